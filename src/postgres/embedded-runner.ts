@@ -1,0 +1,90 @@
+import { type ChildProcess, execFile as execFileWithCallback, spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { promisify } from "node:util";
+
+const execFile = promisify(execFileWithCallback);
+
+const PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
+/** Children get this and nothing of our own environment, which may hold secrets. */
+const environment = { PATH, LC_ALL: "C" };
+
+/**
+ * A way to run PostgreSQL's programs, which refuse root: the words before the command, and the user to become.
+ * `owner` is the user that must own the files; `diesWithUs` says that the kernel ends the program with this process.
+ */
+export type Runner = Readonly<{
+  prefix: readonly string[];
+  owner?: Readonly<{ uid: number; gid: number }>;
+  diesWithUs: boolean;
+}>;
+
+/**
+ * The ways worth trying here, best first. Not root: as we are. Root: in a user namespace in which root is called
+ * something else, so no file changes its owner; where that is forbidden, or a cluster of another owner is found, as
+ * that owner, as `postgres` or as `nobody`.
+ */
+export async function runners(clusterOwner: { uid: number; gid: number } | undefined): Promise<Runner[]> {
+  const setpriv = ["setpriv", "--pdeathsig", "INT"];
+  const ways: Omit<Runner, "diesWithUs">[] = [];
+  if (process.getuid?.() !== 0) {
+    ways.push({ prefix: [] });
+  } else {
+    // initdb wants a user with a name, so the name inside the namespace is one that /etc/passwd knows.
+    const users = await namedUsers("postgres", "nobody");
+    const ownedByOther = clusterOwner !== undefined && clusterOwner.uid !== 0;
+    if (ownedByOther) ways.push({ prefix: [], owner: clusterOwner });
+    for (const { uid, gid } of ownedByOther ? [] : users) {
+      ways.push({ prefix: ["unshare", "-U", `--map-user=${uid}`, `--map-group=${gid}`] });
+    }
+    for (const owner of users) ways.push({ prefix: [], owner });
+  }
+  const tied = installed("setpriv")
+    ? ways.map((way) => ({ ...way, prefix: [...way.prefix, ...setpriv], diesWithUs: true }))
+    : [];
+  return [...tied, ...ways.map((way) => ({ ...way, diesWithUs: false }))];
+}
+
+/** Runs a program to its end. Rejects with its output in `stderr` when it fails, also when it cannot be started. */
+export async function runToEnd(runner: Runner, program: string, args: readonly string[]): Promise<string> {
+  const [command, ...rest] = [...runner.prefix, program, ...args] as [string, ...string[]];
+  const options = { ...runner.owner, cwd: "/", env: environment, timeout: 120_000, maxBuffer: 1 << 20 };
+  return (await execFile(command, rest, options)).stdout;
+}
+
+/**
+ * Starts a program that ends with this process, even when that is killed: by the kernel, or where it cannot, by a
+ * shell that waits for the end of a pipe we hold. It has a session of its own, so that Ctrl-C in a terminal reaches
+ * us alone and the order of shutting down is ours. Listeners for `error` are the caller's.
+ */
+export function start(
+  runner: Runner,
+  program: string,
+  args: readonly string[],
+  extra: NodeJS.ProcessEnv = {},
+): ChildProcess {
+  const [command, ...rest] = [...runner.prefix, program, ...args] as [string, ...string[]];
+  const base = { ...runner.owner, cwd: "/", env: { ...environment, ...extra }, detached: true } as const;
+  const child = spawn(command, rest, { ...base, stdio: ["ignore", "ignore", "pipe"] });
+  if (runner.diesWithUs || child.pid === undefined) return child;
+  const watch = spawn("/bin/sh", ["-c", 'read -r _; kill -INT "$0"', String(child.pid)], {
+    ...base,
+    stdio: ["pipe", "ignore", "ignore"],
+  });
+  watch.on("error", () => child.kill("SIGINT"));
+  child.once("exit", () => watch.kill("SIGKILL"));
+  return child;
+}
+
+function installed(program: string): boolean {
+  return process.platform === "linux" && PATH.split(":").some((folder) => existsSync(`${folder}/${program}`));
+}
+
+async function namedUsers(...names: string[]): Promise<{ uid: number; gid: number }[]> {
+  const passwd = (await readFile("/etc/passwd", "utf8").catch(() => "")).split("\n").map((line) => line.split(":"));
+  return names.flatMap((name) => {
+    const entry = passwd.find(([user]) => user === name);
+    return entry ? [{ uid: Number(entry[2]), gid: Number(entry[3]) }] : [];
+  });
+}
