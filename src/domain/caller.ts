@@ -1,0 +1,56 @@
+import { coversAny } from "./scope.ts";
+
+/** What a caller may do. The table from RPC to permission is in `services/caller.ts`. */
+export type Permission =
+  | "sallyport.operator"
+  | "sallyport.admin"
+  | "sallyport.tokens.create"
+  | "sallyport.tokens.read"
+  | "sallyport.tokens.revoke"
+  | "sallyport.principals.write"
+  | "sallyport.audit.read"
+  | "sallyport.validate"
+  | "sallyport.reasons";
+
+/** Who calls Sallyport itself. */
+export interface Caller {
+  readonly kind: "token" | "session" | "mtls" | "break-glass";
+  /** `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>` or `token:<hint>`: what audit rows and tokens say. */
+  readonly provenance: string;
+  /** The empty string for one who belongs to no tenant. */
+  readonly tenant: string;
+  /** The empty string for one who is no principal. */
+  readonly principal: string;
+  /** Scopes under `sallyport.`, and for tokens all others too. */
+  readonly scopes: readonly string[];
+  /** For tokens: the record's id. */
+  readonly tokenId?: string;
+  /** The network address of the call, where it has one. */
+  readonly address: string;
+  /** From this machine itself, or over a unix socket: no hop in between. */
+  readonly direct: boolean;
+}
+
+/** In a caller's own tenant, what `sallyport.admin` gives besides itself. */
+const ADMIN_GIVES = new Set<string>([
+  "sallyport.admin",
+  "sallyport.tokens.create",
+  "sallyport.tokens.read",
+  "sallyport.tokens.revoke",
+  "sallyport.principals.write",
+  "sallyport.audit.read",
+  "sallyport.validate",
+  "sallyport.reasons",
+  "sallyport.tokens.*",
+]);
+
+/** Whether the caller holds everything everywhere. */
+export function isOperator(caller: Caller): boolean {
+  return coversAny(caller.scopes, "sallyport.operator");
+}
+
+/** Whether the caller holds a permission in its own tenant (an operator: in every tenant). */
+export function holds(caller: Caller, permission: string): boolean {
+  if (isOperator(caller) || coversAny(caller.scopes, permission)) return true;
+  return coversAny(caller.scopes, "sallyport.admin") && ADMIN_GIVES.has(permission);
+}

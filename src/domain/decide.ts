@@ -1,0 +1,123 @@
+import { BlockList, isIP } from "node:net";
+import type { Liveness, Material } from "./material.ts";
+import { missingScopes } from "./scope.ts";
+
+/** The answer about a token. */
+export type Verdict =
+  | "ALLOW"
+  | "INVALID_TOKEN"
+  | "INSUFFICIENT_SCOPE"
+  | "WRONG_AUDIENCE"
+  | "ADDRESS_NOT_ALLOWED"
+  | "RATE_LIMITED"
+  | "UNDETERMINED";
+
+/** Why a token is not live: for metrics, the log, and callers with `sallyport.reasons`. Never told to its bearer. */
+export type RefusalReason =
+  | "malformed"
+  | "unknown"
+  | "expired"
+  | "not_yet_valid"
+  | "disabled"
+  | "revoked"
+  | "principal_gone";
+
+/** What a route asks of a token. */
+export interface Requirement {
+  /** All of them; exact. */
+  readonly scopes: readonly string[];
+  /** The empty string asks for none. */
+  readonly audience: string;
+}
+
+/** Where the request comes from. */
+export interface RequestContext {
+  /** IP address without a port; the empty string if unknown. */
+  readonly clientAddress: string;
+}
+
+/**
+ * Database time, known to lie between two bounds, in milliseconds since 1970. Expiry is judged by the upper, not-before
+ * by the lower: a token ends early and begins late by milliseconds, never the other way.
+ */
+export interface TimeBounds {
+  readonly lower: number;
+  readonly upper: number;
+}
+
+export interface Decision {
+  readonly verdict: Verdict;
+  readonly reason?: RefusalReason;
+  readonly missingScopes?: readonly string[];
+  /** The token that was judged; absent where there is none to show (INVALID_TOKEN, UNDETERMINED). */
+  readonly material?: Material;
+}
+
+export const NO_REQUIREMENT: Requirement = { scopes: [], audience: "" };
+
+/** Why a token of this material is not live at this time; undefined if it is. */
+export function refusal(material: Material, time: TimeBounds): RefusalReason | undefined {
+  if (material.principalState === "DELETED") return "principal_gone";
+  const own = livenessRefusal(material, time);
+  if (own === "revoked") return own;
+  if (material.parent !== undefined && livenessRefusal(material.parent, time) !== undefined) return "revoked";
+  if (material.tenantState !== "ACTIVE" || material.principalState !== "ACTIVE") return "disabled";
+  return own;
+}
+
+/** Judges a token by its material. Pure: the same facts and time give the same decision. */
+export function decide(
+  material: Material,
+  requirement: Requirement,
+  context: RequestContext,
+  time: TimeBounds,
+): Decision {
+  const reason = refusal(material, time);
+  if (reason !== undefined) return { verdict: "INVALID_TOKEN", reason };
+  if (material.allowedCidrs.length > 0 && !addressAllowed(material.allowedCidrs, context.clientAddress)) {
+    return { verdict: "ADDRESS_NOT_ALLOWED", material };
+  }
+  if (material.audiences.length > 0 && !material.audiences.includes(requirement.audience)) {
+    return { verdict: "WRONG_AUDIENCE", material };
+  }
+  if (requirement.scopes.length > 0) {
+    const missing = missingScopes(material.scopes, requirement.scopes);
+    if (missing.length > 0) return { verdict: "INSUFFICIENT_SCOPE", material, missingScopes: missing };
+  }
+  return { verdict: "ALLOW", material };
+}
+
+function livenessRefusal(of: Liveness, time: TimeBounds): RefusalReason | undefined {
+  if (of.revoked || of.cut) return "revoked";
+  if (of.disabled) return "disabled";
+  if (of.expire !== undefined && time.upper >= of.expire) return "expired";
+  if (of.notBefore !== undefined && time.lower < of.notBefore) return "not_yet_valid";
+  return undefined;
+}
+
+const blockLists = new WeakMap<readonly string[], BlockList>();
+
+/** Whether an address lies in one of the networks. An unknown address lies in none. */
+export function addressAllowed(cidrs: readonly string[], address: string): boolean {
+  const family = isIP(address);
+  if (family === 0) return false;
+  let list = blockLists.get(cidrs);
+  if (list === undefined) {
+    list = new BlockList();
+    for (const cidr of cidrs) {
+      const [net = "", bits] = cidr.split("/");
+      const kind = isIP(net) === 6 ? "ipv6" : "ipv4";
+      list.addSubnet(net, bits === undefined ? (kind === "ipv6" ? 128 : 32) : Number(bits), kind);
+    }
+    blockLists.set(cidrs, list);
+  }
+  return list.check(address, family === 6 ? "ipv6" : "ipv4");
+}
+
+/** Whether a string is an IP address or a network in CIDR form. */
+export function isCidr(text: string): boolean {
+  const [net = "", bits, more] = text.split("/");
+  const family = isIP(net);
+  if (family === 0 || more !== undefined || net.includes("%")) return false;
+  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (family === 6 ? 128 : 32));
+}

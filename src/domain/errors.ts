@@ -1,0 +1,72 @@
+/**
+ * Why an RPC fails. The tables from a reason to a gRPC code, an HTTP status and a log level are in
+ * `services/errors.ts`; nothing else in the program knows a wire code.
+ */
+export type Reason =
+  | "INVALID_FIELD"
+  | "INVALID_PAGE_TOKEN"
+  | "UNDECODABLE"
+  | "CALLER_UNAUTHENTICATED"
+  | "CALLER_FORBIDDEN"
+  | "RIGHTS_EXCEEDED"
+  | "TOKEN_NOT_FOUND"
+  | "PRINCIPAL_NOT_FOUND"
+  | "TENANT_NOT_FOUND"
+  | "PRINCIPAL_EXISTS"
+  | "TENANT_EXISTS"
+  | "REQUEST_ID_REUSED"
+  | "TOKEN_REVOKED"
+  | "TOKEN_ROTATED"
+  | "PRINCIPAL_DISABLED"
+  | "TENANT_SUSPENDED"
+  | "ETAG_MISMATCH"
+  | "WRITE_CONFLICT"
+  | "LIMIT_EXCEEDED"
+  | "OVERLOADED"
+  | "NOT_DONE"
+  | "STORE_UNAVAILABLE"
+  | "OUTCOME_UNKNOWN"
+  | "DEADLINE"
+  | "EFFECT_PENDING"
+  | "UNIMPLEMENTED"
+  | "INTERNAL";
+
+/** What is wrong with one field: its path in the request, and the bound or form it must have. Never its value. */
+export interface FieldViolation {
+  readonly field: string;
+  readonly description: string;
+}
+
+interface Details {
+  readonly metadata?: Record<string, string>;
+  readonly violations?: readonly FieldViolation[];
+  /** When a repeat may succeed, milliseconds from now. */
+  readonly retryAfterMs?: number;
+  /** What led here. Logged by class and code, never sent. */
+  readonly cause?: unknown;
+}
+
+/**
+ * The one error of the program. `message` is written for the caller and holds nothing secret and no value of the
+ * request; `cause` stays on this side.
+ */
+export class AppError extends Error {
+  override readonly name = "AppError";
+  readonly reason: Reason;
+  readonly metadata: Record<string, string>;
+  readonly violations: readonly FieldViolation[];
+  readonly retryAfterMs: number | undefined;
+
+  constructor(reason: Reason, message: string, details: Details = {}) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.reason = reason;
+    this.metadata = details.metadata ?? {};
+    this.violations = details.violations ?? [];
+    this.retryAfterMs = details.retryAfterMs;
+  }
+}
+
+/** An INVALID_FIELD for one field. `description` names the bound: "must be more than 0 and at most 315360000s". */
+export function invalidField(field: string, description: string): AppError {
+  return new AppError("INVALID_FIELD", `${field} ${description}`, { violations: [{ field, description }] });
+}

@@ -1,0 +1,84 @@
+import { hkdfSync, randomBytes } from "node:crypto";
+import { isBase62 } from "./base62.ts";
+import { Mac } from "./mac.ts";
+
+/** What a sub-key is for. One label each: a key never serves two purposes. */
+type Purpose = "digest" | "tag" | "cache-key" | "cache-seal" | "mint" | "page" | "check";
+
+/** The sub-keys of one pepper. */
+export interface Keys {
+  readonly kid: string;
+  /** Makes the look-up key of a token string. */
+  readonly digest: Mac;
+  /** Makes the tag by which a forged string is refused without I/O. */
+  readonly tag: Mac;
+  /** Makes the names of entries in a cache outside the process. */
+  readonly cacheKey: Mac;
+  /** 32 bytes from which the keys that seal such entries are made. */
+  readonly cacheSeal: Uint8Array;
+  /** Makes the secret of a token that was asked for with a `request_id`. */
+  readonly mint: Mac;
+  /** Authenticates page tokens. */
+  readonly page: Mac;
+  /** Stored in the database, so that a wrong pepper is noticed at start. Tells nothing about the pepper. */
+  readonly checkValue: Buffer;
+}
+
+/** A problem of a keyring, without a byte of its keys. */
+export class KeyringError extends Error {
+  override readonly name = "KeyringError";
+}
+
+/**
+ * The peppers: secrets that live outside the database, several at once, one of them current. The kid in a token string
+ * picks the key; others are never tried.
+ */
+export class Keyring {
+  readonly current: Keys;
+  readonly #keys = new Map<string, Keys>();
+
+  /** `keys` maps a kid (one base62 character) to a base64 pepper of at least 32 bytes. */
+  constructor(current: string, keys: Readonly<Record<string, string>>) {
+    for (const [kid, text] of Object.entries(keys)) {
+      if (kid.length !== 1 || !isBase62(kid, 0, 1)) throw new KeyringError("keys: a kid is one character of 0-9 A-Z a-z");
+      const pepper = Buffer.from(text, "base64");
+      if (pepper.length < 32) throw new KeyringError(`keys.${kid} must be base64 of at least 32 bytes`);
+      this.#keys.set(kid, deriveKeys(kid, pepper));
+    }
+    const keysOfCurrent = this.#keys.get(current);
+    if (keysOfCurrent === undefined) throw new KeyringError("current must be one of the keys");
+    this.current = keysOfCurrent;
+  }
+
+  get(kid: string): Keys | undefined {
+    return this.#keys.get(kid);
+  }
+
+  kids(): string[] {
+    return [...this.#keys.keys()].sort();
+  }
+
+  all(): Keys[] {
+    return [...this.#keys.values()];
+  }
+}
+
+/** A new keyring with one random pepper, in the form of the keyring file. */
+export function freshKeyring(): { current: string; keys: Record<string, string> } {
+  return { current: "1", keys: { "1": randomBytes(32).toString("base64") } };
+}
+
+function deriveKeys(kid: string, pepper: Uint8Array): Keys {
+  // HKDF-SHA256 (RFC 5869); the label is the info, so that sub-keys of different purposes are independent.
+  const sub = (purpose: Purpose) => new Uint8Array(hkdfSync("sha256", pepper, "", `sallyport/v1/${purpose}`, 32));
+  return {
+    kid,
+    digest: new Mac(sub("digest")),
+    tag: new Mac(sub("tag")),
+    cacheKey: new Mac(sub("cache-key")),
+    cacheSeal: sub("cache-seal"),
+    mint: new Mac(sub("mint")),
+    page: new Mac(sub("page")),
+    checkValue: new Mac(sub("check")).fields("key-check", kid).subarray(0, 16),
+  };
+}

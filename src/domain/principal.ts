@@ -1,0 +1,52 @@
+import { invalidField } from "./errors.ts";
+
+/** Whom a token can speak for. */
+export type PrincipalType = "user" | "bot" | "service" | "org";
+export type PrincipalState = "ACTIVE" | "DISABLED" | "DELETED";
+export type TenantState = "ACTIVE" | "SUSPENDED";
+
+export const PRINCIPAL_TYPES: readonly PrincipalType[] = ["user", "bot", "service", "org"];
+
+/** Whom a token speaks for, inside a tenant. Times are milliseconds since 1970 of the database's clock. */
+export interface Principal {
+  readonly tenant: string;
+  /** `type:id`. */
+  readonly name: string;
+  readonly displayName: string;
+  readonly email: string;
+  readonly owner: string;
+  readonly state: PrincipalState;
+  readonly createTime: number;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly etag: string;
+}
+
+/** The organization that owns principals and tokens; a wall. */
+export interface Tenant {
+  readonly id: string;
+  readonly displayName: string;
+  readonly state: TenantState;
+  readonly createTime: number;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly etag: string;
+}
+
+const PRINCIPAL = /^(user|bot|service|org):[A-Za-z0-9._@/+-]{1,128}$/;
+const TENANT = /^[a-z][a-z0-9-]{0,62}$/;
+
+/** The type of a well-formed principal name; INVALID_FIELD for anything else. */
+export function principalType(field: string, name: string): PrincipalType {
+  const match = PRINCIPAL.exec(name);
+  if (match === null) {
+    throw invalidField(
+      field,
+      "must be type:id, the type one of user, bot, service, org, the id 1 to 128 of A-Z a-z 0-9 . _ @ / + -",
+    );
+  }
+  return match[1] as PrincipalType;
+}
+
+/** INVALID_FIELD unless it is a tenant id. */
+export function checkTenantId(field: string, id: string): void {
+  if (!TENANT.test(id)) throw invalidField(field, "must be a lower-case letter, then up to 62 of a-z 0-9 -");
+}

@@ -1,0 +1,86 @@
+import { randomBytes, timingSafeEqual } from "node:crypto";
+import { crc32 } from "node:zlib";
+import { base62, base62Number, isBase62 } from "./base62.ts";
+import type { Keyring, Keys } from "./keyring.ts";
+import { Secret } from "./secret.ts";
+
+/*
+ * A token string is `<prefix>_<kid><tag><secret><crc>`.
+ *   kid     1  names the pepper
+ *   tag     8  truncated HMAC over all but itself and the crc, under its own key: a forged string is refused without
+ *              I/O. It sheds load; the digest authenticates.
+ *   secret 43  256 bits
+ *   crc     6  CRC-32 over everything before it: secret scanners check a find offline
+ */
+const TAG = 8;
+const SECRET = 43;
+const CRC = 6;
+const BODY = 1 + TAG + SECRET + CRC;
+const LONGEST_PREFIX = 16;
+
+/** A string that has the shape of a token of a known kid. */
+export interface ParsedTokenString {
+  readonly keys: Keys;
+  /** HMAC-SHA256 of the whole string, 32 characters of latin1: the look-up key everywhere inside. */
+  readonly digest: string;
+}
+
+/** Makes a token string. `secret` is 32 bytes; without it, they are random. Returns the string, its digest and hint. */
+export function mintTokenString(prefix: string, keys: Keys, secret: Uint8Array = randomBytes(32)) {
+  const secretDigits = base62(secret, SECRET);
+  const head = `${prefix}_${keys.kid}`;
+  const beforeCrc = head + tagOf(keys, head, secretDigits) + secretDigits;
+  const text = beforeCrc + base62Number(crc32(beforeCrc), CRC);
+  return { tokenString: new Secret(text), digest: keys.digest.latin1(text), hint: hintOf(text) };
+}
+
+/**
+ * Reads the shape: alphabet, length, CRC, known kid; then the digest. No I/O. Undefined for anything else, of any
+ * length, whatever its characters.
+ */
+export function parseTokenString(text: string, keyring: Keyring): ParsedTokenString | undefined {
+  const start = text.length - BODY;
+  if (start < 3 || start > LONGEST_PREFIX + 1 || text.charCodeAt(start - 1) !== 0x5f) return undefined;
+  if (!isBase62(text, start, text.length) || !isPrefix(text, start - 1)) return undefined;
+  const keys = keyring.get(text[start]!);
+  if (keys === undefined) return undefined;
+  const crcAt = text.length - CRC;
+  if (text.slice(crcAt) !== base62Number(crc32(text.slice(0, crcAt)), CRC)) return undefined;
+  return { keys, digest: keys.digest.latin1(text) };
+}
+
+/** Whether the tag of a string that `parseTokenString` took is right. In constant time. */
+export function hasRightTag(text: string, keys: Keys): boolean {
+  const start = text.length - BODY;
+  const tag = text.slice(start + 1, start + 1 + TAG);
+  const right = tagOf(keys, text.slice(0, start + 1), text.slice(start + 1 + TAG, text.length - CRC));
+  return timingSafeEqual(Buffer.from(tag, "latin1"), Buffer.from(right, "latin1"));
+}
+
+/** The visible start of a token string, up to and with its tag. No bit of the secret. */
+export function hintOf(text: string): string {
+  return text.slice(0, text.length - SECRET - CRC);
+}
+
+/** A new token id: `tok_` and 22 base62 characters of randomness. */
+export function newTokenId(): string {
+  return `tok_${base62(randomBytes(17), 22)}`;
+}
+
+/** Whether a string has the form of a token id. */
+export function isTokenId(text: string): boolean {
+  return text.length === 26 && text.startsWith("tok_") && isBase62(text, 4, 26);
+}
+
+function tagOf(keys: Keys, head: string, secretDigits: string): string {
+  return base62(Buffer.from(keys.tag.latin1(head + secretDigits).slice(0, 8), "latin1"), TAG);
+}
+
+function isPrefix(text: string, end: number): boolean {
+  for (let i = 0; i < end; i++) {
+    const code = text.charCodeAt(i);
+    const letter = code >= 0x61 && code <= 0x7a;
+    if (!letter && (i === 0 || (code !== 0x5f && (code < 0x30 || code > 0x39)))) return false;
+  }
+  return true;
+}

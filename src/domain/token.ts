@@ -1,0 +1,49 @@
+/*
+ * domain/: values and decisions. No I/O, no wire format, no clock of its own.
+ *
+ * The words, one per thing:
+ *   token string  the secret credential on the wire; shown once, never stored
+ *   Token         the stored record; its id is public
+ *   hint          the visible start of a token string, up to and with its tag
+ *   digest, kid   HMAC-SHA256 of the token string under pepper kid; the look-up key
+ *   profile       a kind of token with its prefix and rules
+ *   principal     whom the token speaks for, `type:id`, inside a tenant
+ *   caller        who calls Sallyport itself
+ *   verdict       the answer about a token: ALLOW, or one refusal
+ *   revoke / disable / forget     change the truth for good / for now / drop a copy
+ */
+
+/** The effective state of a token at one moment. */
+export type TokenState = "ACTIVE" | "NOT_YET_VALID" | "EXPIRED" | "DISABLED" | "REVOKED";
+
+/** The stored record of a token. Times are milliseconds since 1970 of the database's clock. */
+export interface Token {
+  readonly id: string;
+  readonly tenant: string;
+  readonly profile: string;
+  readonly principal: string;
+  readonly displayName: string;
+  readonly description: string;
+  readonly scopes: readonly string[];
+  readonly audiences: readonly string[];
+  readonly allowedCidrs: readonly string[];
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly hint: string;
+  readonly kid: string;
+  /** At the time of the read. */
+  readonly state: TokenState;
+  readonly disabled: boolean;
+  readonly createTime: number;
+  readonly createdBy: string;
+  readonly notBeforeTime?: number;
+  readonly expireTime?: number;
+  readonly revokeTime?: number;
+  readonly revokedBy: string;
+  readonly revokeReason: string;
+  readonly rotatedFrom: string;
+  readonly rotatedTo: string;
+  readonly parent: string;
+  readonly lastUseTime?: number;
+  readonly lastUseAddress: string;
+  readonly etag: string;
+}
