@@ -1,5 +1,5 @@
 import { execFile as execFileWithCallback } from "node:child_process";
-import { createHash } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { link, lstat, mkdir, readFile, realpath, rename, rm } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -37,9 +37,8 @@ export async function socketFolder(dataDir: string): Promise<string> {
  * kernel gives it up with the process, however that ends, and a reused process id means nothing.
  */
 export async function claim(dataDir: string, folder: string): Promise<() => Promise<void>> {
-  const own = join(folder, `.own-${process.pid}`);
+  const own = join(folder, `.${randomBytes(6).toString("hex")}`);
   const path = join(folder, "owner.sock");
-  await rm(own, { force: true });
   const server = createServer((socket) => socket.destroy());
   await new Promise<void>((resolve, reject) => server.once("error", reject).listen(own, resolve));
   server.on("error", () => {}).unref();
@@ -68,14 +67,13 @@ export async function claim(dataDir: string, folder: string): Promise<() => Prom
   }
 }
 
-/** What a postmaster left in its folder: line 1 its process id, 4 its port, 5 its socket folder. */
-export async function postmasterFile(
+/** The server that runs on a cluster at this moment. */
+export async function postmasterOf(
   pgDir: string,
 ): Promise<{ pid: number; port: number; socketDir: string } | undefined> {
-  const text = await readFile(join(pgDir, "postmaster.pid"), "utf8").catch(missing);
-  const lines = text?.split("\n");
-  const pid = Number(lines?.[0]);
-  return lines && pid > 0 ? { pid, port: Number(lines[3]), socketDir: lines[4] ?? "" } : undefined;
+  const [pid, , , port, socketDir] = await postmasterFile(pgDir);
+  if (!(Number(pid) > 0 && socketDir && (await isPostmasterOf(Number(pid), pgDir)))) return undefined;
+  return { pid: Number(pid), port: Number(port), socketDir };
 }
 
 /**
@@ -84,8 +82,8 @@ export async function postmasterFile(
  * file is never deleted, so its check for surviving backends by shared memory stays in force.
  */
 export async function stopOrphan(pgDir: string): Promise<number | undefined> {
-  const pid = (await postmasterFile(pgDir))?.pid;
-  if (pid === undefined) return undefined;
+  const pid = Number((await postmasterFile(pgDir))[0]);
+  if (!(pid > 0)) return undefined;
   for (const [signal, seconds] of [
     ["SIGINT", 20],
     ["SIGQUIT", 10],
@@ -103,6 +101,11 @@ function answers(path: string): Promise<boolean> {
     const socket = connect(path, () => resolve(true));
     socket.on("error", () => resolve(false)).on("close", () => socket.destroy());
   });
+}
+
+/** The lines a postmaster leaves in its folder: first its process id, fourth its port, fifth its socket folder. */
+async function postmasterFile(pgDir: string): Promise<string[]> {
+  return ((await readFile(join(pgDir, "postmaster.pid"), "utf8").catch(missing)) ?? "").split("\n");
 }
 
 /** By its command line, which is empty once it has ended, even while nobody has collected its status. */

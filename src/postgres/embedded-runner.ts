@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile as execFileWithCallback, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { chmod, chown, readFile, stat } from "node:fs/promises";
 import { promisify } from "node:util";
 
 const execFile = promisify(execFileWithCallback);
@@ -44,6 +44,38 @@ export async function runners(clusterOwner: { uid: number; gid: number } | undef
     ? ways.map((way) => ({ ...way, prefix: [...way.prefix, ...setpriv], diesWithUs: true }))
     : [];
   return [...tied, ...ways.map((way) => ({ ...way, diesWithUs: false }))];
+}
+
+/**
+ * The first way in which a shell can do what the server will need: write into `socketDir` and run `postgres`; with the
+ * version that answered, or the first reason why not.
+ */
+export async function firstWorking(
+  ways: readonly Runner[],
+  postgres: string,
+  dataDir: string,
+  socketDir: string,
+): Promise<{ runner: Runner; version: string } | { reason: string }> {
+  let reason = "";
+  for (const runner of ways) {
+    if (runner.owner) await lendFolder(dataDir, socketDir, runner.owner);
+    const probe = ["-c", 'test -w "$0" && exec "$1" --version', socketDir, postgres];
+    const answer = await runToEnd(runner, "/bin/sh", probe).catch((error: { stderr?: string; message: string }) => {
+      reason ||= (error.stderr || error.message).trim();
+    });
+    const version = answer && /(\d+\.\d+)/.exec(answer)?.[1];
+    if (version) return { runner, version };
+  }
+  return { reason };
+}
+
+/** For a server of another user: it owns its own folders and may pass through the data folder, which keeps its owner. */
+async function lendFolder(dataDir: string, socketDir: string, owner: { uid: number; gid: number }): Promise<void> {
+  await chown(socketDir, owner.uid, owner.gid);
+  const { uid } = await stat(dataDir);
+  if (uid === owner.uid) return;
+  await chown(dataDir, uid, owner.gid);
+  await chmod(dataDir, 0o710);
 }
 
 /** Runs a program to its end. Rejects with its output in `stderr` when it fails, also when it cannot be started. */

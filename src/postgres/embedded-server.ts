@@ -18,6 +18,8 @@ export type ServerOptions = Readonly<{
   postgres: string;
   pgDir: string;
   socketDir: string;
+  /** Any free one, unless said. */
+  port?: number;
   settings?: Readonly<Record<string, string>>;
   /** A process id in a stale postmaster.pid that is known not to be a postmaster. */
   disregard?: number;
@@ -52,7 +54,7 @@ const SETTINGS = {
  */
 export async function launch(options: ServerOptions): Promise<Server> {
   for (let attempt = 1; ; attempt++) {
-    const port = await freePort();
+    const port = options.port ?? (await freePort());
     const outcome = await tryLaunch(options, port);
     if (!Array.isArray(outcome)) return outcome;
     const tail = outcome.slice(-8).join(" | ");

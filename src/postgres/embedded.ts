@@ -3,9 +3,9 @@ import { chmod, chown, mkdir, open, readFile, realpath, rename, rm, stat } from 
 import { join } from "node:path";
 import pg from "pg";
 import { copyInstallation, hydrate, type Installation, packagedInstallation } from "./embedded-binaries.ts";
-import { claim, postmasterFile, socketFolder, stopOrphan } from "./embedded-claim.ts";
+import { claim, postmasterOf, socketFolder, stopOrphan } from "./embedded-claim.ts";
 import { EmbeddedError } from "./embedded-error.ts";
-import { type Runner, runners, runToEnd } from "./embedded-runner.ts";
+import { firstWorking, type Runner, runners, runToEnd } from "./embedded-runner.ts";
 import { launch, type Server } from "./embedded-server.ts";
 
 export { EmbeddedError } from "./embedded-error.ts";
@@ -45,6 +45,24 @@ const OWNER = "sallyport";
  * password renewed at every start and written nowhere.
  */
 export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded> {
+  return claimAndStart(options).catch((cause: unknown) => {
+    if (cause instanceof EmbeddedError) throw cause;
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new EmbeddedError("failed", `embedded PostgreSQL: ${reason}`, { cause });
+  });
+}
+
+/**
+ * The URL of the instance that runs on a data folder at this moment, over its socket, or undefined. For commands of
+ * the user who runs it: nobody else can enter the folder.
+ */
+export async function runningEmbedded(dataDir: string): Promise<string | undefined> {
+  const found = await postmasterOf(join(await realpath(dataDir), "pg"));
+  if (found === undefined) return undefined;
+  return `postgres://${OWNER}@/${OWNER}?host=${encodeURIComponent(found.socketDir)}&port=${found.port}`;
+}
+
+async function claimAndStart(options: EmbeddedOptions): Promise<Embedded> {
   await mkdir(options.dataDir, { recursive: true, mode: 0o700 });
   await chmod(options.dataDir, 0o700);
   const dataDir = await realpath(options.dataDir);
@@ -62,20 +80,10 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
   }
 }
 
-/**
- * The URL of the instance that runs on a data folder at this moment, over its socket, or undefined. For commands of
- * the user who runs it: nobody else can enter the folder.
- */
-export async function runningEmbedded(dataDir: string): Promise<string | undefined> {
-  const found = await postmasterFile(join(dataDir, "pg"));
-  if (found === undefined) return undefined;
-  return `postgres://${OWNER}@/${OWNER}?host=${encodeURIComponent(found.socketDir)}&port=${found.port}`;
-}
-
 async function startClaimed(options: EmbeddedOptions, dataDir: string, socketDir: string): Promise<Embedded> {
   const pgDir = join(dataDir, "pg");
   const disregard = await stopOrphan(pgDir);
-  const { runner, installation, version } = await chooseRunner(dataDir, socketDir);
+  const { runner, installation, version } = await choose(dataDir, socketDir);
   const created = await ensureCluster(runner, installation, version, dataDir);
   const fsync = (options.fsync ?? true) ? "on" : "off";
   const server = await launch({
@@ -97,35 +105,18 @@ async function startClaimed(options: EmbeddedOptions, dataDir: string, socketDir
   }
 }
 
-/** Finds a way to run the binaries by running them, from where they are or, out of reach there, from a copy. */
-async function chooseRunner(dataDir: string, socketDir: string) {
+/** A way to run the binaries, from where they are or, where they are out of reach, from a copy in the data folder. */
+async function choose(dataDir: string, socketDir: string) {
   const packaged = await packagedInstallation();
-  const copies = join(dataDir, "postgresql");
-  const complete = await hydrate(packaged);
   const clusterOwner = await stat(join(dataDir, "pg")).catch(() => undefined);
   const ways = await runners(clusterOwner);
-  let reason = "";
-  for (const place of complete ? ["packaged", "copy"] : ["copy"]) {
-    const installation = place === "packaged" ? packaged : await copyInstallation(packaged, copies);
-    for (const runner of ways) {
-      if (runner.owner) await lendFolder(dataDir, socketDir, runner.owner);
-      // One shell that does what the server will need: write here, run from there.
-      const probe = ["-c", 'test -w "$0" && exec "$1" --version', socketDir, join(installation, "bin/postgres")];
-      const answer = await runToEnd(runner, "/bin/sh", probe).catch((error: { stderr?: string; message: string }) => {
-        reason ||= error.stderr || error.message;
-      });
-      const version = answer && /(\d+\.\d+)/.exec(answer)?.[1];
-      if (version) return { runner, installation, version };
-    }
-  }
-  throw new EmbeddedError("unsupported", `PostgreSQL cannot run here, set DATABASE_URL: ${reason.trim()}`);
-}
-
-/** For a server of another user: it may pass through the data folder, which stays ours, and owns its own folders. */
-async function lendFolder(dataDir: string, socketDir: string, owner: { uid: number; gid: number }): Promise<void> {
-  await chown(dataDir, process.getuid!(), owner.gid);
-  await chmod(dataDir, 0o710);
-  await chown(socketDir, owner.uid, owner.gid);
+  const inPlace =
+    (await hydrate(packaged)) && (await firstWorking(ways, join(packaged, "bin/postgres"), dataDir, socketDir));
+  if (inPlace && "runner" in inPlace) return { ...inPlace, installation: packaged };
+  const installation = await copyInstallation(packaged, join(dataDir, "postgresql"));
+  const copied = await firstWorking(ways, join(installation, "bin/postgres"), dataDir, socketDir);
+  if ("runner" in copied) return { ...copied, installation };
+  throw new EmbeddedError("unsupported", `PostgreSQL cannot run here, set DATABASE_URL: ${copied.reason}`);
 }
 
 /** True when the cluster was made now. It appears under its name only when it is complete. */

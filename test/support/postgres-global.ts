@@ -1,0 +1,2 @@
+// vitest's globalSetup: the one PostgreSQL of a run.
+export { setup, teardown } from "./postgres.ts";
