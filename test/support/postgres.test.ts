@@ -1,0 +1,68 @@
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { freshDatabase, hasPostgres, startServer, type ThrowawayServer } from "./postgres.ts";
+
+async function ask(url: string, sql: string): Promise<unknown[]> {
+  const client = new pg.Client(url);
+  client.on("error", () => {});
+  await client.connect();
+  try {
+    return (await client.query({ text: sql, rowMode: "array" })).rows.flat();
+  } finally {
+    await client.end();
+  }
+}
+
+describe("freshDatabase", () => {
+  test("a template is made once, however many ask for it, and each gets a copy of its own", async () => {
+    let made = 0;
+    const template = async (url: string) => {
+      made++;
+      await ask(url, "create table seen as select 1 as n");
+    };
+    const databases = await Promise.all(Array.from({ length: 4 }, () => freshDatabase({ template, name: "once" })));
+    expect(made).toBe(1);
+    await ask(databases[0]!.url, "delete from seen");
+    expect(await ask(databases[1]!.url, "select n from seen")).toEqual([1]);
+    await Promise.all(databases.map((one) => one.drop()));
+    await expect(ask(databases[0]!.url, "select 1")).rejects.toThrow(/does not exist/);
+  });
+
+  test("a template that fails is tried again by the next, not copied half made", async () => {
+    const broken = async (url: string) => {
+      await ask(url, "create table half (n int)");
+      throw new Error("half way");
+    };
+    await expect(freshDatabase({ template: broken, name: "broken" })).rejects.toThrow("half way");
+    const database = await freshDatabase({
+      template: (url) => ask(url, "create table whole (n int)").then(() => {}),
+      name: "broken",
+    });
+    expect(await ask(database.url, "select relname from pg_class where relname in ('half', 'whole')")).toEqual([
+      "whole",
+    ]);
+    await database.drop();
+  });
+});
+
+describe.each([15, 18] as const)("startServer, PostgreSQL %i", (major) => {
+  describe.skipIf(!hasPostgres(major))("where it is installed", () => {
+    let server: ThrowawayServer;
+    beforeAll(async () => {
+      server = await startServer({ major });
+    });
+    afterAll(() => server?.remove());
+
+    test("it is that version, with fsync, and comes back on the same URL with its data after kill -9", async () => {
+      expect(String(await ask(server.url, "show server_version"))).toMatch(new RegExp(`^${major}`));
+      expect(await ask(server.url, "show fsync")).toEqual(["on"]);
+      await ask(server.url, "create table kept as select 7 as n");
+      const before = server.pid();
+      await server.kill9();
+      await expect(ask(server.url, "select 1")).rejects.toThrow();
+      await server.restart();
+      expect(server.pid()).not.toBe(before);
+      expect(await ask(server.url, "select n from kept")).toEqual([7]);
+    });
+  });
+});
