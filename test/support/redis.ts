@@ -1,0 +1,217 @@
+import { type ChildProcess, execFile as execFileWithCallback, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { delimiter, dirname, join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
+import { Redis } from "ioredis";
+import { fetchProgram } from "../../scripts/fetch.ts";
+
+const execFile = promisify(execFileWithCallback);
+
+export type RedisServer = Readonly<{
+  url: string;
+  port: number;
+  pid: number;
+  /** Ends it and resolves when it has gone; may be repeated, also after kill9. */
+  stop(): Promise<void>;
+  kill9(): Promise<void>;
+  /** Freezes it: connections stay open, nothing answers. */
+  sigstop(): void;
+  sigcont(): void;
+  /** One command on a connection of its own: `cli("CLIENT", "PAUSE", 500)`. */
+  cli(...command: (string | number)[]): Promise<unknown>;
+}>;
+
+/**
+ * A Redis that lives elsewhere, for suites that need no more than one to talk to: REDIS_TEST_URL, or one of our own.
+ * Faults need startRedis.
+ */
+export async function someRedis(): Promise<Readonly<{ url: string; stop(): Promise<void> }>> {
+  const url = process.env["REDIS_TEST_URL"];
+  return url ? { url, stop: async () => {} } : startRedis();
+}
+
+/** A throw-away Redis on a free port of 127.0.0.1 (or `port`, to come back where one was), without persistence. */
+export async function startRedis(options: { args?: readonly string[]; port?: number } = {}): Promise<RedisServer> {
+  for (let attempt = 1; ; attempt++) {
+    const port = options.port ?? (await freePort());
+    const started = await launch(port, options.args ?? []).catch((error: Error) => {
+      // A port chosen by us may be gone a moment later; one chosen by the caller may still be closing.
+      if (attempt === 5 || !/in use/i.test(error.message)) throw error;
+    });
+    if (started) return started;
+    await delay(50);
+  }
+}
+
+/** A cluster of primaries that own all slots and know each other. */
+export async function startCluster(
+  size: number,
+): Promise<Readonly<{ nodes: readonly RedisServer[]; urls: readonly string[]; stop(): Promise<void> }>> {
+  const folder = await mkdtemp(join(tmpdir(), "sallyport-redis-"));
+  const nodes: RedisServer[] = [];
+  const stop = async () => {
+    await Promise.all(nodes.map((node) => node.stop()));
+    await rm(folder, { recursive: true, force: true });
+  };
+  try {
+    for (let index = 0; index < size; index++) {
+      const port = await freePort();
+      // The bus port is by default 10,000 higher, which not every port allows.
+      const bus = await freePort();
+      const file = join(folder, `nodes-${index}.conf`);
+      const args = ["--cluster-enabled", "yes", "--cluster-config-file", file, "--cluster-port", String(bus)];
+      nodes.push(await launch(port, [...args, "--cluster-node-timeout", "2000"]));
+    }
+    const cli = join(dirname(await redisProgram()), "redis-cli");
+    const addresses = nodes.map((node) => `127.0.0.1:${node.port}`);
+    await execFile(existsSync(cli) ? cli : "redis-cli", ["--cluster", "create", ...addresses, "--cluster-yes"]);
+    await Promise.all(
+      nodes.map((node) => until(async () => String(await node.cli("CLUSTER", "INFO")).includes("cluster_state:ok"))),
+    );
+    return { nodes, urls: nodes.map((node) => node.url), stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+/** A primary, its replica and one sentinel that fails over alone, 500 ms after the primary stops answering. */
+export async function startSentinel(): Promise<
+  Readonly<{ primary: RedisServer; replica: RedisServer; sentinel: RedisServer; name: string; stop(): Promise<void> }>
+> {
+  const name = "main";
+  const folder = await mkdtemp(join(tmpdir(), "sallyport-redis-"));
+  const started: RedisServer[] = [];
+  const stop = async () => {
+    await Promise.all(started.map((server) => server.stop()));
+    await rm(folder, { recursive: true, force: true });
+  };
+  try {
+    const primary = await startRedis();
+    started.push(primary);
+    const replica = await startRedis({
+      args: ["--replicaof", `127.0.0.1 ${primary.port}`, "--repl-diskless-sync-delay", "0"],
+    });
+    started.push(replica);
+    await until(async () => String(await replica.cli("INFO", "replication")).includes("master_link_status:up"));
+    const file = join(folder, "sentinel.conf");
+    const lines = [
+      `sentinel monitor ${name} 127.0.0.1 ${primary.port} 1`,
+      `sentinel down-after-milliseconds ${name} 500`,
+      `sentinel failover-timeout ${name} 5000`,
+    ];
+    await writeFile(file, `${lines.join("\n")}\n`);
+    const sentinel = await launch(await freePort(), ["--sentinel"], file);
+    started.push(sentinel);
+    await until(async () =>
+      JSON.stringify(await sentinel.cli("SENTINEL", "REPLICAS", name)).includes(String(replica.port)),
+    );
+    return { primary, replica, sentinel, name, stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+let program: Promise<string> | undefined;
+
+/** The server program: one in PATH, Debian's or PyPI's from the cache; rejects with what was tried. */
+export function redisProgram(): Promise<string> {
+  return (program ??= findProgram());
+}
+
+async function findProgram(): Promise<string> {
+  const folders = (process.env["PATH"] ?? "").split(delimiter);
+  for (const name of ["redis-server", "valkey-server"]) {
+    const folder = folders.find((candidate) => existsSync(join(candidate, name)));
+    if (folder) return join(folder, name);
+  }
+  const reasons: string[] = [];
+  for (const name of ["redis", "valkey"] as const) {
+    const path = await fetchProgram(name).catch((error: Error) => void reasons.push(error.message));
+    if (path) return path;
+  }
+  throw new Error(`no Redis: install redis-server, or set REDIS_TEST_URL (${reasons.join("; ")})`);
+}
+
+async function launch(port: number, args: readonly string[], file?: string): Promise<RedisServer> {
+  const isSentinel = file !== undefined;
+  const common = ["--port", String(port), "--bind", "127.0.0.1", "--daemonize", "no", "--logfile", ""];
+  const own = isSentinel
+    ? []
+    : ["--save", "", "--appendonly", "no", "--enable-debug-command", "yes", "--dir", tmpdir()];
+  const words = [await redisProgram(), ...(isSentinel ? [file] : []), ...common, ...own, ...args];
+  // A killed test run must leave nothing behind, and where the kernel helps, it does not.
+  const tie = existsSync("/usr/bin/setpriv") ? ["/usr/bin/setpriv", "--pdeathsig", "KILL"] : [];
+  const [command, ...rest] = [...tie, ...words] as [string, ...string[]];
+  const child = spawn(command, rest, { stdio: ["ignore", "pipe", "pipe"] });
+  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()).once("error", () => resolve()));
+  await ready(child, ended);
+  const url = `redis://127.0.0.1:${port}`;
+  const kill = (signal: NodeJS.Signals) => {
+    child.kill(signal);
+    return ended;
+  };
+  return {
+    url,
+    port,
+    pid: child.pid!,
+    stop: () => kill("SIGKILL"),
+    kill9: () => kill("SIGKILL"),
+    sigstop: () => void child.kill("SIGSTOP"),
+    sigcont: () => void child.kill("SIGCONT"),
+    cli: (...words) => callOnce(url, words),
+  };
+}
+
+async function ready(child: ChildProcess, ended: Promise<void>): Promise<void> {
+  const lines: string[] = [];
+  child.on("error", (error) => lines.push(error.message));
+  child.stderr!.on("data", (data) => lines.push(String(data)));
+  const output = createInterface({ input: child.stdout! });
+  const accepting = new Promise<true>((resolve) =>
+    output.on("line", (line) => {
+      lines.push(line);
+      if (lines.length > 20) lines.shift();
+      if (/Ready to accept connections|Sentinel ID is/i.test(line)) resolve(true);
+    }),
+  );
+  const closed = once(output, "close");
+  if (await Promise.race([accepting, ended])) return;
+  await closed;
+  throw new Error(`Redis did not start: ${lines.slice(-5).join(" | ")}`);
+}
+
+async function callOnce(url: string, words: (string | number)[]): Promise<unknown> {
+  const client = new Redis(url, { lazyConnect: true, retryStrategy: () => null, maxRetriesPerRequest: 0, protocol: 2 });
+  client.on("error", () => {});
+  await client.connect();
+  try {
+    return await client.call(...(words.map(String) as [string, ...string[]]));
+  } finally {
+    client.disconnect();
+  }
+}
+
+async function until(holds: () => Promise<boolean>): Promise<void> {
+  for (let attempt = 0; attempt < 200; attempt++) {
+    if (await holds()) return;
+    await delay(50);
+  }
+  throw new Error("Redis did not reach the expected state within 10 s");
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  server.close();
+  await once(server, "close");
+  return typeof address === "object" && address ? address.port : 0;
+}
