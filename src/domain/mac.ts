@@ -30,10 +30,10 @@ export class Mac {
   /** The MAC of a string of one-byte characters, as 32 characters of latin1: a map key. */
   latin1(message: string): string {
     const n = message.length;
-    if (n > LONGEST) return createHmac("sha256", this.#key).update(message, "latin1").digest("latin1");
-    this.#inner.latin1Write(message, BLOCK, n);
-    this.#outer.latin1Write(hash("sha256", this.#views[n]!, "latin1"), BLOCK, 32);
-    return hash("sha256", this.#outer, "latin1");
+    if (n > LONGEST) return createHmac("sha256", this.#key).update(message, "latin1").digest("binary");
+    this.#inner.write(message, BLOCK, n, "latin1");
+    this.#outer.write(hash("sha256", this.#views[n]!, "binary"), BLOCK, 32, "latin1");
+    return hash("sha256", this.#outer, "binary");
   }
 
   /**

@@ -1,4 +1,4 @@
-import { access, constants, cp, readFile, rename, rm, symlink } from "node:fs/promises";
+import { access, chmod, cp, readdir, readFile, rename, rm, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative, resolve } from "node:path";
 import { EmbeddedError } from "./embedded-error.ts";
 
@@ -26,13 +26,7 @@ export async function hydrate(installation: Installation): Promise<boolean> {
   const root = dirname(installation);
   for (const link of JSON.parse(text) as { source: string; target: string }[]) {
     const at = resolve(root, link.target);
-    if (
-      await access(at).then(
-        () => true,
-        () => false,
-      )
-    )
-      continue;
+    if (await exists(at)) continue;
     const made = await symlink(relative(dirname(at), resolve(root, link.source)), at).then(
       () => true,
       (error: NodeJS.ErrnoException) => error.code === "EEXIST",
@@ -42,21 +36,32 @@ export async function hydrate(installation: Installation): Promise<boolean> {
   return true;
 }
 
-/** Copies an installation to `folder/native`, complete with its links and readable by everyone; whole or not at all. */
+/**
+ * Copies an installation to `folder/<version of the package>/native`, complete with its links and readable by everyone;
+ * whole or not at all. Copies of other versions go.
+ */
 export async function copyInstallation(from: Installation, folder: string): Promise<Installation> {
-  const target = join(folder, "native");
-  if (
-    await access(join(target, "bin/postgres"), constants.X_OK).then(
-      () => true,
-      () => false,
-    )
-  )
-    return target;
-  const partial = join(folder, "partial");
+  const manifest = JSON.parse(await readFile(join(dirname(from), "package.json"), "utf8")) as { version: string };
+  const target = join(folder, manifest.version, "native");
+  if (await exists(target)) return target;
+  const partial = join(folder, "partial", "native");
   await rm(folder, { recursive: true, force: true });
-  await cp(from, join(partial, "native"), { recursive: true, verbatimSymlinks: true });
-  await hydrate(join(partial, "native"));
-  await rename(join(partial, "native"), target);
-  await rm(partial, { recursive: true });
+  await cp(from, partial, { recursive: true, verbatimSymlinks: true });
+  await hydrate(partial);
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    if (entry.isSymbolicLink()) continue;
+    const path = join(entry.parentPath, entry.name);
+    const { mode } = await stat(path);
+    await chmod(path, mode | (mode & 0o100 ? 0o755 : 0o644));
+  }
+  await chmod(folder, 0o755);
+  await rename(join(folder, "partial"), join(folder, manifest.version));
   return target;
+}
+
+function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }

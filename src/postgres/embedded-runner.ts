@@ -1,6 +1,7 @@
 import { type ChildProcess, execFile as execFileWithCallback, spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { chmod, chown, readFile, stat } from "node:fs/promises";
+import { chmod, chown, lchown, readdir, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { promisify } from "node:util";
 
 const execFile = promisify(execFileWithCallback);
@@ -48,7 +49,7 @@ export async function runners(clusterOwner: { uid: number; gid: number } | undef
 
 /**
  * The first way in which a shell can do what the server will need: write into `socketDir` and run `postgres`; with the
- * version that answered, or the first reason why not.
+ * version that answered, or the reasons why not. The way's user then owns `socketDir`.
  */
 export async function firstWorking(
   ways: readonly Runner[],
@@ -56,26 +57,38 @@ export async function firstWorking(
   dataDir: string,
   socketDir: string,
 ): Promise<{ runner: Runner; version: string } | { reason: string }> {
-  let reason = "";
+  const reasons = new Set<string>();
   for (const runner of ways) {
-    if (runner.owner) await lendFolder(dataDir, socketDir, runner.owner);
-    const probe = ["-c", 'test -w "$0" && exec "$1" --version', socketDir, postgres];
-    const answer = await runToEnd(runner, "/bin/sh", probe).catch((error: { stderr?: string; message: string }) => {
-      reason ||= (error.stderr || error.message).trim();
+    await lendFolders(runner, dataDir, socketDir);
+    const script = 'if test -w "$0"; then exec "$1" --version; else echo "cannot write to $0" >&2; exit 1; fi';
+    const answer = await runToEnd(runner, "/bin/sh", ["-c", script, socketDir, postgres]).catch((error: Failure) => {
+      const who = runner.owner ? `user ${runner.owner.uid}` : (runner.prefix[0] ?? "this user");
+      reasons.add(`${who}: ${(error.stderr || error.message).trim()}`);
     });
     const version = answer && /(\d+\.\d+)/.exec(answer)?.[1];
     if (version) return { runner, version };
   }
-  return { reason };
+  return { reason: [...reasons].join("; ") };
 }
 
-/** For a server of another user: it owns its own folders and may pass through the data folder, which keeps its owner. */
-async function lendFolder(dataDir: string, socketDir: string, owner: { uid: number; gid: number }): Promise<void> {
-  await chown(socketDir, owner.uid, owner.gid);
+type Failure = { stderr?: string; message: string };
+
+/** Another user gets the socket folder and may pass through the data folder, which keeps its owner. Root alone does. */
+async function lendFolders(runner: Runner, dataDir: string, socketDir: string): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  await giveTo(runner, socketDir);
   const { uid } = await stat(dataDir);
-  if (uid === owner.uid) return;
-  await chown(dataDir, uid, owner.gid);
+  if (runner.owner === undefined || uid === runner.owner.uid) return;
+  await chown(dataDir, uid, runner.owner.gid);
   await chmod(dataDir, 0o710);
+}
+
+/** Makes the runner's user the owner of a folder and all in it, where that is not so already. */
+export async function giveTo(runner: Runner, folder: string): Promise<void> {
+  const { uid, gid } = runner.owner ?? { uid: process.getuid?.(), gid: process.getgid?.() };
+  if (uid === undefined || gid === undefined || (await stat(folder)).uid === uid) return;
+  for (const name of await readdir(folder, { recursive: true })) await lchown(join(folder, name), uid, gid);
+  await chown(folder, uid, gid);
 }
 
 /** Runs a program to its end. Rejects with its output in `stderr` when it fails, also when it cannot be started. */

@@ -1,11 +1,11 @@
 import { randomBytes } from "node:crypto";
-import { chmod, chown, mkdir, open, readFile, realpath, rename, rm, stat } from "node:fs/promises";
+import { chmod, mkdir, open, readFile, realpath, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import pg from "pg";
 import { copyInstallation, hydrate, type Installation, packagedInstallation } from "./embedded-binaries.ts";
 import { claim, postmasterOf, socketFolder, stopOrphan } from "./embedded-claim.ts";
 import { EmbeddedError } from "./embedded-error.ts";
-import { firstWorking, type Runner, runners, runToEnd } from "./embedded-runner.ts";
+import { firstWorking, giveTo, type Runner, runners, runToEnd } from "./embedded-runner.ts";
 import { launch, type Server } from "./embedded-server.ts";
 
 export { EmbeddedError } from "./embedded-error.ts";
@@ -113,9 +113,11 @@ async function choose(dataDir: string, socketDir: string) {
   const inPlace =
     (await hydrate(packaged)) && (await firstWorking(ways, join(packaged, "bin/postgres"), dataDir, socketDir));
   if (inPlace && "runner" in inPlace) return { ...inPlace, installation: packaged };
-  const installation = await copyInstallation(packaged, join(dataDir, "postgresql"));
+  const copies = join(dataDir, "postgresql");
+  const installation = await copyInstallation(packaged, copies);
   const copied = await firstWorking(ways, join(installation, "bin/postgres"), dataDir, socketDir);
   if ("runner" in copied) return { ...copied, installation };
+  await rm(copies, { recursive: true });
   throw new EmbeddedError("unsupported", `PostgreSQL cannot run here, set DATABASE_URL: ${copied.reason}`);
 }
 
@@ -124,13 +126,13 @@ async function ensureCluster(runner: Runner, installation: Installation, version
   const pgDir = join(dataDir, "pg");
   const found = await readFile(join(pgDir, "PG_VERSION"), "utf8").catch(() => undefined);
   if (found !== undefined) {
-    if (found.trim() === version.split(".")[0]) return false;
+    if (found.trim() === version.split(".")[0]) return giveTo(runner, pgDir).then(() => false);
     throw new EmbeddedError("failed", `${pgDir} was made by PostgreSQL ${found.trim()}, this is ${version}`);
   }
   const partial = join(dataDir, "pg.new");
   await rm(partial, { recursive: true, force: true });
   await mkdir(partial, { mode: 0o700 });
-  if (runner.owner) await chown(partial, runner.owner.uid, runner.owner.gid);
+  await giveTo(runner, partial);
   const locale = ["-E", "UTF8", "--locale=C.UTF-8", "--auth-local=trust", "--auth-host=scram-sha-256"];
   await runToEnd(runner, join(installation, "bin/initdb"), ["-D", partial, "-U", OWNER, ...locale]).catch((error) => {
     throw new EmbeddedError("failed", `initdb failed: ${error.stderr || error.message}`);

@@ -1,0 +1,317 @@
+import type { AuditActor } from "../domain/audit-event.ts";
+import { AppError } from "../domain/errors.ts";
+import type { Principal, Tenant } from "../domain/principal.ts";
+import type { Token } from "../domain/token.ts";
+import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
+import { appendAudit } from "./audit-log.ts";
+import { committed } from "./committed.ts";
+import { expiry, guardWidening, mint, readToken, refuseDead, rotate } from "./minting.ts";
+import type { Postgres, Tx } from "./pool.ts";
+import { RevokeQueue } from "./revoke-queue.ts";
+import { PRINCIPAL_COLUMNS, type PrincipalRow, principalOf, TENANT_COLUMNS, type TenantRow, tenantOf } from "./rows.ts";
+
+type Args<K extends keyof AuthorityStore> = Parameters<AuthorityStore[K]>;
+
+/** Every change of authority: one transaction each, with its audit row; its place in the log is taken by trigger. */
+export class PostgresAuthorityStore implements AuthorityStore {
+  readonly #db: Postgres;
+  readonly #revokes: RevokeQueue;
+
+  constructor(db: Postgres) {
+    this.#db = db;
+    this.#revokes = new RevokeQueue(db);
+  }
+
+  createToken(...[token, lifetime, guard, limits, actor, idempotency]: Args<"createToken">) {
+    return this.#db.transaction((tx) => mint(tx, token, lifetime, guard, limits, actor, idempotency));
+  }
+
+  rotateToken(...[id, fresh, lifetime, overlapMs, guard, actor, idempotency]: Args<"rotateToken">) {
+    return committed(this.#db, (tx) => rotate(tx, id, fresh, lifetime, overlapMs, guard, actor, idempotency));
+  }
+
+  updateToken(...[id, change, etag, rule, guard, actor]: Args<"updateToken">): Promise<Committed<Token>> {
+    return committed(this.#db, async (tx) => {
+      const now = widens(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
+      await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
+      const token = await readToken(tx, id);
+      checkEtag(etag, token.etag);
+      refuseDead(token);
+      await writeTokenChange(tx, token, change, rule, now);
+      const fields = Object.keys(change).sort().join(" ");
+      await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, { fields });
+      return readToken(tx, id);
+    });
+  }
+
+  revokeToken(...[id, family, reason, actor]: Args<"revokeToken">): Promise<Committed<Token>> {
+    return family ? this.#revokeFamily(id, reason, actor) : this.#revokes.add({ id, reason, actor });
+  }
+
+  #revokeFamily(id: string, reason: string, actor: AuditActor): Promise<Committed<Token>> {
+    return committed(this.#db, async (tx) => {
+      const token = await readToken(tx, id);
+      // Again until no row is left: a rotation may have added one while the update waited for its lock.
+      const revoked: string[] = [];
+      for (;;) {
+        const rows = await tx.query<{ id: string }>(
+          `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
+             revoke_reason = $3
+           where family = (select family from sallyport.tokens where id = $1) and revoke_time is null returning id`,
+          [id, actor.actor, reason],
+        );
+        if (rows.length === 0) break;
+        revoked.push(...rows.map((row) => row.id));
+      }
+      for (const target of new Set([id, ...revoked])) {
+        await audit(tx, actor, token.tenant, "token.revoke", `token:${target}`, token.principal, { family: "true" });
+      }
+      return readToken(tx, id);
+    });
+  }
+
+  async revokeChunk(...[ids, reason, actor]: Args<"revokeChunk">): Promise<Committed<readonly string[]>> {
+    return committed(this.#db, async (tx) => {
+      await tx.query("select from sallyport.tokens where id = any($1) order by id for no key update", [ids]);
+      const rows = await tx.query<{ id: string; tenant: string; principal: string }>(
+        `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
+           revoke_reason = $3
+         where id = any($1) and revoke_time is null returning id, tenant, principal`,
+        [ids, actor.actor, reason],
+      );
+      const acts = rows.map((row) => ({
+        ...actor,
+        tenant: row.tenant,
+        action: "token.revoke",
+        target: `token:${row.id}`,
+        owner: row.principal,
+        outcome: "OK" as const,
+        metadata: { bulk: "true" },
+      }));
+      if (acts.length > 0) await appendAudit(tx, acts);
+      return rows.map((row) => row.id);
+    });
+  }
+
+  cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<number>> {
+    return committed(this.#db, async (tx) => {
+      if (principal === undefined) {
+        const rows = await tx.query(
+          "update sallyport.tenants set cut_time = clock_timestamp() where id = $1 returning id",
+          [tenant],
+        );
+        if (rows.length === 0) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+        await audit(tx, actor, tenant, "tokens.revoke", `tenant:${tenant}`, "", { reason });
+        return 0;
+      }
+      // The exclusive lock before the upsert: a first mint that is not yet committed would be missed otherwise.
+      await tx.query("select pg_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key($1, $2)))", [
+        tenant,
+        principal,
+      ]);
+      const rows = await tx.query(
+        `insert into sallyport.principals (tenant, name, cut_time)
+         select id, $2, clock_timestamp() from sallyport.tenants where id = $1
+         on conflict (tenant, name) do update set cut_time = clock_timestamp() returning name`,
+        [tenant, principal],
+      );
+      if (rows.length === 0) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+      await audit(tx, actor, tenant, "tokens.revoke", `principal:${principal}`, principal, { reason });
+      return 0;
+    });
+  }
+
+  createPrincipal(...[principal, actor]: Args<"createPrincipal">): Promise<Committed<Principal>> {
+    return committed(this.#db, async (tx) => {
+      const tenant = await tx.query<{ state: string }>("select state from sallyport.tenants where id = $1", [
+        principal.tenant,
+      ]);
+      if (tenant[0] === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+      if (tenant[0].state !== "ACTIVE") throw new AppError("TENANT_SUSPENDED", "the tenant is suspended");
+      // A deleted name comes back with its cut: the tokens of before stay dead.
+      const rows = await tx.query<PrincipalRow>(
+        `insert into sallyport.principals as p (tenant, name, display_name, email, owner, state, annotations)
+         values ($1, $2, $3, $4, $5, $6, $7)
+         on conflict (tenant, name) do update set display_name = excluded.display_name, email = excluded.email,
+           owner = excluded.owner, state = excluded.state, annotations = excluded.annotations,
+           create_time = date_trunc('milliseconds', clock_timestamp())
+         where p.state = 'DELETED' returning ${PRINCIPAL_COLUMNS}`,
+        [
+          principal.tenant,
+          principal.name,
+          principal.displayName,
+          principal.email,
+          principal.owner,
+          principal.state,
+          JSON.stringify(principal.annotations),
+        ],
+      );
+      if (rows[0] === undefined) throw new AppError("PRINCIPAL_EXISTS", "the principal exists");
+      await audit(tx, actor, principal.tenant, "principal.create", `principal:${principal.name}`, principal.name, {});
+      return principalOf(rows[0]);
+    });
+  }
+
+  updatePrincipal(...[tenant, name, change, etag, actor]: Args<"updatePrincipal">): Promise<Committed<Principal>> {
+    return committed(this.#db, async (tx) => {
+      const found = await this.#lockPrincipal(tx, tenant, name);
+      checkEtag(etag, found.etag);
+      const set = assignments(change, PRINCIPAL_FIELDS);
+      const rows = await tx.query<PrincipalRow>(
+        `update sallyport.principals set ${set.text} where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,
+        [tenant, name, ...set.values],
+      );
+      const fields = Object.keys(change).sort().join(" ");
+      const state: Record<string, string> = change.state === undefined ? {} : { state: change.state };
+      await audit(tx, actor, tenant, "principal.update", `principal:${name}`, name, { fields, ...state });
+      return principalOf(rows[0]!);
+    });
+  }
+
+  deletePrincipal(...[tenant, name, actor]: Args<"deletePrincipal">): Promise<Committed<Principal>> {
+    return committed(this.#db, async (tx) => {
+      await this.#lockPrincipal(tx, tenant, name);
+      const rows = await tx.query<PrincipalRow>(
+        `update sallyport.principals set state = 'DELETED', cut_time = clock_timestamp()
+         where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,
+        [tenant, name],
+      );
+      await audit(tx, actor, tenant, "principal.delete", `principal:${name}`, name, {});
+      return principalOf(rows[0]!);
+    });
+  }
+
+  createTenant(...[tenant, actor]: Args<"createTenant">): Promise<Committed<Tenant>> {
+    return committed(this.#db, async (tx) => {
+      const rows = await tx.query<TenantRow>(
+        `insert into sallyport.tenants (id, display_name, state, annotations) values ($1, $2, $3, $4)
+         on conflict do nothing returning ${TENANT_COLUMNS}`,
+        [tenant.id, tenant.displayName, tenant.state, JSON.stringify(tenant.annotations)],
+      );
+      if (rows[0] === undefined) throw new AppError("TENANT_EXISTS", "the tenant exists");
+      await audit(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", {});
+      return tenantOf(rows[0]);
+    });
+  }
+
+  updateTenant(...[id, change, etag, actor]: Args<"updateTenant">): Promise<Committed<Tenant>> {
+    return committed(this.#db, async (tx) => {
+      const found = await tx.query<TenantRow>(
+        `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
+        [id],
+      );
+      if (found[0] === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+      checkEtag(etag, tenantOf(found[0]).etag);
+      const set = assignments(change, TENANT_FIELDS, 2);
+      const rows = await tx.query<TenantRow>(
+        `update sallyport.tenants set ${set.text} where id = $1 returning ${TENANT_COLUMNS}`,
+        [id, ...set.values],
+      );
+      const fields = Object.keys(change).sort().join(" ");
+      const state: Record<string, string> = change.state === undefined ? {} : { state: change.state };
+      await audit(tx, actor, id, "tenant.update", `tenant:${id}`, "", { fields, ...state });
+      return tenantOf(rows[0]!);
+    });
+  }
+
+  async #lockPrincipal(tx: Tx, tenant: string, name: string): Promise<Principal> {
+    const rows = await tx.query<PrincipalRow>(
+      `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2 for no key update`,
+      [tenant, name],
+    );
+    const row = rows[0];
+    if (row === undefined || row.state === "DELETED") throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+    return principalOf(row);
+  }
+}
+
+async function audit(
+  tx: Tx,
+  actor: AuditActor,
+  tenant: string,
+  action: string,
+  target: string,
+  owner: string,
+  metadata: Record<string, string>,
+): Promise<void> {
+  await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "OK", metadata }]);
+}
+
+/** Whether a change can give a token more than it has. */
+function widens(change: TokenChange): boolean {
+  return (
+    change.scopes !== undefined ||
+    change.audiences !== undefined ||
+    change.allowedCidrs !== undefined ||
+    change.expireTime !== undefined ||
+    change.noExpiry === true ||
+    change.disabled === false
+  );
+}
+
+async function writeTokenChange(
+  tx: Tx,
+  token: Token,
+  change: TokenChange,
+  rule: { maxTtl: number; ceiling?: number },
+  now: number | undefined,
+): Promise<void> {
+  const set = assignments(change, TOKEN_FIELDS, 2);
+  if (now !== undefined && (change.expireTime !== undefined || change.noExpiry === true || rule.ceiling !== undefined)) {
+    const parent = token.parent === "" ? undefined : await readToken(tx, token.parent);
+    const asked = change.noExpiry === true ? undefined : (change.expireTime ?? token.expireTime);
+    // Left alone, an expiry needs no check; only a ceiling can shorten it.
+    const checked =
+      change.expireTime === undefined
+        ? { ttl: asked === undefined ? undefined : asked - now, maxTtl: rule.maxTtl, ceiling: rule.ceiling }
+        : { expireTime: asked, maxTtl: rule.maxTtl, ceiling: rule.ceiling };
+    const expire = expiry({ ...checked, notBeforeTime: token.notBeforeTime }, now, parent?.expireTime);
+    set.values.push(expire ?? null);
+    set.parts.push(`expire_time = to_timestamp($${set.values.length + 1}::float8 / 1000)`);
+  }
+  if (set.parts.length === 0) return;
+  await tx.query(`update sallyport.tokens set ${set.parts.join(", ")} where id = $1`, [token.id, ...set.values]);
+}
+
+const TOKEN_FIELDS: Record<string, string> = {
+  displayName: "display_name",
+  description: "description",
+  scopes: "scopes",
+  audiences: "audiences",
+  allowedCidrs: "allowed_cidrs",
+  annotations: "annotations",
+  disabled: "disabled",
+};
+
+const PRINCIPAL_FIELDS: Record<keyof PrincipalChange, string> = {
+  displayName: "display_name",
+  email: "email",
+  owner: "owner",
+  state: "state",
+  annotations: "annotations",
+};
+
+const TENANT_FIELDS: Record<keyof TenantChange, string> = {
+  displayName: "display_name",
+  state: "state",
+  annotations: "annotations",
+};
+
+/** `column = $n` for each field of the change that is in the table; values from `$first` on. */
+function assignments(change: object, columns: Record<string, string>, first = 3) {
+  const parts: string[] = [];
+  const values: unknown[] = [];
+  for (const [field, value] of Object.entries(change)) {
+    const column = columns[field];
+    if (column === undefined || value === undefined) continue;
+    values.push(field === "annotations" ? JSON.stringify(value) : value);
+    parts.push(`${column} = $${first + values.length - 1}`);
+  }
+  return { parts, values, text: parts.join(", ") };
+}
+
+function checkEtag(sent: string, current: string): void {
+  if (sent !== "" && sent !== current) {
+    throw new AppError("ETAG_MISMATCH", "etag: it was changed meanwhile; read it again", { retryAfterMs: 0 });
+  }
+}

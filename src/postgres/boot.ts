@@ -1,0 +1,77 @@
+import { AppError } from "../domain/errors.ts";
+import type { Keyring } from "../domain/keyring.ts";
+import { sameSecret } from "../domain/mac.ts";
+import type { NewToken } from "../ports.ts";
+import { committed } from "./committed.ts";
+import { mint } from "./minting.ts";
+import type { Postgres, Tx } from "./pool.ts";
+
+/** A database and a program that do not belong together, or a database that must not be used. */
+export class BootError extends Error {
+  override readonly name = "BootError";
+}
+
+/**
+ * Refuses a server that may lose what it acknowledged, and a keyring that is not the one that the tokens of this
+ * database were made with; stores the check values of peppers that are new.
+ */
+export async function checkDatabase(db: Postgres, keyring: Keyring, fsyncOffAllowed: boolean): Promise<void> {
+  const settings = await db.read<{ fsync: string; recovery: boolean }>(
+    "select current_setting('fsync') as fsync, pg_is_in_recovery() as recovery",
+  );
+  if (settings[0]?.recovery) throw new BootError("the database is a standby: database.url must lead to the primary");
+  if (settings[0]?.fsync === "off" && !fsyncOffAllowed) {
+    throw new BootError("the database runs with fsync=off: it can lose revocations that were acknowledged");
+  }
+  const stored = await db.read<{ kid: string; check_value: Buffer }>("select kid, check_value from sallyport.key_checks");
+  for (const { kid, check_value } of stored) {
+    const keys = keyring.get(kid);
+    if (keys !== undefined && !sameSecret(keys.checkValue, check_value)) {
+      throw new BootError(`the keyring's pepper ${kid} is not the one that this database's tokens were made with`);
+    }
+  }
+  const used = await db.read<{ kid: string }>("select kid from sallyport.key_checks");
+  const missing = used.map(({ kid }) => kid).filter((kid) => keyring.get(kid) === undefined);
+  if (missing.length > 0) {
+    throw new BootError(`the keyring lacks pepper ${missing.join(", ")}, which this database's tokens were made with`);
+  }
+  for (const keys of keyring.all()) {
+    if (stored.some(({ kid }) => kid === keys.kid)) continue;
+    await db.transaction((tx) =>
+      tx.query("insert into sallyport.key_checks (kid, check_value) values ($1, $2) on conflict do nothing", [
+        keys.kid,
+        keys.checkValue,
+      ]),
+    );
+  }
+}
+
+/**
+ * Makes the first administrator: one `adm` token for `user:admin` of tenant `default`. False, and nothing done, where
+ * one was made before, unless `again`. Audited as `bootstrap`.
+ */
+export async function makeFirstAdmin(
+  db: Postgres,
+  token: NewToken,
+  ttlMs: number | undefined,
+  again: boolean,
+): Promise<boolean> {
+  const done = await committed(db, async (tx: Tx) => {
+    // The row's lock makes concurrent bootstraps one after the other; the mark outlives the token.
+    const rows = await tx.query<{ made_at: number | null }>("select made_at from sallyport.first_admin for update");
+    if (rows[0] === undefined) throw new AppError("INTERNAL", "the mark of the first administrator is missing");
+    if (rows[0].made_at !== null && !again) return false;
+    await mint(
+      tx,
+      token,
+      ttlMs === undefined ? { never: true, maxTtl: 0 } : { ttl: ttlMs, maxTtl: ttlMs },
+      { callerScopes: [], child: false, mustExist: false },
+      { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 },
+      { actor: "bootstrap", address: "", requestId: "" },
+      undefined,
+    );
+    await tx.query("update sallyport.first_admin set made_at = clock_timestamp()");
+    return true;
+  });
+  return done.value;
+}

@@ -1,0 +1,24 @@
+import type { Evidence } from "../ports.ts";
+
+/**
+ * What every statement that validation or revocation relies on carries, inline: whether the server is in recovery, its
+ * epoch (timeline / incarnation / start time; the WAL functions raise in recovery) and its clock. Needs the tables
+ * `rev_head h` and `rev_state s` in the statement.
+ */
+export const EVIDENCE = `
+  pg_is_in_recovery() as in_recovery,
+  coalesce(case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end, '-')
+    || '/' || s.incarnation || '/' || (extract(epoch from pg_postmaster_start_time()) * 1e6)::bigint as epoch,
+  h.n as head_n,
+  extract(epoch from clock_timestamp())::float8 * 1000 as db_time`;
+
+export interface EvidenceRow {
+  readonly in_recovery: boolean;
+  readonly epoch: string;
+  readonly head_n: number;
+  readonly db_time: number;
+}
+
+export function evidenceOf(row: EvidenceRow): Evidence {
+  return { inRecovery: row.in_recovery, epoch: row.epoch, n: row.head_n, dbTime: row.db_time };
+}

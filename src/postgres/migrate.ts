@@ -1,0 +1,124 @@
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import pg from "pg";
+import { connectionSettings } from "./pool.ts";
+import { SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
+
+/** The version of what this program reads and writes. A database with a higher `min_reader` refuses it. */
+export const READER_VERSION = 1;
+
+const FOLDER = new URL("./migrations/", import.meta.url);
+/** One lock for all starters of one database; any number that nothing else uses. */
+const LOCK = 7_400_740_174;
+
+/** A database that this program can not work with; `message` says what to do. */
+export class MigrationError extends Error {
+  override readonly name = "MigrationError";
+  readonly kind: "too_new" | "changed" | "unavailable" | "failed";
+
+  constructor(kind: MigrationError["kind"], message: string, cause?: unknown) {
+    super(message, { cause });
+    this.kind = kind;
+  }
+}
+
+interface Migration {
+  readonly version: number;
+  readonly name: string;
+  readonly sql: string;
+  readonly checksum: string;
+}
+
+/**
+ * Brings the database to the newest version: plain SQL files, forward only, checksummed, each in one transaction
+ * (unless it says `-- no-transaction`), one starter at a time. Returns the names of those applied now.
+ */
+export async function migrate(url: string, waitMs = 60_000): Promise<string[]> {
+  const client = new pg.Client({ ...connectionSettings(url, "sallyport-migrate"), connectionTimeoutMillis: 5000 });
+  client.on("error", () => {});
+  try {
+    await client.connect();
+  } catch (error) {
+    throw new MigrationError("unavailable", "the database can not be reached", safeCause(error));
+  }
+  try {
+    await lock(client, waitMs);
+    return await apply(client);
+  } catch (error) {
+    if (error instanceof MigrationError) throw error;
+    throw new MigrationError("failed", `a migration failed (${sqlstate(error) ?? "no answer"})`, safeCause(error));
+  } finally {
+    await client.end().catch(() => {});
+  }
+}
+
+/** The versions and names of the migrations that this program brings. */
+export function migrationFiles(): Migration[] {
+  return readdirSync(FOLDER)
+    .filter((name) => /^\d{4}_[a-z0-9_]+\.sql$/.test(name))
+    .sort()
+    .map((name) => {
+      const sql = readFileSync(new URL(name, FOLDER), "utf8");
+      return { version: Number(name.slice(0, 4)), name, sql, checksum: createHash("sha256").update(sql).digest("hex") };
+    });
+}
+
+/** Polls a try-lock: a waiting `pg_advisory_lock` deadlocks with an index that its holder builds concurrently. */
+async function lock(client: pg.Client, waitMs: number): Promise<void> {
+  for (let waited = 0; ; waited += 100) {
+    const { rows } = await client.query<{ got: boolean }>("select pg_try_advisory_lock($1) as got", [LOCK]);
+    if (rows[0]?.got) return;
+    if (waited >= waitMs) throw new MigrationError("unavailable", "another instance has been migrating for too long");
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+async function apply(client: pg.Client): Promise<string[]> {
+  await client.query(
+    `create schema if not exists sallyport;
+     create table if not exists sallyport.migrations (
+       version int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now()
+     )`,
+  );
+  const { rows: applied } = await client.query<{ version: number; name: string; checksum: string }>(
+    "select version, name, checksum from sallyport.migrations order by version",
+  );
+  const files = migrationFiles();
+  await refuseUnfit(client, files, applied);
+  const fresh = files.filter((file) => !applied.some((row) => row.version === file.version));
+  for (const file of fresh) {
+    const record = "insert into sallyport.migrations (version, name, checksum) values ($1, $2, $3)";
+    const alone = file.sql.startsWith("-- no-transaction");
+    if (!alone) await client.query("begin");
+    await client.query(file.sql);
+    await client.query(record, [file.version, file.name, file.checksum]);
+    if (!alone) await client.query("commit");
+  }
+  return fresh.map((file) => file.name);
+}
+
+async function refuseUnfit(
+  client: pg.Client,
+  files: readonly Migration[],
+  applied: readonly { version: number; name: string; checksum: string }[],
+): Promise<void> {
+  for (const row of applied) {
+    const file = files.find(({ version }) => version === row.version);
+    if (file !== undefined && file.checksum !== row.checksum) {
+      throw new MigrationError("changed", `migration ${row.name} was changed after it was applied to this database`);
+    }
+  }
+  const minReader = await client
+    .query<{ min_reader: number }>("select min_reader from sallyport.rev_state")
+    .then(({ rows }) => rows[0]?.min_reader ?? 1)
+    .catch((error: unknown) => {
+      if (sqlstate(error) === SQLSTATE.undefinedTable || sqlstate(error) === SQLSTATE.invalidSchema) return 1;
+      throw error;
+    });
+  if (minReader > READER_VERSION) {
+    throw new MigrationError(
+      "too_new",
+      `the database was made by a newer Sallyport (it needs reader version ${minReader}, this is ${READER_VERSION}): upgrade this program`,
+    );
+  }
+}

@@ -1,0 +1,238 @@
+import pg from "pg";
+import { AppError } from "../domain/errors.ts";
+import { isPlainRefusal, SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
+
+export interface PostgresOptions {
+  readonly url: string;
+  readonly maxConnections: number;
+  readonly applicationName: string;
+  /** Something is wrong with a connection; called with an error that holds no secret. */
+  readonly onTrouble: (what: string, error: unknown) => void;
+}
+
+export type Row = Record<string, unknown>;
+
+/** A statement inside a transaction. */
+export interface Tx {
+  query<R extends object = Row>(text: string, values?: readonly unknown[]): Promise<R[]>;
+}
+
+const INT8 = 20;
+const TIMESTAMPTZ = 1184;
+
+/** int8 as number (positions stay below 2^53), timestamptz as milliseconds since 1970. */
+export const TYPES = {
+  getTypeParser(oid: number, format?: "text" | "binary") {
+    if (format !== "binary" && oid === INT8) return Number;
+    const parser = pg.types.getTypeParser(oid, format);
+    if (format === "binary" || oid !== TIMESTAMPTZ) return parser;
+    return (text: string) => {
+      const parsed = (parser as (text: string) => Date | number)(text);
+      return typeof parsed === "number" ? parsed : parsed.getTime();
+    };
+  },
+} as pg.CustomTypesConfig;
+
+/** What every connection of this program is made with. */
+export function connectionSettings(url: string, applicationName: string): pg.ClientConfig {
+  return {
+    connectionString: url,
+    application_name: applicationName,
+    connectionTimeoutMillis: 1000,
+    keepAlive: true,
+    types: TYPES,
+  };
+}
+
+/**
+ * Connections for reads of the admin door, and for mutations. A statement that does not settle in time costs its
+ * connection; the pool makes another.
+ */
+export class Postgres {
+  readonly #pool: pg.Pool;
+  readonly #onTrouble: PostgresOptions["onTrouble"];
+
+  constructor(options: PostgresOptions) {
+    this.#onTrouble = options.onTrouble;
+    this.#pool = new pg.Pool({
+      ...connectionSettings(options.url, options.applicationName),
+      max: options.maxConnections,
+      idleTimeoutMillis: 60_000,
+    });
+    // An idle connection that dies says so here; a busy one, through its client. Unheard, either ends the process.
+    this.#pool.on("error", (error) => this.#onTrouble("database connection lost", safeCause(error)));
+    this.#pool.on("connect", (client) => {
+      client.on("error", (error) => this.#onTrouble("database connection lost", safeCause(error)));
+    });
+  }
+
+  get stats() {
+    return { total: this.#pool.totalCount, idle: this.#pool.idleCount, waiting: this.#pool.waitingCount };
+  }
+
+  /** One read. STORE_UNAVAILABLE where the database does not answer within `timeoutMs`. */
+  async read<R extends object = Row>(text: string, values: readonly unknown[] = [], timeoutMs = 5_000): Promise<R[]> {
+    let client: pg.PoolClient;
+    try {
+      client = await this.#pool.connect();
+    } catch (error) {
+      throw new AppError("STORE_UNAVAILABLE", "the database can not be reached", {
+        retryAfterMs: 1000,
+        cause: safeCause(error),
+      });
+    }
+    let broken = true;
+    try {
+      const rows = await run<R>(client, text, values, timeoutMs);
+      broken = false;
+      return rows;
+    } catch (error) {
+      broken = !isPlainRefusal(error);
+      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
+        retryAfterMs: 1000,
+        cause: safeCause(error),
+      });
+    } finally {
+      client.release(broken);
+    }
+  }
+
+  /**
+   * Runs `work` in one READ COMMITTED transaction and commits; after a deadlock or a serialization failure again, at
+   * most three times. Resolves after the commit's acknowledgement. Rejects with what `work` threw (rolled back), with
+   * NOT_DONE where surely nothing was written, with OUTCOME_UNKNOWN where the commit may have happened: no answer, or
+   * one with a warning of class 01 (a synchronous standby that did not confirm).
+   */
+  async transaction<T>(work: (tx: Tx) => Promise<T>, timeoutMs = 5_000): Promise<T> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return await this.#once(work, timeoutMs);
+      } catch (error) {
+        const state = sqlstate(error);
+        if (state !== SQLSTATE.deadlockDetected && state !== SQLSTATE.serializationFailure) throw asAppError(error);
+        if (attempt >= 3) {
+          throw new AppError("WRITE_CONFLICT", "too many changes at once of the same things; nothing was changed", {
+            retryAfterMs: 200,
+            cause: safeCause(error),
+          });
+        }
+      }
+    }
+  }
+
+  async #once<T>(work: (tx: Tx) => Promise<T>, timeoutMs: number): Promise<T> {
+    let client: pg.PoolClient;
+    try {
+      client = await this.#pool.connect();
+    } catch (error) {
+      throw notDone(error);
+    }
+    let warned = false;
+    const onNotice = (notice: { code?: string | undefined }) => {
+      if (notice.code?.startsWith("01")) warned = true;
+    };
+    client.on("notice", onNotice);
+    let broken = true;
+    try {
+      await run(
+        client,
+        "begin isolation level read committed; set local lock_timeout = '2s'; " +
+          "set local idle_in_transaction_session_timeout = '1s'; set local statement_timeout = '60s'",
+        undefined,
+        timeoutMs,
+      );
+      const value = await work({ query: (text, values = []) => run(client, text, values, timeoutMs) });
+      warned = false;
+      await this.#commit(client, timeoutMs);
+      broken = false;
+      if (warned) throw outcomeUnknown(new Error("the commit was answered with a warning"));
+      return value;
+    } catch (error) {
+      if (broken && (error instanceof AppError || isPlainRefusal(error)) && !isUnknown(error)) {
+        broken = !(await run(client, "rollback", undefined, 1000).then(
+          () => true,
+          () => false,
+        ));
+      }
+      throw error;
+    } finally {
+      client.off("notice", onNotice);
+      client.release(broken);
+    }
+  }
+
+  async #commit(client: pg.PoolClient, timeoutMs: number): Promise<void> {
+    let command: string;
+    try {
+      command = await withTimer(
+        client.query("commit").then((result) => result.command),
+        timeoutMs,
+      );
+    } catch (error) {
+      // A refusal by a deferred trigger is plain; anything else leaves open whether the commit was written.
+      throw isPlainRefusal(error) ? error : outcomeUnknown(error);
+    }
+    if (command !== "COMMIT") throw notDone(new Error("the commit was answered with a rollback"));
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.end();
+  }
+}
+
+async function run<R extends object>(
+  client: pg.ClientBase,
+  text: string,
+  values: readonly unknown[] | undefined,
+  timeoutMs: number,
+): Promise<R[]> {
+  const result = await withTimer(client.query<R>(text, values as unknown[] | undefined), timeoutMs);
+  return result.rows ?? [];
+}
+
+/** The driver's own time-out leaves the statement on the connection; ours makes the caller destroy it. */
+async function withTimer<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("timeout")), timeoutMs);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+    promise.catch(() => {});
+  }
+}
+
+function isUnknown(error: unknown): boolean {
+  return error instanceof AppError && error.reason === "OUTCOME_UNKNOWN";
+}
+
+function notDone(error: unknown): AppError {
+  return new AppError("NOT_DONE", "the database can not be reached; nothing was changed", {
+    retryAfterMs: 1000,
+    cause: safeCause(error),
+  });
+}
+
+function outcomeUnknown(error: unknown): AppError {
+  return new AppError(
+    "OUTCOME_UNKNOWN",
+    "the database did not say whether the change was made; it is safe to repeat the call with the same request_id",
+    { retryAfterMs: 1000, cause: safeCause(error) },
+  );
+}
+
+function asAppError(error: unknown): AppError {
+  if (error instanceof AppError) return error;
+  if (sqlstate(error) === SQLSTATE.lockNotAvailable) {
+    return new AppError("NOT_DONE", "another change held a lock for too long; nothing was changed", {
+      retryAfterMs: 1000,
+      cause: safeCause(error),
+    });
+  }
+  if (isPlainRefusal(error)) {
+    return new AppError("INTERNAL", "the database refused the change; nothing was changed", { cause: safeCause(error) });
+  }
+  return notDone(error);
+}

@@ -1,0 +1,197 @@
+import pg from "pg";
+import { AppError } from "../domain/errors.ts";
+import type { Liveness, Material } from "../domain/material.ts";
+import type { PrincipalState, TenantState } from "../domain/principal.ts";
+import type { Clock, Reading, TokenReader } from "../ports.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf } from "./evidence.ts";
+import { connectionSettings } from "./pool.ts";
+import { isPlainRefusal, safeCause } from "./sqlstate.ts";
+
+// The one statement of a look-up. An unknown token still gives position and epoch.
+const LOOK_UP = {
+  name: "sallyport-look-up",
+  text: `
+select ${EVIDENCE},
+  t.id, t.tenant, t.profile, t.principal, t.scopes, t.audiences, t.allowed_cidrs, t.annotations, t.hint,
+  t.not_before_time, t.expire_time, t.revoke_time is not null as revoked, t.disabled, t.rotated_to <> '' as rotated,
+  p.state as principal_state, o.state as tenant_state,
+  t.issued_n < p.cut_n or t.issued_n < o.cut_n as cut,
+  q.digest as parent_digest, q.not_before_time as parent_not_before_time, q.expire_time as parent_expire_time,
+  q.revoke_time is not null as parent_revoked, q.disabled as parent_disabled,
+  q.issued_n < p.cut_n or q.issued_n < o.cut_n as parent_cut
+from sallyport.rev_head h
+  cross join sallyport.rev_state s
+  left join sallyport.tokens t on t.digest = $1
+  left join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal
+  left join sallyport.tenants o on o.id = t.tenant
+  left join sallyport.tokens q on q.id = t.parent_id`,
+};
+
+interface LookUpRow extends EvidenceRow {
+  readonly id: string | null;
+  readonly tenant: string;
+  readonly profile: string;
+  readonly principal: string;
+  readonly scopes: string[];
+  readonly audiences: string[];
+  readonly allowed_cidrs: string[];
+  readonly annotations: Record<string, string>;
+  readonly hint: string;
+  readonly not_before_time: number | null;
+  readonly expire_time: number | null;
+  readonly revoked: boolean;
+  readonly disabled: boolean;
+  readonly rotated: boolean;
+  readonly principal_state: PrincipalState | null;
+  readonly tenant_state: TenantState | null;
+  readonly cut: boolean | null;
+  readonly parent_digest: Buffer | null;
+  readonly parent_not_before_time: number | null;
+  readonly parent_expire_time: number | null;
+  readonly parent_revoked: boolean;
+  readonly parent_disabled: boolean;
+  readonly parent_cut: boolean | null;
+}
+
+export interface TokenReaderOptions {
+  readonly url: string;
+  /** Pipelined connections, 1 or 2. */
+  readonly connections: number;
+  readonly clock: Clock;
+  readonly onTrouble: (what: string, error: unknown) => void;
+}
+
+/**
+ * Reads tokens over a few pipelined connections: single named statements only, each bounded in time. A statement that
+ * is late, or a connection that fails, costs the connection; the next read opens another.
+ */
+export class PostgresTokenReader implements TokenReader {
+  readonly #options: TokenReaderOptions;
+  readonly #slots: (Promise<pg.Client> | undefined)[];
+  #next = 0;
+  #closed = false;
+
+  constructor(options: TokenReaderOptions) {
+    this.#options = options;
+    this.#slots = new Array(options.connections).fill(undefined);
+  }
+
+  async read(digest: string, timeoutMs: number): Promise<Reading> {
+    const slot = this.#next++ % this.#slots.length;
+    const { clock } = this.#options;
+    const deadline = clock.mono() + timeoutMs;
+    let client: pg.Client | undefined;
+    try {
+      client = await within(this.#client(slot), timeoutMs);
+      const sent = clock.mono();
+      const query = client.query<LookUpRow>({ ...LOOK_UP, values: [Buffer.from(digest, "latin1")] });
+      const { rows } = await within(query, deadline - clock.mono());
+      const received = clock.mono();
+      const row = rows[0];
+      if (row === undefined) throw new Error("the head row is missing");
+      const evidence = evidenceOf(row);
+      return { ...evidence, material: materialOf(row, digest, evidence), sent, received };
+    } catch (error) {
+      if (client !== undefined && !isPlainRefusal(error)) this.#destroy(slot, client);
+      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
+        retryAfterMs: 1000,
+        cause: safeCause(error),
+      });
+    }
+  }
+
+  distrust(): void {
+    for (const [slot, pending] of this.#slots.entries()) {
+      this.#slots[slot] = undefined;
+      pending?.then((client) => void client.end().catch(() => {})).catch(() => {});
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.distrust();
+  }
+
+  #client(slot: number): Promise<pg.Client> {
+    if (this.#closed) return Promise.reject(new Error("closed"));
+    const open = this.#slots[slot];
+    if (open !== undefined) return open;
+    const client = new pg.Client({ ...connectionSettings(this.#options.url, "sallyport-read"), pipeline: true } as pg.ClientConfig);
+    const pending = client.connect().then(() => client);
+    const forget = () => {
+      if (this.#slots[slot] === pending) this.#slots[slot] = undefined;
+    };
+    client.on("error", (error) => {
+      forget();
+      this.#options.onTrouble("database connection lost", safeCause(error));
+    });
+    client.on("end", forget);
+    pending.catch(forget);
+    this.#slots[slot] = pending;
+    return pending;
+  }
+
+  #destroy(slot: number, client: pg.Client): void {
+    const pending = this.#slots[slot];
+    void pending?.then(
+      (current) => {
+        if (current === client && this.#slots[slot] === pending) this.#slots[slot] = undefined;
+      },
+      () => {},
+    );
+    // `end()` would wait for the server that does not answer.
+    (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+  }
+}
+
+function materialOf(row: LookUpRow, digest: string, label: { epoch: string; n: number }): Material | undefined {
+  if (row.id === null) return undefined;
+  return {
+    label: { epoch: label.epoch, n: label.n },
+    id: row.id,
+    digest,
+    tenant: row.tenant,
+    profile: row.profile,
+    principal: row.principal,
+    scopes: row.scopes,
+    audiences: row.audiences,
+    allowedCidrs: row.allowed_cidrs,
+    annotations: row.annotations,
+    hint: row.hint,
+    rotated: row.rotated,
+    revoked: row.revoked,
+    disabled: row.disabled,
+    notBefore: row.not_before_time ?? undefined,
+    expire: row.expire_time ?? undefined,
+    // A missing principal or tenant row refuses.
+    cut: row.cut ?? true,
+    principalState: row.principal_state ?? "DELETED",
+    tenantState: row.tenant_state ?? "SUSPENDED",
+    parent: parentOf(row),
+  };
+}
+
+function parentOf(row: LookUpRow): (Liveness & { digest: string }) | undefined {
+  if (row.parent_digest === null) return undefined;
+  return {
+    digest: row.parent_digest.toString("latin1"),
+    revoked: row.parent_revoked,
+    disabled: row.parent_disabled,
+    notBefore: row.parent_not_before_time ?? undefined,
+    expire: row.parent_expire_time ?? undefined,
+    cut: row.parent_cut ?? true,
+  };
+}
+
+async function within<T>(promise: Promise<T>, ms: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("timeout")), Math.max(0, ms));
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+    promise.catch(() => {});
+  }
+}

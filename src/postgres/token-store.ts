@@ -1,0 +1,158 @@
+import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import type { Token } from "../domain/token.ts";
+import type { PageStart, RevokeSelection, TokenFilter, TokenStore } from "../ports.ts";
+import type { Postgres } from "./pool.ts";
+import {
+  PRINCIPAL_COLUMNS,
+  type PrincipalRow,
+  principalOf,
+  TENANT_COLUMNS,
+  type TenantRow,
+  TOKEN_COLUMNS,
+  type TokenRow,
+  tenantOf,
+  tokenOf,
+} from "./rows.ts";
+
+/** The records, as they are now. Reads of the admin door; validation has its own statement. */
+export class PostgresTokenStore implements TokenStore {
+  readonly #db: Postgres;
+
+  constructor(db: Postgres) {
+    this.#db = db;
+  }
+
+  async get(id: string): Promise<Token | undefined> {
+    const rows = await this.#db.read<TokenRow>(
+      `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`,
+      [id],
+    );
+    return rows[0] && tokenOf(rows[0]);
+  }
+
+  async getByDigest(digest: string): Promise<Token | undefined> {
+    const rows = await this.#db.read<TokenRow>(
+      `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`,
+      [Buffer.from(digest, "latin1")],
+    );
+    return rows[0] && tokenOf(rows[0]);
+  }
+
+  async list(filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]> {
+    const where = new Where();
+    where.add("v.tenant = ?", filter.tenant);
+    where.add("v.principal = ?", filter.principal);
+    where.add("v.profile = ?", filter.profile);
+    where.add("v.hint = ?", filter.hint);
+    where.add("v.state = ?", filter.state);
+    where.add("v.create_time >= to_timestamp(?::float8 / 1000)", filter.createdAfter);
+    where.add("v.create_time < to_timestamp(?::float8 / 1000)", filter.createdBefore);
+    where.add("(v.last_use_time is null or v.last_use_time < to_timestamp(?::float8 / 1000))", filter.lastUsedBefore);
+    where.after("v.create_time", "v.id", start);
+    const rows = await this.#db.read<TokenRow>(
+      `select ${TOKEN_COLUMNS} from sallyport.token_view v ${where.text}
+       order by v.create_time desc, v.id desc limit ${where.value(limit)}`,
+      where.values,
+    );
+    return rows.map(tokenOf);
+  }
+
+  async select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]> {
+    const where = new Where();
+    where.add("v.tenant = ?", selection.tenant);
+    where.add("v.principal = ?", selection.principal);
+    where.add("v.profile = ?", selection.profile);
+    where.add("v.created_by = ?", selection.createdBy);
+    where.add("v.create_time < to_timestamp(?::float8 / 1000)", selection.createdBefore);
+    where.add("v.id > ?", afterId);
+    // Live, or disabled or not yet valid: whatever could be accepted some day.
+    where.add("v.state = any(?)", ["ACTIVE", "DISABLED", "NOT_YET_VALID"]);
+    const { hints, digests, ids } = selection;
+    if (hints !== undefined || digests !== undefined || ids !== undefined) {
+      const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
+      where.add(
+        `(v.hint = any(${where.value(hints ?? [])}) or v.digest = any(${where.value(bytes)}) or v.id = any(?))`,
+        ids ?? [],
+      );
+    }
+    const rows = await this.#db.read<{ id: string }>(
+      `select v.id from sallyport.token_view v ${where.text} order by v.id limit ${where.value(limit)}`,
+      where.values,
+      30_000,
+    );
+    return rows.map((row) => row.id);
+  }
+
+  async getPrincipal(tenant: string, name: string): Promise<Principal | undefined> {
+    const rows = await this.#db.read<PrincipalRow>(
+      `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2`,
+      [tenant, name],
+    );
+    return rows[0] && principalOf(rows[0]);
+  }
+
+  async listPrincipals(
+    filter: { tenant: string; type?: string; state?: PrincipalState },
+    limit: number,
+    start?: PageStart,
+  ): Promise<Principal[]> {
+    const where = new Where();
+    where.add("tenant = ?", filter.tenant);
+    where.add("split_part(name, ':', 1) = ?", filter.type);
+    if (filter.state === undefined) where.add("state <> ?", "DELETED");
+    where.add("state = ?", filter.state);
+    where.after("create_time", "name", start);
+    const rows = await this.#db.read<PrincipalRow>(
+      `select ${PRINCIPAL_COLUMNS} from sallyport.principals ${where.text}
+       order by create_time desc, name desc limit ${where.value(limit)}`,
+      where.values,
+    );
+    return rows.map(principalOf);
+  }
+
+  async getTenant(id: string): Promise<Tenant | undefined> {
+    const rows = await this.#db.read<TenantRow>(`select ${TENANT_COLUMNS} from sallyport.tenants where id = $1`, [id]);
+    return rows[0] && tenantOf(rows[0]);
+  }
+
+  async listTenants(filter: { state?: TenantState }, limit: number, start?: PageStart): Promise<Tenant[]> {
+    const where = new Where();
+    where.add("state = ?", filter.state);
+    where.after("create_time", "id", start);
+    const rows = await this.#db.read<TenantRow>(
+      `select ${TENANT_COLUMNS} from sallyport.tenants ${where.text}
+       order by create_time desc, id desc limit ${where.value(limit)}`,
+      where.values,
+    );
+    return rows.map(tenantOf);
+  }
+}
+
+/** A where clause made of conditions that have a value; `?` in a condition is that value's place. */
+export class Where {
+  readonly values: unknown[] = [];
+  readonly #conditions: string[] = [];
+
+  add(condition: string, value: unknown): void {
+    if (value === undefined) return;
+    this.#conditions.push(condition.replace("?", this.value(value)));
+  }
+
+  /** Rows that come after `start`, newest first. */
+  after(timeColumn: string, keyColumn: string, start: PageStart | undefined): void {
+    if (start === undefined) return;
+    this.#conditions.push(
+      `(${timeColumn}, ${keyColumn}) < (to_timestamp(${this.value(start.time)}::float8 / 1000), ${this.value(start.key)})`,
+    );
+  }
+
+  /** Places a value; returns its placeholder. */
+  value(value: unknown): string {
+    this.values.push(value);
+    return `$${this.values.length}`;
+  }
+
+  get text(): string {
+    return this.#conditions.length === 0 ? "" : `where ${this.#conditions.join(" and ")}`;
+  }
+}
