@@ -13,6 +13,12 @@ export interface Clock {
   wall(): number;
 }
 
+/** Timers of this process, by its monotonic clock. A timer may fire late; it never decides whether an answer is fresh. */
+export interface Timers {
+  /** Runs once, not before `ms` have passed. Returns what cancels it. */
+  after(ms: number, run: () => void): () => void;
+}
+
 /**
  * What every statement shows about the server that answered. Positions are comparable only inside one epoch
  * (timeline / incarnation / server start time).
@@ -278,7 +284,13 @@ export interface PollResult extends Evidence {
 export interface Missing extends Evidence {
   readonly settled: string | undefined;
   readonly maxBoundMs: number;
-  readonly missing: readonly { readonly id: string; readonly boundMs: number; readonly reaped: boolean }[];
+  /** Rows whose `appliedN` is below the position. `appliedN` is -1 for a row of another epoch. */
+  readonly missing: readonly {
+    readonly id: string;
+    readonly boundMs: number;
+    readonly reaped: boolean;
+    readonly appliedN: number;
+  }[];
 }
 
 /** One registered cache, as housekeeping sees it. */
@@ -310,15 +322,19 @@ export interface RevocationLog {
   ack(me: string, epoch: string, applied: number): Promise<void>;
   /** The heartbeat: seen = now. */
   seen(me: string): Promise<void>;
+  /** Deletes an own row, one under which no lease is held any more. */
   leave(me: string): Promise<void>;
   /** `position`: what must be acknowledged; undefined: the head at this statement. */
   missing(epoch: string, position: number | undefined): Promise<Missing>;
   validators(): Promise<Evidence & { readonly settled: string | undefined; readonly rows: readonly ValidatorRow[] }>;
+  /** Marks rows as reaped, durably: a reaped row gives no lease, ever. */
   reap(ids: readonly string[]): Promise<void>;
   bury(ids: readonly string[], epoch: string): Promise<void>;
   settle(epoch: string): Promise<void>;
   /** Raises the floor over rows older than ten minutes, commits, then deletes them; one leader at a time. */
   prune(): Promise<void>;
+  /** The last answer came from a server that must not be asked again: destroy the connection, open another. */
+  distrust(): void;
   /** Called on NOTIFY. A wake-up may be lost: that costs latency, never safety. */
   onWakeUp(listener: () => void): void;
   close(): Promise<void>;
