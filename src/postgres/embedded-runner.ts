@@ -63,7 +63,7 @@ export async function firstWorking(
     const script = 'if test -w "$0"; then exec "$1" --version; else echo "cannot write to $0" >&2; exit 1; fi';
     const answer = await runToEnd(runner, "/bin/sh", ["-c", script, socketDir, postgres]).catch((error: Failure) => {
       const who = runner.owner ? `user ${runner.owner.uid}` : (runner.prefix[0] ?? "this user");
-      reasons.add(`${who}: ${(error.stderr || error.message).trim()}`);
+      reasons.add(`${who}: ${error.stderr?.trim() || `failed with ${error.code}`}`);
     });
     const version = answer && /(\d+\.\d+)/.exec(answer)?.[1];
     if (version) return { runner, version };
@@ -71,7 +71,7 @@ export async function firstWorking(
   return { reason: [...reasons].join("; ") };
 }
 
-type Failure = { stderr?: string; message: string };
+type Failure = { stderr?: string; code?: string | number };
 
 /** Another user gets the socket folder and may pass through the data folder, which keeps its owner. Root alone does. */
 async function lendFolders(runner: Runner, dataDir: string, socketDir: string): Promise<void> {
