@@ -1,0 +1,86 @@
+import { readFileSync } from "node:fs";
+import type { Interceptor, Transport } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import { usage } from "./failure.ts";
+
+export const ADMIN_ADDRESS = "http://127.0.0.1:7401";
+export const DATA_ADDRESS = "http://127.0.0.1:7400";
+/** Where the embedded first start puts the first admin token, seen from the folder of `npm start`. */
+export const EMBEDDED_TOKEN_FILE = "./data/admin-token";
+
+const LONGEST_ANSWER = 64 * 1024 * 1024;
+
+/** The secret that the CLI presents as a caller, and where it came from in words for a message. */
+export interface Credential {
+  readonly secret: string;
+  readonly from: string;
+}
+
+/**
+ * A client's side of a door: `http://host:port`, `https://host:port` or `unix:/path`, by the Connect protocol over
+ * HTTP/1.1, which every door takes. Every call carries the credential, if there is one, and ends after `timeoutMs`.
+ * Anything else as an address is a usage Failure that names the flag.
+ */
+export function openDoor(
+  address: { readonly text: string; readonly flag: string },
+  credential: Credential | undefined,
+  timeoutMs: number,
+): Transport {
+  const unix = /^unix:(\/.+)$/.exec(address.text)?.[1];
+  if (unix === undefined && !isHttp(address.text)) {
+    throw usage(`${address.flag} must be http://host:port, https://host:port or unix:/path`);
+  }
+  return createConnectTransport({
+    baseUrl: unix === undefined ? address.text : "http://localhost",
+    httpVersion: "1.1",
+    ...(unix === undefined ? {} : { nodeOptions: { socketPath: unix } }),
+    interceptors: credential === undefined ? [] : [bearer(credential.secret)],
+    acceptCompression: [],
+    readMaxBytes: LONGEST_ANSWER,
+    defaultTimeoutMs: timeoutMs,
+  });
+}
+
+/** The credential in a file: one line, no blanks in it. A file that is not so is a usage Failure that names it. */
+export function credentialFromFile(path: string): Credential {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    throw usage(`cannot read the token file ${path}: ${reasonOf(error)}`);
+  }
+  return { secret: oneWord(text, `the token file ${path}`), from: `the file ${path}` };
+}
+
+/** The credential of the environment, `SALLYPORT_TOKEN`; undefined when it is not set. */
+export function credentialFromEnvironment(token: string | undefined): Credential | undefined {
+  if (token === undefined || token === "") return undefined;
+  return { secret: oneWord(token, "SALLYPORT_TOKEN"), from: "SALLYPORT_TOKEN" };
+}
+
+/** Why Node could not read a file, in words. */
+export function reasonOf(error: unknown): string {
+  const code = error instanceof Error && "code" in error ? error.code : undefined;
+  if (code === "ENOENT") return "there is no such file";
+  if (code === "EACCES") return "this user may not read it";
+  if (code === "EISDIR") return "it is a folder";
+  return String(code ?? "unknown reason");
+}
+
+function bearer(secret: string): Interceptor {
+  return (next) => (request) => {
+    request.header.set("authorization", `Bearer ${secret}`);
+    return next(request);
+  };
+}
+
+function oneWord(text: string, where: string): string {
+  const word = text.trim();
+  if (!/^[\x21-\x7e]+$/.test(word)) throw usage(`${where} must hold one token string, on one line`);
+  return word;
+}
+
+function isHttp(text: string): boolean {
+  const url = URL.parse(text);
+  return url !== null && (url.protocol === "http:" || url.protocol === "https:") && url.username === "";
+}

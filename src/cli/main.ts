@@ -1,0 +1,94 @@
+// cli/: a stranger. It enters by the doors only, and knows nothing of the program but its generated API.
+import { Command, CommanderError, Option } from "commander";
+import { addAudit } from "./audit.ts";
+import { ADMIN_ADDRESS, EMBEDDED_TOKEN_FILE } from "./connect.ts";
+import { EXIT, explain, type Situation, usage } from "./failure.ts";
+import { duration } from "./flags.ts";
+import { visible, withoutSecrets } from "./output.ts";
+import { addPrincipals } from "./principals.ts";
+import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";
+import { addTenants } from "./tenants.ts";
+import { addTokens } from "./tokens.ts";
+import { addValidate } from "./validate.ts";
+
+const SERVER_COMMANDS = {
+  serve: "run the server: the data, admin and ops doors",
+  migrate: "bring the database to the schema of this program",
+  bootstrap: "print the first admin token, once; --again mints another",
+  "check-config": "check the configuration and print it, secrets left out",
+};
+
+const AFTER_HELP = `
+The credential is --token-file, else SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists.
+Durations: 90d, 36h, 30m, 15s. Exit codes: 0, 1 a command said no, 2 usage, 69 unavailable, 70 a bug.`;
+
+/**
+ * Runs one client command, or prints help. `argv` starts after the program's name. Returns the exit code (0, 1, 2, 69
+ * or 70) and never throws: what went wrong is one line on `io.stderr`, without a stack and without a token string.
+ */
+export async function runCli(argv: readonly string[], io: Io): Promise<number> {
+  // A reader that has seen enough (`| head`) closes the pipe: the rest of the output has nowhere to go.
+  io.stdout.on("error", () => undefined);
+  const situation: Situation = {};
+  let exit: number = EXIT.ok;
+  const run: Run =
+    <Options>(body: Body<Options>) =>
+    async (...given: unknown[]) => {
+      const command = given.at(-1) as Command;
+      const session = new Session(io, command.optsWithGlobals<Globals>(), situation);
+      exit = (await body(session, command.opts() as Options, command.args)) ?? EXIT.ok;
+    };
+  try {
+    await programOf(run, io).parseAsync(argv, { from: "user" });
+    return exit;
+  } catch (error) {
+    // Commander has printed its own text by now; help that was asked for is its only success.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    const failure = explain(error, situation);
+    io.stderr.write(`sallyport: ${visible(withoutSecrets(failure.message))}\n`);
+    return failure.exit;
+  }
+}
+
+function programOf(run: Run, io: Io): Command {
+  const program = new Command("sallyport")
+    .description("Issues, lists, rotates, revokes and validates API tokens: the server, and its client.")
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => io.stdout.write(text),
+      writeErr: (text) => io.stderr.write(text),
+      outputError: (text, write) => write(withoutSecrets(text.replace(/^error: /, "sallyport: "))),
+      getOutHelpWidth: () => widthOf(io.stdout),
+      getErrHelpWidth: () => widthOf(io.stderr),
+    })
+    .configureHelp({ showGlobalOptions: true })
+    .option("--address <address>", `the admin door; default SALLYPORT_ADDRESS, else ${ADMIN_ADDRESS}; or unix:/path`)
+    .option(
+      "--token-file <file>",
+      `your token (for validate: the token to judge); default SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists`,
+    )
+    .option("--json", "protobuf JSON for programs")
+    .addOption(
+      new Option("--timeout <duration>", "how long to wait for an answer").argParser(duration).default(15_000, "15s"),
+    )
+    .addHelpText("after", AFTER_HELP);
+
+  program.commandsGroup("Server:");
+  for (const [name, description] of Object.entries(SERVER_COMMANDS)) {
+    // main.ts takes these when they are the first word; here they are for the help, and for one who wrote an option first.
+    program
+      .command(name)
+      .description(description)
+      .allowUnknownOption()
+      .action(() => {
+        throw usage(`${name} comes first: sallyport ${name} …`);
+      });
+  }
+  program.commandsGroup("Client:");
+  for (const add of [addTokens, addPrincipals, addTenants, addAudit, addValidate]) add(program, run);
+  return program;
+}
+
+function widthOf(stream: NodeJS.WritableStream): number {
+  return "columns" in stream && typeof stream.columns === "number" ? stream.columns : 100;
+}

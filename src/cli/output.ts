@@ -1,0 +1,106 @@
+import { createMethodSerializationLookup } from "@connectrpc/connect/protocol";
+import { type Effect, EffectMode } from "../gen/sallyport/v1/effect_pb.ts";
+import { formatWait, relative, toMilliseconds } from "./durations.ts";
+
+type Lookup = typeof createMethodSerializationLookup;
+/** A method of a generated service: `TokenAdmin.method.createToken`. */
+export type Method = Parameters<Lookup>[0];
+/** Any protobuf message. */
+export type Message = Parameters<ReturnType<ReturnType<Lookup>["getO"]>["serialize"]>[0];
+type Stamp = { seconds: bigint; nanos: number };
+
+const NO_LIMITS = { readMaxBytes: 0xffffffff, writeMaxBytes: 0xffffffff };
+/** C0 and C1 controls, line and paragraph separators, and the characters that turn the direction of text. */
+const UNSAFE = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
+/** A token string of ours (a prefix, then 58 base62 characters; with a few missing it is still a find), or a JWT. */
+const SECRET = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{40,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*/g;
+
+/** Text of others made harmless for a terminal: what could move the cursor or turn the text is shown as `\u{…}`. */
+export function visible(text: string): string {
+  return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
+}
+
+/** Text with whatever looks like a token string taken out: every line that goes to stderr passes here. */
+export function withoutSecrets(text: string): string {
+  return text.replace(SECRET, "[token string]");
+}
+
+/** A response as protobuf JSON for programs; empty lists, false and 0 are written out, so that `jq` finds them. */
+export function json(method: Method, response: Message): string {
+  const codec = createMethodSerializationLookup(method, undefined, { alwaysEmitImplicit: true }, NO_LIMITS).getO(false);
+  return JSON.stringify(JSON.parse(Buffer.from(codec.serialize(response)).toString()), undefined, 2);
+}
+
+/** Aligned columns under their titles; an empty cell is `-`, the last column is not padded. */
+export function table(titles: readonly string[], rows: readonly (readonly string[])[]): string {
+  const lines = [titles, ...rows.map((row) => row.map((cell) => (cell === "" ? "-" : visible(cell))))];
+  const widths = titles.map((_, column) => Math.max(...lines.map((line) => lengthOf(line[column] ?? ""))));
+  return lines
+    .map((line) =>
+      line
+        .map((cell, column) => pad(cell, widths[column] ?? 0))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
+}
+
+/** A record, one fact a line; facts without a value are left out. */
+export function record(facts: readonly (readonly [name: string, value: string])[]): string {
+  const width = Math.max(...facts.map(([name]) => name.length));
+  return facts
+    .filter(([, value]) => value !== "")
+    .map(([name, value]) => `${name.padEnd(width)}  ${visible(value)}`)
+    .join("\n");
+}
+
+/** Parts of an answer with an empty line between; empty parts are left out. */
+export function paragraphs(...parts: readonly string[]): string {
+  return parts.filter((part) => part !== "").join("\n\n");
+}
+
+/** The name of an enum's value without its prefix: `nameOf(TokenState, 1)` is ACTIVE. Unknown values are numbers. */
+export function nameOf(values: Readonly<Record<string, number>>, value: number): string {
+  return Object.entries(values).find(([, number]) => number === value)?.[0] ?? String(value);
+}
+
+/** A time for a table: "in 89d"; the empty string if there is none. */
+export function fromNow(stamp: Stamp | undefined, now: number): string {
+  return stamp === undefined ? "" : relative(toMilliseconds(stamp), now);
+}
+
+/** A time for a record: "2027-01-31T12:00:00Z (in 89d)"; the empty string if there is none. */
+export function timeAndDistance(stamp: Stamp | undefined, now: number): string {
+  return stamp === undefined ? "" : `${timeOf(stamp)} (${fromNow(stamp, now)})`;
+}
+
+/** Annotations in one line: "a=1, b=2". */
+export function annotationsOf(annotations: Readonly<Record<string, string>>): string {
+  return Object.entries(annotations)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(", ");
+}
+
+/** What an Effect proves, in a sentence: "in force everywhere after 12 ms (ACKED), position 42". */
+export function effectOf(effect: Effect | undefined): string {
+  if (effect === undefined) return "";
+  const mode = `(${nameOf(EffectMode, effect.mode)}), position ${effect.position}`;
+  if (effect.mode === EffectMode.ACCEPTED) {
+    const by = effect.effectiveBy === undefined ? "" : ` by ${timeOf(effect.effectiveBy)} at the latest`;
+    return `durable, in force everywhere${by} ${mode}`;
+  }
+  return `in force everywhere after ${formatWait(effect.waited === undefined ? 0 : toMilliseconds(effect.waited))} ${mode}`;
+}
+
+/** A time for a log: "2027-01-31T12:00:00Z". */
+export function timeOf(stamp: Stamp): string {
+  return new Date(toMilliseconds(stamp)).toISOString().replace(/\.\d+Z$/, "Z");
+}
+
+function pad(cell: string, width: number): string {
+  return cell + " ".repeat(width - lengthOf(cell));
+}
+
+function lengthOf(text: string): number {
+  return [...text].length;
+}

@@ -1,0 +1,105 @@
+import { existsSync } from "node:fs";
+import type { Transport } from "@connectrpc/connect";
+import type { Command } from "commander";
+import {
+  ADMIN_ADDRESS,
+  type Credential,
+  credentialFromEnvironment,
+  credentialFromFile,
+  DATA_ADDRESS,
+  EMBEDDED_TOKEN_FILE,
+  openDoor,
+} from "./connect.ts";
+import type { Exit, Situation } from "./failure.ts";
+import { json, type Message, type Method } from "./output.ts";
+
+/** The world of a command, handed in by `main.ts`: nothing here reads `process`. */
+export interface Io {
+  readonly stdin: NodeJS.ReadableStream;
+  readonly stdout: NodeJS.WritableStream;
+  readonly stderr: NodeJS.WritableStream;
+  readonly env: Readonly<Record<string, string | undefined>>;
+}
+
+/** The options that every client command takes. */
+export interface Globals {
+  readonly address?: string;
+  readonly tokenFile?: string;
+  readonly json?: true;
+  readonly timeout: number;
+}
+
+/** What a command does: with its options and arguments; the exit code is 0 unless it returns another. */
+export type Body<Options> = (session: Session, options: Options, args: readonly string[]) => Promise<Exit | undefined>;
+/** Makes a commander action of a body. */
+export type Run = <Options>(body: Body<Options>) => (...given: unknown[]) => Promise<void>;
+/** Adds the commands of a noun to the program. */
+export type AddCommands = (program: Command, run: Run) => void;
+
+/** One run of one command: which doors, as whom, how it prints. Keeps `situation` true for the error message. */
+export class Session {
+  readonly io: Io;
+  readonly now: number;
+  readonly situation: Situation;
+  readonly #globals: Globals;
+
+  constructor(io: Io, globals: Globals, situation: Situation) {
+    this.io = io;
+    this.now = Date.now();
+    this.situation = situation;
+    this.#globals = globals;
+  }
+
+  /** The admin door, with the caller's credential: `--token-file`, else SALLYPORT_TOKEN, else the embedded one. */
+  admin(): Transport {
+    const { address, tokenFile } = this.#globals;
+    const text = address ?? (this.io.env["SALLYPORT_ADDRESS"] || ADMIN_ADDRESS);
+    const credential =
+      tokenFile !== undefined
+        ? credentialFromFile(tokenFile)
+        : (credentialFromEnvironment(this.io.env["SALLYPORT_TOKEN"]) ??
+          (existsSync(EMBEDDED_TOKEN_FILE) ? credentialFromFile(EMBEDDED_TOKEN_FILE) : undefined));
+    return this.#open({ text, flag: address === undefined ? "SALLYPORT_ADDRESS" : "--address" }, credential);
+  }
+
+  /** The data door. It trusts its peers as a sidecar, or wants a credential with `sallyport.validate`. */
+  data(address: string | undefined, callerTokenFile: string | undefined): Transport {
+    const text = address ?? (this.io.env["SALLYPORT_DATA_ADDRESS"] || DATA_ADDRESS);
+    const credential =
+      callerTokenFile !== undefined
+        ? credentialFromFile(callerTokenFile)
+        : credentialFromEnvironment(this.io.env["SALLYPORT_TOKEN"]);
+    return this.#open({ text, flag: address === undefined ? "SALLYPORT_DATA_ADDRESS" : "--data-address" }, credential);
+  }
+
+  /** `--token-file` as `validate` means it. */
+  get judgedTokenFile(): string | undefined {
+    return this.#globals.tokenFile;
+  }
+
+  /** `--address`, if it was given. */
+  get adminAddress(): string | undefined {
+    return this.#globals.address;
+  }
+
+  /** Prints the response: as protobuf JSON with `--json`, else what `people` makes of it. */
+  answer<Response extends Message>(method: Method, response: Response, people: (response: Response) => string): void {
+    this.print(this.#globals.json === true ? json(method, response) : people(response));
+  }
+
+  /** Prints one text, and the end of its line. */
+  print(text: string): void {
+    this.io.stdout.write(`${text}\n`);
+  }
+
+  /** Says something beside the answer, to people only. */
+  note(text: string): void {
+    if (this.#globals.json !== true) this.io.stderr.write(`${text}\n`);
+  }
+
+  #open(address: { text: string; flag: string }, credential: Credential | undefined): Transport {
+    this.situation.address = address.text;
+    this.situation.credential = credential?.from;
+    return openDoor(address, credential, this.#globals.timeout);
+  }
+}

@@ -1,0 +1,155 @@
+import { createClient } from "@connectrpc/connect";
+import { Option } from "commander";
+import { TokenAdmin, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
+import { toSecondsIfAny } from "./durations.ts";
+import {
+  annotation,
+  clearFlag,
+  maskOf,
+  names,
+  noWaitFlag,
+  oneOf,
+  repeatable,
+  SAFE_TO_REPEAT,
+  switchFlags,
+  time,
+  timeOrAgo,
+} from "./flags.ts";
+import { effectOf, paragraphs } from "./output.ts";
+import { noteMore, type PageOptions, pageFlags, pages } from "./pages.ts";
+import type { AddCommands, Body } from "./session.ts";
+import { tokenRecord, tokenTable } from "./token-view.ts";
+import { addCreate, addRotate } from "./tokens-issue.ts";
+import { addRevoke, addRevokeMany } from "./tokens-revoke.ts";
+
+const CLEARABLE = ["display_name", "description", "scopes", "audiences", "allowed_cidrs", "annotations"];
+
+interface ListOptions extends PageOptions {
+  readonly tenant?: string;
+  readonly principal?: string;
+  readonly profile?: string;
+  readonly state?: TokenState;
+  readonly hint?: string;
+  readonly createdAfter?: number;
+  readonly createdBefore?: number;
+  readonly lastUsedBefore?: number;
+}
+
+interface UpdateOptions {
+  readonly displayName?: string;
+  readonly description?: string;
+  readonly scope?: string[];
+  readonly audience?: string[];
+  readonly allowedCidr?: string[];
+  readonly annotation?: Record<string, string>;
+  readonly expiresAt?: number;
+  readonly expiry: boolean;
+  readonly disable?: true;
+  readonly enable?: true;
+  readonly clear?: string[];
+  readonly etag?: string;
+  readonly wait: boolean;
+}
+
+/** `sallyport tokens …`: issue, read, change, rotate and revoke tokens. */
+export const addTokens: AddCommands = (program, run) => {
+  const tokens = program.command("tokens").description("create, get, list, update, rotate, revoke, revoke-many");
+  addCreate(tokens, run);
+
+  tokens.command("get").argument("<id>", "tok_…").description("show one token").action(run(get));
+
+  const list = tokens
+    .command("list")
+    .description("list tokens, newest first")
+    .option("--tenant <id>", "of this tenant; by default the caller's own")
+    .option("--principal <type:id>", "of this principal")
+    .option("--profile <name>", "of this kind")
+    .option("--state <state>", `in this state: ${names(TokenState)}`, oneOf<TokenState>(TokenState))
+    .option("--hint <hint>", "with exactly this hint")
+    .option("--created-after <time>", 'created since then; "36h" means 36 hours ago', timeOrAgo)
+    .option("--created-before <time>", "created before then", timeOrAgo)
+    .option("--last-used-before <time>", "not used since then, or never", timeOrAgo);
+  pageFlags(list).action(run(listTokens));
+
+  const change = tokens
+    .command("update")
+    .argument("<id>", "tok_…")
+    .description("change the fields given, and no others; a list given replaces the whole list")
+    .option("--display-name <name>", "a name for people")
+    .option("--description <text>", "free text")
+    .option("--scope <scope>", "what it may do; repeatable", repeatable)
+    .option("--audience <audience>", "where it is good; repeatable", repeatable)
+    .option("--allowed-cidr <cidr>", "from where it is accepted; repeatable", repeatable)
+    .option("--annotation <key=value>", "a fact for programs; repeatable", annotation)
+    .addOption(new Option("--expires-at <time>", "when it ends").argParser(time).conflicts("expiry"))
+    .option("--no-expiry", "it never ends, where the profile allows that")
+    .option("--etag <etag>", "only if the token is still as it was with this etag");
+  switchFlags(change, ["disable", "refuse it for now"], ["enable", "the end of --disable"]);
+  clearFlag(change, CLEARABLE);
+  noWaitFlag(change).action(run(update));
+
+  addRotate(tokens, run);
+  addRevoke(tokens, run);
+  addRevokeMany(tokens, run);
+};
+
+const get: Body<object> = async (session, _options, [id = ""]) => {
+  const response = await createClient(TokenAdmin, session.admin()).getToken({ id });
+  session.answer(TokenAdmin.method.getToken, response, ({ token }) => tokenRecord(token, session.now));
+};
+
+const listTokens: Body<ListOptions> = async (session, options) => {
+  const { createdAfter, createdBefore, lastUsedBefore, limit, all, ...filter } = options;
+  const client = createClient(TokenAdmin, session.admin());
+  const response = await pages(
+    { limit, all },
+    (page) =>
+      client.listTokens({
+        ...filter,
+        ...page,
+        createdAfter: toSecondsIfAny(createdAfter),
+        createdBefore: toSecondsIfAny(createdBefore),
+        lastUsedBefore: toSecondsIfAny(lastUsedBefore),
+      }),
+    ({ tokens }) => tokens,
+  );
+  session.answer(TokenAdmin.method.listTokens, response, ({ tokens }) => tokenTable(tokens, session.now));
+  noteMore(session, response);
+};
+
+const update: Body<UpdateOptions> = async (session, options, [id = ""]) => {
+  session.situation.repeat = SAFE_TO_REPEAT;
+  const { disable, enable, expiresAt, expiry, etag, wait } = options;
+  const updateMask = maskOf(
+    {
+      display_name: options.displayName,
+      description: options.description,
+      scopes: options.scope,
+      audiences: options.audience,
+      allowed_cidrs: options.allowedCidr,
+      annotations: options.annotation,
+      expire_time: expiresAt ?? (expiry ? undefined : "never"),
+      disabled: disable ?? enable,
+    },
+    options.clear,
+  );
+  const response = await createClient(TokenAdmin, session.admin()).updateToken({
+    token: {
+      id,
+      displayName: options.displayName,
+      description: options.description,
+      scopes: options.scope,
+      audiences: options.audience,
+      allowedCidrs: options.allowedCidr,
+      annotations: options.annotation,
+      expireTime: toSecondsIfAny(expiresAt),
+      disabled: disable === true,
+      etag,
+    },
+    updateMask,
+    noWait: !wait,
+  });
+  session.answer(TokenAdmin.method.updateToken, response, ({ token, effect }) =>
+    paragraphs(tokenRecord(token, session.now), effectOf(effect)),
+  );
+};
