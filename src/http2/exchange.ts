@@ -1,0 +1,177 @@
+import * as codes from "./codes.ts";
+import type { Head } from "./head.ts";
+import { connectError, grpcStatus, type HeaderPair, http, type Reply } from "./reply.ts";
+import type { Call, Failure, Protocol, Route } from "./routes.ts";
+import { parseConnectTimeout } from "./timeout.ts";
+
+// What a request means and how its failures are told, the same on every mount.
+
+/** A call as its mount sees it. */
+export interface ServedCall extends Call {
+  /** Tells the server's owner of what a handler or a hook threw. */
+  broke(error: unknown): void;
+}
+
+export const GRPC_PREFIX = 5;
+/** How much before the client's deadline a `failed` hook is asked, at most, in milliseconds. */
+const HEAD_START_MS = 10;
+const ALLOW_POST: readonly HeaderPair[] = [["allow", "POST"]];
+const REPLIES = {
+  notFound: http(404, []),
+  badRequest: http(400, []),
+  methodNotAllowed: http(405, ALLOW_POST),
+  unsupportedMediaType: http(415, []),
+  notOneMessage: grpcStatus(codes.UNIMPLEMENTED, "a unary call has one message"),
+  unknownMethod: grpcStatus(codes.UNIMPLEMENTED, "unknown method"),
+};
+
+interface Telling {
+  readonly code: number;
+  readonly message: string;
+  readonly httpStatus: number;
+  readonly headers: readonly HeaderPair[];
+}
+const TELLINGS: Readonly<Record<Failure, Telling>> = {
+  undecodable: { code: codes.INVALID_ARGUMENT, message: "malformed request", httpStatus: 400, headers: [] },
+  oversized: { code: codes.RESOURCE_EXHAUSTED, message: "request too large", httpStatus: 413, headers: [] },
+  compressed: {
+    code: codes.UNIMPLEMENTED,
+    message: "compression is not supported",
+    httpStatus: 415,
+    headers: [["accept-encoding", "identity"]],
+  },
+  deadline: { code: codes.DEADLINE_EXCEEDED, message: "deadline exceeded", httpStatus: 504, headers: [] },
+  overloaded: { code: codes.RESOURCE_EXHAUSTED, message: "overloaded", httpStatus: 503, headers: [] },
+  internal: { code: codes.INTERNAL, message: "internal error", httpStatus: 500, headers: [] },
+};
+const GRPC_IDENTITY: readonly HeaderPair[] = [["grpc-accept-encoding", "identity"]];
+const HEADER_FIELDS_TOO_LARGE = http(431, []);
+
+const prepared = prepareDefaults();
+
+/** The answer the head alone calls for, with the body unread; undefined when the request may go on to its handler. */
+export function refusal(head: Head, call: ServedCall): Reply | undefined {
+  const target = head.target;
+  const grpc = head.protocol === "grpc" && target?.plain !== true;
+  if (head.oversized) return grpc ? failure(call, "oversized", target?.route) : HEADER_FIELDS_TOO_LARGE;
+  if (head.method === "CONNECT") return REPLIES.methodNotAllowed;
+  if (!head.authorityIsGood) return grpc ? failure(call, "undecodable", target?.route) : REPLIES.badRequest;
+  if (target === undefined) return grpc ? REPLIES.unknownMethod : REPLIES.notFound;
+  if (target.plain) return undefined;
+  if (head.method !== "POST") return REPLIES.methodNotAllowed;
+  if (grpc) {
+    if (head.grpcEncoding !== "identity") return failure(call, "compressed", target.route);
+    if (Number.isNaN(head.grpcTimeout)) return failure(call, "undecodable", target.route);
+    return undefined;
+  }
+  return head.protocol === "http" ? REPLIES.unsupportedMediaType : connectRefusal(head, call, target.route);
+}
+
+function connectRefusal(head: Head, call: ServedCall, route: Route): Reply | undefined {
+  if ((head.first("content-encoding") ?? "identity") !== "identity") return failure(call, "compressed", route);
+  const badVersion = (head.first("connect-protocol-version") ?? "1") !== "1";
+  return badVersion || Number.isNaN(connectTimeout(head)) ? failure(call, "undecodable", route) : undefined;
+}
+
+function connectTimeout(head: Head): number | undefined {
+  const value = head.first("connect-timeout-ms");
+  return value === undefined ? undefined : parseConnectTimeout(value);
+}
+
+/** What a call speaks: plain routes are HTTP whatever the content type says. */
+export function protocolFor(head: Head): Protocol {
+  return head.target?.plain === true ? "http" : head.protocol;
+}
+
+/** How long the call may take, in milliseconds: the client's timeout clamped to the route's. */
+export function timeFor(head: Head): number {
+  const target = head.target;
+  if (target === undefined) return 0;
+  const cap = target.route.deadlineMs;
+  const asked = target.plain ? undefined : head.protocol === "grpc" ? head.grpcTimeout : connectTimeout(head);
+  if (asked === undefined || !(asked < cap + HEAD_START_MS)) return cap;
+  const usable = target.route.failed === undefined ? asked : asked - Math.min(HEAD_START_MS, asked / 10);
+  return Math.min(usable, cap);
+}
+
+/** The most octets the body of this request may have. */
+export function bodyLimit(head: Head): number {
+  const route = head.target?.route;
+  if (route === undefined) return 0;
+  return protocolFor(head) === "grpc" ? route.maxMessage + GRPC_PREFIX : route.maxMessage;
+}
+
+/** Why the octets of a gRPC body that have come so far, bytes[start, end), can no longer become an allowed message. */
+export function prefixFailure(bytes: Buffer, start: number, end: number, maxMessage: number): Failure | undefined {
+  if (end - start < GRPC_PREFIX) return undefined;
+  const flag = bytes[start]!;
+  if (flag !== 0) return flag === 1 ? "compressed" : "undecodable";
+  return bytes.readUInt32BE(start + 1) > maxMessage ? "oversized" : undefined;
+}
+
+/**
+ * Runs the handler of a request whose body bytes[start, end) is whole. Never throws: what the handler throws is
+ * answered as this call's "internal".
+ */
+export function perform(
+  head: Head,
+  call: ServedCall,
+  bytes: Buffer,
+  start: number,
+  end: number,
+): Reply | Promise<Reply> {
+  const route = head.target!.route;
+  let from = start;
+  if (call.protocol === "grpc") {
+    from += GRPC_PREFIX;
+    const why = prefixFailure(bytes, start, end, route.maxMessage);
+    if (why !== undefined) return failure(call, why, route);
+    const rest = end - from - (end >= from ? bytes.readUInt32BE(start + 1) : 0);
+    if (rest !== 0) return notOneMessage(call, route, end === start || (rest >= GRPC_PREFIX && end > from));
+  } else if (end - start > route.maxMessage) return failure(call, "oversized", route);
+  try {
+    return route.handler(bytes.subarray(from, end), call);
+  } catch (error) {
+    call.broke(error);
+    return failure(call, "internal", route);
+  }
+}
+
+/** None, or more than one, is a wrong number of messages; anything else is a broken frame. */
+function notOneMessage(call: ServedCall, route: Route, wrongNumber: boolean): Reply {
+  return wrongNumber && route.failed === undefined ? REPLIES.notOneMessage : failure(call, "undecodable", route);
+}
+
+/** The route's own answer to a failure, or the error of the call's protocol. */
+export function failure(call: ServedCall, kind: Failure, route: Route | undefined): Reply {
+  if (route?.failed !== undefined) {
+    try {
+      return route.failed(call, kind);
+    } catch (error) {
+      call.broke(error);
+      return prepared.internal[call.protocol];
+    }
+  }
+  return prepared[kind][call.protocol];
+}
+
+function prepareDefaults(): Readonly<Record<Failure, Readonly<Record<Protocol, Reply>>>> {
+  const prepare = (kind: Failure): Readonly<Record<Protocol, Reply>> => {
+    const { code, message, httpStatus, headers } = TELLINGS[kind];
+    const connect = connectError(code, message, [], headers);
+    return {
+      grpc: grpcStatus(code, message, undefined, kind === "compressed" ? GRPC_IDENTITY : []),
+      "connect-proto": connect,
+      "connect-json": connect,
+      http: http(httpStatus, headers),
+    };
+  };
+  return {
+    undecodable: prepare("undecodable"),
+    oversized: prepare("oversized"),
+    compressed: prepare("compressed"),
+    deadline: prepare("deadline"),
+    overloaded: prepare("overloaded"),
+    internal: prepare("internal"),
+  };
+}
