@@ -62,11 +62,10 @@ export async function fetchProgram(name: ProgramName): Promise<string> {
   if (await exists(path)) return path;
   await mkdir(cacheFolder(), { recursive: true });
   const unlock = await lock(`${folder}.lock`);
+  const staging = `${folder}.partial-${process.pid}`;
   try {
     if (await exists(path)) return path;
     await rm(folder, { recursive: true, force: true });
-    const staging = `${folder}.partial`;
-    await rm(staging, { recursive: true, force: true });
     await mkdir(join(staging, "bin"), { recursive: true });
     await fetchers[recipe.from](recipe as never, staging, folder);
     await rename(staging, folder);
@@ -75,6 +74,7 @@ export async function fetchProgram(name: ProgramName): Promise<string> {
     const { stderr, message } = error as { stderr?: string; message: string };
     throw new Error(`cannot fetch ${name}: ${(stderr?.trim() || message).split("\n").slice(-3).join(" ")}`);
   } finally {
+    await rm(staging, { recursive: true, force: true });
     await unlock();
   }
 }
@@ -130,21 +130,22 @@ async function findProgram(folder: string, program: string): Promise<string> {
   return largest.slice(largest.indexOf(" ") + 1);
 }
 
-/** A folder is made or it exists: that is the lock. One whose holder has died is taken over. */
+/** The lock is a folder with the holder's process id in it, moved into place whole. One whose holder died is taken over. */
 async function lock(path: string): Promise<() => Promise<void>> {
+  const mine = `${path}-${process.pid}`;
+  await mkdir(mine, { recursive: true });
+  await writeFile(join(mine, "pid"), String(process.pid));
   for (let waited = 0; waited < 600_000; waited += 250) {
-    const got = await mkdir(path).then(
-      () => true,
-      (error) => error.code !== "EEXIST" && Promise.reject(error),
+    const taken = await rename(mine, path).then(
+      () => false,
+      (error) => ["EEXIST", "ENOTEMPTY"].includes(error.code) || Promise.reject(error),
     );
-    if (got) {
-      await writeFile(join(path, "pid"), String(process.pid));
-      return () => rm(path, { recursive: true, force: true });
-    }
+    if (!taken) return () => rm(path, { recursive: true, force: true });
     const holder = Number(await readFile(join(path, "pid"), "utf8").catch(() => ""));
     if (holder > 0 && !alive(holder)) await rm(path, { recursive: true, force: true });
     else await delay(250);
   }
+  await rm(mine, { recursive: true });
   throw new Error(`${path} is held by another process`);
 }
 

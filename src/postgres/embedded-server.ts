@@ -85,7 +85,7 @@ async function tryLaunch(options: ServerOptions, port: number): Promise<Server |
   output.on("line", (line) => {
     lines.push(line);
     if (lines.length > 50) lines.shift();
-    if (line.includes("ready to accept connections")) ready.resolve(true);
+    if (/ready to accept (read-only )?connections/.test(line)) ready.resolve(true);
     if (/^(FATAL|PANIC):/.test(line)) options.log(`PostgreSQL: ${line}`);
   });
   const drained = once(output, "close");

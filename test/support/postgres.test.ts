@@ -1,5 +1,5 @@
 import pg from "pg";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { freshDatabase, hasPostgres, startServer, type ThrowawayServer } from "./postgres.ts";
 
 async function ask(url: string, sql: string): Promise<unknown[]> {
@@ -63,6 +63,20 @@ describe.each([15, 18] as const)("startServer, PostgreSQL %i", (major) => {
       await server.restart();
       expect(server.pid()).not.toBe(before);
       expect(await ask(server.url, "select n from kept")).toEqual([7]);
+    });
+
+    test("a standby follows it, refuses writes, and becomes a primary when promoted", async () => {
+      const standby = await server.standby();
+      onTestFinished(() => standby.remove());
+      await ask(server.url, "create table followed as select 8 as n");
+      await expect
+        .poll(() => ask(standby.url, "select n from followed").catch(() => []), { timeout: 10_000 })
+        .toEqual([8]);
+      await expect(ask(standby.url, "delete from followed")).rejects.toThrow(/read-only/);
+      await server.stop();
+      expect(await ask(standby.url, "select pg_promote()")).toEqual([true]);
+      expect(await ask(standby.url, "insert into followed values (9) returning n")).toEqual([9]);
+      await server.restart();
     });
   });
 });
