@@ -1,0 +1,163 @@
+import type { ServerResponse } from "node:http";
+import { createContextValues } from "@connectrpc/connect";
+import type { UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { type CallState, callStateKey, codeOf, faultOf, type WireFault, wireError } from "../services/decode-errors.ts";
+import { peerKey } from "../services/peer.ts";
+import {
+  type BodyRules,
+  clampDeadline,
+  encodingOf,
+  headersOf,
+  limitedBody,
+  release,
+  speaksGrpc,
+} from "./call-frame.ts";
+import { answer } from "./guard.ts";
+import type { ByteBudget, RpcLimits } from "./limits.ts";
+import { connectionOf, type DoorListener, type DoorRequest, type DoorResponse, peerOf } from "./peers.ts";
+import { abandon } from "./responses.ts";
+import { type Route, type RpcRouteOptions, refusal, rpcRoutes } from "./rpc-routes.ts";
+import { writeResponse } from "./write-response.ts";
+
+export interface ConnectListenerOptions extends RpcRouteOptions {
+  /** Bytes that all requests of the door hold together. */
+  readonly budget: ByteBudget;
+  readonly streamsPerConnection: number;
+  /** Answers paths that are no RPC; 404, or UNIMPLEMENTED to gRPC, by default. */
+  readonly fallback?: DoorListener;
+}
+
+/** Connect parses the URL that it is given; what the peer calls us stays out of it. */
+const ORIGIN = "http://sallyport";
+/** A handler that overlooks its deadline is answered for after so long. */
+const DEADLINE_SLACK_MS = 40;
+
+/**
+ * Serves RPCs (gRPC, Connect, on request gRPC-Web) on any HTTP server of Node, with what connect's own adapter lacks: a
+ * limit on every body, a deadline on every unary call, fixed texts for whatever cannot be decoded, and no way for a peer
+ * to end the process.
+ */
+export function connectListener(options: ConnectListenerOptions): DoorListener {
+  const routes = rpcRoutes(options);
+  const streams = new WeakMap<object, number>();
+  return (req, res) => {
+    const [path, query = ""] = req.url!.split("?", 2) as [string, string?];
+    const route = routes.get(path);
+    if (route === undefined) return (options.fallback ?? unknownPath)(req, res);
+    if (!route.stream) return serve(route, query, options.budget, req, res);
+    const connection = connectionOf(req);
+    const open = streams.get(connection) ?? 0;
+    if (open >= options.streamsPerConnection) return serve(route, query, options.budget, req, res, "too_many_streams");
+    streams.set(connection, open + 1);
+    res.once("close", () => streams.set(connection, (streams.get(connection) ?? 1) - 1));
+    return serve(route, query, options.budget, req, res);
+  };
+}
+
+/** The answer to a path that nothing serves: 404, or UNIMPLEMENTED to a gRPC client. */
+export const unknownPath: DoorListener = (req, res) => {
+  const { rawMessage } = wireError("unknown_method");
+  const type = req.headers["content-type"];
+  if (!type?.startsWith("application/grpc")) return answer(res, 404, { code: "unimplemented", message: "not found" });
+  (res as ServerResponse).writeHead(200, {
+    "content-type": type.startsWith("application/grpc-web") ? "application/grpc-web+proto" : "application/grpc",
+    "grpc-status": "12",
+    "grpc-message": encodeURIComponent(rawMessage),
+  });
+  res.end();
+};
+
+async function serve(
+  route: Route,
+  query: string,
+  budget: ByteBudget,
+  req: DoorRequest,
+  res: DoorResponse,
+  early?: WireFault,
+): Promise<void> {
+  const header = headersOf(req);
+  if (header === undefined) return answer(res, 400, { code: "invalid_argument", message: "malformed header" });
+  const state: CallState = { decoded: false, admitted: false };
+  const values = createContextValues().set(peerKey, peerOf(req)).set(callStateKey, state);
+  const rules: BodyRules = { ...route, budget, grpc: speaksGrpc(header), state, held: 0 };
+  const gone = new AbortController();
+  res.once("close", () => {
+    gone.abort();
+    release(rules);
+  });
+  const request: UniversalServerRequest = {
+    httpVersion: req.httpVersion,
+    method: req.method ?? "",
+    url: ORIGIN + req.url,
+    header,
+    body: limitedBody(req, rules),
+    signal: gone.signal,
+    contextValues: values,
+  };
+  const deadline = clampDeadline(header, route.limits);
+  const fault = early ?? frameFault(route.limits, query, rules, header);
+  const response =
+    fault !== undefined
+      ? await refuse(route, request, fault)
+      : typeof deadline === "string"
+        ? await refuse(route, request, deadline)
+        : await withinDeadline(route, request, state, route.stream ? 0 : deadline);
+  if (response === undefined || gone.signal.aborted) return abandon(req);
+  try {
+    await writeResponse(response, res);
+  } catch {
+    abandon(req); // the client went away, or a stream broke after its headers
+  }
+}
+
+/** What is wrong with a request by its headers alone. */
+function frameFault(limits: RpcLimits, query: string, rules: BodyRules, header: Headers): WireFault | undefined {
+  const encoding = encodingOf(header, query, limits.gzip);
+  if (encoding === "other") return "encoding";
+  if (!rules.stream && Number(header.get("content-length") ?? 0) > limits.readMaxBytes + 5) return "too_large";
+  if (encoding === "gzip") {
+    if (!rules.budget.take(limits.readMaxBytes)) return "overloaded"; // what it may become
+    rules.held += limits.readMaxBytes;
+  }
+  return undefined;
+}
+
+/** Runs a call. The answer to a call that overlooks its deadline is given for it; undefined: nobody is there any more. */
+async function withinDeadline(
+  route: Route,
+  request: UniversalServerRequest,
+  state: CallState,
+  deadlineMs: number,
+): Promise<UniversalServerResponse | undefined> {
+  const answered = run(route, request, state);
+  if (deadlineMs === 0) return answered;
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<"late">((resolve) => {
+    timer = setTimeout(resolve, deadlineMs + DEADLINE_SLACK_MS, "late");
+  });
+  const first = await Promise.race([answered, late]);
+  clearTimeout(timer);
+  return first === "late" ? refuse(route, request, "deadline") : first;
+}
+
+/** A call by connect, with connect's own words for what it could not decode replaced by ours. */
+async function run(
+  route: Route,
+  request: UniversalServerRequest,
+  state: CallState,
+): Promise<UniversalServerResponse | undefined> {
+  const response = await route.handle(request);
+  if (state.decoded || !state.admitted) return response;
+  const code = await codeOf(response);
+  if (code === undefined) return response;
+  const fault = state.fault ?? faultOf(code);
+  return fault === undefined ? undefined : refuse(route, request, fault);
+}
+
+function refuse(route: Route, request: UniversalServerRequest, fault: WireFault): Promise<UniversalServerResponse> {
+  const header = new Headers(request.header);
+  for (const name of ["grpc-timeout", "connect-timeout-ms"]) header.delete(name);
+  return route.refuse({ ...request, header, body: nothing(), contextValues: refusal(wireError(fault)) });
+}
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}

@@ -1,0 +1,69 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { requestFault } from "./authority.ts";
+import type { DoorListener, DoorRequest, DoorResponse } from "./peers.ts";
+import { abandon, lastOfConnection, type OpenResponses } from "./responses.ts";
+
+export interface GuardHooks {
+  readonly responses: OpenResponses;
+  /** While true, HTTP/1.1 responses end their connections. */
+  draining(): boolean;
+  /** A peer sent what is not a request. Counted. */
+  onRefused(): void;
+  /** A listener threw or rejected: a bug of ours. */
+  onTrouble(what: string, error: unknown): void;
+}
+
+/**
+ * Stands before every listener of every door: nothing that a peer sends ends the process. A request without exactly one
+ * well-formed authority is answered 400 before any library sees it (some end the process over it); whatever a listener
+ * throws or rejects with is answered 500, with fixed text.
+ */
+export function guarded(listener: DoorListener, hooks: GuardHooks): DoorListener {
+  return (req, res) => {
+    try {
+      (req as IncomingMessage).on("error", ignore);
+      (res as ServerResponse).on("error", ignore);
+      hooks.responses.add(req, res);
+      if (hooks.draining()) lastOfConnection(res);
+      const fault = requestFault(req);
+      if (fault !== undefined) {
+        hooks.onRefused();
+        answer(res, 400, { code: "invalid_argument", message: fault });
+        return;
+      }
+      const done = listener(req, res);
+      if (done instanceof Promise) done.catch((error: unknown) => failed(req, res, hooks, error));
+    } catch (error) {
+      failed(req, res, hooks, error);
+    }
+  };
+}
+
+/** Answers with a fixed JSON body and nothing to cache. The text must hold no byte of the request. */
+export function answer(
+  res: DoorResponse,
+  status: number,
+  body: Readonly<Record<string, unknown>>,
+  headers: Readonly<Record<string, string>> = {},
+): void {
+  const text = JSON.stringify(body);
+  (res as ServerResponse).writeHead(status, {
+    "content-type": "application/json",
+    "content-length": Buffer.byteLength(text),
+    "cache-control": "no-store",
+    ...headers,
+  });
+  res.end(text);
+}
+
+function failed(req: DoorRequest, res: DoorResponse, hooks: GuardHooks, error: unknown): void {
+  hooks.onTrouble("listener failed", error);
+  try {
+    if (res.headersSent) abandon(req);
+    else answer(res, 500, { code: "internal", message: "internal error" });
+  } catch {
+    abandon(req); // the stream went away in between
+  }
+}
+
+function ignore(): void {}

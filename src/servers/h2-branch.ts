@@ -1,0 +1,147 @@
+import { createServer, type Http2Server, type ServerHttp2Session } from "node:http2";
+import type { Socket } from "node:net";
+import type { DoorLimits } from "./limits.ts";
+import type { DoorListener } from "./peers.ts";
+
+const CONTROL_WINDOW_MS = 10_000;
+/** After GOAWAY: how long streams under way may take before the session is torn down. */
+const CLOSE_GRACE_MS = 15_000;
+/** Between the announcement that no new streams are wanted and the refusal of them (threats K11). */
+const GOAWAY_ROUND_TRIP_MS = 200;
+
+// GOAWAY, stream 0, last stream id 2^31-1, NO_ERROR (RFC 9113 §6.8): "send no more; what is on the wire is served".
+const GOAWAY_MAX = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+
+export interface H2Branch {
+  readonly server: Http2Server;
+  /** Takes over a connection whose first bytes are the preface; they were put back with `unshift`. */
+  accept(socket: Socket): void;
+  readonly sessions: number;
+  /** Asks every session to end after its open streams. */
+  closeAll(): void;
+}
+
+interface Hooks {
+  onSession(session: ServerHttp2Session, socket: Socket): void;
+  onRefused(): void;
+}
+
+/** The HTTP/2 half of a door on Node's own server, with the caps that it lacks: time, age, idleness, control frames. */
+export function h2Branch(limits: DoorLimits, listener: DoorListener, hooks: Hooks): H2Branch {
+  const { h2 } = limits;
+  const server = createServer(
+    {
+      maxSessionMemory: 10,
+      maxHeaderListPairs: h2.maxHeaders,
+      maxSettings: 32,
+      maxOutstandingPings: 10,
+      maxSessionInvalidFrames: 50,
+      maxSessionRejectedStreams: h2.maxRejectedStreams,
+      streamResetBurst: h2.resetBurst,
+      streamResetRate: h2.resetsPerSecond,
+      settings: {
+        maxConcurrentStreams: h2.maxConcurrentStreams,
+        maxHeaderListSize: h2.maxHeaderBytes,
+        enablePush: false,
+        enableConnectProtocol: false,
+      },
+    },
+    listener,
+  );
+  const closers = new Set<() => void>();
+  server.on("sessionError", () => hooks.onRefused());
+  server.on("stream", (stream) => stream.on("error", () => {}));
+  let accepting: Socket | undefined;
+  server.on("session", (session: ServerHttp2Session) => {
+    const socket = accepting!;
+    const close = () => closeGracefully(session, socket);
+    closers.add(close);
+    session.once("close", () => closers.delete(close));
+    session.on("error", () => hooks.onRefused());
+    hooks.onSession(session, socket);
+    police(session, limits, close);
+  });
+  return {
+    server,
+    accept(socket) {
+      accepting = socket;
+      server.emit("connection", socket); // "session" is emitted inside
+      accepting = undefined;
+    },
+    get sessions() {
+      return closers.size;
+    },
+    closeAll() {
+      for (const close of closers) close();
+    },
+  };
+}
+
+/** Time, age, idleness, silence and control frames of one session. */
+function police(session: ServerHttp2Session, limits: DoorLimits, close: () => void): void {
+  const { h2 } = limits;
+  const timers = new Set<NodeJS.Timeout>();
+  const after = (ms: number, act: () => void): NodeJS.Timeout => {
+    const timer = setTimeout(act, ms).unref();
+    timers.add(timer);
+    return timer;
+  };
+  const cancel = (timer: NodeJS.Timeout): void => {
+    clearTimeout(timer);
+    timers.delete(timer);
+  };
+  let open = 0;
+  let idle = after(limits.firstRequestMs, close);
+  session.on("stream", (stream) => {
+    open++;
+    cancel(idle);
+    stream.once("close", () => {
+      open--;
+      if (open === 0 && h2.idleMs > 0 && !session.closed) {
+        cancel(idle);
+        idle = after(h2.idleMs, close);
+      }
+    });
+  });
+  if (h2.ageMs > 0) after(h2.ageMs * (0.9 + Math.random() * 0.2), close); // jitter, not a secret
+  let control = 0;
+  const window = setInterval(() => (control = 0), CONTROL_WINDOW_MS).unref();
+  const count = (): void => {
+    if (++control > h2.maxControlFrames) session.destroy();
+  };
+  session.on("ping", count);
+  session.on("remoteSettings", count);
+  const pings = h2.pingMs > 0 ? setInterval(() => ping(session, h2.pingTimeoutMs), h2.pingMs).unref() : undefined;
+  session.once("close", () => {
+    for (const timer of timers) clearTimeout(timer);
+    clearInterval(window);
+    clearInterval(pings);
+  });
+}
+
+function ping(session: ServerHttp2Session, timeoutMs: number): void {
+  if (session.destroyed || session.closed) return;
+  const gone = setTimeout(() => session.destroy(), timeoutMs).unref();
+  session.ping(() => clearTimeout(gone)); // also called, with an error, when the session ends
+}
+
+/**
+ * No request is lost: GOAWAY(2^31-1), a round trip, then GOAWAY(last), and the end after the last stream. The first frame
+ * goes to the bare socket, because `session.goaway()` would have later streams ignored; on TLS that write would abort the
+ * process, so there `close()` alone must do.
+ */
+function closeGracefully(session: ServerHttp2Session, socket: Socket): void {
+  if (session.closed || session.destroyed) return;
+  const finish = (): void => {
+    if (session.closed || session.destroyed) return;
+    session.close();
+    const grace = setTimeout(() => session.destroy(), CLOSE_GRACE_MS).unref();
+    session.once("close", () => clearTimeout(grace));
+  };
+  if (session.encrypted || socket.destroyed || !socket.writable) {
+    finish();
+  } else {
+    socket.write(GOAWAY_MAX);
+    setTimeout(finish, GOAWAY_ROUND_TRIP_MS).unref();
+  }
+}

@@ -1,0 +1,84 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { constants, type Http2ServerRequest } from "node:http2";
+import { connectionOf, type DoorRequest, type DoorResponse } from "./peers.ts";
+
+/** How long the rest of a request is read and dropped after its answer, so that the client can read the answer. */
+const LINGER_MS = 1_000;
+
+interface Open {
+  readonly req: DoorRequest;
+  readonly res: DoorResponse;
+  pending: number;
+  still: number;
+}
+
+/** The responses that a door is writing: counted, watched for readers that do not read, and closed properly. */
+export class OpenResponses {
+  readonly #open = new Set<Open>();
+  readonly #inFlight = new WeakMap<object, number>();
+
+  get size(): number {
+    return this.#open.size;
+  }
+
+  /** Whether an HTTP/1.1 connection has a response under way; an error may then not be written between its bytes. */
+  inFlight(socket: object): boolean {
+    return (this.#inFlight.get(socket) ?? 0) > 0;
+  }
+
+  /** Follows a response to its end. What is left of its request is then dropped: HTTP/2 resets, HTTP/1.1 lingers. */
+  add(req: DoorRequest, res: DoorResponse): void {
+    const entry: Open = { req, res, pending: 0, still: 0 };
+    const connection = connectionOf(req);
+    this.#open.add(entry);
+    this.#inFlight.set(connection, (this.#inFlight.get(connection) ?? 0) + 1);
+    res.once("finish", () => dropRest(req));
+    res.once("close", () => {
+      this.#open.delete(entry);
+      this.#inFlight.set(connection, (this.#inFlight.get(connection) ?? 1) - 1);
+    });
+  }
+
+  /** From now on every HTTP/1.1 response ends its connection (RFC 9112 §9.6). */
+  closeAfter(): void {
+    for (const { res } of this.#open) lastOfConnection(res);
+  }
+
+  /** Called every `intervalMs`: resets what has had unread bytes, and no movement, for `stalledMs`. */
+  sweep(intervalMs: number, stalledMs: number): void {
+    for (const entry of this.#open) {
+      const pending = pendingBytes(entry.res);
+      entry.still = pending > 0 && pending === entry.pending ? entry.still + intervalMs : 0;
+      entry.pending = pending;
+      if (entry.still >= stalledMs) abandon(entry.req);
+    }
+  }
+}
+
+/** Marks an HTTP/1.1 response whose head is not yet written as the last one of its connection. */
+export function lastOfConnection(res: DoorResponse): void {
+  if (!("stream" in res) && !res.headersSent) (res as ServerResponse).shouldKeepAlive = false;
+}
+
+/** Ends a request's stream, or its connection where HTTP/1.1 has nothing smaller. */
+export function abandon(req: DoorRequest): void {
+  if ("stream" in req) req.stream.close(constants.NGHTTP2_CANCEL);
+  else req.socket.destroy();
+}
+
+function pendingBytes(res: DoorResponse): number {
+  return "stream" in res ? (res.stream?.writableLength ?? 0) : (res as ServerResponse).writableLength;
+}
+
+function dropRest(req: DoorRequest): void {
+  if ("stream" in req) {
+    const stream = (req as Http2ServerRequest).stream;
+    if (!stream.destroyed && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
+    return;
+  }
+  const message = req as IncomingMessage;
+  if (message.complete || message.socket.destroyed) return;
+  const timer = setTimeout(() => message.socket.destroy(), LINGER_MS).unref();
+  message.once("end", () => clearTimeout(timer));
+  message.resume();
+}
