@@ -1,0 +1,195 @@
+import { LRUCache } from "lru-cache";
+import { refusal, type TimeBounds } from "../domain/decide.ts";
+import { Cached, type Freshness } from "../domain/freshness.ts";
+import { dependencies, type Material } from "../domain/material.ts";
+import { hasRightTag, type ParsedTokenString } from "../domain/token-string.ts";
+import type { Reading, Tier, TokenCache } from "../ports.ts";
+import { before, Reads, type ReadsDeps, type ReadsOptions } from "./reads.ts";
+
+export interface LookupOptions extends ReadsOptions {
+  readonly l1Entries: number;
+  readonly l1Bytes: number;
+  /** Absolute: from when an entry is stored, however often it is used. Milliseconds, below the log's memory. */
+  readonly l1TtlMs: number;
+  /** Requests at the cache outside at once; beyond it, calls go on to the store. */
+  readonly maxCacheReads: number;
+}
+
+export interface LookupDeps extends ReadsDeps {
+  /** Without it nothing is cached or shared: every call has a read of its own. */
+  readonly freshness?: Freshness;
+  readonly cache?: TokenCache;
+  /** Somebody saw another epoch: let the follower look. */
+  readonly wake?: () => void;
+}
+
+/** What a look-up ends in. `undetermined`: no proof that any answer would be fresh. */
+export type Finding =
+  | { readonly kind: "found"; readonly material: Material; readonly time: TimeBounds; readonly tier: Tier }
+  | { readonly kind: "unknown"; readonly tier: Tier }
+  | { readonly kind: "undetermined" };
+
+interface Arrival {
+  readonly reading: Reading;
+  readonly cached: Cached | undefined;
+}
+
+const UNDETERMINED: Finding = { kind: "undetermined" };
+const FORGED: Finding = { kind: "unknown", tier: "none" };
+/** At no time does a limit of time refuse: what is refused then, is refused for its state. */
+const TIMELESS: TimeBounds = { lower: Number.POSITIVE_INFINITY, upper: Number.NEGATIVE_INFINITY };
+
+/**
+ * Finds the material behind a token string: L1, then the tag, then the cache outside, then a read on the primary
+ * (`revocation.md` §4.4). What is cached or shared passes the use rule, and `answer` is called in the very tick in which
+ * it did, or in which the own read was taken up: nothing can change between the proof and the decision.
+ */
+export class Lookup {
+  readonly #deps: LookupDeps;
+  readonly #options: LookupOptions;
+  readonly #l1: LRUCache<string, Cached>;
+  readonly #reads: Reads<Arrival>;
+  readonly #cacheReads = new Map<string, Promise<Material | undefined>>();
+
+  constructor(deps: LookupDeps, options: LookupOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#l1 = new LRUCache<string, Cached>({
+      max: options.l1Entries,
+      maxSize: options.l1Bytes,
+      sizeCalculation: (entry) => sizeOf(entry.material),
+      ttl: options.l1TtlMs,
+      ttlResolution: 0,
+      updateAgeOnGet: false,
+      perf: { now: () => deps.clock.mono() },
+    });
+    this.#reads = new Reads(deps, options, (reading) => this.#arrived(reading));
+  }
+
+  /**
+   * Synchronous for an L1 hit and for a forged string. `deadline` is a monotonic time; past it, and when the store
+   * fails, the finding is `undetermined`.
+   */
+  find<A>(text: string, parsed: ParsedTokenString, deadline: number, answer: (found: Finding) => A): A | Promise<A> {
+    const { freshness, clock } = this.#deps;
+    if (freshness?.halted) return answer(UNDETERMINED);
+    if (freshness !== undefined) {
+      const entry = this.#l1.get(parsed.digest);
+      const now = clock.mono();
+      if (entry !== undefined && freshness.usable(entry, now)) return answer(byPolls(freshness, entry, now, "l1"));
+    }
+    if (!hasRightTag(text, parsed.keys)) return answer(FORGED);
+    return this.#miss(parsed.digest, deadline, answer);
+  }
+
+  /** Forgets all of L1: another epoch began. */
+  forget(): void {
+    this.#l1.clear();
+  }
+
+  get entries(): number {
+    return this.#l1.size;
+  }
+
+  async #miss<A>(digest: string, deadline: number, answer: (found: Finding) => A): Promise<A> {
+    const { freshness, clock } = this.#deps;
+    if (freshness !== undefined) {
+      const kept = await this.#outside(digest, freshness, deadline);
+      const now = clock.mono();
+      if (kept !== undefined && freshness.usable(kept, now)) {
+        this.#noteRefusal(kept.material);
+        this.#l1.set(digest, kept);
+        return answer(byPolls(freshness, kept, now, "l2"));
+      }
+    }
+    return this.#read(digest, deadline, answer);
+  }
+
+  /** What the cache outside holds, unproven. One request per token at a time. */
+  async #outside(digest: string, freshness: Freshness, deadline: number): Promise<Cached | undefined> {
+    const { cache, clock } = this.#deps;
+    const { epoch } = freshness;
+    if (cache === undefined || !cache.ready || epoch === undefined || !freshness.holdsLease(clock.mono()))
+      return undefined;
+    let request = this.#cacheReads.get(digest);
+    if (request === undefined) {
+      if (this.#cacheReads.size >= this.#options.maxCacheReads) return undefined;
+      request = cache.get(digest, epoch).finally(() => this.#cacheReads.delete(digest));
+      this.#cacheReads.set(digest, request);
+    }
+    const material = await before(this.#deps, request, deadline);
+    return material === undefined ? undefined : new Cached(material);
+  }
+
+  async #read<A>(digest: string, deadline: number, answer: (found: Finding) => A): Promise<A> {
+    let own = false;
+    let strikes = 0;
+    for (;;) {
+      const flight = this.#reads.request(digest, deadline, own);
+      if (flight === undefined) return answer(UNDETERMINED);
+      const shared = flight.sent;
+      const arrival = await this.#reads.within(flight, deadline);
+      if (arrival === undefined || this.#deps.freshness?.halted) return answer(UNDETERMINED);
+      if (!this.#trusted(arrival.reading)) {
+        if (++strikes > 1) return answer(UNDETERMINED);
+      } else if (!shared || this.#proven(arrival)) {
+        return answer(this.#byReading(arrival));
+      }
+      own = true;
+    }
+  }
+
+  /** Of a reading that was sent before this call started: only the use rule can say that it will do. */
+  #proven({ cached }: Arrival): boolean {
+    const { freshness, clock } = this.#deps;
+    return cached !== undefined && freshness?.usable(cached, clock.mono()) === true;
+  }
+
+  #trusted(reading: Reading): boolean {
+    const { freshness } = this.#deps;
+    return !reading.inRecovery && (freshness === undefined || reading.epoch === freshness.epoch);
+  }
+
+  /** Once per reading, in the tick of its arrival. */
+  #arrived(reading: Reading): Arrival {
+    const { freshness, reader, wake, cache, clock } = this.#deps;
+    const { material } = reading;
+    const cached = material === undefined ? undefined : new Cached(material);
+    if (!this.#trusted(reading)) {
+      reader.distrust();
+      wake?.();
+    } else if (freshness !== undefined && cached !== undefined) {
+      this.#noteRefusal(cached.material);
+      if (freshness.usable(cached, clock.mono())) {
+        this.#l1.set(cached.material.digest, cached);
+        cache?.fill(cached.material);
+      }
+    }
+    return { reading, cached };
+  }
+
+  /** Keeps this process monotone before its poll has seen the change: what it refused once, no older row admits. */
+  #noteRefusal(material: Material): void {
+    if (refusal(material, TIMELESS) === undefined) return;
+    this.#deps.freshness?.refused(dependencies(material)[0]!, material.label);
+  }
+
+  #byReading({ reading, cached }: Arrival): Finding {
+    if (cached === undefined) return { kind: "unknown", tier: "store" };
+    const now = this.#deps.clock.mono();
+    const time = { lower: reading.dbTime + (now - reading.received), upper: reading.dbTime + (now - reading.sent) };
+    return { kind: "found", material: cached.material, time, tier: "store" };
+  }
+}
+
+function byPolls(freshness: Freshness, entry: Cached, now: number, tier: Tier): Finding {
+  return { kind: "found", material: entry.material, time: freshness.time(now), tier };
+}
+
+/** About what an entry takes of the heap, in bytes: the fixed part is measured in `test/app/lookup.test.ts`. */
+function sizeOf(m: Material): number {
+  let bytes = 480;
+  for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
+  for (const [key, value] of Object.entries(m.annotations)) bytes += 48 + 2 * (key.length + value.length);
+  return m.parent === undefined ? bytes : bytes + 128;
+}
