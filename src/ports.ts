@@ -89,6 +89,8 @@ export interface TokenStore {
   list(filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]>;
   /** Ids of tokens that are live and selected, in id order, after `afterId`. */
   select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]>;
+  /** How many tokens are live and selected. */
+  count(selection: RevokeSelection): Promise<number>;
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;
   listPrincipals(
@@ -226,7 +228,7 @@ export interface AuthorityStore {
   rotateToken(
     id: string,
     token: Pick<NewToken, "id" | "digest" | "kid" | "hint" | "createdBy">,
-    lifetime: LifetimeRule | "same",
+    lifetime: LifetimeRule,
     overlapMs: number,
     guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
     actor: AuditActor,

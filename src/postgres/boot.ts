@@ -30,8 +30,7 @@ export async function checkDatabase(db: Postgres, keyring: Keyring, fsyncOffAllo
       throw new BootError(`the keyring's pepper ${kid} is not the one that this database's tokens were made with`);
     }
   }
-  const used = await db.read<{ kid: string }>("select kid from sallyport.key_checks");
-  const missing = used.map(({ kid }) => kid).filter((kid) => keyring.get(kid) === undefined);
+  const missing = stored.map(({ kid }) => kid).filter((kid) => keyring.get(kid) === undefined);
   if (missing.length > 0) {
     throw new BootError(`the keyring lacks pepper ${missing.join(", ")}, which this database's tokens were made with`);
   }

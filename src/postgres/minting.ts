@@ -71,7 +71,7 @@ export async function rotate(
   tx: Tx,
   id: string,
   fresh: Pick<NewToken, "id" | "digest" | "kid" | "hint" | "createdBy">,
-  lifetime: LifetimeRule | "same",
+  lifetime: LifetimeRule,
   overlapMs: number,
   guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
   actor: AuditActor,
@@ -88,7 +88,6 @@ export async function rotate(
   refuseDead(old);
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
   const parent = old.parent ? await readToken(tx, old.parent) : undefined;
-  const rule = lifetime === "same" ? sameLifetime(old) : lifetime;
   const token: NewToken = {
     ...fresh,
     tenant: old.tenant,
@@ -105,7 +104,7 @@ export async function rotate(
     now: now.now,
     n: now.n,
     notBefore: undefined,
-    expire: expiry(rule, now.now, parent?.expireTime),
+    expire: expiry(lifetime, now.now, parent?.expireTime),
     parentId: old.parent || null,
     family: await familyOf(tx, id),
     rotatedFrom: id,
@@ -180,11 +179,6 @@ export function expiry(rule: LifetimeRule, now: number, parentExpire: number | u
     throw invalidField("not_before_time", "must be before the expiry of the token");
   }
   return expire;
-}
-
-function sameLifetime(old: Token): LifetimeRule {
-  if (old.expireTime === undefined) return { never: true, maxTtl: 0 };
-  return { ttl: old.expireTime - old.createTime, maxTtl: Number.POSITIVE_INFINITY };
 }
 
 /** Registers the request, or finds what the first one with its id stored. */

@@ -58,29 +58,24 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]> {
-    const where = new Where();
-    where.add("v.tenant = ?", selection.tenant);
-    where.add("v.principal = ?", selection.principal);
-    where.add("v.profile = ?", selection.profile);
-    where.add("v.created_by = ?", selection.createdBy);
-    where.add("v.create_time < to_timestamp(?::float8 / 1000)", selection.createdBefore);
+    const where = selected(selection);
     where.add("v.id > ?", afterId);
-    // Live, or disabled or not yet valid: whatever could be accepted some day.
-    where.add("v.state = any(?)", ["ACTIVE", "DISABLED", "NOT_YET_VALID"]);
-    const { hints, digests, ids } = selection;
-    if (hints !== undefined || digests !== undefined || ids !== undefined) {
-      const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
-      where.add(
-        `(v.hint = any(${where.value(hints ?? [])}) or v.digest = any(${where.value(bytes)}) or v.id = any(?))`,
-        ids ?? [],
-      );
-    }
     const rows = await this.#db.read<{ id: string }>(
       `select v.id from sallyport.token_view v ${where.text} order by v.id limit ${where.value(limit)}`,
       where.values,
       30_000,
     );
     return rows.map((row) => row.id);
+  }
+
+  async count(selection: RevokeSelection): Promise<number> {
+    const where = selected(selection);
+    const rows = await this.#db.read<{ count: number }>(
+      `select count(*) as count from sallyport.token_view v ${where.text}`,
+      where.values,
+      30_000,
+    );
+    return rows[0]?.count ?? 0;
   }
 
   async getPrincipal(tenant: string, name: string): Promise<Principal | undefined> {
@@ -126,6 +121,26 @@ export class PostgresTokenStore implements TokenStore {
     );
     return rows.map(tenantOf);
   }
+}
+
+function selected(selection: RevokeSelection): Where {
+  const where = new Where();
+  where.add("v.tenant = ?", selection.tenant);
+  where.add("v.principal = ?", selection.principal);
+  where.add("v.profile = ?", selection.profile);
+  where.add("v.created_by = ?", selection.createdBy);
+  where.add("v.create_time < to_timestamp(?::float8 / 1000)", selection.createdBefore);
+  // Whatever could be accepted some day.
+  where.add("v.state = any(?)", ["ACTIVE", "DISABLED", "NOT_YET_VALID"]);
+  const { hints, digests, ids } = selection;
+  if (hints !== undefined || digests !== undefined || ids !== undefined) {
+    const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
+    where.add(
+      `(v.hint = any(${where.value(hints ?? [])}) or v.digest = any(${where.value(bytes)}) or v.id = any(?))`,
+      ids ?? [],
+    );
+  }
+  return where;
 }
 
 /** A where clause made of conditions that have a value; `?` in a condition is that value's place. */

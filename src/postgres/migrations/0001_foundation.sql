@@ -75,6 +75,13 @@ begin
 end $$;
 revoke execute on function sallyport.rev_note(bytea) from public;
 
+create function sallyport.note_everything() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform sallyport.rev_note('*'::bytea);
+  return null;
+end $$;
+
 create function sallyport.principal_key(tenant text, name text) returns bytea
 language sql immutable strict as
   $$ select 'p'::bytea || convert_to(tenant, 'UTF8') || '\x00'::bytea || convert_to(name, 'UTF8') $$;
@@ -235,6 +242,10 @@ create table sallyport.key_checks (
   at timestamptz not null default clock_timestamp()
 );
 
+-- A retired pepper: tokens made with it must end everywhere.
+create trigger noted_delete after delete on sallyport.key_checks
+  for each statement execute function sallyport.note_everything();
+
 -- The first administrator is made once; the row outlives its token.
 create table sallyport.first_admin (
   one bool primary key default true check (one),
@@ -351,13 +362,6 @@ begin
       end if;
     end if;
   end if;
-  return null;
-end $$;
-
-create function sallyport.note_everything() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  perform sallyport.rev_note('*'::bytea);
   return null;
 end $$;
 

@@ -1,0 +1,134 @@
+import { type Caller, holds, isOperator } from "./caller.ts";
+import { isCidr } from "./decide.ts";
+import { AppError, invalidField } from "./errors.ts";
+import { type PrincipalType, principalType } from "./principal.ts";
+import type { Minter, Profile } from "./profile.ts";
+import { covers, coversAny, isScope } from "./scope.ts";
+
+/*
+ * The rules of issue: what a caller may put into a token. Pure; each refusal names its field and bound, and never
+ * repeats the value.
+ */
+
+/** Visible to people, so without what could forge a line or turn its direction. */
+const UNFIT = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/u;
+const AUDIENCE = /^[\x21-\x7e]{1,256}$/;
+/** The shape of a token string anywhere in a text; no free text may hold a secret. */
+const TOKEN_SHAPE = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{58}/;
+
+/** A name, trimmed. INVALID_FIELD unless it has 1 (or, where allowed, 0) to 100 characters, none of them control. */
+export function checkName(field: string, name: string, allowEmpty: boolean): string {
+  const trimmed = name.trim();
+  const length = [...trimmed].length;
+  if (length > 100 || (length === 0 && !allowEmpty)) {
+    throw invalidField(field, `must have ${allowEmpty ? "at most 100" : "1 to 100"} characters`);
+  }
+  checkText(field, trimmed, 100);
+  return trimmed;
+}
+
+/** INVALID_FIELD where a free text is too long, holds control characters or what looks like a token string. */
+export function checkText(field: string, text: string, longest: number): void {
+  if ([...text].length > longest) throw invalidField(field, `must have at most ${longest} characters`);
+  if (UNFIT.test(text)) throw invalidField(field, "must not hold control, line-separating or direction characters");
+  if (TOKEN_SHAPE.test(text)) throw invalidField(field, "must not hold a token string");
+}
+
+export function checkAnnotations(field: string, annotations: Readonly<Record<string, string>>): void {
+  const entries = Object.entries(annotations);
+  if (entries.length > 32) throw invalidField(field, "must have at most 32 entries");
+  for (const [key, value] of entries) {
+    const keyBytes = Buffer.byteLength(key);
+    if (keyBytes < 1 || keyBytes > 63) throw invalidField(field, "must have keys of 1 to 63 bytes");
+    if (Buffer.byteLength(value) > 256) throw invalidField(field, "must have values of at most 256 bytes");
+    checkText(field, key, 63);
+    checkText(field, value, 256);
+  }
+}
+
+export function checkAudiences(audiences: readonly string[]): void {
+  if (audiences.length > 20) throw invalidField("audiences", "must have at most 20 entries");
+  if (!audiences.every((audience) => AUDIENCE.test(audience))) {
+    throw invalidField("audiences", "must each have 1 to 256 visible ASCII characters");
+  }
+}
+
+export function checkCidrs(cidrs: readonly string[]): void {
+  if (cidrs.length > 50) throw invalidField("allowed_cidrs", "must have at most 50 entries");
+  if (!cidrs.every(isCidr)) {
+    throw invalidField("allowed_cidrs", "must each be an IP address or a network such as 10.0.0.0/8 or 2001:db8::/32");
+  }
+}
+
+/** INVALID_FIELD unless the principal is well-formed and of a type that the profile is for. */
+export function checkPrincipal(profile: Profile, principal: string): PrincipalType {
+  const type = principalType("principal", principal);
+  if (!profile.principals.includes(type)) {
+    throw invalidField("principal", `must be of type ${profile.principals.join(" or ")} for profile ${profile.name}`);
+  }
+  return type;
+}
+
+/** Who mints: `token` where a token mints for its own principal. RIGHTS_EXCEEDED where the profile does not allow it. */
+export function checkMinter(profile: Profile, caller: Caller, tenant: string, principal: string): Minter {
+  const own = caller.tenant === tenant && caller.principal !== "" && caller.principal === principal;
+  const minter: Minter = own && caller.kind === "token" ? "token" : own && caller.kind === "session" ? "session" : "admin";
+  if (!profile.mintedBy.includes(minter)) {
+    const who = { token: "a token for its own principal", session: "a session for itself", admin: "an administrator" };
+    throw new AppError("RIGHTS_EXCEEDED", `profile ${profile.name} is not minted by ${who[minter]}`);
+  }
+  return minter;
+}
+
+/** `sallyport.` scopes that tokens of any profile may hold, if their minter does. */
+const ORDINARY = new Set([
+  "sallyport.validate",
+  "sallyport.reasons",
+  "sallyport.tokens.*",
+  "sallyport.tokens.create",
+  "sallyport.tokens.read",
+  "sallyport.tokens.revoke",
+]);
+
+/**
+ * Rights only shrink: scopes under `sallyport.` are granted only by one who holds them, and most of them only to
+ * administrative tokens; other scopes by operators and administrators freely, by all others out of their own.
+ */
+export function checkScopes(profile: Profile, caller: Caller, scopes: readonly string[]): void {
+  if (scopes.length > 100) throw invalidField("scopes", "must have at most 100 entries");
+  if (!scopes.every(isScope)) {
+    throw invalidField("scopes", 'must each have 1 to 128 visible ASCII characters without space, " and \\');
+  }
+  const free = isOperator(caller) || holds(caller, "sallyport.admin");
+  for (const scope of scopes) {
+    const ours = scope.startsWith("sallyport.");
+    if (ours && !profile.administrative && !ORDINARY.has(scope)) {
+      throw new AppError("RIGHTS_EXCEEDED", `scopes: tokens of profile ${profile.name} can not hold administrative ones`);
+    }
+    if (ours ? !holds(caller, scope) : !free && !coversAny(caller.scopes, scope)) {
+      throw new AppError("RIGHTS_EXCEEDED", "scopes: a caller can only grant what it holds itself");
+    }
+  }
+}
+
+/** The shortest ceiling of a scope that the granted ones cover, milliseconds; undefined if none. */
+export function ceilingOf(profile: Profile, scopes: readonly string[]): number | undefined {
+  let least: number | undefined;
+  for (const [scope, ceiling] of Object.entries(profile.scopeCeilings)) {
+    if (scopes.some((granted) => covers(granted, scope))) least = Math.min(least ?? ceiling, ceiling);
+  }
+  return least;
+}
+
+/** INVALID_FIELD unless 0 < ttl ≤ the profile's longest. Milliseconds. */
+export function checkTtl(profile: Profile, ttl: number): void {
+  if (!(ttl > 0 && ttl <= profile.maxTtl)) {
+    throw invalidField("ttl", `must be more than 0s and at most ${profile.maxTtl / 1000}s for profile ${profile.name}`);
+  }
+}
+
+export function checkNoExpiry(field: string, profile: Profile): void {
+  if (!profile.allowNoExpiry) {
+    throw invalidField(field, `profile ${profile.name} has no tokens without expiry: at most ${profile.maxTtl / 1000}s`);
+  }
+}
