@@ -1,0 +1,91 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { describe, expect, it } from "vitest";
+import { explain, usage } from "../../src/cli/failure.ts";
+import { apiError } from "./peer.ts";
+
+const situation = { address: "http://127.0.0.1:7401", credential: "the file ./data/admin-token" };
+const repeat = "safe to repeat with --request-id 4dd5";
+
+describe("failure", () => {
+  it.each([
+    [
+      apiError(Code.Unauthenticated, "CALLER_UNAUTHENTICATED", "no"),
+      1,
+      /does not accept the token of the file \.\/data\/admin-token/,
+    ],
+    [
+      apiError(Code.PermissionDenied, "CALLER_FORBIDDEN", "not allowed", {
+        metadata: { permission: "sallyport.admin" },
+      }),
+      1,
+      /^permission denied: not allowed; missing: sallyport\.admin$/,
+    ],
+    [apiError(Code.NotFound, "TOKEN_NOT_FOUND", "there is no such token"), 1, /^there is no such token$/],
+    [
+      apiError(Code.InvalidArgument, "INVALID_FIELD", "two fields", {
+        violations: [
+          { field: "ttl", description: "must be more than 0" },
+          { field: "scopes[0]", description: "must not be empty" },
+        ],
+      }),
+      1,
+      /^invalid request: ttl: must be more than 0; scopes\[0\]: must not be empty$/,
+    ],
+    [
+      apiError(Code.ResourceExhausted, "LIMIT_EXCEEDED", "100 a day", { retry: 30 }),
+      1,
+      /^100 a day; try again in 30 s$/,
+    ],
+    [
+      apiError(Code.ResourceExhausted, "OVERLOADED", "too busy", { retry: 1 }),
+      69,
+      /nothing was changed, try again in 1 s$/,
+    ],
+    [apiError(Code.Unavailable, "NOT_DONE", "the store is away"), 69, /nothing was changed, try again later$/],
+    [apiError(Code.Aborted, "WRITE_CONFLICT", "a conflict", { retry: 1 }), 69, /nothing was changed/],
+    [apiError(Code.Aborted, "ETAG_MISMATCH", "the etag does not fit"), 1, /get it again and repeat$/],
+    [
+      apiError(Code.DeadlineExceeded, "EFFECT_PENDING", "pending", {
+        metadata: { effective_by: "2027-01-15T08:00:00Z" },
+      }),
+      69,
+      /made and durable.*in force at 2027-01-15T08:00:00Z at the latest/,
+    ],
+    [apiError(Code.Internal, "INTERNAL", "internal error"), 70, /internal error/],
+    [new ConnectError("HTTP 404", Code.Unimplemented), 69, /right door\? \(admin 7401, data 7400\)/],
+    [usage("give one"), 2, /^give one$/],
+    [new TypeError("x is not a function"), 70, /^a bug in this program: TypeError: x is not a function$/],
+    ["a string", 70, /a string/],
+  ])("ends %s with its exit code and a line that helps", (error, exit, line) => {
+    const failure = explain(error, situation);
+    expect(failure.exit).toBe(exit);
+    expect(failure.message).toMatch(line);
+    expect(failure.message).not.toContain("\n");
+  });
+
+  it("says how to repeat a change whose outcome is unknown, and only a change", () => {
+    for (const error of [
+      apiError(Code.Unavailable, "OUTCOME_UNKNOWN", "unknown"),
+      new ConnectError("the operation timed out", Code.DeadlineExceeded),
+      ConnectError.from(Object.assign(new ConnectError("reset", Code.Aborted), { cause: node("ECONNRESET") })),
+    ]) {
+      expect(explain(error, { ...situation, repeat })).toMatchObject({ exit: 69 });
+      expect(explain(error, { ...situation, repeat }).message).toContain(repeat);
+      expect(explain(error, situation).message).toMatch(/try again$/);
+    }
+  });
+
+  it("names the ways to give a credential when there was none", () => {
+    const error = apiError(Code.Unauthenticated, "CALLER_UNAUTHENTICATED", "no");
+    expect(explain(error, { address: situation.address }).message).toMatch(/--token-file or SALLYPORT_TOKEN/);
+  });
+
+  it("trusts the reason of its own domain only", () => {
+    const foreign = new ConnectError("no", Code.PermissionDenied);
+    expect(explain(foreign, situation)).toMatchObject({ exit: 1, message: "no" });
+  });
+});
+
+function node(code: string): Error {
+  return Object.assign(new Error(code), { code });
+}

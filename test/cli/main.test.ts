@@ -1,0 +1,163 @@
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
+import { apiError, Code, cli, peer } from "./peer.ts";
+
+const home = process.cwd();
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "sallyport-cli-"));
+  process.chdir(folder);
+});
+afterAll(async () => {
+  process.chdir(home);
+  await rm(folder, { recursive: true, force: true });
+});
+
+const door = (socketPath?: string) =>
+  peer((router) => router.service(TokenAdmin, { listTokens: () => ({ tokens: [] }) }), socketPath);
+
+describe("help", () => {
+  it("lists every command, the server's own too, with a line each", async () => {
+    const { exit, out, err } = await cli(["--help"]);
+    expect([exit, err]).toEqual([0, ""]);
+    const words = [
+      "serve",
+      "migrate",
+      "bootstrap",
+      "check-config",
+      "tokens",
+      "principals",
+      "tenants",
+      "audit",
+      "validate",
+    ];
+    for (const word of words) expect(out).toMatch(new RegExp(`^  ${word}( \\[options\\])? {2,}\\S`, "m"));
+    expect(out).toContain("./data/admin-token if it exists");
+  });
+
+  it.each([
+    ["tokens", ["create", "get", "list", "update", "rotate", "revoke", "revoke-many"]],
+    ["principals", ["create", "get", "list", "update", "delete"]],
+    ["tenants", ["create", "get", "list", "update"]],
+    ["audit", ["list"]],
+  ])("%s lists its commands", async (noun, verbs) => {
+    const { exit, out } = await cli([noun, "--help"]);
+    expect(exit).toBe(0);
+    for (const verb of verbs) expect(out).toMatch(new RegExp(`^  ${verb} `, "m"));
+  });
+
+  it.each([
+    [[]],
+    [["tokens"]],
+    [["wrong"]],
+    [["tokens", "lits"]],
+    [["--json", "serve"]],
+    [["tokens", "list", "--timeout", "soon"]],
+  ])("%j is a usage error, said on stderr", async (argv) => {
+    const { exit, out, err } = await cli(argv);
+    expect([exit, out]).toEqual([2, ""]);
+    expect(err).not.toBe("");
+  });
+});
+
+describe("credential", () => {
+  const authorizationOf = async (argv: string[], env: Record<string, string>) => {
+    await using admin = await door();
+    const { exit } = await cli(["tokens", "list", "--address", admin.address, ...argv], { env });
+    return { exit, authorization: admin.headers[0]?.authorization };
+  };
+
+  it("is --token-file, else SALLYPORT_TOKEN, else the embedded file, else none", async () => {
+    await writeFile("mine", "from-a-file\n");
+    const sends = (authorization?: string) => ({ exit: 0, authorization });
+    expect(await authorizationOf([], { SALLYPORT_TOKEN: "" })).toEqual(sends());
+    await mkdir("data");
+    await writeFile("data/admin-token", "embedded\n", { mode: 0o600 });
+    expect(await authorizationOf([], { SALLYPORT_TOKEN: "" })).toEqual(sends("Bearer embedded"));
+    expect(await authorizationOf([], { SALLYPORT_TOKEN: "of-the-environment" })).toEqual(
+      sends("Bearer of-the-environment"),
+    );
+    expect(await authorizationOf(["--token-file", "mine"], {})).toEqual(sends("Bearer from-a-file"));
+  });
+
+  it.each(["", "two words", "two\nlines", "späßchen"])(
+    "must be one word: %j is refused and not shown",
+    async (text) => {
+      await writeFile("bad", text);
+      const { exit, err } = await cli(["tokens", "list", "--token-file", "bad"]);
+      expect(exit).toBe(2);
+      expect(err).toBe("sallyport: the token file bad must hold one token string, on one line\n");
+    },
+  );
+
+  it("names the file that the door does not accept, or says that there was none", async () => {
+    await using admin = await peer((router) =>
+      router.service(TokenAdmin, {
+        listTokens: () => {
+          throw apiError(Code.Unauthenticated, "CALLER_UNAUTHENTICATED", "no");
+        },
+      }),
+    );
+    await writeFile("mine", "from-a-file\n");
+    const { exit, err } = await cli(["tokens", "list", "--address", admin.address, "--token-file", "mine"]);
+    expect(exit).toBe(1);
+    expect(err).toContain("does not accept the token of the file mine");
+    expect(err).not.toContain("from-a-file");
+  });
+});
+
+describe("address", () => {
+  it("is --address, else SALLYPORT_ADDRESS; a unix socket too", async () => {
+    await using tcp = await door();
+    await using unix = await door(join(folder, "admin.sock"));
+    expect(await cli(["tokens", "list"], { env: { SALLYPORT_ADDRESS: unix.address } })).toMatchObject({ exit: 0 });
+    expect(
+      await cli(["--address", tcp.address, "tokens", "list"], { env: { SALLYPORT_ADDRESS: unix.address } }),
+    ).toMatchObject({
+      exit: 0,
+    });
+    expect([tcp.headers.length, unix.headers.length]).toEqual([1, 1]);
+  });
+
+  it.each(["127.0.0.1:7401", "unix:relative", "ftp://x", "http://", "http://user@host"])(
+    "refuses %j",
+    async (address) =>
+      expect(await cli(["tokens", "list", "--address", address])).toMatchObject({
+        exit: 2,
+        err: "sallyport: --address must be http://host:port, https://host:port or unix:/path\n",
+      }),
+  );
+
+  it("asks whether Sallyport is running when nothing answers", async () => {
+    const gone = await door();
+    await gone[Symbol.asyncDispose]();
+    for (const address of [gone.address, `unix:${folder}/no.sock`]) {
+      const { exit, out, err } = await cli(["tokens", "list", "--address", address]);
+      expect([exit, out]).toEqual([69, ""]);
+      expect(err).toBe(`sallyport: nothing answers at ${address}: is Sallyport running? Start it with: npm start\n`);
+    }
+  });
+
+  it("gives up after --timeout, and says how to repeat a change", async () => {
+    const silent = createServer((socket) => socket.resume().on("error", () => undefined));
+    await new Promise<void>((resolve) => silent.listen(join(folder, "silent.sock"), resolve));
+    const target = ["--address", `unix:${folder}/silent.sock`, "--timeout", "50ms"];
+    const read = await cli(["tokens", "list", ...target]);
+    expect(read.exit).toBe(69);
+    expect(read.err).toMatch(/no answer .* in time .*; try again\n$/);
+    const change = await cli(["tokens", "revoke", "tok_1", ...target]);
+    expect(change.err).toMatch(/may or may not have happened: safe to repeat\n$/);
+    await new Promise((resolve) => silent.close(resolve));
+  });
+
+  it("says so when what answers is no Sallyport door", async () => {
+    await using other = await peer(() => undefined);
+    const { exit, err } = await cli(["tokens", "list", "--address", other.address]);
+    expect(exit).toBe(69);
+    expect(err).toContain("is it the right door? (admin 7401, data 7400)");
+  });
+});
