@@ -178,7 +178,7 @@ export class Connection implements FrameSink, OutputOwner {
     if (this.over) return;
     const debug = Buffer.from(reason.slice(0, LONGEST_DEBUG), "latin1");
     const at = this.output.frame(8 + debug.length, frames.GOAWAY, 0, 0);
-    frames.writeUint32(this.output.bytes, at, this.streams.lastId);
+    frames.writeUint32(this.output.bytes, at, this.streams.lastServed);
     frames.writeUint32(this.output.bytes, at + 4, code);
     this.output.bytes.set(debug, at + 8);
     this.server.stats.connectionErrors++;

@@ -112,7 +112,7 @@ export class Lifetime {
   private leave(): void {
     if (this.phase === "leaving" || this.connection.over) return;
     this.phase = "leaving";
-    this.goaway(this.connection.streams.lastId);
+    this.goaway(this.connection.streams.lastServed);
     if (this.connection.streams.isEmpty) this.connection.finish();
   }
 

@@ -22,6 +22,8 @@ export class Streams implements SettingsTarget {
   readonly sender: Sender;
   /** The highest stream id seen: everything up to it that is not open is closed. */
   lastId = 0;
+  /** The highest stream id that was or will be answered; what GOAWAY names. */
+  lastServed = 0;
   private readonly connection: Connection;
   private readonly block: HeaderBlock;
   private readonly open = new Map<number, Stream>();
@@ -215,11 +217,12 @@ export class Streams implements SettingsTarget {
   private request(id: number, head: Head, endsStream: boolean, dependsOnItself: boolean): void {
     const { connection } = this;
     this.park();
+    this.lastId = id;
     if (!connection.lifetime.takesStreams) {
       this.allowStrays(); // above the last id of our GOAWAY: the client will send it elsewhere
       return;
     }
-    this.lastId = id;
+    this.lastServed = id;
     connection.lifetime.busy();
     if (this.open.size >= connection.server.limits.maxConcurrentStreams) {
       this.refuse(id);

@@ -1,0 +1,70 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { HeadReader } from "./head.ts";
+import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
+import type { MountOptions } from "./mount-node.ts";
+import { headOf, MountedCall, pairsIn } from "./mounted-call.ts";
+import { peerOf } from "./peer.ts";
+import type { Reply } from "./reply.ts";
+import { RouteTable } from "./routes.ts";
+
+// What concerns only this connection (RFC 9110 §7.6.1) is no part of the request; HTTP/2 has no such fields.
+const HOP_BY_HOP: ReadonlySet<string> = new Set([
+  "connection",
+  "keep-alive",
+  "proxy-connection",
+  "te",
+  "transfer-encoding",
+  "upgrade",
+]);
+
+/** Proxies add a client's own headers, so there may be more of them than on HTTP/2. */
+const LIMITS: Pick<Limits, "maxHeaderList" | "maxHeaderPairs"> = {
+  ...DEFAULT_LIMITS,
+  maxHeaderList: 81_920,
+  maxHeaderPairs: 260,
+};
+
+/**
+ * The same routes on `node:http`: a listener for its server's 'request' event. Connect unary and plain HTTP; gRPC needs
+ * HTTP/2 and is answered 415. Header limits (431) and timeouts are that server's to keep.
+ */
+export function mountHttp1(options: MountOptions): (request: IncomingMessage, response: ServerResponse) => void {
+  const reader = new HeadReader(new RouteTable(options.routes), LIMITS);
+  const tell = options.onHandlerError ?? (() => {});
+
+  return (request, response) => {
+    request.on("error", () => {}); // 'close' follows
+    response.on("error", () => {});
+    const head = headOf(reader, fieldsOf(request));
+    if (head.malformed) {
+      response.writeHead(400, { connection: "close", "content-length": "0" }).end();
+      return;
+    }
+    if (head.protocol === "grpc") head.protocol = "http";
+    const peer = peerOf(request.socket);
+    const call = new MountedCall(head, peer, (reply, read) => send(request, response, reply, read), tell);
+    response.once("close", () => call.abandon());
+    call.serve(request);
+  };
+}
+
+function* fieldsOf(request: IncomingMessage): Generator<readonly [string, string]> {
+  yield [":method", request.method ?? ""];
+  yield [":scheme", "http"];
+  yield [":path", request.url ?? ""];
+  for (const pair of pairsIn(request.rawHeaders)) if (!HOP_BY_HOP.has(pair[0].toLowerCase())) yield pair;
+}
+
+function send(request: IncomingMessage, response: ServerResponse, reply: Reply, read: "wholly" | "partly"): void {
+  if (response.destroyed || response.headersSent) return;
+  const fields = reply.headers.flat();
+  // A body nobody will read would have to be read to keep the connection.
+  if (read === "partly" && hasBody(request)) fields.push("connection", "close");
+  response.writeHead(reply.status, fields);
+  response.end(reply.body);
+}
+
+/** RFC 9112 §6.3. */
+function hasBody(request: IncomingMessage): boolean {
+  return request.headers["transfer-encoding"] !== undefined || (request.headers["content-length"] ?? "0") !== "0";
+}

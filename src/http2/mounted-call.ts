@@ -1,0 +1,171 @@
+import {
+  bodyLimit,
+  failure,
+  perform,
+  prefixFailure,
+  protocolFor,
+  refusal,
+  type ServedCall,
+  timeFor,
+} from "./exchange.ts";
+import { newField } from "./field.ts";
+import type { Head, HeadReader } from "./head.ts";
+import { Reply } from "./reply.ts";
+import type { Call, Failure, Peer, Protocol } from "./routes.ts";
+import { joined, pairsOf, valuesOf } from "./stream.ts";
+
+/** What Node's two servers hand a mount. */
+export interface MountedRequest {
+  on(event: "data", listener: (bytes: Buffer) => void): unknown;
+  on(event: "end", listener: () => void): unknown;
+}
+
+/** Sends the answer; "partly" when the request has not been read to its end. */
+export type Answer = (reply: Reply, read: "wholly" | "partly") => void;
+
+export type HandlerErrorHook = (error: unknown, call: Call) => void;
+
+/** The head of a request that something else has parsed. Names may have any case. */
+export function headOf(reader: HeadReader, pairs: Iterable<readonly [name: string, value: string]>): Head {
+  reader.start("request");
+  for (const [name, value] of pairs) {
+    const text = Buffer.from(value, "latin1");
+    reader.field(newField(name.toLowerCase(), text, 0, text.length));
+  }
+  return reader.finish();
+}
+
+/** Name and value as Node's `rawHeaders` alternate them. */
+export function* pairsIn(raw: readonly string[]): Generator<[string, string]> {
+  for (let at = 0; at + 1 < raw.length; at += 2) yield [raw[at]!, raw[at + 1]!];
+}
+
+/** One request on one of Node's servers: the same rules as on ours, with Node's streams underneath. */
+export class MountedCall implements ServedCall {
+  readonly protocol: Protocol;
+  readonly deadline: number;
+  readonly peer: Peer;
+  private readonly head: Head;
+  private readonly send: Answer;
+  private readonly tell: HandlerErrorHook;
+  private readonly controller = new AbortController();
+  private chunks: Buffer[] = [];
+  private length = 0;
+  private read = false;
+  private answered = false;
+  private timer: NodeJS.Timeout | undefined;
+
+  constructor(head: Head, peer: Peer, send: Answer, tell: HandlerErrorHook) {
+    this.head = head;
+    this.peer = peer;
+    this.send = send;
+    this.tell = tell;
+    this.protocol = protocolFor(head);
+    this.deadline = performance.now() + timeFor(head);
+  }
+
+  get path(): string {
+    return this.head.path;
+  }
+
+  get method(): string {
+    return this.head.method;
+  }
+
+  get authority(): string {
+    return this.head.authority ?? "";
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal;
+  }
+
+  metadata(name: string): string | undefined {
+    return joined(this.head.fields, name);
+  }
+
+  metadataAll(name: string): string[] {
+    return valuesOf(this.head.fields, name);
+  }
+
+  rawHeaders(): [string, string][] {
+    return pairsOf(this.head.fields);
+  }
+
+  copy(view: Uint8Array): Uint8Array {
+    return Uint8Array.prototype.slice.call(view);
+  }
+
+  broke(error: unknown): void {
+    this.tell(error, this);
+  }
+
+  /** Answers the request: at once if its head decides, else when its body is whole, at the latest at the deadline. */
+  serve(request: MountedRequest): void {
+    request.on("data", (bytes) => this.take(bytes));
+    request.on("end", () => this.finish());
+    const reply = refusal(this.head, this);
+    if (reply !== undefined) {
+      this.answer(reply);
+      return;
+    }
+    const left = Math.max(0, Math.ceil(this.deadline - performance.now()));
+    this.timer = setTimeout(() => this.giveUp("deadline"), left);
+  }
+
+  private take(bytes: Buffer): void {
+    if (this.answered) return;
+    this.length += bytes.length;
+    if (this.length > bodyLimit(this.head)) {
+      this.giveUp("oversized");
+      return;
+    }
+    this.chunks.push(bytes);
+    if (this.protocol !== "grpc" || this.length - bytes.length >= 5) return;
+    const start = Buffer.concat(this.chunks);
+    const why = prefixFailure(start, 0, start.length, this.head.target!.route.maxMessage);
+    if (why !== undefined) this.giveUp(why);
+  }
+
+  private finish(): void {
+    this.read = true;
+    if (this.answered) return;
+    const body = this.chunks.length === 1 ? this.chunks[0]! : Buffer.concat(this.chunks);
+    this.chunks = [];
+    const result = perform(this.head, this, body, 0, body.length);
+    if (result instanceof Reply) this.answer(result);
+    else {
+      Promise.resolve(result).then(
+        (reply) => (reply instanceof Reply ? this.answer(reply) : this.rejected(new TypeError("not a Reply"))),
+        (error: unknown) => this.rejected(error),
+      );
+    }
+  }
+
+  private rejected(error: unknown): void {
+    if (this.answered) return;
+    this.broke(error);
+    this.giveUp("internal");
+  }
+
+  private giveUp(why: Failure): void {
+    this.answer(failure(this, why, this.head.target?.route));
+    this.controller.abort();
+  }
+
+  private answer(reply: Reply): void {
+    if (this.answered) return;
+    this.answered = true;
+    this.chunks = [];
+    clearTimeout(this.timer);
+    this.send(reply, this.read ? "wholly" : "partly");
+  }
+
+  /** Nobody waits for the answer any more. */
+  abandon(): void {
+    clearTimeout(this.timer);
+    if (this.answered) return;
+    this.answered = true;
+    this.controller.abort();
+  }
+}

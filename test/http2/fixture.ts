@@ -1,0 +1,78 @@
+// A listener on a free port with routes that the tests of this room share.
+import type { AddressInfo } from "node:net";
+import type { Limits } from "../../src/http2/limits.ts";
+import { createUnaryListener } from "../../src/http2/listener.ts";
+import { connectMessage, grpcMessage, http, type Reply } from "../../src/http2/reply.ts";
+import type { Call, Handler, Route } from "../../src/http2/routes.ts";
+import type { ConnectionError, UnaryServer } from "../../src/http2/server.ts";
+
+export interface Fixture {
+  readonly port: number;
+  readonly server: UnaryServer;
+  readonly errors: ConnectionError[];
+  readonly handlerErrors: unknown[];
+  stop(): Promise<void>;
+}
+
+export interface FixtureOptions {
+  readonly routes?: Readonly<Record<string, Route>>;
+  readonly prefix?: readonly (readonly [string, Route])[];
+  readonly limits?: Partial<Limits>;
+  readonly trust?: "trusted" | "untrusted";
+  readonly reads?: "shared" | "own";
+}
+
+export const route = (handler: Handler, more: Partial<Route> = {}): Route => ({
+  handler,
+  maxMessage: 65_536,
+  deadlineMs: 5_000,
+  ...more,
+});
+
+/** Answers with the message it was given, in the protocol it was asked in. */
+export const echo: Handler = (message, call) => answerIn(call, message);
+
+export function answerIn(call: Call, bytes: Uint8Array): Reply {
+  if (call.protocol === "grpc") return grpcMessage(bytes);
+  if (call.protocol === "http") return http(200, [["content-type", "text/plain"]], bytes);
+  return connectMessage(bytes, call.protocol === "connect-json" ? "application/json" : "application/proto");
+}
+
+export async function start(options: FixtureOptions = {}): Promise<Fixture> {
+  const errors: ConnectionError[] = [];
+  const handlerErrors: unknown[] = [];
+  const { listener, server } = createUnaryListener({
+    routes: {
+      exact: new Map(Object.entries({ "/t/Echo": route(echo), ...options.routes })),
+      prefix: options.prefix ?? [],
+    },
+    limits: options.limits,
+    trust: options.trust ?? "trusted",
+    reads: options.reads,
+    onHttp1: (socket) => socket.destroy(),
+    onConnectionError: (error) => errors.push(error),
+    onHandlerError: (error) => handlerErrors.push(error),
+  });
+  await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve));
+  return {
+    port: (listener.address() as AddressInfo).port,
+    server,
+    errors,
+    handlerErrors,
+    async stop() {
+      server.close();
+      await new Promise((resolve) => listener.close(resolve));
+    },
+  };
+}
+
+/** Numbers that are the same in every run of a seed. */
+export function seeded(seed: number): (below: number) => number {
+  let state = seed >>> 0;
+  return (below) => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return Math.floor((((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296) * below);
+  };
+}
