@@ -4,7 +4,8 @@ import { Cached, type Freshness } from "../domain/freshness.ts";
 import { dependencies, type Material } from "../domain/material.ts";
 import { hasRightTag, type ParsedTokenString } from "../domain/token-string.ts";
 import type { Reading, Tier, TokenCache } from "../ports.ts";
-import { before, Reads, type ReadsDeps, type ReadsOptions } from "./reads.ts";
+import { before } from "./before.ts";
+import { Reads, type ReadsDeps, type ReadsOptions } from "./reads.ts";
 
 export interface LookupOptions extends ReadsOptions {
   readonly l1Entries: number;

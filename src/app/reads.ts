@@ -1,5 +1,6 @@
 import { AppError } from "../domain/errors.ts";
 import type { Clock, Events, Reading, Timers, TokenReader } from "../ports.ts";
+import { before } from "./before.ts";
 
 export interface ReadsOptions {
   /** Reads at the store at once. */
@@ -114,21 +115,4 @@ export class Reads<T> {
     if (this.#flights.get(flight.digest) === flight) this.#flights.delete(flight.digest);
     flight.settle(found);
   }
-}
-
-/** What a promise that never rejects gives, or undefined once the deadline has come. */
-export function before<T>(
-  deps: { readonly clock: Clock; readonly timers: Timers },
-  promise: Promise<T | undefined>,
-  deadline: number,
-): Promise<T | undefined> {
-  const left = deadline - deps.clock.mono();
-  if (left <= 0) return Promise.resolve(undefined);
-  return new Promise((resolve) => {
-    const cancel = deps.timers.after(left, () => resolve(undefined));
-    void promise.then((value) => {
-      cancel();
-      resolve(value);
-    });
-  });
 }

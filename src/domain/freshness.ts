@@ -46,6 +46,14 @@ export class Cached {
 }
 
 /**
+ * How long on one's own clock until every lease of this bound is over, in any process: the clocks may run 20 % apart,
+ * and a timer is not exact. Milliseconds.
+ */
+export function leaseOver(boundMs: number): number {
+  return boundMs * 1.2 + 50;
+}
+
+/**
  * Lease, floor, deny map and epoch of one process, as a state machine without I/O. Times are milliseconds of the
  * process's own monotonic clock, given by the caller: for a poll, the time before it was sent.
  */
