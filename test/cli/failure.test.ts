@@ -1,6 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
 import { explain, usage } from "../../src/cli/failure.ts";
+import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { apiError } from "./peer.ts";
 
 const situation = { address: "http://127.0.0.1:7401", credential: "the file ./data/admin-token" };
@@ -81,7 +82,9 @@ describe("failure", () => {
   });
 
   it("trusts the reason of its own domain only", () => {
-    const foreign = new ConnectError("no", Code.PermissionDenied);
+    const foreign = new ConnectError("no", Code.FailedPrecondition, undefined, [
+      { desc: ErrorInfoSchema, value: { domain: "example.com", reason: "OUTCOME_UNKNOWN" } },
+    ]);
     expect(explain(foreign, situation)).toMatchObject({ exit: 1, message: "no" });
   });
 });

@@ -142,6 +142,13 @@ describe("address", () => {
     }
   });
 
+  it("tells the door how long it waits: --timeout, by default 15 s", async () => {
+    await using admin = await door();
+    await cli(["tokens", "list", "--address", admin.address]);
+    await cli(["tokens", "list", "--address", admin.address, "--timeout", "1m"]);
+    expect(admin.headers.map((headers) => headers["connect-timeout-ms"])).toEqual(["15000", "60000"]);
+  });
+
   it("gives up after --timeout, and says how to repeat a change", async () => {
     const silent = createServer((socket) => socket.resume().on("error", () => undefined));
     await new Promise<void>((resolve) => silent.listen(join(folder, "silent.sock"), resolve));
