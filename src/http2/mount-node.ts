@@ -50,8 +50,13 @@ function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: "wh
   const { trailers } = reply;
   const bodiless = method === "HEAD" || (reply.dataLength === 0 && trailers === undefined);
   // The client may stop sending what nobody will read (RFC 9113 §8.1).
-  if (read === "partly" && !stream.endAfterHeaders) stream.once("finish", () => stream.close(NO_ERROR));
-  if (trailers !== undefined) stream.once("wantTrailers", () => stream.sendTrailers(outgoing(trailers)));
+  const stop = read === "partly" && !stream.endAfterHeaders ? () => stream.close(NO_ERROR) : undefined;
+  if (trailers !== undefined) {
+    stream.once("wantTrailers", () => {
+      stream.sendTrailers(outgoing(trailers));
+      if (stop !== undefined) setImmediate(stop);
+    });
+  } else if (stop !== undefined) stream.once("finish", stop);
   stream.respond(
     { ":status": reply.status, ...outgoing(reply.headers) },
     { endStream: bodiless, waitForTrailers: trailers !== undefined },
