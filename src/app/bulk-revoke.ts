@@ -57,11 +57,13 @@ export class BulkRevoke {
       );
       return { revokedCount: matched, matchedIds, effect };
     }
-    const { value, effect } = await this.#o.authority.change(
-      (store) => this.#inChunks(store, selection, request.reason, access),
+    // Outside the work, which may run again: what an earlier run revoked stays counted.
+    const revoked = new Set<string>();
+    const { effect } = await this.#o.authority.change(
+      (store) => this.#inChunks(store, selection, request.reason, access, revoked),
       options,
     );
-    return { revokedCount: value, matchedIds, effect };
+    return { revokedCount: revoked.size, matchedIds, effect };
   }
 
   #selection(access: Access, request: BulkRevokeRequest): RevokeSelection {
@@ -98,8 +100,8 @@ export class BulkRevoke {
     selection: RevokeSelection,
     reason: string,
     access: Access,
-  ): Promise<Committed<number>> {
-    let revoked = 0;
+    revoked: Set<string>,
+  ): Promise<Committed<void>> {
     let last: Committed<unknown> | undefined;
     let afterId = "";
     for (;;) {
@@ -108,12 +110,12 @@ export class BulkRevoke {
       if (ids.length === 0 && last !== undefined) break;
       const done = await this.#chunk(store, ids, reason, access, last !== undefined);
       if (last !== undefined && done.epoch !== last.epoch) throw unsure();
-      revoked += done.value.length;
+      for (const id of done.value) revoked.add(id);
       last = done;
       if (ids.length < CHUNK) break;
       afterId = ids[ids.length - 1]!;
     }
-    return { ...last, value: revoked };
+    return { ...last, value: undefined };
   }
 
   async #chunk(

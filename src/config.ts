@@ -1,0 +1,319 @@
+import { readFileSync } from "node:fs";
+import { parse as parseYaml } from "yaml";
+import { z } from "zod";
+
+/** A configuration that can not be used: every problem at once, each naming its key. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+  readonly problems: readonly string[];
+
+  constructor(problems: readonly string[]) {
+    super(problems.join("\n"));
+    this.problems = problems;
+  }
+}
+
+const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+
+/** A duration in milliseconds, written `"1500ms"`, `"30s"`, `"5m"`, `"12h"`, `"90d"`. */
+const duration = z
+  .string()
+  .regex(/^\d{1,12}(ms|s|m|h|d)$/, 'must be a duration such as "1500ms", "30s", "5m", "12h", "90d"')
+  .transform((text) => {
+    const [, number, unit] = /^(\d+)(\D+)$/.exec(text) as unknown as [string, string, keyof typeof UNITS];
+    return Number(number) * UNITS[unit];
+  });
+
+const SIZES = { B: 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 } as const;
+
+/** A size in bytes, written `"64 MiB"` or as a number. */
+const size = z.union([
+  z.number().int().positive(),
+  z
+    .string()
+    .regex(/^\d{1,9} ?(B|KiB|MiB|GiB)$/, 'must be a size such as "64 MiB"')
+    .transform((text) => {
+      const [, number, unit] = /^(\d+) ?(\D+)$/.exec(text) as unknown as [string, string, keyof typeof SIZES];
+      return Number(number) * SIZES[unit];
+    }),
+]);
+
+const bind = z
+  .string()
+  .regex(/^(unix:.+|(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]|localhost):\d{1,5})$/, "must be IP:port or unix:/path");
+
+const tls = z.strictObject({
+  cert_file: z.string(),
+  key_file: z.string(),
+  client_ca_file: z.string().optional(),
+  allowed_sans: z.array(z.string().min(1)).default([]),
+});
+
+const door = {
+  unix_mode: z
+    .string()
+    .regex(/^0?[0-7]{3}$/, 'must be an octal file mode such as "0600"')
+    .default("0600")
+    .transform((text) => Number.parseInt(text, 8)),
+  tls: tls.optional(),
+};
+
+const permission = z.string().regex(/^sallyport\.[a-z.*]+$/, "must be a permission such as sallyport.admin");
+
+const profile = z.strictObject({
+  prefix: z.string().regex(/^[a-z][a-z0-9_]{1,15}$/, "must be a letter, then 1 to 15 of a-z 0-9 _"),
+  principals: z.array(z.enum(["user", "bot", "service", "org"])).min(1),
+  max_ttl: duration,
+  default_ttl: duration,
+  allow_no_expiry: z.boolean(),
+  scope_ceilings: z.record(z.string(), duration),
+  minted_by: z.array(z.enum(["session", "admin", "token"])),
+  self_rotate: z.boolean(),
+  max_live_per_principal: z.number().int().min(0),
+  allow_empty_name: z.boolean(),
+  on_reuse: z.enum(["audit", "revoke-family"]),
+  format: z.literal("opaque"),
+});
+
+const schema = z.strictObject({
+  mode: z.enum(["full", "validate"]).default("full"),
+  doors: z
+    .strictObject({
+      data: z
+        .strictObject({
+          bind: bind.default("127.0.0.1:7400"),
+          ...door,
+          trust_peers: z.boolean().optional(),
+          http2: z.enum(["own", "node"]).default("own"),
+        })
+        .prefault({}),
+      admin: z
+        .strictObject({
+          bind: bind.default("127.0.0.1:7401"),
+          ...door,
+          trusted_proxies: z.array(z.string()).default([]),
+        })
+        .prefault({}),
+      ops: z.strictObject({ bind: bind.default("127.0.0.1:7402"), unix_mode: door.unix_mode }).prefault({}),
+    })
+    .prefault({}),
+  database: z
+    .strictObject({
+      url: z.string().optional(),
+      direct_url: z.string().optional(),
+      allow_fsync_off: z.boolean().default(false),
+    })
+    .prefault({}),
+  redis: z.strictObject({ url: z.string().optional() }).prefault({}),
+  embedded: z.strictObject({ data_dir: z.string().default("./data") }).prefault({}),
+  keyring: z.strictObject({ current: z.string(), keys: z.record(z.string(), z.string()) }).optional(),
+  break_glass: z.strictObject({ secret: z.string().min(32, "must have at least 32 bytes").optional() }).prefault({}),
+  callers: z
+    .strictObject({
+      mtls: z
+        .array(z.strictObject({ san: z.string().min(1), tenant: z.string(), permissions: z.array(permission) }))
+        .default([]),
+    })
+    .prefault({}),
+  profiles: z.record(z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), profile.partial()).default({}),
+  principals: z
+    .strictObject({ registered: z.array(z.enum(["user", "bot", "service", "org"])).default(["bot", "service"]) })
+    .prefault({}),
+  policies: z
+    .record(
+      z.string().regex(/^[a-z][a-z0-9-]{0,63}$/),
+      z.strictObject({
+        required_scopes: z.array(z.string().min(1).max(128)).max(32).default([]),
+        audience: z.string().max(256).default(""),
+        carriers: z
+          .array(z.enum(["bearer", "x-api-key", "basic"]))
+          .min(1)
+          .default(["bearer"]),
+        realm: z
+          .string()
+          .regex(/^[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}$/, 'must be 1 to 64 visible characters without " and \\')
+          .default("sallyport"),
+        outage: z.enum(["deny", "error"]).default("deny"),
+        headers: z.record(z.string(), z.union([z.string(), z.literal(false)])).default({}),
+        client_address: z
+          .string()
+          .regex(/^(peer|x-envoy-external-address|xff:[1-9])$/, "must be peer, x-envoy-external-address or xff:N")
+          .default("peer"),
+        keep_credential: z.boolean().default(false),
+        allow_cors_preflight: z.boolean().default(false),
+      }),
+    )
+    .default({}),
+  cache: z
+    .strictObject({
+      l1: z
+        .strictObject({ entries: z.number().int().min(0).max(10_000_000).default(100_000), bytes: size.default(64 * 1024 ** 2) })
+        .prefault({}),
+      ttl: duration.prefault("5m"),
+      negative_ttl: duration.prefault("5s"),
+    })
+    .prefault({}),
+  revocation: z.strictObject({ lease: duration.prefault("1500ms"), poll: duration.prefault("400ms") }).prefault({}),
+  limits: z
+    .strictObject({
+      mint_per_address_per_hour: z.number().int().min(0).default(10),
+      mint_per_principal_per_day: z.number().int().min(0).default(100),
+    })
+    .prefault({}),
+  log: z.strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info") }).prefault({}),
+});
+
+export type Config = z.output<typeof schema>;
+
+/** Keys whose value a key `<name>_file` may hold instead. */
+const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "break_glass.secret"];
+
+/**
+ * One configuration from a YAML file and the environment laid over it. Keys are YAML paths; in the environment
+ * `SALLYPORT_` and the path in upper case with `__` between levels; `DATABASE_URL` and `REDIS_URL` as usual. A key
+ * `x_file` reads the value of `x` from a file. Pure but for the files it is pointed to.
+ */
+export function loadConfig(file: string | undefined, env: Readonly<Record<string, string | undefined>>): Config {
+  const problems: string[] = [];
+  const tree = file === undefined ? {} : readTree(file, problems);
+  overlay(tree, env, problems);
+  readValues(tree, problems);
+  const parsed = schema.safeParse(tree);
+  if (!parsed.success) problems.push(...parsed.error.issues.map(problemOf));
+  else problems.push(...crossChecks(parsed.data));
+  if (problems.length > 0) throw new ConfigError(problems);
+  return deepFreeze(parsed.data as Config);
+}
+
+/** The configuration as it is in force, with every secret replaced by `[secret]`. */
+export function redacted(config: Config): unknown {
+  const copy = structuredClone(config) as Config;
+  if (copy.keyring !== undefined) for (const kid of Object.keys(copy.keyring.keys)) copy.keyring.keys[kid] = "[secret]";
+  if (copy.break_glass.secret !== undefined) copy.break_glass.secret = "[secret]";
+  for (const section of [copy.database as Record<string, unknown>, copy.redis as Record<string, unknown>]) {
+    for (const key of ["url", "direct_url"]) {
+      const url = section[key];
+      if (typeof url === "string") section[key] = url.replace(/(\/\/[^:/@]*:)[^@]*@/, "$1[secret]@");
+    }
+  }
+  return copy;
+}
+
+type Tree = Record<string, unknown>;
+
+function readTree(file: string, problems: string[]): Tree {
+  try {
+    const tree: unknown = parseYaml(readFileSync(file, "utf8")) ?? {};
+    if (typeof tree === "object" && !Array.isArray(tree)) return tree as Tree;
+    problems.push(`${file}: must be a mapping of keys`);
+  } catch (error) {
+    problems.push(`${file}: ${(error as { code?: string }).code === "ENOENT" ? "no such file" : "can not be read as YAML"}`);
+  }
+  return {};
+}
+
+function overlay(tree: Tree, env: Readonly<Record<string, string | undefined>>, problems: string[]): void {
+  if (env["DATABASE_URL"]) setPath(tree, ["database", "url"], env["DATABASE_URL"]);
+  if (env["REDIS_URL"]) setPath(tree, ["redis", "url"], env["REDIS_URL"]);
+  for (const [name, value] of Object.entries(env)) {
+    if (value === undefined || !name.startsWith("SALLYPORT_")) continue;
+    if (["SALLYPORT_ADDRESS", "SALLYPORT_DATA_ADDRESS", "SALLYPORT_TOKEN", "SALLYPORT_CACHE"].includes(name)) continue;
+    const path = name.slice("SALLYPORT_".length).toLowerCase().split("__");
+    if (path.length === 1 && path[0] !== "mode" && path[0] !== "keyring_file") {
+      problems.push(`${name}: not a setting (levels are separated by __, as in SALLYPORT_LOG__LEVEL)`);
+      continue;
+    }
+    setPath(tree, path, scalar(value));
+  }
+}
+
+function scalar(text: string): unknown {
+  if (text === "true" || text === "false") return text === "true";
+  if (/^\d{1,15}$/.test(text)) return Number(text);
+  return text.startsWith("[") || text.startsWith("{") ? parseYaml(text) : text;
+}
+
+function readValues(tree: Tree, problems: string[]): void {
+  for (const path of FROM_FILE) {
+    const [section, key] = path.split(".") as [string, string];
+    const parent = tree[section] as Tree | undefined;
+    const file = parent?.[`${key}_file`];
+    if (parent === undefined || file === undefined) continue;
+    delete parent[`${key}_file`];
+    const text = readText(String(file), `${path}_file`, problems);
+    if (text !== undefined) parent[key] = text.trim();
+  }
+  const keyring = tree["keyring_file"];
+  delete tree["keyring_file"];
+  if (keyring === undefined) return;
+  const text = readText(String(keyring), "keyring_file", problems);
+  if (text === undefined) return;
+  try {
+    tree["keyring"] = parseYaml(text);
+  } catch {
+    problems.push("keyring_file: can not be read as YAML or JSON");
+  }
+}
+
+function readText(file: string, key: string, problems: string[]): string | undefined {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    problems.push(`${key}: can not read the file (${(error as { code?: string }).code ?? "error"})`);
+    return undefined;
+  }
+}
+
+function setPath(tree: Tree, path: readonly string[], value: unknown): void {
+  let at = tree;
+  for (const key of path.slice(0, -1)) {
+    if (typeof at[key] !== "object" || at[key] === null) at[key] = {};
+    at = at[key] as Tree;
+  }
+  at[path[path.length - 1]!] = value;
+}
+
+/** Names the key and the bound; never a value. */
+function problemOf(issue: z.core.$ZodIssue): string {
+  const path = issue.path.join(".");
+  if (issue.code === "unrecognized_keys") {
+    return issue.keys.map((key) => `${path === "" ? key : `${path}.${key}`}: no such setting`).join("\n");
+  }
+  return `${path}: ${issue.message}`;
+}
+
+function crossChecks(config: Config): string[] {
+  const problems: string[] = [];
+  const { lease, poll } = config.revocation;
+  if (poll * 1.2 + 500 >= lease) problems.push("revocation.poll: poll · 1.2 + 500ms must be less than revocation.lease");
+  if (config.keyring === undefined && config.database.url !== undefined) {
+    problems.push("keyring: is required with database.url (or keyring_file); the embedded database makes its own");
+  }
+  if (config.mode === "validate" && config.database.url === undefined) {
+    problems.push("database.url: is required in mode validate");
+  }
+  const data = config.doors.data;
+  if (!isLocal(data.bind) && data.trust_peers === true) {
+    problems.push("doors.data.trust_peers: peers can be trusted on loopback and unix sockets only");
+  }
+  for (const name of ["data", "admin"] as const) {
+    const section = config.doors[name].tls;
+    if (section !== undefined && section.allowed_sans.length > 0 && section.client_ca_file === undefined) {
+      problems.push(`doors.${name}.tls.client_ca_file: is required with allowed_sans`);
+    }
+  }
+  if (config.callers.mtls.length > 0 && config.doors.admin.tls?.client_ca_file === undefined) {
+    problems.push("callers.mtls: needs doors.admin.tls.client_ca_file");
+  }
+  return problems;
+}
+
+/** Whether a bind can be reached from this machine only. */
+export function isLocal(bindTo: string): boolean {
+  return /^(unix:|127\.|localhost:|\[::1\]:)/.test(bindTo);
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === "object" && value !== null) for (const inner of Object.values(Object.freeze(value))) deepFreeze(inner);
+  return value;
+}

@@ -1,0 +1,42 @@
+import type { ServiceImpl } from "@connectrpc/connect";
+import { tenantOf } from "../app/access.ts";
+import type { AuditLog as AuditLogService } from "../gen/sallyport/v1/audit_log_pb.ts";
+import type { AuditLog } from "../ports.ts";
+import { accessOf, page, pageSize } from "./call.ts";
+import { auditMessage, given, millis } from "./convert.ts";
+import type { PageTokens } from "./page-token.ts";
+
+/** AuditLog: reads only. Rows are written by what they tell of. */
+export function auditLog(deps: {
+  readonly audit: AuditLog;
+  readonly pages: PageTokens;
+}): ServiceImpl<typeof AuditLogService> {
+  const { audit, pages } = deps;
+  return {
+    async listAuditEvents(request, context) {
+      const access = accessOf(context);
+      const size = pageSize(request.pageSize);
+      const { tenant, actor, action, target, owner } = request;
+      const after = millis("after", request.after);
+      const before = millis("before", request.before);
+      const bounds = [after ?? "", before ?? ""].map(String);
+      const { caller } = access;
+      const filters = [tenant, actor, action, target, owner, ...bounds];
+      const binding = ["ListAuditEvents", caller.provenance, caller.tenant, ...filters];
+      const filter = {
+        tenant: tenantOf(access, tenant),
+        actor: given(actor),
+        action: given(action),
+        target: given(target),
+        owner: given(owner),
+        after,
+        before,
+      };
+      const start = pages.open(request.pageToken, binding);
+      const rows = await audit.list(filter, size + 1, start?.time);
+      const { shown, last } = page(rows, size);
+      const next = last === undefined ? "" : pages.issue({ time: last.sequence, key: "" }, binding);
+      return { events: shown.map(auditMessage), nextPageToken: next };
+    },
+  };
+}

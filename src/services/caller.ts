@@ -1,0 +1,155 @@
+import { createHash } from "node:crypto";
+import { type Reach, reachOf } from "../app/access.ts";
+import type { Validate } from "../app/validate.ts";
+import type { Caller, Permission } from "../domain/caller.ts";
+import { NO_REQUIREMENT } from "../domain/decide.ts";
+import { AppError } from "../domain/errors.ts";
+import { sameSecret } from "../domain/mac.ts";
+import type { Secret } from "../domain/secret.ts";
+import type { AuditLog, Clock } from "../ports.ts";
+import { bearerOf } from "./bearer.ts";
+import type { Peer } from "./peer.ts";
+
+/** Who may call an RPC without its permission: nobody, a session for itself, or any live token or session for itself. */
+type Own = "nobody" | "session" | "anyone";
+
+/** What an RPC needs. `open`: nothing at all. */
+export type Row = "open" | { readonly permission: Permission; readonly own: Own };
+
+const need = (permission: Permission, own: Own = "nobody"): Row => ({ permission, own });
+
+/** Method → permission. A method without a row is refused; a test walks every method of every service. */
+export const PERMISSIONS: Readonly<Record<string, Row>> = {
+  "sallyport.v1.TokenAdmin/CreateToken": need("sallyport.tokens.create", "session"),
+  "sallyport.v1.TokenAdmin/GetToken": need("sallyport.tokens.read", "anyone"),
+  "sallyport.v1.TokenAdmin/ListTokens": need("sallyport.tokens.read", "anyone"),
+  "sallyport.v1.TokenAdmin/UpdateToken": need("sallyport.tokens.create", "session"),
+  "sallyport.v1.TokenAdmin/RevokeToken": need("sallyport.tokens.revoke", "anyone"),
+  "sallyport.v1.TokenAdmin/RevokeTokens": need("sallyport.tokens.revoke", "anyone"),
+  "sallyport.v1.TokenAdmin/RotateToken": need("sallyport.tokens.create", "anyone"),
+  "sallyport.v1.PrincipalAdmin/CreatePrincipal": need("sallyport.principals.write"),
+  "sallyport.v1.PrincipalAdmin/GetPrincipal": need("sallyport.principals.write"),
+  "sallyport.v1.PrincipalAdmin/ListPrincipals": need("sallyport.principals.write"),
+  "sallyport.v1.PrincipalAdmin/UpdatePrincipal": need("sallyport.principals.write"),
+  "sallyport.v1.PrincipalAdmin/DeletePrincipal": need("sallyport.principals.write"),
+  "sallyport.v1.TenantAdmin/CreateTenant": need("sallyport.operator"),
+  "sallyport.v1.TenantAdmin/GetTenant": need("sallyport.operator"),
+  "sallyport.v1.TenantAdmin/ListTenants": need("sallyport.operator"),
+  "sallyport.v1.TenantAdmin/UpdateTenant": need("sallyport.operator"),
+  "sallyport.v1.AuditLog/ListAuditEvents": need("sallyport.audit.read"),
+  "sallyport.v1.TokenValidator/ValidateToken": need("sallyport.validate"),
+  "sallyport.v1.TokenValidator/BatchValidateTokens": need("sallyport.validate"),
+  "grpc.health.v1.Health/Check": "open",
+  "grpc.health.v1.Health/List": "open",
+  "grpc.health.v1.Health/Watch": "open",
+  "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "open",
+  "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "open",
+};
+
+/** The row of a method; CALLER_FORBIDDEN where there is none: deny by default. */
+export function rowOf(method: string): Row {
+  const row = Object.hasOwn(PERMISSIONS, method) ? PERMISSIONS[method] : undefined;
+  if (row === undefined) throw new AppError("CALLER_FORBIDDEN", "this call is not offered");
+  return row;
+}
+
+export interface CallerDeps {
+  readonly validate: Validate;
+  readonly audit: AuditLog;
+  readonly clock: Clock;
+  readonly breakGlass: Secret | undefined;
+  readonly mtls: readonly { san: string; tenant: string; permissions: readonly string[] }[];
+}
+
+/** Turns a credential into a caller. */
+export class Callers {
+  readonly #deps: CallerDeps;
+  readonly #breakGlass: Buffer | undefined;
+
+  constructor(deps: CallerDeps) {
+    this.#deps = deps;
+    this.#breakGlass = deps.breakGlass === undefined ? undefined : sha256(deps.breakGlass.reveal());
+  }
+
+  /**
+   * The caller behind a request of the admin door. CALLER_UNAUTHENTICATED without a good credential; STORE_UNAVAILABLE
+   * where its token can not be judged.
+   */
+  async authenticate(peer: Peer, authorization: string | null, method: string, requestId: string): Promise<Caller> {
+    const bearer = bearerOf(authorization);
+    const address = peer.address;
+    const direct = peer.from !== "remote";
+    if (bearer === undefined) {
+      const mapped = this.#deps.mtls.find(({ san }) => peer.sans.includes(san));
+      if (mapped === undefined)
+        throw new AppError("CALLER_UNAUTHENTICATED", "a credential is needed: authorization: Bearer …");
+      return {
+        kind: "mtls",
+        provenance: `mtls:${mapped.san}`,
+        tenant: mapped.tenant,
+        principal: "",
+        scopes: mapped.permissions,
+        address,
+        direct,
+      };
+    }
+    // Compared as hashes: equal lengths, so that the time tells nothing.
+    if (this.#breakGlass !== undefined && sameSecret(sha256(bearer), this.#breakGlass)) {
+      await this.#deps.audit.append(
+        { actor: "break-glass", address, requestId },
+        {
+          tenant: "default",
+          action: "caller.break-glass",
+          target: `rpc:${method}`,
+          owner: "",
+          outcome: "OK",
+          metadata: {},
+        },
+      );
+      return {
+        kind: "break-glass",
+        provenance: "break-glass",
+        tenant: "",
+        principal: "",
+        scopes: ["sallyport.operator"],
+        address,
+        direct,
+      };
+    }
+    return this.#tokenCaller(bearer, address, direct);
+  }
+
+  async #tokenCaller(bearer: string, address: string, direct: boolean): Promise<Caller> {
+    const deadline = this.#deps.clock.mono() + 2_000;
+    // A caller on this machine has no network address to be held against the token's networks.
+    const clientAddress = address === "" ? "127.0.0.1" : address;
+    const decision = await this.#deps.validate(bearer, NO_REQUIREMENT, { clientAddress }, deadline);
+    if (decision.verdict === "UNDETERMINED") {
+      throw new AppError("STORE_UNAVAILABLE", "the caller's token can not be judged now", { retryAfterMs: 1000 });
+    }
+    if (decision.verdict !== "ALLOW" || decision.material === undefined) {
+      throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");
+    }
+    const { material } = decision;
+    return {
+      kind: "token",
+      provenance: `token:${material.hint}`,
+      tenant: material.tenant,
+      principal: material.principal,
+      scopes: material.scopes,
+      tokenId: material.id,
+      address,
+      direct,
+    };
+  }
+}
+
+/** How far the caller reaches in this method; CALLER_FORBIDDEN where not at all. */
+export function permit(caller: Caller, row: Exclude<Row, "open">): Reach {
+  const own = row.own === "anyone" || (row.own === "session" && caller.kind === "session");
+  return reachOf(caller, row.permission, own);
+}
+
+function sha256(text: string): Buffer {
+  return createHash("sha256").update(text).digest();
+}

@@ -1,0 +1,86 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { AppError, type Reason } from "../domain/errors.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  QuotaFailureSchema,
+  RetryInfoSchema,
+} from "../gen/google/rpc/error_details_pb.ts";
+
+type Level = "debug" | "info" | "warn" | "error";
+
+/** Reason → gRPC code and log level. HTTP is the Connect protocol's own mapping of the code. */
+const TABLE = {
+  INVALID_FIELD: [Code.InvalidArgument, "info"],
+  INVALID_PAGE_TOKEN: [Code.InvalidArgument, "info"],
+  UNDECODABLE: [Code.InvalidArgument, "info"],
+  CALLER_UNAUTHENTICATED: [Code.Unauthenticated, "info"],
+  CALLER_FORBIDDEN: [Code.PermissionDenied, "warn"],
+  RIGHTS_EXCEEDED: [Code.PermissionDenied, "warn"],
+  TOKEN_NOT_FOUND: [Code.NotFound, "info"],
+  PRINCIPAL_NOT_FOUND: [Code.NotFound, "info"],
+  TENANT_NOT_FOUND: [Code.NotFound, "info"],
+  PRINCIPAL_EXISTS: [Code.AlreadyExists, "info"],
+  TENANT_EXISTS: [Code.AlreadyExists, "info"],
+  REQUEST_ID_REUSED: [Code.AlreadyExists, "info"],
+  TOKEN_REVOKED: [Code.FailedPrecondition, "info"],
+  TOKEN_ROTATED: [Code.FailedPrecondition, "info"],
+  TOKEN_DISABLED: [Code.FailedPrecondition, "info"],
+  PRINCIPAL_DISABLED: [Code.FailedPrecondition, "info"],
+  TENANT_SUSPENDED: [Code.FailedPrecondition, "info"],
+  ETAG_MISMATCH: [Code.Aborted, "info"],
+  WRITE_CONFLICT: [Code.Aborted, "info"],
+  LIMIT_EXCEEDED: [Code.ResourceExhausted, "info"],
+  OVERLOADED: [Code.ResourceExhausted, "debug"],
+  NOT_DONE: [Code.Unavailable, "error"],
+  STORE_UNAVAILABLE: [Code.Unavailable, "error"],
+  OUTCOME_UNKNOWN: [Code.Unavailable, "error"],
+  DEADLINE: [Code.DeadlineExceeded, "warn"],
+  EFFECT_PENDING: [Code.DeadlineExceeded, "info"],
+  UNIMPLEMENTED: [Code.Unimplemented, "info"],
+  INTERNAL: [Code.Internal, "error"],
+} as const satisfies Record<Reason, readonly [Code, Level]>;
+
+/** Every reason with its code: the error table of the documentation is checked against it. */
+export function errorTable(): { reason: Reason; code: Code }[] {
+  return (Object.keys(TABLE) as Reason[]).map((reason) => ({ reason, code: TABLE[reason][0] }));
+}
+
+export function levelOf(reason: Reason): Level {
+  return TABLE[reason][1];
+}
+
+/** Anything thrown, as an AppError: whatever is not one is INTERNAL, with a fixed text and the cause kept inside. */
+export function asAppError(error: unknown): AppError {
+  if (error instanceof AppError) return error;
+  return new AppError("INTERNAL", "internal error", { cause: error });
+}
+
+/** The error on the wire (AIP-193): one ErrorInfo of domain `sallyport`, and what else helps. */
+export function toConnectError(thrown: unknown, requestId?: string): ConnectError {
+  if (thrown instanceof ConnectError) return thrown;
+  const error = asAppError(thrown);
+  const wire = new ConnectError(error.reason === "INTERNAL" ? "internal error" : error.message, TABLE[error.reason][0]);
+  const metadata = { ...error.metadata, ...(requestId !== undefined && { request_id: requestId }) };
+  const details = [{ desc: ErrorInfoSchema, value: { reason: error.reason, domain: "sallyport", metadata } }];
+  wire.details.push(...details);
+  if (wire.code === Code.InvalidArgument) {
+    const fieldViolations = error.violations.map(({ field, description }) => ({ field, description }));
+    wire.details.push({ desc: BadRequestSchema, value: { fieldViolations } });
+  }
+  if (error.reason === "LIMIT_EXCEEDED") {
+    const violations = [{ subject: "caller", description: error.message }];
+    wire.details.push({ desc: QuotaFailureSchema, value: { violations } });
+  }
+  if (error.retryAfterMs !== undefined)
+    wire.details.push({ desc: RetryInfoSchema, value: retryInfo(error.retryAfterMs) });
+  if (error.reason === "CALLER_UNAUTHENTICATED") wire.metadata.set("www-authenticate", 'Bearer realm="sallyport"');
+  if (requestId !== undefined) wire.metadata.set("x-request-id", requestId);
+  return wire;
+}
+
+function retryInfo(ms: number): MessageInitShape<typeof RetryInfoSchema> {
+  const whole = Math.max(0, Math.ceil(ms));
+  return { retryDelay: { seconds: BigInt(Math.floor(whole / 1000)), nanos: (whole % 1000) * 1_000_000 } };
+}
