@@ -71,6 +71,8 @@ export interface BodyRules {
   readonly grpc: boolean;
   readonly stream: boolean;
   readonly state: CallState;
+  /** Aborted when the client has left, or when the door drains a stream: the body ends, as if the client had ended it. */
+  readonly stop: AbortSignal;
   /** Ours to give back when the call is over. */
   held: number;
 }
@@ -87,7 +89,17 @@ export async function* limitedBody(req: DoorRequest, rules: BodyRules): AsyncGen
     throw new Error(fault);
   };
   let total = 0;
-  for await (const chunk of req.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+  const chunks = req.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer, undefined>;
+  let end = (): void => {};
+  rules.stop.addEventListener("abort", () => end());
+  for (;;) {
+    const next = await new Promise<IteratorResult<Buffer, undefined>>((resolve, reject) => {
+      end = () => resolve({ done: true, value: undefined });
+      if (rules.stop.aborted) end();
+      else chunks.next().then(resolve, reject);
+    });
+    if (next.done) return;
+    const chunk = next.value;
     if (total === 0 && rules.grpc && !rules.limits.gzip && (chunk[0]! & 1) === 1) fail("encoding");
     total += chunk.length;
     if (!rules.stream && total > rules.limits.readMaxBytes + ENVELOPE) fail("too_large");

@@ -44,13 +44,13 @@ export function connectListener(options: ConnectListenerOptions): DoorListener {
     const [path, query = ""] = req.url!.split("?", 2) as [string, string?];
     const route = routes.get(path);
     if (route === undefined) return (options.fallback ?? unknownPath)(req, res);
-    if (!route.stream) return serve(route, query, options.budget, req, res);
+    if (!route.stream) return serve(options, route, query, req, res);
     const connection = connectionOf(req);
     const open = streams.get(connection) ?? 0;
-    if (open >= options.streamsPerConnection) return serve(route, query, options.budget, req, res, "too_many_streams");
+    if (open >= options.streamsPerConnection) return serve(options, route, query, req, res, "too_many_streams");
     streams.set(connection, open + 1);
     res.once("close", () => streams.set(connection, (streams.get(connection) ?? 1) - 1));
-    return serve(route, query, options.budget, req, res);
+    return serve(options, route, query, req, res);
   };
 }
 
@@ -68,9 +68,9 @@ export const unknownPath: DoorListener = (req, res) => {
 };
 
 async function serve(
+  options: ConnectListenerOptions,
   route: Route,
   query: string,
-  budget: ByteBudget,
   req: DoorRequest,
   res: DoorResponse,
   early?: WireFault,
@@ -79,10 +79,23 @@ async function serve(
   if (header === undefined) return answer(res, 400, { code: "invalid_argument", message: "malformed header" });
   const state: CallState = { decoded: false, admitted: false };
   const values = createContextValues().set(peerKey, peerOf(req)).set(callStateKey, state);
-  const rules: BodyRules = { ...route, budget, grpc: speaksGrpc(header), state, held: 0 };
-  const gone = new AbortController();
+  const stop = new AbortController();
+  const rules: BodyRules = {
+    ...route,
+    budget: options.budget,
+    grpc: speaksGrpc(header),
+    state,
+    stop: stop.signal,
+    held: 0,
+  };
+  const drain = route.stream ? options.drain : undefined;
+  const onDrain = (): void => stop.abort();
+  drain?.addEventListener("abort", onDrain);
+  let gone = false;
   res.once("close", () => {
-    gone.abort();
+    gone = true;
+    drain?.removeEventListener("abort", onDrain);
+    stop.abort();
     release(rules);
   });
   const request: UniversalServerRequest = {
@@ -91,7 +104,7 @@ async function serve(
     url: ORIGIN + req.url,
     header,
     body: limitedBody(req, rules),
-    signal: gone.signal,
+    signal: stop.signal,
     contextValues: values,
   };
   const deadline = clampDeadline(header, route.limits);
@@ -102,7 +115,7 @@ async function serve(
       : typeof deadline === "string"
         ? await refuse(route, request, deadline)
         : await withinDeadline(route, request, state, route.stream ? 0 : deadline);
-  if (response === undefined || gone.signal.aborted) return abandon(req);
+  if (response === undefined || gone) return abandon(req);
   try {
     await writeResponse(response, res);
   } catch {

@@ -29,6 +29,8 @@ export interface RpcRouteOptions {
   /** By path; `rpcLimits` by default. */
   readonly limits?: (path: string) => RpcLimits;
   readonly grpcWeb: boolean;
+  /** Aborted when the door drains: the signals of server streams abort and their requests end. Unary calls go on. */
+  readonly drain?: AbortSignal;
   /** Translates what the gate, an interceptor or a handler throws. */
   readonly toConnectError?: (error: unknown) => ConnectError;
 }

@@ -1,0 +1,47 @@
+import { addHealth, type Health } from "../services/health.ts";
+import { connectListener } from "./connect-handler.ts";
+import { ByteBudget, type DoorLimits } from "./limits.ts";
+import type { DoorListener } from "./peers.ts";
+import { type Page, plainPaths } from "./plain-paths.ts";
+
+export interface OpsOptions {
+  readonly limits: DoorLimits;
+  readonly health: Health;
+  /** The Prometheus text, and its content type. */
+  metrics(): Promise<{ readonly type: string; readonly body: string }>;
+  /** Why the program cannot answer now; empty when it can. Fixed words, no secret: anybody who reaches the door reads them. */
+  reasons(): readonly string[];
+  /** Aborted when the door drains: Watch streams end. */
+  readonly drain?: AbortSignal;
+}
+
+/**
+ * The ops door: `/metrics`; `/healthz`, 200 as long as the event loop runs; `/readyz`, 200 or 503 with the reasons; and
+ * gRPC health with Watch. Never TLS, never a caller: probes come without credentials.
+ */
+export function opsListener(options: OpsOptions): DoorListener {
+  const { limits, health } = options;
+  const rpc = connectListener({
+    routes: (router) => addHealth(router, health, "all"),
+    budget: new ByteBudget(limits.bufferedBytes),
+    streamsPerConnection: limits.streamsPerConnection,
+    grpcWeb: false,
+    ...(options.drain === undefined ? {} : { drain: options.drain }),
+  });
+  return plainPaths(
+    {
+      "/metrics": () => options.metrics(),
+      "/healthz": () => json(200, { status: "alive" }),
+      "/readyz": () => {
+        const reasons = options.reasons();
+        const ready = health.serving && reasons.length === 0;
+        return json(ready ? 200 : 503, { status: ready ? "ready" : "not ready", reasons });
+      },
+    },
+    rpc,
+  );
+}
+
+function json(status: number, body: object): Page {
+  return { status, type: "application/json", body: JSON.stringify(body) };
+}

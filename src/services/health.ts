@@ -1,0 +1,92 @@
+import { create } from "@bufbuild/protobuf";
+import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
+import {
+  type HealthCheckResponse,
+  HealthCheckResponseSchema,
+  Health as HealthDesc,
+  HealthCheckResponse_ServingStatus as Status,
+} from "../gen/grpc/health/v1/health_pb.ts";
+
+/**
+ * Whether the program can answer, for the services of one door and for the whole (`""`), as grpc.health.v1 tells it.
+ * It starts as NOT_SERVING.
+ */
+export class Health {
+  readonly #names: ReadonlySet<string>;
+  readonly #waiting = new Set<() => void>();
+  #serving = false;
+
+  constructor(services: readonly string[]) {
+    this.#names = new Set(["", ...services]);
+  }
+
+  get serving(): boolean {
+    return this.#serving;
+  }
+
+  get names(): ReadonlySet<string> {
+    return this.#names;
+  }
+
+  /** Tells every Watch at once. Draining is `set(false)` before the doors close. */
+  set(serving: boolean): void {
+    if (this.#serving === serving) return;
+    this.#serving = serving;
+    for (const wake of [...this.#waiting]) wake();
+  }
+
+  /** SERVICE_UNKNOWN for a name that the door does not serve. */
+  statusOf(service: string): Status {
+    if (!this.#names.has(service)) return Status.SERVICE_UNKNOWN;
+    return this.#serving ? Status.SERVING : Status.NOT_SERVING;
+  }
+
+  /** Resolves at the next change, or when the signal aborts. */
+  changed(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = (): void => {
+        this.#waiting.delete(wake);
+        signal.removeEventListener("abort", wake);
+        resolve();
+      };
+      this.#waiting.add(wake);
+      signal.addEventListener("abort", wake);
+      if (signal.aborted) wake();
+    });
+  }
+}
+
+/** Adds grpc.health.v1.Health: Check, List and Watch, or, for a door without streams, Check alone. */
+export function addHealth(router: ConnectRouter, health: Health, offer: "check" | "all"): void {
+  const now = (service: string): HealthCheckResponse =>
+    create(HealthCheckResponseSchema, { status: health.statusOf(service) });
+  router.service(HealthDesc, {
+    check({ service }) {
+      const answer = now(service);
+      if (answer.status === Status.SERVICE_UNKNOWN) throw new ConnectError("unknown service", Code.NotFound);
+      return answer;
+    },
+    ...(offer === "all" && {
+      list: () => ({ statuses: Object.fromEntries([...health.names].map((name) => [name, now(name)])) }),
+      watch: ({ service }, { signal }) => watch(health, now, service, signal),
+    }),
+  });
+}
+
+/** The state at once and then each change of it, until the client leaves or the door drains. */
+async function* watch(
+  health: Health,
+  now: (service: string) => HealthCheckResponse,
+  service: string,
+  signal: AbortSignal,
+): AsyncGenerator<HealthCheckResponse> {
+  let last: Status | undefined;
+  do {
+    const change = health.changed(signal); // before the look, so that none is missed
+    const current = now(service);
+    if (current.status !== last) yield current;
+    last = current.status;
+    await change;
+  } while (!signal.aborted);
+  if (health.statusOf(service) !== last) yield now(service);
+}
