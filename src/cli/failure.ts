@@ -63,7 +63,9 @@ function fromSocket(error: ConnectError, { address, repeat }: Situation): Failur
     case "EPIPE":
       return unavailable(`the connection to ${address} was lost; ${again(repeat)}`);
     default:
-      return unavailable(`no connection to ${address} (${cause.code}); ${again(repeat)}`);
+      return /CERT|SIGNATURE/.test(cause.code)
+        ? unavailable(`the certificate of ${address} is not trusted (${cause.code}): NODE_EXTRA_CA_CERTS names its CA`)
+        : unavailable(`no connection to ${address} (${cause.code}); ${again(repeat)}`);
   }
 }
 

@@ -54,6 +54,10 @@ describe("failure", () => {
     ],
     [apiError(Code.Internal, "INTERNAL", "internal error"), 70, /internal error/],
     [new ConnectError("HTTP 404", Code.Unimplemented), 69, /right door\? \(admin 7401, data 7400\)/],
+    [broken("DEPTH_ZERO_SELF_SIGNED_CERT"), 69, /not trusted .*NODE_EXTRA_CA_CERTS/],
+    [broken("ENOTFOUND"), 69, /^the host of http:\/\/127\.0\.0\.1:7401 is unknown$/],
+    [broken("EACCES"), 69, /^this user may not connect/],
+    [broken("HPE_INVALID_CONSTANT"), 69, /^no connection to .*HPE_INVALID_CONSTANT/],
     [usage("give one"), 2, /^give one$/],
     [new TypeError("x is not a function"), 70, /^a bug in this program: TypeError: x is not a function$/],
     ["a string", 70, /a string/],
@@ -68,7 +72,7 @@ describe("failure", () => {
     for (const error of [
       apiError(Code.Unavailable, "OUTCOME_UNKNOWN", "unknown"),
       new ConnectError("the operation timed out", Code.DeadlineExceeded),
-      ConnectError.from(Object.assign(new ConnectError("reset", Code.Aborted), { cause: node("ECONNRESET") })),
+      broken("ECONNRESET"),
     ]) {
       expect(explain(error, { ...situation, repeat })).toMatchObject({ exit: 69 });
       expect(explain(error, { ...situation, repeat }).message).toContain(repeat);
@@ -89,6 +93,8 @@ describe("failure", () => {
   });
 });
 
-function node(code: string): Error {
-  return Object.assign(new Error(code), { code });
+/** A broken connection, as connect-node reports it: Node's error is the cause. */
+function broken(code: string): ConnectError {
+  const cause = Object.assign(new Error(code), { code });
+  return Object.assign(new ConnectError(code, Code.Internal), { cause });
 }
