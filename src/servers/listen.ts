@@ -1,5 +1,6 @@
-import { lstatSync, unlinkSync } from "node:fs";
+import { lstatSync, statSync, unlinkSync } from "node:fs";
 import { connect, type Server } from "node:net";
+import { dirname } from "node:path";
 
 export type BindProblem = "ADDRESS_IN_USE" | "BAD_ADDRESS" | "REFUSED_BY_SYSTEM";
 
@@ -65,6 +66,8 @@ export async function listen(server: Server, bind: Bind, unixMode: number): Prom
 }
 
 async function removeStale(path: string): Promise<void> {
+  if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
+    throw new BindError("BAD_ADDRESS", `${path}: there is no such folder`);
   const there = lstatSync(path, { throwIfNoEntry: false });
   if (there === undefined) return;
   if (!there.isSocket()) throw new BindError("BAD_ADDRESS", `${path} exists and is not a socket`);

@@ -4,6 +4,8 @@ import { connectionOf, type DoorRequest, type DoorResponse } from "./peers.ts";
 
 /** How long the rest of a request is read and dropped after its answer, so that the client can read the answer. */
 const LINGER_MS = 1_000;
+/** How long trailers take to leave after the body; the sweep looks again. */
+const TRAILERS_MS = 20;
 
 interface Open {
   readonly req: DoorRequest;
@@ -32,7 +34,14 @@ export class OpenResponses {
     const connection = connectionOf(req);
     this.#open.add(entry);
     this.#inFlight.set(connection, (this.#inFlight.get(connection) ?? 0) + 1);
-    res.once("finish", () => dropRest(req));
+    if ("stream" in req) {
+      // The response's own `finish` waits for the request; the stream's comes when the answer has left.
+      req.stream.once("finish", () => {
+        if (!req.stream.readableEnded) setTimeout(resetAnswered, TRAILERS_MS, req).unref();
+      });
+    } else {
+      res.once("finish", () => linger(req));
+    }
     res.once("close", () => {
       this.#open.delete(entry);
       this.#inFlight.set(connection, (this.#inFlight.get(connection) ?? 1) - 1);
@@ -51,6 +60,7 @@ export class OpenResponses {
       entry.still = pending > 0 && pending === entry.pending ? entry.still + intervalMs : 0;
       entry.pending = pending;
       if (entry.still >= stalledMs) abandon(entry.req);
+      else if ("stream" in entry.req) resetAnswered(entry.req);
     }
   }
 }
@@ -70,13 +80,14 @@ function pendingBytes(res: DoorResponse): number {
   return "stream" in res ? (res.stream?.writableLength ?? 0) : (res as ServerResponse).writableLength;
 }
 
-function dropRest(req: DoorRequest): void {
-  if ("stream" in req) {
-    const stream = (req as Http2ServerRequest).stream;
-    if (!stream.destroyed && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
-    return;
-  }
-  const message = req as IncomingMessage;
+/** Answered whole, while the client is still sending: RST_STREAM(NO_ERROR), RFC 9113 §8.1. */
+function resetAnswered({ stream }: Http2ServerRequest): void {
+  if (stream.destroyed || stream.closed || stream.state.localClose !== 1 || stream.readableEnded) return;
+  stream.close(constants.NGHTTP2_NO_ERROR);
+}
+
+/** Reads and drops the rest of a request, for a while: closing at once could take the answer away from the client. */
+function linger(message: IncomingMessage): void {
   if (message.complete || message.socket.destroyed) return;
   const timer = setTimeout(() => message.socket.destroy(), LINGER_MS).unref();
   message.once("end", () => clearTimeout(timer));

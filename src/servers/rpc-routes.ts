@@ -13,7 +13,7 @@ import {
 } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { compressionGzip } from "@connectrpc/connect-node";
-import { callStateKey, decodeGuard, plainConnectError, wireError } from "../services/decode-errors.ts";
+import { callStateKey, decodeGuard, translation, wireError } from "../services/decode-errors.ts";
 import { RESPONSE_MAX_BYTES, type RpcLimits, rpcLimits } from "./limits.ts";
 
 export interface RpcRouteOptions {
@@ -31,7 +31,7 @@ export interface RpcRouteOptions {
   readonly grpcWeb: boolean;
   /** Aborted when the door drains: the signals of server streams abort and their requests end. Unary calls go on. */
   readonly drain?: AbortSignal;
-  /** Translates what the gate, an interceptor or a handler throws. */
+  /** Translates what the gate, an interceptor or a handler throws; a ConnectError stays as it is. Default: INTERNAL. */
   readonly toConnectError?: (error: unknown) => ConnectError;
 }
 
@@ -53,7 +53,7 @@ export function refusal(error: ConnectError): ContextValues {
 /** One handler and one refuser for each method, under the limits of its path. */
 export function rpcRoutes(options: RpcRouteOptions): Map<string, Route> {
   const routes = new Map<string, Route>();
-  const toConnectError = options.toConnectError ?? plainConnectError;
+  const toConnectError = translation(options.toConnectError);
   const gate = async (context: HandlerContext): Promise<void> => {
     try {
       await options.gate?.(context);

@@ -151,7 +151,7 @@ const codeOfStatus: Readonly<Record<number, Code>> = {
   504: Code.DeadlineExceeded,
 };
 
-/** The translation where no other is given: errors of connect pass, everything else is INTERNAL with fixed text. */
-export function plainConnectError(error: unknown): ConnectError {
-  return error instanceof ConnectError ? error : wireError("internal");
+/** A translation of whatever is thrown: errors of connect pass as they are; without `inner` all others are INTERNAL. */
+export function translation(inner?: (error: unknown) => ConnectError): (error: unknown) => ConnectError {
+  return (error) => (error instanceof ConnectError ? error : (inner?.(error) ?? wireError("internal")));
 }
