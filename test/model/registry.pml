@@ -1,37 +1,26 @@
-/* registry.pml: who must have acknowledged before a revoke returns OK (docs: "Immediate revocation", sections 4.1, 4.2,
- * 4.5, 4.6): registration, joining during a revoke, reaping and burial, change of epoch and `settled`, a failover that
- * loses registrations (R16, R29, R31, R35, R37).
+/* Who must have acknowledged before a revoke returns OK (revocation, sections 4.1, 4.2, 4.5, 4.6): registration,
+ * joining during a revoke, reaping and burial, change of epoch and `settled`, a failover that loses registrations.
  *
- * PROMISE checked: no ALLOW by a call that started after a revoke returned OK. Calls are instantaneous here and may use
- * any positive row that was ever readable, in any epoch: whatever L1, Redis or a shared read can hold. What happens
- * inside a call is revocation.pml's. Where a later observation only makes a writer wait longer, the model takes the
- * earliest: the worst case. A mutant is one define (M11..M13, M15, R35); WITNESS_* as in revocation.pml.
+ * Checked: no ALLOW by a call that started after a revoke returned OK. Calls are instantaneous here and may use any
+ * positive row that was ever readable, in any epoch: whatever L1, Redis or a shared read can hold. What happens inside
+ * a call is revocation.pml's. Where a later observation only makes a writer wait longer, the model takes the earliest.
+ * A mutant is one define (M11, M12, M13, M15, R35, EARLY). WITNESS_* asserts that a useful state does not exist.
  */
-#ifndef N
-#define N 1          /* validators */
-#endif
+#include "clock.pml"
 #ifndef EPOCHS
 #define EPOCHS 2     /* lives of the PostgreSQL server: restarts and failovers, plus one */
 #endif
-#ifndef NOISE
-#define NOISE 1      /* changes of authority of other keys */
+#ifndef CHANGES
+#define CHANGES 1    /* changes of authority of other keys */
 #endif
-#ifndef L
-#define L 2          /* max_bound_ms, in ticks of a validator's clock; each registration picks its bound <= L */
-#endif
-#ifndef K
-#define K 2          /* a validator's clock may lose one tick in K + 1 */
-#endif
-#define WAIT(b) ((b) + ((b) + K - 1) / K)         /* b(1+rho)+delta on the clock of a writer */
 #define BURY_AFTER(b) (2 * (b))
-#define MAX(a, b) ((a) > (b) -> (a) : (b))
 
 /* PostgreSQL: the live primary is epoch `now`; what earlier lives showed is history that caches may still hold. */
 byte now;
 byte head[EPOCHS];
 byte revokedAt[EPOCHS];   /* position of the token's revocation, 0 while it is good */
 bool settled = true;      /* rev_state.settled = now */
-byte noise = NOISE;
+byte changes = CHANGES;   /* still to come, see Change */
 #define ABSENT 0
 #define LIVE   1
 #define REAPED 2
@@ -40,15 +29,11 @@ byte rowEpoch[N];
 byte rowAck[N];           /* applied_n + 1, so 0 is -1 */
 byte rowBound[N];
 
-/* A validator. */
+/* A validator; its lease is in clock.pml. Each process has a bound <= L. */
 byte epoch[N];
 byte applied[N];          /* + 1, so 0 is -1 */
 byte deny[N];
 byte bound[N];
-byte lease[N];            /* ticks left: leaseUntil - mono() */
-byte age[N];              /* of the poll in flight: mono() - t */
-bool inFlight[N];
-byte lost[N];             /* ticks since this clock last lost one */
 
 /* The process that revokes and keeps house; its clock is the fast one. */
 bool waiting;
@@ -57,11 +42,6 @@ byte seenReaped[N];       /* ticks since it saw the row reaped, + 1; 0 = not rea
 byte seenEpoch;           /* mono() - sawEpoch, while not settled */
 bool revokeReturnedOk;    /* history */
 
-/* Real time, as in revocation.pml. */
-inline advance(p) {
-  lease[p] = (lease[p] > 0 -> lease[p] - 1 : 0);
-  age[p] = (inFlight[p] && age[p] < L -> age[p] + 1 : age[p]);
-}
 #define AGED(p) (seenReaped[p] > 0 && seenReaped[p] <= BURY_AFTER(L) -> seenReaped[p] + 1 : seenReaped[p])
 active proctype Clock() {
   byte p;
@@ -69,12 +49,8 @@ end: do
   :: atomic {
        waited = (waiting && waited < WAIT(L) -> waited + 1 : waited);
        seenEpoch = (!settled && seenEpoch < WAIT(L) -> seenEpoch + 1 : seenEpoch);
-       p = 0;
-       do
-       :: p < N && lost[p] >= K -> lost[p] = 0; seenReaped[p] = AGED(p); p++      /* this clock loses the tick */
-       :: p < N -> advance(p); lost[p] = (lost[p] < K -> lost[p] + 1 : K); seenReaped[p] = AGED(p); p++
-       :: p == N -> p = 0; break
-       od
+       for (p : 0 .. N - 1) { seenReaped[p] = AGED(p); tick(p) }
+       p = 0
      }
   od
 }
@@ -123,7 +99,7 @@ poll: end: do
      :: d_step { qEpoch == epoch[p] && qLive -> apply(); pollOver() }
      fi
   :: goto boot                                    /* crash and restart; its old row was a corpse for a while */
-  :: d_step { lease[p] = 0; row[p] = ABSENT; seenReaped[p] = 0 } -> goto boot   /* stop: drop the lease; DELETE own row */
+  :: d_step { lease[p] = 0; row[p] = ABSENT; seenReaped[p] = 0 } -> goto boot   /* stop: DELETE own row */
   od
 }
 /* ... then, while acked < applied: UPDATE validators ... WHERE id = me AND epoch = epoch AND reaped_at IS NULL. */
@@ -208,7 +184,7 @@ again:
           assert(!(row[0] == ABSENT && applied[0] > 0));
 #endif
           longest = 0; returnOk(); break
-       :: waited >= WAIT(SETTLED -> longest : L) ->   /* OK {LEASE_EXPIRED}; settled: the bounds of the missing suffice */
+       :: waited >= WAIT(SETTLED -> longest : L) ->   /* OK {LEASE_EXPIRED}; settled: by the bounds of the missing */
 #ifdef WITNESS_OK_SHORT_BOUND
           assert(!(longest > 0 && waited < WAIT(L)));
 #endif
@@ -258,7 +234,7 @@ end: do
        now++; settled = false; seenEpoch = 0; p = 0;
        do
        :: p < N -> row[p] = ABSENT; seenReaped[p] = 0; p++               /* its registration is lost */
-       :: p < N -> seenReaped[p] = (row[p] == REAPED -> 1 : 0); p++      /* kept; "seen reaped" counts in this epoch only */
+       :: p < N -> seenReaped[p] = (row[p] == REAPED -> 1 : 0); p++      /* kept; seen in this epoch from now */
        :: p == N -> break
        od;
        p = 0; kept = 0
@@ -268,7 +244,7 @@ end: do
 
 active proctype Change() {                        /* of other keys */
 end: do
-  :: d_step { noise > 0 -> noise--; head[now]++ }
+  :: d_step { changes > 0 -> changes--; head[now]++ }
   od
 }
 

@@ -1,55 +1,35 @@
-/* revocation.pml: the base model of the revocation protocol (docs: "Immediate revocation", sections 4.2 to 4.5).
+/* The base model of the revocation protocol (revocation, sections 4.2 to 4.5): polls, leases, the use rule, the wait.
  *
- * PROMISE checked: (A) no ALLOW by a call that started after a revoke returned OK; (B) in one process, no ALLOW by a
- * call that started after a refusal ended. One token, one dependency key, all processes registered and settled
- * throughout; joining, reaping and epochs are registry.pml's. Crash and SIGSTOP need no statement of their own: a
- * process that is never scheduled again has crashed, one that is scheduled late was paused, and Clock runs on.
- * A mutant is one define (M1..M10, M18, M31, M35, R33); WITNESS_* turns a useful state into a violation, to show it is reachable.
+ * Checked: (A) no ALLOW by a call that started after a revoke returned OK; (B) in one process, no ALLOW by a call that
+ * started after a refusal ended. One token, one dependency key, all processes registered and settled throughout;
+ * joining, reaping and epochs are registry.pml's. Crash and SIGSTOP need no statement of their own: a process that is
+ * never scheduled again has crashed, one that is scheduled late was paused, and Clock runs on.
+ * A mutant is one define (M1 to M10, M18, M31, M35, R33, EARLY). WITNESS_* asserts that a useful state does not exist.
  */
-#ifndef N
-#define N 1          /* validators: processes with a cache */
-#endif
+#include "clock.pml"
 #ifndef CALLS
 #define CALLS 1      /* concurrent calls of each validator */
 #endif
 #ifndef REVOKERS
 #define REVOKERS 2   /* the revoke and its concurrent retry */
 #endif
-#ifndef NOISE
-#define NOISE 1      /* changes of authority that concern other keys, but move the position */
-#endif
-#ifndef L
-#define L 2          /* the lease, in ticks of the validator's clock */
-#endif
-#ifdef M9
-#define K 1          /* M9: a clock at half rate ... */
-#define W L          /* ... and a writer that allows no margin for it */
-#endif
-#ifndef K
-#define K 2          /* a validator's clock may lose one tick in K + 1: the rate margin (c) of section 1 */
-#endif
-#ifndef W
-#define W (L + (L + K - 1) / K)   /* 4.5: L(1+rho)+delta on the writer's clock; ticks are exact, so delta is 0 */
+#ifndef CHANGES
+#define CHANGES 1    /* changes of authority that concern other keys, but move the position */
 #endif
 #define NONE 255
-#define MAX(a, b) ((a) > (b) -> (a) : (b))
 
 /* PostgreSQL, the only authority. */
 byte head;           /* rev_head.n */
 byte revokedAt;      /* position of the token's revocation, 0 while it is good */
 byte logFloor;       /* rev_state.floor_n */
 byte pruned;         /* log rows with n <= pruned are deleted */
-byte noise = NOISE;
+byte changes = CHANGES;   /* still to come, see Change */
 byte ackRow[N];      /* validators.applied_n */
 
-/* A validator. */
+/* A validator; its lease is in clock.pml. */
 byte applied[N];
 byte deny[N];        /* deny map: the one key, 0 = no entry */
 byte floor[N];
-byte lease[N];       /* ticks left: leaseUntil - mono() */
-byte age[N];         /* of the poll in flight: mono() - t */
-bool inFlight[N];
-byte lost[N];        /* ticks since this clock last lost one */
 byte L1[N];          /* label of the cached positive, or NONE */
 bool refused[N];     /* history: a call of this process has refused */
 #ifdef M8
@@ -94,25 +74,13 @@ inline allow() {
 #endif
 }
 
-/* Real time. The writers' clocks are the fast ones, validators' may lag by the margin: the worst case for the wait.
- * Counters saturate where the protocol stops comparing, so time is unbounded and the state space finite. */
-inline advance(p) {
-  lease[p] = (lease[p] > 0 -> lease[p] - 1 : 0);
-  age[p] = (inFlight[p] && age[p] < L -> age[p] + 1 : age[p]);
-}
-inline tickWriters() {
-  for (i : 0 .. REVOKERS - 1) { waited[i] = (waiting[i] && waited[i] < W -> waited[i] + 1 : waited[i]) }
-}
 active proctype Clock() {
   byte i, p;
 end: do
   :: atomic {
-       tickWriters(); i = 0; p = 0;
-       do
-       :: p < N && lost[p] >= K -> lost[p] = 0; p++                     /* this clock loses the tick */
-       :: p < N -> advance(p); lost[p] = (lost[p] < K -> lost[p] + 1 : K); p++
-       :: p == N -> p = 0; break
-       od
+       for (i : 0 .. REVOKERS - 1) { waited[i] = (waiting[i] && waited[i] < WAIT(L) -> waited[i] + 1 : waited[i]) }
+       for (p : 0 .. N - 1) { tick(p) }
+       i = 0; p = 0
      }
   od
 }
@@ -164,7 +132,7 @@ end: do
 #endif
      if                                            /* the tick of its reply */
      :: d_step { deny[p] = MAX(deny[p], qRow); apply(p); pollOver(p) }
-     :: d_step { qRow > 0 -> floor[p] = MAX(floor[p], qRow); apply(p); pollOver(p) }   /* a cap: row dropped, floor raised */
+     :: d_step { qRow > 0 -> floor[p] = MAX(floor[p], qRow); apply(p); pollOver(p) }    /* cap: a floor */
      :: d_step { dropLease(p); pollOver(p) }       /* it was answered in recovery: drop the lease */
      :: d_step { pollOver(p) }                     /* it failed, or took over 500 ms */
      fi
@@ -180,8 +148,8 @@ end: do
   od
 }
 
-/* 4.4 Validate. Redis is an adversary: a GET answers any positive that could ever have been sealed, that is any
- * position at which the token was good (AES-GCM stops the rest), as late as it likes; late fills are covered thereby. */
+/* 4.4 Validate. Redis is an adversary: a GET answers any positive that could ever have been sealed, that is, of any
+ * position at which the token was good (the seal stops the rest), as late as it likes; that covers late fills. */
 #ifdef M31
 byte filled;         /* M31: the writer of a widening fills L2 with its own material under a later position (R41) */
 #define WAS_GOOD(n) (revokedAt == 0 || (n) < revokedAt || (n) == filled)
@@ -224,7 +192,7 @@ get: atomic {                                      /* lease held: GET; its reply
      }
   :: false ->
 read:
-     atomic {                                               /* own read: ONE statement on the primary, after the start */
+     atomic {                                               /* own read: ONE statement on the primary */
        r = head;
 #ifdef M7
        select(r : 0 .. head);                               /* M7: or on a replica, which lags */
@@ -256,11 +224,12 @@ read:
 
 /* 4.5 Change authority. A revoker that crashes takes no further step; its retry (or the concurrent second call) is the
  * other instance of this process, and finds the change done: it waits just the same. */
-inline returnOk() { revokeReturnedOk = true; waiting[w] = false; waited[w] = 0; n = 0; p = 0 }
+#define ALL_ACKED(n) (ackRow[0] >= (n) && ackRow[N - 1] >= (n))   /* N is 1 or 2 */
+inline returnOk() { revokeReturnedOk = true; waiting[w] = false; waited[w] = 0; n = 0 }
 proctype Revoke(byte w) {
-  byte n, p;
+  byte n;
 again:
-  atomic {                                         /* tx: the change and its log row in one COMMIT; w = mono() at its ack */
+  atomic {                                         /* tx: change and log row, one COMMIT; w = mono() at its ack */
     if
     :: revokedAt == 0 -> head++; revokedAt = head
 #ifdef M4
@@ -276,20 +245,15 @@ again:
   };
   n = head;                                        /* n = head of the first answer */
   if
-  :: atomic {                                      /* ONE statement, sent after w: nothing missing -> OK {ACKED} */
-       p = 0;
-       do
-       :: p < N && ackRow[p] >= n -> p++
-       :: p == N -> break
-       od;
+  :: atomic { ALL_ACKED(n) ->                      /* ONE statement, sent after w: nothing missing: OK {ACKED} */
 #ifdef WITNESS_OK_ACKED
-       assert(!(n > 0 && lease[0] > 0));           /* acknowledged, and the validator still works from its cache */
+       assert(lease[0] == 0);                      /* acknowledged, and the validator still works from its cache */
 #endif
        returnOk()
      }
-  :: atomic { waited[w] >= W ->                    /* by time: OK {LEASE_EXPIRED} */
+  :: atomic { waited[w] >= WAIT(L) ->                    /* by time, whoever is missing: OK {LEASE_EXPIRED} */
 #ifdef WITNESS_OK_LEASE_EXPIRED
-       assert(!(ackRow[0] < n));
+       assert(ALL_ACKED(n));
 #endif
        returnOk()
      }
@@ -301,9 +265,9 @@ end: skip
 /* Changes that take nothing from this token: other keys, a widening. */
 active proctype Change() {
 end: do
-  :: d_step { noise > 0 -> noise--; head++ }
+  :: d_step { changes > 0 -> changes--; head++ }
 #ifdef M31
-  :: d_step { noise < NOISE && filled == 0 -> filled = head }
+  :: d_step { changes < CHANGES && filled == 0 -> filled = head }
 #endif
   od
 }

@@ -36,7 +36,7 @@ function command(file: string, args: readonly string[], cwd: string, seconds: nu
   });
 }
 
-/** The path of spin: from PATH, from the cache, or fetched into the cache by apt-get without installing; or a reason. */
+/** The path of spin: from PATH, the cache, or fetched into the cache by apt-get without installing it; or a reason. */
 async function findSpin(): Promise<{ spin: string } | { missing: string }> {
   if ((await command("gcc", ["--version"], HERE, 20)).code !== 0) return { missing: "gcc is not installed" };
   if ((await command("spin", ["-V"], HERE, 20)).code === 0) return { spin: "spin" };
