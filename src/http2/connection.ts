@@ -183,6 +183,7 @@ export class Connection implements FrameSink, OutputOwner {
     this.output.bytes.set(debug, at + 8);
     this.server.stats.connectionErrors++;
     this.finish();
+    this.pipe.pause(); // a flood is not read to its end
     this.server.connectionError({ code, reason, peer: this.peer });
   }
 

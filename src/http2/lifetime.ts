@@ -81,13 +81,13 @@ export class Lifetime {
   /** Looks at the clock. */
   tick(now: number): void {
     const { limits } = this.connection.server;
-    const { settings, streams, pipe, trusted } = this.connection;
+    const { settings, streams, trusted } = this.connection;
     if (this.connection.over) return;
     if (!settings.received) {
-      if (now - this.born > limits.prefaceMs) pipe.destroy();
+      if (now - this.born > limits.prefaceMs) this.cut("no preface");
     } else if (streams.sender.heldBack) {
-      if (now - this.heldBackAt > limits.undrainedMs) pipe.destroy();
-    } else if (this.pingedAt > 0 && now - this.pingedAt > limits.keepaliveTimeoutMs) pipe.destroy();
+      if (now - this.heldBackAt > limits.undrainedMs) this.cut("answers not read");
+    } else if (this.pingedAt > 0 && now - this.pingedAt > limits.keepaliveTimeoutMs) this.cut("PING not answered");
     else if (this.phase === "announced" && now - this.announcedAt > limits.roundTripMs) {
       this.connection.act(() => this.leave());
     } else if (this.peerLeaves && streams.isEmpty) this.connection.act(() => this.connection.finish());
@@ -97,6 +97,14 @@ export class Lifetime {
       this.pingedAt = now;
       this.connection.act(() => this.ping(KEEPALIVE));
     }
+  }
+
+  /** The peer does not do what every peer does; nothing it would read can be said to it. */
+  private cut(reason: string): void {
+    const { server, peer, pipe } = this.connection;
+    server.stats.connectionErrors++;
+    server.connectionError({ code: undefined, reason, peer });
+    pipe.destroy();
   }
 
   /** Our side has ended; the peer gets a moment to read it and to end its own. */

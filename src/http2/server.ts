@@ -13,8 +13,8 @@ import { lendReads } from "./shared-reads.ts";
 
 /** Why a connection ended before its time. */
 export interface ConnectionError {
-  /** The HTTP/2 error code of our GOAWAY. */
-  readonly code: number;
+  /** The HTTP/2 error code of our GOAWAY; undefined when the peer's time was over and it was told nothing. */
+  readonly code: number | undefined;
   readonly reason: string;
   readonly peer: Peer;
   /** Set when it was a bug of ours. */

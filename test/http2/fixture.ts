@@ -11,6 +11,8 @@ export interface Fixture {
   readonly server: UnaryServer;
   readonly errors: ConnectionError[];
   readonly handlerErrors: unknown[];
+  /** Resolves with the first connection error there was or will be. */
+  readonly error: Promise<ConnectionError>;
   stop(): Promise<void>;
 }
 
@@ -41,6 +43,7 @@ export function answerIn(call: Call, bytes: Uint8Array): Reply {
 export async function start(options: FixtureOptions = {}): Promise<Fixture> {
   const errors: ConnectionError[] = [];
   const handlerErrors: unknown[] = [];
+  const error = Promise.withResolvers<ConnectionError>();
   const { listener, server } = createUnaryListener({
     routes: {
       exact: new Map(Object.entries({ "/t/Echo": route(echo), ...options.routes })),
@@ -50,8 +53,11 @@ export async function start(options: FixtureOptions = {}): Promise<Fixture> {
     trust: options.trust ?? "trusted",
     reads: options.reads,
     onHttp1: (socket) => socket.destroy(),
-    onConnectionError: (error) => errors.push(error),
-    onHandlerError: (error) => handlerErrors.push(error),
+    onConnectionError: (one) => {
+      errors.push(one);
+      error.resolve(one);
+    },
+    onHandlerError: (one) => handlerErrors.push(one),
   });
   await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve));
   return {
@@ -59,6 +65,7 @@ export async function start(options: FixtureOptions = {}): Promise<Fixture> {
     server,
     errors,
     handlerErrors,
+    error: error.promise,
     async stop() {
       server.close();
       await new Promise((resolve) => listener.close(resolve));
