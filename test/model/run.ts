@@ -50,7 +50,7 @@ async function findSpin(): Promise<{ spin: string } | { missing: string }> {
   return { missing: `spin is not installed and apt-get download failed: ${got.out.trim().split("\n").at(-1)}` };
 }
 
-/** Statements the verifier never reached, apart from the ends of endless processes. */
+/** Control points the verifier never visited, apart from the ends of endless processes. */
 function unreached(report: string): string[] {
   return [...report.matchAll(/^\t.*\.pml:(\d+), state \d+, "(.*)"$/gm)]
     .filter((match) => match[2] !== "-end-")
@@ -80,7 +80,7 @@ function judge(run: Run, report: string, end: Pick<Result, "timedOut">, limits: 
   if (run.expect === "reached") return { verdict: "failed", text: `NOT reachable, so the model is vacuous (${size})` };
   if (run.expect !== "holds") return { verdict: "failed", text: `SURVIVED: ${size}, no violation` };
   const idle = run.covers ? unreached(report) : [];
-  if (idle.length > 0) return { verdict: "failed", text: `never executed: ${idle.join("; ")}` };
+  if (idle.length > 0) return { verdict: "failed", text: `never visited: ${idle.join("; ")}` };
   return { verdict: "passed", text: `holds, exhaustive: ${size}` };
 }
 

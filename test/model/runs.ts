@@ -10,7 +10,7 @@ export interface Run {
   /** `holds`: exhausted without an error; `violated`: this assertion fails; `reached`: one that is no promise fails. */
   readonly expect: "holds" | "reached" | { readonly violated: string };
   readonly why: string;
-  /** The statements of the model must all have been reached: nothing in it is idle. */
+  /** Every control point of the model must have been visited: no branch of it is idle. */
   readonly covers?: boolean;
 }
 
