@@ -12,6 +12,8 @@ import { OpenResponses } from "./responses.ts";
 import { loadTls, type TlsFiles } from "./tls.ts";
 
 const SWEEP_MS = 1_000;
+/** While draining: how long a connection without a request is kept, because one may be on the wire. */
+const SILENCE_MS = 500;
 
 export interface DoorOptions {
   readonly name: Peer["door"];
@@ -77,7 +79,7 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
     onRefused,
     onTrouble: (what, error) => options.onTrouble(`${options.name} door: ${what}`, error),
   });
-  const h1 = h1Branch(limits.h1, listener, { inFlight: (socket) => responses.inFlight(socket), onRefused });
+  const h1 = h1Branch(limits.h1, listener, { begun: (socket) => responses.begun(socket), onRefused });
   const h2 = h2Branch(limits, listener, {
     onSession: (session, socket) => rememberPeer(session, peerBySocket.get(socket)!),
     onRefused,
@@ -146,7 +148,10 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
       keepAlive: true,
     });
     server.on("connection", (socket: Socket) => admit(socket)); // before the handshake
-    server.on("tlsClientError", onRefused);
+    server.on("tlsClientError", (_error, socket: TLSSocket) => {
+      onRefused();
+      socket.destroy(); // a handshake that timed out is not ended by Node
+    });
     server.on("secureConnection", (socket: TLSSocket) => {
       socket.on("error", () => {});
       socket.disableRenegotiation();
@@ -178,9 +183,14 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
       if (server.listening) server.close();
       responses.closeAfter();
       h2.closeAll();
-      h1.closeIdleConnections();
-      for (const socket of undecided) socket.destroy(); // nothing has been said yet
-      await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, graceMs))]);
+      const silent = setTimeout(() => {
+        h1.closeIdleConnections();
+        for (const socket of undecided) socket.destroy();
+      }, SILENCE_MS);
+      let grace: NodeJS.Timeout | undefined;
+      await Promise.race([ended, new Promise((resolve) => (grace = setTimeout(resolve, graceMs)))]);
+      clearTimeout(grace);
+      clearTimeout(silent);
       await end();
     },
     close: end,

@@ -5,12 +5,12 @@ import type { DoorListener } from "./peers.ts";
 
 /**
  * The HTTP/1.1 half of a door: a server that never listens and gets its connections from the door. What it cannot parse
- * is answered 400, 408 or 431 when no response is under way, and ends the connection.
+ * is answered 400, 408 or 431 when no response has begun, and ends the connection.
  */
 export function h1Branch(
   limits: DoorLimits["h1"],
   listener: DoorListener,
-  hooks: { inFlight(socket: Socket): boolean; onRefused(): void },
+  hooks: { begun(socket: Socket): boolean; onRefused(): void },
 ): Server {
   const server = createServer(
     {
@@ -28,7 +28,7 @@ export function h1Branch(
   server.maxHeadersCount = limits.maxHeaders;
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Socket) => {
     hooks.onRefused();
-    if (socket.writable && !hooks.inFlight(socket)) socket.write(statusLine(error.code));
+    if (socket.writable && !hooks.begun(socket)) socket.write(statusLine(error.code));
     socket.destroySoon();
   });
   // CONNECT and, with a listener, Upgrade would hand out the bare socket.

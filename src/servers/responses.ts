@@ -17,23 +17,21 @@ interface Open {
 /** The responses that a door is writing: counted, watched for readers that do not read, and closed properly. */
 export class OpenResponses {
   readonly #open = new Set<Open>();
-  readonly #inFlight = new WeakMap<object, number>();
 
   get size(): number {
     return this.#open.size;
   }
 
-  /** Whether an HTTP/1.1 connection has a response under way; an error may then not be written between its bytes. */
-  inFlight(socket: object): boolean {
-    return (this.#inFlight.get(socket) ?? 0) > 0;
+  /** Whether a response on this HTTP/1.1 connection has begun; an error may then not be written between its bytes. */
+  begun(socket: object): boolean {
+    for (const { req, res } of this.#open) if (res.headersSent && connectionOf(req) === socket) return true;
+    return false;
   }
 
   /** Follows a response to its end. What is left of its request is then dropped: HTTP/2 resets, HTTP/1.1 lingers. */
   add(req: DoorRequest, res: DoorResponse): void {
     const entry: Open = { req, res, pending: 0, still: 0 };
-    const connection = connectionOf(req);
     this.#open.add(entry);
-    this.#inFlight.set(connection, (this.#inFlight.get(connection) ?? 0) + 1);
     if ("stream" in req) {
       // The response's own `finish` waits for the request; the stream's comes when the answer has left.
       req.stream.once("finish", () => {
@@ -42,10 +40,7 @@ export class OpenResponses {
     } else {
       res.once("finish", () => linger(req));
     }
-    res.once("close", () => {
-      this.#open.delete(entry);
-      this.#inFlight.set(connection, (this.#inFlight.get(connection) ?? 1) - 1);
-    });
+    res.once("close", () => this.#open.delete(entry));
   }
 
   /** From now on every HTTP/1.1 response ends its connection (RFC 9112 §9.6). */

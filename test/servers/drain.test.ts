@@ -1,0 +1,137 @@
+import { Agent, request as httpRequest } from "node:http";
+import { connect as h2connect } from "node:http2";
+import { createClient } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
+import { describe, expect, test } from "vitest";
+import {
+  Health as HealthDesc,
+  HealthCheckResponse_ServingStatus as Status,
+} from "../../src/gen/grpc/health/v1/health_pb.ts";
+import { TokenValidator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { addHealth, Health } from "../../src/services/health.ts";
+import { openEchoDoor, VALIDATE } from "./echo-door.ts";
+import { Frame, framesIn, PREFACE, rawConnect, settings } from "./wire.ts";
+
+describe("drain", () => {
+  test("under load no request is lost, on either protocol, and new connections are refused", async () => {
+    const door = await openEchoDoor();
+    const callers = [
+      createClient(TokenValidator, createGrpcTransport({ baseUrl: door.url })),
+      createClient(TokenValidator, createConnectTransport({ baseUrl: door.url, httpVersion: "2" })),
+      createClient(TokenValidator, createConnectTransport({ baseUrl: door.url, httpVersion: "1.1" })),
+    ];
+    let draining = false;
+    let answered = 0;
+    const lost: unknown[] = [];
+    const loops = callers.flatMap((client) =>
+      Array.from({ length: 4 }, async (_, n) => {
+        for (;;) {
+          try {
+            const { reason } = await client.validateToken({ tokenString: `${n}` });
+            expect(reason).toBe(`${n}`);
+            answered++;
+          } catch (error) {
+            // A connection that is not made any more carries no request; anything else was one.
+            if (!draining || !String(error).includes("ECONNREFUSED")) lost.push(error);
+            return;
+          }
+        }
+      }),
+    );
+    while (answered < 300) await new Promise(setImmediate);
+    draining = true;
+    await Promise.all([...loops, door.drain(5_000)]);
+    expect(lost).toEqual([]);
+    expect(door.stats()).toMatchObject({ sockets: 0, sessions: 0 });
+    await expect(rawConnect(door)).rejects.toThrow("ECONNREFUSED");
+  });
+
+  test("waits for what is under way and not for idle clients", async () => {
+    let release = (): void => {};
+    const held = new Promise<void>((resolve) => (release = resolve));
+    const door = await openEchoDoor({
+      listener: async (_req, res) => {
+        await held;
+        res.end("late");
+      },
+    });
+    const agent = new Agent({ keepAlive: true });
+    const h1 = new Promise<{ text: string; connection: string | undefined }>((resolve, reject) => {
+      const req = httpRequest({ port: door.port, host: "127.0.0.1", agent }, (res) => {
+        let text = "";
+        res
+          .on("data", (chunk) => (text += chunk))
+          .on("end", () => resolve({ text, connection: res.headers.connection }));
+      });
+      req.on("error", reject).end();
+    });
+    const busy = h2connect(door.url);
+    const h2 = new Promise<string>((resolve, reject) => {
+      const req = busy.request({ ":path": "/" });
+      let text = "";
+      req
+        .on("data", (chunk) => (text += chunk))
+        .on("end", () => resolve(text))
+        .on("error", reject);
+    });
+    const idle = h2connect(door.url);
+    const idleClosed = new Promise((resolve) => idle.once("close", resolve));
+    const silent = await rawConnect(door);
+    while (door.stats().openResponses < 2 || door.stats().sessions < 2) await new Promise(setImmediate);
+
+    const drained = door.drain(10_000);
+    await Promise.all([idleClosed, silent.closed]);
+    expect(door.stats().openResponses).toBe(2);
+    release();
+    expect(await h1).toEqual({ text: "late", connection: "close" });
+    expect(await h2).toBe("late");
+    await drained;
+    agent.destroy();
+  });
+
+  test("announces GOAWAY(2^31-1) before it names the last stream", async () => {
+    const door = await openEchoDoor();
+    const raw = await rawConnect(door);
+    raw.socket.write(Buffer.concat([PREFACE, settings()]));
+    await raw.until((text) => text.length >= 9);
+    await door.drain(2_000);
+    await raw.closed;
+    const last = framesIn(raw.bytes())
+      .filter((one) => one.type === Frame.GOAWAY)
+      .map((one) => one.payload.readUInt32BE(0));
+    expect(last.slice(0, 2)).toEqual([2 ** 31 - 1, 0]);
+  });
+
+  test("ends after the grace what will not end", async () => {
+    const door = await openEchoDoor({ listener: () => {} });
+    const raw = await rawConnect(door);
+    raw.socket.write(`GET ${VALIDATE} HTTP/1.1\r\nHost: a\r\n\r\n`);
+    while (door.stats().openResponses < 1) await new Promise(setImmediate);
+    await door.drain(100);
+    await raw.closed;
+    expect(door.stats()).toMatchObject({ sockets: 0, openResponses: 0 });
+  });
+
+  test("ends watches after they have seen NOT_SERVING", async () => {
+    const health = new Health(["a.B"]);
+    health.set(true);
+    const drain = new AbortController();
+    const door = await openEchoDoor({
+      rpc: { routes: (router) => addHealth(router, health, "all"), drain: drain.signal },
+    });
+    const client = createClient(HealthDesc, createGrpcTransport({ baseUrl: door.url }));
+    const seen: Status[] = [];
+    const watching = (async () => {
+      for await (const { status } of client.watch({ service: "a.B" })) {
+        seen.push(status);
+        if (seen.length > 1) continue;
+        health.set(false);
+        drain.abort();
+        void door.drain(5_000);
+      }
+    })();
+    await watching;
+    expect(seen).toEqual([Status.SERVING, Status.NOT_SERVING]);
+    await door.close();
+  });
+});
