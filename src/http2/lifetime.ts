@@ -21,6 +21,7 @@ export class Lifetime {
   private pingedAt = 0;
   private peerLeaves = false;
   private lingering: NodeJS.Timeout | undefined;
+  private settling: NodeJS.Timeout | undefined;
 
   constructor(connection: Connection) {
     this.connection = connection;
@@ -50,8 +51,8 @@ export class Lifetime {
   }
 
   /**
-   * Ends the connection without losing a request (RFC 9113 §6.8): GOAWAY that promises everything, a round trip so
-   * that whatever crossed it has arrived, GOAWAY that names the last request served, the answers, the end.
+   * Ends the connection without losing a request (RFC 9113 §6.8): GOAWAY that promises everything, a round trip and a
+   * moment so that whatever crossed it has arrived, GOAWAY that names the last request served, the answers, the end.
    */
   drain(): void {
     if (this.phase !== "serving") return;
@@ -67,7 +68,8 @@ export class Lifetime {
   /** A PING came back; false when it was none of ours. */
   pong(mark: number): boolean {
     if (mark === ROUND_TRIP && this.phase === "announced") {
-      this.leave();
+      const leave = () => this.connection.act(() => this.leave());
+      this.settling ??= setTimeout(leave, this.connection.server.limits.settleMs);
       return true;
     }
     return mark === KEEPALIVE;
@@ -115,6 +117,7 @@ export class Lifetime {
 
   closed(): void {
     clearTimeout(this.lingering);
+    clearTimeout(this.settling);
   }
 
   private leave(): void {

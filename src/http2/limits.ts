@@ -30,6 +30,8 @@ export interface Limits {
   readonly undrainedMs: number;
   /** How long the second GOAWAY waits for the round trip after the first. */
   readonly roundTripMs: number;
+  /** And how long after it: clients let the PING's answer overtake requests they have queued. */
+  readonly settleMs: number;
   /** From our end of a connection to its destruction. */
   readonly lingerMs: number;
   /** How often the times above are looked at. */
@@ -54,6 +56,7 @@ export const DEFAULT_LIMITS: Limits = {
   keepaliveTimeoutMs: 10_000,
   undrainedMs: 10_000,
   roundTripMs: 1_000,
+  settleMs: 100,
   lingerMs: 1_000,
   sweepMs: 1_000,
 };

@@ -228,7 +228,7 @@ export class Streams implements SettingsTarget {
       this.refuse(id);
       return;
     }
-    if (head.malformed || dependsOnItself) {
+    if (head.malformed || dependsOnItself || (endsStream && head.contentLength > 0)) {
       if (connection.trusted || connection.spend(WASTE)) this.fail(id, frames.PROTOCOL_ERROR);
       this.allowStrays();
       return;
