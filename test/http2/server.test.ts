@@ -177,7 +177,7 @@ describe("draining under load", () => {
       served += fixture.server.stats().requests;
     }
     expect(outcomes).toMatchObject({ lost: 0, ok: served });
-    expect(outcomes.ok).toBeGreaterThan(1_000);
+    expect(outcomes.ok).toBeGreaterThan(900);
     expect(outcomes.keptBack).toBeLessThan(50);
   });
 });
