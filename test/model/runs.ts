@@ -93,6 +93,7 @@ export const SMALL_MODELS: readonly Run[] = [
   holds("changes", "revocation.pml", ["REVOKERS=1", "CHANGES=1"], "one revoke among other changes", true),
   holds("retry", "revocation.pml", ["REVOKERS=2", "CHANGES=0"], "a revoke and its concurrent retry"),
   holds("calls", "revocation.pml", ["REVOKERS=1", "CHANGES=0", "CALLS=2"], "two concurrent calls in one process"),
+  holds("margin", "revocation.pml", ["REVOKERS=1", "CHANGES=0", "L=5", "K=5"], "the real 20 % margin"),
   holds("registry", "registry.pml", ["EPOCHS=2", "CHANGES=1"], "join, reap, bury, failover", true),
   holds("survives-R12", "revocation.pml", ["SURVIVES_R12", ...SMALL], SURVIVOR),
 ];
@@ -101,9 +102,9 @@ export const SMALL_MODELS: readonly Run[] = [
 export const LARGE_MODELS: readonly Run[] = [
   holds("full-base", "revocation.pml", ["REVOKERS=2", "CHANGES=1"], "retry and other changes together"),
   holds("full-calls", "revocation.pml", ["REVOKERS=1", "CHANGES=1", "CALLS=2"], "two calls and other changes"),
-  holds("full-lease", "revocation.pml", ["REVOKERS=1", "CHANGES=0", "L=5", "K=5"], "the real 20 % margin"),
+  holds("full-margin", "revocation.pml", ["REVOKERS=1", "CHANGES=1", "L=5", "K=5"], "20 % margin and other changes"),
   holds("full-two", "revocation.pml", ["REVOKERS=1", "CHANGES=0", "N=2"], "two validators"),
-  holds("full-registry-lease", "registry.pml", ["EPOCHS=2", "CHANGES=1", "L=5", "K=5"], "the real 20 % margin"),
+  holds("full-registry-margin", "registry.pml", ["EPOCHS=2", "CHANGES=1", "L=5", "K=5"], "the real 20 % margin"),
   holds("full-registry-epochs", "registry.pml", ["EPOCHS=3", "CHANGES=1"], "two failovers"),
   holds("full-registry-two", "registry.pml", ["EPOCHS=2", "CHANGES=0", "N=2"], "two validators"),
   holds("full-survives-R12", "revocation.pml", ["SURVIVES_R12", "REVOKERS=1", "CHANGES=1"], SURVIVOR),
