@@ -254,7 +254,7 @@ export class Connection implements FrameSink, OutputOwner {
     if (at < 0) return;
     this.reader.read(bytes, at, end, this);
     if (this.over) return;
-    this.streams.park();
+    this.streams.settle();
     if (this.unacknowledged > 1 << 20) this.credit(0, this.unacknowledged);
   }
 

@@ -144,7 +144,7 @@ export class HeadReader implements FieldSink {
         head.grpcEncoding = field.value;
         return;
       case CONTENT_LENGTH:
-        this.contentLength(field.value);
+        this.contentLength(meaningOf(field, parseContentLength) as number);
         return;
       case HOST:
         this.authority(field);
@@ -164,9 +164,8 @@ export class HeadReader implements FieldSink {
     if (field.role === HOST) this.hosts++;
   }
 
-  private contentLength(value: string): void {
+  private contentLength(length: number): void {
     const head = this.head;
-    const length = /^[0-9]{1,15}$/.test(value) ? Number(value) : -2;
     if (length < 0 || (head.contentLength >= 0 && head.contentLength !== length)) head.malformed = true;
     head.contentLength = length;
   }
@@ -181,6 +180,11 @@ function meaningOf(field: Field, read: (value: string) => unknown): unknown {
   if (field.shared) return read(field.value);
   if (field.meaning === undefined) field.meaning = read(field.value) ?? NOTHING;
   return field.meaning === NOTHING ? undefined : field.meaning;
+}
+
+/** Octets; negative for what is no length. */
+function parseContentLength(value: string): number {
+  return /^[0-9]{1,15}$/.test(value) ? Number(value) : -2;
 }
 
 /** The protocol a content type selects; its parameters do not matter. */

@@ -29,6 +29,8 @@ export class Streams implements SettingsTarget {
   private readonly open = new Map<number, Stream>();
   // A request that is whole within one read never enters the map: the stream opened last waits here for its DATA.
   private newest: Stream | undefined;
+  /** Parked in this read; most of them are answered before it ends and need no clock. */
+  private unwatched: Stream[] = [];
   /** Handlers that have not answered yet, those of abandoned calls too. */
   private running = 0;
   /** Octets that may still come on streams we ended first; they cross our frames on the wire and are not held against the peer. */
@@ -61,13 +63,21 @@ export class Streams implements SettingsTarget {
     return this.block.id;
   }
 
-  /** Keeps the newest stream for later reads; its deadline is enforced from here on. */
+  /** Makes the newest stream one of the open ones. */
   park(): void {
     const stream = this.newest;
     if (stream === undefined) return;
     this.newest = undefined;
     this.open.set(stream.id, stream);
-    if (!stream.answered) this.watch(stream);
+    this.unwatched.push(stream);
+  }
+
+  /** The end of a read: what is still open now has its deadline enforced. */
+  settle(): void {
+    this.park();
+    if (this.unwatched.length === 0) return;
+    for (const stream of this.unwatched) if (!stream.done && !stream.answered) this.watch(stream);
+    this.unwatched = [];
   }
 
   headers(flags: number, id: number, bytes: Buffer, start: number, end: number): void {
