@@ -19,6 +19,14 @@ export function isAuthority(value: string): boolean {
   return !/(^|\.)(\d+|0[xX][0-9a-fA-F]*)\.?$/.test(name!) || isIPv4(name!);
 }
 
+/** The size of a request's headers as RFC 9113 §6.5.2 counts it. */
+export function headerListSize(req: DoorRequest): number {
+  let size = 0;
+  for (let i = 0; i < req.rawHeaders.length; i += 2)
+    size += req.rawHeaders[i]!.length + req.rawHeaders[i + 1]!.length + 32;
+  return size;
+}
+
 /**
  * What is wrong with the frame of a request, before anything looks at its meaning: exactly one well-formed authority
  * (RFC 9112 §3.2, RFC 9113 §8.3.1) and a path that begins with a slash. Undefined when it may be served.

@@ -75,6 +75,11 @@ async function serve(
   res: DoorResponse,
   early?: WireFault,
 ): Promise<void> {
+  if ("stream" in req) {
+    // A stream that was opened and reset in one breath costs nothing more than this.
+    await new Promise(setImmediate);
+    if (req.stream.destroyed) return;
+  }
   const header = headersOf(req);
   if (header === undefined) return answer(res, 400, { code: "invalid_argument", message: "malformed header" });
   const state: CallState = { decoded: false, admitted: false };

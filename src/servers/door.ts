@@ -75,6 +75,7 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
 
   const listener = guarded(options.listener, {
     responses,
+    maxHeaderBytes: limits.h2.maxHeaderBytes,
     draining: () => draining,
     onRefused,
     onTrouble: (what, error) => options.onTrouble(`${options.name} door: ${what}`, error),

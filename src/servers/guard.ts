@@ -1,10 +1,12 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { requestFault } from "./authority.ts";
+import { headerListSize, requestFault } from "./authority.ts";
 import type { DoorListener, DoorRequest, DoorResponse } from "./peers.ts";
 import { abandon, lastOfConnection, type OpenResponses } from "./responses.ts";
 
 export interface GuardHooks {
   readonly responses: OpenResponses;
+  /** Of an HTTP/2 request. Node holds a client to it only once the client has acknowledged our SETTINGS. */
+  readonly maxHeaderBytes: number;
   /** While true, HTTP/1.1 responses end their connections. */
   draining(): boolean;
   /** A peer sent what is not a request. Counted. */
@@ -25,6 +27,11 @@ export function guarded(listener: DoorListener, hooks: GuardHooks): DoorListener
       (res as ServerResponse).on("error", ignore);
       hooks.responses.add(req, res);
       if (hooks.draining()) lastOfConnection(res);
+      if ("stream" in req && headerListSize(req) > hooks.maxHeaderBytes) {
+        hooks.onRefused();
+        tooLarge(req, res);
+        return;
+      }
       const fault = requestFault(req);
       if (fault !== undefined) {
         hooks.onRefused();
@@ -54,6 +61,17 @@ export function answer(
     ...headers,
   });
   res.end(text);
+}
+
+/** 431, or RESOURCE_EXHAUSTED to gRPC, whose clients know no 431. */
+function tooLarge(req: DoorRequest, res: DoorResponse): void {
+  if (!req.headers["content-type"]?.startsWith("application/grpc")) {
+    answer(res, 431, { code: "resource_exhausted", message: "headers too large" });
+    return;
+  }
+  const status = { "grpc-status": "8", "grpc-message": "headers%20too%20large" };
+  (res as ServerResponse).writeHead(200, { "content-type": "application/grpc", ...status });
+  res.end();
 }
 
 function failed(req: DoorRequest, res: DoorResponse, hooks: GuardHooks, error: unknown): void {
