@@ -120,7 +120,7 @@ export function perform(
   start: number,
   end: number,
 ): Reply | Promise<Reply> {
-  const route = head.target!.route;
+  const { route, copies } = head.target!;
   let from = start;
   if (call.protocol === "grpc") {
     from += GRPC_PREFIX;
@@ -130,7 +130,8 @@ export function perform(
     if (rest !== 0) return notOneMessage(call, route, end === start || (rest >= GRPC_PREFIX && end > from));
   } else if (end - start > route.maxMessage) return failure(call, "oversized", route);
   try {
-    return route.handler(bytes.subarray(from, end), call);
+    const message = bytes.subarray(from, end);
+    return route.handler(copies ? call.copy(message) : message, call);
   } catch (error) {
     call.broke(error);
     return failure(call, "internal", route);

@@ -37,8 +37,9 @@ export interface Peer {
 
 /**
  * Answers one call. `message` is BORROWED: it may lie in a buffer that the next read overwrites, so it may be used
- * until the handler returns or awaits for the first time; `call.copy(message)` before that gives one to keep. A throw
- * or a rejection is answered as the failure "internal" of this call alone.
+ * until the handler returns; `call.copy(message)` before that gives one to keep. Only a function declared `async`, which
+ * can hardly be written without keeping it, is given bytes of its own. A throw or a rejection is answered as the failure
+ * "internal" of this call alone.
  */
 export type Handler = (message: Uint8Array, call: Call) => Reply | Promise<Reply>;
 
@@ -68,6 +69,8 @@ export interface Routes {
 export interface Target {
   readonly route: Route;
   readonly plain: boolean;
+  /** Whether the handler must be given bytes of its own. */
+  readonly copies: boolean;
 }
 
 /** Finds the route of a `:path`. A query is no part of a plain route's name; RPC paths have none. */
@@ -78,8 +81,8 @@ export class RouteTable {
   private readonly prefix: readonly (readonly [string, Target])[];
 
   constructor(routes: Routes) {
-    this.exact = new Map([...routes.exact].map(([path, route]) => [path, { route, plain: route.kind === "http" }]));
-    this.prefix = routes.prefix.map(([start, route]) => [start, { route, plain: true }]);
+    this.exact = new Map([...routes.exact].map(([path, route]) => [path, target(route, route.kind ?? "rpc")]));
+    this.prefix = routes.prefix.map(([start, route]) => [start, target(route, "http")]);
     const all = [...routes.exact.values(), ...routes.prefix.map(([, route]) => route)];
     this.largestMessage = all.reduce((most, route) => Math.max(most, route.maxMessage), 0);
   }
@@ -93,4 +96,9 @@ export class RouteTable {
     const target = this.exact.get(path.slice(0, query));
     return target?.plain === true ? target : undefined;
   }
+}
+
+function target(route: Route, kind: "rpc" | "http"): Target {
+  const copies = Object.prototype.toString.call(route.handler) === "[object AsyncFunction]";
+  return { route, plain: kind === "http", copies };
 }

@@ -31,6 +31,7 @@ export class Stream implements ServedCall {
   sent = -1;
   timer: NodeJS.Timeout | undefined;
   private controller: AbortController | undefined;
+  private aborted = false;
 
   constructor(connection: Connection, id: number, head: Head, sendWindow: number, now: number) {
     this.connection = connection;
@@ -60,7 +61,7 @@ export class Stream implements ServedCall {
   get signal(): AbortSignal {
     if (this.controller === undefined) {
       this.controller = new AbortController();
-      if (this.done) this.controller.abort();
+      if (this.aborted) this.controller.abort();
     }
     return this.controller.signal;
   }
@@ -92,10 +93,11 @@ export class Stream implements ServedCall {
     this.timer = undefined;
     this.body = undefined;
     this.reply = undefined;
-    if (why === "abandoned") this.controller?.abort();
+    if (why === "abandoned") this.abort();
   }
 
   abort(): void {
+    this.aborted = true;
     this.controller?.abort();
   }
 }
