@@ -1,3 +1,4 @@
+import { ControlFrames } from "./control-frames.ts";
 import type { ServedCall } from "./exchange.ts";
 import * as frames from "./frame.ts";
 import { FrameReader, type FrameSink } from "./frame-reader.ts";
@@ -13,10 +14,6 @@ import { Streams } from "./streams.ts";
 
 const INTERNAL_ERROR = 2;
 const LONGEST_DEBUG = 64;
-/** What frames cost that ask for work without being a request. */
-const COST = { settings: 2, ping: 1, priority: 1, unknown: 1, windowUpdate: 0.1, smallWindowUpdate: 1, emptyData: 1 };
-const SMALL_UPDATE = 1_024;
-
 /**
  * One HTTP/2 connection of a server that never pushes (RFC 9113). All of it runs inside `receive` or `act`, while the
  * connection owns the output; whatever comes from elsewhere (an answer from another connection's handler, a timer)
@@ -36,6 +33,7 @@ export class Connection implements FrameSink, OutputOwner {
   now: number;
   /** We have said our last frame; what still comes is not looked at. */
   over = false;
+  private readonly control = new ControlFrames(this);
   private readonly reader = new FrameReader();
   private readonly budget: Budget;
   private readonly amplification: Budget;
@@ -112,7 +110,6 @@ export class Connection implements FrameSink, OutputOwner {
     switch (type) {
       case frames.DATA:
         this.unacknowledged += end - start;
-        if (end === start && (flags & frames.END_STREAM) === 0 && !this.spend(COST.emptyData)) return;
         this.streams.data(flags, id, bytes, start, end);
         return;
       case frames.HEADERS:
@@ -126,32 +123,7 @@ export class Connection implements FrameSink, OutputOwner {
         return;
     }
     this.streams.park();
-    const length = end - start;
-    switch (type) {
-      case frames.PRIORITY:
-        this.priority(id, bytes, start, length);
-        return;
-      case frames.RST_STREAM:
-        if (length !== 4) this.fail(frames.FRAME_SIZE_ERROR, "RST_STREAM");
-        else this.streams.reset(id);
-        return;
-      case frames.SETTINGS:
-        this.peerSettings(flags, id, bytes, start, end);
-        return;
-      case frames.PING:
-        this.ping(flags, id, bytes, start, end);
-        return;
-      case frames.GOAWAY:
-        if (id !== 0) this.fail(frames.PROTOCOL_ERROR, "GOAWAY on a stream");
-        else if (length < 8) this.fail(frames.FRAME_SIZE_ERROR, "GOAWAY");
-        else this.lifetime.peerIsLeaving();
-        return;
-      case frames.WINDOW_UPDATE:
-        this.windowUpdate(id, bytes, start, length);
-        return;
-      default:
-        this.spend(COST.unknown); // RFC 9113 §4.1: unknown types are ignored
-    }
+    this.control.frame(type, flags, id, bytes, start, end);
   }
 
   /** Takes from the connection's budget for frames that are work without being a request; over it, the connection ends. */
@@ -274,56 +246,5 @@ export class Connection implements FrameSink, OutputOwner {
     const at = this.output.frame(4, frames.WINDOW_UPDATE, 0, id);
     frames.writeUint32(this.output.bytes, at, octets);
     if (id === 0) this.unacknowledged -= octets;
-  }
-
-  private priority(id: number, bytes: Buffer, start: number, length: number): void {
-    if (id === 0) this.fail(frames.PROTOCOL_ERROR, "PRIORITY on stream 0");
-    else if (!this.spend(COST.priority)) return;
-    else if (length !== 5) this.streams.fail(id, frames.FRAME_SIZE_ERROR);
-    else if (frames.readUint31(bytes, start) === id) this.streams.fail(id, frames.PROTOCOL_ERROR);
-  }
-
-  private peerSettings(flags: number, id: number, bytes: Buffer, start: number, end: number): void {
-    const wrong = this.settings.check(flags, id, end - start);
-    if (wrong !== undefined) {
-      this.fail(wrong, "SETTINGS");
-      return;
-    }
-    if (!this.spend(COST.settings)) return;
-    if ((flags & frames.ACK) !== 0) {
-      this.settings.acknowledged = true;
-      return;
-    }
-    const code = this.settings.apply(bytes, start, end, this.streams);
-    if (code !== frames.NO_ERROR) {
-      this.fail(code, "SETTINGS value");
-      return;
-    }
-    this.output.frame(0, frames.SETTINGS, frames.ACK, 0);
-    this.streams.sender.pump();
-  }
-
-  private ping(flags: number, id: number, bytes: Buffer, start: number, end: number): void {
-    if (id !== 0) this.fail(frames.PROTOCOL_ERROR, "PING on a stream");
-    else if (end - start !== 8) this.fail(frames.FRAME_SIZE_ERROR, "PING");
-    else if ((flags & frames.ACK) !== 0) {
-      if (!this.lifetime.pong(bytes.readUInt32BE(start + 4))) this.spend(COST.ping);
-    } else if (this.spend(COST.ping)) {
-      const at = this.output.frame(8, frames.PING, frames.ACK, 0);
-      this.output.bytes.set(bytes.subarray(start, end), at);
-    }
-  }
-
-  private windowUpdate(id: number, bytes: Buffer, start: number, length: number): void {
-    if (length !== 4) {
-      this.fail(frames.FRAME_SIZE_ERROR, "WINDOW_UPDATE");
-      return;
-    }
-    const octets = frames.readUint31(bytes, start);
-    if (!this.spend(octets < SMALL_UPDATE ? COST.smallWindowUpdate : COST.windowUpdate)) return;
-    if (id !== 0) this.streams.widen(id, octets);
-    else if (octets === 0) this.fail(frames.PROTOCOL_ERROR, "WINDOW_UPDATE of 0");
-    else if (!this.streams.sender.widen(octets)) this.fail(frames.FLOW_CONTROL_ERROR, "window beyond 2^31-1");
-    else this.streams.sender.pump();
   }
 }

@@ -1,18 +1,15 @@
+import { Calls } from "./calls.ts";
 import type { Connection } from "./connection.ts";
-import { bodyLimit, failure, perform, prefixFailure, refusal } from "./exchange.ts";
+import { refusal } from "./exchange.ts";
 import * as frames from "./frame.ts";
 import type { Head } from "./head.ts";
 import { HeaderBlock } from "./header-block.ts";
-import { Reply } from "./reply.ts";
-import type { Failure } from "./routes.ts";
+import type { Reply } from "./reply.ts";
 import { Sender } from "./sender.ts";
 import type { SettingsTarget } from "./settings.ts";
 import { Stream } from "./stream.ts";
 
 const NO_BYTES: Buffer = Buffer.alloc(0);
-const SMALLEST_BODY = 1_024;
-/** Padding is credited when this much of a stream's window went into it. */
-const PADDING_CREDIT = 4_096;
 /** What an answered request allows of frames around it, and what a wasted stream of an untrusted peer costs. */
 const EARNED = 4;
 const WASTE = 2;
@@ -26,19 +23,19 @@ export class Streams implements SettingsTarget {
   lastServed = 0;
   private readonly connection: Connection;
   private readonly block: HeaderBlock;
+  private readonly calls: Calls;
   private readonly open = new Map<number, Stream>();
   // A request that is whole within one read never enters the map: the stream opened last waits here for its DATA.
   private newest: Stream | undefined;
   /** Parked in this read; most of them are answered before it ends and need no clock. */
   private unwatched: Stream[] = [];
-  /** Handlers that have not answered yet, those of abandoned calls too. */
-  private running = 0;
   /** Octets that may still come on streams we ended first; they cross our frames on the wire and are not held against the peer. */
   private strays = 0;
 
   constructor(connection: Connection) {
     this.connection = connection;
     this.block = new HeaderBlock(connection.server.headReader, connection.server.limits);
+    this.calls = new Calls(connection, this);
     this.sender = new Sender(
       connection.output,
       (stream) => this.sent(stream),
@@ -76,7 +73,7 @@ export class Streams implements SettingsTarget {
   settle(): void {
     this.park();
     if (this.unwatched.length === 0) return;
-    for (const stream of this.unwatched) if (!stream.done && !stream.answered) this.watch(stream);
+    for (const stream of this.unwatched) this.calls.watch(stream);
     this.unwatched = [];
   }
 
@@ -123,9 +120,11 @@ export class Streams implements SettingsTarget {
       to -= padding - 1;
       stream.padding += padding;
     }
+    const ends = (flags & frames.END_STREAM) !== 0;
+    if (from === to && !ends && !this.connection.spend(1)) return;
     stream.received += end - start;
     if (stream.received > this.connection.server.initialWindow) this.fail(id, frames.FLOW_CONTROL_ERROR);
-    else this.body(stream, (flags & frames.END_STREAM) !== 0, bytes, from, to);
+    else this.calls.take(stream, ends, bytes, from, to);
   }
 
   /** RST_STREAM from the peer. */
@@ -221,7 +220,7 @@ export class Streams implements SettingsTarget {
     if (!stream.receiving) {
       if (this.connection.spend(1)) this.fail(stream.id, frames.STREAM_CLOSED);
     } else if (!endsStream || head.malformed || head.oversized) this.fail(stream.id, frames.PROTOCOL_ERROR);
-    else this.body(stream, true, NO_BYTES, 0, 0);
+    else this.calls.take(stream, true, NO_BYTES, 0, 0);
   }
 
   private request(id: number, head: Head, endsStream: boolean, dependsOnItself: boolean): void {
@@ -248,8 +247,8 @@ export class Streams implements SettingsTarget {
     if (endsStream) stream.receiving = false;
     const reply = refusal(head, stream);
     if (reply !== undefined) this.send(stream, reply);
-    else if (stream.deadline <= connection.now) this.giveUp(stream, "deadline");
-    else if (endsStream) this.complete(stream, NO_BYTES, 0, 0);
+    else if (stream.deadline <= connection.now) this.calls.giveUp(stream, "deadline");
+    else if (endsStream) this.calls.take(stream, true, NO_BYTES, 0, 0);
   }
 
   private refuse(id: number): void {
@@ -259,110 +258,6 @@ export class Streams implements SettingsTarget {
     // Before our SETTINGS were acknowledged the peer could not know the limit.
     const known = connection.settings.acknowledged && !connection.trusted;
     if (!known || connection.spend(WASTE)) this.fail(id, frames.REFUSED_STREAM);
-  }
-
-  private body(stream: Stream, ends: boolean, bytes: Buffer, start: number, end: number): void {
-    if (ends) stream.receiving = false;
-    const total = stream.bodyLength + end - start;
-    const declared = stream.head.contentLength;
-    if (declared >= 0 && (total > declared || (ends && total !== declared))) {
-      this.fail(stream.id, frames.PROTOCOL_ERROR);
-    } else if (stream.answered) stream.bodyLength = total;
-    else if (ends && stream.bodyLength === 0) this.complete(stream, bytes, start, end);
-    else this.gather(stream, ends, total, bytes, start, end);
-  }
-
-  private gather(stream: Stream, ends: boolean, total: number, bytes: Buffer, start: number, end: number): void {
-    if (total > bodyLimit(stream.head)) {
-      this.giveUp(stream, "oversized");
-      return;
-    }
-    if (!this.reserve(stream, total)) {
-      this.giveUp(stream, "overloaded");
-      return;
-    }
-    const body = stream.body ?? NO_BYTES;
-    bytes.copy(body, stream.bodyLength, start, end);
-    stream.bodyLength = total;
-    if (ends) {
-      this.complete(stream, body, 0, total);
-      return;
-    }
-    if (stream.protocol === "grpc") {
-      const why = prefixFailure(body, 0, total, stream.head.target!.route.maxMessage);
-      if (why !== undefined) this.giveUp(stream, why);
-    }
-    if (stream.padding >= PADDING_CREDIT && !stream.done) {
-      this.connection.credit(stream.id, stream.padding);
-      stream.received -= stream.padding;
-      stream.padding = 0;
-    }
-  }
-
-  /** Makes room for `total` octets of body, by doubling, so that a peer must send what it wants us to hold. */
-  private reserve(stream: Stream, total: number): boolean {
-    const had = stream.body?.length ?? 0;
-    if (total <= had) return true;
-    const { server } = this.connection;
-    const size = Math.min(bodyLimit(stream.head), Math.max(total, had * 2, SMALLEST_BODY));
-    if (server.stats.buffered + size - had > server.limits.maxBuffered) return false;
-    server.stats.buffered += size - had;
-    const body = Buffer.allocUnsafeSlow(size);
-    stream.body?.copy(body, 0, 0, stream.bodyLength);
-    stream.body = body;
-    return true;
-  }
-
-  /** The request is whole. */
-  private complete(stream: Stream, bytes: Buffer, start: number, end: number): void {
-    const { server } = this.connection;
-    if (stream.head.contentLength >= 0 && stream.head.contentLength !== end - start) {
-      this.fail(stream.id, frames.PROTOCOL_ERROR);
-      return;
-    }
-    server.stats.requests++;
-    if (this.running >= server.limits.maxRunning) {
-      this.giveUp(stream, "overloaded");
-      return;
-    }
-    const result = perform(stream.head, stream, bytes, start, end);
-    if (result instanceof Reply) {
-      if (!stream.done && !stream.answered) this.send(stream, result);
-    } else this.await(stream, result);
-  }
-
-  private await(stream: Stream, result: Promise<Reply>): void {
-    this.running++;
-    if (stream === this.newest) this.park();
-    Promise.resolve(result).then(
-      (reply) => {
-        this.running--;
-        if (reply instanceof Reply) this.connection.answer(stream, reply);
-        else this.broke(stream, new TypeError("a handler's answer must be a Reply"));
-      },
-      (error: unknown) => {
-        this.running--;
-        this.broke(stream, error);
-      },
-    );
-  }
-
-  private broke(stream: Stream, error: unknown): void {
-    // After the answer is decided (a deadline, a cancelled call) a rejection is how handlers stop.
-    if (stream.done || stream.answered) return;
-    stream.broke(error);
-    this.connection.answer(stream, failure(stream, "internal", stream.head.target?.route));
-  }
-
-  private giveUp(stream: Stream, why: Failure): void {
-    this.connection.answer(stream, failure(stream, why, stream.head.target?.route));
-    stream.abort();
-  }
-
-  /** Sets the clock on a stream that will not be answered within this read. */
-  private watch(stream: Stream): void {
-    const left = Math.max(0, Math.ceil(stream.deadline - performance.now()));
-    stream.timer = setTimeout(() => this.giveUp(stream, "deadline"), left);
   }
 
   /** The answer must wait for the peer: not for ever. */

@@ -76,6 +76,11 @@ describe.each(["trusted", "untrusted"] as const)("from a %s peer", (trust) => {
     ["WINDOW_UPDATE", () => windowUpdate(0, 1)],
     ["large WINDOW_UPDATE", () => windowUpdate(0, 2_000)],
     ["unknown frames", () => frameOf(0x77, 0, 0, Buffer.alloc(3))],
+    [
+      "DATA of padding alone",
+      (n) => (n === 0 ? headers(1, grpcHead("/t/Echo")) : frameOf(0, 8, 1, Buffer.of(3, 0, 0, 0))),
+    ],
+    ["GOAWAY", () => frameOf(7, 0, 0, Buffer.alloc(8))],
     ["empty DATA", (n) => (n === 0 ? headers(1, grpcHead("/t/Echo")) : data(1, Buffer.alloc(0), 0))],
     [
       "CONTINUATION",
