@@ -4,7 +4,7 @@ import type { Peer } from "../services/peer.ts";
 import { onFirstBytes } from "./first-bytes.ts";
 import { guarded } from "./guard.ts";
 import { h1Branch } from "./h1-branch.ts";
-import { h2Branch } from "./h2-branch.ts";
+import { h2Branch, type StreamListener } from "./h2-branch.ts";
 import type { DoorLimits } from "./limits.ts";
 import { listen, parseBind } from "./listen.ts";
 import { type DoorListener, describePeer, rememberPeer, sansOf } from "./peers.ts";
@@ -30,6 +30,8 @@ export interface DoorOptions {
    * drains them itself; the door destroys what is left at the end.
    */
   readonly http2?: (socket: Socket, head: Buffer, peer: Peer) => void;
+  /** Answers HTTP/2 on `node:http2` stream by stream, in the place of `listener`. It checks authority and headers itself. */
+  readonly onStream?: StreamListener;
   /** A fault on our side. What peers do wrong is only counted, in `stats()`. */
   onTrouble(what: string, error: unknown): void;
 }
@@ -81,9 +83,10 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
     onTrouble: (what, error) => options.onTrouble(`${options.name} door: ${what}`, error),
   });
   const h1 = h1Branch(limits.h1, listener, { begun: (socket) => responses.begun(socket), onRefused });
-  const h2 = h2Branch(limits, listener, {
+  const h2 = h2Branch(limits, options.onStream ?? listener, options.onStream ? "streams" : "requests", {
     onSession: (session, socket) => rememberPeer(session, peerBySocket.get(socket)!),
     onRefused,
+    onTrouble: (error) => options.onTrouble(`${options.name} door: stream listener failed`, error),
   });
   const peerBySocket = new WeakMap<Socket, Peer>();
 
@@ -121,6 +124,7 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
       undecided.delete(socket);
       if (alpn && (alpn === "h2") !== (protocol === "h2")) return void socket.destroy();
       rememberPeer(socket, peer);
+      if (protocol === "h2") socket.allowHalfOpen = false; // a client that ends has left
       if (protocol === "h2" && options.http2) {
         socket.pause();
         options.http2(socket, head, peer);

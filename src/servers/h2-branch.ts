@@ -1,4 +1,11 @@
-import { createServer, type Http2Server, type ServerHttp2Session } from "node:http2";
+import {
+  constants,
+  createServer,
+  type Http2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Session,
+  type ServerHttp2Stream,
+} from "node:http2";
 import type { Socket } from "node:net";
 import type { DoorLimits } from "./limits.ts";
 import type { DoorListener } from "./peers.ts";
@@ -21,13 +28,28 @@ export interface H2Branch {
   closeAll(): void;
 }
 
+/** What `node:http2` gives with its event "stream". */
+export type StreamListener = (
+  stream: ServerHttp2Stream,
+  headers: IncomingHttpHeaders,
+  flags: number,
+  rawHeaders: string[],
+) => void;
+
 interface Hooks {
   onSession(session: ServerHttp2Session, socket: Socket): void;
   onRefused(): void;
+  /** A stream listener threw; its stream was reset. */
+  onTrouble(error: unknown): void;
 }
 
 /** The HTTP/2 half of a door on Node's own server, with the caps that it lacks: time, age, idleness, control frames. */
-export function h2Branch(limits: DoorLimits, listener: DoorListener, hooks: Hooks): H2Branch {
+export function h2Branch(
+  limits: DoorLimits,
+  answer: DoorListener | StreamListener,
+  by: "requests" | "streams",
+  hooks: Hooks,
+): H2Branch {
   const { h2 } = limits;
   const server = createServer(
     {
@@ -46,11 +68,20 @@ export function h2Branch(limits: DoorLimits, listener: DoorListener, hooks: Hook
         enableConnectProtocol: false,
       },
     },
-    listener,
+    by === "requests" ? (answer as DoorListener) : undefined,
   );
   const closers = new Set<() => void>();
   server.on("sessionError", () => hooks.onRefused());
-  server.on("stream", (stream) => stream.on("error", () => {}));
+  server.on("stream", (stream, headers, flags, rawHeaders) => {
+    stream.on("error", () => {});
+    if (by === "requests") return;
+    try {
+      (answer as StreamListener)(stream, headers, flags, rawHeaders as unknown as string[]);
+    } catch (error) {
+      hooks.onTrouble(error);
+      stream.close(constants.NGHTTP2_INTERNAL_ERROR);
+    }
+  });
   let accepting: Socket | undefined;
   server.on("session", (session: ServerHttp2Session) => {
     const socket = accepting!;

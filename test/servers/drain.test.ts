@@ -10,7 +10,18 @@ import {
 import { TokenValidator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { addHealth, Health } from "../../src/services/health.ts";
 import { openEchoDoor, VALIDATE } from "./echo-door.ts";
-import { Frame, framesIn, PREFACE, rawConnect, settings } from "./wire.ts";
+import {
+  ACK,
+  END_HEADERS,
+  END_STREAM,
+  Frame,
+  frame,
+  framesIn,
+  headerBlock,
+  PREFACE,
+  rawConnect,
+  settings,
+} from "./wire.ts";
 
 describe("drain", () => {
   test("under load no request is lost, on either protocol, and new connections are refused", async () => {
@@ -89,17 +100,29 @@ describe("drain", () => {
     agent.destroy();
   });
 
-  test("announces GOAWAY(2^31-1) before it names the last stream", async () => {
+  test("answers what crosses its GOAWAY: the first names no last stream, and a request after it is still served", async () => {
     const door = await openEchoDoor();
     const raw = await rawConnect(door);
-    raw.socket.write(Buffer.concat([PREFACE, settings()]));
+    raw.socket.write(Buffer.concat([PREFACE, settings(), frame(Frame.SETTINGS, ACK, 0)]));
     await raw.until((text) => text.length >= 9);
-    await door.drain(2_000);
-    await raw.closed;
-    const last = framesIn(raw.bytes())
-      .filter((one) => one.type === Frame.GOAWAY)
-      .map((one) => one.payload.readUInt32BE(0));
-    expect(last.slice(0, 2)).toEqual([2 ** 31 - 1, 0]);
+    const goaways = () =>
+      framesIn(raw.bytes())
+        .filter((one) => one.type === Frame.GOAWAY)
+        .map((one) => one.payload.readUInt32BE(0));
+    const drained = door.drain(5_000);
+    await raw.until(() => goaways().length > 0);
+    const headers = headerBlock([
+      [":method", "POST"],
+      [":scheme", "http"],
+      [":path", VALIDATE],
+      [":authority", "a"],
+      ["content-type", "application/json"],
+    ]);
+    const body = frame(Frame.DATA, END_STREAM, 1, Buffer.from('{"tokenString":"crossed"}'));
+    raw.socket.write(Buffer.concat([frame(Frame.HEADERS, END_HEADERS, 1, headers), body]));
+    await Promise.all([raw.closed, drained]);
+    expect(raw.text()).toContain('"reason":"crossed"');
+    expect(goaways().slice(0, 2)).toEqual([2 ** 31 - 1, 1]);
   });
 
   test("ends after the grace what will not end", async () => {

@@ -1,11 +1,11 @@
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { create, type DescService, fromBinary } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { fetchProgram } from "../../scripts/fetch.ts";
 import * as v1 from "../../src/gen/grpc/reflection/v1/reflection_pb.ts";
 import * as v1alpha from "../../src/gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
@@ -149,14 +149,14 @@ describe("reflection", () => {
     }
   });
 
-  const grpcurl = [`${root}.cache/bin/grpcurl`, `${root}.cache/grpcurl`].find((path) => existsSync(path));
-  test.skipIf(grpcurl === undefined)("grpcurl lists, describes and calls without a schema", async () => {
+  test("grpcurl lists, describes and calls without a schema", { timeout: 120_000 }, async ({ skip }) => {
+    const grpcurl = await fetchProgram("grpcurl").catch((reason: unknown) => skip(`no grpcurl: ${reason}`));
     const address = `127.0.0.1:${door.port}`;
-    expect((await run(grpcurl!, ["-plaintext", address, "list"])).out).toContain("sallyport.v1.TokenAdmin");
-    expect((await run(grpcurl!, ["-plaintext", address, "describe", "sallyport.v1.CreateTokenRequest"])).out).toContain(
+    expect((await run(grpcurl, ["-plaintext", address, "list"])).out).toContain("sallyport.v1.TokenAdmin");
+    expect((await run(grpcurl, ["-plaintext", address, "describe", "sallyport.v1.CreateTokenRequest"])).out).toContain(
       "no_expiry",
     );
-    const called = await run(grpcurl!, [
+    const called = await run(grpcurl, [
       "-plaintext",
       "-d",
       '{"tokenString":"hi"}',
