@@ -147,7 +147,10 @@ const schema = z.strictObject({
   cache: z
     .strictObject({
       l1: z
-        .strictObject({ entries: z.number().int().min(0).max(10_000_000).default(100_000), bytes: size.default(64 * 1024 ** 2) })
+        .strictObject({
+          entries: z.number().int().min(0).max(10_000_000).default(100_000),
+          bytes: size.default(64 * 1024 ** 2),
+        })
         .prefault({}),
       ttl: duration.prefault("5m"),
       negative_ttl: duration.prefault("5s"),
@@ -160,7 +163,9 @@ const schema = z.strictObject({
       mint_per_principal_per_day: z.number().int().min(0).default(100),
     })
     .prefault({}),
-  log: z.strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info") }).prefault({}),
+  log: z
+    .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info") })
+    .prefault({}),
 });
 
 export type Config = z.output<typeof schema>;
@@ -207,7 +212,9 @@ function readTree(file: string, problems: string[]): Tree {
     if (typeof tree === "object" && !Array.isArray(tree)) return tree as Tree;
     problems.push(`${file}: must be a mapping of keys`);
   } catch (error) {
-    problems.push(`${file}: ${(error as { code?: string }).code === "ENOENT" ? "no such file" : "can not be read as YAML"}`);
+    problems.push(
+      `${file}: ${(error as { code?: string }).code === "ENOENT" ? "no such file" : "can not be read as YAML"}`,
+    );
   }
   return {};
 }
@@ -285,7 +292,8 @@ function problemOf(issue: z.core.$ZodIssue): string {
 function crossChecks(config: Config): string[] {
   const problems: string[] = [];
   const { lease, poll } = config.revocation;
-  if (poll * 1.2 + 500 >= lease) problems.push("revocation.poll: poll · 1.2 + 500ms must be less than revocation.lease");
+  if (poll * 1.2 + 500 >= lease)
+    problems.push("revocation.poll: poll · 1.2 + 500ms must be less than revocation.lease");
   if (config.keyring === undefined && config.database.url !== undefined) {
     problems.push("keyring: is required with database.url (or keyring_file); the embedded database makes its own");
   }
@@ -314,6 +322,7 @@ export function isLocal(bindTo: string): boolean {
 }
 
 function deepFreeze<T>(value: T): T {
-  if (typeof value === "object" && value !== null) for (const inner of Object.values(Object.freeze(value))) deepFreeze(inner);
+  if (typeof value === "object" && value !== null)
+    for (const inner of Object.values(Object.freeze(value))) deepFreeze(inner);
   return value;
 }

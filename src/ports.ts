@@ -384,3 +384,16 @@ export interface Events {
   /** Something worth a line. */
   note(what: string, facts?: Readonly<Record<string, string | number>>): void;
 }
+
+/** A line about one call: names, codes and times; nothing of request or response. */
+export interface CallLine {
+  readonly requestId: string;
+  readonly method: string;
+  readonly code: string;
+  readonly reason?: string;
+  readonly actor?: string;
+  readonly seconds: number;
+  readonly level: "debug" | "info" | "warn" | "error";
+  /** What an unexpected error was. */
+  readonly cause?: unknown;
+}

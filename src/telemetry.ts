@@ -2,20 +2,7 @@ import { type Logger, pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
-import type { Events, Tier } from "./ports.ts";
-
-/** A line of the access log of an RPC: names, codes and times; nothing of request or response. */
-export interface CallLine {
-  readonly requestId: string;
-  readonly method: string;
-  readonly code: string;
-  readonly reason?: string;
-  readonly actor?: string;
-  readonly seconds: number;
-  readonly level: "debug" | "info" | "warn" | "error";
-  /** What an internal error was; by class and code. */
-  readonly cause?: unknown;
-}
+import type { CallLine, Events, Tier } from "./ports.ts";
 
 export interface Telemetry extends Events {
   readonly log: Logger;
@@ -23,7 +10,6 @@ export interface Telemetry extends Events {
   /** The door of a validation is only known outside: it gives events of its own. */
   forDoor(door: string): Events;
   called(line: CallLine): void;
-  refusedCaller(): void;
 }
 
 /** Logs and metrics. What may stand in a line is named here, field by field; nothing is serialised whole. */
@@ -94,7 +80,6 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       const { level: at, cause, ...fields } = line;
       log[at](cause === undefined ? fields : { ...fields, err: cause }, "call");
     },
-    refusedCaller: () => m.refusals.inc({ reason: "caller" }),
   };
 }
 
@@ -129,7 +114,11 @@ function metrics(registry: Registry) {
 /** An error by class, code and, for our own, message; a driver's message can hold what it was given. */
 export function safeError(error: unknown): Record<string, unknown> {
   if (error instanceof AppError) {
-    return { reason: error.reason, message: error.message, ...(error.cause !== undefined && { cause: safeError(error.cause) }) };
+    return {
+      reason: error.reason,
+      message: error.message,
+      ...(error.cause !== undefined && { cause: safeError(error.cause) }),
+    };
   }
   if (error instanceof Error) {
     const code = (error as { code?: unknown }).code;
@@ -139,7 +128,13 @@ export function safeError(error: unknown): Record<string, unknown> {
       ...(typeof code === "string" || typeof code === "number" ? { code } : {}),
       ...(ours && { message: error.message }),
       ...(error.name === "TypeError" || error.name === "RangeError" || error.name === "ReferenceError"
-        ? { message: error.message.slice(0, 200), stack: error.stack?.split("\n").slice(1, 6).map((line) => line.trim()) }
+        ? {
+            message: error.message.slice(0, 200),
+            stack: error.stack
+              ?.split("\n")
+              .slice(1, 6)
+              .map((line) => line.trim()),
+          }
         : {}),
     };
   }

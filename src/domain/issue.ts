@@ -72,7 +72,8 @@ export function checkPrincipal(profile: Profile, principal: string): PrincipalTy
 /** Who mints: `token` where a token mints for its own principal. RIGHTS_EXCEEDED where the profile does not allow it. */
 export function checkMinter(profile: Profile, caller: Caller, tenant: string, principal: string): Minter {
   const own = caller.tenant === tenant && caller.principal !== "" && caller.principal === principal;
-  const minter: Minter = own && caller.kind === "token" ? "token" : own && caller.kind === "session" ? "session" : "admin";
+  const minter: Minter =
+    own && caller.kind === "token" ? "token" : own && caller.kind === "session" ? "session" : "admin";
   if (!profile.mintedBy.includes(minter)) {
     const who = { token: "a token for its own principal", session: "a session for itself", admin: "an administrator" };
     throw new AppError("RIGHTS_EXCEEDED", `profile ${profile.name} is not minted by ${who[minter]}`);
@@ -103,7 +104,10 @@ export function checkScopes(profile: Profile, caller: Caller, scopes: readonly s
   for (const scope of scopes) {
     const ours = scope.startsWith("sallyport.");
     if (ours && !profile.administrative && !ORDINARY.has(scope)) {
-      throw new AppError("RIGHTS_EXCEEDED", `scopes: tokens of profile ${profile.name} can not hold administrative ones`);
+      throw new AppError(
+        "RIGHTS_EXCEEDED",
+        `scopes: tokens of profile ${profile.name} can not hold administrative ones`,
+      );
     }
     if (ours ? !holds(caller, scope) : !free && !coversAny(caller.scopes, scope)) {
       throw new AppError("RIGHTS_EXCEEDED", "scopes: a caller can only grant what it holds itself");
@@ -129,6 +133,9 @@ export function checkTtl(profile: Profile, ttl: number): void {
 
 export function checkNoExpiry(field: string, profile: Profile): void {
   if (!profile.allowNoExpiry) {
-    throw invalidField(field, `profile ${profile.name} has no tokens without expiry: at most ${profile.maxTtl / 1000}s`);
+    throw invalidField(
+      field,
+      `profile ${profile.name} has no tokens without expiry: at most ${profile.maxTtl / 1000}s`,
+    );
   }
 }

@@ -40,7 +40,8 @@ export class Keyring {
   /** `keys` maps a kid (one base62 character) to a base64 pepper of at least 32 bytes. */
   constructor(current: string, keys: Readonly<Record<string, string>>) {
     for (const [kid, text] of Object.entries(keys)) {
-      if (kid.length !== 1 || !isBase62(kid, 0, 1)) throw new KeyringError("keys: a kid is one character of 0-9 A-Z a-z");
+      if (kid.length !== 1 || !isBase62(kid, 0, 1))
+        throw new KeyringError("keys: a kid is one character of 0-9 A-Z a-z");
       const pepper = Buffer.from(text, "base64");
       if (pepper.length < 32) throw new KeyringError(`keys.${kid} must be base64 of at least 32 bytes`);
       this.#keys.set(kid, deriveKeys(kid, pepper));

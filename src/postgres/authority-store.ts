@@ -257,7 +257,10 @@ async function writeTokenChange(
   now: number | undefined,
 ): Promise<void> {
   const set = assignments(change, TOKEN_FIELDS, 2);
-  if (now !== undefined && (change.expireTime !== undefined || change.noExpiry === true || rule.ceiling !== undefined)) {
+  if (
+    now !== undefined &&
+    (change.expireTime !== undefined || change.noExpiry === true || rule.ceiling !== undefined)
+  ) {
     const parent = token.parent === "" ? undefined : await readToken(tx, token.parent);
     const asked = change.noExpiry === true ? undefined : (change.expireTime ?? token.expireTime);
     // Left alone, an expiry needs no check; only a ceiling can shorten it.

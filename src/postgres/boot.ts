@@ -23,7 +23,9 @@ export async function checkDatabase(db: Postgres, keyring: Keyring, fsyncOffAllo
   if (settings[0]?.fsync === "off" && !fsyncOffAllowed) {
     throw new BootError("the database runs with fsync=off: it can lose revocations that were acknowledged");
   }
-  const stored = await db.read<{ kid: string; check_value: Buffer }>("select kid, check_value from sallyport.key_checks");
+  const stored = await db.read<{ kid: string; check_value: Buffer }>(
+    "select kid, check_value from sallyport.key_checks",
+  );
   for (const { kid, check_value } of stored) {
     const keys = keyring.get(kid);
     if (keys !== undefined && !sameSecret(keys.checkValue, check_value)) {
@@ -47,13 +49,14 @@ export async function checkDatabase(db: Postgres, keyring: Keyring, fsyncOffAllo
 
 /**
  * Makes the first administrator: one `adm` token for `user:admin` of tenant `default`. False, and nothing done, where
- * one was made before, unless `again`. Audited as `bootstrap`.
+ * one was made before, unless `again`. `keep` stores the string before the commit. Audited as `bootstrap`.
  */
 export async function makeFirstAdmin(
   db: Postgres,
   token: NewToken,
   ttlMs: number | undefined,
   again: boolean,
+  keep: () => void,
 ): Promise<boolean> {
   const done = await committed(db, async (tx: Tx) => {
     // The row's lock makes concurrent bootstraps one after the other; the mark outlives the token.
@@ -69,6 +72,7 @@ export async function makeFirstAdmin(
       { actor: "bootstrap", address: "", requestId: "" },
       undefined,
     );
+    keep();
     await tx.query("update sallyport.first_admin set made_at = clock_timestamp()");
     return true;
   });

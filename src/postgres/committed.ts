@@ -15,4 +15,3 @@ export async function committed<T>(db: Postgres, work: (tx: Tx) => Promise<T>): 
     return { value, epoch: row.epoch, maxBoundMs: row.max_bound_ms, dbTime: row.db_time };
   });
 }
-

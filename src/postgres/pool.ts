@@ -232,7 +232,9 @@ function asAppError(error: unknown): AppError {
     });
   }
   if (isPlainRefusal(error)) {
-    return new AppError("INTERNAL", "the database refused the change; nothing was changed", { cause: safeCause(error) });
+    return new AppError("INTERNAL", "the database refused the change; nothing was changed", {
+      cause: safeCause(error),
+    });
   }
   return notDone(error);
 }

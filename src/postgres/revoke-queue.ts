@@ -80,10 +80,9 @@ async function revokeAll(tx: Tx, batch: readonly Revoke[]): Promise<Map<string, 
      from unnest($1::text[], $2::text[], $3::text[]) w (id, by, reason) where t.id = w.id and t.revoke_time is null`,
     [ids, [...first.values()].map(({ actor }) => actor.actor), [...first.values()].map(({ reason }) => reason)],
   );
-  const rows = await tx.query<TokenRow>(
-    `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = any($1)`,
-    [ids],
-  );
+  const rows = await tx.query<TokenRow>(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = any($1)`, [
+    ids,
+  ]);
   const tokens = new Map(rows.map((row) => [row.id, tokenOf(row)]));
   const acts = batch.flatMap((revoke) => {
     const token = tokens.get(revoke.id);

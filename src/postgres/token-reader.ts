@@ -116,7 +116,10 @@ export class PostgresTokenReader implements TokenReader {
     if (this.#closed) return Promise.reject(new Error("closed"));
     const open = this.#slots[slot];
     if (open !== undefined) return open;
-    const client = new pg.Client({ ...connectionSettings(this.#options.url, "sallyport-read"), pipeline: true } as pg.ClientConfig);
+    const client = new pg.Client({
+      ...connectionSettings(this.#options.url, "sallyport-read"),
+      pipeline: true,
+    } as pg.ClientConfig);
     const pending = client.connect().then(() => client);
     const forget = () => {
       if (this.#slots[slot] === pending) this.#slots[slot] = undefined;

@@ -23,10 +23,9 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async get(id: string): Promise<Token | undefined> {
-    const rows = await this.#db.read<TokenRow>(
-      `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`,
-      [id],
-    );
+    const rows = await this.#db.read<TokenRow>(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`, [
+      id,
+    ]);
     return rows[0] && tokenOf(rows[0]);
   }
 

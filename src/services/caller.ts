@@ -116,10 +116,11 @@ export class Callers {
         direct,
       };
     }
-    return this.#tokenCaller(bearer, address, direct);
+    return this.token(bearer, address, direct);
   }
 
-  async #tokenCaller(bearer: string, address: string, direct: boolean): Promise<Caller> {
+  /** The caller behind one of our own tokens. */
+  async token(bearer: string, address: string, direct: boolean): Promise<Caller> {
     const deadline = this.#deps.clock.mono() + 2_000;
     // A caller on this machine has no network address to be held against the token's networks.
     const clientAddress = address === "" ? "127.0.0.1" : address;

@@ -30,7 +30,9 @@ export function principalAdmin(deps: {
     },
 
     async getPrincipal(request, context) {
-      return { principal: principalMessage(await principals.getPrincipal(accessOf(context), request.tenant, request.name)) };
+      return {
+        principal: principalMessage(await principals.getPrincipal(accessOf(context), request.tenant, request.name)),
+      };
     },
 
     async listPrincipals(request, context) {

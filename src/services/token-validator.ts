@@ -1,10 +1,10 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Validate } from "../app/validate.ts";
 import { invalidField } from "../domain/errors.ts";
-import {
-  type TokenValidator,
-  type ValidateTokenRequest,
-  type ValidateTokenResponse,
+import type {
+  TokenValidator,
+  ValidateTokenRequest,
+  ValidateTokenResponse,
 } from "../gen/sallyport/v1/token_validator_pb.ts";
 import type { Clock } from "../ports.ts";
 import { callKey } from "./call.ts";

@@ -1,0 +1,89 @@
+import { existsSync } from "node:fs";
+import { type Config, redacted } from "./config.ts";
+import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
+import { Keyring } from "./domain/keyring.ts";
+import type { Secret } from "./domain/secret.ts";
+import { bootstrap } from "./first-admin.ts";
+import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
+import { migrate } from "./postgres/migrate.ts";
+import { profilesOf } from "./sallyport.ts";
+
+/*
+ * Commands that are not the server. Each returns its exit code, prints its result to stdout and its trouble to stderr.
+ */
+
+const UNITS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const LONGEST_TTL = 365 * 86_400_000;
+
+/** Brings the database to the newest schema. */
+export async function migrateCommand(config: Config): Promise<number> {
+  return withDatabase(config, async (url) => {
+    const applied = await migrate(config.database.direct_url ?? url);
+    const text =
+      applied.length === 0
+        ? "nothing to do: the database is up to date"
+        : applied.map((name) => `applied ${name}`).join("\n");
+    process.stdout.write(`${text}\n`);
+    return 0;
+  });
+}
+
+/** Prints the first admin token, alone on stdout. 1 where one was made before. */
+export async function bootstrapCommand(config: Config, ttl: string | undefined, again: boolean): Promise<number> {
+  const ttlMs = ttl === undefined ? 30 * 86_400_000 : durationOf(ttl);
+  if (ttlMs === undefined) return say(2, "--ttl must be a duration of at most 365d such as 30d, 12h");
+  const embedded = config.database.url === undefined;
+  return withDatabase(config, async (url) => {
+    await migrate(config.database.direct_url ?? url);
+    const keyring = embedded ? keyringOf(config.embedded.data_dir) : config.keyring!;
+    let made: Secret | undefined;
+    const done = await bootstrap({
+      url,
+      keyring,
+      ttlMs: embedded && ttl === undefined ? undefined : ttlMs,
+      again,
+      keep: (tokenString) => {
+        made = tokenString;
+        if (embedded) writeSecret(adminTokenFile(config.embedded.data_dir), `${tokenString.reveal()}\n`);
+      },
+    });
+    if (!done || made === undefined) {
+      return say(1, "an administrator was made before; --again mints another token for it");
+    }
+    process.stdout.write(`${made.reveal()}\n`);
+    return 0;
+  });
+}
+
+/** Prints the configuration as it is in force, without its secrets. */
+export function checkConfigCommand(config: Config): number {
+  if (config.keyring !== undefined) new Keyring(config.keyring.current, config.keyring.keys);
+  profilesOf(config);
+  process.stdout.write(`${JSON.stringify(redacted(config), null, 2)}\n`);
+  return 0;
+}
+
+/** With the configured database, or the embedded one: the running instance's, or one started for the time of the work. */
+async function withDatabase(config: Config, work: (url: string) => Promise<number>): Promise<number> {
+  if (config.database.url !== undefined) return work(config.database.url);
+  const { data_dir } = config.embedded;
+  const running = existsSync(data_dir) ? await runningEmbedded(data_dir) : undefined;
+  if (running !== undefined) return work(running);
+  const embedded = await startEmbedded({ dataDir: data_dir, log: (line) => say(0, line) });
+  try {
+    return await work(embedded.url);
+  } finally {
+    await embedded.stop();
+  }
+}
+
+function durationOf(text: string): number | undefined {
+  const match = /^(\d{1,9})([smhd])$/.exec(text);
+  const ms = match === null ? 0 : Number(match[1]) * UNITS[match[2]!]!;
+  return ms > 0 && ms <= LONGEST_TTL ? ms : undefined;
+}
+
+function say(code: number, line: string): number {
+  process.stderr.write(`sallyport: ${line}\n`);
+  return code;
+}

@@ -1,0 +1,205 @@
+import type { DescService } from "@bufbuild/protobuf";
+import type { BulkRevoke } from "./app/bulk-revoke.ts";
+import type { PrincipalManager } from "./app/principal-manager.ts";
+import type { TokenManager } from "./app/token-manager.ts";
+import type { Validate } from "./app/validate.ts";
+import { type Config, isLocal } from "./config.ts";
+import { AuditLog as AuditLogDesc } from "./gen/sallyport/v1/audit_log_pb.ts";
+import { PrincipalAdmin } from "./gen/sallyport/v1/principal_admin_pb.ts";
+import { TenantAdmin } from "./gen/sallyport/v1/tenant_admin_pb.ts";
+import { TokenAdmin } from "./gen/sallyport/v1/token_admin_pb.ts";
+import { TokenValidator } from "./gen/sallyport/v1/token_validator_pb.ts";
+import type { AuditLog, Clock } from "./ports.ts";
+import { connectListener } from "./servers/connect-handler.ts";
+import { type Door, openDoor } from "./servers/door.ts";
+import { ByteBudget, doorLimits } from "./servers/limits.ts";
+import { opsListener } from "./servers/ops.ts";
+import { plainPaths } from "./servers/plain-paths.ts";
+import { type Admission, createAdmission } from "./services/admission.ts";
+import { auditLog } from "./services/audit-log.ts";
+import { bounds } from "./services/bounds.ts";
+import { callLog } from "./services/call-log.ts";
+import type { Callers } from "./services/caller.ts";
+import type { DataCallers } from "./services/data-caller.ts";
+import type { Denials } from "./services/denials.ts";
+import { adminGate, dataGate } from "./services/gates.ts";
+import { addHealth, Health } from "./services/health.ts";
+import { openApiPage } from "./services/openapi.ts";
+import type { PageTokens } from "./services/page-token.ts";
+import { principalAdmin } from "./services/principal-admin.ts";
+import { addReflection } from "./services/reflection.ts";
+import { tenantAdmin } from "./services/tenant-admin.ts";
+import { tokenAdmin } from "./services/token-admin.ts";
+import { tokenValidator } from "./services/token-validator.ts";
+import type { Telemetry } from "./telemetry.ts";
+
+const ADMIN_SERVICES: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLogDesc];
+const DATA_SERVICES: readonly DescService[] = [TokenValidator];
+
+export interface DoorDeps {
+  readonly clock: Clock;
+  readonly telemetry: Telemetry;
+  reasons(): readonly string[];
+  readonly callers: Callers;
+  readonly dataCallers: DataCallers;
+  readonly denials: Denials;
+  readonly validate: Validate;
+  readonly admin: {
+    readonly tokens: TokenManager;
+    readonly bulk: BulkRevoke;
+    readonly principals: PrincipalManager;
+    readonly audit: AuditLog;
+    readonly pages: PageTokens;
+  };
+}
+
+export interface Doors {
+  readonly data: Door;
+  /** Absent in mode validate. */
+  readonly admin: Door | undefined;
+  readonly ops: Door;
+  serving(yes: boolean): void;
+  /** Reads certificates again. */
+  reload(): void;
+  /** NOT_SERVING, then every door stops accepting and finishes what is under way. Never rejects. */
+  drain(graceMs: number): Promise<void>;
+}
+
+/** Opens the doors, in the order in which they are needed. Rejects with BindError; then none is left open. */
+export async function openDoors(config: Config, deps: DoorDeps): Promise<Doors> {
+  const health = {
+    data: new Health(DATA_SERVICES.map(({ typeName }) => typeName)),
+    admin: new Health(ADMIN_SERVICES.map(({ typeName }) => typeName)),
+    ops: new Health([...DATA_SERVICES, ...ADMIN_SERVICES].map(({ typeName }) => typeName)),
+  };
+  const admission = createAdmission({ clock: deps.clock, onShed: (klass) => deps.telemetry.shed(klass) });
+  const draining = new AbortController();
+  const opened: Door[] = [];
+  try {
+    const ops = await opsDoor(config, deps, health.ops, draining.signal);
+    opened.push(ops);
+    const admin =
+      config.mode === "full" ? await adminDoor(config, deps, health.admin, admission, draining.signal) : undefined;
+    if (admin !== undefined) opened.push(admin);
+    const data = await dataDoor(config, deps, health.data, admission);
+    opened.push(data);
+    return {
+      data,
+      admin,
+      ops,
+      serving: (yes) => {
+        for (const each of Object.values(health)) each.set(yes && !draining.signal.aborted);
+      },
+      reload: () => {
+        for (const door of opened) door.reloadTls();
+      },
+      async drain(graceMs) {
+        draining.abort();
+        for (const each of Object.values(health)) each.set(false);
+        await Promise.all([data.drain(graceMs), admin?.drain(graceMs)]);
+        await ops.drain(0);
+        admission.close();
+      },
+    };
+  } catch (error) {
+    await Promise.all(opened.map((door) => door.close()));
+    admission.close();
+    throw error;
+  }
+}
+
+function opsDoor(config: Config, deps: DoorDeps, health: Health, drain: AbortSignal): Promise<Door> {
+  const limits = doorLimits("ops");
+  const { registry } = deps.telemetry;
+  return openDoor({
+    name: "ops",
+    bind: config.doors.ops.bind,
+    unixMode: config.doors.ops.unix_mode,
+    limits,
+    listener: opsListener({
+      limits,
+      health,
+      metrics: async () => ({ type: registry.contentType, body: await registry.metrics() }),
+      reasons: deps.reasons,
+      drain,
+    }),
+    onTrouble: (what, error) => deps.telemetry.trouble(what, error),
+  });
+}
+
+function adminDoor(
+  config: Config,
+  deps: DoorDeps,
+  health: Health,
+  admission: Admission,
+  drain: AbortSignal,
+): Promise<Door> {
+  const limits = doorLimits("admin");
+  const { clock, telemetry, callers, denials, admin } = deps;
+  const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
+  const rpc = connectListener({
+    routes(router) {
+      router.service(TokenAdmin, tokenAdmin(admin));
+      router.service(PrincipalAdmin, principalAdmin(admin));
+      router.service(TenantAdmin, tenantAdmin(admin));
+      router.service(AuditLogDesc, auditLog(admin));
+      addHealth(router, health, "all");
+      addReflection(router, ADMIN_SERVICES);
+    },
+    gate: adminGate({ clock, called, callers, denials }),
+    interceptors: [
+      callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
+      admission.interceptor, // before any work
+      bounds(), // before any handler
+    ],
+    grpcWeb: true,
+    budget: new ByteBudget(limits.bufferedBytes),
+    streamsPerConnection: limits.streamsPerConnection,
+    drain,
+  });
+  return openDoor({
+    name: "admin",
+    bind: config.doors.admin.bind,
+    unixMode: config.doors.admin.unix_mode,
+    tls: tlsOf(config.doors.admin.tls),
+    limits,
+    listener: plainPaths({ "/openapi.json": openApiPage }, rpc),
+    onTrouble: (what, error) => telemetry.trouble(what, error),
+  });
+}
+
+function dataDoor(config: Config, deps: DoorDeps, health: Health, admission: Admission): Promise<Door> {
+  const { bind, unix_mode, tls } = config.doors.data;
+  const limits = doorLimits(isLocal(bind) ? "data-trusted" : "data");
+  const { clock, telemetry, denials, dataCallers, validate } = deps;
+  const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
+  return openDoor({
+    name: "data",
+    bind,
+    unixMode: unix_mode,
+    tls: tlsOf(tls),
+    limits,
+    listener: connectListener({
+      routes(router) {
+        router.service(TokenValidator, tokenValidator({ validate, clock }));
+        addHealth(router, health, "check");
+      },
+      gate: dataGate({ clock, called, callers: dataCallers }),
+      interceptors: [callLog({ clock, called, denials, okLevel: "debug" }), admission.interceptor],
+      grpcWeb: false,
+      budget: new ByteBudget(limits.bufferedBytes),
+      streamsPerConnection: limits.streamsPerConnection,
+    }),
+    onTrouble: (what, error) => telemetry.trouble(what, error),
+  });
+}
+
+function tlsOf(tls: Config["doors"]["data"]["tls"]) {
+  if (tls === undefined) return undefined;
+  return {
+    certFile: tls.cert_file,
+    keyFile: tls.key_file,
+    clientCaFile: tls.client_ca_file,
+    allowedSans: tls.allowed_sans,
+  };
+}

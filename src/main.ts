@@ -1,0 +1,126 @@
+import { parseArgs } from "node:util";
+import type { Config } from "./config.ts";
+
+/*
+ * The program. `serve`, `migrate`, `bootstrap` and `check-config` are here; any other word is a command of the client.
+ * The only place that reads the process's environment and arguments, and that ends it.
+ */
+
+/** Exit codes: sysexits.h where it has one. */
+const EXIT = { ok: 0, no: 1, usage: 2, unavailable: 69, bug: 70, config: 78 } as const;
+
+const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+if (major < 22 || (major === 22 && minor < 15)) {
+  end(
+    EXIT.config,
+    `Node ${process.version} is too old: 22.15 or newer is needed (npm ci brings one; use npm start or npm run)`,
+  );
+} else {
+  process.exitCode = await main(process.argv.slice(2)).catch(explain);
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  const [word, ...rest] = argv;
+  switch (word) {
+    case "serve":
+    case "migrate":
+    case "bootstrap":
+    case "check-config":
+      return run(word, rest);
+    default: {
+      const { runCli } = await import("./cli/main.ts");
+      const { stdin, stdout, stderr, env } = process;
+      return runCli(argv, { stdin, stdout, stderr, env });
+    }
+  }
+}
+
+const HELP = {
+  serve: "sallyport serve [--data DIR] [--config FILE]\n\nRuns the server: the data, admin and ops doors.",
+  migrate: "sallyport migrate [--config FILE]\n\nBrings the database to the schema of this program.",
+  bootstrap:
+    "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
+    "Prints the first admin token, alone, once. --again mints another (needs the database owner's credentials).",
+  "check-config":
+    "sallyport check-config [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it can not be used.",
+};
+
+async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<number> {
+  let options: { data?: string; config?: string; ttl?: string; again?: boolean; help?: boolean };
+  try {
+    const { values } = parseArgs({
+      args: [...rest],
+      options: {
+        data: { type: "string" },
+        config: { type: "string" },
+        help: { type: "boolean", short: "h" },
+        ...(word === "bootstrap" && { ttl: { type: "string" }, again: { type: "boolean" } }),
+      },
+    });
+    options = values as typeof options;
+  } catch (error) {
+    return say(EXIT.usage, `${(error as Error).message.split(". ")[0]} (sallyport ${word} --help)`);
+  }
+  if (options.help) {
+    process.stdout.write(`${HELP[word]}\n`);
+    return EXIT.ok;
+  }
+  const { loadConfig } = await import("./config.ts");
+  const load = (): Config => {
+    const env = { ...process.env };
+    if (options.data !== undefined) env["SALLYPORT_EMBEDDED__DATA_DIR"] = options.data;
+    return loadConfig(options.config, env);
+  };
+  const config = load();
+  switch (word) {
+    case "serve":
+      return (await import("./serve.ts")).serve(config, load);
+    case "migrate":
+      return (await import("./commands.ts")).migrateCommand(config);
+    case "bootstrap":
+      return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
+    case "check-config":
+      return (await import("./commands.ts")).checkConfigCommand(config);
+  }
+}
+
+/** One clear line on stderr for everything that can go wrong at start, and its exit code. Never a stack, never a value. */
+function explain(error: unknown): number {
+  const { name, message, kind, problem, problems } = error as {
+    name?: string;
+    message?: string;
+    kind?: string;
+    problem?: string;
+    problems?: string[];
+  };
+  switch (name) {
+    case "ConfigError":
+      return say(EXIT.config, ...(problems ?? []));
+    case "KeyringError":
+      return say(EXIT.config, `keyring: ${message}`);
+    case "BootError":
+      return say(EXIT.config, message ?? "");
+    case "MigrationError":
+      return say(kind === "unavailable" ? EXIT.unavailable : kind === "failed" ? EXIT.bug : EXIT.config, message ?? "");
+    case "EmbeddedError":
+      return say(
+        kind === "in_use" ? EXIT.unavailable : kind === "unsupported" ? EXIT.config : EXIT.unavailable,
+        message ?? "",
+      );
+    case "BindError":
+      return say(problem === "ADDRESS_IN_USE" ? EXIT.unavailable : EXIT.config, message ?? "");
+    case "AppError":
+      return say(EXIT.unavailable, message ?? "");
+    default:
+      return say(EXIT.bug, `internal error (${name ?? typeof error}): ${String((error as Error)?.stack ?? "")}`);
+  }
+}
+
+function say(code: number, ...lines: readonly string[]): number {
+  for (const line of lines) process.stderr.write(`sallyport: ${line}\n`);
+  return code;
+}
+
+function end(code: number, line: string): void {
+  process.exitCode = say(code, line);
+}

@@ -1,0 +1,227 @@
+import { randomUUID } from "node:crypto";
+import type { Authority } from "./app/authority.ts";
+import { BulkRevoke } from "./app/bulk-revoke.ts";
+import { ChangeAuthority } from "./app/change-authority.ts";
+import { Follower } from "./app/follower.ts";
+import { Housekeeping } from "./app/housekeeping.ts";
+import { Lookup } from "./app/lookup.ts";
+import { PrincipalManager } from "./app/principal-manager.ts";
+import { ReapWatch } from "./app/reap-watch.ts";
+import { ReuseSignals } from "./app/reuse.ts";
+import { TokenManager } from "./app/token-manager.ts";
+import { Usage } from "./app/usage.ts";
+import { validateWith } from "./app/validate.ts";
+import { type Config, isLocal } from "./config.ts";
+import { Freshness } from "./domain/freshness.ts";
+import { Keyring } from "./domain/keyring.ts";
+import { BUILT_IN_PROFILES, type Profile } from "./domain/profile.ts";
+import { Secret } from "./domain/secret.ts";
+import { type Doors, openDoors } from "./doors.ts";
+import type { Clock, Timers } from "./ports.ts";
+import { PostgresAuditLog } from "./postgres/audit-log.ts";
+import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
+import { checkDatabase } from "./postgres/boot.ts";
+import { READER_VERSION } from "./postgres/migrate.ts";
+import { Postgres } from "./postgres/pool.ts";
+import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
+import { PostgresTokenReader } from "./postgres/token-reader.ts";
+import { PostgresTokenStore } from "./postgres/token-store.ts";
+import { PostgresUsageStore } from "./postgres/usage-store.ts";
+import { Callers } from "./services/caller.ts";
+import { DataCallers } from "./services/data-caller.ts";
+import { Denials } from "./services/denials.ts";
+import { PageTokens } from "./services/page-token.ts";
+import type { Telemetry } from "./telemetry.ts";
+
+/** A running Sallyport. */
+export interface Sallyport {
+  readonly doors: Doors;
+  /** Why it can not answer now; empty when it can. */
+  reasons(): readonly string[];
+  /** Certificates, keyring and policies again, from a new configuration of the same shape. */
+  reload(config: Config): void;
+  /** NOT_SERVING, finish what is under way, give back the lease, close. Never rejects. */
+  stop(graceMs: number): Promise<void>;
+}
+
+const USAGE_EVERY_MS = 10_000;
+/** A lease that has been gone for so long was not lost in passing. */
+const LEASE_GONE_MS = 2_000;
+
+export const systemClock: Clock = {
+  mono: () => performance.now(),
+  wall: () => Date.now(),
+};
+
+export const systemTimers: Timers = {
+  after(ms, run) {
+    const timer = setTimeout(run, ms);
+    return () => clearTimeout(timer);
+  },
+};
+
+/**
+ * The composition root: a straight line from configuration to open doors. `config.database.url` and `config.keyring` are
+ * set, and the database is migrated. Rejects with BootError, KeyringError or BindError.
+ */
+export async function createSallyport(config: Config, telemetry: Telemetry): Promise<Sallyport> {
+  const clock = systemClock;
+  const timers = systemTimers;
+  const full = config.mode === "full";
+  const url = config.database.url!;
+  const onTrouble = (what: string, error: unknown) => telemetry.trouble(what, error);
+  const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
+  const profiles = profilesOf(config);
+
+  const db = new Postgres({ url, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
+  if (full) await checkDatabase(db, keyring, config.database.allow_fsync_off);
+  const store = new PostgresTokenStore(db);
+  const audit = new PostgresAuditLog(db);
+  const reader = new PostgresTokenReader({ url, connections: full ? 2 : 1, clock, onTrouble });
+  const log = new PostgresRevocationLog({
+    url: config.database.direct_url ?? url,
+    connections: full ? 2 : 1,
+    onTrouble,
+  });
+
+  const freshness = new Freshness(config.revocation.lease);
+  let wake = () => {};
+  const lookup = new Lookup(
+    { freshness, reader, clock, timers, events: telemetry, wake: () => wake() },
+    {
+      l1Entries: Math.max(1, config.cache.l1.entries),
+      l1Bytes: config.cache.l1.bytes,
+      l1TtlMs: config.cache.ttl,
+      maxCacheReads: 256,
+      maxReads: 64,
+      maxQueuedReads: 512,
+      readTimeoutMs: 400,
+    },
+  );
+  const follower = new Follower(
+    { log, freshness, lookup, reader, clock, timers, events: telemetry, newId: randomUUID, random: Math.random },
+    {
+      leaseMs: config.revocation.lease,
+      pollMs: config.revocation.poll,
+      readerVersion: READER_VERSION,
+      kids: keyring.kids(),
+    },
+  );
+  wake = () => follower.wake();
+  const reaped = new ReapWatch();
+  const authority: Authority = new ChangeAuthority({
+    store: new PostgresAuthorityStore(db),
+    log,
+    reaped,
+    clock,
+    timers,
+    events: telemetry,
+    wake,
+  });
+  const housekeeping = new Housekeeping(
+    { log, freshness, follower, reaped, clock, timers, events: telemetry },
+    { mode: config.mode, leaseMs: config.revocation.lease },
+  );
+
+  const now = () => freshness.time(clock.mono()).lower;
+  const usage = new Usage({ store: new PostgresUsageStore(db), timers, events: telemetry, now }, USAGE_EVERY_MS);
+  const reuse = new ReuseSignals({ store, audit, authority, profiles, timers, events: telemetry });
+  const validateFor = (door: string) => {
+    const events = telemetry.forDoor(door);
+    return validateWith({
+      keyring,
+      lookup,
+      clock,
+      events: full ? { ...events, tokenReused: (id) => (events.tokenReused(id), reuse.seen(id)) } : events,
+      used: (id, context) => usage.used(id, context),
+    });
+  };
+  const tokens = new TokenManager({
+    store,
+    authority,
+    keyring,
+    profiles,
+    registeredTypes: config.principals.registered,
+    mintPerAddressPerHour: config.limits.mint_per_address_per_hour,
+    mintPerPrincipalPerDay: config.limits.mint_per_principal_per_day,
+    mintKid: async () => keyring.current.kid,
+  });
+  const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
+  const callers = new Callers({ validate: validateFor("admin"), audit, clock, breakGlass, mtls: config.callers.mtls });
+  const data = config.doors.data;
+  const dataCallers = new DataCallers(callers, data.trust_peers ?? isLocal(data.bind));
+
+  let leaseSeen = clock.mono();
+  const reasons = (): readonly string[] => {
+    if (freshness.halted) return ["the database's history went backwards, or it does not admit this program"];
+    if (freshness.holdsLease(clock.mono())) leaseSeen = clock.mono();
+    return clock.mono() - leaseSeen > LEASE_GONE_MS ? ["the database does not answer"] : [];
+  };
+
+  await follower.start();
+  const doors = await openDoors(config, {
+    clock,
+    telemetry,
+    reasons,
+    callers,
+    dataCallers,
+    denials: new Denials({ audit, clock, events: telemetry }),
+    validate: validateFor("data"),
+    admin: {
+      tokens,
+      bulk: new BulkRevoke({ store, authority, keyring }),
+      principals: new PrincipalManager({ store, authority }),
+      audit,
+      pages: new PageTokens(keyring),
+    },
+  });
+  housekeeping.start();
+  usage.start();
+  const gauges = setInterval(() => {
+    telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
+    telemetry.cacheEntries("l1", lookup.entries);
+    doors.serving(reasons().length === 0);
+  }, 250).unref();
+  doors.serving(true);
+
+  return {
+    doors,
+    reasons,
+    reload() {
+      doors.reload();
+    },
+    async stop(graceMs) {
+      clearInterval(gauges);
+      await doors.drain(graceMs);
+      await housekeeping.stop();
+      await follower.stop().catch((error) => telemetry.trouble("leaving the registry failed", error));
+      await usage.stop();
+      await reader.close();
+      await log.close();
+      await db.close();
+    },
+  };
+}
+
+/** The built-in profiles with what the configuration changes, and the operator's own. */
+export function profilesOf(config: Config): ReadonlyMap<string, Profile> {
+  const profiles = new Map(BUILT_IN_PROFILES.map((profile) => [profile.name, profile]));
+  for (const [name, set] of Object.entries(config.profiles)) {
+    const base = profiles.get(name) ?? { ...BUILT_IN_PROFILES[0]!, name, prefix: `sp_${name.replaceAll("-", "_")}` };
+    profiles.set(name, {
+      ...base,
+      ...(set.prefix !== undefined && { prefix: set.prefix }),
+      ...(set.principals !== undefined && { principals: set.principals }),
+      ...(set.max_ttl !== undefined && { maxTtl: set.max_ttl }),
+      ...(set.default_ttl !== undefined && { defaultTtl: set.default_ttl }),
+      ...(set.allow_no_expiry !== undefined && { allowNoExpiry: set.allow_no_expiry }),
+      ...(set.scope_ceilings !== undefined && { scopeCeilings: { ...base.scopeCeilings, ...set.scope_ceilings } }),
+      ...(set.minted_by !== undefined && { mintedBy: set.minted_by }),
+      ...(set.self_rotate !== undefined && { selfRotate: set.self_rotate }),
+      ...(set.max_live_per_principal !== undefined && { maxLivePerPrincipal: set.max_live_per_principal }),
+      ...(set.allow_empty_name !== undefined && { allowEmptyName: set.allow_empty_name }),
+      ...(set.on_reuse !== undefined && { onReuse: set.on_reuse }),
+    });
+  }
+  return profiles;
+}

@@ -1,0 +1,146 @@
+import { existsSync } from "node:fs";
+import type { Config } from "./config.ts";
+import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
+import { bootstrap } from "./first-admin.ts";
+import { type Embedded, startEmbedded } from "./postgres/embedded.ts";
+import { migrate } from "./postgres/migrate.ts";
+import { createSallyport, type Sallyport } from "./sallyport.ts";
+import { createTelemetry, type Telemetry } from "./telemetry.ts";
+
+const GRACE_MS = 8_000;
+
+/** Runs the server until a signal. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
+export async function serve(given: Config, load: () => Config): Promise<number> {
+  const telemetry = createTelemetry(given.log.level);
+  surviveFaults(telemetry);
+  telemetry.note("starting", { node: process.version, pid: process.pid, mode: given.mode });
+  const signals = new Signals();
+  const embedded = given.database.url === undefined ? await embeddedDatabase(given, telemetry) : undefined;
+  try {
+    const config = embedded === undefined ? given : { ...given, ...embedded.config };
+    if (config.mode === "full") {
+      const applied = await migrate(config.database.direct_url ?? config.database.url!);
+      for (const name of applied) telemetry.note("migrated", { name });
+    }
+    if (embedded !== undefined) await firstAdmin(config, telemetry);
+    const sallyport = await createSallyport(config, telemetry);
+    signals.onReload = () => reload(sallyport, load, telemetry);
+    announce(sallyport, config, embedded !== undefined);
+    const why = await Promise.race([
+      signals.stop,
+      embedded?.database.exited.then(() => "database" as const) ?? new Promise<never>(() => {}),
+    ]);
+    telemetry.note("stopping", { because: why });
+    await sallyport.stop(GRACE_MS);
+    return why === "database" ? 69 : 0;
+  } finally {
+    await embedded?.database.stop();
+    signals.close();
+    telemetry.note("stopped");
+    telemetry.log.flush();
+  }
+}
+
+async function embeddedDatabase(config: Config, telemetry: Telemetry) {
+  const dataDir = config.embedded.data_dir;
+  const database: Embedded = await startEmbedded({ dataDir, log: (line) => telemetry.note(line) });
+  return {
+    database,
+    config: { database: { ...config.database, url: database.url }, keyring: config.keyring ?? keyringOf(dataDir) },
+  };
+}
+
+/** The first start on an empty database leaves one admin token in the data folder. */
+async function firstAdmin(config: Config, telemetry: Telemetry): Promise<void> {
+  const file = adminTokenFile(config.embedded.data_dir);
+  const made = await bootstrap({
+    url: config.database.url!,
+    keyring: config.keyring!,
+    ttlMs: undefined,
+    again: false,
+    keep: (tokenString) => writeSecret(file, `${tokenString.reveal()}\n`),
+  });
+  if (made) telemetry.note("the first admin token is in the data folder", { file });
+  else if (!existsSync(file))
+    telemetry.note("the admin token file is gone: sallyport bootstrap --again makes another", { file });
+}
+
+/** Tells a person where the doors are, and what to paste to try them. */
+function announce(sallyport: Sallyport, config: Config, embedded: boolean): void {
+  const { data, admin, ops } = sallyport.doors;
+  const url = (door: { address: string; port: number }) =>
+    door.port === 0 ? `unix:${door.address}` : `http://${door.address}:${door.port}`;
+  const lines = ["", `data  ${url(data)}`, ...(admin ? [`admin ${url(admin)}`] : []), `ops   ${url(ops)}`];
+  if (embedded && admin !== undefined && admin.port !== 0 && data.port !== 0) {
+    const file = adminTokenFile(config.embedded.data_dir);
+    const call = (service: string) =>
+      `curl -s ${url(admin)}/sallyport.v1.${service} -H "authorization: Bearer $(cat '${file}')" -H 'content-type: application/json' -d`;
+    const validate = `printf '{"tokenString":"%s"}' "$T" | curl -s ${url(data)}/sallyport.v1.TokenValidator/ValidateToken -H 'content-type: application/json' -d @-; echo`;
+    lines.push(
+      "",
+      "Create a token, validate it, list, revoke it and validate it again: paste these lines into a shell.",
+      "",
+      `R=$(${call("TokenAdmin/CreateToken")} '{"profile":"pat","principal":"user:ann","displayName":"first"}'); T=$(echo "$R" | sed 's/.*"tokenString":"\\([^"]*\\)".*/\\1/'); I=$(echo "$R" | grep -o 'tok_[0-9A-Za-z]*' | head -1); echo "$R"`,
+      validate,
+      `${call("TokenAdmin/ListTokens")} '{"principal":"user:ann"}'; echo`,
+      `${call("TokenAdmin/RevokeToken")} "{\\"id\\":\\"$I\\"}"; echo; ${validate}`,
+      "",
+    );
+  }
+  process.stdout.write(`${lines.join("\n")}\n`);
+}
+
+/** A bad file keeps the old state, and says so. */
+function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry): void {
+  try {
+    sallyport.reload(load());
+    telemetry.note("reloaded");
+  } catch (error) {
+    const problems = (error as { problems?: readonly string[] }).problems?.join("; ") ?? "";
+    telemetry.alarm("the new configuration can not be used; the old one stays", { problems });
+  }
+}
+
+/**
+ * The last resort. Whatever a library throws out of our reach is an alarm, not the end: a process that ends refuses
+ * everything, and anyone who can end it could do so again. Caches stay safe: a lease is given last, by a poll that was
+ * applied whole.
+ */
+function surviveFaults(telemetry: Telemetry): void {
+  const survive = (what: string) => (error: unknown) => {
+    telemetry.alarm(what, {});
+    telemetry.trouble(what, error);
+  };
+  process.on("uncaughtException", survive("a fault escaped"));
+  process.on("unhandledRejection", survive("a rejection was not handled"));
+}
+
+/** SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads. */
+class Signals {
+  readonly stop: Promise<NodeJS.Signals>;
+  onReload: () => void = () => {};
+  readonly #listeners: [NodeJS.Signals, () => void][] = [];
+
+  constructor() {
+    const { promise, resolve } = Promise.withResolvers<NodeJS.Signals>();
+    this.stop = promise;
+    let stopping = false;
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      this.#on(signal, () => {
+        if (stopping) process.exit(1);
+        stopping = true;
+        resolve(signal);
+      });
+    }
+    this.#on("SIGHUP", () => this.onReload());
+  }
+
+  close(): void {
+    for (const [signal, listener] of this.#listeners) process.off(signal, listener);
+  }
+
+  #on(signal: NodeJS.Signals, listener: () => void): void {
+    this.#listeners.push([signal, listener]);
+    process.on(signal, listener);
+  }
+}

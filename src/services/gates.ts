@@ -1,0 +1,75 @@
+import type { HandlerContext } from "@connectrpc/connect";
+import type { CallLine, Clock } from "../ports.ts";
+import { type Call, callKey, requestIdFrom } from "./call.ts";
+import { type Callers, permit, rowOf } from "./caller.ts";
+import type { DataCallers } from "./data-caller.ts";
+import type { Denials } from "./denials.ts";
+import { asAppError, levelOf, toConnectError } from "./errors.ts";
+import { peerKey } from "./peer.ts";
+
+export interface GateDeps {
+  readonly clock: Clock;
+  readonly called: (line: CallLine) => void;
+}
+
+type Gate = (context: HandlerContext) => Promise<void>;
+
+/**
+ * Before the body of a call to the admin door is read: who calls, whether the method is open to that caller, and how
+ * far the caller reaches. Deny by default.
+ */
+export function adminGate(deps: GateDeps & { readonly callers: Callers; readonly denials: Denials }): Gate {
+  return gate(deps, async (context, method, requestId) => {
+    const row = rowOf(method);
+    if (row === "open") return { requestId };
+    const peer = context.values.get(peerKey);
+    const authorization = context.requestHeader.get("authorization");
+    const caller = await deps.callers.authenticate(peer, authorization, method, requestId);
+    const left = context.timeoutMs();
+    const deadline = left === undefined ? undefined : deps.clock.mono() + left;
+    try {
+      return { requestId, access: { caller, reach: permit(caller, row), requestId, deadline } };
+    } catch (error) {
+      deps.denials.record({ caller, reach: "own", requestId }, method, "CALLER_FORBIDDEN");
+      throw error;
+    }
+  });
+}
+
+/** The same for the data door: its peers are trusted, or show a certificate or a token with `sallyport.validate`. */
+export function dataGate(deps: GateDeps & { readonly callers: DataCallers }): Gate {
+  return gate(deps, async (context, method, requestId) => {
+    if (rowOf(method) === "open") return { requestId };
+    const peer = context.values.get(peerKey);
+    const { reasons } = await deps.callers.admit(peer, context.requestHeader.get("authorization"));
+    return { requestId, reasons };
+  });
+}
+
+function gate(
+  deps: GateDeps,
+  admit: (context: HandlerContext, method: string, requestId: string) => Promise<Call>,
+): Gate {
+  return async (context) => {
+    const method = `${context.service.typeName}/${context.method.name}`;
+    const requestId = requestIdFrom(context.requestHeader.get("x-request-id"));
+    const started = deps.clock.mono();
+    try {
+      context.values.set(callKey, await admit(context, method, requestId));
+    } catch (thrown) {
+      const error = asAppError(thrown);
+      const seconds = (deps.clock.mono() - started) / 1000;
+      const wire = toConnectError(error, requestId);
+      deps.called({
+        requestId,
+        method,
+        code: wire.code.toString(),
+        reason: error.reason,
+        seconds,
+        level: levelOf(error.reason),
+        cause: error.cause,
+      });
+      throw wire;
+    }
+  };
+}
