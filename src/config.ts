@@ -168,7 +168,10 @@ const schema = z.strictObject({
     .prefault({}),
 });
 
-export type Config = z.output<typeof schema>;
+export type Config = z.output<typeof schema> & {
+  /** Files that it was read from, and those that it names: a change of one of them is a reason to read it again. */
+  readonly files: readonly string[];
+};
 
 /** Keys whose value a key `<name>_file` may hold instead. */
 const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "break_glass.secret"];
@@ -182,12 +185,17 @@ export function loadConfig(file: string | undefined, env: Readonly<Record<string
   const problems: string[] = [];
   const tree = file === undefined ? {} : readTree(file, problems);
   overlay(tree, env, problems);
-  readValues(tree, problems);
+  const files = file === undefined ? [] : [file];
+  readValues(tree, problems, files);
   const parsed = schema.safeParse(tree);
   if (!parsed.success) problems.push(...parsed.error.issues.map(problemOf));
   else problems.push(...crossChecks(parsed.data));
   if (problems.length > 0) throw new ConfigError(problems);
-  return deepFreeze(parsed.data as Config);
+  const config = parsed.data!;
+  for (const { tls } of [config.doors.data, config.doors.admin]) {
+    if (tls !== undefined) files.push(tls.cert_file, tls.key_file, ...(tls.client_ca_file ? [tls.client_ca_file] : []));
+  }
+  return deepFreeze({ ...config, files });
 }
 
 /** The configuration as it is in force, with every secret replaced by `[secret]`. */
@@ -240,19 +248,21 @@ function scalar(text: string): unknown {
   return text.startsWith("[") || text.startsWith("{") ? parseYaml(text) : text;
 }
 
-function readValues(tree: Tree, problems: string[]): void {
+function readValues(tree: Tree, problems: string[], files: string[]): void {
   for (const path of FROM_FILE) {
     const [section, key] = path.split(".") as [string, string];
     const parent = tree[section] as Tree | undefined;
     const file = parent?.[`${key}_file`];
     if (parent === undefined || file === undefined) continue;
     delete parent[`${key}_file`];
+    files.push(String(file));
     const text = readText(String(file), `${path}_file`, problems);
     if (text !== undefined) parent[key] = text.trim();
   }
   const keyring = tree["keyring_file"];
   delete tree["keyring_file"];
   if (keyring === undefined) return;
+  files.push(String(keyring));
   const text = readText(String(keyring), "keyring_file", problems);
   if (text === undefined) return;
   try {
@@ -289,7 +299,7 @@ function problemOf(issue: z.core.$ZodIssue): string {
   return `${path}: ${issue.message}`;
 }
 
-function crossChecks(config: Config): string[] {
+function crossChecks(config: z.output<typeof schema>): string[] {
   const problems: string[] = [];
   const { lease, poll } = config.revocation;
   if (poll * 1.2 + 500 >= lease)

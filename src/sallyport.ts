@@ -128,11 +128,15 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const reuse = new ReuseSignals({ store, audit, authority, profiles, timers, events: telemetry });
   const validateFor = (door: string) => {
     const events = telemetry.forDoor(door);
+    const reused = (id: string) => {
+      events.tokenReused(id);
+      reuse.seen(id);
+    };
     return validateWith({
       keyring,
       lookup,
       clock,
-      events: full ? { ...events, tokenReused: (id) => (events.tokenReused(id), reuse.seen(id)) } : events,
+      events: full ? { ...events, tokenReused: reused } : events,
       used: (id, context) => usage.used(id, context),
     });
   };

@@ -34,21 +34,38 @@ export class KeyringError extends Error {
  * picks the key; others are never tried.
  */
 export class Keyring {
-  readonly current: Keys;
-  readonly #keys = new Map<string, Keys>();
+  #current!: Keys;
+  #keys: ReadonlyMap<string, Keys> = new Map();
 
-  /** `keys` maps a kid (one base62 character) to a base64 pepper of at least 32 bytes. */
+  /** `keys` maps a kid (one base62 character) to a base64 pepper of at least 32 bytes. Throws KeyringError. */
   constructor(current: string, keys: Readonly<Record<string, string>>) {
+    this.replace(current, keys);
+  }
+
+  /** Takes other peppers, all or none. A kid that is known must keep its pepper. Throws KeyringError. */
+  replace(current: string, keys: Readonly<Record<string, string>>): void {
+    const fresh = new Map<string, Keys>();
     for (const [kid, text] of Object.entries(keys)) {
-      if (kid.length !== 1 || !isBase62(kid, 0, 1))
+      if (kid.length !== 1 || !isBase62(kid, 0, 1)) {
         throw new KeyringError("keys: a kid is one character of 0-9 A-Z a-z");
+      }
       const pepper = Buffer.from(text, "base64");
       if (pepper.length < 32) throw new KeyringError(`keys.${kid} must be base64 of at least 32 bytes`);
-      this.#keys.set(kid, deriveKeys(kid, pepper));
+      const made = deriveKeys(kid, pepper);
+      const known = this.#keys.get(kid);
+      if (known !== undefined && !made.checkValue.equals(known.checkValue)) {
+        throw new KeyringError(`keys.${kid} must stay as it is: a new pepper needs a new kid`);
+      }
+      fresh.set(kid, known ?? made);
     }
-    const keysOfCurrent = this.#keys.get(current);
+    const keysOfCurrent = fresh.get(current);
     if (keysOfCurrent === undefined) throw new KeyringError("current must be one of the keys");
-    this.current = keysOfCurrent;
+    this.#keys = fresh;
+    this.#current = keysOfCurrent;
+  }
+
+  get current(): Keys {
+    return this.#current;
   }
 
   get(kid: string): Keys | undefined {
