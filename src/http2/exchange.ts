@@ -89,7 +89,7 @@ export function timeFor(head: Head): number {
   if (target === undefined) return 0;
   const cap = target.route.deadlineMs;
   const asked = target.plain ? undefined : head.protocol === "grpc" ? head.grpcTimeout : connectTimeout(head);
-  if (asked === undefined || !(asked < cap + HEAD_START_MS)) return cap;
+  if (asked === undefined || Number.isNaN(asked)) return cap;
   const usable = target.route.failed === undefined ? asked : asked - Math.min(HEAD_START_MS, asked / 10);
   return Math.min(usable, cap);
 }

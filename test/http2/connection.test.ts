@@ -9,13 +9,17 @@ import {
   HEADERS,
   NO_ERROR,
   PING,
+  PREFACE,
   PROTOCOL_ERROR,
   RST_STREAM,
   SETTINGS,
   STREAM_CLOSED,
 } from "../../src/http2/frame.ts";
 import { grpcMessage, type Reply } from "../../src/http2/reply.ts";
+import type { Route } from "../../src/http2/routes.ts";
+import type { Stream } from "../../src/http2/stream.ts";
 import { echo, type Fixture, type FixtureOptions, route, seeded, start } from "./fixture.ts";
+import { harness, harnessContext } from "./harness.ts";
 import {
   data,
   grpcCall,
@@ -132,6 +136,30 @@ describe.each(["shared", "own"] as const)("answers from elsewhere, %s reads", (r
   });
 });
 
+test("an answer given from inside another connection's read goes out on its own connection, later", async () => {
+  // Promises settle after the read; this reaches below them for what single flight must never be able to do.
+  let parked: Stream | undefined;
+  const { context, wakeAll } = harnessContext({
+    "/t/Park": route((_bytes, call) => {
+      parked = call as Stream;
+      return new Promise(() => {});
+    }),
+    "/t/Release": route(() => {
+      parked!.connection.answer(parked!, grpcMessage(Buffer.from("parked")));
+      return grpcMessage(Buffer.from("release"));
+    }),
+  });
+  const [a, b] = [harness(context), harness(context)];
+  a.feed(PREFACE, settings(), grpcCall(1, "/t/Park"));
+  const before = a.output().length;
+  b.feed(PREFACE, settings(), grpcCall(1, "/t/Release"));
+  expect(a.output()).toHaveLength(before);
+  expect(b.output().toString("latin1")).toContain("release");
+  expect(b.output().toString("latin1")).not.toContain("parked");
+  wakeAll();
+  expect(a.output().toString("latin1")).toContain("parked");
+});
+
 describe("drain", () => {
   test("announces, waits a round trip, names the last stream, and serves what crossed the announcement", async () => {
     const { parked, park } = parking();
@@ -148,7 +176,8 @@ describe("drain", () => {
     expect((await client.response(5)).body.toString("latin1", 5)).toBe("crossed");
     await client.until(() => client.frames.filter(({ type }) => type === GOAWAY).length === 2);
     expect(client.frames.filter(({ type }) => type === GOAWAY)[1]!.payload.readUInt32BE(0)).toBe(5);
-    client.send(grpcCall(7, "/t/Echo", "too late"));
+    client.send(grpcCall(7, "/t/Echo", "too late"), frameOf(PING, 0, 0, Buffer.alloc(8, 7)));
+    await client.frame(({ type, flags, payload }) => type === PING && flags === 1 && payload[0] === 7);
     expect(client.closed).toBe(false);
 
     for (const one of parked) one.answer(grpcMessage(Buffer.from(one.text)));
@@ -391,6 +420,33 @@ describe("deadlines", () => {
     const answer = await client.response(1);
     expect(answer.body.toString("latin1", 5)).toBe("deadline");
     expect(performance.now() - began).toBeGreaterThan(80);
+  });
+
+  test.each<[string, Partial<Route>, string, number]>([
+    ["the client's", {}, "2S", 2_000],
+    ["the route's when the client asks for more", {}, "9S", 3_000],
+    [
+      "just before the client's when the route answers it itself",
+      { failed: () => grpcMessage(Buffer.of()) },
+      "2S",
+      1_990,
+    ],
+    ["before a short one's too", { failed: () => grpcMessage(Buffer.of()) }, "50m", 45],
+  ])("a call's deadline is %s", async (_name, more, timeout, expected) => {
+    let left = 0;
+    const ask = route(
+      (bytes, call) => {
+        left = call.deadline - performance.now();
+        return grpcMessage(bytes);
+      },
+      { deadlineMs: 3_000, ...more },
+    );
+    await boot({ routes: { "/t/Ask": ask } });
+    const client = await open();
+    client.send(headers(1, grpcHead("/t/Ask", literal("grpc-timeout", timeout))), data(1, message()));
+    await client.response(1);
+    expect(left).toBeLessThanOrEqual(expected);
+    expect(left).toBeGreaterThan(expected - 8);
   });
 
   test("a request whose body never comes is answered too", async () => {

@@ -11,6 +11,7 @@ import {
   PREFACE,
   PRIORITY,
   SETTINGS,
+  WINDOW_UPDATE,
 } from "../../src/http2/frame.ts";
 import { grpcMessage } from "../../src/http2/reply.ts";
 import { type Fixture, type FixtureOptions, route, start } from "./fixture.ts";
@@ -180,13 +181,14 @@ describe("a client that does not read", () => {
   const large = grpcMessage(Buffer.alloc(64_000));
 
   test("is paused at the queue's limit and closed when it stays so", async () => {
-    await boot({ limits: { undrainedMs: 200, sweepMs: 20 }, routes: { "/t/Large": route(() => large) } });
+    const limits = { undrainedMs: 200, sweepMs: 20, maxConcurrentStreams: 5_000 };
+    await boot({ limits, routes: { "/t/Large": route(() => large) } });
     const client = await open([4, 0x7fffffff]);
     client.send(windowUpdate(0, 0x7fffffff - 65_535));
     client.socket.pause();
     for (let id = 1; id < 20_001; id += 2) client.send(grpcCall(id, "/t/Large"));
     expect(await fixture.error).toMatchObject({ reason: "answers not read" });
-    expect(fixture.server.stats().requests).toBeLessThan(1_000);
+    expect(fixture.server.stats().requests).toBeLessThan(1_500);
   });
 
   test("gets everything when it reads again", async () => {
@@ -210,6 +212,30 @@ test("answers that wait for a zero window are given up, and count as open until 
   expect(await client.resetOf(19)).toBe(8);
   client.send(settings([4, 1_000]));
   expect((await client.call(31, "/t/Echo", "again")).body.toString("latin1", 5)).toBe("again");
+});
+
+test("a raised initial window lets waiting answers go", async () => {
+  await boot();
+  const client = await open([4, 3]);
+  client.send(grpcCall(1, "/t/Echo", "waiting"), grpcCall(3, "/t/Echo", "too"));
+  await client.frame(({ type, id }) => type === 0 && id === 3);
+  client.send(settings([4, 1_000]));
+  expect((await client.response(1)).body.toString("latin1", 5)).toBe("waiting");
+  expect((await client.response(3)).body.toString("latin1", 5)).toBe("too");
+});
+
+test("all answers together keep to the connection's window", async () => {
+  await boot();
+  const client = await open();
+  const body = "x".repeat(5_000);
+  const ids = Array.from({ length: 20 }, (_, n) => 2 * n + 1);
+  client.send(...ids.map((id) => grpcCall(id, "/t/Echo", body)), frameOf(PING, 0, 0, Buffer.alloc(8)));
+  await client.frame(({ type, flags }) => type === PING && flags === 1);
+  const octets = () => client.frames.reduce((sum, { type, payload }) => sum + (type === 0 ? payload.length : 0), 0);
+  expect(octets()).toBe(65_535);
+  client.send(windowUpdate(0, 100_000));
+  await client.response(39);
+  expect(octets()).toBe(20 * 5_005);
 });
 
 test.each([1, 7])("a window of %i octets at a time gets a whole answer", async (size) => {
@@ -245,6 +271,10 @@ test("DATA one octet at a time, padded, is one message, and its padding is credi
     client.send(frameOf(0, at + 1 === body.length ? 9 : 8, 1, padded));
   }
   expect((await client.response(1)).body).toEqual(body);
+  const credits = client.frames.filter(({ type, id }) => type === WINDOW_UPDATE && id === 1);
+  const credited = credits.reduce((sum, { payload }) => sum + payload.readUInt32BE(0), 0);
+  expect(credited).toBeGreaterThan(90_000);
+  expect(credited).toBeLessThanOrEqual(body.length * 256);
 });
 
 describe("without HTTP/2", () => {

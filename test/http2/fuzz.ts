@@ -1,16 +1,12 @@
-// One connection over a pipe that is no socket, fed with valid streams that were damaged and cut.
-import { Connection } from "../../src/http2/connection.ts";
+// Valid streams that were damaged and cut, and what must be true of the answer.
 import type { Field } from "../../src/http2/field.ts";
 import { CONTINUATION, END_HEADERS, END_STREAM, frameOf, HEADERS, PREFACE, SETTINGS } from "../../src/http2/frame.ts";
 import { FrameReader } from "../../src/http2/frame-reader.ts";
-import { HeadReader } from "../../src/http2/head.ts";
 import { HpackDecoder } from "../../src/http2/hpack.ts";
-import { DEFAULT_LIMITS, type Limits } from "../../src/http2/limits.ts";
-import { Output, type Pipe } from "../../src/http2/output.ts";
 import { grpcMessage } from "../../src/http2/reply.ts";
-import { RouteTable } from "../../src/http2/routes.ts";
-import type { ConnectionError, ServerContext } from "../../src/http2/server.ts";
+import type { ConnectionError } from "../../src/http2/server.ts";
 import { echo, route } from "./fixture.ts";
+import { harness, harnessContext } from "./harness.ts";
 import {
   data,
   grpcHead,
@@ -28,24 +24,15 @@ import {
 export type Pick = (below: number) => number;
 
 const routes = {
-  exact: new Map([
-    ["/a", route(echo, { maxMessage: 4_096 })],
-    [
-      "/b",
-      route((bytes) => grpcMessage(Buffer.alloc(bytes.length * 3)), {
-        maxMessage: 300,
-        failed: (_call, kind) => grpcMessage(Buffer.from(kind)),
-      }),
-    ],
-    [
-      "/throws",
-      route(() => {
-        throw new Error("of the handler");
-      }),
-    ],
-    ["/h", route(echo, { kind: "http", maxMessage: 100 })],
-  ]),
-  prefix: [],
+  "/a": route(echo, { maxMessage: 4_096 }),
+  "/b": route((bytes) => grpcMessage(Buffer.alloc(bytes.length * 3)), {
+    maxMessage: 300,
+    failed: (_call, kind) => grpcMessage(Buffer.from(kind)),
+  }),
+  "/throws": route(() => {
+    throw new Error("of the handler");
+  }),
+  "/h": route(echo, { kind: "http", maxMessage: 100 }),
 };
 
 /** What a peer might send: mostly sensible, and then up to four wounds. */
@@ -123,56 +110,21 @@ export function randomCuts(pick: Pick, length: number): number[] {
 export interface Outcome {
   readonly output: Buffer;
   readonly errors: readonly ConnectionError[];
-  readonly ended: boolean;
   /** Octets of bodies still held for the connection after it closed. */
   readonly leaked: number;
 }
 
 /** Feeds the stream in pieces through one buffer that is overwritten after every piece. */
-export function deliver(stream: Buffer, cuts: readonly number[], limits: Partial<Limits> = {}): Outcome {
-  const written: Buffer[] = [];
-  const errors: ConnectionError[] = [];
-  let ended = false;
-  const pipe: Pipe = {
-    destroyed: false,
-    writableLength: 0,
-    write: (bytes) => {
-      written.push(Buffer.from(bytes));
-      return true;
-    },
-    end: () => {
-      ended = true;
-    },
-    destroy: () => {
-      ended = true;
-    },
-    pause() {},
-    resume() {},
-  };
-  const table = new RouteTable(routes);
-  const all = { ...DEFAULT_LIMITS, ...limits };
-  const context: ServerContext = {
-    limits: all,
-    output: new Output(),
-    headReader: new HeadReader(table, all),
-    initialWindow: 65_535,
-    stats: { connections: 0, requests: 0, refused: 0, cancelled: 0, connectionErrors: 0, buffered: 0 },
-    wake: (connection) => connection.wake(),
-    connectionError: (error) => errors.push(error),
-    handlerError() {},
-  };
-  const peer = { address: "fuzz", unix: false, certificateSans: () => [] };
-  const connection = new Connection(context, pipe, peer, "untrusted", "lend");
-  const shared = Buffer.alloc(66_000);
+export function deliver(stream: Buffer, cuts: readonly number[]): Outcome {
+  const { context, errors } = harnessContext(routes);
+  const { connection, output, feed } = harness(context, "untrusted");
   let at = 0;
   for (const cut of [...cuts, stream.length]) {
-    stream.copy(shared, 0, at, cut);
-    connection.receive(shared, 0, cut - at);
-    shared.fill(0xdd);
+    feed(stream.subarray(at, cut));
     at = cut;
   }
   connection.closed();
-  return { output: Buffer.concat(written), errors, ended, leaked: context.stats.buffered };
+  return { output: output(), errors, leaked: context.stats.buffered };
 }
 
 /** Throws unless the output is whole frames that a client could follow. */
