@@ -1,3 +1,4 @@
+import type { Socket } from "node:net";
 import type { DescService } from "@bufbuild/protobuf";
 import type { BulkRevoke } from "./app/bulk-revoke.ts";
 import type { PrincipalManager } from "./app/principal-manager.ts";
@@ -9,11 +10,16 @@ import { PrincipalAdmin } from "./gen/sallyport/v1/principal_admin_pb.ts";
 import { TenantAdmin } from "./gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "./gen/sallyport/v1/token_admin_pb.ts";
 import { TokenValidator } from "./gen/sallyport/v1/token_validator_pb.ts";
+import { mountHttp1 } from "./http2/mount-http1.ts";
+import { mountNode } from "./http2/mount-node.ts";
+import { createUnaryServer } from "./http2/server.ts";
 import type { AuditLog, Clock } from "./ports.ts";
 import { connectListener } from "./servers/connect-handler.ts";
+import { dataRoutes } from "./servers/data-routes.ts";
 import { type Door, openDoor } from "./servers/door.ts";
 import { ByteBudget, doorLimits } from "./servers/limits.ts";
 import { opsListener } from "./servers/ops.ts";
+import { type DoorListener, peersByCall } from "./servers/peers.ts";
 import { plainPaths } from "./servers/plain-paths.ts";
 import { type Admission, createAdmission } from "./services/admission.ts";
 import { auditLog } from "./services/audit-log.ts";
@@ -22,7 +28,8 @@ import { callLog } from "./services/call-log.ts";
 import type { Callers } from "./services/caller.ts";
 import type { DataCallers } from "./services/data-caller.ts";
 import type { Denials } from "./services/denials.ts";
-import { adminGate, dataGate } from "./services/gates.ts";
+import { asAppError, levelOf } from "./services/errors.ts";
+import { adminGate } from "./services/gates.ts";
 import { addHealth, Health } from "./services/health.ts";
 import { openApiPage } from "./services/openapi.ts";
 import type { PageTokens } from "./services/page-token.ts";
@@ -30,7 +37,7 @@ import { principalAdmin } from "./services/principal-admin.ts";
 import { addReflection } from "./services/reflection.ts";
 import { tenantAdmin } from "./services/tenant-admin.ts";
 import { tokenAdmin } from "./services/token-admin.ts";
-import { tokenValidator } from "./services/token-validator.ts";
+import { ValidateWire } from "./services/validate-wire.ts";
 import type { Telemetry } from "./telemetry.ts";
 
 const ADMIN_SERVICES: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLogDesc];
@@ -168,30 +175,51 @@ function adminDoor(
   });
 }
 
-function dataDoor(config: Config, deps: DoorDeps, health: Health, admission: Admission): Promise<Door> {
-  const { bind, unix_mode, tls } = config.doors.data;
-  const limits = doorLimits(isLocal(bind) ? "data-trusted" : "data");
-  const { clock, telemetry, denials, dataCallers, validate } = deps;
-  const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
-  return openDoor({
+async function dataDoor(config: Config, deps: DoorDeps, health: Health, admission: Admission): Promise<Door> {
+  const { bind, unix_mode, tls, http2 } = config.doors.data;
+  const trust = isLocal(bind) ? "trusted" : "untrusted";
+  const limits = doorLimits(trust === "trusted" ? "data-trusted" : "data");
+  const { clock, telemetry, dataCallers, validate } = deps;
+  const onHandlerError = (error: unknown) => telemetry.trouble("a handler failed", error);
+  const routes = dataRoutes({
+    clock,
+    callers: dataCallers,
+    wire: new ValidateWire(validate),
+    health,
+    admission,
+    peerOf: peersByCall(tls?.allowed_sans ?? []),
+    answered: (method) => telemetry.answered(method),
+    failed: (method, requestId, error) => {
+      const { reason, cause } = asAppError(error);
+      telemetry.called({ requestId, method, code: reason, reason, seconds: 0, level: levelOf(reason), cause });
+    },
+  });
+  const own = createUnaryServer({
+    routes,
+    onHandlerError,
+    onConnectionError: ({ reason, error }) => {
+      if (error !== undefined) telemetry.trouble(`data door: ${reason}`, error);
+    },
+  });
+  const door = await openDoor({
     name: "data",
     bind,
     unixMode: unix_mode,
     tls: tlsOf(tls),
     limits,
-    listener: connectListener({
-      routes(router) {
-        router.service(TokenValidator, tokenValidator({ validate, clock }));
-        addHealth(router, health, "check");
-      },
-      gate: dataGate({ clock, called, callers: dataCallers }),
-      interceptors: [callLog({ clock, called, denials, okLevel: "debug" }), admission.interceptor],
-      grpcWeb: false,
-      budget: new ByteBudget(limits.bufferedBytes),
-      streamsPerConnection: limits.streamsPerConnection,
-    }),
+    listener: mountHttp1({ routes, onHandlerError }) as DoorListener,
+    ...(http2 === "own"
+      ? { http2: (socket: Socket, head: Buffer) => own.accept(socket, head, trust) }
+      : { onStream: mountNode({ routes, onHandlerError }) }),
     onTrouble: (what, error) => telemetry.trouble(what, error),
   });
+  return {
+    ...door,
+    async drain(graceMs) {
+      // The own server first: the door destroys whatever is left.
+      await Promise.all([own.drain(graceMs), door.drain(graceMs + 1_000)]);
+    },
+  };
 }
 
 function tlsOf(tls: Config["doors"]["data"]["tls"]) {

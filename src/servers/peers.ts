@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerRequest, Http2ServerResponse } from "node:http2";
 import type { Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
+import type { Call } from "../http2/routes.ts";
 import type { Peer } from "../services/peer.ts";
 
 export type DoorRequest = IncomingMessage | Http2ServerRequest;
@@ -66,4 +67,23 @@ export function parseSans(list: string): string[] {
     if (kind === "URI" && /^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+$/.test(value)) names.push(value);
   }
   return names;
+}
+
+const USABLE_SAN = /^(?:DNS:([A-Za-z0-9.*_-]+)|URI:([A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+))$/;
+
+/** The peer behind a call of the data door's routes, read once per connection. `allowedSans` are the door's. */
+export function peersByCall(allowedSans: readonly string[]): (call: Pick<Call, "peer">) => Peer {
+  const known = new WeakMap<Call["peer"], Peer>();
+  return ({ peer }) => {
+    let described = known.get(peer);
+    if (described === undefined) {
+      const address = (peer.address ?? "").replace(/^::ffff:(?=\d+\.)/, "");
+      const loopback = address === "::1" || address.startsWith("127.");
+      const sans = peer.certificateSans().flatMap((san) => USABLE_SAN.exec(san)?.slice(1).find(Boolean) ?? []);
+      const from = peer.unix ? "unix" : loopback ? "loopback" : "remote";
+      described = { door: "data", address, from, sans, sanAllowed: sans.some((san) => allowedSans.includes(san)) };
+      known.set(peer, described);
+    }
+    return described;
+  };
 }

@@ -7,8 +7,6 @@ import { AppError, invalidField } from "../domain/errors.ts";
 export interface Call {
   readonly requestId: string;
   readonly access?: Access;
-  /** Whether the caller may be told why a token was refused. */
-  readonly reasons?: boolean;
 }
 
 export const callKey: ContextKey<Call | undefined> = createContextKey<Call | undefined>(undefined, {

@@ -1,4 +1,5 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
+import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { AnySchema } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { AppError, type Reason } from "../domain/errors.ts";
 import {
@@ -7,6 +8,7 @@ import {
   QuotaFailureSchema,
   RetryInfoSchema,
 } from "../gen/google/rpc/error_details_pb.ts";
+import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 
 type Level = "debug" | "info" | "warn" | "error";
 
@@ -55,6 +57,21 @@ export function levelOf(reason: Reason): Level {
 export function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   return new AppError("INTERNAL", "internal error", { cause: error });
+}
+
+/** An error's details as encoded messages, and all of it as the google.rpc.Status of `grpc-status-details-bin`. */
+export function encodedError(error: ConnectError): {
+  details: { type: string; value: Uint8Array }[];
+  status: Uint8Array;
+} {
+  const details = error.details.map((detail) =>
+    "desc" in detail
+      ? { type: detail.desc.typeName, value: toBinary(detail.desc, create(detail.desc, detail.value)) }
+      : { type: detail.type, value: detail.value },
+  );
+  const any = details.map(({ type, value }) => create(AnySchema, { typeUrl: `type.googleapis.com/${type}`, value }));
+  const status = create(StatusSchema, { code: error.code, message: error.rawMessage, details: any });
+  return { details, status: toBinary(StatusSchema, status) };
 }
 
 /** The error on the wire (AIP-193): one ErrorInfo of domain `sallyport`, and what else helps. */

@@ -2,7 +2,6 @@ import type { HandlerContext } from "@connectrpc/connect";
 import type { CallLine, Clock } from "../ports.ts";
 import { type Call, callKey, requestIdFrom } from "./call.ts";
 import { type Callers, permit, rowOf } from "./caller.ts";
-import type { DataCallers } from "./data-caller.ts";
 import type { Denials } from "./denials.ts";
 import { asAppError, levelOf, toConnectError } from "./errors.ts";
 import { peerKey } from "./peer.ts";
@@ -33,16 +32,6 @@ export function adminGate(deps: GateDeps & { readonly callers: Callers; readonly
       deps.denials.record({ caller, reach: "own", requestId }, method, "CALLER_FORBIDDEN");
       throw error;
     }
-  });
-}
-
-/** The same for the data door: its peers are trusted, or show a certificate or a token with `sallyport.validate`. */
-export function dataGate(deps: GateDeps & { readonly callers: DataCallers }): Gate {
-  return gate(deps, async (context, method, requestId) => {
-    if (rowOf(method) === "open") return { requestId };
-    const peer = context.values.get(peerKey);
-    const { reasons } = await deps.callers.admit(peer, context.requestHeader.get("authorization"));
-    return { requestId, reasons };
   });
 }
 

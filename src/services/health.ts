@@ -1,11 +1,13 @@
-import { create } from "@bufbuild/protobuf";
+import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
 import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
 import {
+  HealthCheckRequestSchema,
   type HealthCheckResponse,
   HealthCheckResponseSchema,
   Health as HealthDesc,
   HealthCheckResponse_ServingStatus as Status,
 } from "../gen/grpc/health/v1/health_pb.ts";
+import { wireError } from "./decode-errors.ts";
 
 /**
  * Whether the program can answer, for the services of one door and for the whole (`""`), as grpc.health.v1 tells it.
@@ -89,4 +91,24 @@ async function* watch(
     await change;
   } while (!signal.aborted);
   if (health.statusOf(service) !== last) yield now(service);
+}
+
+/** Check on bytes, for the door without streams. UNDECODABLE for what is no request; NOT_FOUND for an unknown service. */
+export function healthBytes(health: Health, message: Uint8Array, form: "binary" | "json"): Uint8Array {
+  const { service } = requestOf(message, form);
+  const status = health.statusOf(service);
+  if (status === Status.SERVICE_UNKNOWN) throw new ConnectError("unknown service", Code.NotFound);
+  const response = create(HealthCheckResponseSchema, { status });
+  return form === "binary"
+    ? toBinary(HealthCheckResponseSchema, response)
+    : Buffer.from(JSON.stringify(toJson(HealthCheckResponseSchema, response)));
+}
+
+function requestOf(message: Uint8Array, form: "binary" | "json") {
+  try {
+    if (form === "binary") return fromBinary(HealthCheckRequestSchema, message);
+    return fromJson(HealthCheckRequestSchema, JSON.parse(Buffer.from(message).toString("utf8")));
+  } catch {
+    throw wireError("undecodable");
+  }
 }

@@ -1,0 +1,159 @@
+import type { ConnectError } from "@connectrpc/connect";
+import { connectError, connectMessage, grpcMessage, grpcStatus, type Reply } from "../http2/reply.ts";
+import type { Call, Handler, Route, Routes } from "../http2/routes.ts";
+import type { Clock } from "../ports.ts";
+import type { Admission } from "../services/admission.ts";
+import { requestIdFrom } from "../services/call.ts";
+import type { DataCallers } from "../services/data-caller.ts";
+import { encodedError, toConnectError } from "../services/errors.ts";
+import { type Health, healthBytes } from "../services/health.ts";
+import type { Peer } from "../services/peer.ts";
+import type { Encoded, ValidateWire } from "../services/validate-wire.ts";
+import { rpcLimits } from "./limits.ts";
+
+export interface DataRoutesDeps {
+  readonly clock: Clock;
+  readonly callers: DataCallers;
+  readonly wire: ValidateWire;
+  readonly health: Health;
+  readonly admission: Admission;
+  /** What the door knows about a connection's peer. */
+  readonly peerOf: (call: Call) => Peer;
+  /** Counts answered calls of a method. */
+  readonly answered: (method: string) => () => void;
+  /** Counted and logged, after the answer. */
+  readonly failed: (method: string, requestId: string, error: unknown) => void;
+}
+
+const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
+const BATCH = "/sallyport.v1.TokenValidator/BatchValidateTokens";
+const HEALTH = "/grpc.health.v1.Health/Check";
+
+/** What the data door answers, for the own HTTP/2 server and for both servers of Node: the same routes on each. */
+export function dataRoutes(deps: DataRoutesDeps): Routes {
+  const exact = new Map<string, Route>([
+    [VALIDATE, route(VALIDATE, validateHandler(deps))],
+    [BATCH, route(BATCH, batchHandler(deps))],
+    [
+      HEALTH,
+      route(HEALTH, (message, call) => {
+        try {
+          return answer(call, healthBytes(deps.health, message, formOf(call)));
+        } catch (error) {
+          return failure(deps, call, error);
+        }
+      }),
+    ],
+  ]);
+  return { exact, prefix: [] };
+}
+
+function route(path: string, handler: Handler): Route {
+  const { readMaxBytes, deadlineMs } = rpcLimits(path);
+  return { handler, maxMessage: readMaxBytes, deadlineMs };
+}
+
+/**
+ * The hot path: a trusted peer without a credential of its own asks in gRPC, the answer is cached, and its reply is
+ * prepared. Nothing is awaited and nothing allocated that can be kept.
+ */
+function validateHandler(deps: DataRoutesDeps): Handler {
+  const { callers, wire } = deps;
+  const answered = deps.answered(VALIDATE.slice(1));
+  return (message, call) => {
+    answered();
+    if (call.protocol === "connect-json" || !callers.trusts(deps.peerOf(call)) || hasCredential(call)) {
+      return validateSlowly(deps, call.copy(message), call);
+    }
+    try {
+      const encoded = wire.binary(message, { deadline: call.deadline, reasons: false });
+      if (encoded instanceof Promise)
+        return weighed(deps, call, 1, () => encoded.then((later) => prepared(later, call)));
+      return prepared(encoded, call);
+    } catch (error) {
+      return failure(deps, call, error);
+    }
+  };
+}
+
+function validateSlowly(deps: DataRoutesDeps, message: Uint8Array, call: Call): Promise<Reply> {
+  return weighed(deps, call, 1, async () => {
+    const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
+    const options = { deadline: call.deadline, reasons };
+    if (call.protocol === "connect-json") return answer(call, await deps.wire.json(message, options));
+    return prepared(await deps.wire.binary(message, options), call);
+  });
+}
+
+function batchHandler(deps: DataRoutesDeps): Handler {
+  const answered = deps.answered(BATCH.slice(1));
+  return (borrowed, call) => {
+    answered();
+    const message = call.copy(borrowed);
+    return weighed(deps, call, 8, async () => {
+      const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
+      return answer(call, await deps.wire.batch(message, formOf(call), { deadline: call.deadline, reasons }));
+    });
+  };
+}
+
+/** Runs work that waits for something within the door's limits; whatever it throws is this call's error. */
+async function weighed(deps: DataRoutesDeps, call: Call, weight: number, work: () => Promise<Reply>): Promise<Reply> {
+  try {
+    const leave = await deps.admission.enter("validate", weight, call.deadline - deps.clock.mono());
+    try {
+      return await work();
+    } finally {
+      leave();
+    }
+  } catch (error) {
+    return failure(deps, call, error);
+  }
+}
+
+function hasCredential(call: Call): boolean {
+  return call.metadata("authorization") !== undefined;
+}
+
+/** Every value of the header, joined: two of them are no credential (RFC 6750). */
+function credentialOf(call: Call): string | null {
+  return call.metadata("authorization") ?? null;
+}
+
+function formOf(call: Call): "binary" | "json" {
+  return call.protocol === "connect-json" ? "json" : "binary";
+}
+
+/** The reply to an encoded answer, made once for each protocol and kept beside it. */
+function prepared(encoded: Encoded, call: Call): Reply {
+  const kept = encoded.prepared as { grpc?: Reply; connect?: Reply } | undefined;
+  if (call.protocol === "grpc") {
+    if (kept?.grpc !== undefined) return kept.grpc;
+    const reply = grpcMessage(encoded.bytes);
+    encoded.prepared = { ...kept, grpc: reply };
+    return reply;
+  }
+  if (kept?.connect !== undefined) return kept.connect;
+  const reply = connectMessage(encoded.bytes, "application/proto");
+  encoded.prepared = { ...kept, connect: reply };
+  return reply;
+}
+
+function answer(call: Call, bytes: Uint8Array): Reply {
+  if (call.protocol === "grpc") return grpcMessage(bytes);
+  return connectMessage(bytes, call.protocol === "connect-json" ? "application/json" : "application/proto");
+}
+
+function failure(deps: DataRoutesDeps, call: Call, error: unknown): Reply {
+  const requestId = requestIdFrom(call.metadata("x-request-id"));
+  deps.failed(call.path.slice(1), requestId, error);
+  return errorReply(call, toConnectError(error, requestId));
+}
+
+/** An error in the protocol of the call, with its details. */
+export function errorReply(call: Pick<Call, "protocol">, error: ConnectError): Reply {
+  const headers = [...error.metadata].map(([name, value]) => [name, value] as const);
+  const { details, status } = encodedError(error);
+  if (call.protocol !== "grpc") return connectError(error.code, error.rawMessage, details, headers);
+  return grpcStatus(error.code, error.rawMessage, status, headers);
+}

@@ -1,0 +1,212 @@
+import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
+import type { Answer, Validate } from "../app/validate.ts";
+import { AppError, invalidField } from "../domain/errors.ts";
+import type { Material } from "../domain/material.ts";
+import {
+  BatchValidateTokensRequestSchema,
+  BatchValidateTokensResponseSchema,
+  type ValidateTokenRequest,
+  ValidateTokenRequestSchema,
+  type ValidateTokenResponse,
+  ValidateTokenResponseSchema,
+} from "../gen/sallyport/v1/token_validator_pb.ts";
+import { validateMessage } from "./convert.ts";
+
+/*
+ * TokenValidator on bytes: what the data door's own transport calls. The binary question is walked by hand, and the
+ * answer to a plain ALLOW or INVALID_TOKEN is encoded once and used again.
+ */
+
+/** An encoded answer that never changes. `prepared` is the transport's, for the form in which it sends it. */
+export class Encoded {
+  readonly bytes: Uint8Array;
+  prepared: unknown;
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes;
+  }
+}
+
+/** What is asked, as far as validation needs it. */
+export interface Question {
+  readonly tokenString: string;
+  readonly requiredScopes: readonly string[];
+  readonly audience: string;
+  readonly clientAddress: string;
+}
+
+export interface AskOptions {
+  readonly deadline: number;
+  /** Whether the caller may be told why a token was refused. */
+  readonly reasons: boolean;
+}
+
+const NO_SCOPES: readonly string[] = [];
+const INVALID = new Encoded(
+  toBinary(ValidateTokenResponseSchema, validateMessage({ verdict: "INVALID_TOKEN" }, false)),
+);
+
+/** ValidateToken on bytes. Undecodable bytes are UNDECODABLE, a broken bound INVALID_FIELD; every verdict is an answer. */
+export class ValidateWire {
+  readonly #validate: Validate;
+  /** Answers to plain ALLOWs. An entry lives as long as the cached material it was made from. */
+  readonly #allowed = new WeakMap<Material, Encoded>();
+
+  constructor(validate: Validate) {
+    this.#validate = validate;
+  }
+
+  /** `message` is read before the first await, and not kept. */
+  binary(message: Uint8Array, options: AskOptions): Encoded | Promise<Encoded> {
+    const answer = this.#ask(walk(message) ?? decode(message), options.deadline, "");
+    if (answer instanceof Promise) return answer.then((later) => this.#encoded(later, options.reasons));
+    return this.#encoded(answer, options.reasons);
+  }
+
+  async json(message: Uint8Array, options: AskOptions): Promise<Uint8Array> {
+    const request = parse(ValidateTokenRequestSchema, message);
+    const answer = await this.#ask(questionOf(request), options.deadline, "");
+    return jsonBytes(toJson(ValidateTokenResponseSchema, validateMessage(answer, options.reasons)));
+  }
+
+  async batch(message: Uint8Array, form: "binary" | "json", options: AskOptions): Promise<Uint8Array> {
+    const request = form === "json" ? parse(BatchValidateTokensRequestSchema, message) : decodeBatch(message);
+    const { requests } = request;
+    if (requests.length < 1 || requests.length > 100) throw invalidField("requests", "must have 1 to 100 entries");
+    const responses: ValidateTokenResponse[] = await Promise.all(
+      requests.map(async (entry, i) =>
+        validateMessage(await this.#ask(questionOf(entry), options.deadline, `requests[${i}].`), options.reasons),
+      ),
+    );
+    const response = create(BatchValidateTokensResponseSchema, { responses });
+    return form === "json"
+      ? jsonBytes(toJson(BatchValidateTokensResponseSchema, response))
+      : toBinary(BatchValidateTokensResponseSchema, response);
+  }
+
+  #ask(question: Question, deadline: number, at: string): Answer | Promise<Answer> {
+    const { requiredScopes, audience } = question;
+    if (requiredScopes.length > 32) throw invalidField(`${at}required_scopes`, "must have at most 32 entries");
+    if (audience.length > 256) throw invalidField(`${at}audience`, "must have at most 256 characters");
+    return this.#validate(question.tokenString, { scopes: requiredScopes, audience }, question, deadline);
+  }
+
+  #encoded(answer: Answer, reasons: boolean): Encoded {
+    if (answer.verdict === "ALLOW") {
+      const known = this.#allowed.get(answer.material!);
+      if (known !== undefined) return known;
+      const made = encode(answer, false);
+      this.#allowed.set(answer.material!, made);
+      return made;
+    }
+    if (answer.verdict === "INVALID_TOKEN" && !reasons) return INVALID;
+    return encode(answer, reasons);
+  }
+}
+
+function encode(answer: Answer, reasons: boolean): Encoded {
+  return new Encoded(toBinary(ValidateTokenResponseSchema, validateMessage(answer, reasons)));
+}
+
+function questionOf(request: ValidateTokenRequest): Question {
+  const { tokenString, requiredScopes, audience } = request;
+  return { tokenString, requiredScopes, audience, clientAddress: request.context?.clientAddress ?? "" };
+}
+
+function undecodable(cause?: unknown): AppError {
+  return new AppError(
+    "UNDECODABLE",
+    "the request cannot be decoded: it is malformed, or has a field that the method does not know",
+    {
+      cause,
+    },
+  );
+}
+
+function decode(message: Uint8Array): Question {
+  try {
+    return questionOf(fromBinary(ValidateTokenRequestSchema, message));
+  } catch {
+    throw undecodable();
+  }
+}
+
+function decodeBatch(message: Uint8Array) {
+  try {
+    return fromBinary(BatchValidateTokensRequestSchema, message);
+  } catch {
+    throw undecodable();
+  }
+}
+
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+
+function parse<S extends typeof ValidateTokenRequestSchema | typeof BatchValidateTokensRequestSchema>(
+  schema: S,
+  message: Uint8Array,
+) {
+  try {
+    return fromJson(schema, JSON.parse(utf8.decode(message)), { ignoreUnknownFields: false });
+  } catch {
+    throw undecodable();
+  }
+}
+
+function jsonBytes(value: unknown): Uint8Array {
+  return Buffer.from(JSON.stringify(value), "utf8");
+}
+
+/**
+ * Reads the fields that validation needs, without an object for each. Undefined for whatever is out of the ordinary (not
+ * ASCII, nested deeper, repeated, malformed): then the full decoder says what it is.
+ */
+export function walk(message: Uint8Array): Question | undefined {
+  const bytes = message as Buffer;
+  let tokenString = "";
+  let scopes: string[] | undefined;
+  let audience = "";
+  let clientAddress = "";
+  const end = bytes.length;
+  let at = 0;
+  while (at < end) {
+    const tag = bytes[at++]!;
+    // Length-delimited fields 1 to 4, with lengths of one or two bytes.
+    if (tag !== 0x0a && tag !== 0x12 && tag !== 0x1a && tag !== 0x22) return undefined;
+    let length = bytes[at++]!;
+    if (length > 127) {
+      const high = bytes[at++]!;
+      if (!(high <= 127)) return undefined;
+      length = (length & 127) | (high << 7);
+    }
+    const stop = at + length;
+    if (!(stop <= end)) return undefined;
+    if (tag === 0x22) {
+      // A context with nothing but a client address: the usual one.
+      if (length < 2 || bytes[at] !== 0x0a || bytes[at + 1]! !== length - 2 || length > 129) return undefined;
+      const address = ascii(bytes, at + 2, stop);
+      if (address === undefined) return undefined;
+      clientAddress = address;
+    } else {
+      const text = ascii(bytes, at, stop);
+      if (text === undefined) return undefined;
+      if (tag === 0x0a) tokenString = text;
+      else if (tag === 0x12) (scopes ??= []).push(text);
+      else audience = text;
+    }
+    at = stop;
+  }
+  return { tokenString, requiredScopes: scopes ?? NO_SCOPES, audience, clientAddress };
+}
+
+function ascii(bytes: Buffer, from: number, to: number): string | undefined {
+  for (let i = from; i < to; i++) if (bytes[i]! > 127) return undefined;
+  return latin1(bytes, from, to);
+}
+
+/** `latin1Slice` is what `toString("latin1")` calls; without its checks. */
+function latin1(bytes: Buffer, from: number, to: number): string {
+  const fast = (bytes as unknown as { latin1Slice?: (from: number, to: number) => string }).latin1Slice;
+  return fast === undefined
+    ? Buffer.from(bytes.buffer, bytes.byteOffset + from, to - from).toString("latin1")
+    : fast.call(bytes, from, to);
+}
