@@ -1,14 +1,20 @@
 import type { Evidence } from "../ports.ts";
 
 /**
- * What every statement that validation or revocation relies on carries, inline: whether the server is in recovery, its
- * epoch (timeline / incarnation / start time; the WAL functions raise in recovery) and its clock. Needs the tables
- * `rev_head h` and `rev_state s` in the statement.
+ * The server's epoch, made in SQL: timeline / incarnation / start time. The WAL functions raise in recovery. Needs
+ * `rev_state s` in the statement.
+ */
+export const EPOCH = `coalesce(case when not pg_is_in_recovery()
+    then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end, '-')
+  || '/' || s.incarnation || '/' || (extract(epoch from pg_postmaster_start_time()) * 1e6)::bigint`;
+
+/**
+ * What every statement that validation or revocation relies on carries, inline. Needs `rev_head h` and `rev_state s` in
+ * the statement.
  */
 export const EVIDENCE = `
   pg_is_in_recovery() as in_recovery,
-  coalesce(case when not pg_is_in_recovery() then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end, '-')
-    || '/' || s.incarnation || '/' || (extract(epoch from pg_postmaster_start_time()) * 1e6)::bigint as epoch,
+  ${EPOCH} as epoch,
   h.n as head_n,
   extract(epoch from clock_timestamp())::float8 * 1000 as db_time`;
 
