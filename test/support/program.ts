@@ -1,0 +1,97 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { freshKeyring } from "../../src/domain/keyring.ts";
+
+const MAIN = join(import.meta.dirname, "../../src/main.ts");
+
+/** A folder of this test's own, gone at the end of the test's scope. */
+export function folder(): { readonly path: string; remove(): void } {
+  const path = mkdtempSync(join(tmpdir(), "sallyport-test-"));
+  return { path, remove: () => rmSync(path, { recursive: true, force: true, maxRetries: 5 }) };
+}
+
+/** A child that runs the program as a person would. What it printed can be read while it runs, and afterwards. */
+export class Program {
+  readonly child: ChildProcess;
+  out = "";
+  err = "";
+  readonly exited: Promise<number>;
+
+  /** Starts `sallyport <argv>` with nothing of the test's own environment but what is given. */
+  constructor(argv: readonly string[], env: Readonly<Record<string, string>> = {}, cwd?: string) {
+    const { PATH = "", HOME = "", TMPDIR } = process.env;
+    this.child = spawn(process.execPath, [MAIN, ...argv], {
+      env: { PATH, HOME, ...(TMPDIR && { TMPDIR }), ...env },
+      cwd,
+      stdio: ["pipe", "pipe", "pipe"],
+    });
+    this.child.stdout!.setEncoding("utf8").on("data", (text: string) => (this.out += text));
+    this.child.stderr!.setEncoding("utf8").on("data", (text: string) => (this.err += text));
+    this.child.stdin!.on("error", () => {});
+    this.exited = once(this.child, "close").then(([code, signal]) => (signal === null ? code : -1) as number);
+  }
+
+  get pid(): number {
+    return this.child.pid!;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
+  /** Resolves with what `found` gives once it gives something, looked at after each output; rejects at the end of the program. */
+  until<T>(found: (program: Program) => T | undefined | false, what: string): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const look = () => {
+        const value = found(this);
+        if (value === undefined || value === false) return;
+        this.child.stdout!.off("data", look);
+        this.child.stderr!.off("data", look);
+        resolve(value);
+      };
+      this.child.stdout!.on("data", look);
+      this.child.stderr!.on("data", look);
+      void this.exited.then((code) =>
+        reject(new Error(`the program ended with ${code} before ${what}\n${this.out.slice(-2000)}\n${this.err}`)),
+      );
+      look();
+    });
+  }
+}
+
+/** Runs a command to its end. */
+export async function run(argv: readonly string[], env: Readonly<Record<string, string>> = {}, stdin = "") {
+  const program = new Program(argv, env);
+  program.child.stdin!.end(stdin);
+  const code = await program.exited;
+  return { code, out: program.out, err: program.err };
+}
+
+/** Where the doors of a program are, once it said so. */
+export function doorsOf(program: Program): Promise<{ data: string; admin: string; ops: string }> {
+  return program.until(({ out }) => {
+    const door = (name: string) => new RegExp(`^${name} +((?:http|unix):\\S+)$`, "m").exec(out)?.[1];
+    const ops = door("ops");
+    return ops !== undefined && { data: door("data")!, admin: door("admin") ?? "", ops };
+  }, "it said where its doors are");
+}
+
+/** Every door on a free port of the loopback. */
+export const FREE_PORTS = {
+  data: { bind: "127.0.0.1:0" },
+  admin: { bind: "127.0.0.1:0" },
+  ops: { bind: "127.0.0.1:0" },
+} as const;
+
+/** Writes a configuration (JSON is YAML) and returns its path. */
+export function writeConfig(path: string, config: object): string {
+  const file = join(path, "sallyport.yaml");
+  writeFileSync(file, JSON.stringify(config, null, 2));
+  return file;
+}
+
+export type KeyringFile = ReturnType<typeof freshKeyring>;
+export { freshKeyring };

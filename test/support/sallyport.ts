@@ -1,0 +1,293 @@
+import type { DescService, MessageInitShape } from "@bufbuild/protobuf";
+import { type Client, Code, ConnectError, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import {
+  createConnectTransport,
+  createGrpcTransport,
+  createGrpcWebTransport,
+  Http2SessionManager,
+} from "@connectrpc/connect-node";
+import pg from "pg";
+import { bootstrap } from "../../src/first-admin.ts";
+import {
+  BadRequestSchema,
+  ErrorInfoSchema,
+  QuotaFailureSchema,
+  RetryInfoSchema,
+} from "../../src/gen/google/rpc/error_details_pb.ts";
+import { AuditLog } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
+import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
+import {
+  type CreateTokenRequestSchema,
+  type CreateTokenResponse,
+  TokenAdmin,
+} from "../../src/gen/sallyport/v1/token_admin_pb.ts";
+import {
+  TokenValidator,
+  type ValidateTokenRequestSchema,
+  type ValidateTokenResponse,
+  Verdict,
+} from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { type Database, freshDatabase } from "./postgres.ts";
+import { doorsOf, FREE_PORTS, folder, freshKeyring, type KeyringFile, Program, writeConfig } from "./program.ts";
+
+export type Protocol = "connect-json" | "connect" | "grpc" | "grpc-web";
+type Door = "data" | "admin" | "ops";
+
+export interface Options {
+  /** Laid over the settings of a test: free ports, quiet limits. Top-level keys replace. */
+  readonly config?: Record<string, unknown>;
+  readonly env?: Record<string, string>;
+  /** Of a server that runs already, so that two instances share one database. */
+  readonly database?: Database;
+  readonly keyring?: KeyringFile;
+}
+
+/** The admin door for one caller. */
+export interface AdminClients {
+  readonly tokens: Client<typeof TokenAdmin>;
+  readonly principals: Client<typeof PrincipalAdmin>;
+  readonly tenants: Client<typeof TenantAdmin>;
+  readonly audit: Client<typeof AuditLog>;
+}
+
+/**
+ * The real program as a child process on free ports, with a database of its own and an administrator; clients for its
+ * doors. `await using` stops it.
+ */
+export class TestSallyport implements AsyncDisposable {
+  readonly program: Program;
+  readonly doors: Readonly<Record<Door, string>>;
+  readonly database: Database;
+  readonly keyring: KeyringFile;
+  /** The first administrator's token string: an operator in tenant `default`. */
+  readonly adminToken: string;
+  readonly #place: { remove(): void };
+  readonly #ownsDatabase: boolean;
+  readonly #sessions: Http2SessionManager[] = [];
+  #sql: pg.Pool | undefined;
+
+  private constructor(parts: {
+    program: Program;
+    doors: Record<Door, string>;
+    database: Database;
+    keyring: KeyringFile;
+    adminToken: string;
+    place: { remove(): void };
+    ownsDatabase: boolean;
+  }) {
+    this.program = parts.program;
+    this.doors = parts.doors;
+    this.database = parts.database;
+    this.keyring = parts.keyring;
+    this.adminToken = parts.adminToken;
+    this.#place = parts.place;
+    this.#ownsDatabase = parts.ownsDatabase;
+  }
+
+  static async start(options: Options = {}): Promise<TestSallyport> {
+    const place = folder();
+    const database = options.database ?? (await migratedDatabase());
+    const keyring = options.keyring ?? freshKeyring();
+    let adminToken = "";
+    if (options.database === undefined) {
+      await bootstrap({
+        url: database.url,
+        keyring,
+        ttlMs: 86_400_000,
+        again: false,
+        keep: (secret) => (adminToken = secret.reveal()),
+      });
+    }
+    const file = writeConfig(place.path, {
+      doors: FREE_PORTS,
+      database: { allow_fsync_off: true },
+      keyring,
+      limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
+      log: { level: "debug" },
+      ...options.config,
+    });
+    const program = new Program(["serve", "--config", file], { DATABASE_URL: database.url, ...options.env });
+    const ownsDatabase = options.database === undefined;
+    try {
+      const doors = await doorsOf(program);
+      return new TestSallyport({ program, doors, database, keyring, adminToken, place, ownsDatabase });
+    } catch (error) {
+      place.remove();
+      throw error;
+    }
+  }
+
+  /** A transport to a door, with the bearer where one is given. */
+  transport(door: Door, protocol: Protocol = "connect", bearer?: string): Transport {
+    const baseUrl = this.doors[door];
+    const interceptors: Interceptor[] = bearer === undefined ? [] : [bearing(bearer)];
+    if (protocol === "connect-json" || protocol === "grpc-web") {
+      const options = { baseUrl, httpVersion: "1.1" as const, interceptors, useBinaryFormat: protocol === "grpc-web" };
+      return protocol === "grpc-web" ? createGrpcWebTransport(options) : createConnectTransport(options);
+    }
+    const sessionManager = new Http2SessionManager(baseUrl);
+    this.#sessions.push(sessionManager);
+    const options = { baseUrl, httpVersion: "2" as const, interceptors, useBinaryFormat: true, sessionManager };
+    return protocol === "grpc" ? createGrpcTransport(options) : createConnectTransport(options);
+  }
+
+  client<S extends DescService>(service: S, door: Door, protocol?: Protocol, bearer?: string): Client<S> {
+    return createClient(service, this.transport(door, protocol, bearer));
+  }
+
+  /** The admin door as one caller sees it; without a bearer, as a stranger does. */
+  as(bearer: string | undefined, protocol?: Protocol): AdminClients {
+    const transport = this.transport("admin", protocol, bearer);
+    return {
+      tokens: createClient(TokenAdmin, transport),
+      principals: createClient(PrincipalAdmin, transport),
+      tenants: createClient(TenantAdmin, transport),
+      audit: createClient(AuditLog, transport),
+    };
+  }
+
+  #admin: AdminClients | undefined;
+  /** The admin door for the first administrator. */
+  get admin(): AdminClients {
+    return (this.#admin ??= this.as(this.adminToken));
+  }
+
+  #validator: Client<typeof TokenValidator> | undefined;
+  get validator(): Client<typeof TokenValidator> {
+    return (this.#validator ??= this.client(TokenValidator, "data"));
+  }
+
+  /** A token as the administrator makes it: of `user:ann`, unless the request says otherwise. */
+  async createToken(
+    request: MessageInitShape<typeof CreateTokenRequestSchema> = {},
+    by: AdminClients = this.admin,
+  ): Promise<
+    Required<Pick<CreateTokenResponse, "tokenString">> & {
+      id: string;
+      token: NonNullable<CreateTokenResponse["token"]>;
+    }
+  > {
+    const made = await by.tokens.createToken({
+      profile: "pat",
+      principal: "user:ann",
+      displayName: "test",
+      ...request,
+    });
+    return { tokenString: made.tokenString, id: made.token!.id, token: made.token! };
+  }
+
+  /** A token that holds permissions: of profile `adm`, for `user:<name>`. */
+  callerWith(scopes: string[], more: MessageInitShape<typeof CreateTokenRequestSchema> = {}) {
+    return this.createToken({ profile: "adm", principal: "user:caller", displayName: "", scopes, ...more });
+  }
+
+  async validate(
+    tokenString: string,
+    more: MessageInitShape<typeof ValidateTokenRequestSchema> = {},
+  ): Promise<ValidateTokenResponse> {
+    return this.validator.validateToken({ tokenString, ...more });
+  }
+
+  /** The verdict alone, by name. */
+  async verdict(tokenString: string, more?: MessageInitShape<typeof ValidateTokenRequestSchema>): Promise<string> {
+    return nameOf(Verdict, (await this.validate(tokenString, more)).verdict);
+  }
+
+  /** A bot or service, so that tokens can be made for it. */
+  async registered(name: string, tenant = ""): Promise<string> {
+    await this.admin.principals.createPrincipal({ principal: { name, tenant } });
+    return name;
+  }
+
+  /** Reads the database behind the program's back. */
+  async sql<R extends pg.QueryResultRow>(text: string, values: unknown[] = []): Promise<R[]> {
+    this.#sql ??= new pg.Pool({ connectionString: this.database.url, max: 2 });
+    return (await this.#sql.query<R>(text, values)).rows;
+  }
+
+  /** Posts to a door as curl does: JSON over HTTP/1.1, nothing interpreted. */
+  post(door: Door, path: string, body: unknown, headers: Record<string, string> = {}): Promise<Response> {
+    return fetch(`${this.doors[door]}${path}`, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...headers },
+      body: typeof body === "string" ? body : JSON.stringify(body),
+    });
+  }
+
+  /** Stops the program as an orchestrator does, and gives its exit code. */
+  async stop(): Promise<number> {
+    for (const session of this.#sessions) session.abort();
+    await this.#sql?.end();
+    this.#sql = undefined;
+    this.program.kill("SIGTERM");
+    const code = await this.program.exited;
+    this.#place.remove();
+    if (this.#ownsDatabase) await this.database.drop();
+    return code;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+}
+
+/** An empty database of the newest schema. */
+export function migratedDatabase(): Promise<Database> {
+  return freshDatabase({ name: "sallyport", template: (url) => migrate(url).then(() => {}) });
+}
+
+function bearing(bearer: string): Interceptor {
+  return (next) => (req) => {
+    req.header.set("authorization", `Bearer ${bearer}`);
+    return next(req);
+  };
+}
+
+/** What a call failed with, read as a client reads it; fails where the call does not. */
+export async function failure(call: Promise<unknown>) {
+  let answered: unknown;
+  try {
+    answered = await call;
+  } catch (thrown) {
+    return describe(ConnectError.from(thrown));
+  }
+  throw new Error(`the call went well: ${Object.keys(answered as object).join(" ")}`);
+}
+
+function describe(error: ConnectError) {
+  const [info] = error.findDetails(ErrorInfoSchema);
+  const retry = error.findDetails(RetryInfoSchema)[0]?.retryDelay;
+  return {
+    code: Code[error.code]!,
+    reason: info?.reason,
+    domain: info?.domain,
+    message: error.rawMessage,
+    metadata: info?.metadata ?? {},
+    violations:
+      error
+        .findDetails(BadRequestSchema)[0]
+        ?.fieldViolations.map(({ field, description }) => ({ field, description })) ?? [],
+    retryMs: retry && Number(retry.seconds) * 1000 + retry.nanos / 1e6,
+    quota: error.findDetails(QuotaFailureSchema).length > 0,
+  };
+}
+
+/** How a call ended: `OK`, or the reason it was refused for. */
+export async function outcome(call: Promise<unknown>): Promise<string> {
+  try {
+    await call;
+    return "OK";
+  } catch (thrown) {
+    const { reason, code } = describe(ConnectError.from(thrown));
+    return reason ?? code;
+  }
+}
+
+/** The name of an enum's value. */
+export function nameOf<E extends Record<string, number>>(table: E, value: number): string {
+  return Object.keys(table).find((key) => table[key] === value) ?? String(value);
+}
+
+export const seconds = (n: number | bigint) => ({ seconds: BigInt(n), nanos: 0 });
