@@ -12,7 +12,7 @@ import { Stream } from "./stream.ts";
 const NO_BYTES: Buffer = Buffer.alloc(0);
 /** What an answered request allows of frames around it, and what a wasted stream of an untrusted peer costs. */
 const EARNED = 4;
-const WASTE = 2;
+const WASTE = 0.5;
 
 /** The streams of one connection (RFC 9113 §5): requests come in, handlers are run, answers go out. */
 export class Streams implements SettingsTarget {
