@@ -104,6 +104,7 @@ export const LARGE_MODELS: readonly Run[] = [
   holds("full-calls", "revocation.pml", ["REVOKERS=1", "CHANGES=1", "CALLS=2"], "two calls and other changes"),
   holds("full-margin", "revocation.pml", ["REVOKERS=1", "CHANGES=1", "L=5", "K=5"], "20 % margin and other changes"),
   holds("full-two", "revocation.pml", ["REVOKERS=1", "CHANGES=0", "N=2"], "two validators"),
+  holds("full-registry-lease", "registry.pml", ["EPOCHS=2", "CHANGES=1", "L=3", "K=3"], "a longer lease, three bounds"),
   holds("full-registry-margin", "registry.pml", ["EPOCHS=2", "CHANGES=1", "L=5", "K=5"], "the real 20 % margin"),
   holds("full-registry-epochs", "registry.pml", ["EPOCHS=3", "CHANGES=1"], "two failovers"),
   holds("full-registry-two", "registry.pml", ["EPOCHS=2", "CHANGES=0", "N=2"], "two validators"),
