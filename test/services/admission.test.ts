@@ -54,7 +54,7 @@ describe("admission", () => {
   });
 
   test("one that waits longer than 50 ms is shed with a hint when to retry, and counted", async () => {
-    enter("validate", 4);
+    void enter("validate", 4);
     const late = enter("validate") as Promise<() => void>;
     const refused = late.then(
       () => undefined,
@@ -66,7 +66,7 @@ describe("admission", () => {
   });
 
   test("the fifty-first in the queue is shed at once", async () => {
-    enter("validate", 4);
+    void enter("validate", 4);
     const waiting = Array.from({ length: 50 }, () => enter("validate") as Promise<() => void>);
     for (const one of waiting) one.catch(() => {});
     await expect(enter("validate")).rejects.toMatchObject({ reason: "OVERLOADED" });
@@ -111,8 +111,8 @@ describe("admission", () => {
   });
 
   test("a revocation takes the place of another call in a full queue", async () => {
-    for (let i = 0; i < 9; i++) enter("admin");
-    enter("revoke");
+    for (let i = 0; i < 9; i++) void enter("admin");
+    void enter("revoke");
     const others = Array.from({ length: 50 }, () => enter("admin") as Promise<() => void>);
     for (const one of others) one.catch(() => {});
     const revoke = enter("revoke");
