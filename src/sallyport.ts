@@ -12,6 +12,7 @@ import { TokenManager } from "./app/token-manager.ts";
 import { Usage } from "./app/usage.ts";
 import { validateWith } from "./app/validate.ts";
 import { type Config, isLocal } from "./config.ts";
+import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { BUILT_IN_PROFILES, type Profile } from "./domain/profile.ts";
@@ -74,7 +75,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const profiles = profilesOf(config);
 
   const db = new Postgres({ url, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
-  if (full) await checkDatabase(db, keyring, config.database.allow_fsync_off);
+  await checkDatabase(db, keyring, { fsyncOffAllowed: config.database.allow_fsync_off, mayWrite: full });
   const store = new PostgresTokenStore(db);
   const audit = new PostgresAuditLog(db);
   const reader = new PostgresTokenReader({ url, connections: full ? 2 : 1, clock, onTrouble });
@@ -148,7 +149,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     registeredTypes: config.principals.registered,
     mintPerAddressPerHour: config.limits.mint_per_address_per_hour,
     mintPerPrincipalPerDay: config.limits.mint_per_principal_per_day,
-    mintKid: async () => keyring.current.kid,
+    mintKid: () => mintKid(keyring, store),
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
   const callers = new Callers({ validate: validateFor("admin"), audit, clock, breakGlass, mtls: config.callers.mtls });
@@ -205,6 +206,20 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       await db.close();
     },
   };
+}
+
+/** The pepper to mint under: the current one, or, until every running instance has that, another that all have. */
+async function mintKid(keyring: Keyring, store: PostgresTokenStore): Promise<string> {
+  const { kid } = keyring.current;
+  const kids = keyring.kids();
+  if (kids.length === 1) return kid;
+  const known = await store.kidsOfAll(kids);
+  if (known.includes(kid)) return kid;
+  const [other] = known;
+  if (other === undefined) {
+    throw new AppError("NOT_DONE", "no pepper of this instance is known to every running instance; nothing was issued");
+  }
+  return other;
 }
 
 /** The built-in profiles with what the configuration changes, and the operator's own. */

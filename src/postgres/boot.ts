@@ -13,14 +13,18 @@ export class BootError extends Error {
 
 /**
  * Refuses a server that may lose what it acknowledged, and a keyring that is not the one that the tokens of this
- * database were made with; stores the check values of peppers that are new.
+ * database were made with. Where it may write, it stores the check values of peppers that are new.
  */
-export async function checkDatabase(db: Postgres, keyring: Keyring, fsyncOffAllowed: boolean): Promise<void> {
+export async function checkDatabase(
+  db: Postgres,
+  keyring: Keyring,
+  rules: { readonly fsyncOffAllowed: boolean; readonly mayWrite: boolean },
+): Promise<void> {
   const settings = await db.read<{ fsync: string; recovery: boolean }>(
     "select current_setting('fsync') as fsync, pg_is_in_recovery() as recovery",
   );
   if (settings[0]?.recovery) throw new BootError("the database is a standby: database.url must lead to the primary");
-  if (settings[0]?.fsync === "off" && !fsyncOffAllowed) {
+  if (settings[0]?.fsync === "off" && !rules.fsyncOffAllowed) {
     throw new BootError("the database runs with fsync=off: it can lose revocations that were acknowledged");
   }
   const stored = await db.read<{ kid: string; check_value: Buffer }>(
@@ -36,6 +40,12 @@ export async function checkDatabase(db: Postgres, keyring: Keyring, fsyncOffAllo
   if (missing.length > 0) {
     throw new BootError(`the keyring lacks pepper ${missing.join(", ")}, which this database's tokens were made with`);
   }
+  if (rules.mayWrite) await storeKeyChecks(db, keyring);
+}
+
+/** Stores the check values of peppers that this database does not know yet. */
+export async function storeKeyChecks(db: Postgres, keyring: Keyring): Promise<void> {
+  const stored = await db.read<{ kid: string }>("select kid from sallyport.key_checks");
   for (const keys of keyring.all()) {
     if (stored.some(({ kid }) => kid === keys.kid)) continue;
     await db.transaction((tx) =>

@@ -77,6 +77,16 @@ export class PostgresTokenStore implements TokenStore {
     return rows[0]?.count ?? 0;
   }
 
+  /** Those of the peppers that every running instance has. */
+  async kidsOfAll(kids: readonly string[]): Promise<string[]> {
+    const rows = await this.#db.read<{ kid: string }>(
+      `select k as kid from unnest($1::text[]) with ordinality as of (k, place) where not exists (
+         select from sallyport.validators v where v.reaped_at is null and not (k = any(v.kids))) order by place`,
+      [kids],
+    );
+    return rows.map((row) => row.kid);
+  }
+
   async getPrincipal(tenant: string, name: string): Promise<Principal | undefined> {
     const rows = await this.#db.read<PrincipalRow>(
       `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2`,
