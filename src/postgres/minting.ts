@@ -213,7 +213,7 @@ async function lockPrincipals(
 ): Promise<void> {
   await tx.query(
     `with w (tenant, name) as (
-       select * from unnest($1::text[], $2::text[])
+       select t, p from unnest($1::text[], $2::text[]) u (t, p)
        union select tenant, principal from sallyport.tokens where id = $3
      )
      select sallyport.lock_shared(array(
