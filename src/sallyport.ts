@@ -21,7 +21,7 @@ import { type Doors, openDoors } from "./doors.ts";
 import type { Clock, Timers } from "./ports.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
-import { checkDatabase } from "./postgres/boot.ts";
+import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
@@ -105,7 +105,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       leaseMs: config.revocation.lease,
       pollMs: config.revocation.poll,
       readerVersion: READER_VERSION,
-      kids: keyring.kids(),
+      kids: () => keyring.kids(),
     },
   );
   wake = () => follower.wake();
@@ -192,7 +192,13 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   return {
     doors,
     reasons,
-    reload() {
+    reload(fresh) {
+      if (fresh.keyring !== undefined) {
+        keyring.replace(fresh.keyring.current, fresh.keyring.keys);
+        follower.renew();
+        if (full)
+          storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("new peppers could not be noted", error));
+      }
       doors.reload();
     },
     async stop(graceMs) {

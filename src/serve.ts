@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { existsSync, unwatchFile, watchFile } from "node:fs";
 import type { Config } from "./config.ts";
 import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
 import { bootstrap } from "./first-admin.ts";
@@ -8,6 +8,7 @@ import { createSallyport, type Sallyport } from "./sallyport.ts";
 import { createTelemetry, type Telemetry } from "./telemetry.ts";
 
 const GRACE_MS = 8_000;
+const WATCH_MS = 2_000;
 
 /** Runs the server until a signal. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
 export async function serve(given: Config, load: () => Config): Promise<number> {
@@ -25,6 +26,8 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
     if (embedded !== undefined) await firstAdmin(config, telemetry);
     const sallyport = await createSallyport(config, telemetry);
     signals.onReload = () => reload(sallyport, load, telemetry);
+    // Looked at, not listened to: a mounted secret is replaced by moving a link.
+    for (const file of config.files) watchFile(file, { interval: WATCH_MS, persistent: false }, signals.onReload);
     announce(sallyport, config, embedded !== undefined);
     const why = await Promise.race([
       signals.stop,
@@ -36,6 +39,7 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
   } finally {
     await embedded?.database.stop();
     signals.close();
+    for (const file of given.files) unwatchFile(file);
     telemetry.note("stopped");
     telemetry.log.flush();
   }

@@ -9,8 +9,8 @@ export interface FollowerOptions {
   /** R. Polls come at this interval, 20 % more or less. Milliseconds. */
   readonly pollMs: number;
   readonly readerVersion: number;
-  /** The peppers that this process has. */
-  readonly kids: readonly string[];
+  /** The peppers that this process has, when it registers. */
+  readonly kids: () => readonly string[];
 }
 
 export interface FollowerDeps {
@@ -96,6 +96,12 @@ export class Follower {
     this.#onWake?.();
   }
 
+  /** Registers anew: what the row says of this process has changed. */
+  renew(): void {
+    this.#registered = false;
+    this.wake();
+  }
+
   /** From here no poll gives a lease. Deletes the own row. Calls that still use caches must be over. */
   async stop(): Promise<void> {
     this.#stopping = true;
@@ -138,7 +144,7 @@ export class Follower {
     this.#acked = -1;
     this.#lastSent = clock.mono();
     try {
-      const entry = { old: this.#me, me, epoch: freshness.epoch!, boundMs: leaseMs, readerVersion, kids };
+      const entry = { old: this.#me, me, epoch: freshness.epoch!, boundMs: leaseMs, readerVersion, kids: kids() };
       if (!(await log.register(entry))) return this.#refused();
     } catch (error) {
       this.#orphans = [...this.#orphans, me].slice(-MOST_ORPHANS);
