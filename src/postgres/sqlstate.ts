@@ -9,6 +9,7 @@ export const SQLSTATE = {
   serializationFailure: "40001",
   deadlockDetected: "40P01",
   lockNotAvailable: "55P03",
+  readOnly: "25006",
   undefinedTable: "42P01",
   invalidSchema: "3F000",
 } as const;
