@@ -1,0 +1,563 @@
+import { randomUUID } from "node:crypto";
+import { setTimeout as delay } from "node:timers/promises";
+import type pg from "pg";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
+import { type Database, startServer, type ThrowawayServer } from "../support/postgres.ts";
+import { startTcpProxy } from "../support/tcp-proxy.ts";
+import { byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
+
+let database: Database;
+let sql: pg.Client;
+const NO_ANSWER = { reason: "STORE_UNAVAILABLE" };
+
+async function fresh(): Promise<void> {
+  database = await migrated();
+  onTestFinished(() => database.drop());
+  sql = await byHand(database.url);
+}
+
+function open(url = database.url, connections: 1 | 2 = 2) {
+  const troubles: string[] = [];
+  const log = new PostgresRevocationLog({
+    url,
+    connections,
+    onTrouble: (what, error) => troubles.push(`${what}: ${error}`),
+  });
+  onTestFinished(() => log.close());
+  return Object.assign(log, { troubles });
+}
+
+function entry(epoch: string, over: Partial<Parameters<PostgresRevocationLog["register"]>[0]> = {}) {
+  return { old: undefined, me: randomUUID() as string, epoch, boundMs: 1500, readerVersion: 1, kids: ["1"], ...over };
+}
+
+/** A registered validator. */
+async function joined(log: PostgresRevocationLog) {
+  const { epoch } = await log.look();
+  const own = entry(epoch);
+  expect(await log.register(own)).toBe(true);
+  return { me: own.me, epoch };
+}
+
+const revoke = (client: pg.Client, n: number) => client.query("select sallyport.revoke($1, 'test')", [tokenId(n)]);
+const tokenKey = (n: number) => `t${digestOf(n)}`;
+const row = async (id: string) => (await sql.query("select * from sallyport.validators where id = $1", [id])).rows[0];
+
+describe("what a poll tells", () => {
+  test("nothing yet, then each change once, under positions that grow", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    await makeTokens(sql, 3);
+    const first = await log.poll(me, epoch, -1);
+    expect(first).toMatchObject({
+      inRecovery: false,
+      epoch,
+      ownRowLive: true,
+      floorN: 0,
+      full: false,
+      maxBoundMs: 1500,
+    });
+    await revoke(sql, 1);
+    await revoke(sql, 2);
+    const second = await log.poll(me, epoch, first.n);
+    expect(second.n).toBe(first.n + 2);
+    expect(second.rows.toSorted((a, b) => a.n - b.n)).toEqual([
+      { n: first.n + 1, key: tokenKey(1) },
+      { n: first.n + 2, key: tokenKey(2) },
+    ]);
+    expect((await log.poll(me, epoch, second.n)).rows).toEqual([]);
+    expect(Math.abs(second.dbTime - Date.now())).toBeLessThan(5000);
+  });
+
+  test("the newest 5,000 rows where there are more, and that older ones may be missing", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    await makeTokens(sql, 5200);
+    const { n } = await log.look();
+    await sql.query("insert into sallyport.rev_log (n, key) select $1::int + i, 'x' from generate_series(1, 5001) i", [
+      n,
+    ]);
+    const page = await log.poll(me, epoch, n);
+    expect(page.full).toBe(true);
+    expect(page.rows).toHaveLength(5000);
+    expect(Math.min(...page.rows.map((one) => one.n))).toBe(n + 2);
+  });
+
+  test("that the own row is another epoch's, is reaped, or is gone", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    expect((await log.poll(me, "1/other/1", 0)).ownRowLive).toBe(false);
+    expect((await log.poll(randomUUID(), epoch, 0)).ownRowLive).toBe(false);
+    await log.reap([me]);
+    expect((await log.poll(me, epoch, 0)).ownRowLive).toBe(false);
+  });
+
+  test("keys byte for byte, whatever bytes a digest has", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    const digest = Buffer.from([...Array(32).keys()].map((i) => (i * 37 + 128) % 256));
+    await makeTokens(sql, 1);
+    await sql.query("begin");
+    await sql.query(
+      `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family)
+       values ($1, $2, '1', 'h', 'default', 'bot', 'bot:ci', 'user:a', $1)`,
+      [tokenId(9), digest],
+    );
+    await sql.query("select sallyport.revoke($1)", [tokenId(9)]);
+    await sql.query("commit");
+    const { rows } = await log.poll(me, epoch, 0);
+    expect(rows.map(({ key }) => key)).toContain(`t${digest.toString("latin1")}`);
+  });
+
+  test("commit order: a snapshot that shows a position shows every change up to it, with 16 writers at once", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    const writers = 16;
+    const each = 15;
+    await makeTokens(sql, writers * each);
+    const clients = await Promise.all(Array.from({ length: writers }, () => byHand(database.url)));
+    let running = true;
+    const seen = new Map<string, number>();
+    let applied = (await log.look()).n;
+    const start = applied;
+    const watching = (async () => {
+      for (let last = false; ; last = !running) {
+        const page = await log.poll(me, epoch, applied);
+        // Were a position visible before an earlier one, its rows would come late: below `applied`, so never.
+        for (const { n, key } of page.rows) if (key.startsWith("t")) seen.set(key, n);
+        applied = page.n;
+        if (last) return;
+      }
+    })();
+    await Promise.all(
+      clients.map(async (client, w) => {
+        for (let i = 0; i < each; i++) await revoke(client, w * each + i + 1);
+      }),
+    );
+    running = false;
+    await watching;
+    expect(seen.size).toBe(writers * each);
+    expect(new Set(seen.values()).size).toBe(writers * each);
+    expect(applied).toBe(start + writers * each);
+  });
+
+  test("NOTIFY wakes at the commit of a change, and a mint wakes nobody", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    let woken = 0;
+    const wake = Promise.withResolvers<void>();
+    log.onWakeUp(() => {
+      woken++;
+      wake.resolve();
+    });
+    await makeTokens(sql, 1);
+    // A notification comes before the answer to what its connection asks next.
+    await log.poll(me, epoch, -1);
+    expect(woken).toBe(0);
+    await revoke(sql, 1);
+    await wake.promise;
+    expect(woken).toBe(1);
+  });
+});
+
+describe("the registry", () => {
+  test("a registration replaces the old row, and a row may not be longer bound or older than the database admits", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    const next = entry(epoch, { old: me, kids: ["1", "2"] });
+    expect(await log.register(next)).toBe(true);
+    expect(await row(me)).toBeUndefined();
+    expect(await row(next.me)).toMatchObject({
+      epoch,
+      applied_n: -1,
+      bound_ms: 1500,
+      reaped_at: null,
+      kids: ["1", "2"],
+    });
+    expect(await log.register(entry(epoch, { boundMs: 1501 }))).toBe(false);
+    await sql.query("update sallyport.rev_state set min_reader = 2");
+    expect(await log.register(entry(epoch))).toBe(false);
+    expect(await log.register(entry(epoch, { readerVersion: 2 }))).toBe(true);
+  });
+
+  test("a registration is durable though the server's default is not, and an acknowledgement need not be", async () => {
+    await fresh();
+    await sql.query(`alter database ${new URL(database.url).pathname.slice(1)} set synchronous_commit = off`);
+    await sql.query(
+      `create table seen (what text, setting text);
+       create function note() returns trigger language plpgsql security definer as $$
+       begin insert into seen values (tg_op, current_setting('synchronous_commit')); return null; end $$;
+       create constraint trigger seen after insert or update on sallyport.validators deferrable initially deferred
+         for each row execute function note()`,
+    );
+    const log = open();
+    const { me, epoch } = await joined(log);
+    await log.ack(me, epoch, 1);
+    await log.reap([me]);
+    const { rows } = await sql.query({ text: "select what, setting from seen", rowMode: "array" });
+    expect(rows).toEqual([
+      ["INSERT", "on"],
+      ["UPDATE", "off"],
+      ["UPDATE", "on"],
+    ]);
+  });
+
+  test("who is missing: rows behind the position, of another epoch, reaped or not, by the head when none is said", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    const other = await joined(log);
+    const stranger = entry("1/other/1", { boundMs: 900 });
+    await log.register(stranger);
+    await makeTokens(sql, 1);
+    await revoke(sql, 1);
+    const { n } = await log.look();
+    await log.ack(me, epoch, n);
+    await log.ack(other.me, epoch, n - 1);
+    await log.reap([other.me]);
+    const before = { id: other.me, boundMs: 1500, reaped: true, appliedN: n - 1 };
+    const foreign = { id: stranger.me, boundMs: 900, reaped: false, appliedN: -1 };
+    const told = await log.missing(epoch, undefined);
+    expect(told).toMatchObject({ n, epoch, inRecovery: false, settled: undefined, maxBoundMs: 1500 });
+    expect(new Set(told.missing)).toEqual(new Set([before, foreign]));
+    expect((await log.missing(epoch, n - 1)).missing).toEqual([foreign]);
+    expect((await log.missing(epoch, n + 1)).missing).toHaveLength(3);
+  });
+
+  test("an acknowledgement never falls, and is not taken of a reaped row or for another epoch", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    await log.ack(me, epoch, 7);
+    await log.ack(me, epoch, 5);
+    expect(await row(me)).toMatchObject({ applied_n: 7 });
+    await expect(log.ack(me, "1/other/1", 9)).rejects.toMatchObject(NO_ANSWER);
+    await log.reap([me]);
+    await log.ack(me, epoch, 9);
+    expect(await row(me)).toMatchObject({ applied_n: 7 });
+  });
+
+  test("a heartbeat is seen; a reaped row stays reaped; only reaped rows are buried, in their epoch; leaving deletes", async () => {
+    await fresh();
+    const log = open();
+    const { me, epoch } = await joined(log);
+    const other = await joined(log);
+    await sql.query("update sallyport.validators set seen = seen - interval '1 min'");
+    await log.seen(me);
+    const told = await log.validators();
+    expect(told).toMatchObject({ epoch, inRecovery: false, settled: undefined });
+    const silent = new Map(told.rows.map((one) => [one.id, one.silentMs]));
+    expect(silent.get(me)).toBeLessThan(30_000);
+    expect(silent.get(other.me)).toBeGreaterThan(59_000);
+    await log.reap([other.me]);
+    const { reaped_at } = await row(other.me);
+    await log.reap([other.me]);
+    await log.seen(other.me);
+    expect(await row(other.me)).toMatchObject({ reaped_at });
+    await log.bury([me], epoch);
+    await expect(log.bury([other.me], "1/other/1")).rejects.toMatchObject(NO_ANSWER);
+    expect((await log.validators()).rows).toHaveLength(2);
+    await log.bury([me, other.me], epoch);
+    expect((await log.validators()).rows.map(({ id }) => id)).toEqual([me]);
+    await log.leave(me);
+    expect((await log.validators()).rows).toEqual([]);
+  });
+
+  test("it is settled for its own epoch only", async () => {
+    await fresh();
+    const log = open();
+    const { epoch } = await log.look();
+    await expect(log.settle("1/other/1")).rejects.toMatchObject(NO_ANSWER);
+    expect((await log.validators()).settled).toBeUndefined();
+    await log.settle(epoch);
+    expect((await log.missing(epoch, 0)).settled).toBe(epoch);
+  });
+
+  test("whoever joins while a change waits is missing until it has acknowledged, or had the change in its first poll", async () => {
+    await fresh();
+    const [writer, late] = [open(), open()];
+    const { me, epoch } = await joined(writer);
+    await makeTokens(sql, 1);
+    await revoke(sql, 1);
+    const { n } = await writer.missing(epoch, undefined);
+    await writer.ack(me, epoch, n);
+    const joiner = await joined(late);
+    expect((await writer.missing(epoch, n)).missing.map(({ id }) => id)).toEqual([joiner.me]);
+    const page = await late.poll(joiner.me, epoch, -1);
+    expect(page.n).toBe(n);
+    expect(page.rows).toContainEqual({ n, key: tokenKey(1) });
+    await late.ack(joiner.me, epoch, page.n);
+    expect((await writer.missing(epoch, n)).missing).toEqual([]);
+  });
+
+  test("processes that reap the same rows at once do not get in each other's way", async () => {
+    await fresh();
+    const logs = Array.from({ length: 4 }, () => open());
+    const { epoch } = await logs[0]!.look();
+    const ids: string[] = [];
+    for (let i = 0; i < 30; i++) {
+      const own = entry(epoch);
+      await logs[0]!.register(own);
+      ids.push(own.me);
+    }
+    await Promise.all(logs.map((log, i) => log.reap(i % 2 ? ids : ids.toReversed())));
+    expect((await logs[0]!.validators()).rows.every(({ reaped }) => reaped)).toBe(true);
+  });
+});
+
+describe("pruning", () => {
+  async function aged(count: number) {
+    await fresh();
+    await sql.query(
+      "insert into sallyport.rev_log (n, key, at) select i, 'x', now() - interval '11 min' from generate_series(1, $1::int) i",
+      [count],
+    );
+    await sql.query("update sallyport.rev_head set n = $1", [count + 2]);
+    await sql.query("insert into sallyport.rev_log (n, key) values ($1, 'y')", [count + 1]);
+  }
+  const left = async () => (await sql.query("select n from sallyport.rev_log order by n")).rows.map(({ n }) => n);
+  const floor = async () => (await sql.query("select floor_n from sallyport.rev_state")).rows[0].floor_n;
+
+  test("rows older than ten minutes go, and the floor tells it; younger ones stay", async () => {
+    await aged(12_000);
+    const log = open();
+    await log.prune();
+    expect(await left()).toEqual([12_001]);
+    const { me, epoch } = await joined(log);
+    expect(await log.poll(me, epoch, 5)).toMatchObject({ floorN: 12_000, rows: [{ n: 12_001, key: "y" }] });
+  });
+
+  test("the floor is committed before the first row is deleted, and never falls", async () => {
+    await aged(3);
+    // Deleting fails: what was committed before it stays.
+    await sql.query(
+      `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+       create trigger refuse before delete on sallyport.rev_log for each statement execute function refuse()`,
+    );
+    const log = open();
+    await expect(log.prune()).rejects.toMatchObject(NO_ANSWER);
+    expect(await floor()).toBe(3);
+    expect(await left()).toEqual([1, 2, 3, 4]);
+    await sql.query("drop trigger refuse on sallyport.rev_log");
+    await sql.query("update sallyport.rev_state set floor_n = 9");
+    await log.prune();
+    expect(await floor()).toBe(9);
+  });
+
+  test("one leader at a time: who does not lead does nothing, and the lead ends with the pruning", async () => {
+    await aged(3);
+    const log = open();
+    await sql.query("select pg_advisory_lock(7400740175)");
+    await log.prune();
+    expect(await floor()).toBe(0);
+    await sql.query("select pg_advisory_unlock(7400740175)");
+    await log.prune();
+    await log.prune();
+    expect(await left()).toEqual([4]);
+    await expect
+      .poll(async () => (await sql.query("select from pg_locks where locktype = 'advisory'")).rowCount)
+      .toBe(0);
+  });
+});
+
+describe("a server that fails", () => {
+  let server: ThrowawayServer;
+  beforeAll(async () => {
+    server = await startServer();
+    await migrate(server.url);
+  });
+  afterAll(() => server?.remove());
+
+  const pidOf = async (name: string) => {
+    const { rows } = await sql.query("select pid from pg_stat_activity where application_name = $1", [name]);
+    return rows.map(({ pid }) => pid as number);
+  };
+  const thaw = (pid: number) => {
+    try {
+      process.kill(pid, "SIGCONT");
+    } catch {
+      // It has ended meanwhile.
+    }
+  };
+  const took = async (work: Promise<unknown>) => {
+    const before = performance.now();
+    await expect(work).rejects.toMatchObject(NO_ANSWER);
+    return performance.now() - before;
+  };
+
+  test("a frozen backend costs 500 ms once; its late reply is not seen; the other connection does not notice", async () => {
+    sql = await byHand(server.url);
+    const log = open(server.url);
+    const { me, epoch } = await joined(log);
+    await log.missing(epoch, 0);
+    const [frozen] = await pidOf("sallyport-poll");
+    process.kill(frozen!, "SIGSTOP");
+    onTestFinished(() => thaw(frozen!));
+    const failing = took(log.poll(me, epoch, -1));
+    expect((await log.missing(epoch, 0)).epoch).toBe(epoch);
+    const ms = await failing;
+    expect(ms).toBeGreaterThan(450);
+    expect(ms).toBeLessThan(700);
+    expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
+    thaw(frozen!);
+    expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
+    await expect.poll(() => pidOf("sallyport-poll")).not.toContain(frozen);
+  });
+
+  test("statements that wait behind a frozen one fail in time too, and the connection opens again for the next", async () => {
+    sql = await byHand(server.url);
+    const log = open(server.url);
+    const { me, epoch } = await joined(log);
+    const [frozen] = await pidOf("sallyport-poll");
+    process.kill(frozen!, "SIGSTOP");
+    onTestFinished(() => thaw(frozen!));
+    const waits = await Promise.all([took(log.poll(me, epoch, -1)), took(log.ack(me, epoch, 0)), took(log.seen(me))]);
+    expect(Math.max(...waits)).toBeLessThan(700);
+    await log.ack(me, epoch, 0);
+  });
+
+  test("a server that accepts and never answers costs 500 ms, and is forgotten", async () => {
+    const proxy = await startTcpProxy({ port: server.port });
+    onTestFinished(() => proxy.stop());
+    await proxy.set({ kind: "blackhole" });
+    const url = new URL(server.url);
+    url.port = String(proxy.port);
+    const log = open(url.href);
+    for (let i = 0; i < 2; i++) expect(await took(log.look())).toBeLessThan(700);
+    await proxy.set({ kind: "pass" });
+    await expect
+      .poll(
+        () =>
+          log.look().then(
+            () => true,
+            () => false,
+          ),
+        { timeout: 3000 },
+      )
+      .toBe(true);
+  });
+
+  test("an ended backend costs at most one statement, wakes the poll, and never the process", async () => {
+    sql = await byHand(server.url);
+    const log = open(server.url);
+    const { me, epoch } = await joined(log);
+    const woken = new Promise<void>((resolve) => log.onWakeUp(resolve));
+    await sql.query("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sallyport-poll'");
+    await woken;
+    expect(log.troubles.join()).toMatch(/connection lost/);
+    expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
+  });
+
+  test("errors name class and state, never a value or a password", async () => {
+    const url = new URL(server.url);
+    url.username = "nobody";
+    url.password = "very-secret";
+    const log = open(url.href);
+    const error = await log.look().catch((caught: unknown) => caught as Error);
+    const lock = await open(server.url)
+      .ack("not-a-uuid very-secret", "e", 0)
+      .catch((caught: unknown) => caught as Error);
+    for (const one of [error, lock]) {
+      const text = `${one} ${one instanceof Error ? `${one.cause} ${JSON.stringify(one)} ${JSON.stringify(one.cause)}` : ""}`;
+      expect(text).not.toContain("very-secret");
+      expect(text).toMatch(/[0-9A-Z]{5}/);
+    }
+  });
+
+  test("a restart is another epoch, in every statement", async () => {
+    sql = await byHand(server.url);
+    const log = open(server.url);
+    const { me, epoch } = await joined(log);
+    await server.restart();
+    const again = async () => {
+      const page = await log.poll(me, epoch, -1).catch(() => undefined);
+      return page?.epoch;
+    };
+    await expect.poll(again, { timeout: 5000 }).toBeDefined();
+    const page = await log.poll(me, epoch, -1);
+    expect(page.epoch).not.toBe(epoch);
+    expect(page.epoch.split("/").slice(0, 2)).toEqual(epoch.split("/").slice(0, 2));
+    expect(page.ownRowLive).toBe(true);
+    let wakes = 0;
+    log.onWakeUp(() => wakes++);
+    expect((await log.missing(epoch, 0)).epoch).toBe(page.epoch);
+    await expect(log.ack(me, epoch, 0)).rejects.toMatchObject(NO_ANSWER);
+    await expect(log.settle(epoch)).rejects.toMatchObject(NO_ANSWER);
+    await expect(log.bury([me], epoch)).rejects.toMatchObject(NO_ANSWER);
+    expect(wakes).toBe(4);
+    expect((await log.validators()).epoch).toBe(page.epoch);
+    expect((await log.look()).epoch).toBe(page.epoch);
+  });
+
+  test("a standby says that it is in recovery, registers nobody, and is another epoch once promoted", async () => {
+    const standby = await server.standby();
+    onTestFinished(() => standby.remove());
+    const log = open(standby.url);
+    const seen = await log.look();
+    expect(seen).toMatchObject({ inRecovery: true });
+    expect(seen.epoch).toMatch(/^-\//);
+    expect(await log.poll(randomUUID(), "e", 0)).toMatchObject({ inRecovery: true });
+    await expect(log.register(entry("e"))).rejects.toMatchObject(NO_ANSWER);
+    await server.stop();
+    const client = await byHand(standby.url);
+    await client.query("select pg_promote()");
+    await expect.poll(async () => (await log.look().catch(() => undefined))?.inRecovery, { timeout: 5000 }).toBe(false);
+    expect((await log.look()).epoch).toMatch(/^00000002\//);
+    let notified = false;
+    log.onWakeUp(() => (notified = true));
+    log.distrust();
+    await log.look();
+    await client.query("select pg_notify('sallyport_rev', '')");
+    await expect.poll(() => notified).toBe(true);
+    await client.end();
+    await server.restart();
+  });
+
+  test("a commit that a synchronous standby did not confirm is a failure, though the server says success", async () => {
+    sql = await byHand(server.url);
+    const log = open(server.url);
+    const { epoch } = await log.look();
+    await sql.query("alter system set synchronous_standby_names = 'nobody'");
+    await sql.query("select pg_reload_conf()");
+    onTestFinished(async () => {
+      await sql.query("alter system reset synchronous_standby_names");
+      await sql.query("select pg_reload_conf()");
+    });
+    await expect
+      .poll(async () => (await sql.query("show synchronous_standby_names")).rows[0].synchronous_standby_names)
+      .toBe("nobody");
+    const own = entry(epoch);
+    const before = performance.now();
+    const registering = log.register(own).then(
+      () => "registered",
+      (error: Error) => String(error.cause),
+    );
+    const cancelled = await Promise.race([
+      registering,
+      (async () => {
+        for (;;) {
+          const { rows } = await sql.query(
+            "select pg_cancel_backend(pid) as done from pg_stat_activity where wait_event = 'SyncRep' and pid <> pg_backend_pid()",
+          );
+          if (rows.length > 0) return "cancelled";
+          await delay(5);
+        }
+      })(),
+    ]);
+    expect(cancelled).toBe("cancelled");
+    expect(await registering).toMatch(/Error/);
+    // By the warning, not by the clock.
+    expect(performance.now() - before).toBeLessThan(450);
+    // It is there all the same: which is why the caller lists it as one to be deleted.
+    expect(await row(own.me)).toBeDefined();
+  });
+});
