@@ -10,6 +10,8 @@ const NO_BYTES: Buffer = Buffer.alloc(0);
 const SMALLEST_BODY = 1_024;
 /** Padding is credited when this much of a stream's window went into it. */
 const PADDING_CREDIT = 4_096;
+/** Frames that a call which its handler answered allows around it; a refusal allows none. */
+const EARNED = 4;
 
 /** From the octets of a request's body to its answer: gathers them, runs the handler, keeps the deadline. */
 export class Calls {
@@ -100,7 +102,10 @@ export class Calls {
     }
     const result = perform(stream.head, stream, bytes, start, end);
     if (!(result instanceof Reply)) this.await(stream, result);
-    else if (!stream.done && !stream.answered) this.streams.send(stream, result);
+    else if (!stream.done && !stream.answered) {
+      this.connection.earn(EARNED);
+      this.streams.send(stream, result);
+    }
   }
 
   private await(stream: Stream, result: Promise<Reply>): void {
@@ -108,7 +113,7 @@ export class Calls {
     Promise.resolve(result).then(
       (reply) => {
         this.running--;
-        if (reply instanceof Reply) this.connection.answer(stream, reply);
+        if (reply instanceof Reply) this.answered(stream, reply);
         else this.broke(stream, new TypeError("a handler's answer must be a Reply"));
       },
       (error: unknown) => {
@@ -116,6 +121,12 @@ export class Calls {
         this.broke(stream, error);
       },
     );
+  }
+
+  private answered(stream: Stream, reply: Reply): void {
+    if (stream.done) return;
+    this.connection.earn(EARNED);
+    this.connection.answer(stream, reply);
   }
 
   private broke(stream: Stream, error: unknown): void {

@@ -140,7 +140,7 @@ export class Connection implements FrameSink, OutputOwner {
     return false;
   }
 
-  /** An answered request pays for the frames that clients send around one. */
+  /** A call that its handler answered pays for the frames that clients send around one. */
   earn(amount: number): void {
     this.budget.earn(amount);
   }

@@ -10,8 +10,7 @@ import type { SettingsTarget } from "./settings.ts";
 import { Stream } from "./stream.ts";
 
 const NO_BYTES: Buffer = Buffer.alloc(0);
-/** What an answered request allows of frames around it, and what a wasted stream of an untrusted peer costs. */
-const EARNED = 4;
+/** What a wasted stream of an untrusted peer costs. */
 const WASTE = 0.5;
 
 /** The streams of one connection (RFC 9113 §5): requests come in, handlers are run, answers go out. */
@@ -183,7 +182,6 @@ export class Streams implements SettingsTarget {
   /** Sends the answer of a stream that has none yet. The connection owns the output. */
   send(stream: Stream, reply: Reply): void {
     stream.answered = true;
-    this.connection.earn(EARNED);
     this.sender.send(stream, reply);
   }
 

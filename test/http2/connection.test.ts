@@ -244,7 +244,7 @@ describe("resets", () => {
     const { park } = parking();
     await boot({ trust: "untrusted", routes: { "/t/Park": park } });
     const client = await open();
-    for (let id = 1; id < 6_001; id += 2) client.send(grpcCall(id, "/t/Park"), reset(id));
+    for (let id = 1; id < 10_001; id += 2) client.send(grpcCall(id, "/t/Park"), reset(id));
     expect((await client.goaway()).code).toBe(ENHANCE_YOUR_CALM);
   });
 
