@@ -100,7 +100,8 @@ function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry):
     sallyport.reload(load());
     telemetry.note("reloaded");
   } catch (error) {
-    const problems = (error as { problems?: readonly string[] }).problems?.join("; ") ?? "";
+    const { name, message, problems: list } = error as { name: string; message: string; problems?: readonly string[] };
+    const problems = list?.join("; ") ?? (name === "KeyringError" ? message : name);
     telemetry.alarm("the new configuration can not be used; the old one stays", { problems });
   }
 }
