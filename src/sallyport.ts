@@ -207,6 +207,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       await housekeeping.stop();
       await follower.stop().catch((error) => telemetry.trouble("leaving the registry failed", error));
       await usage.stop();
+      await reuse.stop();
       await reader.close();
       await log.close();
       await db.close();

@@ -20,32 +20,45 @@ export interface ReuseDeps {
  */
 export class ReuseSignals {
   readonly #deps: ReuseDeps;
-  readonly #counts = new Map<string, number>();
+  /** Uses in the window beyond the first, and what ends the window. */
+  readonly #windows = new Map<string, { further: number; readonly cancel: () => void }>();
+  readonly #telling = new Set<Promise<void>>();
 
   constructor(deps: ReuseDeps) {
     this.#deps = deps;
   }
 
   seen(tokenId: string): void {
-    const count = this.#counts.get(tokenId);
-    if (count !== undefined) {
-      this.#counts.set(tokenId, count + 1);
+    const window = this.#windows.get(tokenId);
+    if (window !== undefined) {
+      window.further++;
       return;
     }
-    if (this.#counts.size >= MOST_TOKENS) return;
-    this.#counts.set(tokenId, 0);
-    this.#deps.timers.after(WINDOW_MS, () => {
-      const further = this.#counts.get(tokenId) ?? 0;
-      this.#counts.delete(tokenId);
-      if (further > 0) this.#signal(tokenId, further);
-    });
+    if (this.#windows.size >= MOST_TOKENS) return;
+    const cancel = this.#deps.timers.after(WINDOW_MS, () => this.#close(tokenId));
+    this.#windows.set(tokenId, { further: 0, cancel });
     this.#signal(tokenId, 1);
   }
 
+  /** Closes all windows: what they counted is audited before it resolves. Never rejects. */
+  async stop(): Promise<void> {
+    for (const tokenId of [...this.#windows.keys()]) this.#close(tokenId);
+    await Promise.all(this.#telling);
+  }
+
+  #close(tokenId: string): void {
+    const window = this.#windows.get(tokenId);
+    if (window === undefined) return;
+    window.cancel();
+    this.#windows.delete(tokenId);
+    if (window.further > 0) this.#signal(tokenId, window.further);
+  }
+
   #signal(tokenId: string, uses: number): void {
-    this.#tell(tokenId, uses).catch((error) => {
-      this.#deps.events.trouble("the reuse of a rotated token could not be audited", error);
-    });
+    const told = this.#tell(tokenId, uses)
+      .catch((error) => this.#deps.events.trouble("the reuse of a rotated token could not be audited", error))
+      .finally(() => this.#telling.delete(told));
+    this.#telling.add(told);
   }
 
   async #tell(tokenId: string, uses: number): Promise<void> {

@@ -222,9 +222,13 @@ export class TestSallyport implements AsyncDisposable {
     await this.#sql?.end();
     this.#sql = undefined;
     this.program.kill("SIGTERM");
+    const late = setTimeout(() => this.program.kill("SIGKILL"), 20_000);
     const code = await this.program.exited;
+    clearTimeout(late);
     this.#place.remove();
     if (this.#ownsDatabase) await this.database.drop();
+    if (code !== 0)
+      throw new Error(`the program ended with ${code}: ${this.program.out.slice(-1500)} ${this.program.err}`);
     return code;
   }
 
