@@ -55,9 +55,10 @@ export class ChangeAuthority implements Authority {
       const outcome = await before(this.#deps, this.#effects.wait(done.commit, done.since), deadline - RESERVE_MS);
       if (outcome === undefined) throw pending(done.effectiveBy, done.since + done.longestMs - clock.mono());
       if (outcome === "again") continue;
-      const waitedMs = clock.mono() - first.since;
+      const now = clock.mono();
+      const waitedMs = now - first.since;
       events.authorityChanged(outcome.mode, waitedMs / 1000);
-      return { value: done.commit.value, effect: { ...outcome, waitedMs, effectiveBy: done.effectiveBy } };
+      return { value: done.commit.value, effect: { ...outcome, waitedMs, effectiveBy: done.committedBy + (now - done.since) } };
     }
   }
 
@@ -76,7 +77,8 @@ export class ChangeAuthority implements Authority {
     wake();
     const longestMs = leaseOver(commit.maxBoundMs);
     // The database told its time after `started`: by now it is at most so much later.
-    return { commit, since, longestMs, effectiveBy: commit.dbTime + (since - started) + longestMs };
+    const committedBy = commit.dbTime + (since - started);
+    return { commit, since, longestMs, committedBy, effectiveBy: committedBy + longestMs };
   }
 
   #notDone(failure: unknown, rerun: boolean): unknown {
@@ -92,7 +94,8 @@ interface Done<T> {
   readonly commit: Committed<T>;
   readonly since: number;
   readonly longestMs: number;
-  /** Database time. */
+  /** Database time by which it was committed, and by which it is in force at the latest. */
+  readonly committedBy: number;
   readonly effectiveBy: number;
 }
 
