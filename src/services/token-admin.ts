@@ -1,4 +1,4 @@
-import { create, toBinary } from "@bufbuild/protobuf";
+import { toBinary } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { BulkRevoke } from "../app/bulk-revoke.ts";
 import type { AskedLifetime, TokenManager } from "../app/token-manager.ts";
@@ -42,7 +42,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         ...request,
         lifetime: lifetimeOf(request.lifetime),
         notBeforeTime: millis("not_before_time", request.notBeforeTime),
-        body: toBinary(CreateTokenRequestSchema, create(CreateTokenRequestSchema, request)),
+        body: canonical(request),
       });
       return { token: tokenMessage(token), tokenString: tokenString.reveal() };
     },
@@ -106,7 +106,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         ...request,
         overlap: durationMillis("overlap", request.overlap) ?? 0,
         lifetime: lifetimeOf(request.lifetime),
-        body: toBinary(RotateTokenRequestSchema, create(RotateTokenRequestSchema, request)),
+        body: toBinary(RotateTokenRequestSchema, request),
       });
       return {
         token: tokenMessage(done.token),
@@ -116,6 +116,12 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
       };
     },
   };
+}
+
+/** The request in one form, in whatever order its map came: clients send maps in any, also when they repeat. */
+function canonical(request: CreateTokenRequest): Uint8Array {
+  const annotations = Object.entries(request.annotations).sort(([a], [b]) => (a < b ? -1 : 1));
+  return toBinary(CreateTokenRequestSchema, { ...request, annotations: Object.fromEntries(annotations) });
 }
 
 function lifetimeOf(of: CreateTokenRequest["lifetime"] | RotateTokenRequest["lifetime"]): AskedLifetime {
