@@ -1,0 +1,166 @@
+// redis/: speed only. Nothing here is believed, and nothing waits for it.
+import { Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
+import type { Clock, Events } from "../ports.ts";
+import { Breaker } from "./breaker.ts";
+import { parseRedisUrl, type RedisAddress } from "./redis-url.ts";
+
+export interface RedisConnectionOptions {
+  /** A form that `parseRedisUrl` knows. */
+  readonly url: string;
+  readonly clock: Pick<Clock, "mono">;
+  readonly events: Pick<Events, "trouble">;
+}
+
+/** The commands that we use: one key each, so that a cluster can do them; none that an ACL needs to allow besides. */
+export type Commands = Pick<Redis, "getBuffer" | "set" | "eval" | "evalsha" | "publish">;
+
+/** What a command may cost whoever waits for it. Milliseconds. */
+const COMMAND_MS = 50;
+/** For how long a Redis that did not answer is left alone. */
+const REST_MS = 1000;
+/** A connection on which nothing comes for so long, though something was asked, is a dead one. */
+const SILENT_MS = 1000;
+
+/** The connection for commands: never waited for longer than 50 ms, and left alone for a second when it hangs. */
+export class RedisConnection {
+  readonly #client: Redis | Cluster;
+  readonly #breaker: Breaker;
+  readonly #events: RedisConnectionOptions["events"];
+
+  constructor({ url, clock, events }: RedisConnectionOptions) {
+    this.#events = events;
+    this.#breaker = new Breaker(clock, REST_MS);
+    this.#client = openRedis(url, COMMAND_MS, (error) => events.trouble("the cache outside can not be reached", error));
+  }
+
+  /** Whether a command would be sent now. */
+  get ready(): boolean {
+    return this.#client.status === "ready" && this.#breaker.closed;
+  }
+
+  /**
+   * Does a command, within 50 ms. Undefined where it failed, did not answer or was not sent; never rejects. A command
+   * that was given up may still be executed.
+   */
+  async ask<T>(command: (redis: Commands) => Promise<T>): Promise<T | undefined> {
+    if (this.#client.status !== "ready" || !this.#breaker.admit()) return undefined;
+    const { promise: late, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(() => reject(new Error("timeout")), COMMAND_MS);
+    try {
+      const answer = command(this.#client as Commands);
+      answer.catch(() => {});
+      const value = await Promise.race([answer, late]);
+      this.#breaker.succeeded();
+      return value;
+    } catch (error) {
+      // A refusal is an answer: the server is there.
+      if (replyCode(error) === undefined) this.#breaker.failed();
+      else this.#breaker.succeeded();
+      this.#events.trouble("the cache outside failed", safeCause(error));
+      return undefined;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Called whenever a connection is there, the first one included. */
+  onReady(listener: () => void): void {
+    this.#client.on("ready", listener);
+  }
+
+  close(): void {
+    this.#client.disconnect();
+  }
+}
+
+/** Opens a connection that comes back for ever, at most once a second. Throws RedisUrlError. */
+export function openRedis(url: string, commandMs: number, onError: (error: Error) => void): Redis | Cluster {
+  const address = parseRedisUrl(url);
+  const client = address.kind === "cluster" ? openCluster(address, commandMs) : new Redis(settings(address, commandMs));
+  client.on("error", (error) => onError(safeCause(error)));
+  return client;
+}
+
+function settings(address: RedisAddress, commandMs: number): RedisOptions {
+  const [first] = address.hosts;
+  const sentinel = address.kind === "sentinel";
+  return {
+    ...(sentinel
+      ? {
+          sentinels: [...address.hosts],
+          name: address.master,
+          failoverDetector: true,
+          sentinelCommandTimeout: 1000,
+          sentinelRetryStrategy: reconnectDelay,
+          ...(address.tls && { enableTLSForSentinelMode: true, sentinelTLS: {} }),
+        }
+      : { host: first!.host, port: first!.port }),
+    ...shared(address, commandMs),
+    db: address.db,
+    retryStrategy: reconnectDelay,
+    enableOfflineQueue: false,
+    enableAutoPipelining: true,
+  };
+}
+
+function openCluster(address: RedisAddress, commandMs: number): Cluster {
+  const options: ClusterOptions = {
+    redisOptions: shared(address, commandMs),
+    clusterRetryStrategy: reconnectDelay,
+    clusterNodeRetryStrategy: reconnectDelay,
+    enableOfflineQueue: false,
+    enableReadyCheck: false,
+    enableAutoPipelining: true,
+    slotsRefreshTimeout: 1000,
+    slotsRefreshInterval: 5000,
+    // Nobody waits for longer than a command may take.
+    maxRedirections: 2,
+    retryDelayOnFailover: commandMs,
+    retryDelayOnClusterDown: commandMs,
+    retryDelayOnTryAgain: commandMs,
+  };
+  return new Cluster([...address.hosts], options);
+}
+
+function shared({ username, password, tls }: RedisAddress, commandMs: number) {
+  return {
+    ...(username !== undefined && { username }),
+    ...(password !== undefined && { password }),
+    // Name and chain of the certificate are verified, as Node does by default.
+    ...(tls && { tls: {} }),
+    protocol: 2,
+    connectTimeout: 1000,
+    commandTimeout: commandMs,
+    socketTimeout: SILENT_MS,
+    keepAlive: 10_000,
+    maxRetriesPerRequest: 0,
+    autoResendUnfulfilledCommands: false,
+    autoResubscribe: false,
+    // INFO and CLIENT are commands that our user need not have; a server that still loads answers with an error.
+    enableReadyCheck: false,
+    disableClientInfo: true,
+    // A primary that became a replica goes on answering reads: leave it, and ask who is the primary now.
+    reconnectOnError: (error: Error) => /\bREADONLY\b/.test(error.message),
+  } as const satisfies RedisOptions;
+}
+
+/** Many processes lose the same server at the same time. */
+function reconnectDelay(): number {
+  return 500 + Math.floor(Math.random() * 500);
+}
+
+/** The code of a refusal by the server, such as `NOSCRIPT`; undefined for an error that it did not send. */
+export function replyCode(error: unknown): string | undefined {
+  if (!(error instanceof Error) || error.name !== "ReplyError") return undefined;
+  return /^[A-Z]{2,20}\b/.exec(error.message)?.[0] ?? "ERR";
+}
+
+/** A driver's error by class and code: never its message or its command's arguments. */
+export function safeCause(error: unknown): Error {
+  const code = replyCode(error) ?? (error as { code?: unknown } | null)?.code ?? "";
+  const kind = error instanceof Error ? error.name : typeof error;
+  const late = error instanceof Error && /^(timeout$|Command timed out)/.test(error.message) ? "timeout" : "";
+  const safe = new Error(`${kind} ${String(code)} ${late}`.trim());
+  safe.name = "RedisError";
+  return safe;
+}

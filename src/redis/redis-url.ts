@@ -1,0 +1,73 @@
+/** Where Redis is. One of: a server, a cluster by some of its nodes, a primary by the sentinels that watch it. */
+export interface RedisAddress {
+  readonly kind: "server" | "cluster" | "sentinel";
+  readonly tls: boolean;
+  readonly hosts: readonly { readonly host: string; readonly port: number }[];
+  readonly username?: string;
+  readonly password?: string;
+  /** Number of the database; clusters have only 0. */
+  readonly db: number;
+  /** The name under which the sentinels watch the primary. */
+  readonly master: string;
+}
+
+/** A Redis URL that can not be read. Its text has no part of the URL, which holds a password. */
+export class RedisUrlError extends Error {
+  override readonly name = "RedisUrlError";
+}
+
+const FORM = /^(rediss?)(?:-(cluster|sentinel))?:\/\/(?:([^@/]*)@)?([^@/?#]+)(?:\/([^?#]*))?$/;
+const HOST = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/;
+
+/**
+ * Reads `redis://[user:password@]host:port[/db]`, `redis-cluster://…host:port,host:port`, or
+ * `redis-sentinel://…host:port,host:port/master[/db]`; with `rediss` instead, by TLS. Throws RedisUrlError.
+ */
+export function parseRedisUrl(url: string): RedisAddress {
+  const [, scheme, kind = "server", user, hosts, path = ""] = FORM.exec(url) ?? [];
+  if (scheme === undefined || hosts === undefined) {
+    throw new RedisUrlError("redis.url must be redis://, redis-cluster:// or redis-sentinel:// and host:port");
+  }
+  const places = hosts.split(",").map((text) => hostOf(text, kind === "sentinel" ? 26379 : 6379));
+  if (kind === "server" && places.length > 1) throw new RedisUrlError("redis.url: redis:// takes one host");
+  const parts = path.split("/");
+  const master = kind === "sentinel" ? decode(parts.shift() ?? "") : "";
+  if (kind === "sentinel" && master === "") {
+    throw new RedisUrlError("redis.url: redis-sentinel:// needs the name of the primary after the hosts");
+  }
+  const [db = "", ...rest] = parts;
+  if (rest.length > 0 || !/^\d{0,4}$/.test(db)) throw new RedisUrlError("redis.url: what follows the hosts is wrong");
+  if (kind === "cluster" && Number(db) !== 0) throw new RedisUrlError("redis.url: a cluster has only database 0");
+  return {
+    kind: kind as RedisAddress["kind"],
+    tls: scheme === "rediss",
+    hosts: places,
+    ...credentials(user),
+    db: Number(db),
+    master,
+  };
+}
+
+function hostOf(text: string, standardPort: number): { host: string; port: number } {
+  const [, v6, name, port] = HOST.exec(text) ?? [];
+  const host = v6 ?? name;
+  const number = port === undefined ? standardPort : Number(port);
+  if (host === undefined || number < 1 || number > 65_535) throw new RedisUrlError("redis.url: a host:port is wrong");
+  return { host, port: number };
+}
+
+function credentials(user: string | undefined): Pick<RedisAddress, "username" | "password"> {
+  if (user === undefined || user === "") return {};
+  const colon = user.indexOf(":");
+  const username = decode(colon === -1 ? user : user.slice(0, colon));
+  const password = colon === -1 ? "" : decode(user.slice(colon + 1));
+  return { ...(username !== "" && { username }), ...(password !== "" && { password }) };
+}
+
+function decode(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw new RedisUrlError("redis.url: a percent sign is not followed by two hex digits");
+  }
+}

@@ -1,0 +1,104 @@
+import { createHash } from "node:crypto";
+import type { Keyring } from "../domain/keyring.ts";
+import type { Material } from "../domain/material.ts";
+import { entryName, open, seal } from "../domain/sealed-entry.ts";
+import type { Clock, Events, TokenCache } from "../ports.ts";
+import { type Commands, type RedisConnection, replyCode } from "./client.ts";
+
+export interface RedisTokenCacheOptions {
+  readonly redis: RedisConnection;
+  readonly keyring: Keyring;
+  readonly clock: Clock;
+  /** From the fill, absolute. Milliseconds; below the log's memory of ten minutes. */
+  readonly ttlMs: number;
+  readonly events: Pick<Events, "alarm" | "trouble">;
+}
+
+/** No hash tag: entries are to lie all over a cluster. */
+const PREFIX = "sallyport:v1:";
+const MOST_FILLS = 256;
+const ALARM_EVERY_MS = 1000;
+
+// The position stands in front, as 16 decimal digits. What is no entry is replaced.
+const FILL = `local old = redis.pcall('GET', KEYS[1])
+if type(old) == 'string' then
+  local n = tonumber(string.match(old, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d'))
+  if n and n > tonumber(string.sub(ARGV[1], 1, 16)) then return 0 end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1`;
+const FILL_SHA = createHash("sha1").update(FILL).digest("hex");
+
+/**
+ * L2. Names and seals are made with the keyring's current pepper, of whichever pepper the token is: material does not
+ * say it. While a new pepper is being rolled out, processes that differ in it miss each other's entries, and no more.
+ */
+export class RedisTokenCache implements TokenCache {
+  readonly #options: RedisTokenCacheOptions;
+  #fills = 0;
+  #scripts = true;
+  #bad = 0;
+  #alarmed = Number.NEGATIVE_INFINITY;
+
+  constructor(options: RedisTokenCacheOptions) {
+    this.#options = options;
+    options.redis.onReady(() => (this.#scripts = true));
+  }
+
+  get ready(): boolean {
+    return this.#options.redis.ready;
+  }
+
+  async get(digest: string, epoch: string): Promise<Material | undefined> {
+    const { redis, keyring } = this.#options;
+    const name = entryName(keyring.current, epoch, digest);
+    const value = await redis.ask((commands) => commands.getBuffer(keyOf(name)));
+    if (value === undefined || value === null) return undefined;
+    const material = open(value, name, { digest, epoch }, keyring);
+    if (material === undefined) this.#badSeal();
+    return material;
+  }
+
+  fill(material: Material): void {
+    const { redis, keyring, clock } = this.#options;
+    if (!redis.ready || this.#fills >= MOST_FILLS) return;
+    const keys = keyring.current;
+    const name = entryName(keys, material.label.epoch, material.digest);
+    const value = seal(material, name, keys, clock.wall());
+    this.#fills++;
+    void redis.ask((commands) => this.#store(commands, keyOf(name), value)).finally(() => this.#fills--);
+  }
+
+  async #store(commands: Commands, key: string, value: Buffer): Promise<unknown> {
+    const { ttlMs } = this.#options;
+    // Without scripts an older fill may come last: what it holds is refused by its label, or is as good.
+    if (!this.#scripts) return commands.set(key, value, "PX", ttlMs);
+    try {
+      return await commands.evalsha(FILL_SHA, 1, key, value, ttlMs);
+    } catch (error) {
+      if (replyCode(error) === "NOSCRIPT") return commands.eval(FILL, 1, key, value, ttlMs);
+      if (!isUnavailable(error)) throw error;
+      this.#scripts = false;
+      return commands.set(key, value, "PX", ttlMs);
+    }
+  }
+
+  /** Somebody writes into the cache who has no pepper. One alarm for all that come together. */
+  #badSeal(): void {
+    const { clock, events } = this.#options;
+    this.#bad++;
+    if (clock.mono() - this.#alarmed < ALARM_EVERY_MS) return;
+    this.#alarmed = clock.mono();
+    events.alarm("entries of the cache outside have a bad seal", { entries: this.#bad });
+    this.#bad = 0;
+  }
+}
+
+/** Whether the server has no such command for us: forbidden, renamed, or of an engine without scripts. */
+function isUnavailable(error: unknown): boolean {
+  return replyCode(error) === "NOPERM" || (replyCode(error) === "ERR" && /unknown command/i.test(String(error)));
+}
+
+function keyOf(name: Buffer): string {
+  return PREFIX + name.toString("base64url");
+}

@@ -1,0 +1,56 @@
+import type { Cluster, Redis } from "ioredis";
+import type { Events, WakeUps } from "../ports.ts";
+import { openRedis, type RedisConnection, safeCause } from "./client.ts";
+
+export interface RedisWakeUpsOptions {
+  /** Sends them. */
+  readonly redis: RedisConnection;
+  /** Where a connection of its own receives them. */
+  readonly url: string;
+  readonly events: Pick<Events, "trouble">;
+}
+
+const CHANNEL = "sallyport:rev";
+const COMMAND_MS = 1000;
+
+/** Wake-ups by PUBLISH. They say nothing, so a forged one costs a poll, and a lost one waits for the next poll. */
+export class RedisWakeUps implements WakeUps {
+  readonly #redis: RedisConnection;
+  readonly #subscriber: Redis | Cluster;
+  readonly #listeners: (() => void)[] = [];
+  #sending = false;
+  #again = false;
+
+  constructor({ redis, url, events }: RedisWakeUpsOptions) {
+    this.#redis = redis;
+    const trouble = (error: Error) => events.trouble("wake-ups can not be received", error);
+    this.#subscriber = openRedis(url, COMMAND_MS, trouble);
+    this.#subscriber.on("ready", () => {
+      this.#subscriber.subscribe(CHANNEL).catch((error) => trouble(safeCause(error)));
+    });
+    this.#subscriber.on("message", () => {
+      for (const listener of this.#listeners) listener();
+    });
+  }
+
+  /** One at a time: those that come meanwhile are one. */
+  publish(): void {
+    this.#again = this.#sending;
+    if (this.#sending) return;
+    this.#sending = true;
+    void this.#redis
+      .ask((commands) => commands.publish(CHANNEL, ""))
+      .finally(() => {
+        this.#sending = false;
+        if (this.#again) this.publish();
+      });
+  }
+
+  onWakeUp(listener: () => void): void {
+    this.#listeners.push(listener);
+  }
+
+  close(): void {
+    this.#subscriber.disconnect();
+  }
+}

@@ -1,0 +1,230 @@
+import { createHash } from "node:crypto";
+import { createServer } from "node:net";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { RedisConnection } from "../../src/redis/client.ts";
+import { EPOCH, material } from "../support/material.ts";
+import { startCluster, startRedis, startSentinel } from "../support/redis.ts";
+import { startTcpProxy } from "../support/tcp-proxy.ts";
+import { clock, connect, Journal, openCache } from "./fixture.ts";
+
+const digest = (i: number) => createHash("sha256").update(String(i)).digest("binary");
+const m = material(7, { digest: digest(1) });
+
+type Opened = ReturnType<typeof openCache>;
+
+async function started(options?: Parameters<typeof startRedis>[0]) {
+  const server = await startRedis(options);
+  onTestFinished(() => server.stop());
+  return server;
+}
+
+/** A cache that works, with `m` in it. */
+async function warm(opened: Opened): Promise<Opened> {
+  await opened.ready;
+  await heals(opened);
+  return opened;
+}
+
+/** Fills and gets until it works; how long that took, in milliseconds. */
+async function heals({ cache }: Opened, within = 3000): Promise<number> {
+  const before = performance.now();
+  const works = async () => {
+    cache.fill(m);
+    return (await cache.get(m.digest, EPOCH))?.id;
+  };
+  await expect.poll(works, { timeout: within, interval: 10 }).toBe(m.id);
+  return performance.now() - before;
+}
+
+/** Asks `count` times, one after the other: all must miss. Durations in milliseconds. */
+async function misses({ cache }: Opened, count: number): Promise<number[]> {
+  const took: number[] = [];
+  for (let i = 0; i < count; i++) {
+    const before = performance.now();
+    expect(await cache.get(m.digest, EPOCH)).toBeUndefined();
+    took.push(performance.now() - before);
+  }
+  return took;
+}
+
+describe("a Redis that fails is a miss", () => {
+  test("killed: at once, and it heals within 2 s of its return", async () => {
+    const server = await started();
+    const opened = await warm(openCache(server.url));
+    await server.kill9();
+    const took = await misses(opened, 50);
+    expect(Math.max(...took)).toBeLessThan(75);
+    const again = await startRedis({ port: server.port });
+    onTestFinished(() => again.stop());
+    expect(await heals(opened)).toBeLessThan(2000);
+  });
+
+  test("frozen: one call in a second waits 50 ms, all others do not wait, and it heals within 2 s", async () => {
+    const server = await started();
+    const opened = await warm(openCache(server.url));
+    server.sigstop();
+    const took = await misses(opened, 200);
+    expect(took[0]).toBeGreaterThan(40);
+    expect(took[0]).toBeLessThan(75);
+    expect(took.slice(1).filter((ms) => ms > 20)).toEqual([]);
+    expect(opened.cache.ready).toBe(false);
+    server.sigcont();
+    expect(await heals(opened)).toBeLessThan(2000);
+  });
+
+  test("frozen for seconds: at most one wait of 50 ms in each, also over reconnections", async () => {
+    const server = await started();
+    const opened = await warm(openCache(server.url));
+    server.sigstop();
+    const waits: number[] = [];
+    const end = performance.now() + 3500;
+    while (performance.now() < end) {
+      const before = performance.now();
+      if (opened.cache.ready) expect(await opened.cache.get(m.digest, EPOCH)).toBeUndefined();
+      const ms = performance.now() - before;
+      if (ms > 20) waits.push(ms);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(waits.length).toBeGreaterThan(1);
+    expect(waits.length).toBeLessThanOrEqual(4);
+    expect(Math.max(...waits)).toBeLessThan(90);
+    server.sigcont();
+    expect(await heals(opened)).toBeLessThan(2000);
+  });
+
+  test("a connection that carries nothing any more is given up, though nobody closes it", async () => {
+    const server = await started();
+    const proxy = await startTcpProxy({ port: server.port });
+    onTestFinished(() => proxy.stop());
+    const opened = await warm(openCache(`redis://127.0.0.1:${proxy.port}`));
+    await proxy.set({ kind: "blackhole" });
+    const [old] = proxy.connections();
+    const closed = new Promise((resolve) => old!.once("end", resolve));
+    await misses(opened, 1);
+    await closed;
+    await proxy.set({ kind: "pass" });
+    expect(await heals(opened, 5000)).toBeLessThan(3500);
+  });
+
+  test("slow: no call waits longer than 50 ms", async () => {
+    const server = await started();
+    const proxy = await startTcpProxy({ port: server.port });
+    onTestFinished(() => proxy.stop());
+    const opened = await warm(openCache(`redis://127.0.0.1:${proxy.port}`));
+    await proxy.set({ kind: "latency", ms: 200 });
+    const took = await misses(opened, 100);
+    expect(Math.max(...took)).toBeLessThan(75);
+    expect(took.filter((ms) => ms > 20)).toHaveLength(1);
+  });
+
+  test("out of memory: fills fail and are told, what is there is still read", async () => {
+    const server = await started({ args: ["--maxmemory-policy", "noeviction"] });
+    const opened = await warm(openCache(server.url));
+    await server.cli("CONFIG", "SET", "maxmemory", 1);
+    opened.cache.fill(material(8, { digest: digest(2) }));
+    await expect.poll(() => opened.journal.lines).toEqual(["the cache outside failed: RedisError: ReplyError OOM"]);
+    expect(await opened.cache.get(m.digest, EPOCH)).toEqual(m);
+    expect(await opened.cache.get(digest(2), EPOCH)).toBeUndefined();
+    await server.cli("CONFIG", "SET", "maxmemory", 0);
+    opened.cache.fill(material(8, { digest: digest(2) }));
+    await expect.poll(() => opened.cache.get(digest(2), EPOCH)).toBeDefined();
+  });
+
+  test("read-only: the first fill that is refused drops the connection; it comes back and heals", async () => {
+    const primary = await started();
+    const server = await started();
+    const opened = await warm(openCache(server.url));
+    const clients = async () => String(await server.cli("CLIENT", "LIST", "TYPE", "normal"));
+    const [, before] = /\bid=(\d+) /.exec(await clients())!;
+    await server.cli("REPLICAOF", "127.0.0.1", primary.port);
+    opened.cache.fill(material(8, { digest: digest(1) }));
+    await expect.poll(clients).not.toContain(`id=${before} `);
+    await server.cli("REPLICAOF", "NO", "ONE");
+    expect(await heals(opened)).toBeLessThan(2000);
+    expect(opened.journal.lines.join()).toContain("READONLY");
+  });
+
+  test("a wrong password: misses at once, about one attempt in a second, the password told nowhere", async () => {
+    const server = await started({ args: ["--requirepass", "right-one"] });
+    const opened = openCache(`redis://:hunter2-secret@127.0.0.1:${server.port}`);
+    const end = performance.now() + 2500;
+    while (performance.now() < end) {
+      for (const ms of await misses(opened, 1)) expect(ms).toBeLessThan(75);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(opened.cache.ready).toBe(false);
+    expect(opened.journal.lines.length).toBeGreaterThan(0);
+    expect(opened.journal.lines.length).toBeLessThanOrEqual(6);
+    expect(opened.journal.lines.join()).toContain("WRONGPASS");
+    expect(opened.journal.lines.join()).not.toContain("hunter2");
+    const stats = String(await startedCli(server.port, "right-one"));
+    expect(Number(/total_connections_received:(\d+)/.exec(stats)![1])).toBeLessThanOrEqual(7);
+  });
+
+  test("no server at all: quiet misses, about one attempt in a second", async () => {
+    const spare = createServer().listen(0, "127.0.0.1");
+    await new Promise((resolve) => spare.once("listening", resolve));
+    const { port } = spare.address() as { port: number };
+    await new Promise((resolve) => spare.close(resolve));
+    const opened = openCache(`redis://127.0.0.1:${port}`);
+    expect(Math.max(...(await misses(opened, 100)))).toBeLessThan(75);
+    await expect.poll(() => opened.journal.lines.length, { timeout: 4000 }).toBeGreaterThan(2);
+    expect(opened.journal.lines.join()).toContain("ECONNREFUSED");
+  });
+});
+
+async function startedCli(port: number, password: string): Promise<unknown> {
+  const { redis } = connect(`redis://:${password}@127.0.0.1:${port}`);
+  await new Promise<void>((resolve) => redis.onReady(resolve));
+  return redis.ask((commands) => (commands as unknown as { info(s: string): Promise<string> }).info("stats"));
+}
+
+test("errors name class and code, never a command's arguments", async () => {
+  const server = await started();
+  const { redis, journal } = connect(server.url);
+  await new Promise<void>((resolve) => redis.onReady(resolve));
+  expect(await redis.ask((commands) => commands.set("hunter2-key", "hunter2-value", "PX", -1))).toBeUndefined();
+  expect(await redis.ask((commands) => commands.eval("hunter2(", 0))).toBeUndefined();
+  expect(journal.lines).toHaveLength(2);
+  expect(journal.lines.join()).not.toContain("hunter2");
+});
+
+test("a URL that can not be read is refused at once", () => {
+  expect(() => new RedisConnection({ url: "http://h", clock, events: new Journal() })).toThrow(/redis\.url/);
+});
+
+test("a cluster keeps entries on all its nodes, and the loss of one is misses for its part only", async () => {
+  const cluster = await startCluster(3);
+  onTestFinished(() => cluster.stop());
+  const opened = openCache(`redis-cluster://${cluster.nodes.map(({ port }) => `127.0.0.1:${port}`).join(",")}`);
+  await opened.ready;
+  const digests = Array.from({ length: 60 }, (_, i) => digest(i));
+  for (const d of digests) opened.cache.fill(material(7, { digest: d }));
+  const found = async () => {
+    let count = 0;
+    for (const d of digests) if ((await opened.cache.get(d, EPOCH)) !== undefined) count++;
+    return count;
+  };
+  await expect.poll(found).toBe(60);
+  for (const d of digests) opened.cache.fill(material(8, { digest: d }));
+  for (const d of digests) opened.cache.fill(material(6, { digest: d }));
+  await expect.poll(async () => (await opened.cache.get(digests[59]!, EPOCH))?.label.n).toBe(8);
+  const sizes = await Promise.all(cluster.nodes.map((node) => node.cli("DBSIZE")));
+  expect(Math.min(...sizes.map(Number))).toBeGreaterThan(5);
+  expect(sizes.map(Number).reduce((a, b) => a + b)).toBe(60);
+  await cluster.nodes[2]!.kill9();
+  for (const d of digests.slice(0, 20)) {
+    const before = performance.now();
+    await opened.cache.get(d, EPOCH);
+    expect(performance.now() - before).toBeLessThan(75);
+  }
+});
+
+test("by sentinels it follows the primary to the replica within seconds", async () => {
+  const { primary, sentinel, name, stop } = await startSentinel();
+  onTestFinished(stop);
+  const opened = await warm(openCache(`redis-sentinel://127.0.0.1:${sentinel.port}/${name}`));
+  await primary.kill9();
+  expect(Math.max(...(await misses(opened, 20)))).toBeLessThan(75);
+  await heals(opened, 15_000);
+});
