@@ -304,6 +304,8 @@ function crossChecks(config: z.output<typeof schema>): string[] {
   const { lease, poll } = config.revocation;
   if (poll * 1.2 + 500 >= lease)
     problems.push("revocation.poll: poll · 1.2 + 500ms must be less than revocation.lease");
+  // The log remembers changes for ten minutes: nothing may be cached for longer.
+  if (config.cache.ttl < 1000 || config.cache.ttl > 540_000) problems.push("cache.ttl: must be 1s to 9m");
   if (config.keyring === undefined && config.database.url !== undefined) {
     problems.push("keyring: is required with database.url (or keyring_file); the embedded database makes its own");
   }

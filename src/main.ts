@@ -98,6 +98,7 @@ function explain(error: unknown): number {
       return say(EXIT.config, ...(problems ?? []));
     case "KeyringError":
       return say(EXIT.config, `keyring: ${message}`);
+    case "RedisUrlError":
     case "BootError":
       return say(EXIT.config, message ?? "");
     case "MigrationError":

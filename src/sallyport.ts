@@ -28,6 +28,9 @@ import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
 import { PostgresTokenStore } from "./postgres/token-store.ts";
 import { PostgresUsageStore } from "./postgres/usage-store.ts";
+import { RedisConnection } from "./redis/client.ts";
+import { RedisTokenCache } from "./redis/token-cache.ts";
+import { RedisWakeUps } from "./redis/wakeups.ts";
 import { Callers } from "./services/caller.ts";
 import { DataCallers } from "./services/data-caller.ts";
 import { Denials } from "./services/denials.ts";
@@ -85,10 +88,11 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     onTrouble,
   });
 
+  const redis =
+    config.redis.url === undefined ? undefined : openRedisRoom(config.redis.url, config, keyring, clock, telemetry);
   const freshness = new Freshness(config.revocation.lease);
-  let wake = () => {};
   const lookup = new Lookup(
-    { freshness, reader, clock, timers, events: telemetry, wake: () => wake() },
+    { freshness, reader, clock, timers, events: telemetry, cache: redis?.cache, wake: () => follower.wake() },
     {
       l1Entries: Math.max(1, config.cache.l1.entries),
       l1Bytes: config.cache.l1.bytes,
@@ -108,7 +112,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       kids: () => keyring.kids(),
     },
   );
-  wake = () => follower.wake();
+  redis?.wakeUps.onWakeUp(() => follower.wake());
   const reaped = new ReapWatch();
   const authority: Authority = new ChangeAuthority({
     store: new PostgresAuthorityStore(db),
@@ -117,7 +121,10 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     clock,
     timers,
     events: telemetry,
-    wake,
+    wake: () => {
+      follower.wake();
+      redis?.wakeUps.publish();
+    },
   });
   const housekeeping = new Housekeeping(
     { log, freshness, follower, reaped, clock, timers, events: telemetry },
@@ -208,9 +215,24 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       await follower.stop().catch((error) => telemetry.trouble("leaving the registry failed", error));
       await usage.stop();
       await reuse.stop();
+      redis?.close();
       await reader.close();
       await log.close();
       await db.close();
+    },
+  };
+}
+
+/** The cache outside, and wake-ups by the same server. Speed only: whatever happens there, answers and waits are right. */
+function openRedisRoom(url: string, config: Config, keyring: Keyring, clock: Clock, telemetry: Telemetry) {
+  const connection = new RedisConnection({ url, clock, events: telemetry });
+  const wakeUps = new RedisWakeUps({ redis: connection, url, events: telemetry });
+  return {
+    cache: new RedisTokenCache({ redis: connection, keyring, clock, ttlMs: config.cache.ttl, events: telemetry }),
+    wakeUps,
+    close() {
+      wakeUps.close();
+      connection.close();
     },
   };
 }

@@ -58,7 +58,10 @@ export class ChangeAuthority implements Authority {
       const now = clock.mono();
       const waitedMs = now - first.since;
       events.authorityChanged(outcome.mode, waitedMs / 1000);
-      return { value: done.commit.value, effect: { ...outcome, waitedMs, effectiveBy: done.committedBy + (now - done.since) } };
+      return {
+        value: done.commit.value,
+        effect: { ...outcome, waitedMs, effectiveBy: done.committedBy + (now - done.since) },
+      };
     }
   }
 
