@@ -1,0 +1,56 @@
+import { median, type Sample } from "./measure.ts";
+import { CHECK, type Row, type SubjectName, VALIDATE } from "./rows.ts";
+
+/** A ratio of CPU per call that must hold: Sallyport's over the best of some peers', in the same round. */
+export interface Budget {
+  readonly table: string;
+  readonly title: string;
+  readonly peers: readonly SubjectName[];
+  readonly most: number;
+}
+
+const GRPC_GO: readonly SubjectName[] = ["grpc-go, same work, GOGC=100", "grpc-go, same work, GOGC=400"];
+const GO_AUTHZ: readonly SubjectName[] = ["Go ext_authz, GOGC=100", "Go ext_authz, GOGC=400"];
+
+export const BUDGETS: readonly Budget[] = [
+  { table: VALIDATE, title: "4 × 32", peers: ["node:http2, same work"], most: 0.15 },
+  { table: VALIDATE, title: "4 × 32", peers: GRPC_GO, most: 0.25 },
+  { table: VALIDATE, title: "64 × 1", peers: ["node:http2, same work"], most: 0.2 },
+  { table: VALIDATE, title: "64 × 1", peers: GRPC_GO, most: 0.5 },
+  { table: CHECK, title: "4 × 32", peers: GO_AUTHZ, most: 0.2 },
+];
+
+/** What became of a row: its rounds, or why it has none. */
+export interface Outcome {
+  readonly row: Row;
+  readonly samples: readonly Sample[];
+  readonly missing?: string;
+}
+
+export interface Judgement {
+  readonly budget: Budget;
+  readonly ratio?: number;
+  /** Least and most of the rounds. */
+  readonly spread?: readonly [number, number];
+  readonly missing?: string;
+  readonly met: boolean;
+}
+
+/** The ratio of each round, then the median. `margin` widens what is allowed. */
+export function judge(outcomes: readonly Outcome[], margin = 1): Judgement[] {
+  return BUDGETS.map((budget) => {
+    const of = (subject: SubjectName) =>
+      outcomes.find(({ row }) => row.table === budget.table && row.title === budget.title && row.subject === subject);
+    const own = of("sallyport");
+    const peers = budget.peers.map(of).filter((outcome) => outcome !== undefined && outcome.samples.length > 0);
+    if (own === undefined || own.samples.length === 0 || peers.length === 0) {
+      const missing = own?.missing ?? budget.peers.map((peer) => of(peer)?.missing).find(Boolean) ?? "not measured";
+      return { budget, missing, met: false };
+    }
+    const ratios = own.samples.map(
+      (sample, round) => sample.cpu / Math.min(...peers.map((peer) => peer!.samples[round]!.cpu)),
+    );
+    const ratio = median(ratios);
+    return { budget, ratio, spread: [Math.min(...ratios), Math.max(...ratios)], met: ratio <= budget.most * margin };
+  });
+}

@@ -1,0 +1,193 @@
+// The decision alone, in one process without sockets: what it costs, and what a cached token takes of the heap.
+// As a program (`node --expose-gc bench/decision.ts`) it prints its figures as JSON.
+import { execFileSync } from "node:child_process";
+import { Lookup } from "../src/app/lookup.ts";
+import { Usage } from "../src/app/usage.ts";
+import { type Validate, validateWith } from "../src/app/validate.ts";
+import { NO_REQUIREMENT } from "../src/domain/decide.ts";
+import { Freshness } from "../src/domain/freshness.ts";
+import { freshKeyring, Keyring } from "../src/domain/keyring.ts";
+import type { Material } from "../src/domain/material.ts";
+import { mintTokenString } from "../src/domain/token-string.ts";
+import { Verdict } from "../src/gen/sallyport/v1/token_validator_pb.ts";
+import { grpcMessage, type Reply } from "../src/http2/reply.ts";
+import type { TokenReader } from "../src/ports.ts";
+import { systemClock, systemTimers } from "../src/sallyport.ts";
+import { ValidateWire } from "../src/services/validate-wire.ts";
+import { createTelemetry } from "../src/telemetry.ts";
+import { median } from "./measure.ts";
+import { digits } from "./report.ts";
+import { validateGrpc } from "./request.ts";
+
+const TOKENS = 100_000;
+const ROUNDS = 7;
+const CALLS = 200_000;
+const NOWHERE = { clientAddress: "" };
+const EPOCH = "1/bench/1";
+
+export interface DecisionFigures {
+  /** CPU µs per decision, median of the rounds: one token again and again, and all tokens in turn. */
+  readonly hot: number;
+  readonly spread: number;
+  readonly forged: number;
+  /** Bytes per cached token: as read, and with its prepared reply. */
+  readonly cachedBytes: number;
+  readonly answeredBytes: number;
+}
+
+/** Runs the measurement in a process of its own. */
+export function measureDecision(): DecisionFigures {
+  const args = ["--expose-gc", import.meta.filename];
+  return JSON.parse(execFileSync(process.execPath, args, { encoding: "utf8", timeout: 120_000 })) as DecisionFigures;
+}
+
+export function decisionTable(figures: DecisionFigures): string {
+  const line = (what: string, value: number, unit: string, most?: number) =>
+    `| ${what} | **${digits(value)}** ${unit} | ${most === undefined ? "" : `≤ ${most}`} | ${most === undefined ? "" : value <= most ? "met" : "not met"} |`;
+  return [
+    "## The decision itself, without a transport",
+    "",
+    `Question read, shape, HMAC, L1, use rule, decision, counters, last use, prepared reply; ${TOKENS.toLocaleString("en")} tokens cached.`,
+    "",
+    "| | | budget | |",
+    "|---|---|---|---|",
+    line("L1 hit, the same token", figures.hot, "µs CPU", 4),
+    line("L1 hit, all tokens in turn", figures.spread, "µs CPU"),
+    line("forged string", figures.forged, "µs CPU"),
+    line("a cached token", figures.cachedBytes, "bytes", 600),
+    line("a cached token with its prepared reply", figures.answeredBytes, "bytes"),
+  ].join("\n");
+}
+
+async function figures(): Promise<DecisionFigures> {
+  const keyring = new Keyring(...ringOf());
+  const minted = Array.from({ length: TOKENS }, () => mintTokenString("sp_pat", keyring.current));
+  const stranger = question(mintTokenString("sp_pat", new Keyring(...ringOf()).current).tokenString.reveal());
+  const questions = minted.map(({ tokenString }) => question(tokenString.reveal()));
+  const { wire, lookup, validate } = decider(keyring);
+  const deadline = performance.now() + 600_000;
+  const ask = (message: Uint8Array) => wire.binary(message, { deadline, reasons: false });
+
+  const empty = held();
+  // Past the wire, so that nothing is encoded yet.
+  for (const { tokenString } of minted) await validate(tokenString.reveal(), NO_REQUIREMENT, NOWHERE, deadline);
+  const cached = lookup.entries;
+  if (cached < TOKENS) throw new Error(`only ${cached} tokens are cached`);
+  const asRead = held();
+  for (const message of questions) hit(ask(message));
+  const answered = held();
+  return {
+    hot: costOf(() => hit(ask(questions[0]!))),
+    spread: costOf((i) => hit(ask(questions[i % TOKENS]!))),
+    forged: await costOfLater(() => ask(stranger)),
+    cachedBytes: (asRead - empty) / TOKENS,
+    answeredBytes: (answered - empty) / TOKENS,
+  };
+}
+
+function ringOf(): [string, Record<string, string>] {
+  const { current, keys } = freshKeyring();
+  return [current, keys];
+}
+
+function question(tokenString: string): Uint8Array {
+  return validateGrpc(tokenString, Verdict.ALLOW).body.subarray(5);
+}
+
+/** The program's own parts over a store that answers at once. */
+function decider(keyring: Keyring): { wire: ValidateWire; lookup: Lookup; validate: Validate } {
+  const clock = systemClock;
+  const timers = systemTimers;
+  const telemetry = createTelemetry("fatal");
+  const freshness = new Freshness(3_600_000);
+  freshness.begin(EPOCH, clock.mono());
+  const page = {
+    inRecovery: false,
+    epoch: EPOCH,
+    n: 1,
+    dbTime: Date.now(),
+    ownRowLive: true,
+    floorN: 0,
+    rows: [],
+    full: false,
+  };
+  freshness.apply(page, clock.mono(), clock.mono());
+  const reader: TokenReader = {
+    read: (digest) => {
+      const at = clock.mono();
+      return Promise.resolve({
+        ...{ inRecovery: false, epoch: EPOCH, n: 1, dbTime: Date.now() },
+        ...{ material: materialOf(digest), sent: at, received: at },
+      });
+    },
+    distrust: () => {},
+  };
+  const lookup = new Lookup(
+    { freshness, reader, clock, timers, events: telemetry },
+    {
+      ...{ l1Entries: TOKENS, l1Bytes: 1 << 30, l1TtlMs: 3_600_000 },
+      ...{ maxCacheReads: 256, maxReads: 64, maxQueuedReads: 512, readTimeoutMs: 400 },
+    },
+  );
+  const usage = new Usage({ store: { flush: async () => {} }, timers, events: telemetry, now: Date.now }, 60_000);
+  const used = usage.used.bind(usage);
+  const validate = validateWith({ keyring, lookup, clock, events: telemetry.forDoor("data"), used });
+  return { wire: new ValidateWire(validate), lookup, validate };
+}
+
+let made = 0;
+
+/** As the database client gives it: every string is a new one. */
+function materialOf(digest: string): Material {
+  const fresh = (text: string) => Buffer.from(text).toString("latin1");
+  return {
+    label: { epoch: EPOCH, n: 1 },
+    id: fresh(`tok_${String(made++).padStart(22, "0")}`),
+    digest,
+    ...{ tenant: fresh("default"), profile: fresh("pat"), principal: fresh(`user:u${made % 1000}`) },
+    ...{ scopes: [fresh("items.read"), fresh("items.write")], audiences: [], allowedCidrs: [], annotations: {} },
+    hint: fresh("sp_pat_1aB3dE5fG"),
+    ...{ rotated: false, principalState: "ACTIVE", tenantState: "ACTIVE" },
+    ...{ revoked: false, disabled: false, cut: false, expire: Date.now() + 86_400_000 },
+  };
+}
+
+/** What the transport is handed for an answer that needed no I/O: its prepared reply. */
+function hit(encoded: ReturnType<ValidateWire["binary"]>): Reply {
+  if (encoded instanceof Promise) throw new Error("an L1 hit waited for something");
+  return (encoded.prepared ??= grpcMessage(encoded.bytes)) as Reply;
+}
+
+function costOf(call: (i: number) => unknown): number {
+  return median(
+    Array.from({ length: ROUNDS + 1 }, () => {
+      const start = process.cpuUsage();
+      for (let i = 0; i < CALLS; i++) call(i);
+      const { user, system } = process.cpuUsage(start);
+      return (user + system) / CALLS;
+    }).slice(1),
+  );
+}
+
+async function costOfLater(call: () => unknown): Promise<number> {
+  const costs: number[] = [];
+  for (let round = 0; round <= ROUNDS; round++) {
+    const start = process.cpuUsage();
+    for (let i = 0; i < CALLS / 4; i++) await call();
+    const { user, system } = process.cpuUsage(start);
+    costs.push((user + system) / (CALLS / 4));
+  }
+  return median(costs.slice(1));
+}
+
+/** Bytes that the process holds on to, buffers included. */
+function held(): number {
+  for (let i = 0; i < 3; i++) (globalThis as { gc?: () => void }).gc!();
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+}
+
+if (import.meta.main) {
+  console.log(JSON.stringify(await figures()));
+  process.exit(0);
+}

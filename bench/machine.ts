@@ -1,0 +1,48 @@
+// What the kernel accounts, and which core a process may use.
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { availableParallelism, cpus } from "node:os";
+
+const TICK_US = 1_000_000 / Number(execFileSync("getconf", ["CLK_TCK"], { encoding: "utf8" }));
+
+/** Core of the servers, and core of everything else: load generator, database, this program. */
+export const SERVER_CORE = 1;
+const OTHER_CORE = 0;
+
+/** CPU time that a process has used, user and system, all threads, in microseconds: utime + stime of /proc/PID/stat. */
+export function cpuMicros(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * TICK_US;
+}
+
+/** Resident memory of a process in KiB. */
+export function residentKiB(pid: number): number {
+  return Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+}
+
+/** Why processes can not be kept on cores of their own here; undefined if they can. */
+export function whyUnpinned(): string | undefined {
+  if (availableParallelism() < 2) return "one core only: server and load generator share it";
+  try {
+    execFileSync("taskset", ["-p", String(process.pid)]);
+    return undefined;
+  } catch {
+    return "no taskset";
+  }
+}
+
+/** Keeps all threads of a process, and what it starts from now on, on one core. */
+export function pin(pid: number, core: number): void {
+  if (whyUnpinned() === undefined) execFileSync("taskset", ["-acp", String(core), String(pid)]);
+}
+
+/** This process and all its children stay off the servers' core. */
+export function stayAside(): void {
+  pin(process.pid, OTHER_CORE);
+}
+
+/** What the numbers were taken on. */
+export function machine(): string {
+  return `${cpus()[0]?.model.trim()}, ${availableParallelism()} cores, Linux ${execFileSync("uname", ["-r"], { encoding: "utf8" }).trim()}, Node ${process.version}`;
+}

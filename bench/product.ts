@@ -1,0 +1,153 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
+import { freshKeyring, Keyring } from "../src/domain/keyring.ts";
+import { mintTokenString } from "../src/domain/token-string.ts";
+import { TokenAdmin } from "../src/gen/sallyport/v1/token_admin_pb.ts";
+import { type Embedded, startEmbedded } from "../src/postgres/embedded.ts";
+import { doorsOf, FREE_PORTS, Program, run, writeConfig } from "../test/support/program.ts";
+import { type RedisServer, startRedis } from "../test/support/redis.ts";
+import { pin, SERVER_CORE } from "./machine.ts";
+import type { Subject } from "./subject.ts";
+
+/** The token strings that the rows ask about. */
+export interface Tokens {
+  readonly live: string;
+  /** Enough to miss a small cache each time. */
+  readonly many: readonly string[];
+  readonly revoked: string;
+  /** Right shape, alphabet and checksum; another's pepper. */
+  readonly forged: string;
+}
+
+/** How an instance differs from one with default settings. */
+export type Variant = "tcp" | "unix" | "node" | "small" | "redis";
+
+/**
+ * The real program as children: one database, any number of instances. Postgres and Redis stand aside from the servers'
+ * core.
+ */
+export class Product {
+  readonly #folder: string;
+  readonly #database: Embedded;
+  readonly #keyring = freshKeyring();
+  readonly #subjects: Subject[] = [];
+  readonly #flags: string;
+  #redis: RedisServer | undefined;
+  #admin = "";
+
+  private constructor(folder: string, database: Embedded, flags: string) {
+    this.#folder = folder;
+    this.#database = database;
+    this.#flags = flags;
+  }
+
+  /** `flags` are Node's, for the first instance. */
+  static async start(folder: string, flags = ""): Promise<Product> {
+    const database = await startEmbedded({ dataDir: join(folder, "data"), log: () => {} });
+    return new Product(folder, database, flags);
+  }
+
+  async instance(name: string, variant: Variant): Promise<Subject> {
+    const unix = `unix:${join(this.#folder, "data.sock")}`;
+    if (variant === "redis") this.#redis ??= await startRedis();
+    const config = writeConfig(this.#folder, {
+      doors: {
+        ...FREE_PORTS,
+        data: { bind: variant === "unix" ? unix : "127.0.0.1:0", http2: variant === "node" ? "node" : "own" },
+      },
+      database: { url: this.#database.url },
+      keyring: this.#keyring,
+      limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
+      policies: { bench: { required_scopes: ["items.read"] } },
+      log: { level: "warn" },
+      ...((variant === "small" || variant === "redis") && { cache: { l1: { entries: 16 } } }),
+      ...(variant === "redis" && { redis: { url: this.#redis!.url } }),
+    });
+    if (this.#admin === "") await this.#bootstrap(config);
+    const flags = this.#subjects.length === 0 && this.#flags !== "" ? { NODE_OPTIONS: this.#flags } : undefined;
+    const program = new Program(["serve", "--config", config], flags);
+    const { data, ops } = await doorsOf(program).then(({ admin, ...rest }) => {
+      if (this.#subjects.length === 0) this.#adminDoor = admin;
+      return rest;
+    });
+    pin(program.pid, SERVER_CORE);
+    const subject: Subject = {
+      name,
+      pid: program.pid,
+      address: data.replace("http://", ""),
+      tiers: () => tiers(ops),
+      stop: async () => {
+        program.kill("SIGTERM");
+        const timer = setTimeout(() => program.kill("SIGKILL"), 15_000);
+        await program.exited;
+        clearTimeout(timer);
+      },
+    };
+    this.#subjects.push(subject);
+    return subject;
+  }
+
+  #adminDoor = "";
+
+  /** Through the admin door of the first instance. */
+  async mint(many: number): Promise<Tokens> {
+    const admin = createClient(
+      TokenAdmin,
+      createConnectTransport({ baseUrl: this.#adminDoor, httpVersion: "2", useBinaryFormat: true }),
+    );
+    const headers = { authorization: `Bearer ${this.#admin}` };
+    const one = async (n: number) => {
+      const request = {
+        profile: "pat",
+        principal: `user:bench${n >> 9}`,
+        displayName: "bench",
+        scopes: ["items.read", "items.write"],
+      };
+      const { token, tokenString } = await admin.createToken(request, { headers });
+      return { id: token!.id, tokenString };
+    };
+    const made: string[] = [];
+    for (let i = 0; i < many; i += 16) {
+      const group = await Promise.all(Array.from({ length: 16 }, (_, k) => one(i + k)));
+      made.push(...group.map(({ tokenString }) => tokenString));
+    }
+    const revoked = await one(0);
+    await admin.revokeToken({ target: { case: "id", value: revoked.id } }, { headers });
+    const { current, keys } = { ...this.#keyring, keys: freshKeyring().keys };
+    const stranger = new Keyring(current, { [current]: Object.values(keys)[0]! });
+    return {
+      live: (await one(0)).tokenString,
+      many: made,
+      revoked: revoked.tokenString,
+      forged: mintTokenString("sp_pat", stranger.current).tokenString.reveal(),
+    };
+  }
+
+  async #bootstrap(config: string): Promise<void> {
+    const { code, out, err } = await run(["bootstrap", "--config", config]);
+    if (code !== 0) throw new Error(`bootstrap: ${err}`);
+    this.#admin = out.trim();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.allSettled(this.#subjects.map((subject) => subject.stop()));
+    await Promise.allSettled([this.#database.stop(), this.#redis?.stop()]);
+  }
+}
+
+/** Whether this checkout has a cache outside the process at all. */
+export function hasL2(): boolean {
+  return existsSync(join(import.meta.dirname, "../src/redis/token-cache.ts"));
+}
+
+async function tiers(ops: string): Promise<Record<string, number>> {
+  const text = await (await fetch(`${ops}/metrics`)).text();
+  const counts: Record<string, number> = {};
+  for (const [, labels, value] of text.matchAll(/^sallyport_validations_total\{(.*)\} (\S+)$/gm)) {
+    const tier = /tier="(\w+)"/.exec(labels!)![1]!;
+    counts[tier] = (counts[tier] ?? 0) + Number(value);
+  }
+  return counts;
+}

@@ -1,0 +1,54 @@
+import type { Judgement, Outcome } from "./budget.ts";
+import { median, type Sample } from "./measure.ts";
+
+/** The tables of a run as Markdown. */
+export function tables(outcomes: readonly Outcome[]): string {
+  const names = [...new Set(outcomes.map(({ row }) => row.table))];
+  return names
+    .map((name) =>
+      table(
+        name,
+        outcomes.filter(({ row }) => row.table === name),
+      ),
+    )
+    .join("\n\n");
+}
+
+function table(name: string, outcomes: readonly Outcome[]): string {
+  const lines = outcomes.map(({ row, samples, missing }) => {
+    const start = `| ${row.title} | ${row.subject} |`;
+    if (missing !== undefined) return `${start} ${missing} | | | | |`;
+    const of = (pick: (sample: Sample) => number) => median(samples.map(pick));
+    const cpus = samples.map(({ cpu }) => cpu);
+    return `${start} **${digits(median(cpus))}** (${digits(Math.min(...cpus))}–${digits(Math.max(...cpus))}) | ${Math.round(of((s) => s.perSecond)).toLocaleString("en")} | ${of((s) => s.core).toFixed(2)} | ${digits(of((s) => s.p50))} | ${digits(of((s) => s.p99))} |`;
+  });
+  return [
+    `## ${name}`,
+    "",
+    "| | server | CPU µs per call (least–most) | calls/s | cores | p50 ms | p99 ms |",
+    "|---|---|---|---|---|---|---|",
+    ...lines,
+  ].join("\n");
+}
+
+export function judgements(judged: readonly Judgement[]): string {
+  const lines = judged.map(({ budget, ratio, spread, missing, met }) => {
+    const start = `| ${budget.table}, ${budget.title} | ${[...budget.peers].join(" or ")} | ≤ ${budget.most} |`;
+    if (ratio === undefined) return `${start} ${missing} | |`;
+    return `${start} **${ratio.toFixed(3)}** (${spread![0].toFixed(3)}–${spread![1].toFixed(3)}) | ${met ? "met" : "not met"} |`;
+  });
+  return [
+    "## Budget",
+    "",
+    "CPU per call over the best of the peers' in the same round; median of the rounds (least–most).",
+    "",
+    "| Sallyport | against | budget | ratio | |",
+    "|---|---|---|---|---|",
+    ...lines,
+  ].join("\n");
+}
+
+/** Three significant digits. */
+export function digits(value: number): string {
+  return value >= 100 ? String(Math.round(value)) : value.toPrecision(value < 1 ? 2 : 3);
+}

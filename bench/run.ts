@@ -1,0 +1,201 @@
+// `npm run bench`: what a call costs, in CPU time of the server by the kernel's accounting, beside peers in the same run.
+//   --short     a minute: fails on ratios that are far out, for the gate
+//   --write     renews docs/performance.md
+//   --profile   a CPU profile of the server under ValidateToken
+//   --only RE   rows whose table, title or server fits;  --rounds N;  --seconds S
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { type Judgement, judge, type Outcome } from "./budget.ts";
+import { decisionTable, measureDecision } from "./decision.ts";
+import { idleKiB } from "./idle.ts";
+import { machine, stayAside, whyUnpinned } from "./machine.ts";
+import { measure, type Sample } from "./measure.ts";
+import { isSubject, type PeerName, peer } from "./peers.ts";
+import { probe } from "./probe.ts";
+import { hasL2, Product, type Tokens } from "./product.ts";
+import { hottest } from "./profile.ts";
+import { digits, judgements, tables } from "./report.ts";
+import { allRows, PRODUCTS, type ProductName, type Row, type SubjectName, shortRows, VALIDATE } from "./rows.ts";
+import type { Maybe } from "./subject.ts";
+
+const CACHE = join(import.meta.dirname, "../.cache/bench");
+const MANY_TOKENS = 2_048;
+/** How far the short form, on a busy machine, lets a ratio be out. */
+const MARGIN = 2;
+
+const { values } = parseArgs({
+  options: {
+    short: { type: "boolean", default: false },
+    write: { type: "boolean", default: false },
+    profile: { type: "boolean", default: false },
+    only: { type: "string" },
+    rounds: { type: "string" },
+    seconds: { type: "string", default: "1" },
+  },
+});
+const rounds = Math.min(Number(values.rounds ?? (values.short || values.profile ? 3 : 5)), 50);
+const seconds = Math.min(Number(values.seconds), 10);
+
+process.exitCode = await main();
+
+async function main(): Promise<number> {
+  mkdirSync(CACHE, { recursive: true });
+  stayAside();
+  const folder = mkdtempSync(join(tmpdir(), "sallyport-bench-"));
+  const profile = values.profile ? `--cpu-prof --cpu-prof-dir=${CACHE} --cpu-prof-name=sallyport.cpuprofile` : "";
+  const running: Maybe[] = [];
+  const product = await Product.start(folder, profile);
+  try {
+    const { outcomes, idle } = await run(product, running, folder);
+    const judged = judge(outcomes, values.short ? MARGIN : 1);
+    if (values.profile) {
+      await product.stop();
+      console.log(`\n${hottest(join(CACHE, "sallyport.cpuprofile"), 40)}`);
+    }
+    if (values.short) return conclude(outcomes, judged);
+    publish(outcomes, judged, idle);
+    return 0;
+  } finally {
+    await Promise.allSettled(running.filter(isSubject).map((subject) => subject.stop()));
+    await product.stop();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function run(product: Product, running: Maybe[], folder: string) {
+  const rows = chosenRows();
+  const subjects = new Map<SubjectName, Maybe>();
+  subjects.set("sallyport", await product.instance("sallyport", "tcp"));
+  const tokens = await product.mint(rows.some(({ requests }) => needsMany(requests)) ? MANY_TOKENS : 16);
+  for (const name of new Set(rows.map(({ subject }) => subject))) {
+    if (subjects.has(name)) continue;
+    const made = await start(product, name, tokens);
+    subjects.set(name, made);
+    if (!(name in PRODUCTS)) running.push(made);
+  }
+  const outcomes = await Promise.all(rows.map(async (row) => prepare(row, subjects.get(row.subject)!, tokens)));
+  for (let round = 0; round <= rounds; round++) {
+    say(round === 0 ? "warming up" : `round ${round} of ${rounds}`);
+    for (const outcome of outcomes) {
+      const subject = subjects.get(outcome.row.subject)!;
+      if (outcome.missing !== undefined || !isSubject(subject)) continue;
+      try {
+        const sample = await measure(outcome.row, subject, tokens, folder, seconds);
+        if (round > 0) outcome.samples.push(sample);
+      } catch (error) {
+        outcome.missing = `failed: ${(error as Error).message.split("\n")[0]}`;
+        outcome.samples = [];
+      }
+    }
+  }
+  const idle: string[] = [];
+  for (const [name, count] of [
+    ["sallyport", 1_000],
+    ["own http2 echo", 10_000],
+  ] as const) {
+    const subject = subjects.get(name);
+    if (values.short || values.profile || subject === undefined || !isSubject(subject)) continue;
+    const found = await idleKiB(subject, count).then(
+      (kib) => `**${digits(kib)}** KiB each`,
+      (error: Error) => error.message,
+    );
+    idle.push(`| ${name} | ${count.toLocaleString("en")} | ${found} |`);
+  }
+  return { outcomes: outcomes as Outcome[], idle };
+}
+
+function chosenRows(): Row[] {
+  if (values.short) return shortRows();
+  const only = new RegExp(values.only ?? (values.profile ? `^${VALIDATE}, 4 × 32, sallyport$` : ""));
+  return allRows().filter(({ table, title, subject }) => only.test(`${table}, ${title}, ${subject}`));
+}
+
+function needsMany(requests: Row["requests"]): boolean {
+  return requests({ live: "", many: ["", ""], revoked: "", forged: "" }).length > 1 || !values.short;
+}
+
+async function start(product: Product, name: SubjectName, tokens: Tokens): Promise<Maybe> {
+  if (!(name in PRODUCTS)) return peer(name as PeerName, tokens.live, CACHE);
+  const variant = PRODUCTS[name as ProductName];
+  if (variant === "redis" && !hasL2()) return { name, missing: "not built: no cache outside the process" };
+  return product.instance(name, variant);
+}
+
+/** Asks once: is it there, and is its answer right? */
+async function prepare(
+  row: Row,
+  subject: Maybe,
+  tokens: Tokens,
+): Promise<{ row: Row; samples: Sample[]; missing?: string }> {
+  if (!isSubject(subject)) return { row, samples: [], missing: subject.missing };
+  const missing = await probe(subject.address, row.requests(tokens)[0]!).catch(
+    (error: Error) => `failed: ${error.message}`,
+  );
+  return { row, samples: [], missing };
+}
+
+function publish(outcomes: readonly Outcome[], judged: readonly Judgement[], idle: readonly string[]): void {
+  const wholly = values.only === undefined && !values.profile;
+  const decision = wholly ? measureDecision() : undefined;
+  const text = [
+    "# Performance",
+    "",
+    `Made by \`npm run bench -- --write\`. ${machine()}; medians of ${rounds} alternating rounds of ${seconds} s. The server has a core to itself (${whyUnpinned() ?? "taskset"}), the load generator another. CPU is utime + stime of the server process from /proc; a *cores* far below 1 says that the generator was the limit. Compare ratios, not machines. *n × m*: n connections with m requests in flight on each.`,
+    "",
+    tables(outcomes),
+    "",
+    judgements(judged),
+    ...(decision === undefined ? [] : ["", decisionTable(decision)]),
+    ...(idle.length === 0
+      ? []
+      : [
+          "",
+          "## Idle connections (budget: 20 KiB)",
+          "",
+          "| | connections | resident memory |",
+          "|---|---|---|",
+          ...idle,
+        ]),
+    "",
+  ].join("\n");
+  console.log(`\n${text}`);
+  writeFileSync(join(CACHE, "result.md"), text);
+  writeFileSync(
+    join(CACHE, "result.json"),
+    JSON.stringify({ machine: machine(), rounds, seconds, outcomes, judged, decision, idle }, null, 2),
+  );
+  if (!values.write) return;
+  const docs = join(import.meta.dirname, "../docs");
+  mkdirSync(docs, { recursive: true });
+  writeFileSync(join(docs, "performance.md"), text);
+}
+
+/** The short form's verdict: a row that failed, or a ratio that is far out, fails; what is not there is skipped and said. */
+function conclude(outcomes: readonly Outcome[], judged: readonly Judgement[]): number {
+  console.log(`\n${tables(outcomes)}\n\n${judgements(judged)}\n`);
+  let [passed, failed, skipped] = [0, 0, 0];
+  for (const { row, missing } of outcomes) {
+    if (missing?.startsWith("failed") !== true) continue;
+    failed++;
+    console.log(`failed: ${row.table}, ${row.title}, ${row.subject}: ${missing}`);
+  }
+  for (const { budget, missing, met, ratio } of judged) {
+    const what = `${budget.table}, ${budget.title} against ${budget.peers[0]}`;
+    if (ratio !== undefined && met) passed++;
+    else if (ratio !== undefined) {
+      failed++;
+      console.log(`failed: ${what}: ${ratio.toFixed(3)} of at most ${budget.most} × ${MARGIN}`);
+    } else if (missing?.startsWith("failed") !== true) {
+      skipped++;
+      console.log(`skipped: ${what}: ${missing}`);
+    }
+  }
+  console.log(`${passed} passed, ${failed} failed, ${skipped} skipped`);
+  return failed === 0 && passed > 0 ? 0 : 1;
+}
+
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
