@@ -89,8 +89,17 @@ export class PostgresAuthorityStore implements AuthorityStore {
         metadata: { bulk: "true" },
       }));
       if (acts.length > 0) await appendAudit(tx, acts);
+      else await this.#auditNothing(tx, ids, actor);
       return rows.map((row) => row.id);
     });
+  }
+
+  /** Without a row of its own a repeat would commit nothing, and not wait for a standby to confirm what came before. */
+  async #auditNothing(tx: Tx, ids: readonly string[], actor: AuditActor): Promise<void> {
+    const rows = await tx.query<{ tenant: string }>("select tenant from sallyport.tokens where id = any($1) limit 1", [
+      ids,
+    ]);
+    await audit(tx, actor, rows[0]?.tenant ?? "", "tokens.revoke", "tokens:", "", { revoked: "0" });
   }
 
   cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<number>> {

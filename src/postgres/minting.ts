@@ -283,8 +283,8 @@ async function count(tx: Tx, limits: MintLimits, token: NewToken, now: number): 
     await take(tx, key, now, DAY, limits.perPrincipalPerDay, "mints per principal and day");
   }
   if (limits.maxLive > 0) {
-    // The row above is locked to the end of the commit: nobody mints for this principal between count and insert.
-    if (limits.perPrincipalPerDay === 0) await take(tx, key, now, DAY, Number.POSITIVE_INFINITY, "");
+    // To the end of the commit: nobody mints for this principal between count and insert.
+    await tx.query("select pg_advisory_xact_lock(hashtextextended($1, 0))", [`live ${key}`]);
     const rows = await tx.query<{ live: number }>(
       `select count(*) as live from sallyport.token_view v where v.tenant = $1 and v.principal = $2
          and v.state in ('ACTIVE', 'NOT_YET_VALID', 'DISABLED')`,

@@ -112,6 +112,7 @@ export class PostgresRevocationLog implements RevocationLog {
     await this.#must(this.#waits, epoch, sql.SETTLE, [epoch]);
   }
 
+  /** Prunes what minting keeps for a while, too: nothing else runs once a minute in one process. */
   async prune(): Promise<void> {
     // A connection of its own: the lock that makes one leader ends with it, and deleting delays nobody.
     const connection = this.#connection("sallyport-prune", {});
@@ -126,6 +127,8 @@ export class PostgresRevocationLog implements RevocationLog {
       for (let deleted = sql.BATCH; deleted === sql.BATCH && !over; ) {
         deleted = (await one<{ done: number }>(connection, sql.PRUNE, [floor_n])).done;
       }
+      await one(connection, sql.FORGET_REQUESTS, []);
+      await one(connection, sql.FORGET_COUNTS, []);
     } finally {
       clearTimeout(timer);
       clearTimeout(last);

@@ -128,12 +128,13 @@ export const LEAD: Statement = {
   text: "select pg_try_advisory_lock(7400740175) as got",
 };
 
-// Longer than any cache keeps an entry.
+// Longer than any cache keeps an entry. By the index on the time: positions and times grow together, and where a clock
+// was set back less is pruned.
 export const RAISE_FLOOR: Statement = {
   name: "sallyport-raise-floor",
   text: `
-update sallyport.rev_state set floor_n = greatest(floor_n, coalesce(
-  (select max(n) from sallyport.rev_log where at < clock_timestamp() - interval '10 min'), 0))
+update sallyport.rev_state set floor_n = greatest(floor_n, coalesce((
+  select n from sallyport.rev_log where at < clock_timestamp() - interval '10 min' order by at desc limit 1), 0))
 returning floor_n, ${DURABLE}`,
 };
 
@@ -146,3 +147,24 @@ with done as (
 )
 select count(*) as done, ${LAZY} from done`,
 };
+
+// With a request its salt goes, from which a minted secret could be made again.
+export const FORGET_REQUESTS: Statement = {
+  name: "sallyport-forget-requests",
+  text: forgetting("requests", "at < clock_timestamp() - interval '10 min'"),
+};
+
+// A window is a day at the longest.
+export const FORGET_COUNTS: Statement = {
+  name: "sallyport-forget-counts",
+  text: forgetting("mint_counts", "window_start < clock_timestamp() - interval '2 days'"),
+};
+
+function forgetting(table: string, condition: string): string {
+  return `
+with done as (
+  delete from sallyport.${table}
+  where ctid = any(array(select ctid from sallyport.${table} where ${condition} limit ${BATCH})) returning 1
+)
+select count(*) as done from done`;
+}

@@ -52,41 +52,61 @@ export class RevokeQueue {
 
   async #together(batch: readonly Waiting[]): Promise<void> {
     try {
-      const done = await committed(this.#db, (tx) => revokeAll(tx, batch));
-      for (const waiting of batch) answer(waiting, done);
+      const done = await committed(this.#db, (tx) => revokeAll(tx, batch, "skip locked"));
+      for (const waiting of batch) {
+        // Somebody holds the row: it must not keep the others, nor those that come after them.
+        if (done.value.busy.has(waiting.id)) void this.#alone(waiting);
+        else answer(waiting, done);
+      }
     } catch (error) {
-      // What one row met must not fail the others; what may have happened is not tried behind the callers' back.
-      const alone = batch.length > 1 && !(error instanceof AppError && error.reason === "OUTCOME_UNKNOWN");
-      if (alone) for (const waiting of batch) await this.#together([waiting]);
-      else for (const waiting of batch) waiting.reject(error);
+      for (const waiting of batch) waiting.reject(error);
+    }
+  }
+
+  async #alone(waiting: Waiting): Promise<void> {
+    try {
+      answer(waiting, await committed(this.#db, (tx) => revokeAll(tx, [waiting], "")));
+    } catch (error) {
+      waiting.reject(error);
     }
   }
 }
 
-function answer(waiting: Waiting, done: Committed<Map<string, Token>>): void {
-  const token = done.value.get(waiting.id);
+interface Revoked {
+  readonly tokens: ReadonlyMap<string, Token>;
+  /** Ids of those that were left alone. */
+  readonly busy: ReadonlySet<string>;
+}
+
+function answer(waiting: Waiting, done: Committed<Revoked>): void {
+  const token = done.value.tokens.get(waiting.id);
   if (token === undefined) waiting.reject(new AppError("TOKEN_NOT_FOUND", "no such token"));
   else waiting.resolve({ ...done, value: token });
 }
 
-async function revokeAll(tx: Tx, batch: readonly Revoke[]): Promise<Map<string, Token>> {
+async function revokeAll(tx: Tx, batch: readonly Revoke[], others: "skip locked" | ""): Promise<Revoked> {
+  const ids = [...new Set(batch.map(({ id }) => id))];
+  const locked = await tx.query<{ id: string }>(
+    `select id from sallyport.tokens where id = any($1) order by id for no key update ${others}`,
+    [ids],
+  );
+  const mine = new Set(locked.map(({ id }) => id));
   const first = new Map<string, Revoke>();
-  for (const revoke of batch) if (!first.has(revoke.id)) first.set(revoke.id, revoke);
-  const ids = [...first.keys()];
-  await tx.query("select from sallyport.tokens where id = any($1) order by id for no key update", [ids]);
+  for (const revoke of batch) if (mine.has(revoke.id) && !first.has(revoke.id)) first.set(revoke.id, revoke);
+  const revokes = [...first.values()];
   await tx.query(
     `update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
        revoke_reason = w.reason
      from unnest($1::text[], $2::text[], $3::text[]) w (id, by, reason) where t.id = w.id and t.revoke_time is null`,
-    [ids, [...first.values()].map(({ actor }) => actor.actor), [...first.values()].map(({ reason }) => reason)],
+    [revokes.map(({ id }) => id), revokes.map(({ actor }) => actor.actor), revokes.map(({ reason }) => reason)],
   );
   const rows = await tx.query<TokenRow>(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = any($1)`, [
     ids,
   ]);
-  const tokens = new Map(rows.map((row) => [row.id, tokenOf(row)]));
+  const found = new Map(rows.map((row) => [row.id, tokenOf(row)]));
   const acts = batch.flatMap((revoke) => {
-    const token = tokens.get(revoke.id);
-    if (token === undefined) return [];
+    const token = found.get(revoke.id);
+    if (token === undefined || !mine.has(revoke.id)) return [];
     return {
       ...revoke.actor,
       tenant: token.tenant,
@@ -98,5 +118,5 @@ async function revokeAll(tx: Tx, batch: readonly Revoke[]): Promise<Map<string, 
     };
   });
   if (acts.length > 0) await appendAudit(tx, acts);
-  return tokens;
+  return { tokens: found, busy: new Set([...found.keys()].filter((id) => !mine.has(id))) };
 }

@@ -352,6 +352,33 @@ describe("pruning", () => {
     expect(await floor()).toBe(9);
   });
 
+  test("among 200,000 rows of the last ten minutes it takes no longer than a statement may", async () => {
+    await aged(3);
+    await sql.query("insert into sallyport.rev_log (n, key) select i, 'x' from generate_series(10, 200000) i");
+    await sql.query("analyze sallyport.rev_log");
+    await open().prune();
+    expect(await floor()).toBe(3);
+  });
+
+  test("what minting keeps for ten minutes goes with its salt, and counts of days past", async () => {
+    await aged(0);
+    const request = (id: string, age: string) =>
+      sql.query(
+        `insert into sallyport.requests (caller, request_id, method, body, salt, token_id, at)
+         values ('c', $1, 'm', 'b', 's', 't', now() - $2::interval)`,
+        [id, age],
+      );
+    const [old, young] = [randomUUID(), randomUUID()];
+    await request(old, "11 min");
+    await request(young, "9 min");
+    await sql.query(
+      "insert into sallyport.mint_counts values ('old', now() - interval '3 days', 1), ('young', now() - interval '1 day', 1)",
+    );
+    await open().prune();
+    expect((await sql.query("select request_id from sallyport.requests")).rows).toEqual([{ request_id: young }]);
+    expect((await sql.query("select key from sallyport.mint_counts")).rows).toEqual([{ key: "young" }]);
+  });
+
   test("one leader at a time: who does not lead does nothing, and the lead ends with the pruning", async () => {
     await aged(3);
     const log = open();
