@@ -134,7 +134,7 @@ export const RAISE_FLOOR: Statement = {
   name: "sallyport-raise-floor",
   text: `
 update sallyport.rev_state set floor_n = greatest(floor_n, coalesce((
-  select n from sallyport.rev_log where at < clock_timestamp() - interval '10 min' order by at desc limit 1), 0))
+  select n from sallyport.rev_log where at < clock_timestamp() - interval '10 min' order by at desc, n desc limit 1), 0))
 returning floor_n, ${DURABLE}`,
 };
 
