@@ -1,4 +1,4 @@
-import type { RequestContext } from "../domain/decide.ts";
+import { isAddress, type RequestContext } from "../domain/decide.ts";
 import type { Events, Timers, UsageStore } from "../ports.ts";
 
 const MOST = 50_000;
@@ -29,11 +29,14 @@ export class Usage {
 
   used(tokenId: string, context: RequestContext): void {
     const known = this.#uses.get(tokenId);
-    if (known !== undefined) {
+    if (known === undefined && this.#uses.size >= MOST) return;
+    // What the asker calls an address can be any text: one that is none is not kept.
+    const address = isAddress(context.clientAddress) ? context.clientAddress : (known?.address ?? "");
+    if (known === undefined) {
+      this.#uses.set(tokenId, { tokenId, time: this.#deps.now(), address });
+    } else {
       known.time = this.#deps.now();
-      if (context.clientAddress !== "") known.address = context.clientAddress;
-    } else if (this.#uses.size < MOST) {
-      this.#uses.set(tokenId, { tokenId, time: this.#deps.now(), address: context.clientAddress.slice(0, 64) });
+      known.address = address;
     }
   }
 

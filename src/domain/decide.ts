@@ -114,6 +114,11 @@ export function addressAllowed(cidrs: readonly string[], address: string): boole
   return list.check(address, family === 6 ? "ipv6" : "ipv4");
 }
 
+/** Whether a string is an IP address, without a zone. */
+export function isAddress(text: string): boolean {
+  return isIP(text) !== 0 && !text.includes("%");
+}
+
 /** Whether a string is an IP address or a network in CIDR form. */
 export function isCidr(text: string): boolean {
   const [net = "", bits, more] = text.split("/");

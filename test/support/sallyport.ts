@@ -216,8 +216,8 @@ export class TestSallyport implements AsyncDisposable {
     });
   }
 
-  /** Stops the program as an orchestrator does, and gives its exit code. */
-  async stop(): Promise<number> {
+  /** Stops the program as an orchestrator does; its database stays. Gives the exit code. */
+  async halt(): Promise<number> {
     for (const session of this.#sessions) session.abort();
     await this.#sql?.end();
     this.#sql = undefined;
@@ -225,11 +225,21 @@ export class TestSallyport implements AsyncDisposable {
     const late = setTimeout(() => this.program.kill("SIGKILL"), 20_000);
     const code = await this.program.exited;
     clearTimeout(late);
+    return code;
+  }
+
+  /** Removes what it was made with. */
+  async dispose(): Promise<void> {
     this.#place.remove();
     if (this.#ownsDatabase) await this.database.drop();
+  }
+
+  /** Stops it, and removes everything. Rejects where it did not end well. */
+  async stop(): Promise<void> {
+    const code = await this.halt();
+    await this.dispose();
     if (code !== 0)
       throw new Error(`the program ended with ${code}: ${this.program.out.slice(-1500)} ${this.program.err}`);
-    return code;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,0 +1,35 @@
+import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { expect, test } from "vitest";
+import { TestSallyport } from "../support/sallyport.ts";
+
+test("last use is stored by the stop at the latest, with time and address; a hostile address spoils nobody's", async () => {
+  const first = await TestSallyport.start();
+  const { tokenString, id } = await first.createToken();
+  const hostile = await first.createToken();
+  const unused = await first.createToken();
+  const started = Date.now();
+  await first.validate(hostile.tokenString, { context: { clientAddress: "\0" } });
+  await first.validate(tokenString, { context: { clientAddress: "203.0.113.7" } });
+  await first.validate(unused.tokenString, { requiredScopes: ["never:held"] });
+  // Nothing is written while validations go on.
+  expect(await first.sql("select from sallyport.token_usage")).toHaveLength(0);
+  const positions = await first.sql("select n from sallyport.rev_head");
+
+  const second = await TestSallyport.start({ database: first.database, keyring: first.keyring });
+  const admin = second.as(first.adminToken);
+  // The database is dropped with its owner, after both are gone.
+  await first.halt();
+  const get = async (of: string) => (await admin.tokens.getToken({ id: of })).token!;
+  const used = await get(id);
+  expect(used.lastUseAddress).toBe("203.0.113.7");
+  expect(timestampMs(used.lastUseTime!)).toBeGreaterThan(started - 2000);
+  expect(timestampMs(used.lastUseTime!)).toBeLessThan(Date.now() + 2000);
+  expect((await get(hostile.id)).lastUseAddress).toBe("");
+  expect((await get(hostile.id)).lastUseTime).toBeDefined();
+  expect((await get(unused.id)).lastUseTime).toBeUndefined();
+  // A use is no change of authority: it took no position, and no revision.
+  expect(await second.sql("select n from sallyport.rev_head")).toEqual(positions);
+  expect(used.etag).toBe("1");
+  await second.stop();
+  await first.dispose();
+});
