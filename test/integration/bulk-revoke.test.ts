@@ -1,0 +1,134 @@
+import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { failure, outcome, TestSallyport } from "../support/sallyport.ts";
+
+let sallyport: TestSallyport;
+beforeAll(async () => {
+  sallyport = await TestSallyport.start();
+  await sallyport.registered("bot:ci");
+  await sallyport.admin.tenants.createTenant({ tenant: { id: "acme" } });
+});
+afterAll(() => sallyport?.stop());
+
+const many = (n: number, request: object = {}) =>
+  Promise.all(Array.from({ length: n }, () => sallyport.createToken(request)));
+const live = async (of: readonly { tokenString: string }[]) => {
+  const alive = await Promise.all(of.map(({ tokenString }) => sallyport.verdict(tokenString)));
+  return alive.filter((verdict) => verdict === "ALLOW").length;
+};
+const revoke = (request: object) => sallyport.admin.tokens.revokeTokens(request);
+const audited = async (action: string) =>
+  (await sallyport.sql<{ n: number }>("select count(*)::int as n from sallyport.audit where action = $1", [action]))[0]!
+    .n;
+
+test("an empty request revokes nothing, and says that a selector is needed", async () => {
+  const [one] = await many(1);
+  for (const request of [{}, { reason: "x" }, { dryRun: true }, { noWait: true }]) {
+    expect(await failure(revoke(request))).toMatchObject({ code: "InvalidArgument", reason: "INVALID_FIELD" });
+  }
+  expect(await live([one!])).toBe(1);
+});
+
+test("a principal's tokens die by one cut: one audit row, not one a token; what comes afterwards lives", async () => {
+  const before = await many(7, { principal: "user:cut" });
+  const other = await many(1, { principal: "user:kept" });
+  expect(await live(before)).toBe(7);
+  const singles = await audited("token.revoke");
+  const done = await revoke({ principal: "user:cut", reason: "left" });
+  expect(done.revokedCount).toBe(7);
+  expect([...done.matchedIds].sort()).toEqual(before.map(({ id }) => id).sort());
+  expect(await live(before)).toBe(0);
+  expect(await live(other)).toBe(1);
+  expect(await audited("token.revoke")).toBe(singles);
+  const { events } = await sallyport.admin.audit.listAuditEvents({ action: "tokens.revoke", owner: "user:cut" });
+  expect(events).toMatchObject([{ target: "principal:user:cut", metadata: { reason: "left" } }]);
+  expect(await live(await many(1, { principal: "user:cut" }))).toBe(1);
+  expect((await revoke({ principal: "user:cut" })).revokedCount).toBe(1);
+});
+
+test("a whole tenant dies by one cut, and no other does", async () => {
+  const inside = await many(3, { tenant: "acme", principal: "user:a" });
+  const outside = await many(2);
+  expect((await revoke({ tenant: "acme" })).revokedCount).toBe(3);
+  expect(await live(inside)).toBe(0);
+  expect(await live(outside)).toBe(2);
+  expect(await outcome(revoke({ tenant: "nowhere" }))).toBe("TENANT_NOT_FOUND");
+});
+
+test("a dry run counts and lists what would be revoked, and changes nothing", async () => {
+  const some = await many(4, { principal: "user:dry" });
+  const done = await revoke({ principal: "user:dry", dryRun: true });
+  expect(done.revokedCount).toBe(4);
+  expect(done.effect).toBeUndefined();
+  expect(done.matchedIds).toHaveLength(4);
+  expect(await live(some)).toBe(4);
+});
+
+test("other selectors are combined by AND and revoke in chunks, each token with its audit row and reason", async () => {
+  const some = await many(3, { profile: "bot", principal: "bot:ci", displayName: "" });
+  const pats = await many(2, { principal: "user:f" });
+  const maker = await sallyport.callerWith(["sallyport.tokens.create"]);
+  const theirs = await sallyport.createToken({ principal: "user:f" }, sallyport.as(maker.tokenString));
+  expect((await revoke({ profile: "bot", createdBy: `token:${maker.token.hint}` })).revokedCount).toBe(0);
+  const before = await audited("token.revoke");
+  expect((await revoke({ profile: "bot", reason: "why" })).revokedCount).toBe(3);
+  expect(await audited("token.revoke")).toBe(before + 3);
+  expect((await sallyport.admin.tokens.getToken({ id: some[0]!.id })).token).toMatchObject({
+    revokeReason: "why",
+    state: 5,
+  });
+  expect((await revoke({ createdBy: `token:${maker.token.hint}` })).matchedIds).toEqual([theirs.id]);
+  expect(await live(pats)).toBe(2);
+  const cutoff = Math.min(...pats.map(({ token }) => timestampMs(token.createTime!)));
+  expect((await revoke({ principal: "user:f", createdBefore: timestampFromMs(cutoff) })).revokedCount).toBe(0);
+  expect((await revoke({ principal: "user:f", createdBefore: timestampFromMs(Date.now() + 5000) })).revokedCount).toBe(
+    2,
+  );
+});
+
+test("leaked strings, hints and ids are one selector; what is not ours among them is skipped, not told", async () => {
+  const [byString, byHint, byId, kept] = await many(4, { principal: "user:leak" });
+  const forged = `${byString!.tokenString.slice(0, -1)}${byString!.tokenString.endsWith("0") ? "1" : "0"}`;
+  const done = await revoke({
+    tokenStrings: [byString!.tokenString, forged, "", "ghp_something_of_another_kind", "x".repeat(8192)].filter(
+      Boolean,
+    ),
+    hints: [byHint!.token.hint, "sp_pat_1nothing0"],
+    ids: [byId!.id, "tok_0000000000000000000000", "nonsense"],
+  });
+  expect([...done.matchedIds].sort()).toEqual([byString!, byHint!, byId!].map(({ id }) => id).sort());
+  expect(await live([byString!, byHint!, byId!])).toBe(0);
+  expect(await live([kept!])).toBe(1);
+  expect((await revoke({ tokenStrings: ["nothing of ours"] })).revokedCount).toBe(0);
+});
+
+test("a list beyond a chunk and beyond what is shown is counted exactly, once each, and all of it is dead", async () => {
+  // Rows as minting makes them, 1,700 at once; their strings are not needed.
+  await sallyport.sql(`
+    with a as (insert into sallyport.audit (tenant, actor, action, target) values ('default', 'test', 'token.create', 'x')),
+      p as (insert into sallyport.principals (tenant, name) values ('default', 'user:big') returning name)
+    insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family)
+    select id, sha256(id::bytea), '1', 'sp_pat_1' || n, 'default', 'pat', name, 'test', id
+    from p, generate_series(1, 1700) n cross join lateral (select 'tok_' || lpad(n::text, 22, '0') as id) i`);
+  const dry = await revoke({ createdBy: "test", dryRun: true });
+  expect([dry.revokedCount, dry.matchedIds.length]).toEqual([1700, 1000]);
+  const done = await revoke({ createdBy: "test" });
+  expect([done.revokedCount, done.matchedIds.length]).toEqual([1700, 1000]);
+  const [row] = await sallyport.sql<{ revoked: number; audited: number }>(
+    `select count(*) filter (where revoke_time is not null)::int as revoked,
+       (select count(distinct target)::int from sallyport.audit where owner = 'user:big' and action = 'token.revoke') as audited
+     from sallyport.tokens where created_by = 'test'`,
+  );
+  expect(row).toEqual({ revoked: 1700, audited: 1700 });
+  expect((await revoke({ createdBy: "test" })).revokedCount).toBe(0);
+});
+
+test("without waiting the answer says by when it is in force everywhere", async () => {
+  await many(1, { principal: "user:later" });
+  const started = Date.now();
+  const { effect } = await revoke({ principal: "user:later", noWait: true });
+  expect(effect?.mode).toBe(3);
+  const by = timestampMs(effect!.effectiveBy!);
+  expect(by).toBeGreaterThan(started);
+  expect(by).toBeLessThan(started + 4000);
+});

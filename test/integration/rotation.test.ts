@@ -1,0 +1,157 @@
+import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { failure, outcome, seconds, TestSallyport } from "../support/sallyport.ts";
+
+let sallyport: TestSallyport;
+beforeAll(async () => {
+  sallyport = await TestSallyport.start({ config: { profiles: { svc: { on_reuse: "revoke-family" } } } });
+  for (const name of ["bot:ci", "service:api"]) await sallyport.registered(name);
+});
+afterAll(() => sallyport?.stop());
+
+const bot = (more = {}) => sallyport.createToken({ profile: "bot", principal: "bot:ci", displayName: "", ...more });
+const reuses = async (id: string) =>
+  (await sallyport.admin.audit.listAuditEvents({ action: "token.reuse", target: `token:${id}` })).events;
+
+test("without an overlap the old string is dead at the answer, and the new one has the same rights and a new secret", async () => {
+  const old = await bot({
+    scopes: ["repo:read"],
+    audiences: ["https://a.example"],
+    allowedCidrs: ["10.0.0.0/8"],
+    annotations: { team: "x" },
+    description: "d",
+  });
+  const { token, tokenString, previous, effect } = await sallyport.admin.tokens.rotateToken({ id: old.id });
+  expect([1, 2]).toContain(effect?.mode);
+  expect(token).toMatchObject({
+    principal: "bot:ci",
+    profile: "bot",
+    scopes: ["repo:read"],
+    audiences: ["https://a.example"],
+    allowedCidrs: ["10.0.0.0/8"],
+    annotations: { team: "x" },
+    description: "d",
+    rotatedFrom: old.id,
+    createdBy: expect.stringMatching(/^token:sp_adm_/),
+  });
+  expect(previous).toMatchObject({ id: old.id, rotatedTo: token?.id });
+  expect(tokenString).not.toBe(old.tokenString);
+  expect(await sallyport.verdict(old.tokenString)).toBe("INVALID_TOKEN");
+  const context = { clientAddress: "10.1.2.3" };
+  expect(await sallyport.verdict(tokenString, { audience: "https://a.example", context })).toBe("ALLOW");
+});
+
+test("with an overlap the old string works until its end, then never: no update revives it", async () => {
+  const old = await bot();
+  const { tokenString, previous } = await sallyport.admin.tokens.rotateToken({ id: old.id, overlap: seconds(2) });
+  const end = timestampMs(previous!.expireTime!);
+  expect(await sallyport.verdict(old.tokenString)).toBe("ALLOW");
+  expect(
+    await failure(
+      sallyport.admin.tokens.updateToken({ token: { id: old.id }, updateMask: { paths: ["expire_time"] } }),
+    ),
+  ).toMatchObject({ reason: "TOKEN_ROTATED" });
+  await expect.poll(() => sallyport.verdict(old.tokenString), { timeout: 5000, interval: 20 }).toBe("INVALID_TOKEN");
+  expect(Date.now()).toBeGreaterThan(end - 100);
+  expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
+});
+
+test("an overlap never makes the old token live longer than it would have", async () => {
+  const old = await bot({ lifetime: { case: "ttl", value: seconds(30) } });
+  const { previous } = await sallyport.admin.tokens.rotateToken({
+    id: old.id,
+    overlap: seconds(604_800),
+    noWait: true,
+  });
+  expect(timestampMs(previous!.expireTime!)).toBe(timestampMs(old.token.expireTime!));
+});
+
+test("an overlap is 0 to 7 days: -1 s, 7 days and 1 s, and the largest int64 are refused by name", async () => {
+  const old = await bot();
+  for (const value of [seconds(-1), seconds(604_801), seconds(9_223_372_036_854_775_807n)]) {
+    expect(await failure(sallyport.admin.tokens.rotateToken({ id: old.id, overlap: value }))).toMatchObject({
+      code: "InvalidArgument",
+      violations: [{ field: "overlap" }],
+    });
+  }
+});
+
+test("the new token is made to live as long as the old one was, or as asked within the profile's bounds", async () => {
+  const life = async (made: object, asked: object) => {
+    const old = await bot(made);
+    const { token } = await sallyport.admin.tokens.rotateToken({ id: old.id, noWait: true, ...asked });
+    return token?.expireTime && (timestampMs(token.expireTime) - timestampMs(token.createTime!)) / 1000;
+  };
+  const ttl = (n: number) => ({ lifetime: { case: "ttl" as const, value: seconds(n) } });
+  const never = { lifetime: { case: "noExpiry" as const, value: true } };
+  expect(await life(ttl(1234), {})).toBe(1234);
+  expect(await life(never, {})).toBeUndefined();
+  expect(await life(ttl(1234), ttl(99))).toBe(99);
+  expect(await life(ttl(1234), never)).toBeUndefined();
+  expect(await life({ scopes: ["bootstrap"] }, never)).toBe(3600);
+  const old = await bot();
+  expect(
+    (await failure(sallyport.admin.tokens.rotateToken({ id: old.id, ...ttl(3650 * 86_400 + 1) }))).violations[0]?.field,
+  ).toBe("ttl");
+});
+
+test("of two rotations at once one wins, the other is told by which token", async () => {
+  const old = await bot();
+  const ends = await Promise.all(
+    Array.from({ length: 6 }, () => outcome(sallyport.admin.tokens.rotateToken({ id: old.id, noWait: true }))),
+  );
+  expect(ends.sort()).toEqual(["OK", ...Array.from({ length: 5 }, () => "TOKEN_ROTATED")]);
+});
+
+test("a disabled token is not rotated: its successor would be live", async () => {
+  const { id } = await bot();
+  await sallyport.admin.tokens.updateToken({
+    token: { id, disabled: true },
+    updateMask: { paths: ["disabled"] },
+    noWait: true,
+  });
+  expect(await outcome(sallyport.admin.tokens.rotateToken({ id }))).toBe("TOKEN_DISABLED");
+});
+
+test("revoking one of a family leaves the others alone; with `family` all of them die", async () => {
+  const first = await bot();
+  const second = await sallyport.admin.tokens.rotateToken({ id: first.id, overlap: seconds(600), noWait: true });
+  const third = await sallyport.admin.tokens.rotateToken({ id: second.token!.id, overlap: seconds(600), noWait: true });
+  const verdicts = () => Promise.all([first, second, third].map(({ tokenString }) => sallyport.verdict(tokenString)));
+  await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: second.token!.id } });
+  expect(await verdicts()).toEqual(["ALLOW", "INVALID_TOKEN", "ALLOW"]);
+  await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: second.token!.id }, family: true });
+  expect(await verdicts()).toEqual(["INVALID_TOKEN", "INVALID_TOKEN", "INVALID_TOKEN"]);
+});
+
+test("the use of a string after its rotation ended it is audited, and counted; a use during the overlap is not", async () => {
+  const old = await bot();
+  await sallyport.admin.tokens.rotateToken({ id: old.id, overlap: seconds(1), noWait: true });
+  expect(await sallyport.verdict(old.tokenString)).toBe("ALLOW");
+  expect(await reuses(old.id)).toEqual([]);
+  await expect.poll(() => sallyport.verdict(old.tokenString), { timeout: 5000, interval: 20 }).toBe("INVALID_TOKEN");
+  await expect
+    .poll(() => reuses(old.id))
+    .toMatchObject([
+      {
+        actor: "sallyport",
+        owner: "bot:ci",
+        outcome: 2,
+        metadata: { uses: "1", rotated_to: expect.stringMatching(/^tok_/) },
+      },
+    ]);
+  const metrics = await (await fetch(`${sallyport.doors.ops}/metrics`)).text();
+  expect(metrics).toMatch(/^sallyport_token_reuses_total [1-9]/m);
+});
+
+test("where the profile says so, a reuse ends the whole family", async () => {
+  const old = await sallyport.createToken({ profile: "svc", principal: "service:api", displayName: "" });
+  const fresh = await sallyport.admin.tokens.rotateToken({ id: old.id });
+  expect(await sallyport.verdict(fresh.tokenString)).toBe("ALLOW");
+  expect(await sallyport.verdict(old.tokenString)).toBe("INVALID_TOKEN");
+  await expect.poll(() => sallyport.verdict(fresh.tokenString), { timeout: 5000 }).toBe("INVALID_TOKEN");
+  const [event] = (
+    await sallyport.admin.audit.listAuditEvents({ action: "token.revoke", target: `token:${fresh.token!.id}` })
+  ).events;
+  expect(event).toMatchObject({ actor: "sallyport", metadata: { family: "true" } });
+});

@@ -1,0 +1,198 @@
+import { ConnectError } from "@connectrpc/connect";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
+import { PERMISSIONS } from "../../src/services/caller.ts";
+import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
+
+/*
+ * Tenants are walls. Every RPC of the admin door is called on an object of one's own, of another person, of another
+ * tenant and on one that does not exist, by callers of every reach. What may not be seen must answer exactly as what is
+ * not there.
+ */
+let sallyport: TestSallyport;
+type Objects = { tenant: string; principal: string; token: { id: string; tokenString: string } };
+type Place = "own" | "other person" | "other tenant" | "none";
+let objects: Record<Place, Objects>;
+
+beforeAll(async () => {
+  sallyport = await TestSallyport.start();
+  for (const id of ["acme", "globex"]) await sallyport.admin.tenants.createTenant({ tenant: { id } });
+  for (const [name, tenant] of [
+    ["bot:mine", "acme"],
+    ["bot:theirs", "acme"],
+    ["bot:mine", "globex"],
+    ["bot:far", "globex"],
+  ] as const) {
+    await sallyport.registered(name, tenant);
+  }
+  objects = {
+    own: await fresh("acme", "bot:mine"),
+    "other person": await fresh("acme", "bot:theirs"),
+    "other tenant": await fresh("globex", "bot:far"),
+    none: {
+      tenant: "nowhere",
+      principal: "bot:nobody",
+      token: { id: "tok_0000000000000000000000", tokenString: "sp_bot_1nothing" },
+    },
+  };
+});
+afterAll(() => sallyport?.stop());
+
+async function fresh(tenant: string, principal: string): Promise<Objects> {
+  return {
+    tenant,
+    principal,
+    token: await sallyport.createToken({ tenant, profile: "bot", principal, displayName: "" }),
+  };
+}
+
+const id = (value: string) => ({ case: "id" as const, value });
+/** How each RPC names what it is about; `made` makes each call another one. */
+const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: number) => Promise<unknown>>> = {
+  "TokenAdmin/CreateToken": (by, of) =>
+    by.tokens.createToken({ tenant: of.tenant, profile: "bot", principal: of.principal }),
+  "TokenAdmin/GetToken": (by, of) => by.tokens.getToken({ id: of.token.id }),
+  "TokenAdmin/ListTokens": (by, of) => by.tokens.listTokens({ tenant: of.tenant, principal: of.principal }),
+  "TokenAdmin/UpdateToken": (by, of, made) =>
+    by.tokens.updateToken({
+      token: { id: of.token.id, description: `d${made}` },
+      updateMask: { paths: ["description"] },
+      noWait: true,
+    }),
+  "TokenAdmin/RevokeToken": (by, of) => by.tokens.revokeToken({ target: id(of.token.id), noWait: true }),
+  "TokenAdmin/RevokeTokens": (by, of) =>
+    by.tokens.revokeTokens({ tenant: of.tenant, principal: of.principal, noWait: true }),
+  "TokenAdmin/RotateToken": (by, of) => by.tokens.rotateToken({ id: of.token.id, noWait: true }),
+  "PrincipalAdmin/CreatePrincipal": (by, of, made) =>
+    by.principals.createPrincipal({ principal: { tenant: of.tenant, name: `bot:new${made}` } }),
+  "PrincipalAdmin/GetPrincipal": (by, of) => by.principals.getPrincipal({ tenant: of.tenant, name: of.principal }),
+  "PrincipalAdmin/ListPrincipals": (by, of) => by.principals.listPrincipals({ tenant: of.tenant }),
+  "PrincipalAdmin/UpdatePrincipal": (by, of) =>
+    by.principals.updatePrincipal({
+      principal: { tenant: of.tenant, name: of.principal, displayName: "x" },
+      updateMask: { paths: ["display_name"] },
+      noWait: true,
+    }),
+  "PrincipalAdmin/DeletePrincipal": (by, of) =>
+    by.principals.deletePrincipal({ tenant: of.tenant, name: of.principal, noWait: true }),
+  "TenantAdmin/CreateTenant": (by, _of, made) => by.tenants.createTenant({ tenant: { id: `t-${made}` } }),
+  "TenantAdmin/GetTenant": (by, of) => by.tenants.getTenant({ id: of.tenant }),
+  "TenantAdmin/ListTenants": (by) => by.tenants.listTenants({}),
+  "TenantAdmin/UpdateTenant": (by, of) =>
+    by.tenants.updateTenant({
+      tenant: { id: of.tenant, displayName: "x" },
+      updateMask: { paths: ["display_name"] },
+      noWait: true,
+    }),
+  "AuditLog/ListAuditEvents": (by, of) => by.audit.listAuditEvents({ tenant: of.tenant }),
+};
+
+test("the matrix has every RPC of the admin door", () => {
+  const methods = Object.entries(PERMISSIONS)
+    .filter(([method, row]) => row !== "open" && !method.includes("TokenValidator"))
+    .map(([method]) => method.replace("sallyport.v1.", ""));
+  expect(Object.keys(CALLS).sort()).toEqual(methods.sort());
+});
+
+let counter = 0;
+/** The reason and text of a refusal, or OK. */
+async function answer(call: string, by: AdminClients, of: Objects): Promise<string> {
+  try {
+    await CALLS[call]!(by, of, ++counter);
+    return "OK";
+  } catch (thrown) {
+    const error = ConnectError.from(thrown);
+    return `${error.findDetails(ErrorInfoSchema)[0]?.reason}: ${error.rawMessage}`;
+  }
+}
+
+const PLACES: readonly Place[] = ["own", "other person", "other tenant", "none"];
+/** The state of everything that belongs to another tenant: no call of ours may change a bit of it. */
+const globex = () =>
+  sallyport.sql(`select (select jsonb_agg(t order by t.id) from sallyport.tokens t where tenant = 'globex') as tokens,
+    (select jsonb_agg(p order by p.name) from sallyport.principals p where tenant = 'globex') as principals,
+    (select jsonb_agg(o) from sallyport.tenants o where id = 'globex') as tenants`);
+
+const REACHES = [
+  ["an administrator of the tenant", ["sallyport.admin"]],
+  [
+    "one with every single permission of the tenant",
+    ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.audit.read"],
+  ],
+  ["a token without any permission", []],
+] as const;
+
+describe.each(REACHES)("%s", (_, scopes) => {
+  let by: AdminClients;
+  beforeAll(async () => {
+    const request = { tenant: "acme", principal: "bot:mine", displayName: "", scopes: [...scopes] };
+    by = sallyport.as((await sallyport.createToken({ profile: "adm", ...request })).tokenString);
+  });
+
+  test.each(Object.keys(CALLS))(
+    "%s of another tenant answers exactly as of one that does not exist, and changes nothing there",
+    async (call) => {
+      const before = await globex();
+      const far = await answer(call, by, objects["other tenant"]);
+      const none = await answer(call, by, objects.none);
+      if (call !== "TenantAdmin/CreateTenant") expect(far).not.toBe("OK");
+      expect(far).toBe(none);
+      expect(await globex()).toEqual(before);
+    },
+  );
+});
+
+test("what a token without permission gets at is exactly its own: the matrix", async () => {
+  const matrix: Record<string, string> = {};
+  for (const call of Object.keys(CALLS)) {
+    const row = [];
+    for (const place of PLACES) {
+      // Each cell with objects of its own: a revocation must not be the reason of the next refusal.
+      const own = await sallyport.createToken({
+        tenant: "acme",
+        profile: "bot",
+        principal: "bot:mine",
+        displayName: "",
+      });
+      const of = place === "none" ? objects.none : await fresh(objects[place].tenant, objects[place].principal);
+      row.push((await answer(call, sallyport.as(own.tokenString), of)).split(":")[0]);
+    }
+    matrix[call] = row.join(" ");
+  }
+  const forbidden = "CALLER_FORBIDDEN CALLER_FORBIDDEN CALLER_FORBIDDEN CALLER_FORBIDDEN";
+  expect(matrix).toEqual({
+    ...Object.fromEntries(Object.keys(CALLS).map((call) => [call, forbidden])),
+    "TokenAdmin/GetToken": "OK TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND",
+    "TokenAdmin/ListTokens": "OK OK TENANT_NOT_FOUND TENANT_NOT_FOUND",
+    "TokenAdmin/RevokeToken": "OK TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND",
+    "TokenAdmin/RevokeTokens": "OK PRINCIPAL_NOT_FOUND TENANT_NOT_FOUND TENANT_NOT_FOUND",
+    // A bot rotates itself, not its siblings.
+    "TokenAdmin/RotateToken": "TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND",
+  });
+});
+
+test("an administrator's lists hold its tenant alone, whatever it asks for", async () => {
+  const admin = await sallyport.callerWith(["sallyport.admin"], { tenant: "acme" });
+  const by = sallyport.as(admin.tokenString);
+  for (const tenant of ["", "acme"]) {
+    const { tokens } = await by.tokens.listTokens({ tenant, pageSize: 500 });
+    expect(new Set(tokens.map((token) => token.tenant))).toEqual(new Set(["acme"]));
+    const { principals } = await by.principals.listPrincipals({ tenant, pageSize: 500 });
+    expect(new Set(principals.map((one) => one.tenant))).toEqual(new Set(["acme"]));
+  }
+  expect(
+    (await by.tokens.listTokens({ hint: (objects["other tenant"].token as { token?: { hint: string } }).token!.hint }))
+      .tokens,
+  ).toEqual([]);
+  const far = objects["other tenant"].token;
+  const leaked = await by.tokens.revokeTokens({ tokenStrings: [far.tokenString], ids: [far.id], noWait: true });
+  expect(leaked).toMatchObject({ revokedCount: 0, matchedIds: [] });
+});
+
+test("two principals of one name in two tenants are two: a cut of one leaves the other alone", async () => {
+  const here = await fresh("acme", "bot:mine");
+  const there = await fresh("globex", "bot:mine");
+  await sallyport.admin.tokens.revokeTokens({ tenant: "acme", principal: "bot:mine" });
+  expect(await sallyport.verdict(here.token.tokenString)).toBe("INVALID_TOKEN");
+  expect(await sallyport.verdict(there.token.tokenString)).toBe("ALLOW");
+});
