@@ -1,0 +1,558 @@
+import { randomBytes, randomUUID } from "node:crypto";
+import type pg from "pg";
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import type { LifetimeRule, MintGuard, MintLimits, NewToken } from "../../src/ports.ts";
+import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { Postgres } from "../../src/postgres/pool.ts";
+import { startServer, type ThrowawayServer } from "../support/postgres.ts";
+import { startTcpProxy } from "../support/tcp-proxy.ts";
+import { byHand, migrated } from "./migrated.ts";
+
+let url: string;
+let sql: pg.Client;
+let db: Postgres;
+let store: PostgresAuthorityStore;
+
+function open(at: string, maxConnections = 12) {
+  const made = new Postgres({ url: at, maxConnections, applicationName: "sallyport-test", onTrouble: () => {} });
+  onTestFinished(() => made.close());
+  return made;
+}
+
+async function use(at: string): Promise<void> {
+  url = at;
+  sql = await byHand(url);
+  db = open(url);
+  store = new PostgresAuthorityStore(db);
+}
+
+const by = (actor: string) => ({ actor, address: "192.0.2.1", requestId: "r" });
+const ADMIN = by("user:admin");
+const YEAR: LifetimeRule = { ttl: 3_600_000, maxTtl: 86_400_000 };
+const FREE: MintGuard = { callerScopes: [], child: false, mustExist: false };
+const UNLIMITED: MintLimits = { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 };
+
+const newId = () => `tok_${randomBytes(11).toString("hex")}`;
+const fresh = (createdBy = "user:admin") => ({
+  id: newId(),
+  digest: randomBytes(32).toString("latin1"),
+  kid: "1",
+  hint: "sp_bot_1abcdefgh",
+  createdBy,
+});
+const newToken = (over: Partial<NewToken> = {}): NewToken => ({
+  ...fresh(),
+  tenant: "default",
+  profile: "bot",
+  principal: "bot:ci",
+  displayName: "n",
+  description: "",
+  scopes: ["a"],
+  audiences: [],
+  allowedCidrs: [],
+  annotations: {},
+  ...over,
+});
+
+async function created(over: Partial<NewToken> = {}, guard = FREE, limits = UNLIMITED) {
+  const done = await store.createToken(newToken(over), YEAR, guard, limits, ADMIN);
+  if (done.kind !== "created") throw new Error("a repeat");
+  return done.token;
+}
+
+const head = async () => (await sql.query("select n from sallyport.rev_head")).rows[0].n as number;
+const stateOf = async (id: string) =>
+  (await sql.query("select state from sallyport.token_view where id = $1", [id])).rows[0]?.state as string;
+const outcome = (work: Promise<unknown>) =>
+  work.then(
+    () => "ok",
+    (error: { reason?: string }) => error.reason ?? String(error),
+  );
+/** Resolves when so many wait for a lock. */
+const waiting = (count: number) =>
+  expect
+    .poll(
+      async () => {
+        const { rowCount } = await sql.query(
+          "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        );
+        return rowCount;
+      },
+      { interval: 5 },
+    )
+    .toBe(count);
+
+describe("revoking", () => {
+  beforeEach(async () => {
+    const database = await migrated();
+    onTestFinished(() => database.drop());
+    await use(database.url);
+  });
+
+  test("calls at once share transactions, yet each is answered for itself and has its own audit row", async () => {
+    const tokens = await Promise.all(Array.from({ length: 30 }, () => created()));
+    const before = await head();
+    const calls = [...tokens, ...tokens.slice(0, 10)].map(({ id }, i) => ({ id, actor: `user:u${i}` }));
+    const answers = await Promise.all([
+      ...calls.map(({ id, actor }) => store.revokeToken(id, false, `because ${actor}`, by(actor))),
+      outcome(store.revokeToken("tok_0000000000000000000000", false, "", ADMIN)),
+    ]);
+    expect(answers.pop()).toBe("TOKEN_NOT_FOUND");
+    const done = answers as Exclude<(typeof answers)[number], string>[];
+    expect(done.map(({ value }) => value.id)).toEqual(calls.map(({ id }) => id));
+    expect(new Set(done.map(({ value }) => value.state))).toEqual(new Set(["REVOKED"]));
+    expect(done.every(({ epoch, maxBoundMs }) => epoch.length > 10 && maxBoundMs === 1500)).toBe(true);
+    // The first to come goes alone, the others together.
+    expect((await head()) - before).toBeLessThanOrEqual(3);
+    const { rows } = await sql.query("select actor, target from sallyport.audit where action = 'token.revoke'");
+    expect(new Set(rows.map(({ actor, target }) => `${actor} ${target}`))).toEqual(
+      new Set(calls.map(({ id, actor }) => `${actor} token:${id}`)),
+    );
+    expect(rows).toHaveLength(40);
+    // Who came first is who revoked it.
+    expect(done.slice(30).map(({ value }) => value.revokedBy)).toEqual(calls.slice(0, 10).map(({ actor }) => actor));
+  });
+
+  test("a repeat changes nothing, takes no position, and commits an audit row", async () => {
+    const token = await created();
+    const first = await store.revokeToken(token.id, false, "once", by("user:a"));
+    const before = await head();
+    const second = await store.revokeToken(token.id, false, "twice", by("user:b"));
+    expect(second.value).toEqual(first.value);
+    expect(await head()).toBe(before);
+    const chunk = await store.revokeChunk([token.id], "thrice", by("user:c"));
+    expect(chunk.value).toEqual([]);
+    const empty = await store.revokeChunk([], "nothing", by("user:d"));
+    expect(empty.value).toEqual([]);
+    const { rows } = await sql.query(
+      "select actor, outcome from sallyport.audit where action like 'token%.revoke' order by seq",
+    );
+    expect(rows).toEqual(["user:a", "user:b", "user:c", "user:d"].map((actor) => ({ actor, outcome: "OK" })));
+  });
+
+  test("a row that somebody holds delays only its own revocation, which is NOT_DONE after the lock's time-out", async () => {
+    const [held, ...others] = await Promise.all(Array.from({ length: 5 }, () => created()));
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("select from sallyport.tokens where id = $1 for update", [held!.id]);
+    const before = performance.now();
+    const first = outcome(store.revokeToken(others[0]!.id, false, "", ADMIN));
+    const stuck = outcome(store.revokeToken(held!.id, false, "", ADMIN));
+    const rest = others.slice(1).map(({ id }) => outcome(store.revokeToken(id, false, "", ADMIN)));
+    expect(await Promise.all([first, ...rest])).toEqual(["ok", "ok", "ok", "ok"]);
+    expect(await outcome(store.revokeToken(others[0]!.id, false, "", ADMIN))).toBe("ok");
+    expect(performance.now() - before).toBeLessThan(1500);
+    expect(await stuck).toBe("NOT_DONE");
+    await holder.query("rollback");
+    expect(await stateOf(held!.id)).toBe("ACTIVE");
+    expect(await outcome(store.revokeToken(held!.id, false, "", ADMIN))).toBe("ok");
+  });
+
+  test("the head held by somebody: NOT_DONE after the lock's time-out, at the commit, and nothing was changed", async () => {
+    const tokens = await Promise.all(Array.from({ length: 3 }, () => created()));
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("update sallyport.rev_head set n = n");
+    const before = performance.now();
+    const outcomes = await Promise.all(tokens.map(({ id }) => outcome(store.revokeToken(id, false, "", ADMIN))));
+    expect(outcomes).toEqual(["NOT_DONE", "NOT_DONE", "NOT_DONE"]);
+    expect(performance.now() - before).toBeLessThan(5500);
+    await holder.query("rollback");
+    for (const { id } of tokens) expect(await stateOf(id)).toBe("ACTIVE");
+  });
+
+  test("no connection: NOT_DONE for all who wait, without trying each", async () => {
+    const tokens = Array.from({ length: 200 }, () => newId());
+    const away = new URL(url);
+    away.port = "1";
+    const lonely = new PostgresAuthorityStore(open(away.href));
+    const before = performance.now();
+    const outcomes = await Promise.all(tokens.map((id) => outcome(lonely.revokeToken(id, false, "", ADMIN))));
+    expect(new Set(outcomes)).toEqual(new Set(["NOT_DONE"]));
+    expect(performance.now() - before).toBeLessThan(2500);
+  });
+
+  test("a family is revoked whole, whatever rotations come at the same time", async () => {
+    for (let round = 0; round < 12; round++) {
+      const root = await created();
+      const begun = Promise.withResolvers<void>();
+      const rotating = (async () => {
+        let id = root.id;
+        for (let i = 0; i < 4; i++) {
+          const next = fresh();
+          if (i === round % 4) begun.resolve();
+          const done = await outcome(store.rotateToken(id, next, YEAR, 60_000, { callerScopes: [] }, ADMIN));
+          if (done !== "ok") return done;
+          id = next.id;
+        }
+        return "TOKEN_REVOKED";
+      })();
+      await begun.promise;
+      const revoked = await store.revokeToken(root.id, true, "family", ADMIN);
+      expect(revoked.value.state).toBe("REVOKED");
+      expect(await rotating).toBe("TOKEN_REVOKED");
+      const { rows } = await sql.query(
+        "select count(*) as live from sallyport.token_view where family = $1 and state <> 'REVOKED'",
+        [root.id],
+      );
+      expect(rows).toEqual([{ live: 0 }]);
+    }
+  });
+
+  test("a revoked parent ends its child, and a child mints none itself", async () => {
+    const parent = await created();
+    const guard = { callerTokenId: parent.id, callerScopes: ["a"], child: true, mustExist: true };
+    const child = await created({}, guard);
+    expect(child.parent).toBe(parent.id);
+    expect(await outcome(created({}, { ...guard, callerTokenId: child.id }))).toBe("RIGHTS_EXCEEDED");
+    await store.revokeToken(parent.id, false, "", ADMIN);
+    expect(await stateOf(child.id)).toBe("REVOKED");
+  });
+
+  test("a cut of a principal without a row ends nothing, and is there when it is first used", async () => {
+    const before = await head();
+    const done = await store.cut("default", "bot:none", "", ADMIN);
+    expect(done.epoch).toBeTruthy();
+    const { rows } = await sql.query("select cut_n from sallyport.principals where name = 'bot:none'");
+    expect(rows).toEqual([{ cut_n: before + 1 }]);
+    const token = await created({ principal: "bot:none" });
+    expect(token.state).toBe("ACTIVE");
+    await store.cut("default", undefined, "", ADMIN);
+    expect(await stateOf(token.id)).toBe("REVOKED");
+    expect(await outcome(store.cut("nowhere", "bot:none", "", ADMIN))).toBe("TENANT_NOT_FOUND");
+  });
+
+  test("a deleted principal that is made again does not bring its tokens back", async () => {
+    const token = await created();
+    await store.deletePrincipal("default", "bot:ci", ADMIN);
+    expect(await outcome(created())).toBe("PRINCIPAL_NOT_FOUND");
+    const again = {
+      tenant: "default",
+      name: "bot:ci",
+      displayName: "",
+      email: "",
+      owner: "",
+      state: "ACTIVE" as const,
+      annotations: {},
+    };
+    await store.createPrincipal(again, ADMIN);
+    expect(await stateOf(token.id)).toBe("REVOKED");
+    expect((await created()).state).toBe("ACTIVE");
+  });
+});
+
+describe("minting", () => {
+  beforeEach(async () => {
+    const database = await migrated();
+    onTestFinished(() => database.drop());
+    await use(database.url);
+  });
+
+  test.each<[string, Partial<MintLimits>]>([
+    ["live tokens of a principal", { maxLive: 10 }],
+    ["mints of a principal in a day", { perPrincipalPerDay: 10 }],
+    ["mints of an address in an hour", { address: "192.0.2.1", perAddressPerHour: 10 }],
+    ["all of them together", { maxLive: 10, perPrincipalPerDay: 12, address: "192.0.2.1", perAddressPerHour: 14 }],
+  ])("50 at once make exactly as many as are allowed: %s", async (_, limits) => {
+    const outcomes = await Promise.all(
+      Array.from({ length: 50 }, () => outcome(created({}, FREE, { ...UNLIMITED, ...limits }))),
+    );
+    expect(outcomes.filter((one) => one === "ok")).toHaveLength(10);
+    expect(new Set(outcomes)).toEqual(new Set(["ok", "LIMIT_EXCEEDED"]));
+    const { rows } = await sql.query("select count(*) as tokens from sallyport.tokens");
+    expect(rows).toEqual([{ tokens: 10 }]);
+  });
+
+  test("the cap on live tokens holds over midnight, when the counts begin anew", async () => {
+    const limits = { ...UNLIMITED, maxLive: 1, perPrincipalPerDay: 100 };
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("select pg_advisory_xact_lock(hashtextextended('live p default bot:ci', 0))");
+    const one = outcome(created({}, FREE, limits));
+    await waiting(1);
+    // As if the second call's day were another: its row of counts is not the one that the first holds.
+    const two = outcome(created({ principal: "bot:ci" }, FREE, { ...limits, perPrincipalPerDay: 0 }));
+    await waiting(2);
+    await holder.query("rollback");
+    expect([await one, await two].sort()).toEqual(["LIMIT_EXCEEDED", "ok"]);
+  });
+
+  /** Mints without pause until `stop` has returned; what was there then must be all there ever is. */
+  async function storm(stop: () => Promise<unknown>, guard: (i: number) => MintGuard, minters = 6) {
+    let going = true;
+    const outcomes: string[] = [];
+    const minting = Array.from({ length: minters }, async (_, i) => {
+      while (going) outcomes.push(await outcome(created({}, guard(i))));
+    });
+    await expect.poll(() => outcomes.length, { interval: 5 }).toBeGreaterThan(20);
+    const begun = performance.now();
+    await stop();
+    const took = performance.now() - begun;
+    const count = async () => (await sql.query("select count(*) as n from sallyport.tokens")).rows[0].n as number;
+    const then = await count();
+    const made = outcomes.length;
+    await expect.poll(() => outcomes.length, { interval: 5 }).toBeGreaterThan(made + 20);
+    going = false;
+    await Promise.all(minting);
+    return { then, later: await count(), outcomes: new Set(outcomes), took };
+  }
+
+  test.each<[string, string, () => Promise<unknown>]>([
+    [
+      "disabling the principal",
+      "PRINCIPAL_DISABLED",
+      () => store.updatePrincipal("default", "bot:ci", { state: "DISABLED" }, "", ADMIN),
+    ],
+    ["deleting the principal", "PRINCIPAL_NOT_FOUND", () => store.deletePrincipal("default", "bot:ci", ADMIN)],
+    [
+      "suspending the tenant",
+      "TENANT_SUSPENDED",
+      () => store.updateTenant("default", { state: "SUSPENDED" }, "", ADMIN),
+    ],
+  ])("under a storm of mints, none is committed once %s has returned", async (_, reason, stop) => {
+    await created();
+    const { then, later, outcomes, took } = await storm(stop, () => FREE);
+    expect(later).toBe(then);
+    expect(outcomes).toEqual(new Set(["ok", reason]));
+    // The locks queue fairly.
+    expect(took).toBeLessThan(1500);
+  });
+
+  test("under a storm of mints by a token, none is committed once that token's revocation has returned", async () => {
+    const minter = await created();
+    const guard = { callerTokenId: minter.id, callerScopes: ["a"], child: true, mustExist: true };
+    const { then, later, outcomes, took } = await storm(
+      () => store.revokeToken(minter.id, false, "", ADMIN),
+      () => guard,
+    );
+    expect(later).toBe(then);
+    expect(outcomes).toEqual(new Set(["ok", "CALLER_UNAUTHENTICATED"]));
+    expect(took).toBeLessThan(1500);
+  });
+
+  test("a mint that waited for a cut is issued after it; one that came before the cut is ended by it", async () => {
+    await created();
+    const cutter = await byHand(url);
+    await cutter.query("begin");
+    await cutter.query("insert into sallyport.audit (tenant, actor, action, target) values ('default', 't', 't', 't')");
+    await cutter.query("update sallyport.principals set cut_time = clock_timestamp() where name = 'bot:ci'");
+    const minting = created();
+    await waiting(1);
+    await cutter.query("commit");
+    const after = await minting;
+    expect(after.state).toBe("ACTIVE");
+    await store.cut("default", "bot:ci", "", ADMIN);
+    expect(await stateOf(after.id)).toBe("REVOKED");
+  });
+
+  test("a caller whose token lost a scope, or was narrowed while it waited, mints nothing", async () => {
+    const caller = await created({ scopes: ["a", "b"] });
+    const guard = { callerTokenId: caller.id, callerScopes: ["a", "b"], child: false, mustExist: false };
+    expect((await created({}, guard)).state).toBe("ACTIVE");
+    const narrowing = await byHand(url);
+    await narrowing.query("begin");
+    await narrowing.query(
+      "insert into sallyport.audit (tenant, actor, action, target) values ('default', 't', 't', 't')",
+    );
+    await narrowing.query("update sallyport.tokens set scopes = '{a}' where id = $1", [caller.id]);
+    const minting = outcome(created({}, guard));
+    await waiting(1);
+    await narrowing.query("commit");
+    expect(await minting).toBe("CALLER_UNAUTHENTICATED");
+  });
+
+  const request = (over = {}) => ({
+    caller: "token:x",
+    requestId: randomUUID() as string,
+    method: "CreateToken",
+    body: new Uint8Array([1]),
+    salt: randomBytes(16),
+    ...over,
+  });
+
+  test("the same request 10 times at once is one token, and each is told it; another body is refused", async () => {
+    const same = request();
+    const done = await Promise.all(
+      Array.from({ length: 10 }, () =>
+        store.createToken(newToken(), YEAR, FREE, UNLIMITED, ADMIN, { ...same, salt: randomBytes(16) }),
+      ),
+    );
+    expect(done.filter(({ kind }) => kind === "created")).toHaveLength(1);
+    expect(new Set(done.map(({ token }) => token.id)).size).toBe(1);
+    const salts = done.flatMap((one) => (one.kind === "repeated" ? [Buffer.from(one.salt).toString("hex")] : []));
+    expect(new Set(salts).size).toBe(1);
+    const { rows } = await sql.query("select count(*) as tokens from sallyport.tokens");
+    expect(rows).toEqual([{ tokens: 1 }]);
+    const other = { ...same, body: new Uint8Array([2]) };
+    expect(await outcome(store.createToken(newToken(), YEAR, FREE, UNLIMITED, ADMIN, other))).toBe("REQUEST_ID_REUSED");
+  });
+
+  test("the same rotation 8 times at once is one token, and different ones at once are one rotation", async () => {
+    const root = await created();
+    const same = request({ method: "RotateToken" });
+    const rotate = (idempotency: ReturnType<typeof request> | undefined) =>
+      store.rotateToken(root.id, fresh(), YEAR, 1000, { callerScopes: [] }, ADMIN, idempotency);
+    const done = await Promise.all(Array.from({ length: 8 }, () => rotate(same)));
+    expect(new Set(done.map(({ value }) => value.token.id)).size).toBe(1);
+    expect(done.filter(({ value }) => value.kind === "created")).toHaveLength(1);
+    expect(new Set(done.map(({ value }) => value.previous?.id))).toEqual(new Set([root.id]));
+    expect(new Set(await Promise.all(Array.from({ length: 4 }, () => outcome(rotate(undefined)))))).toEqual(
+      new Set(["TOKEN_ROTATED"]),
+    );
+    const second = await created();
+    const outcomes = await Promise.all(
+      Array.from({ length: 6 }, () =>
+        outcome(store.rotateToken(second.id, fresh(), YEAR, 0, { callerScopes: [] }, ADMIN)),
+      ),
+    );
+    expect(outcomes.filter((one) => one === "ok")).toHaveLength(1);
+    const { rows } = await sql.query("select count(*) as n from sallyport.tokens where family = $1", [second.id]);
+    expect(rows).toEqual([{ n: 2 }]);
+  });
+
+  test("a refused mint leaves nothing behind, not even its request id", async () => {
+    const same = request();
+    const limits = { ...UNLIMITED, maxLive: 1 };
+    await created();
+    expect(await outcome(store.createToken(newToken(), YEAR, FREE, limits, ADMIN, same))).toBe("LIMIT_EXCEEDED");
+    const { rows } = await sql.query("select from sallyport.requests union all select from sallyport.mint_counts");
+    expect(rows).toHaveLength(0);
+    expect(await outcome(store.createToken(newToken(), YEAR, FREE, UNLIMITED, ADMIN, same))).toBe("ok");
+  });
+});
+
+describe("a commit without a clear answer", () => {
+  let server: ThrowawayServer;
+  beforeAll(async () => {
+    server = await startServer();
+    await migrate(server.url);
+  });
+  afterAll(() => server?.remove());
+  beforeEach(() => use(server.url));
+
+  test("a synchronous wait that was cancelled is OUTCOME_UNKNOWN though the server says success; the repeat waits again", async () => {
+    const token = await created();
+    await sql.query("alter system set synchronous_standby_names = 'nobody'");
+    await sql.query("select pg_reload_conf()");
+    onTestFinished(async () => {
+      await sql.query("alter system reset synchronous_standby_names");
+      await sql.query("select pg_reload_conf()");
+    });
+    await expect
+      .poll(async () => (await sql.query("show synchronous_standby_names")).rows[0].synchronous_standby_names)
+      .toBe("nobody");
+    const cancelled = async (work: Promise<unknown>) => {
+      let answer: string | undefined;
+      void outcome(work).then((told) => (answer = told));
+      let cancels = 0;
+      await expect
+        .poll(
+          async () => {
+            const { rows } = await sql.query(
+              "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'",
+            );
+            cancels += rows.length;
+            return answer;
+          },
+          { interval: 5, timeout: 6000 },
+        )
+        .toBeDefined();
+      return { answer, cancels: cancels > 0 };
+    };
+    const unknown = { answer: "OUTCOME_UNKNOWN", cancels: true };
+    expect(await cancelled(store.revokeToken(token.id, false, "", ADMIN))).toEqual(unknown);
+    expect(await stateOf(token.id)).toBe("REVOKED");
+    // Each of these changes nothing any more; without a row of its own it would not wait, and say OK.
+    expect(await cancelled(store.revokeToken(token.id, false, "", ADMIN))).toEqual(unknown);
+    expect(await cancelled(store.revokeToken(token.id, true, "", ADMIN))).toEqual(unknown);
+    expect(await cancelled(store.revokeChunk([token.id], "", ADMIN))).toEqual(unknown);
+    expect(await cancelled(store.revokeChunk([], "", ADMIN))).toEqual(unknown);
+  });
+
+  test("a commit that is not answered is OUTCOME_UNKNOWN when its time is up", async () => {
+    const token = await created();
+    await sql.query("alter system set synchronous_standby_names = 'nobody'");
+    await sql.query("select pg_reload_conf()");
+    onTestFinished(async () => {
+      await sql.query("alter system reset synchronous_standby_names");
+      await sql.query("select pg_reload_conf()");
+    });
+    await expect
+      .poll(async () => (await sql.query("show synchronous_standby_names")).rows[0].synchronous_standby_names)
+      .toBe("nobody");
+    const before = performance.now();
+    expect(await outcome(store.revokeToken(token.id, false, "", ADMIN))).toBe("OUTCOME_UNKNOWN");
+    expect(performance.now() - before).toBeLessThan(6000);
+  });
+
+  test("a connection cut anywhere: NOT_DONE means not done, OK means done, all else is OUTCOME_UNKNOWN", async () => {
+    const proxy = await startTcpProxy({ port: server.port });
+    onTestFinished(() => proxy.stop());
+    const through = new URL(server.url);
+    through.port = String(proxy.port);
+    const attempt = async (way: "up" | "down", bytes: number) => {
+      const token = await created();
+      await proxy.set({ kind: "cut", [way]: bytes });
+      const cut = new Postgres({ url: through.href, maxConnections: 1, applicationName: "cut", onTrouble: () => {} });
+      const told = await outcome(new PostgresAuthorityStore(cut).revokeToken(token.id, false, "", ADMIN));
+      await cut.close();
+      const done = (await stateOf(token.id)) === "REVOKED";
+      const { rowCount } = await sql.query(
+        "select from sallyport.audit where target = $1 and action = 'token.revoke'",
+        [`token:${token.id}`],
+      );
+      expect(rowCount).toBe(done ? 1 : 0);
+      if (told === "NOT_DONE") expect(done).toBe(false);
+      else if (told === "ok") expect(done).toBe(true);
+      else expect(told).toBe("OUTCOME_UNKNOWN");
+      return told;
+    };
+    const seen = new Set<string>();
+    for (const way of ["up", "down"] as const) {
+      // Doubling until it gets through, then evenly: about 60 cuts over one revocation.
+      let whole = 256;
+      while ((await attempt(way, whole)) !== "ok") whole *= 2;
+      for (let bytes = 1; bytes < whole; bytes += Math.ceil(whole / 30)) seen.add(await attempt(way, bytes));
+      // Every byte at the end, where the commit and its answer are.
+      let low = 1;
+      for (let high = whole; low < high; ) {
+        const middle = (low + high) >> 1;
+        if ((await attempt(way, middle)) === "ok") high = middle;
+        else low = middle + 1;
+      }
+      for (let bytes = Math.max(1, low - 24); bytes < low; bytes++) seen.add(await attempt(way, bytes));
+    }
+    // The last byte or two vary with the figures in the answers.
+    expect([...seen].filter((told) => told !== "ok").sort()).toEqual(["NOT_DONE", "OUTCOME_UNKNOWN"]);
+  }, 60_000);
+
+  test("a server that ends in the middle: NOT_DONE before the commit, and the pool heals", async () => {
+    const token = await created();
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("select from sallyport.tokens where id = $1 for update", [token.id]);
+    const family = outcome(store.revokeToken(token.id, true, "", ADMIN));
+    await waiting(1);
+    await sql.query(
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sallyport-test' and wait_event_type = 'Lock'",
+    );
+    expect(await family).toBe("NOT_DONE");
+    await holder.query("rollback");
+    expect(await stateOf(token.id)).toBe("ACTIVE");
+    expect(await outcome(store.revokeToken(token.id, false, "", ADMIN))).toBe("ok");
+  });
+
+  test("two changes that wait for each other are done one after the other", async () => {
+    const [low, high] = [(await created()).id, (await created()).id].sort();
+    const hand = await byHand(url);
+    await hand.query("begin");
+    await hand.query("select from sallyport.tokens where id = $1 for update", [high]);
+    const chunk = store.revokeChunk([low!, high!], "", ADMIN);
+    await waiting(1);
+    // The hand takes what the other holds: a deadlock, of which PostgreSQL ends one side.
+    await outcome(hand.query("select from sallyport.tokens where id = $1 for update", [low]));
+    await hand.query("rollback");
+    expect((await chunk).value).toHaveLength(2);
+  });
+});
