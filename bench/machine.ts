@@ -1,7 +1,7 @@
 // What the kernel accounts, and which core a process may use.
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { availableParallelism, cpus } from "node:os";
+import { cpus } from "node:os";
 
 const TICK_US = 1_000_000 / Number(execFileSync("getconf", ["CLK_TCK"], { encoding: "utf8" }));
 
@@ -22,19 +22,21 @@ export function residentKiB(pid: number): number {
 }
 
 /** Why processes can not be kept on cores of their own here; undefined if they can. */
-export function whyUnpinned(): string | undefined {
-  if (availableParallelism() < 2) return "one core only: server and load generator share it";
+export const whyUnpinned: string | undefined = lookWhy();
+
+function lookWhy(): string | undefined {
+  if (cpus().length < 2) return "one core only: server and load generator share it";
   try {
     execFileSync("taskset", ["-p", String(process.pid)]);
     return undefined;
   } catch {
-    return "no taskset";
+    return "no taskset: servers and load generator share all cores";
   }
 }
 
 /** Keeps all threads of a process, and what it starts from now on, on one core. */
 export function pin(pid: number, core: number): void {
-  if (whyUnpinned() === undefined) execFileSync("taskset", ["-acp", String(core), String(pid)]);
+  if (whyUnpinned === undefined) execFileSync("taskset", ["-acp", String(core), String(pid)]);
 }
 
 /** This process and all its children stay off the servers' core. */
@@ -44,5 +46,5 @@ export function stayAside(): void {
 
 /** What the numbers were taken on. */
 export function machine(): string {
-  return `${cpus()[0]?.model.trim()}, ${availableParallelism()} cores, Linux ${execFileSync("uname", ["-r"], { encoding: "utf8" }).trim()}, Node ${process.version}`;
+  return `${cpus()[0]?.model.trim()}, ${cpus().length} cores, Linux ${execFileSync("uname", ["-r"], { encoding: "utf8" }).trim()}, Node ${process.version}`;
 }

@@ -1,6 +1,8 @@
 import { readFileSync } from "node:fs";
 
 interface Profile {
+  /** Microseconds of the monotonic clock. */
+  readonly startTime: number;
   readonly nodes: readonly {
     readonly id: number;
     readonly callFrame: { readonly functionName: string; readonly url: string; readonly lineNumber: number };
@@ -9,17 +11,22 @@ interface Profile {
   readonly timeDeltas: readonly number[];
 }
 
-const ASIDE = /^\((root|program|idle)\)$/;
+/** The monotonic clock in microseconds, as a profile shows it. */
+export function profileClock(): number {
+  return Number(process.hrtime.bigint() / 1000n);
+}
 
-/** Where a CPU profile's time was spent: functions by their own share of what was not idle. */
-export function hottest(file: string, count: number): string {
-  const { nodes, samples, timeDeltas } = JSON.parse(readFileSync(file, "utf8")) as Profile;
+/** Where a CPU profile's time since `from` was spent: functions by their own share of what was not idle. */
+export function hottest(file: string, from: number, count: number): string {
+  const { nodes, samples, timeDeltas, startTime } = JSON.parse(readFileSync(file, "utf8")) as Profile;
   const frames = new Map(nodes.map(({ id, callFrame }) => [id, callFrame]));
   const own = new Map<string, number>();
   let all = 0;
+  let now = startTime;
   for (const [i, id] of samples.entries()) {
     const { functionName, url, lineNumber } = frames.get(id)!;
-    if (ASIDE.test(functionName) && functionName !== "(program)") continue;
+    now += timeDeltas[i]!;
+    if (now < from || functionName === "(idle)" || functionName === "(root)") continue;
     const place = url === "" ? "" : ` ${url.replace(/^.*\/(src|node_modules)\//, "$1/")}:${lineNumber + 1}`;
     const name = `${functionName || "(anonymous)"}${place}`;
     own.set(name, (own.get(name) ?? 0) + timeDeltas[i]!);
