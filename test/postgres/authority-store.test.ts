@@ -497,6 +497,9 @@ describe("a commit without a clear answer", () => {
       const cut = new Postgres({ url: through.href, maxConnections: 1, applicationName: "cut", onTrouble: () => {} });
       const told = await outcome(new PostgresAuthorityStore(cut).revokeToken(token.id, false, "", ADMIN));
       await cut.close();
+      // Whatever the server was still doing has ended with its backend.
+      const backends = () => sql.query("select from pg_stat_activity where application_name = 'cut'");
+      await expect.poll(async () => (await backends()).rowCount, { interval: 2 }).toBe(0);
       const done = (await stateOf(token.id)) === "REVOKED";
       const { rowCount } = await sql.query(
         "select from sallyport.audit where target = $1 and action = 'token.revoke'",
