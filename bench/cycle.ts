@@ -17,25 +17,32 @@ const END_STREAM = 1;
 const END_HEADERS = 4;
 const ACK = 1;
 
-/** Sends the requests in turn for some seconds over all connections. Rejects at the first answer that is not the expected one. */
+/** Sends the requests in turn for some seconds, and until `least` were sent, over all connections. Rejects at the first answer that is not the expected one. */
 export async function cycle(
   address: string,
   requests: readonly Request[],
   shape: Shape,
   seconds: number,
+  least = 0,
 ): Promise<Required<LoadResult>> {
   let next = 0;
   const source = () => requests[next++ % requests.length]!;
   const start = performance.now();
   const until = start + seconds * 1000;
+  const over = (now: number) => now >= until && next >= least;
   const times = (
-    await Promise.all(Array.from({ length: shape.connections }, () => converse(address, source, shape.streams, until)))
+    await Promise.all(Array.from({ length: shape.connections }, () => converse(address, source, shape.streams, over)))
   ).flat();
   return { calls: times.length, seconds: (performance.now() - start) / 1000, ...percentiles(times) };
 }
 
-/** One connection: keeps `streams` requests in flight until the time is over. Resolves with the milliseconds of each. */
-function converse(address: string, source: () => Request, streams: number, until: number): Promise<number[]> {
+/** One connection: keeps `streams` requests in flight until it is over. Resolves with the milliseconds of each. */
+function converse(
+  address: string,
+  source: () => Request,
+  streams: number,
+  over: (now: number) => boolean,
+): Promise<number[]> {
   const socket = address.startsWith("unix:")
     ? connect(address.slice(5))
     : connect({ host: address.split(":")[0], port: Number(address.split(":")[1]), noDelay: true });
@@ -62,7 +69,7 @@ function converse(address: string, source: () => Request, streams: number, until
       open.delete(id);
       const now = performance.now();
       times.push(now - call.sent);
-      if (now < until) return ask();
+      if (!over(now)) return ask();
       if (open.size > 0) return;
       socket.end();
       resolve(times);

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
@@ -149,11 +148,6 @@ async function untilTaken<T>(call: () => Promise<T>): Promise<T> {
       await new Promise((done) => setTimeout(done, 100 * tries));
     }
   }
-}
-
-/** Whether this checkout has a cache outside the process at all. */
-export function hasL2(): boolean {
-  return existsSync(join(import.meta.dirname, "../src/redis/token-cache.ts"));
 }
 
 async function tiers(ops: string): Promise<Record<string, number>> {

@@ -103,7 +103,7 @@ function otherRows(): Row[] {
     { table: answers, title: "L1 hit", subject: "sallyport", shape: many, requests: live, tier: "l1" },
     {
       table: answers,
-      title: "L1 hits of 2,048 tokens in turn",
+      title: "L1 hits of 2,048 tokens in turn (own generator)",
       subject: "sallyport",
       shape: many,
       requests: cycled,
@@ -111,7 +111,7 @@ function otherRows(): Row[] {
     },
     {
       table: answers,
-      title: "L2 hits of 2,048 tokens in turn",
+      title: "L2 hits of 2,048 tokens in turn (own generator)",
       subject: "sallyport, L1 of 16 tokens, Redis",
       shape: many,
       requests: cycled,
@@ -119,7 +119,7 @@ function otherRows(): Row[] {
     },
     {
       table: answers,
-      title: "misses of 2,048 tokens in turn",
+      title: "misses of 2,048 tokens in turn (own generator)",
       subject: "sallyport, L1 of 16 tokens",
       shape: many,
       requests: cycled,

@@ -4,17 +4,17 @@
 //   --profile   a CPU profile of the server under ValidateToken
 //   --only RE   rows whose table, title or server fits;  --rounds N;  --seconds S
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type Judgement, judge, type Outcome } from "./budget.ts";
 import { decisionTable, measureDecision } from "./decision.ts";
 import { idleKiB } from "./idle.ts";
 import { machine, stayAside, whyUnpinned } from "./machine.ts";
-import { measure, type Sample } from "./measure.ts";
+import { measure, type Sample, TierMissing, warm } from "./measure.ts";
 import { isSubject, type PeerName, peer } from "./peers.ts";
 import { probe } from "./probe.ts";
-import { hasL2, Product, type Tokens } from "./product.ts";
+import { Product, type Tokens } from "./product.ts";
 import { hottest, profileClock } from "./profile.ts";
 import { digits, judgements, tables } from "./report.ts";
 import { allRows, PRODUCTS, type ProductName, type Row, type SubjectName, shortRows, VALIDATE } from "./rows.ts";
@@ -38,6 +38,7 @@ const { values } = parseArgs({
 const rounds = Math.min(Number(values.rounds ?? (values.short || values.profile ? 3 : 5)), 50);
 const seconds = Math.min(Number(values.seconds), 10);
 
+const loadBefore = loadavg()[0]!;
 const whole = !values.short && !values.profile && values.only === undefined;
 
 process.exitCode = await main();
@@ -88,10 +89,12 @@ async function run(product: Product, running: Maybe[], folder: string) {
       const subject = subjects.get(outcome.row.subject)!;
       if (outcome.missing !== undefined || !isSubject(subject)) continue;
       try {
-        const sample = await measure(outcome.row, subject, tokens, folder, seconds);
-        if (round > 0) outcome.samples.push(sample);
+        const way = [outcome.row, subject, tokens, folder, seconds] as const;
+        if (round === 0) await warm(...way);
+        else outcome.samples.push(await measure(...way));
       } catch (error) {
-        outcome.missing = `failed: ${(error as Error).message.split("\n")[0]}`;
+        const why = (error as Error).message.split("\n")[0];
+        outcome.missing = error instanceof TierMissing ? why : `failed: ${why}`;
         outcome.samples = [];
       }
     }
@@ -125,7 +128,6 @@ function chosenRows(): Row[] {
 async function start(product: Product, name: SubjectName, tokens: Tokens): Promise<Maybe> {
   if (!(name in PRODUCTS)) return peer(name as PeerName, tokens.live, CACHE);
   const variant = PRODUCTS[name as ProductName];
-  if (variant === "redis" && !hasL2()) return { name, missing: "not built: no cache outside the process" };
   return product.instance(name, variant);
 }
 
@@ -147,7 +149,7 @@ function publish(outcomes: readonly Outcome[], judged: readonly Judgement[], idl
   const text = [
     "# Performance",
     "",
-    `Made by \`npm run bench -- --write\`. ${machine()}; medians of ${rounds} alternating rounds of ${seconds} s. ${whyUnpinned ?? "The server has a core to itself, load generator and database another."} CPU is utime + stime of the server process from /proc; a *cores* far below 1 says that the generator was the limit. Compare ratios, not machines. *n × m*: n connections with m requests in flight on each.`,
+    `Made by \`npm run bench -- --write\`. ${machine()}; medians of ${rounds} alternating rounds of ${seconds} s; load average of the machine before the run ${loadBefore.toFixed(1)}. ${whyUnpinned ?? "The server has a core to itself, load generator and database another."} CPU is utime + stime of the server process from /proc; a *cores* far below 1 says that the generator was the limit. Compare ratios, not machines. *n × m*: n connections with m requests in flight on each.`,
     "",
     tables(outcomes),
     "",
