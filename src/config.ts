@@ -163,6 +163,15 @@ const schema = z.strictObject({
       mint_per_principal_per_day: z.number().int().min(0).default(100),
     })
     .prefault({}),
+  canary: z
+    .strictObject({
+      every: duration.optional(),
+      peers: z
+        .array(z.string().regex(/^http:\/\/[^/\s]+$/, "must be http://host:port of a data door"))
+        .max(100)
+        .default([]),
+    })
+    .prefault({}),
   log: z
     .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info") })
     .prefault({}),
@@ -308,6 +317,9 @@ function crossChecks(config: z.output<typeof schema>): string[] {
   if (config.cache.ttl < 1000 || config.cache.ttl > 540_000) problems.push("cache.ttl: must be 1s to 9m");
   if (config.keyring === undefined && config.database.url !== undefined) {
     problems.push("keyring: is required with database.url (or keyring_file); the embedded database makes its own");
+  }
+  if (config.canary.every !== undefined && (config.mode !== "full" || config.canary.every < 1000)) {
+    problems.push("canary.every: must be at least 1s, in mode full");
   }
   if (config.mode === "validate" && config.database.url === undefined) {
     problems.push("database.url: is required in mode validate");

@@ -377,6 +377,8 @@ export interface Events {
   validators(counts: Readonly<Record<"live" | "reaped", number>>): void;
   cacheEntries(tier: "l1" | "l2", entries: number): void;
   shed(klass: string): void;
+  /** A flight of the canary: instances that refused a revoked token, that accepted it, and that told nothing. */
+  canary(flight: { readonly refused: number; readonly accepted: number; readonly notReached: number }): void;
   /** Something is wrong with a part of the world; repeated lines are thinned out. `error`: class and code only. */
   trouble(what: string, error: unknown): void;
   /** Something that must wake a person. */

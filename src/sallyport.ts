@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import type { Authority } from "./app/authority.ts";
 import { BulkRevoke } from "./app/bulk-revoke.ts";
+import { Canary } from "./app/canary.ts";
 import { ChangeAuthority } from "./app/change-authority.ts";
 import { Follower } from "./app/follower.ts";
 import { Housekeeping } from "./app/housekeeping.ts";
@@ -12,6 +13,7 @@ import { TokenManager } from "./app/token-manager.ts";
 import { Usage } from "./app/usage.ts";
 import { validateWith } from "./app/validate.ts";
 import { type Config, isLocal } from "./config.ts";
+import { NO_REQUIREMENT, type Verdict } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
@@ -163,6 +165,26 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const data = config.doors.data;
   const dataCallers = new DataCallers(callers, data.trust_peers ?? isLocal(data.bind));
 
+  const validateForCanary = validateFor("canary");
+  const canary = new Canary(
+    {
+      authority,
+      keyring,
+      clock,
+      timers,
+      events: telemetry,
+      askers: [
+        {
+          name: "self",
+          ask: async (text) =>
+            (await validateForCanary(text.reveal(), NO_REQUIREMENT, NOWHERE, clock.mono() + 2_000)).verdict,
+        },
+        ...config.canary.peers.map((peer) => ({ name: peer, ask: (text: Secret) => askPeer(peer, text) })),
+      ],
+    },
+    config.canary.every ?? 0,
+  );
+
   let leaseSeen = clock.mono();
   const reasons = (): readonly string[] => {
     if (freshness.halted) return ["the database's history went backwards, or it does not admit this program"];
@@ -188,6 +210,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     },
   });
   housekeeping.start();
+  if (config.canary.every !== undefined) canary.start();
   usage.start();
   const gauges = setInterval(() => {
     telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
@@ -210,6 +233,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     },
     async stop(graceMs) {
       clearInterval(gauges);
+      canary.stop();
       await doors.drain(graceMs);
       await housekeeping.stop();
       await follower.stop().catch((error) => telemetry.trouble("leaving the registry failed", error));
@@ -221,6 +245,22 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       await db.close();
     },
   };
+}
+
+const NOWHERE = { clientAddress: "" };
+
+/** Asks another instance's data door about a token, over its JSON API. */
+async function askPeer(peer: string, tokenString: Secret): Promise<Verdict> {
+  const response = await fetch(`${peer}/sallyport.v1.TokenValidator/ValidateToken`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ tokenString: tokenString.reveal() }),
+    redirect: "error",
+    signal: AbortSignal.timeout(2_000),
+  });
+  if (!response.ok) throw new Error(`peer answered ${response.status}`);
+  const { verdict } = (await response.json()) as { verdict?: string };
+  return (verdict?.replace(/^VERDICT_/, "") ?? "UNDETERMINED") as Verdict;
 }
 
 /** The cache outside, and wake-ups by the same server. Speed only: whatever happens there, answers and waits are right. */

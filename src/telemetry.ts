@@ -64,6 +64,11 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       },
       cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
       shed: (klass) => m.shed.inc({ class: klass }),
+      canary({ refused, accepted, notReached }) {
+        m.canaryAsked.inc({ outcome: "refused" }, refused);
+        m.canaryAsked.inc({ outcome: "accepted" }, accepted);
+        m.canaryAsked.inc({ outcome: "not_reached" }, notReached);
+      },
       trouble(what, error) {
         m.troubles.inc({ what });
         if (!thinned(what)) log.warn({ err: error }, what);
@@ -130,6 +135,7 @@ function metrics(registry: Registry) {
     shed: counter("shed_total", "Calls refused for load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
     reuses: counter("token_reuses_total", "Uses of token strings after their rotation had ended them"),
+    canaryAsked: counter("canary_total", "Instances that the canary asked about a revoked token", ["outcome"]),
     troubles: counter("troubles_total", "Failures of parts of the world", ["what"]),
     alarms: counter("alarms_total", "Things that must wake a person", ["what"]),
   };
