@@ -1,0 +1,250 @@
+import { randomBytes } from "node:crypto";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { stripTypeScriptTypes } from "node:module";
+import { dirname, join, relative } from "node:path";
+import { PassThrough } from "node:stream";
+import { Code } from "@connectrpc/connect";
+import { describe, expect, test } from "vitest";
+import { parseAllDocuments } from "yaml";
+import { z } from "zod";
+import { runCli } from "../src/cli/main.ts";
+import { BUILT_IN_PROFILES } from "../src/domain/profile.ts";
+import { errorTable } from "../src/services/errors.ts";
+import { createTelemetry } from "../src/telemetry.ts";
+import { folder, run } from "./support/program.ts";
+
+const ROOT = join(import.meta.dirname, "..");
+const read = (file: string) => readFileSync(join(ROOT, file), "utf8");
+const PAGES = ["README.md", "CHANGELOG.md", "SECURITY.md", ...readdirSync(join(ROOT, "docs")).map((f) => `docs/${f}`)];
+
+/** The rows of all tables under a heading (its text), as cells; heading and separator rows left out. */
+function rows(page: string, heading?: RegExp): string[][] {
+  const text = read(page);
+  const sections = text.split(/^(?=#{1,6} )/m);
+  const chosen = heading === undefined ? sections : sections.filter((section) => heading.test(section.split("\n")[0]!));
+  const lines = chosen.flatMap((section) => section.split("\n"));
+  return lines
+    .filter((line, i) => line.startsWith("|") && !/^\|[-:|]+\|$/.test(line) && !/^\|[-:|]+\|$/.test(lines[i + 1] ?? ""))
+    .map((line) =>
+      line
+        .slice(1, -1)
+        .split("|")
+        .map((cell) => cell.trim()),
+    );
+}
+
+/** What the files of the examples would hold. */
+const freshKey = randomBytes(32).toString("base64");
+const SECRETS = {
+  "database-url": "postgres://sallyport:hunter2@127.0.0.1/sallyport",
+  "redis-url": "redis://sallyport:hunter2@127.0.0.1",
+  keyring: JSON.stringify({ current: "1", keys: { "1": freshKey } }),
+};
+
+const codes = (cell: string) => [...cell.matchAll(/`([^`]+)`/g)].map((found) => found[1]!);
+
+describe("configuration", () => {
+  const { keys, files } = settings();
+
+  const first = [...new Set([...keys.keys()].map((key) => key.split(".")[0]!))].join("|");
+  const setting = new RegExp(`^\`(${first})(\\.|\`)`);
+  const tables = { "README.md": /^## Configuration/, "docs/configuration.md": undefined };
+
+  for (const [page, heading] of Object.entries(tables)) {
+    const documented = new Map(
+      rows(page, heading)
+        .filter(([key]) => setting.test(key!))
+        .flatMap(([key, value]) => codes(key!).map((name) => [name, codes(value!)[0]] as const)),
+    );
+
+    test(`${page} has every key of the schema, and no other`, () => {
+      expect([...documented.keys()].sort()).toEqual([...keys.keys()].sort());
+    });
+
+    test(`${page} has the defaults of the schema`, () => {
+      const stated = [...documented].map(([key, value]) => [key, plain(value)]);
+      expect(Object.fromEntries(stated)).toEqual(Object.fromEntries(keys));
+    });
+  }
+
+  test("docs/configuration.md names every key that a file can hold", () => {
+    for (const key of files) expect(read("docs/configuration.md")).toContain(`\`${key}_file\``);
+  });
+
+  test("docs/configuration.md has the built-in profiles as they are", () => {
+    const days = (ms: number) => `${ms / 86_400_000}d`;
+    const yes = (is: boolean) => (is ? "yes" : "no");
+    const wanted = BUILT_IN_PROFILES.map((p) => [
+      `\`${p.name}\``,
+      `\`${p.prefix}\``,
+      p.principals.join(", "),
+      days(p.maxTtl),
+      days(p.defaultTtl),
+      yes(p.allowNoExpiry),
+      p.mintedBy.join(", "),
+      yes(p.selfRotate),
+      yes(p.allowEmptyName),
+    ]);
+    expect(rows("docs/configuration.md", /^## Tokens/).filter((row) => row.length === 9)).toEqual(wanted);
+    expect(BUILT_IN_PROFILES.every((p) => p.maxLivePerPrincipal === 1000 && p.onReuse === "audit")).toBe(true);
+  });
+
+  for (const [name, text] of examples()) {
+    test(`${name} passes check-config`, async () => {
+      const secrets = folder();
+      try {
+        for (const [file, value] of Object.entries(SECRETS)) writeFileSync(join(secrets.path, file), value);
+        const config = join(secrets.path, "sallyport.yaml");
+        writeFileSync(config, text.replaceAll("/run/secrets", secrets.path));
+        const { code, out, err } = await run(["check-config", "--config", config]);
+        expect(err).toBe("");
+        expect(code).toBe(0);
+        for (const secret of ["hunter2", freshKey]) expect(out).not.toContain(secret);
+      } finally {
+        secrets.remove();
+      }
+    });
+  }
+});
+
+describe("errors", () => {
+  const wanted = errorTable().map(({ reason, code }) => `${reason} ${snake(Code[code])}`);
+
+  for (const page of ["README.md", "docs/errors.md"]) {
+    test(`${page} has every reason with its code, and no other`, () => {
+      const table = rows(page).filter(([reason, code]) => /^`[A-Z_]+`$/.test(reason!) && /^[A-Z_]+$/.test(code ?? ""));
+      expect(table.map(([reason, code]) => `${codes(reason!)[0]} ${code}`)).toEqual(wanted);
+    });
+  }
+});
+
+test("every metric of ours is in README.md, and every one in the pages is registered", async () => {
+  const telemetry = createTelemetry("fatal", { write() {} });
+  const names = telemetry.registry.getMetricsAsArray().map(({ name }) => name);
+  const ours = names.filter((name) => name.startsWith("sallyport_"));
+  expect(ours.length).toBeGreaterThan(10);
+  const inReadme = rows("README.md", /Metrics/).flatMap(([name]) => codes(name!).map((code) => code.split("{")[0]!));
+  expect(inReadme.sort()).toEqual(ours.sort());
+  const named = PAGES.flatMap((page) => read(page).match(/sallyport_[a-z_]+_(total|seconds|entries)\b/g) ?? []);
+  expect(named.filter((name) => !names.includes(name))).toEqual([]);
+});
+
+test("every command of the help is in README.md, and every one there is in the help", async () => {
+  const top = await commandsIn(["--help"]);
+  const nouns = ["tokens", "principals", "tenants", "audit"];
+  const verbs = await Promise.all(
+    nouns.map(async (noun) => (await commandsIn([noun, "--help"])).map((verb) => `${noun} ${verb}`)),
+  );
+  const wanted = [...top.filter((word) => !nouns.includes(word)), ...verbs.flat()];
+  expect(wanted.length).toBeGreaterThan(15);
+  const documented = rows("README.md", /Commands/).flatMap(([command]) => codes(command!));
+  expect(documented.sort()).toEqual(wanted.sort());
+});
+
+test("links between pages lead somewhere, anchors too", () => {
+  const broken = PAGES.flatMap((page) =>
+    [...read(page).matchAll(/\]\(([^)\s]+)\)/g)]
+      .map((found) => found[1]!)
+      .filter((link) => !/^[a-z]+:/.test(link))
+      .filter((link) => !resolves(page, link))
+      .map((link) => `${page}: ${link}`),
+  );
+  expect(broken).toEqual([]);
+});
+
+test("scripts that the pages name are there", () => {
+  const { scripts } = JSON.parse(read("package.json")) as { scripts: Record<string, string> };
+  for (const page of PAGES) {
+    for (const [, name] of read(page).matchAll(/npm run (?:-s )?([a-z:0-9]+)/g)) {
+      const script = scripts[name!];
+      expect(script, `${page}: ${name}`).toBeDefined();
+      const file = /node (?:--\S+ )*(\S+\.ts)/.exec(script!)?.[1];
+      if (file !== undefined) expect(existsSync(join(ROOT, file)), `${page}: npm run ${name} → ${file}`).toBe(true);
+    }
+  }
+});
+
+/** Leaf keys of the schema with their defaults (undefined: none), and the keys that a file can hold. */
+function settings(): { keys: Map<string, string | undefined>; files: string[] } {
+  // The schema is not exported: the module's own text is run for it.
+  const text = stripTypeScriptTypes(read("src/config.ts"))
+    .replace(/^import [^;]*;/gm, "")
+    .replace(/^export /gm, "");
+  const { schema, FROM_FILE } = new Function("z", `${text}\nreturn { schema, FROM_FILE };`)(z) as {
+    schema: z.ZodType;
+    FROM_FILE: string[];
+  };
+  return { keys: new Map(leaves(schema, "")), files: FROM_FILE };
+}
+
+type Setting = readonly [key: string, value: string | undefined];
+
+/** The leaves below a type at a path; `given` is the default that an outer type states. */
+// biome-ignore lint/suspicious/noExplicitAny: the definitions of zod's types are not a union that narrows
+function leaves({ def }: any, path: string, given?: unknown): Setting[] {
+  switch (def.type) {
+    case "optional":
+      return leaves(def.innerType, path, given);
+    case "default":
+    case "prefault":
+      return leaves(def.innerType, path, given ?? def.defaultValue);
+    case "pipe":
+      return leaves(def.in, path, given);
+    case "object":
+      return Object.entries(def.shape).flatMap(([key, inner]) => leaves(inner, path === "" ? key : `${path}.${key}`));
+  }
+  if (def.type === "record" && def.valueType.def.type === "object") return leaves(def.valueType, `${path}.<name>`);
+  if (def.type === "array" && def.element.def.type === "object") return leaves(def.element, `${path}[]`);
+  return [[path, given === undefined || typeof given === "string" ? given : JSON.stringify(given)]];
+}
+
+/** A default as the tables write it. */
+function plain(value: string | undefined): string | undefined {
+  if (value === '""') return "";
+  const size = /^(\d+) MiB$/.exec(value ?? "");
+  return size === null ? value : String(Number(size[1]) * 1024 ** 2);
+}
+
+function snake(name: string): string {
+  return name.replace(/(?<=[a-z])(?=[A-Z])/g, "_").toUpperCase();
+}
+
+async function commandsIn(argv: string[]): Promise<string[]> {
+  const stdout = new PassThrough();
+  const exit = await runCli(argv, { stdin: new PassThrough(), stdout, stderr: new PassThrough(), env: {} });
+  expect(exit).toBe(0);
+  const help = String(stdout.read());
+  const lists = help.split(/^(?=\S.*:$)/m).filter((part) => /^(Server|Client|Commands):/.test(part));
+  return lists
+    .flatMap((list) => [...list.matchAll(/^ {2}([a-z][a-z-]*)/gm)].map((found) => found[1]!))
+    .filter((word) => word !== "help");
+}
+
+function resolves(page: string, link: string): boolean {
+  const [path, anchor] = link.split("#") as [string, string | undefined];
+  const target = path === "" ? join(ROOT, page) : join(ROOT, dirname(page), path);
+  if (!existsSync(target)) return false;
+  return anchor === undefined || anchors(relative(ROOT, target)).includes(anchor);
+}
+
+function anchors(page: string): string[] {
+  return [...read(page).matchAll(/^#{1,6} (.+)$/gm)].map((found) =>
+    found[1]!
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N} _-]/gu, "")
+      .replaceAll(" ", "-"),
+  );
+}
+
+/** The configurations in `deploy/`: name and text. */
+function examples(): [name: string, text: string][] {
+  const manifest = "deploy/kubernetes/sidecar.yaml";
+  const maps = parseAllDocuments(read(manifest))
+    .map((document) => document.toJS() as { data?: Record<string, string> })
+    .flatMap(({ data }) => (data === undefined ? [] : [data["sallyport.yaml"]!]));
+  expect(maps).toHaveLength(1);
+  return [
+    ["deploy/sallyport.example.yaml", read("deploy/sallyport.example.yaml")],
+    [`the configuration in ${manifest}`, maps[0]!],
+  ];
+}
