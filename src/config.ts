@@ -314,6 +314,9 @@ function crossChecks(config: z.output<typeof schema>): string[] {
   if (poll * 1.2 + 500 >= lease)
     problems.push("revocation.poll: poll · 1.2 + 500ms must be less than revocation.lease");
   // The log remembers changes for ten minutes: nothing may be cached for longer.
+  if (config.cache.negative_ttl < 1 || config.cache.negative_ttl > config.cache.ttl) {
+    problems.push("cache.negative_ttl: must be 1ms to cache.ttl");
+  }
   if (config.cache.ttl < 1000 || config.cache.ttl > 540_000) problems.push("cache.ttl: must be 1s to 9m");
   if (config.keyring === undefined && config.database.url !== undefined) {
     problems.push("keyring: is required with database.url (or keyring_file); the embedded database makes its own");

@@ -99,6 +99,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       l1Entries: Math.max(1, config.cache.l1.entries),
       l1Bytes: config.cache.l1.bytes,
       l1TtlMs: config.cache.ttl,
+      l1DeadTtlMs: config.cache.negative_ttl,
       maxCacheReads: 256,
       maxReads: 64,
       maxQueuedReads: 512,

@@ -12,6 +12,8 @@ export interface LookupOptions extends ReadsOptions {
   readonly l1Bytes: number;
   /** Absolute: from when an entry is stored, however often it is used. Milliseconds, below the log's memory. */
   readonly l1TtlMs: number;
+  /** The same for a token that is refused for its state, not for its times. */
+  readonly l1DeadTtlMs: number;
   /** Requests at the cache outside at once; beyond it, calls go on to the store. */
   readonly maxCacheReads: number;
 }
@@ -99,7 +101,7 @@ export class Lookup {
       const now = clock.mono();
       if (kept !== undefined && freshness.usable(kept, now)) {
         this.#noteRefusal(kept.material);
-        this.#l1.set(digest, kept);
+        this.#keep(kept);
         return answer(byPolls(freshness, kept, now, "l2"));
       }
     }
@@ -162,11 +164,17 @@ export class Lookup {
     } else if (freshness !== undefined && cached !== undefined) {
       this.#noteRefusal(cached.material);
       if (freshness.usable(cached, clock.mono())) {
-        this.#l1.set(cached.material.digest, cached);
+        this.#keep(cached);
         cache?.fill(cached.material);
       }
     }
     return { reading, cached };
+  }
+
+  /** What refuses for its state is not worth a place for long. */
+  #keep(entry: Cached): void {
+    const dead = refusal(entry.material, TIMELESS) !== undefined;
+    this.#l1.set(entry.material.digest, entry, dead ? { ttl: this.#options.l1DeadTtlMs } : {});
   }
 
   /** Keeps this process monotone before its poll has seen the change: what it refused once, no older row admits. */
