@@ -40,7 +40,7 @@ export class Calls {
   /** Answers in the handler's place, unless there is an answer. */
   giveUp(stream: Stream, why: Failure): void {
     if (stream.answered || stream.done) return;
-    this.connection.answer(stream, failure(stream, why, stream.head.target?.route));
+    this.connection.answer(stream, failure(stream, why, stream.head));
     stream.abort();
   }
 

@@ -1,7 +1,7 @@
-import * as codes from "./codes.ts";
+import type { WireFailure } from "./failures.ts";
 import type { Head } from "./head.ts";
-import { connectError, grpcStatus, type HeaderPair, http, type Reply } from "./reply.ts";
-import type { Call, Failure, Protocol, Route } from "./routes.ts";
+import { type HeaderPair, http, type Reply } from "./reply.ts";
+import type { Call, Failure, Protocol } from "./routes.ts";
 import { parseConnectTimeout } from "./timeout.ts";
 
 // What a request means and how its failures are told, the same on every mount.
@@ -21,56 +21,31 @@ const REPLIES = {
   badRequest: http(400, []),
   methodNotAllowed: http(405, ALLOW_POST),
   unsupportedMediaType: http(415, []),
-  notOneMessage: grpcStatus(codes.UNIMPLEMENTED, "a unary call has one message"),
-  unknownMethod: grpcStatus(codes.UNIMPLEMENTED, "unknown method"),
 };
-
-interface Telling {
-  readonly code: number;
-  readonly message: string;
-  readonly httpStatus: number;
-  readonly headers: readonly HeaderPair[];
-}
-const TELLINGS: Readonly<Record<Failure, Telling>> = {
-  undecodable: { code: codes.INVALID_ARGUMENT, message: "malformed request", httpStatus: 400, headers: [] },
-  oversized: { code: codes.RESOURCE_EXHAUSTED, message: "request too large", httpStatus: 413, headers: [] },
-  compressed: {
-    code: codes.UNIMPLEMENTED,
-    message: "compression is not supported",
-    httpStatus: 415,
-    headers: [["accept-encoding", "identity"]],
-  },
-  deadline: { code: codes.DEADLINE_EXCEEDED, message: "deadline exceeded", httpStatus: 504, headers: [] },
-  overloaded: { code: codes.RESOURCE_EXHAUSTED, message: "overloaded", httpStatus: 503, headers: [] },
-  internal: { code: codes.INTERNAL, message: "internal error", httpStatus: 500, headers: [] },
-};
-const GRPC_IDENTITY: readonly HeaderPair[] = [["grpc-accept-encoding", "identity"]];
 const HEADER_FIELDS_TOO_LARGE = http(431, []);
-
-const prepared = prepareDefaults();
 
 /** The answer the head alone calls for, with the body unread; undefined when the request may go on to its handler. */
 export function refusal(head: Head, call: ServedCall): Reply | undefined {
   const target = head.target;
   const grpc = head.protocol === "grpc" && target?.plain !== true;
-  if (head.oversized) return grpc ? failure(call, "oversized", target?.route) : HEADER_FIELDS_TOO_LARGE;
+  if (head.oversized) return grpc ? failure(call, "oversized", head) : HEADER_FIELDS_TOO_LARGE;
   if (head.method === "CONNECT") return REPLIES.methodNotAllowed;
-  if (!head.authorityIsGood) return grpc ? failure(call, "undecodable", target?.route) : REPLIES.badRequest;
-  if (target === undefined) return grpc ? REPLIES.unknownMethod : REPLIES.notFound;
+  if (!head.authorityIsGood) return grpc ? failure(call, "undecodable", head) : REPLIES.badRequest;
+  if (target === undefined) return grpc ? told(call, "unknown-method", head) : REPLIES.notFound;
   if (target.plain) return undefined;
   if (head.method !== "POST") return REPLIES.methodNotAllowed;
   if (grpc) {
-    if (head.grpcEncoding !== "identity") return failure(call, "compressed", target.route);
-    if (Number.isNaN(head.grpcTimeout)) return failure(call, "undecodable", target.route);
+    if (head.grpcEncoding !== "identity") return failure(call, "compressed", head);
+    if (Number.isNaN(head.grpcTimeout)) return failure(call, "undecodable", head);
     return undefined;
   }
-  return head.protocol === "http" ? REPLIES.unsupportedMediaType : connectRefusal(head, call, target.route);
+  return head.protocol === "http" ? REPLIES.unsupportedMediaType : connectRefusal(head, call);
 }
 
-function connectRefusal(head: Head, call: ServedCall, route: Route): Reply | undefined {
-  if ((head.first("content-encoding") ?? "identity") !== "identity") return failure(call, "compressed", route);
+function connectRefusal(head: Head, call: ServedCall): Reply | undefined {
+  if ((head.first("content-encoding") ?? "identity") !== "identity") return failure(call, "compressed", head);
   const badVersion = (head.first("connect-protocol-version") ?? "1") !== "1";
-  return badVersion || Number.isNaN(connectTimeout(head)) ? failure(call, "undecodable", route) : undefined;
+  return badVersion || Number.isNaN(connectTimeout(head)) ? failure(call, "undecodable", head) : undefined;
 }
 
 function connectTimeout(head: Head): number | undefined {
@@ -125,54 +100,39 @@ export function perform(
   if (call.protocol === "grpc") {
     from += GRPC_PREFIX;
     const why = prefixFailure(bytes, start, end, route.maxMessage);
-    if (why !== undefined) return failure(call, why, route);
+    if (why !== undefined) return failure(call, why, head);
     const rest = end - from - (end >= from ? bytes.readUInt32BE(start + 1) : 0);
-    if (rest !== 0) return notOneMessage(call, route, end === start || (rest >= GRPC_PREFIX && end > from));
-  } else if (end - start > route.maxMessage) return failure(call, "oversized", route);
+    if (rest !== 0) return notOneMessage(call, head, end === start || (rest >= GRPC_PREFIX && end > from));
+  } else if (end - start > route.maxMessage) return failure(call, "oversized", head);
   try {
     const message = bytes.subarray(from, end);
     return route.handler(copies ? call.copy(message) : message, call);
   } catch (error) {
     call.broke(error);
-    return failure(call, "internal", route);
+    return failure(call, "internal", head);
   }
 }
 
 /** None, or more than one, is a wrong number of messages; anything else is a broken frame. */
-function notOneMessage(call: ServedCall, route: Route, wrongNumber: boolean): Reply {
-  return wrongNumber && route.failed === undefined ? REPLIES.notOneMessage : failure(call, "undecodable", route);
+function notOneMessage(call: ServedCall, head: Head, wrongNumber: boolean): Reply {
+  const bare = wrongNumber && head.target!.route.failed === undefined;
+  return bare ? told(call, "cardinality", head) : failure(call, "undecodable", head);
 }
 
 /** The route's own answer to a failure, or the error of the call's protocol. */
-export function failure(call: ServedCall, kind: Failure, route: Route | undefined): Reply {
+export function failure(call: ServedCall, kind: Failure, head: Head): Reply {
+  const route = head.target?.route;
   if (route?.failed !== undefined) {
     try {
       return route.failed(call, kind);
     } catch (error) {
       call.broke(error);
-      return prepared.internal[call.protocol];
+      return told(call, "internal", head);
     }
   }
-  return prepared[kind][call.protocol];
+  return told(call, kind, head);
 }
 
-function prepareDefaults(): Readonly<Record<Failure, Readonly<Record<Protocol, Reply>>>> {
-  const prepare = (kind: Failure): Readonly<Record<Protocol, Reply>> => {
-    const { code, message, httpStatus, headers } = TELLINGS[kind];
-    const connect = connectError(code, message, [], headers);
-    return {
-      grpc: grpcStatus(code, message, undefined, kind === "compressed" ? GRPC_IDENTITY : []),
-      "connect-proto": connect,
-      "connect-json": connect,
-      http: http(httpStatus, headers),
-    };
-  };
-  return {
-    undecodable: prepare("undecodable"),
-    oversized: prepare("oversized"),
-    compressed: prepare("compressed"),
-    deadline: prepare("deadline"),
-    overloaded: prepare("overloaded"),
-    internal: prepare("internal"),
-  };
+function told(call: ServedCall, kind: WireFailure, head: Head): Reply {
+  return head.failures[kind][call.protocol];
 }

@@ -1,4 +1,5 @@
 import { isAuthority } from "./authority.ts";
+import type { Failures } from "./failures.ts";
 import {
   AUTHORITY,
   CONTENT_LENGTH,
@@ -40,6 +41,12 @@ export class Head {
   malformed = false;
   /** More than the header limits allow. */
   oversized = false;
+  /** The server's answers to what fails. */
+  readonly failures: Failures;
+
+  constructor(failures: Failures) {
+    this.failures = failures;
+  }
 
   /** The first value of a regular field. */
   first(name: string): string | undefined {
@@ -59,7 +66,7 @@ export interface HeadLimits {
 export class HeadReader implements FieldSink {
   private readonly table: RouteTable;
   private readonly limits: HeadLimits;
-  private head = new Head();
+  private head: Head;
   private trailers = false;
   private seen = 0;
   private hosts = 0;
@@ -70,10 +77,11 @@ export class HeadReader implements FieldSink {
   constructor(table: RouteTable, limits: HeadLimits) {
     this.table = table;
     this.limits = limits;
+    this.head = new Head(table.failures);
   }
 
   start(kind: "request" | "trailers"): void {
-    this.head = new Head();
+    this.head = new Head(this.table.failures);
     this.trailers = kind === "trailers";
     this.seen = 0;
     this.hosts = 0;

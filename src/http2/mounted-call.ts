@@ -149,7 +149,7 @@ export class MountedCall implements ServedCall {
   }
 
   private giveUp(why: Failure): void {
-    this.answer(failure(this, why, this.head.target?.route));
+    this.answer(failure(this, why, this.head));
     this.controller.abort();
   }
 

@@ -1,3 +1,4 @@
+import { type Failures, prepareFailures } from "./failures.ts";
 import type { Reply } from "./reply.ts";
 
 export type Protocol = "grpc" | "connect-proto" | "connect-json" | "http";
@@ -63,6 +64,8 @@ export interface Routes {
   readonly exact: ReadonlyMap<string, Route>;
   /** Plain HTTP by the start of the path; the first that fits is taken. */
   readonly prefix: readonly (readonly [start: string, route: Route])[];
+  /** What is answered to failures that no route answers itself; the protocols' bare errors where absent. */
+  readonly failures?: Failures;
 }
 
 /** A route with what it answers to decided. */
@@ -73,16 +76,20 @@ export interface Target {
   readonly copies: boolean;
 }
 
+const BARE = prepareFailures();
+
 /** Finds the route of a `:path`. A query is no part of a plain route's name; RPC paths have none. */
 export class RouteTable {
   /** The largest message of any route, in octets. */
   readonly largestMessage: number;
+  readonly failures: Failures;
   private readonly exact: ReadonlyMap<string, Target>;
   private readonly prefix: readonly (readonly [string, Target])[];
 
   constructor(routes: Routes) {
     this.exact = new Map([...routes.exact].map(([path, route]) => [path, target(route, route.kind ?? "rpc")]));
     this.prefix = routes.prefix.map(([start, route]) => [start, target(route, "http")]);
+    this.failures = routes.failures ?? BARE;
     const all = [...routes.exact.values(), ...routes.prefix.map(([, route]) => route)];
     this.largestMessage = all.reduce((most, route) => Math.max(most, route.maxMessage), 0);
   }

@@ -1,10 +1,12 @@
-import type { ConnectError } from "@connectrpc/connect";
+import { ConnectError } from "@connectrpc/connect";
+import { prepareFailures, type WireFailure } from "../http2/failures.ts";
 import { connectError, connectMessage, grpcMessage, grpcStatus, type Reply } from "../http2/reply.ts";
 import type { Call, Handler, Route, Routes } from "../http2/routes.ts";
 import type { Clock } from "../ports.ts";
 import type { Admission } from "../services/admission.ts";
 import { requestIdFrom } from "../services/call.ts";
 import type { DataCallers } from "../services/data-caller.ts";
+import { type WireFault, wireError } from "../services/decode-errors.ts";
 import { encodedError, toConnectError } from "../services/errors.ts";
 import { type Health, healthBytes } from "../services/health.ts";
 import type { Peer } from "../services/peer.ts";
@@ -29,6 +31,24 @@ const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
 const BATCH = "/sallyport.v1.TokenValidator/BatchValidateTokens";
 const HEALTH = "/grpc.health.v1.Health/Check";
 
+/** What the HTTP/2 server calls its failures, in the words of the other doors. */
+const FAULTS: Readonly<Record<WireFailure, WireFault>> = {
+  undecodable: "undecodable",
+  oversized: "too_large",
+  compressed: "encoding",
+  deadline: "deadline",
+  overloaded: "overloaded",
+  internal: "internal",
+  cardinality: "cardinality",
+  "unknown-method": "unknown_method",
+};
+const FAILURES = prepareFailures((failure, protocol) => {
+  const error = wireError(FAULTS[failure]);
+  if (failure === "compressed")
+    error.metadata.set(protocol === "grpc" ? "grpc-accept-encoding" : "accept-encoding", "identity");
+  return errorReply({ protocol }, error);
+});
+
 /** What the data door answers, for the own HTTP/2 server and for both servers of Node: the same routes on each. */
 export function dataRoutes(deps: DataRoutesDeps): Routes {
   const exact = new Map<string, Route>([
@@ -45,7 +65,7 @@ export function dataRoutes(deps: DataRoutesDeps): Routes {
       }),
     ],
   ]);
-  return { exact, prefix: [] };
+  return { exact, prefix: [], failures: FAILURES };
 }
 
 function route(path: string, handler: Handler): Route {
@@ -145,6 +165,7 @@ function answer(call: Call, bytes: Uint8Array): Reply {
 }
 
 function failure(deps: DataRoutesDeps, call: Call, error: unknown): Reply {
+  if (error instanceof ConnectError) return errorReply(call, error); // the client's own fault, with its answer
   const requestId = requestIdFrom(call.metadata("x-request-id"));
   deps.failed(call.path.slice(1), requestId, error);
   return errorReply(call, toConnectError(error, requestId));

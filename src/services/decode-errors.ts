@@ -13,6 +13,7 @@ export type WireFault =
   | "overloaded"
   | "too_many_streams"
   | "unknown_method"
+  | "unknown_service"
   | "internal";
 
 const answers: Readonly<Record<WireFault, { code: Code; reason: string; message: string }>> = {
@@ -45,6 +46,7 @@ const answers: Readonly<Record<WireFault, { code: Code; reason: string; message:
     message: "too many open streams on this connection",
   },
   unknown_method: { code: Code.Unimplemented, reason: "UNIMPLEMENTED", message: "no such method" },
+  unknown_service: { code: Code.NotFound, reason: "SERVICE_UNKNOWN", message: "no such service at this door" },
   internal: { code: Code.Internal, reason: "INTERNAL", message: "internal error" },
 };
 

@@ -1,5 +1,5 @@
 import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
-import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
+import type { ConnectRouter } from "@connectrpc/connect";
 import {
   HealthCheckRequestSchema,
   type HealthCheckResponse,
@@ -65,7 +65,7 @@ export function addHealth(router: ConnectRouter, health: Health, offer: "check" 
   router.service(HealthDesc, {
     check({ service }) {
       const answer = now(service);
-      if (answer.status === Status.SERVICE_UNKNOWN) throw new ConnectError("unknown service", Code.NotFound);
+      if (answer.status === Status.SERVICE_UNKNOWN) throw wireError("unknown_service");
       return answer;
     },
     ...(offer === "all" && {
@@ -97,7 +97,7 @@ async function* watch(
 export function healthBytes(health: Health, message: Uint8Array, form: "binary" | "json"): Uint8Array {
   const { service } = requestOf(message, form);
   const status = health.statusOf(service);
-  if (status === Status.SERVICE_UNKNOWN) throw new ConnectError("unknown service", Code.NotFound);
+  if (status === Status.SERVICE_UNKNOWN) throw wireError("unknown_service");
   const response = create(HealthCheckResponseSchema, { status });
   return form === "binary"
     ? toBinary(HealthCheckResponseSchema, response)

@@ -1,0 +1,79 @@
+import * as codes from "./codes.ts";
+import { connectError, grpcStatus, type HeaderPair, http, type Reply } from "./reply.ts";
+import type { Failure, Protocol } from "./routes.ts";
+
+// What is answered where neither a handler nor a route's own hook does, in the bare words of the protocols.
+
+interface Telling {
+  readonly code: number;
+  readonly message: string;
+  readonly httpStatus: number;
+  readonly headers: readonly HeaderPair[];
+}
+const TELLINGS: Readonly<Record<Failure, Telling>> = {
+  undecodable: { code: codes.INVALID_ARGUMENT, message: "malformed request", httpStatus: 400, headers: [] },
+  oversized: { code: codes.RESOURCE_EXHAUSTED, message: "request too large", httpStatus: 413, headers: [] },
+  compressed: {
+    code: codes.UNIMPLEMENTED,
+    message: "compression is not supported",
+    httpStatus: 415,
+    headers: [["accept-encoding", "identity"]],
+  },
+  deadline: { code: codes.DEADLINE_EXCEEDED, message: "deadline exceeded", httpStatus: 504, headers: [] },
+  overloaded: { code: codes.RESOURCE_EXHAUSTED, message: "overloaded", httpStatus: 503, headers: [] },
+  internal: { code: codes.INTERNAL, message: "internal error", httpStatus: 500, headers: [] },
+};
+const GRPC_IDENTITY: readonly HeaderPair[] = [["grpc-accept-encoding", "identity"]];
+
+/** A failure on the wire: also those of gRPC alone that no route hears of. */
+export type WireFailure = Failure | "cardinality" | "unknown-method";
+
+/** The answers to failures in each protocol, prepared once. */
+export type Failures = Readonly<Record<WireFailure, Readonly<Record<Protocol, Reply>>>>;
+
+/** The answers to failures with the errors that `tell` makes for RPCs; without it, and in plain HTTP, bare ones. */
+export function prepareFailures(tell?: (failure: WireFailure, protocol: Exclude<Protocol, "http">) => Reply): Failures {
+  const prepare = (failure: WireFailure): Readonly<Record<Protocol, Reply>> => {
+    const bare = bareFailure(failure);
+    if (tell === undefined) return bare;
+    return {
+      grpc: tell(failure, "grpc"),
+      "connect-proto": tell(failure, "connect-proto"),
+      "connect-json": tell(failure, "connect-json"),
+      http: bare.http,
+    };
+  };
+  return {
+    undecodable: prepare("undecodable"),
+    oversized: prepare("oversized"),
+    compressed: prepare("compressed"),
+    deadline: prepare("deadline"),
+    overloaded: prepare("overloaded"),
+    internal: prepare("internal"),
+    cardinality: prepare("cardinality"),
+    "unknown-method": prepare("unknown-method"),
+  };
+}
+
+function bareFailure(failure: WireFailure): Readonly<Record<Protocol, Reply>> {
+  if (failure === "cardinality") return everywhere(codes.UNIMPLEMENTED, "a unary call has one message", http(400, []));
+  if (failure === "unknown-method") return everywhere(codes.UNIMPLEMENTED, "unknown method", http(404, []));
+  const { code, message, httpStatus, headers } = TELLINGS[failure];
+  return everywhere(code, message, http(httpStatus, headers), headers, failure === "compressed" ? GRPC_IDENTITY : []);
+}
+
+function everywhere(
+  code: number,
+  message: string,
+  plain: Reply,
+  headers: readonly HeaderPair[] = [],
+  grpcHeaders: readonly HeaderPair[] = [],
+): Readonly<Record<Protocol, Reply>> {
+  const connect = connectError(code, message, [], headers);
+  return {
+    grpc: grpcStatus(code, message, undefined, grpcHeaders),
+    "connect-proto": connect,
+    "connect-json": connect,
+    http: plain,
+  };
+}
