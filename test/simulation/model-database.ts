@@ -1,0 +1,296 @@
+import { EVERYTHING, type Liveness, type Material, principalKey } from "../../src/domain/material.ts";
+import type { PrincipalState, TenantState } from "../../src/domain/principal.ts";
+import type { Committed, Evidence, Missing, PollResult, Reading, RevocationLog } from "../../src/ports.ts";
+import type { World } from "./world.ts";
+
+/** Ways in which the database itself can be built wrong: mutants of the schema and the adapters. */
+export interface DatabaseFaults {
+  /** M20: positions from a sequence, taken before the commit. */
+  readonly sequence?: boolean;
+  /** M27: the epoch does not tell two lives of a server apart. */
+  readonly epochWithoutStart?: boolean;
+  /** M32: a backend's crash can lose a registration inside an epoch. */
+  readonly asyncRegistration?: boolean;
+  /** M18: pruning without raising the floor first. */
+  readonly pruneWithoutFloor?: boolean;
+}
+
+export interface TokenRow {
+  readonly digest: string;
+  readonly id: string;
+  readonly tenant: string;
+  readonly principal: string;
+  readonly parent?: string;
+  revoked: boolean;
+  disabled: boolean;
+  scopes: readonly string[];
+  readonly notBefore?: number;
+  readonly expire?: number;
+}
+
+interface Owner<S> {
+  state: S;
+  cut: boolean;
+}
+
+interface Validator {
+  readonly epoch: string;
+  readonly boundMs: number;
+  appliedN: number;
+  reaped: boolean;
+  seen: number;
+}
+
+/** What the database said at one moment: one more each time a change of authority becomes visible. */
+export interface Version {
+  readonly time: number;
+  readonly n: number;
+  readonly rows: ReadonlyMap<string, Material>;
+}
+
+export const DB_EPOCH_MS = 1.7e12;
+const MAX_BOUND_MS = 1500;
+
+/** The one primary: rows, the commit-ordered log and the registry, as `revocation.md` §3 says they behave. */
+export class ModelDatabase {
+  readonly tokens = new Map<string, TokenRow>();
+  readonly principals = new Map<string, Owner<PrincipalState>>();
+  readonly tenants = new Map<string, Owner<TenantState>>();
+  /** Every state that ever was visible, in order, over all epochs. */
+  readonly versions: Version[] = [];
+  readonly validators = new Map<string, Validator>();
+  up = true;
+  #world: World;
+  #faults: DatabaseFaults;
+  #n = 0;
+  #sequence = 0;
+  #floorN = 0;
+  #settled: string | undefined;
+  #timeline = 1;
+  #start = 1;
+  #log: { n: number; key: string }[] = [];
+  readonly #pageSize: number;
+
+  constructor(world: World, faults: DatabaseFaults, pageSize: number) {
+    this.#world = world;
+    this.#faults = faults;
+    this.#pageSize = pageSize;
+  }
+
+  get epoch(): string {
+    return this.#faults.epochWithoutStart ? `${this.#timeline}/i` : `${this.#timeline}/i/${this.#start}`;
+  }
+
+  get dbTime(): number {
+    return DB_EPOCH_MS + this.#world.now;
+  }
+
+  /** Makes the state as it is now the latest visible one. */
+  publish(): void {
+    const rows = new Map<string, Material>();
+    for (const row of this.tokens.values()) rows.set(row.digest, this.#materialOf(row));
+    this.versions.push({ time: this.#world.now, n: this.#n, rows });
+  }
+
+  // ------------------------------------------------------------------------------------------------ changes
+
+  /** Takes the position of a transaction that is still to commit: only a wrong database does it so early. */
+  begin(): number | undefined {
+    return this.#faults.sequence ? ++this.#sequence : undefined;
+  }
+
+  /** A transaction of its own: the change becomes visible, with its log rows. Returns what its commit tells. */
+  commit<T>(change: () => { keys: readonly string[]; value: T }, early?: number): Committed<T> & { version: number } {
+    const { keys, value } = change();
+    if (keys.length > 0) {
+      const n = early ?? this.#n + 1;
+      this.#n = Math.max(this.#n, n);
+      for (const key of keys) this.#log.push({ n, key });
+      this.publish();
+    }
+    const version = this.versions.length - 1;
+    return { value, epoch: this.epoch, maxBoundMs: MAX_BOUND_MS, dbTime: this.dbTime, version };
+  }
+
+  /** As one of more rows than a transaction names: the log says that everything changed. Returns the version. */
+  revokeByHand(digest: string): number {
+    const change = () => {
+      this.tokens.get(digest)!.revoked = true;
+      return { keys: [EVERYTHING], value: undefined };
+    };
+    return this.commit(change, this.begin()).version;
+  }
+
+  // ------------------------------------------------------------------------------------------------ statements
+
+  evidence(): Evidence {
+    return { inRecovery: false, epoch: this.epoch, n: this.#n, dbTime: this.dbTime };
+  }
+
+  read(digest: string): Omit<Reading, "sent" | "received"> {
+    const evidence = this.evidence();
+    return { ...evidence, material: this.#labelled(this.versions.length - 1, digest, evidence) };
+  }
+
+  /** What a standby answers that is `behind` versions behind. */
+  readOfStandby(digest: string, behind: number): Omit<Reading, "sent" | "received"> {
+    const at = Math.max(0, this.versions.length - 1 - behind);
+    const evidence = { inRecovery: true, epoch: "-/i/77", n: this.versions[at]!.n, dbTime: this.dbTime };
+    return { ...evidence, material: this.#labelled(at, digest, evidence) };
+  }
+
+  poll(me: string, epoch: string, applied: number): PollResult {
+    const rows = this.#log.filter((row) => row.n > applied).sort((a, b) => b.n - a.n);
+    const page = rows.slice(0, this.#pageSize);
+    const own = this.validators.get(me);
+    return {
+      ...this.evidence(),
+      ownRowLive: own !== undefined && own.epoch === epoch && !own.reaped,
+      floorN: this.#floorN,
+      maxBoundMs: MAX_BOUND_MS,
+      settled: this.#settled,
+      rows: page,
+      full: page.length === this.#pageSize,
+    };
+  }
+
+  register({ old, me, epoch, boundMs }: Parameters<RevocationLog["register"]>[0]): boolean {
+    if (old !== undefined) this.validators.delete(old);
+    if (boundMs > MAX_BOUND_MS) return false;
+    this.validators.set(me, { epoch, boundMs, appliedN: -1, reaped: false, seen: this.#world.now });
+    return true;
+  }
+
+  ack(me: string, epoch: string, applied: number): void {
+    const row = this.validators.get(me);
+    if (row === undefined || row.epoch !== epoch || row.reaped) return;
+    row.appliedN = Math.max(row.appliedN, applied);
+    row.seen = this.#world.now;
+  }
+
+  missing(epoch: string, position: number | undefined): Missing {
+    const rows = [...this.validators].map(([id, row]) => ({
+      id,
+      boundMs: row.boundMs,
+      reaped: row.reaped,
+      appliedN: row.epoch === epoch ? row.appliedN : -1,
+    }));
+    const least = position ?? this.#n;
+    const missing = rows.filter((row) => row.appliedN < least);
+    return { ...this.evidence(), settled: this.#settled, maxBoundMs: MAX_BOUND_MS, missing };
+  }
+
+  registry(): Awaited<ReturnType<RevocationLog["validators"]>> {
+    const rows = [...this.validators].map(([id, { boundMs, reaped, seen }]) => ({
+      id,
+      boundMs,
+      reaped,
+      silentMs: this.#world.now - seen,
+    }));
+    return { ...this.evidence(), settled: this.#settled, rows };
+  }
+
+  reap(ids: readonly string[]): void {
+    for (const id of ids) {
+      const row = this.validators.get(id);
+      if (row !== undefined) row.reaped = true;
+    }
+  }
+
+  bury(ids: readonly string[], epoch: string): void {
+    for (const id of ids) if (epoch === this.epoch && this.validators.get(id)?.reaped) this.validators.delete(id);
+  }
+
+  settle(epoch: string): void {
+    if (epoch === this.epoch) this.#settled = epoch;
+  }
+
+  prune(): void {
+    const upTo = this.#n - Math.floor(this.#world.random.between(0, 3));
+    if (!this.#faults.pruneWithoutFloor) this.#floorN = Math.max(this.#floorN, upTo);
+    this.#log = this.#log.filter((row) => row.n > upTo);
+  }
+
+  // ------------------------------------------------------------------------------------------------ its own faults
+
+  /** The same server again: what was committed is there, acknowledgements may be lost. */
+  restart(): void {
+    this.#start++;
+    this.#loseAcks();
+  }
+
+  /**
+   * A standby takes over, or a volume copy is brought back: registrations may be lost. `keep` is the last version that
+   * must survive: everything whose commit was acknowledged.
+   */
+  takeOver(sameTimeline: boolean, keep: number): void {
+    if (!sameTimeline) this.#timeline++;
+    this.#start++;
+    for (const id of this.validators.keys()) if (this.#world.random.chance(0.6)) this.validators.delete(id);
+    this.#loseAcks();
+    if (!sameTimeline && keep < this.versions.length - 1) this.#goBackTo(this.versions[keep]!);
+  }
+
+  /** One backend dies, and with it what was committed asynchronously. The epoch stays. */
+  crashBackend(): void {
+    this.#loseAcks();
+    if (!this.#faults.asyncRegistration) return;
+    for (const id of this.validators.keys()) if (this.#world.random.chance(0.5)) this.validators.delete(id);
+  }
+
+  #loseAcks(): void {
+    for (const row of this.validators.values()) if (this.#world.random.chance(0.5)) row.appliedN = -1;
+  }
+
+  #goBackTo(version: Version): void {
+    this.#n = version.n;
+    this.#log = this.#log.filter((row) => row.n <= version.n);
+    for (const [digest, was] of version.rows) {
+      const row = this.tokens.get(digest)!;
+      row.revoked = was.revoked;
+      row.disabled = was.disabled;
+      row.scopes = was.scopes;
+      const principal = this.principals.get(principalKey(row.tenant, row.principal))!;
+      principal.state = was.principalState;
+      this.tenants.get(row.tenant)!.state = was.tenantState;
+      if (!was.cut) {
+        principal.cut = false;
+        this.tenants.get(row.tenant)!.cut = false;
+      }
+    }
+    this.publish();
+  }
+
+  #labelled(version: number, digest: string, label: { epoch: string; n: number }): Material | undefined {
+    const material = this.versions[version]?.rows.get(digest);
+    const annotations = { at: String(this.#world.now) };
+    return material && { ...material, annotations, label: { epoch: label.epoch, n: label.n } };
+  }
+
+  #materialOf(row: TokenRow): Material {
+    const parent = row.parent === undefined ? undefined : this.tokens.get(row.parent)!;
+    return {
+      label: { epoch: "", n: this.#n },
+      id: row.id,
+      digest: row.digest,
+      tenant: row.tenant,
+      profile: "bot",
+      principal: row.principal,
+      scopes: row.scopes,
+      audiences: [],
+      allowedCidrs: [],
+      annotations: {},
+      hint: "",
+      rotated: false,
+      principalState: this.principals.get(principalKey(row.tenant, row.principal))!.state,
+      tenantState: this.tenants.get(row.tenant)!.state,
+      ...this.#livenessOf(row),
+      parent: parent && { digest: parent.digest, ...this.#livenessOf(parent) },
+    };
+  }
+
+  #livenessOf(row: TokenRow): Liveness {
+    const cut = this.principals.get(principalKey(row.tenant, row.principal))!.cut || this.tenants.get(row.tenant)!.cut;
+    return { revoked: row.revoked, disabled: row.disabled, cut, notBefore: row.notBefore, expire: row.expire };
+  }
+}

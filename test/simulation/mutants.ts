@@ -1,0 +1,166 @@
+import type { DatabaseFaults } from "./model-database.ts";
+import type { Patch } from "./product.ts";
+
+/** A way in which the protocol can be built wrong. */
+export interface Mutant {
+  readonly name: string;
+  readonly patches?: readonly Patch[];
+  readonly databaseFaults?: DatabaseFaults;
+}
+
+const FRESHNESS = "domain/freshness.ts";
+const LOOKUP = "app/lookup.ts";
+const FOLLOWER = "app/follower.ts";
+const WAIT = "app/effect-wait.ts";
+const CHANGE = "app/change-authority.ts";
+
+function mutant(
+  name: string,
+  ...patches: readonly (readonly [file: string, from: string, to: string, times?: number])[]
+): Mutant {
+  return { name, patches: patches.map(([file, from, to, times]) => ({ file, from, to, times })) };
+}
+
+/** All of these the simulation must catch. The numbers are those of `revocation.md` §9. */
+export const MUTANTS: readonly Mutant[] = [
+  mutant("M1 no lease check", [FRESHNESS, "|| !(mono < this.#leaseUntil) ||", "||"]),
+  mutant("M2 lease from receipt", [
+    FOLLOWER,
+    "freshness.apply(page, sent, received)",
+    "freshness.apply(page, received, received)",
+  ]),
+  mutant("M3 no wait", [
+    WAIT,
+    "if (!this.#running) void this.#run();",
+    'waiter.settle({ mode: "ACKED", position: 0 });',
+  ]),
+  mutant("M4 fast retry", [
+    CHANGE,
+    "const outcome = await before(",
+    'const outcome = (done.commit.value as any).already ? { mode: "ACKED", position: 0 } as const : await before(',
+  ]),
+  mutant("M5 no deny check on L2", [
+    LOOKUP,
+    "if (kept !== undefined && freshness.usable(kept, now)) {",
+    "if (kept !== undefined && kept.material.label.epoch === freshness.epoch && freshness.holdsLease(now)) {",
+  ]),
+  mutant(
+    "M6 no deny check on fill",
+    [
+      FRESHNESS,
+      "  usable(cached: Cached, mono: number): boolean {",
+      "  trust(cached: Cached) { cached.checked = this.#gen; }\n  usable(cached: Cached, mono: number): boolean {",
+    ],
+    [
+      LOOKUP,
+      "if (freshness.usable(cached, clock.mono())) {",
+      "freshness.trust(cached);\n      if (freshness.holdsLease(clock.mono())) {",
+    ],
+  ),
+  mutant("M7 replica read", [LOOKUP, "return !reading.inRecovery && (freshness", "return true || (freshness"]),
+  mutant(
+    "M8 timer-cleared lease",
+    [FRESHNESS, "|| !(mono < this.#leaseUntil) ||", "|| !this.held ||"],
+    [FRESHNESS, "  readonly #leaseMs: number;", "  held = false;\n  readonly #leaseMs: number;"],
+    [FRESHNESS, "    this.#leaseUntil = Number.NEGATIVE_INFINITY;\n", "    this.held = false;\n"],
+    [
+      FOLLOWER,
+      "        this.#lastGrant = sent;",
+      "        this.#lastGrant = sent;\n        freshness.held = true;\n        (this as any).off?.();\n        (this as any).off = this.#deps.timers.after(sent + this.#options.leaseMs - received, () => { freshness.held = false; });",
+    ],
+  ),
+  mutant("M9 no margin for clock rates", [FRESHNESS, "return boundMs * 1.2 + 50;", "return boundMs;"]),
+  mutant("M10 ack before apply", [
+    FOLLOWER,
+    "    const received = clock.mono();\n",
+    "    const received = clock.mono();\n    await log.ack(this.#me!, freshness.epoch!, page.n).catch(() => {});\n",
+  ]),
+  mutant("M11 lease before registration", [FRESHNESS, "if (!page.ownRowLive) {", "if (false) {"]),
+  mutant("M12 acks believed before settled", [
+    WAIT,
+    "const settled = answer.settled === waiter.epoch;",
+    "const settled = true;",
+  ]),
+  mutant("M13 reaped row ignored at once", [
+    WAIT,
+    "return row.reaped && this.#deps.reaped.reapedFor(row.id, now) >= leaseOver(row.boundMs);",
+    "return row.reaped;",
+  ]),
+  mutant("M15 old-epoch entry used", [FRESHNESS, "if (epoch !== this.#epoch || !(mono", "if (!(mono"]),
+  mutant("M18 pruned rows without their floor", [FRESHNESS, "Math.max(this.#floor, page.floorN)", "this.#floor"]),
+  { name: "M18 prune without floor", databaseFaults: { pruneWithoutFloor: true } },
+  mutant("M19 join without use rule", [LOOKUP, "} else if (!shared || this.#proven(arrival)) {", "} else {"]),
+  { name: "M20 sequence for the counter", databaseFaults: { sequence: true } },
+  mutant("M25 sliding lifetime", [LOOKUP, "updateAgeOnGet: false", "updateAgeOnGet: true"]),
+  mutant(
+    "M26 wall clock in the lease",
+    [FOLLOWER, "const sent = clock.mono();", "const sent = clock.wall();"],
+    [FOLLOWER, "const received = clock.mono();", "const received = clock.wall();"],
+    [LOOKUP, "const now = clock.mono();", "const now = clock.wall();", 2],
+    [LOOKUP, "freshness.usable(cached, clock.mono())", "freshness.usable(cached, clock.wall())"],
+    [LOOKUP, "freshness?.usable(cached, clock.mono())", "freshness?.usable(cached, clock.wall())"],
+    [LOOKUP, "freshness.holdsLease(clock.mono())", "freshness.holdsLease(clock.wall())"],
+  ),
+  { name: "M27 epoch without start time", databaseFaults: { epochWithoutStart: true } },
+  mutant("M29 the principal is no dependency", [
+    "domain/material.ts",
+    "principalKey(of.tenant, of.principal), `o",
+    "`o",
+  ]),
+  mutant("M29 the tenant is no dependency", ["domain/material.ts", ", `o${of.tenant}`];", "];"]),
+  mutant("M29 the parent is no dependency", [
+    "domain/material.ts",
+    "if (of.parent !== undefined) keys.push(`t${of.parent.digest}`);",
+    "",
+  ]),
+  mutant("M30 a cached verdict", [
+    LOOKUP,
+    "time: freshness.time(now), tier };",
+    "time: ((entry as any).time ??= freshness.time(now)), tier };",
+  ]),
+  mutant("M31 L2 filled by the writer", [
+    CHANGE,
+    '      if (outcome === "again") continue;',
+    '      if (outcome === "again") continue;\n      (this.#deps.store as any).fillByWriter(done.commit, outcome.position);',
+  ]),
+  { name: "M32 asynchronous registration", databaseFaults: { asyncRegistration: true } },
+  mutant("M33 grant after stop", [FRESHNESS, 'if (this.#stopped) return "stopped";', ""]),
+  mutant(
+    "M34 shortcut by applied",
+    [FRESHNESS, "if (cached.checked === this.#gen) return true;", "if (cached.checked === this.#applied) return true;"],
+    [FRESHNESS, "cached.checked = this.#gen;", "cached.checked = this.#applied;"],
+  ),
+  mutant(
+    "M35 floor lowered",
+    [FRESHNESS, "let floor = Math.max(this.#floor, page.floorN);", "let floor = page.floorN;"],
+    [FRESHNESS, "if (floor <= this.#floor) return;", "if (floor === this.#floor) return;"],
+  ),
+  mutant("a change of everything sets no floor", [
+    FRESHNESS,
+    "if (key === EVERYTHING) floor = Math.max(floor, n);",
+    "if (key === EVERYTHING) continue;",
+  ]),
+  mutant("a full page sets no floor", [FRESHNESS, "if (page.full) floor", "if (false) floor"]),
+  mutant("own refusals are forgotten", [LOOKUP, "if (refusal(material, TIMELESS) === undefined) return;", "return;"]),
+  mutant("the oldest denials are dropped without a floor", [
+    FRESHNESS,
+    "      this.#deny.delete(key);\n      floor = Math.max(floor, n);",
+    "      this.#deny.delete(key);",
+  ]),
+  mutant("the epoch of the waiting change is not checked", [
+    WAIT,
+    "if (answer.epoch !== waiter.epoch) {",
+    "if (false) {",
+  ]),
+  mutant("settled at once", ["app/housekeeping.ts", "now - freshness.sawEpoch >= leaseOver(longest)", "true"]),
+  mutant("buried at once", ["app/housekeeping.ts", ">= 2 * row.boundMs", ">= 0"]),
+];
+
+/** What must pass: the proof allows it (R12). */
+export const HARMLESS: readonly Mutant[] = [
+  mutant("R12 lease checked before the I/O", [
+    LOOKUP,
+    "      const kept = await this.#outside(digest, freshness, deadline);\n      const now = clock.mono();\n",
+    "      const now = clock.mono();\n      const kept = await this.#outside(digest, freshness, deadline);\n",
+  ]),
+];

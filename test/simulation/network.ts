@@ -1,0 +1,211 @@
+import { principalKey } from "../../src/domain/material.ts";
+import type { AuthorityStore, Committed, RevocationLog, TokenReader } from "../../src/ports.ts";
+import type { ModelDatabase, TokenRow } from "./model-database.ts";
+import type { Product } from "./product.ts";
+import type { Machine, World } from "./world.ts";
+
+/** How bad the way between machines and the database is: probabilities, and what is held back on purpose. */
+export interface Weather {
+  /** Of a message that takes up to 480 ms. */
+  slow: number;
+  /** Of a wake-up that is lost. */
+  lostWakeUps: number;
+  /** Of a statement that a standby answers. */
+  standby: number;
+  /** Of a transaction whose end takes long. */
+  longCommits: number;
+}
+
+export type Kind = "read" | "poll" | "register" | "missing" | "change" | "other";
+
+/** What a change of authority tells besides its commit: whether it changed nothing. */
+export interface Changed {
+  readonly already: boolean;
+  readonly digest: string | undefined;
+}
+
+/** Statements that travel: out, executed at one moment, and back; lost, late or answered by the wrong server. */
+export class Network {
+  readonly weather: Weather = { slow: 0, lostWakeUps: 0, standby: 0, longCommits: 0 };
+  readonly #world: World;
+  readonly #db: ModelDatabase;
+  readonly #product: Product;
+  readonly #listeners = new Map<Machine, () => void>();
+  readonly #held: { machine: Machine; kind: Kind; out: number; back: number }[] = [];
+  /** Versions that a failover took away before their commit was acknowledged. */
+  readonly lost: { from: number; to: number }[] = [];
+  /** The latest version whose commit was acknowledged to anybody. */
+  acknowledged = 0;
+
+  constructor(world: World, db: ModelDatabase, product: Product) {
+    this.#world = world;
+    this.#db = db;
+    this.#product = product;
+  }
+
+  /** The next statement of this kind from this machine takes so long. */
+  hold(machine: Machine, kind: Kind, out: number, back: number): void {
+    this.#held.push({ machine, kind, out, back });
+  }
+
+  wakeUp(): void {
+    const { random } = this.#world;
+    for (const [machine, listener] of this.#listeners) {
+      if (!random.chance(this.weather.lostWakeUps)) this.#world.after(random.between(0.5, 8), listener, machine);
+    }
+  }
+
+  reader(machine: Machine): TokenReader {
+    return {
+      read: async (digest, timeoutMs) => {
+        const sent = machine.clock.mono();
+        const row = await this.#call(machine, "read", timeoutMs, () =>
+          this.#world.random.chance(this.weather.standby)
+            ? this.#db.readOfStandby(digest, Math.floor(this.#world.random.between(0, 4)))
+            : this.#db.read(digest),
+        );
+        return { ...row, sent, received: machine.clock.mono() };
+      },
+      distrust: () => {},
+    };
+  }
+
+  log(machine: Machine): RevocationLog {
+    const call = <T>(kind: Kind, run: () => T) => this.#call(machine, kind, 500, run);
+    const standby = <T extends object>(run: () => T) => {
+      if (!this.#world.random.chance(this.weather.standby)) return run();
+      return { ...run(), inRecovery: true, epoch: "-/i/77", n: 1e6 };
+    };
+    return {
+      look: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500 })),
+      poll: (me, epoch, applied) => call("poll", () => standby(() => this.#db.poll(me, epoch, applied))),
+      register: (entry) => call("register", () => this.#db.register(entry)),
+      ack: (me, epoch, applied) => call("other", () => this.#db.ack(me, epoch, applied)),
+      seen: () => Promise.resolve(),
+      leave: (me) => call("other", () => void this.#db.validators.delete(me)),
+      missing: (epoch, position) => call("missing", () => standby(() => this.#db.missing(epoch, position))),
+      validators: () => call("other", () => this.#db.registry()),
+      reap: (ids) => call("other", () => this.#db.reap(ids)),
+      bury: (ids, epoch) => call("other", () => this.#db.bury(ids, epoch)),
+      settle: (epoch) => call("other", () => this.#db.settle(epoch)),
+      prune: () => call("other", () => this.#db.prune()),
+      distrust: () => {},
+      onWakeUp: (listener) => void this.#listeners.set(machine, listener),
+      close: () => Promise.resolve(),
+    };
+  }
+
+  /** The methods of AuthorityStore that the simulation uses; `committed` is told each executed commit's version. */
+  store(machine: Machine, committed: (version: number) => void): AuthorityStore {
+    const db = this.#db;
+    const byId = (id: string) => [...db.tokens.values()].find((row) => row.id === id)!;
+    const change = (work: () => { keys: readonly string[]; token?: TokenRow }) =>
+      this.#transaction(machine, committed, () => {
+        const { keys, token } = work();
+        return { keys, value: { already: keys.length === 0, digest: token?.digest } };
+      });
+    const store = {
+      revokeToken: (id: string) =>
+        change(() => {
+          const token = byId(id);
+          const keys = token.revoked ? [] : [`t${token.digest}`];
+          token.revoked = true;
+          return { keys, token };
+        }),
+      updateToken: (id: string, to: { disabled?: boolean; scopes?: readonly string[] }) =>
+        change(() => {
+          const token = byId(id);
+          const same =
+            (to.disabled ?? token.disabled) === token.disabled && (to.scopes ?? token.scopes) === token.scopes;
+          Object.assign(token, to);
+          return { keys: same ? [] : [`t${token.digest}`], token };
+        }),
+      updatePrincipal: (tenant: string, name: string, { state }: { state: "ACTIVE" | "DISABLED" }) =>
+        change(() => {
+          const row = db.principals.get(principalKey(tenant, name))!;
+          const keys = row.state === state ? [] : [principalKey(tenant, name)];
+          row.state = state;
+          return { keys };
+        }),
+      updateTenant: (id: string, { state }: { state: "ACTIVE" | "SUSPENDED" }) =>
+        change(() => {
+          const row = db.tenants.get(id)!;
+          const keys = row.state === state ? [] : [`o${id}`];
+          row.state = state;
+          return { keys };
+        }),
+      cut: (tenant: string, principal: string | undefined) =>
+        change(() => {
+          if (principal === undefined) db.tenants.get(tenant)!.cut = true;
+          else db.principals.get(principalKey(tenant, principal))!.cut = true;
+          return { keys: [principal === undefined ? `o${tenant}` : principalKey(tenant, principal)] };
+        }),
+    };
+    return store as unknown as AuthorityStore;
+  }
+
+  async #transaction(
+    machine: Machine,
+    committed: (version: number) => void,
+    work: () => { keys: readonly string[]; value: Changed },
+  ): Promise<Committed<Changed>> {
+    const { AppError } = this.#product;
+    const { random } = this.#world;
+    let begun = false;
+    let result: (Committed<Changed> & { version: number }) | undefined;
+    const unknown = new AppError("OUTCOME_UNKNOWN", "no acknowledgement");
+    try {
+      await this.#call(machine, "change", 2000, (reply) => {
+        begun = true;
+        const early = this.#db.begin();
+        const commit = () => {
+          if (!this.#db.up) return;
+          result = this.#db.commit(work, early);
+          committed(result.version);
+          this.wakeUp();
+          reply();
+        };
+        this.#world.after(random.chance(this.weather.longCommits) ? random.between(0, 400) : 0.3, commit);
+        return undefined;
+      });
+    } catch {
+      throw begun ? unknown : new AppError("NOT_DONE", "not sent");
+    }
+    const { version } = result!;
+    if (this.lost.some(({ from, to }) => version >= from && version <= to)) throw unknown;
+    this.acknowledged = Math.max(this.acknowledged, version);
+    return result!;
+  }
+
+  /** `run` answers at once, or, if it takes the reply, later or never. */
+  #call<T>(machine: Machine, kind: Kind, timeoutMs: number, run: (reply: () => void) => T): Promise<T> {
+    const world = this.#world;
+    const held = this.#held.findIndex((one) => one.machine === machine && one.kind === kind);
+    const { out, back } = held < 0 ? { out: this.#delay(), back: this.#delay() } : this.#held.splice(held, 1)[0]!;
+    return new Promise((resolve, reject) => {
+      let over = false;
+      const end = (finish: () => void) => {
+        if (over) return;
+        over = true;
+        cancel();
+        finish();
+      };
+      const fail = () => end(() => reject(new this.#product.AppError("STORE_UNAVAILABLE", "no answer")));
+      const cancel = machine.timers.after(timeoutMs, fail);
+      world.after(out, () => {
+        if (machine.cutOff) return;
+        if (!this.#db.up) return void world.after(back, fail, machine);
+        const answer = (value: T) =>
+          world.after(back, () => (machine.cutOff ? undefined : end(() => resolve(value))), machine);
+        let value: T | undefined;
+        value = run(() => answer(value as T));
+        if (run.length === 0) answer(value);
+      });
+    });
+  }
+
+  #delay(): number {
+    const { random } = this.#world;
+    return random.chance(this.weather.slow) ? random.between(20, 480) : random.between(0.2, 2);
+  }
+}

@@ -1,0 +1,70 @@
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const SRC = join(import.meta.dirname, "../../src");
+const SCRATCH = join(import.meta.dirname, "../../.cache/simulation");
+
+/** The program's own code, as the simulation uses it. */
+export type Product = typeof import("../../src/domain/errors.ts") &
+  typeof import("../../src/domain/freshness.ts") &
+  typeof import("../../src/domain/keyring.ts") &
+  typeof import("../../src/domain/material.ts") &
+  typeof import("../../src/domain/token-string.ts") &
+  typeof import("../../src/app/lookup.ts") &
+  typeof import("../../src/app/validate.ts") &
+  typeof import("../../src/app/follower.ts") &
+  typeof import("../../src/app/housekeeping.ts") &
+  typeof import("../../src/app/reap-watch.ts") &
+  typeof import("../../src/app/change-authority.ts");
+
+const MODULES = [
+  "domain/errors.ts",
+  "domain/freshness.ts",
+  "domain/keyring.ts",
+  "domain/material.ts",
+  "domain/token-string.ts",
+  "app/lookup.ts",
+  "app/validate.ts",
+  "app/follower.ts",
+  "app/housekeeping.ts",
+  "app/reap-watch.ts",
+  "app/change-authority.ts",
+];
+
+/** One replacement in one module's text. `from` stands there exactly `times` times (once, unless told). */
+export interface Patch {
+  readonly file: string;
+  readonly from: string;
+  readonly to: string;
+  readonly times?: number;
+}
+
+/** The program as it is. */
+export function loadProduct(): Promise<Product> {
+  return load(SRC);
+}
+
+/** The program with its text changed: a copy, loaded from a folder of its own. */
+export async function loadMutant(patches: readonly Patch[]): Promise<Product> {
+  await mkdir(SCRATCH, { recursive: true });
+  const root = await mkdtemp(join(SCRATCH, "mutant-"));
+  try {
+    for (const room of ["domain", "app", "ports.ts"]) await cp(join(SRC, room), join(root, room), { recursive: true });
+    for (const { file, from, to, times = 1 } of patches) {
+      const text = await readFile(join(root, file), "utf8");
+      const found = text.split(from).length - 1;
+      if (found !== times) throw new Error(`${file} has ${found} times, not ${times}: ${from}`);
+      await writeFile(join(root, file), text.replaceAll(from, to));
+    }
+    return await load(root);
+  } finally {
+    await rm(root, { recursive: true, force: true });
+  }
+}
+
+async function load(root: string): Promise<Product> {
+  const urls = MODULES.map((module) => pathToFileURL(join(root, module)).href);
+  const loaded = await Promise.all(urls.map((url) => import(/* @vite-ignore */ url)));
+  return Object.assign({}, ...loaded) as Product;
+}
