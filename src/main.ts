@@ -9,6 +9,16 @@ import type { Config } from "./config.ts";
 /** Exit codes: sysexits.h where it has one. */
 const EXIT = { ok: 0, no: 1, usage: 2, unavailable: 69, bug: 70, config: 78 } as const;
 
+const HELP = {
+  serve: "sallyport serve [--data DIR] [--config FILE]\n\nRuns the server: the data, admin and ops doors.",
+  migrate: "sallyport migrate [--config FILE]\n\nBrings the database to the schema of this program.",
+  bootstrap:
+    "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
+    "Prints the first admin token, alone, once. --again mints another (needs the database owner's credentials).",
+  "check-config":
+    "sallyport check-config [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it can not be used.",
+};
+
 const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
 if (major < 22 || (major === 22 && minor < 15)) {
   end(
@@ -17,6 +27,8 @@ if (major < 22 || (major === 22 && minor < 15)) {
   );
 } else {
   process.exitCode = await main(process.argv.slice(2)).catch(explain);
+  // By now nothing is left to do: whatever a library still holds open must not keep the process.
+  setTimeout(() => process.exit(), 5_000).unref();
 }
 
 async function main(argv: readonly string[]): Promise<number> {
@@ -34,16 +46,6 @@ async function main(argv: readonly string[]): Promise<number> {
     }
   }
 }
-
-const HELP = {
-  serve: "sallyport serve [--data DIR] [--config FILE]\n\nRuns the server: the data, admin and ops doors.",
-  migrate: "sallyport migrate [--config FILE]\n\nBrings the database to the schema of this program.",
-  bootstrap:
-    "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
-    "Prints the first admin token, alone, once. --again mints another (needs the database owner's credentials).",
-  "check-config":
-    "sallyport check-config [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it can not be used.",
-};
 
 async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<number> {
   let options: { data?: string; config?: string; ttl?: string; again?: boolean; help?: boolean };

@@ -80,7 +80,12 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const profiles = profilesOf(config);
 
   const db = new Postgres({ url, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
-  await checkDatabase(db, keyring, { fsyncOffAllowed: config.database.allow_fsync_off, mayWrite: full });
+  try {
+    await checkDatabase(db, keyring, { fsyncOffAllowed: config.database.allow_fsync_off, mayWrite: full });
+  } catch (error) {
+    await db.close();
+    throw error;
+  }
   const store = new PostgresTokenStore(db);
   const audit = new PostgresAuditLog(db);
   const reader = new PostgresTokenReader({ url, connections: full ? 2 : 1, clock, onTrouble });
@@ -193,23 +198,41 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     return clock.mono() - leaseSeen > LEASE_GONE_MS ? ["the database does not answer"] : [];
   };
 
-  await follower.start();
-  const doors = await openDoors(config, {
-    clock,
-    telemetry,
-    reasons,
-    callers,
-    dataCallers,
-    denials: new Denials({ audit, clock, events: telemetry }),
-    validate: validateFor("data"),
-    admin: {
-      tokens,
-      bulk: new BulkRevoke({ store, authority, keyring }),
-      principals: new PrincipalManager({ store, authority }),
-      audit,
-      pages: new PageTokens(keyring),
-    },
-  });
+  const close = async () => {
+    await housekeeping.stop();
+    await follower.stop().catch((error) => telemetry.trouble("leaving the registry failed", error));
+    await usage.stop();
+    await reuse.stop();
+    redis?.close();
+    await reader.close();
+    await log.close();
+    await db.close();
+  };
+  const open = () =>
+    openDoors(config, {
+      clock,
+      telemetry,
+      reasons,
+      callers,
+      dataCallers,
+      denials: new Denials({ audit, clock, events: telemetry }),
+      validate: validateFor("data"),
+      admin: {
+        tokens,
+        bulk: new BulkRevoke({ store, authority, keyring }),
+        principals: new PrincipalManager({ store, authority }),
+        audit,
+        pages: new PageTokens(keyring),
+      },
+    });
+  // A program that can not start must not live on: what has been opened would keep it.
+  const doors = await follower
+    .start()
+    .then(open)
+    .catch(async (error) => {
+      await close();
+      throw error;
+    });
   housekeeping.start();
   if (config.canary.every !== undefined) canary.start();
   usage.start();
@@ -236,14 +259,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       clearInterval(gauges);
       canary.stop();
       await doors.drain(graceMs);
-      await housekeeping.stop();
-      await follower.stop().catch((error) => telemetry.trouble("leaving the registry failed", error));
-      await usage.stop();
-      await reuse.stop();
-      redis?.close();
-      await reader.close();
-      await log.close();
-      await db.close();
+      await close();
     },
   };
 }

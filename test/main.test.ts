@@ -1,0 +1,412 @@
+import { execFile } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type Database, freshDatabase } from "./support/postgres.ts";
+import { doorsOf, FREE_PORTS, folder, freshKeyring, Program, run, writeConfig } from "./support/program.ts";
+import { migratedDatabase } from "./support/sallyport.ts";
+
+/*
+ * The program as a person meets it: what it prints, how it starts, refuses to start, and ends.
+ */
+const place = folder();
+const keyring = freshKeyring();
+const settings = { doors: FREE_PORTS, database: { allow_fsync_off: true }, keyring };
+let made = 0;
+/** A configuration file of its own. */
+const config = (over: object = {}) => {
+  const path = join(place.path, `c${++made}`);
+  mkdirSync(path);
+  return writeConfig(path, { ...settings, ...over });
+};
+afterAll(() => place.remove());
+
+const query = async (database: Database, text: string) => {
+  const client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  try {
+    return (await client.query(text)).rows;
+  } finally {
+    await client.end();
+  }
+};
+
+describe("words and flags", () => {
+  test.each([
+    [["serve", "--nonsense"]],
+    [["serve", "--ttl", "1h"]],
+    [["migrate", "extra"]],
+    [["bootstrap", "--ttl"]],
+    [["bootstrap", "--ttl", "366d"]],
+    [["bootstrap", "--ttl", "0s"]],
+    [["no-such-word"]],
+  ])("%j is a usage error: exit 2, one line on stderr, nothing on stdout", async (argv) => {
+    const { code, out, err } = await run(argv);
+    expect([code, out]).toEqual([2, ""]);
+    expect(err).not.toContain("    at ");
+    expect(err.length).toBeGreaterThan(0);
+  });
+
+  test.each(["serve", "migrate", "bootstrap", "check-config"])(
+    "%s --help says what it does, and does nothing",
+    async (word) => {
+      const { code, out, err } = await run([word, "--help"]);
+      expect([code, err]).toEqual([0, ""]);
+      expect(out).toContain(`sallyport ${word}`);
+    },
+  );
+});
+
+describe("exit 78: a configuration that can not be used", () => {
+  test("all problems at once, each naming its key, none its value", async () => {
+    const secret = "hunter2-hunter2";
+    const file = config({
+      doors: { data: { bind: "everywhere" }, attic: {} },
+      log: { level: secret },
+      revocation: { lease: "fast" },
+      break_glass: { secret },
+      nonsense: 1,
+    });
+    for (const word of ["check-config", "serve", "migrate"]) {
+      const { code, out, err } = await run([word, "--config", file], {
+        DATABASE_URL: `postgres://u:${secret}@127.0.0.1:1/x`,
+      });
+      expect([code, out], word).toEqual([78, ""]);
+      for (const key of [
+        "doors.data.bind",
+        "doors.attic",
+        "log.level",
+        "revocation.lease",
+        "break_glass.secret",
+        "nonsense",
+      ]) {
+        expect(err).toContain(`sallyport: ${key}: `);
+      }
+      expect(err).not.toContain(secret);
+    }
+  });
+
+  test.each<[string, object, string]>([
+    ["half a configuration: a database without a keyring", { keyring: undefined }, "keyring"],
+    ["a poll that does not fit into the lease", { revocation: { lease: "500ms" } }, "revocation.poll"],
+    [
+      "a data door that trusts the world",
+      { doors: { ...FREE_PORTS, data: { bind: "0.0.0.0:0", trust_peers: true } } },
+      "doors.data.trust_peers",
+    ],
+    ["a pepper that is too short", { keyring: { current: "1", keys: { "1": "c2hvcnQ=" } } }, "keyring: keys.1"],
+    ["a current key that is not there", { keyring: { current: "2", keys: keyring.keys } }, "keyring: current"],
+    ["a kid of two characters", { keyring: { current: "12", keys: { "12": keyring.keys["1"] } } }, "keyring: keys"],
+    [
+      "SANs without a CA",
+      {
+        doors: {
+          ...FREE_PORTS,
+          admin: { bind: "127.0.0.1:0", tls: { cert_file: "/c", key_file: "/k", allowed_sans: ["x"] } },
+        },
+      },
+      "doors.admin.tls.client_ca_file",
+    ],
+  ])("%s", async (_, over, text) => {
+    const { code, err } = await run(["check-config", "--config", config(over)], {
+      DATABASE_URL: "postgres://127.0.0.1:1/x",
+    });
+    expect([code, err]).toEqual([78, expect.stringContaining(text)]);
+    expect(err).not.toContain("    at ");
+  });
+
+  test("a socket in a folder that is not there", async () => {
+    const database = await migratedDatabase();
+    const doors = { ...FREE_PORTS, data: { bind: "unix:/no/such/folder/s" } };
+    const { code, err } = await run(["serve", "--config", config({ doors })], { DATABASE_URL: database.url });
+    expect([code, err]).toEqual([78, "sallyport: /no/such/folder/s: there is no such folder\n"]);
+    await database.drop();
+  });
+
+  test("a pepper that is not the one of the database's tokens, or is missing", async () => {
+    const database = await migratedDatabase();
+    const first = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
+    await doorsOf(first);
+    first.kill("SIGTERM");
+    expect(await first.exited).toBe(0);
+    const wrong = await run(["serve", "--config", config({ keyring: freshKeyring() })], { DATABASE_URL: database.url });
+    expect([wrong.code, wrong.err]).toEqual([78, expect.stringContaining("pepper 1 is not the one")]);
+    const lost = { current: "2", keys: { "2": freshKeyring().keys["1"]! } };
+    const missing = await run(["serve", "--config", config({ keyring: lost })], { DATABASE_URL: database.url });
+    expect([missing.code, missing.err]).toEqual([78, expect.stringContaining("lacks pepper 1")]);
+    for (const { out, err } of [wrong, missing])
+      for (const key of Object.values(keyring.keys)) expect(out + err).not.toContain(key);
+    await database.drop();
+  });
+
+  test("a database that a newer program made, or whose migrations were changed", async () => {
+    const database = await migratedDatabase();
+    await query(database, "update sallyport.rev_state set min_reader = 99");
+    for (const word of ["serve", "migrate"]) {
+      const { code, err } = await run([word, "--config", config()], { DATABASE_URL: database.url });
+      expect([code, err], word).toEqual([78, expect.stringContaining("newer Sallyport")]);
+    }
+    await query(
+      database,
+      "update sallyport.rev_state set min_reader = 1; update sallyport.migrations set checksum = 'x'",
+    );
+    const changed = await run(["migrate", "--config", config()], { DATABASE_URL: database.url });
+    expect([changed.code, changed.err]).toEqual([78, expect.stringContaining("was changed after")]);
+    await database.drop();
+  });
+
+  test("a file that is not there, or no YAML", async () => {
+    const gone = await run(["check-config", "--config", join(place.path, "none.yaml")]);
+    expect([gone.code, gone.err]).toEqual([78, expect.stringContaining("no such file")]);
+    const bad = join(place.path, "bad.yaml");
+    writeFileSync(bad, "a: [");
+    expect((await run(["check-config", "--config", bad])).code).toBe(78);
+  });
+});
+
+describe("exit 69: something that is needed is not there", () => {
+  test("no database", async () => {
+    for (const word of ["serve", "migrate", "bootstrap"]) {
+      const { code, err } = await run([word, "--config", config()], {
+        DATABASE_URL: "postgres://u:hunter2@127.0.0.1:1/x",
+      });
+      expect([code, err], word).toEqual([69, expect.stringContaining("database")]);
+      expect(err).not.toContain("hunter2");
+    }
+  });
+
+  test.each(["data", "admin", "ops"])("the port of the %s door is in use: it says which, and ends", async (door) => {
+    const database = await migratedDatabase();
+    const taken = createServer();
+    await new Promise<void>((resolve) => taken.listen(0, "127.0.0.1", resolve));
+    const bind = `127.0.0.1:${(taken.address() as AddressInfo).port}`;
+    const doors = { ...FREE_PORTS, [door]: { bind } };
+    const { code, err } = await run(["serve", "--config", config({ doors })], { DATABASE_URL: database.url });
+    expect([code, err]).toEqual([69, expect.stringContaining(`${bind} is in use`)]);
+    // Whoever starts instead need not wait for it.
+    expect(await query(database, "select from sallyport.validators")).toHaveLength(0);
+    taken.close();
+    await database.drop();
+  });
+});
+
+describe("check-config", () => {
+  test("prints what is in force, and no secret of it", async () => {
+    const file = config({ break_glass: { secret: "b".repeat(40) }, log: { level: "warn" } });
+    const { code, out } = await run(["check-config", "--config", file], {
+      DATABASE_URL: "postgres://user:pa%24%24word@db.example/x",
+      SALLYPORT_LIMITS__MINT_PER_ADDRESS_PER_HOUR: "7",
+    });
+    expect(code).toBe(0);
+    const shown = JSON.parse(out);
+    expect(shown).toMatchObject({
+      log: { level: "warn" },
+      limits: { mint_per_address_per_hour: 7 },
+      database: { url: "postgres://user:[secret]@db.example/x" },
+      break_glass: { secret: "[secret]" },
+      keyring: { keys: { "1": "[secret]" } },
+    });
+    expect(out).not.toMatch(/bbbb|pa%24/);
+  });
+});
+
+describe("three instances at once", () => {
+  test("on an empty database all come up, one schema is made, and a revocation at one is in force at all", async () => {
+    const database = await freshDatabase();
+    const programs = Array.from(
+      { length: 3 },
+      () => new Program(["serve", "--config", config()], { DATABASE_URL: database.url }),
+    );
+    const doors = await Promise.all(programs.map(doorsOf));
+    expect(await query(database, "select version from sallyport.migrations")).toHaveLength(1);
+    expect(await query(database, "select from sallyport.validators")).toHaveLength(3);
+    const keys = await query(database, "select kid from sallyport.key_checks");
+    expect(keys).toEqual([{ kid: "1" }]);
+    const { out } = await run(["bootstrap", "--config", config()], { DATABASE_URL: database.url });
+    const post = async (at: string, path: string, body: object, bearer?: string) =>
+      (
+        await fetch(`${at}/sallyport.v1.${path}`, {
+          method: "POST",
+          headers: { "content-type": "application/json", ...(bearer && { authorization: `Bearer ${bearer}` }) },
+          body: JSON.stringify(body),
+        })
+      ).json() as Promise<Record<string, never>>;
+    const { tokenString, token } = (await post(
+      doors[0]!.admin,
+      "TokenAdmin/CreateToken",
+      { profile: "pat", principal: "user:a", displayName: "x" },
+      out.trim(),
+    )) as unknown as { tokenString: string; token: { id: string } };
+    const verdicts = async () =>
+      Promise.all(
+        doors.map(async ({ data }) => (await post(data, "TokenValidator/ValidateToken", { tokenString }))["verdict"]),
+      );
+    expect(await verdicts()).toEqual(["VERDICT_ALLOW", "VERDICT_ALLOW", "VERDICT_ALLOW"]);
+    await post(doors[1]!.admin, "TokenAdmin/RevokeToken", { id: token.id }, out.trim());
+    expect(await verdicts()).toEqual(["VERDICT_INVALID_TOKEN", "VERDICT_INVALID_TOKEN", "VERDICT_INVALID_TOKEN"]);
+    for (const program of programs) program.kill("SIGTERM");
+    expect(await Promise.all(programs.map(({ exited }) => exited))).toEqual([0, 0, 0]);
+    expect(await query(database, "select from sallyport.validators")).toHaveLength(0);
+    await database.drop();
+  }, 60_000);
+});
+
+describe("signals", () => {
+  test("SIGTERM and SIGINT end it with 0 and tell the log; the ports are free", async () => {
+    const database = await migratedDatabase();
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
+      const { ops } = await doorsOf(program);
+      program.kill(signal);
+      expect(await program.exited).toBe(0);
+      expect(program.out).toContain(`"because":"${signal}"`);
+      expect(program.out).toContain('"msg":"stopped"');
+      expect(program.err).toBe("");
+      await expect(fetch(`${ops}/healthz`)).rejects.toThrow();
+    }
+    await database.drop();
+  });
+
+  test("a second signal ends it at once, also while a call is under way", async () => {
+    const database = await migratedDatabase();
+    const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
+    const { admin } = await doorsOf(program);
+    // A request whose body never comes: the drain waits for it.
+    const { connect } = await import("node:net");
+    const socket = connect(Number(new URL(admin).port), "127.0.0.1");
+    socket.on("error", () => {});
+    socket.write(
+      "POST /grpc.health.v1.Health/Check HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{",
+    );
+    await new Promise((resolve) => socket.once("connect", resolve));
+    program.kill("SIGTERM");
+    await program.until(({ out }) => out.includes('"msg":"stopping"'), "it began to stop");
+    const asked = Date.now();
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(1);
+    expect(Date.now() - asked).toBeLessThan(2_000);
+    socket.destroy();
+    await database.drop();
+  });
+});
+
+describe("the embedded database", () => {
+  const data = join(place.path, "data");
+  let first: Program;
+  let doors: { data: string; admin: string; ops: string };
+  const env = {
+    SALLYPORT_DOORS__DATA__BIND: "127.0.0.1:0",
+    SALLYPORT_DOORS__ADMIN__BIND: "127.0.0.1:0",
+    SALLYPORT_DOORS__OPS__BIND: "127.0.0.1:0",
+  };
+  const serve = () => new Program(["serve", "--data", data], env);
+  beforeAll(async () => {
+    first = serve();
+    doors = await doorsOf(first);
+  }, 60_000);
+  afterAll(async () => {
+    first.kill("SIGTERM");
+    await first.exited;
+  });
+
+  test("the first start makes a keyring and an admin token, both 0600 in a folder of 0700, and prints neither", () => {
+    const token = readFileSync(join(data, "admin-token"), "utf8");
+    expect(token).toMatch(/^sp_adm_1[0-9A-Za-z]{57}\n$/);
+    for (const file of ["admin-token", "keyring.json"])
+      expect(statSync(join(data, file)).mode & 0o777, file).toBe(0o600);
+    expect(statSync(data).mode & 0o777).toBe(0o700);
+    expect(readdirSync(data).filter((name) => name.endsWith(".new"))).toEqual([]);
+    const pepper = JSON.parse(readFileSync(join(data, "keyring.json"), "utf8")).keys["1"];
+    for (const secret of [token.trim(), pepper]) expect(first.out + first.err).not.toContain(secret);
+    expect(first.out).toContain('"msg":"the first admin token is in the data folder"');
+  });
+
+  test("the four printed lines, pasted into bash as they are, create, accept, list, revoke and refuse a token", async () => {
+    const lines = first.out.split("\n").filter((line) => /curl -s http/.test(line));
+    expect(lines).toHaveLength(4);
+    const script = join(place.path, "pasted.sh");
+    writeFileSync(script, `${lines.join("\n")}\n`);
+    const pasted = await promisify(execFile)("bash", [script]);
+    expect(pasted.stderr).toBe("");
+    const [created, accepted, listed, revoked, refused] = pasted.stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line));
+    expect(created).toMatchObject({
+      tokenString: expect.stringMatching(/^sp_pat_1/),
+      token: { principal: "user:ann" },
+    });
+    expect(accepted).toMatchObject({ verdict: "VERDICT_ALLOW", token: { id: created.token.id } });
+    expect(listed.tokens[0]).toMatchObject({ id: created.token.id });
+    expect(revoked).toMatchObject({
+      token: { id: created.token.id, state: "TOKEN_STATE_REVOKED" },
+      effect: { mode: expect.stringMatching(/ACKED|LEASE_EXPIRED/) },
+    });
+    expect(refused).toEqual({ verdict: "VERDICT_INVALID_TOKEN" });
+  });
+
+  test("a second instance on the same data folder is turned away with 69, and harms nothing", async () => {
+    const second = serve();
+    expect(await second.exited).toBe(69);
+    expect(second.err).toMatch(/^sallyport: .*another/m);
+    expect((await fetch(`${doors.ops}/readyz`)).status).toBe(200);
+  });
+
+  test("bootstrap beside a running instance says that an admin exists; with --again it replaces the file", async () => {
+    const before = readFileSync(join(data, "admin-token"), "utf8");
+    const refused = await run(["bootstrap", "--data", data]);
+    expect([refused.code, refused.out]).toEqual([1, ""]);
+    const again = await run(["bootstrap", "--again", "--data", data]);
+    expect(again.code).toBe(0);
+    expect(readFileSync(join(data, "admin-token"), "utf8")).toBe(again.out);
+    expect(again.out).not.toBe(before);
+    for (const bearer of [before.trim(), again.out.trim()]) {
+      const response = await fetch(`${doors.admin}/sallyport.v1.TenantAdmin/ListTenants`, {
+        method: "POST",
+        headers: { "content-type": "application/json", authorization: `Bearer ${bearer}` },
+        body: "{}",
+      });
+      expect(response.status).toBe(200);
+    }
+  });
+
+  test("after a kill -9 the next start finds everything: tokens accepted, revoked ones refused, no second admin", async () => {
+    const bearer = readFileSync(join(data, "admin-token"), "utf8").trim();
+    const post = async (at: string, path: string, body: object) =>
+      (await (
+        await fetch(`${at}/sallyport.v1.${path}`, {
+          method: "POST",
+          headers: { "content-type": "application/json", authorization: `Bearer ${bearer}` },
+          body: JSON.stringify(body),
+        })
+      ).json()) as { tokenString: string; token: { id: string }; verdict: string };
+    const create = () =>
+      post(doors.admin, "TokenAdmin/CreateToken", { profile: "pat", principal: "user:ann", displayName: "x" });
+    const kept = await create();
+    const gone = await create();
+    await post(doors.admin, "TokenAdmin/RevokeToken", { id: gone.token.id });
+    first.kill("SIGKILL");
+    await first.exited;
+    first = serve();
+    doors = await doorsOf(first);
+    const verdict = async (tokenString: string) =>
+      (await post(doors.data, "TokenValidator/ValidateToken", { tokenString })).verdict;
+    expect(await verdict(kept.tokenString)).toBe("VERDICT_ALLOW");
+    expect(await verdict(gone.tokenString)).toBe("VERDICT_INVALID_TOKEN");
+    expect(readFileSync(join(data, "admin-token"), "utf8").trim()).toBe(bearer);
+    expect(first.out).not.toContain("the first admin token is in the data folder");
+  }, 60_000);
+
+  test("a lost admin token is not made again by a start: it says how to get one", async () => {
+    first.kill("SIGTERM");
+    expect(await first.exited).toBe(0);
+    rmSync(join(data, "admin-token"));
+    first = serve();
+    doors = await doorsOf(first);
+    expect(existsSync(join(data, "admin-token"))).toBe(false);
+    expect(first.out).toContain("sallyport bootstrap --again");
+  }, 60_000);
+});
