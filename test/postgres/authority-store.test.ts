@@ -331,6 +331,44 @@ describe("minting", () => {
     expect(took).toBeLessThan(1500);
   });
 
+  test.each<[string, string, (minter: string) => Promise<unknown>]>([
+    [
+      "disables the principal",
+      "DISABLED",
+      () => store.updatePrincipal("default", "bot:ci", { state: "DISABLED" }, "", ADMIN),
+    ],
+    ["deletes the principal", "REVOKED", () => store.deletePrincipal("default", "bot:ci", ADMIN)],
+    ["suspends the tenant", "DISABLED", () => store.updateTenant("default", { state: "SUSPENDED" }, "", ADMIN)],
+    ["cuts the principal", "REVOKED", () => store.cut("default", "bot:ci", "", ADMIN)],
+    ["cuts the tenant", "REVOKED", () => store.cut("default", undefined, "", ADMIN)],
+    ["revokes the minter", "REVOKED", (minter) => store.revokeToken(minter, false, "", ADMIN)],
+    [
+      "narrows the minter",
+      "ACTIVE",
+      (minter) => store.updateToken(minter, { scopes: [] }, "", { maxTtl: 1e12 }, { callerScopes: [] }, ADMIN),
+    ],
+  ])("a mint that has found all good commits before whoever %s", async (_, state, change) => {
+    const limits = { ...UNLIMITED, perPrincipalPerDay: 100 };
+    const minter = await created({}, FREE, limits);
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("select from sallyport.mint_counts for update");
+    const order: string[] = [];
+    const guard = { callerTokenId: minter.id, callerScopes: ["a"], child: true, mustExist: true };
+    const minting = created({}, guard, limits).then((token) => {
+      order.push("mint");
+      return token;
+    });
+    await waiting(1);
+    const changing = change(minter.id).then(() => order.push("change"));
+    await waiting(2);
+    await holder.query("rollback");
+    const token = await minting;
+    await changing;
+    expect(order).toEqual(["mint", "change"]);
+    expect(await stateOf(token.id)).toBe(state);
+  });
+
   test("a mint that waited for a cut is issued after it; one that came before the cut is ended by it", async () => {
     await created();
     const cutter = await byHand(url);
