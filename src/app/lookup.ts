@@ -6,6 +6,7 @@ import { hasRightTag, type ParsedTokenString } from "../domain/token-string.ts";
 import type { Reading, Tier, TokenCache } from "../ports.ts";
 import { before } from "./before.ts";
 import { Reads, type ReadsDeps, type ReadsOptions } from "./reads.ts";
+import { SharedValues } from "./shared-values.ts";
 
 export interface LookupOptions extends ReadsOptions {
   readonly l1Entries: number;
@@ -52,6 +53,7 @@ export class Lookup {
   readonly #options: LookupOptions;
   readonly #l1: LRUCache<string, Cached>;
   readonly #reads: Reads<Arrival>;
+  readonly #values = new SharedValues();
   readonly #cacheReads = new Map<string, Promise<Material | undefined>>();
 
   constructor(deps: LookupDeps, options: LookupOptions) {
@@ -121,7 +123,7 @@ export class Lookup {
       this.#cacheReads.set(digest, request);
     }
     const material = await before(this.#deps, request, deadline);
-    return material === undefined ? undefined : new Cached(material);
+    return material && new Cached(this.#values.share(material));
   }
 
   async #read<A>(digest: string, deadline: number, answer: (found: Finding) => A): Promise<A> {
@@ -157,7 +159,7 @@ export class Lookup {
   #arrived(reading: Reading): Arrival {
     const { freshness, reader, wake, cache, clock } = this.#deps;
     const { material } = reading;
-    const cached = material === undefined ? undefined : new Cached(material);
+    const cached = material && new Cached(this.#values.share(material));
     if (!this.#trusted(reading)) {
       reader.distrust();
       wake?.();

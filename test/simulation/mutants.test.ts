@@ -6,8 +6,8 @@ import { runScenario } from "./scenario.ts";
 import { Simulation } from "./simulation.ts";
 
 /** Random histories after which a mutant counts as one that survives; several times what the most hidden one needs. */
-const PATIENCE = 400;
-const HARMLESS_RUNS = 250;
+const PATIENCE = 600;
+const HARMLESS_RUNS = 120;
 
 /** The title of a race or the seed of a history in which the mutant breaks a promise. */
 async function catches(product: Product, { databaseFaults }: Mutant, runs: number): Promise<string | undefined> {

@@ -5,7 +5,7 @@ import { Simulation, type TokenName } from "./simulation.ts";
 
 // Another range of seeds: SIMULATION_SEED=5000 SIMULATION_RUNS=20000. One seed by hand: node test/simulation/run.ts 4711
 const FIRST = Number(process.env["SIMULATION_SEED"] ?? 1);
-const RUNS = Number(process.env["SIMULATION_RUNS"] ?? 800);
+const RUNS = Number(process.env["SIMULATION_RUNS"] ?? 400);
 
 describe("simulation", () => {
   it(`${RUNS} histories of the real code: no answer older than a change that returned, none of a process older than its refusals, no refusal without a cause`, async () => {

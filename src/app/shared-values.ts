@@ -1,0 +1,47 @@
+import type { Material } from "../domain/material.ts";
+
+const MOST = 10_000;
+const NONE: readonly string[] = Object.freeze([]);
+const NO_ANNOTATIONS: Readonly<Record<string, string>> = Object.freeze({});
+
+/**
+ * One copy of what many rows have alike: tenants, principals, lists of scopes. A driver makes each row's values anew;
+ * kept so, they are half of what a cached row takes. Bounded: when it is full it starts over.
+ */
+export class SharedValues {
+  readonly #texts = new Map<string, string>();
+  readonly #lists = new Map<string, readonly string[]>();
+
+  /** The same facts, in as little memory as there is. */
+  share(m: Material): Material {
+    return {
+      ...m,
+      label: { epoch: this.#text(m.label.epoch), n: m.label.n },
+      tenant: this.#text(m.tenant),
+      profile: this.#text(m.profile),
+      principal: this.#text(m.principal),
+      scopes: this.#list(m.scopes),
+      audiences: this.#list(m.audiences),
+      allowedCidrs: this.#list(m.allowedCidrs),
+      annotations: Object.keys(m.annotations).length === 0 ? NO_ANNOTATIONS : m.annotations,
+      principalState: this.#text(m.principalState),
+      tenantState: this.#text(m.tenantState),
+    };
+  }
+
+  #text<T extends string>(text: T): T {
+    return this.#one(this.#texts, text, text) as T;
+  }
+
+  #list(list: readonly string[]): readonly string[] {
+    return list.length === 0 ? NONE : this.#one(this.#lists, JSON.stringify(list), list);
+  }
+
+  #one<V>(known: Map<string, V>, key: string, value: V): V {
+    const first = known.get(key);
+    if (first !== undefined) return first;
+    if (known.size >= MOST) known.clear();
+    known.set(key, value);
+    return value;
+  }
+}
