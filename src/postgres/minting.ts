@@ -81,7 +81,7 @@ export async function rotate(
   if (repeated !== undefined) return { ...repeated, previous: await readToken(tx, repeated.token.rotatedFrom) };
   const before = await readToken(tx, id);
   await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard.callerTokenId);
-  await lockTokens(tx, [guard.callerTokenId, id, before.parent || undefined]);
+  await lockTokens(tx, [guard.callerTokenId, id]);
   const now = await reread(tx, before.tenant, before.principal);
   await rereadCaller(tx, guard, now.now);
   const old = await readToken(tx, id);
@@ -224,10 +224,16 @@ async function lockPrincipals(
   );
 }
 
+/** Theirs and their parents' rows: a parent's revocation ends its child's right to do anything. */
 async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
   const known = ids.filter((id) => id !== undefined);
   if (known.length === 0) return;
-  await tx.query("select id from sallyport.tokens where id = any($1) order by id for no key update", [known]);
+  await tx.query(
+    `select id from sallyport.tokens
+     where id = any($1) or id in (select parent_id from sallyport.tokens where id = any($1))
+     order by id for no key update`,
+    [known],
+  );
 }
 
 /** A new statement after the locks: position, time, and whether principal and tenant are good. */

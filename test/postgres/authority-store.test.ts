@@ -369,6 +369,33 @@ describe("minting", () => {
     expect(await stateOf(token.id)).toBe(state);
   });
 
+  test.each<[string, (parent: string) => Promise<unknown>]>([
+    ["is revoked", (parent) => store.revokeToken(parent, false, "", ADMIN)],
+    [
+      "is disabled",
+      (parent) => store.updateToken(parent, { disabled: true }, "", { maxTtl: 1e12 }, { callerScopes: [] }, ADMIN),
+    ],
+  ])("a rotation by a child commits before its parent %s, or is refused", async (_, change) => {
+    const parent = await created();
+    const child = await created({}, { callerTokenId: parent.id, callerScopes: ["a"], child: true, mustExist: true });
+    const target = await created({ principal: "bot:other" });
+    const guard = { callerTokenId: child.id, callerScopes: ["a"] };
+    const rotate = (id: string) => outcome(store.rotateToken(id, fresh(), YEAR, 0, guard, ADMIN));
+    const holder = await byHand(url);
+    await holder.query("begin");
+    // Where the new row refers to its principal: after all was found good.
+    await holder.query("select from sallyport.principals where name = 'bot:other' for update");
+    const order: string[] = [];
+    const rotating = rotate(target.id).then((told) => order.push(`rotation ${told}`));
+    await waiting(1);
+    const changing = change(parent.id).then(() => order.push("change"));
+    await waiting(2);
+    await holder.query("rollback");
+    await Promise.all([rotating, changing]);
+    expect(order).toEqual(["rotation ok", "change"]);
+    expect(await rotate((await created()).id)).toBe("CALLER_UNAUTHENTICATED");
+  });
+
   test("a mint that waited for a cut is issued after it; one that came before the cut is ended by it", async () => {
     await created();
     const cutter = await byHand(url);
