@@ -109,7 +109,11 @@ export class MountedCall implements ServedCall {
       this.answer(reply);
       return;
     }
-    const left = Math.max(0, Math.ceil(this.deadline - performance.now()));
+    const left = Math.ceil(this.deadline - performance.now());
+    if (left <= 0) {
+      this.giveUp("deadline");
+      return;
+    }
     this.timer = setTimeout(() => this.giveUp("deadline"), left);
   }
 
