@@ -199,7 +199,7 @@ function byPolls(freshness: Freshness, entry: Cached, now: number, tier: Tier): 
 
 /** About what an entry takes of the heap, in bytes: the fixed part is measured in `test/app/lookup.test.ts`. */
 function sizeOf(m: Material): number {
-  let bytes = 480;
+  let bytes = 540;
   for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
   for (const [key, value] of Object.entries(m.annotations)) bytes += 48 + 2 * (key.length + value.length);
   return m.parent === undefined ? bytes : bytes + 128;

@@ -1,0 +1,203 @@
+import { describe, expect, it } from "vitest";
+import { Follower } from "../../src/app/follower.ts";
+import { AppError } from "../../src/domain/errors.ts";
+import { Freshness } from "../../src/domain/freshness.ts";
+import type { PollResult, RevocationLog } from "../../src/ports.ts";
+import { HandTime, recordedEvents } from "../support/hand-time.ts";
+
+/** A follower of a log that answers as the test says. */
+function fixture() {
+  const time = new HandTime();
+  const { events, happened } = recordedEvents();
+  const calls: string[] = [];
+  const page: PollResult = {
+    ...{ inRecovery: false, epoch: "e1", n: 4, dbTime: 1e12, ownRowLive: true, floorN: 0, maxBoundMs: 1500 },
+    ...{ settled: undefined, rows: [], full: false },
+  };
+  const server = { page, admits: true, away: false, ackFails: false, registerFails: false };
+  const at = () => time.clock.mono() - 1000;
+  const reply = <T>(value: T) =>
+    server.away ? Promise.reject(new AppError("STORE_UNAVAILABLE", "away")) : Promise.resolve(value);
+  let wakeUp = () => {};
+  const log: Partial<RevocationLog> = {
+    look: () => reply({ ...server.page, maxBoundMs: 1500 }),
+    poll: (me, epoch, applied) => {
+      calls.push(`poll ${me} ${epoch} ${applied} @${at()}`);
+      return reply(server.page);
+    },
+    register: ({ old, me, epoch }) => {
+      calls.push(`register ${me} for ${old} ${epoch}`);
+      if (server.registerFails) return Promise.reject(new AppError("STORE_UNAVAILABLE", "away"));
+      return reply(server.admits);
+    },
+    ack: (me, _epoch, applied) => {
+      calls.push(`ack ${me} ${applied}`);
+      return server.ackFails ? Promise.reject(new AppError("STORE_UNAVAILABLE", "away")) : reply(undefined);
+    },
+    leave: (me) => {
+      calls.push(`leave ${me}`);
+      return reply(undefined);
+    },
+    distrust: () => void calls.push("distrust log"),
+    onWakeUp: (listener) => {
+      wakeUp = listener;
+    },
+  };
+  const freshness = new Freshness(1500);
+  let ids = 0;
+  const follower = new Follower(
+    {
+      log: log as RevocationLog,
+      freshness,
+      lookup: { forget: () => void calls.push("forget") },
+      reader: { distrust: () => void calls.push("distrust reader") },
+      clock: time.clock,
+      timers: time.timers,
+      events,
+      newId: () => `v${++ids}`,
+      random: () => 0.5,
+    },
+    { leaseMs: 1500, pollMs: 400, readerVersion: 1, kids: () => ["1"] },
+  );
+  const holds = () => freshness.holdsLease(time.clock.mono());
+  return { time, happened, calls, server, freshness, follower, holds, wakeUp: () => wakeUp() };
+}
+
+describe("follower", () => {
+  it("registers first, then polls, then acknowledges, and is ready with the first lease", async () => {
+    const f = fixture();
+    let ready = false;
+    void f.follower.start().then(() => {
+      ready = true;
+    });
+    await f.time.advance(1);
+    expect(f.calls).toEqual(["register v1 for undefined e1", "poll v1 e1 -1 @0", "ack v1 4"]);
+    expect([ready, f.holds()]).toEqual([true, true]);
+  });
+
+  it("polls every 400 ms, sooner after a wake-up, never less than 20 ms apart", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(5);
+    f.wakeUp();
+    f.wakeUp();
+    await f.time.advance(20);
+    f.wakeUp();
+    await f.time.advance(500);
+    const polls = f.calls.filter((call) => call.startsWith("poll")).map((call) => Number(call.split("@")[1]));
+    expect(polls).toEqual([0, 20, 40, 440]);
+  });
+
+  it("keeps trying until a primary answers", async () => {
+    const f = fixture();
+    f.server.away = true;
+    void f.follower.start();
+    await f.time.advance(1000);
+    f.server.away = false;
+    f.server.page = { ...f.server.page, inRecovery: true };
+    await f.time.advance(1000);
+    expect(f.holds()).toBe(false);
+    f.server.page = { ...f.server.page, inRecovery: false };
+    await f.time.advance(500);
+    expect(f.holds()).toBe(true);
+  });
+
+  it("does not start on a database that does not admit it, and answers nothing", async () => {
+    const f = fixture();
+    f.server.admits = false;
+    const started = f.follower.start().catch((error: AppError) => error.reason);
+    await f.time.advance(1);
+    expect(await started).toBe("NOT_DONE");
+    expect([f.freshness.halted, f.holds()]).toEqual([true, false]);
+    f.server.admits = true;
+    await f.time.advance(500);
+    expect([f.freshness.halted, f.holds()]).toEqual([false, true]);
+  });
+
+  it("lets its lease run out, and no more, when polls fail", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(100);
+    f.server.away = true;
+    await f.time.advance(1399);
+    expect(f.holds()).toBe(true);
+    await f.time.advance(1);
+    expect(f.holds()).toBe(false);
+  });
+
+  it("registers under a new id, without a lease meanwhile, when its row is gone", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, ownRowLive: false };
+    await f.time.advance(400);
+    expect(f.holds()).toBe(false);
+    f.server.page = { ...f.server.page, ownRowLive: true };
+    await f.time.advance(30);
+    expect(f.calls).toContain("register v2 for v1 e1");
+    expect(f.holds()).toBe(true);
+  });
+
+  it("deletes the rows of registrations that were never acknowledged, once one is", async () => {
+    const f = fixture();
+    f.server.registerFails = true;
+    void f.follower.start();
+    await f.time.advance(500);
+    f.server.registerFails = false;
+    await f.time.advance(500);
+    expect(f.calls.filter((call) => call.startsWith("leave"))).toEqual(["leave v1", "leave v2"]);
+    expect(f.holds()).toBe(true);
+  });
+
+  it("begins anew when another epoch shows: nothing cached, no old connection, a new row", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, epoch: "e2", n: 2 };
+    f.calls.length = 0;
+    await f.time.advance(430);
+    expect(f.calls.map((call) => call.split(" @")[0])).toEqual([
+      "poll v1 e1 4",
+      "forget",
+      "distrust reader",
+      "register v2 for v1 e2",
+      "poll v2 e2 -1",
+      "ack v2 2",
+    ]);
+    expect(f.happened).toContain("alarm:a new server has less history than the one before");
+  });
+
+  it("repeats an acknowledgement until it is stored", async () => {
+    const f = fixture();
+    f.server.ackFails = true;
+    void f.follower.start();
+    await f.time.advance(500);
+    f.server.ackFails = false;
+    await f.time.advance(1500);
+    expect(f.calls.filter((call) => call === "ack v1 4")).toHaveLength(3);
+  });
+
+  it("refuses everything and alarms when history goes backwards inside an epoch", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, n: 3 };
+    await f.time.advance(500);
+    expect([f.freshness.halted, f.holds()]).toEqual([true, false]);
+    expect(f.happened).toContain("alarm:history went backwards");
+  });
+
+  it("stops: drops its lease at once, polls no more, deletes its row", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    const stopped = f.follower.stop();
+    expect(f.holds()).toBe(false);
+    await f.time.advance(1);
+    await stopped;
+    const calls = f.calls.length;
+    expect(f.calls[calls - 1]).toBe("leave v1");
+    await f.time.advance(2000);
+    expect(f.calls).toHaveLength(calls);
+  });
+});
