@@ -210,6 +210,59 @@ describe("revoking", () => {
     expect(await stateOf(child.id)).toBe("REVOKED");
   });
 
+  test("a login with no more than the writer's rights can make every change", async () => {
+    const name = `login_${randomUUID().replaceAll("-", "")}`;
+    await sql.query(`create role ${name} login in role sallyport_writer`);
+    onTestFinished(async () => void (await sql.query(`drop role ${name}`)));
+    const as = new URL(url);
+    as.username = name;
+    store = new PostgresAuthorityStore(open(as.href));
+    const limits = { maxLive: 5, perPrincipalPerDay: 9, address: "192.0.2.1", perAddressPerHour: 9 };
+    const token = await created({}, FREE, limits);
+    const [one, two, three] = [fresh(), fresh(), fresh()];
+    await store.rotateToken(token.id, one, YEAR, 0, { callerScopes: [] }, ADMIN, {
+      caller: "c",
+      requestId: randomUUID(),
+      method: "RotateToken",
+      body: new Uint8Array(1),
+      salt: new Uint8Array(16),
+    });
+    await store.updateToken(
+      one.id,
+      { scopes: ["b"], displayName: "x" },
+      "",
+      { maxTtl: 1e12 },
+      { callerScopes: [] },
+      ADMIN,
+    );
+    await store.revokeToken(one.id, true, "", ADMIN);
+    await store.revokeChunk([(await created({ ...two })).id], "", ADMIN);
+    await store.revokeToken((await created({ ...three })).id, false, "", ADMIN);
+    const facts = { displayName: "", annotations: {}, state: "ACTIVE" as const };
+    await store.createTenant({ id: "t", ...facts }, ADMIN);
+    await store.createPrincipal({ tenant: "t", name: "bot:p", email: "", owner: "", ...facts }, ADMIN);
+    await store.updatePrincipal("t", "bot:p", { state: "DISABLED" }, "", ADMIN);
+    await store.cut("t", "bot:p", "", ADMIN);
+    await store.cut("t", undefined, "", ADMIN);
+    await store.deletePrincipal("t", "bot:p", ADMIN);
+    await store.updateTenant("t", { state: "SUSPENDED" }, "", ADMIN);
+    const { rows } = await sql.query(
+      "select action, count(*) as n from sallyport.audit where actor = 'user:admin' group by 1",
+    );
+    expect(Object.fromEntries(rows.map(({ action, n }) => [action, n]))).toEqual({
+      "token.create": 3,
+      "token.rotate": 1,
+      "token.update": 1,
+      "token.revoke": 4,
+      "tokens.revoke": 2,
+      "tenant.create": 1,
+      "tenant.update": 1,
+      "principal.create": 1,
+      "principal.update": 1,
+      "principal.delete": 1,
+    });
+  });
+
   test("a cut of a principal without a row ends nothing, and is there when it is first used", async () => {
     const before = await head();
     const done = await store.cut("default", "bot:none", "", ADMIN);

@@ -313,6 +313,47 @@ describe("the registry", () => {
   });
 });
 
+describe("with no more than its role's rights", () => {
+  /** A login that is a member of the role, on the same database. */
+  async function loginOf(role: string): Promise<string> {
+    const name = `login_${randomUUID().replaceAll("-", "")}`;
+    await sql.query(`create role ${name} login in role ${role}`);
+    onTestFinished(async () => void (await sql.query(`drop role ${name}`)));
+    const url = new URL(database.url);
+    url.username = name;
+    return url.href;
+  }
+
+  test("a reader follows the log and keeps its own row, on one connection", async () => {
+    await fresh();
+    const log = open(await loginOf("sallyport_reader"), 1);
+    const { me, epoch } = await joined(log);
+    expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
+    await log.ack(me, epoch, 0);
+    await log.seen(me);
+    expect((await log.missing(epoch, 0)).missing).toEqual([]);
+    const { rows } = await sql.query("select from pg_stat_activity where usename like 'login_%'");
+    expect(rows).toHaveLength(1);
+    await log.leave(me);
+    await expect(log.settle(epoch)).rejects.toMatchObject(NO_ANSWER);
+    expect(log.troubles).toEqual([]);
+  });
+
+  test("a writer keeps the registry and prunes", async () => {
+    await fresh();
+    const log = open(await loginOf("sallyport_writer"));
+    const { me, epoch } = await joined(log);
+    await sql.query("insert into sallyport.rev_log (n, key, at) values (0, 'x', now() - interval '11 min')");
+    await log.validators();
+    await log.reap([me]);
+    await log.bury([me], epoch);
+    await log.settle(epoch);
+    await log.prune();
+    expect((await sql.query("select from sallyport.rev_log")).rowCount).toBe(0);
+    expect((await log.validators()).rows).toEqual([]);
+  });
+});
+
 describe("pruning", () => {
   async function aged(count: number) {
     await fresh();
