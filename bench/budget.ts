@@ -20,11 +20,15 @@ export const BUDGETS: readonly Budget[] = [
   { table: CHECK, title: "4 × 32", peers: GO_AUTHZ, most: 0.2 },
 ];
 
-/** What became of a row: its rounds, or why it has none. */
+/** What became of a row. */
 export interface Outcome {
   readonly row: Row;
-  readonly samples: readonly Sample[];
+  /** One per round; undefined where the round failed. */
+  readonly samples: readonly (Sample | undefined)[];
+  /** Why there are no samples. */
   readonly missing?: string;
+  /** What the failed rounds said. */
+  readonly failures: readonly string[];
 }
 
 export interface Judgement {
@@ -42,14 +46,15 @@ export function judge(outcomes: readonly Outcome[], margin = 1): Judgement[] {
     const of = (subject: SubjectName) =>
       outcomes.find(({ row }) => row.table === budget.table && row.title === budget.title && row.subject === subject);
     const own = of("sallyport");
-    const peers = budget.peers.map(of).filter((outcome) => outcome !== undefined && outcome.samples.length > 0);
-    if (own === undefined || own.samples.length === 0 || peers.length === 0) {
-      const missing = own?.missing ?? budget.peers.map((peer) => of(peer)?.missing).find(Boolean) ?? "not measured";
-      return { budget, missing, met: false };
+    const peers = budget.peers.map(of).filter((outcome) => outcome !== undefined);
+    const ratios = (own?.samples ?? []).flatMap((sample, round) => {
+      const best = Math.min(...peers.map(({ samples }) => samples[round]?.cpu ?? Number.POSITIVE_INFINITY));
+      return sample === undefined || best === Number.POSITIVE_INFINITY ? [] : [sample.cpu / best];
+    });
+    if (ratios.length === 0) {
+      const why = [own, ...peers].map((outcome) => outcome?.missing ?? outcome?.failures[0]).find(Boolean);
+      return { budget, missing: why ?? "not measured", met: false };
     }
-    const ratios = own.samples.map(
-      (sample, round) => sample.cpu / Math.min(...peers.map((peer) => peer!.samples[round]!.cpu)),
-    );
     const ratio = median(ratios);
     return { budget, ratio, spread: [Math.min(...ratios), Math.max(...ratios)], met: ratio <= budget.most * margin };
   });

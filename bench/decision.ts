@@ -125,7 +125,7 @@ function decider(keyring: Keyring): { wire: ValidateWire; lookup: Lookup; valida
   const lookup = new Lookup(
     { freshness, reader, clock, timers, events: telemetry },
     {
-      ...{ l1Entries: TOKENS, l1Bytes: 1 << 30, l1TtlMs: 3_600_000 },
+      ...{ l1Entries: TOKENS, l1Bytes: 1 << 30, l1TtlMs: 3_600_000, l1DeadTtlMs: 5_000 },
       ...{ maxCacheReads: 256, maxReads: 64, maxQueuedReads: 512, readTimeoutMs: 400 },
     },
   );

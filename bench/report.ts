@@ -15,12 +15,14 @@ export function tables(outcomes: readonly Outcome[]): string {
 }
 
 function table(name: string, outcomes: readonly Outcome[]): string {
-  const lines = outcomes.map(({ row, samples, missing }) => {
+  const lines = outcomes.map(({ row, samples, missing, failures }) => {
     const start = `| ${row.title} | ${row.subject} |`;
-    if (missing !== undefined) return `${start} ${missing} | | | | |`;
-    const of = (pick: (sample: Sample) => number) => median(samples.map(pick));
-    const cpus = samples.map(({ cpu }) => cpu);
-    return `${start} **${digits(median(cpus))}** (${digits(Math.min(...cpus))}–${digits(Math.max(...cpus))}) | ${Math.round(of((s) => s.perSecond)).toLocaleString("en")} | ${of((s) => s.core).toFixed(2)} | ${digits(of((s) => s.p50))} | ${digits(of((s) => s.p99))} |`;
+    const good = samples.filter((sample) => sample !== undefined);
+    if (good.length === 0) return `${start} ${missing ?? `failed: ${failures[0] ?? "no round"}`} | | | | |`;
+    const of = (pick: (sample: Sample) => number) => median(good.map(pick));
+    const cpus = good.map(({ cpu }) => cpu);
+    const lost = failures.length === 0 ? "" : `; ${failures.length} of ${samples.length} rounds failed: ${failures[0]}`;
+    return `${start} **${digits(median(cpus))}** (${digits(Math.min(...cpus))}–${digits(Math.max(...cpus))})${lost} | ${Math.round(of((s) => s.perSecond)).toLocaleString("en")} | ${of((s) => s.core).toFixed(2)} | ${digits(of((s) => s.p50))} | ${digits(of((s) => s.p99))} |`;
   });
   return [
     `## ${name}`,
