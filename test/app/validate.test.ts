@@ -67,7 +67,7 @@ describe("validate", () => {
       [{ revoked: true }, false],
     ] as const) {
       const { ask, happened } = fixture(found(over));
-      ask();
+      void ask();
       expect(happened.some((what) => what.startsWith("tokenReused"))).toBe(reused);
     }
   });

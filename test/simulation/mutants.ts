@@ -107,11 +107,15 @@ export const MUTANTS: readonly Mutant[] = [
     "principalKey(of.tenant, of.principal), `o",
     "`o",
   ]),
-  mutant("M29 the tenant is no dependency", ["domain/material.ts", ", `o${of.tenant}`];", "];"]),
+  mutant("M29 the tenant is no dependency", [
+    "domain/material.ts",
+    "return keys;",
+    'return keys.filter((key) => !key.startsWith("o"));',
+  ]),
   mutant("M29 the parent is no dependency", [
     "domain/material.ts",
-    "if (of.parent !== undefined) keys.push(`t${of.parent.digest}`);",
-    "",
+    "if (of.parent !== undefined) keys.push(",
+    "if (false) keys.push(",
   ]),
   mutant("M30 a cached verdict", [
     LOOKUP,
