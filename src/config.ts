@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { isIP } from "node:net";
 import { parse as parseYaml } from "yaml";
 import { z } from "zod";
 
@@ -41,6 +42,14 @@ const size = z.union([
 const bind = z
   .string()
   .regex(/^(unix:.+|(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]|localhost):\d{1,5})$/, "must be IP:port or unix:/path");
+
+const network = z.string().refine((text) => {
+  const [address = "", bits, more] = text.split("/");
+  const longest = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
+  return (
+    more === undefined && longest > 0 && (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= longest))
+  );
+}, "must be an IP address or a network such as 10.0.0.0/8");
 
 const tls = z.strictObject({
   cert_file: z.string(),
@@ -91,7 +100,7 @@ const schema = z.strictObject({
         .strictObject({
           bind: bind.default("127.0.0.1:7401"),
           ...door,
-          trusted_proxies: z.array(z.string()).default([]),
+          trusted_proxies: z.array(network).default([]),
         })
         .prefault({}),
       ops: z.strictObject({ bind: bind.default("127.0.0.1:7402"), unix_mode: door.unix_mode }).prefault({}),
@@ -197,8 +206,14 @@ export function loadConfig(file: string | undefined, env: Readonly<Record<string
   const files = file === undefined ? [] : [file];
   readValues(tree, problems, files);
   const parsed = schema.safeParse(tree);
-  if (!parsed.success) problems.push(...parsed.error.issues.map(problemOf));
-  else problems.push(...crossChecks(parsed.data));
+  if (parsed.success) problems.push(...crossChecks(parsed.data));
+  else {
+    problems.push(...parsed.error.issues.map(problemOf));
+    // What is left without the faulty keys can still be held against itself: every problem at once.
+    for (const { path } of parsed.error.issues) removePath(tree, path);
+    const rest = schema.safeParse(tree);
+    if (rest.success) problems.push(...crossChecks(rest.data));
+  }
   if (problems.length > 0) throw new ConfigError(problems);
   const config = parsed.data!;
   for (const { tls } of [config.doors.data, config.doors.admin]) {
@@ -218,7 +233,25 @@ export function redacted(config: Config): unknown {
       if (typeof url === "string") section[key] = url.replace(/(\/\/[^:/@]*:)[^@]*@/, "$1[secret]@");
     }
   }
-  return copy;
+  return written(copy);
+}
+
+const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "max_ttl", "default_ttl"]);
+
+/** Values as one would write them: durations with a unit, file modes in octal. */
+function written(value: unknown, key = "", parent = ""): unknown {
+  if (typeof value === "number") {
+    if (key === "unix_mode") return `0${value.toString(8)}`;
+    return DURATIONS.has(key) || parent === "scope_ceilings" ? durationText(value) : value;
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, written(inner, name, key)]));
+}
+
+function durationText(ms: number): string {
+  const units = Object.entries(UNITS).reverse();
+  const [unit, length] = units.find(([, length]) => ms % length === 0) ?? ["ms", 1];
+  return `${ms / length}${unit}`;
 }
 
 type Tree = Record<string, unknown>;
@@ -297,6 +330,12 @@ function setPath(tree: Tree, path: readonly string[], value: unknown): void {
     at = at[key] as Tree;
   }
   at[path[path.length - 1]!] = value;
+}
+
+function removePath(tree: Tree, path: readonly PropertyKey[]): void {
+  let at: unknown = tree;
+  for (const key of path.slice(0, -1)) at = (at as Tree | undefined)?.[String(key)];
+  if (typeof at === "object" && at !== null) delete (at as Tree)[String(path.at(-1))];
 }
 
 /** Names the key and the bound; never a value. */

@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import type { DescService } from "@bufbuild/protobuf";
+import { Code } from "@connectrpc/connect";
 import type { BulkRevoke } from "./app/bulk-revoke.ts";
 import type { PrincipalManager } from "./app/principal-manager.ts";
 import type { TokenManager } from "./app/token-manager.ts";
@@ -26,9 +27,10 @@ import { auditLog } from "./services/audit-log.ts";
 import { bounds } from "./services/bounds.ts";
 import { callLog } from "./services/call-log.ts";
 import type { Callers } from "./services/caller.ts";
+import { TrustedProxies } from "./services/client-address.ts";
 import type { DataCallers } from "./services/data-caller.ts";
 import type { Denials } from "./services/denials.ts";
-import { asAppError, levelOf } from "./services/errors.ts";
+import { asAppError, levelOf, toConnectError } from "./services/errors.ts";
 import { adminGate } from "./services/gates.ts";
 import { addHealth, Health } from "./services/health.ts";
 import { openApiPage } from "./services/openapi.ts";
@@ -68,25 +70,54 @@ export interface Doors {
   serving(yes: boolean): void;
   /** Reads certificates again. */
   reload(): void;
-  /** NOT_SERVING, then every door stops accepting and finishes what is under way. Never rejects. */
+  /**
+   * NOT_SERVING; where somebody watches health, a while in which they can turn away and all is served as before; then
+   * every door stops accepting and finishes what is under way. Takes `graceMs`, and a second for the ops
+   * door, at most; with less than 3 s there is no such while. Never rejects.
+   */
   drain(graceMs: number): Promise<void>;
 }
 
+/** Who watches is told at once, and needs a moment; who polls may come but every few seconds. */
+const WATCHER_DELAY_MS = 1_000;
+const POLLER_DELAY_MS = 5_000;
+/** Nobody who polls comes less often: Kubernetes asks every 10 s. */
+const POLLED_LATELY_MS = 15_000;
+/** What a drain keeps of its time for the calls under way. */
+const TO_FINISH_MS = 3_000;
+const OPS_GRACE_MS = 1_000;
+
 /** Opens the doors, in the order in which they are needed. Rejects with BindError; then none is left open. */
 export async function openDoors(config: Config, deps: DoorDeps): Promise<Doors> {
+  let polled = Number.NEGATIVE_INFINITY;
+  const notePoll = () => void (polled = deps.clock.mono());
+  const healthOf = (services: readonly DescService[]) =>
+    new Health(
+      services.map(({ typeName }) => typeName),
+      notePoll,
+    );
   const health = {
-    data: new Health(DATA_SERVICES.map(({ typeName }) => typeName)),
-    admin: new Health(ADMIN_SERVICES.map(({ typeName }) => typeName)),
-    ops: new Health([...DATA_SERVICES, ...ADMIN_SERVICES].map(({ typeName }) => typeName)),
+    data: healthOf(DATA_SERVICES),
+    admin: healthOf(ADMIN_SERVICES),
+    ops: healthOf([...DATA_SERVICES, ...ADMIN_SERVICES]),
   };
-  const admission = createAdmission({ clock: deps.clock, onShed: (klass) => deps.telemetry.shed(klass) });
-  const draining = new AbortController();
+  const admission = createAdmission({
+    clock: deps.clock,
+    onShed: (klass) => deps.telemetry.shed(klass),
+    utilization: loopUtilization(),
+  });
+  const drain = { admin: new AbortController(), ops: new AbortController() };
+  let draining = false;
+  const reasons = () => {
+    notePoll(); // `/readyz`
+    return deps.reasons();
+  };
   const opened: Door[] = [];
   try {
-    const ops = await opsDoor(config, deps, health.ops, draining.signal);
+    const ops = await opsDoor(config, { ...deps, reasons }, health.ops, drain.ops.signal);
     opened.push(ops);
     const admin =
-      config.mode === "full" ? await adminDoor(config, deps, health.admin, admission, draining.signal) : undefined;
+      config.mode === "full" ? await adminDoor(config, deps, health.admin, admission, drain.admin.signal) : undefined;
     if (admin !== undefined) opened.push(admin);
     const data = await dataDoor(config, deps, health.data, admission);
     opened.push(data);
@@ -95,16 +126,23 @@ export async function openDoors(config: Config, deps: DoorDeps): Promise<Doors> 
       admin,
       ops,
       serving: (yes) => {
-        for (const each of Object.values(health)) each.set(yes && !draining.signal.aborted);
+        for (const each of Object.values(health)) each.set(yes && !draining);
       },
       reload: () => {
         for (const door of opened) door.reloadTls();
       },
       async drain(graceMs) {
-        draining.abort();
+        draining = true;
+        const pollers = deps.clock.mono() - polled < POLLED_LATELY_MS;
+        const watchers = Object.values(health).some(({ watched }) => watched);
         for (const each of Object.values(health)) each.set(false);
-        await Promise.all([data.drain(graceMs), admin?.drain(graceMs)]);
-        await ops.drain(0);
+        const wanted = pollers ? POLLER_DELAY_MS : watchers ? WATCHER_DELAY_MS : 0;
+        const delay = Math.max(0, Math.min(wanted, graceMs - TO_FINISH_MS));
+        await new Promise((resolve) => setTimeout(resolve, delay));
+        drain.admin.abort();
+        await Promise.all([data.drain(graceMs - delay), admin?.drain(graceMs - delay)]);
+        drain.ops.abort(); // probes see NOT_SERVING to the end
+        await ops.drain(OPS_GRACE_MS);
         admission.close();
       },
     };
@@ -153,7 +191,13 @@ function adminDoor(
       addHealth(router, health, "all");
       addReflection(router, ADMIN_SERVICES);
     },
-    gate: adminGate({ clock, called, callers, denials }),
+    gate: adminGate({
+      clock,
+      called,
+      callers,
+      denials,
+      proxies: new TrustedProxies(config.doors.admin.trusted_proxies),
+    }),
     interceptors: [
       callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
       admission.interceptor, // before any work
@@ -191,7 +235,8 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
     answered: (method) => telemetry.answered(method),
     failed: (method, requestId, error) => {
       const { reason, cause } = asAppError(error);
-      telemetry.called({ requestId, method, code: reason, reason, seconds: 0, level: levelOf(reason), cause });
+      const code = Code[toConnectError(error).code];
+      telemetry.called({ requestId, method, code, reason, seconds: 0, level: levelOf(reason), cause });
     },
   });
   const own = createUnaryServer({
@@ -217,8 +262,19 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
     ...door,
     async drain(graceMs) {
       // The own server first: the door destroys whatever is left.
-      await Promise.all([own.drain(graceMs), door.drain(graceMs + 1_000)]);
+      await Promise.all([own.drain(graceMs), door.drain(graceMs + 100)]);
     },
+  };
+}
+
+/** How busy the event loop was since the last call, 0 to 1. */
+function loopUtilization(): () => number {
+  let last = performance.eventLoopUtilization();
+  return () => {
+    const now = performance.eventLoopUtilization();
+    const { utilization } = performance.eventLoopUtilization(now, last);
+    last = now;
+    return utilization;
   };
 }
 

@@ -7,7 +7,8 @@ import { migrate } from "./postgres/migrate.ts";
 import { createSallyport, type Sallyport } from "./sallyport.ts";
 import { createTelemetry, type Telemetry } from "./telemetry.ts";
 
-const GRACE_MS = 8_000;
+/** For those who are under way, and, of a stop by an orchestrator, for its probes. A person at a keyboard is not kept. */
+const GRACE_MS = { SIGTERM: 8_000, SIGINT: 3_000, database: 3_000 };
 const WATCH_MS = 2_000;
 
 /** Runs the server until a signal. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
@@ -34,7 +35,7 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
       embedded?.database.exited.then(() => "database" as const) ?? new Promise<never>(() => {}),
     ]);
     telemetry.note("stopping", { because: why });
-    await sallyport.stop(GRACE_MS);
+    await sallyport.stop(GRACE_MS[why]);
     return why === "database" ? 69 : 0;
   } finally {
     await embedded?.database.stop();
@@ -122,12 +123,12 @@ function surviveFaults(telemetry: Telemetry): void {
 
 /** SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads. */
 class Signals {
-  readonly stop: Promise<NodeJS.Signals>;
+  readonly stop: Promise<"SIGTERM" | "SIGINT">;
   onReload: () => void = () => {};
   readonly #listeners: [NodeJS.Signals, () => void][] = [];
 
   constructor() {
-    const { promise, resolve } = Promise.withResolvers<NodeJS.Signals>();
+    const { promise, resolve } = Promise.withResolvers<"SIGTERM" | "SIGINT">();
     this.stop = promise;
     let stopping = false;
     for (const signal of ["SIGTERM", "SIGINT"] as const) {

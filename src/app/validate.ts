@@ -50,7 +50,7 @@ export function validateWith(deps: ValidateDeps): Validate {
       if (found.kind === "unknown") return count({ verdict: "INVALID_TOKEN", reason: "unknown", tier: found.tier });
       const { material, time, tier } = found;
       const decision = decide(material, requirement, context, time);
-      if (material.rotated && (decision.reason === "expired" || decision.reason === "revoked")) {
+      if (material.rotated && decision.reason !== undefined && time.upper >= (material.expire ?? Infinity)) {
         events.tokenReused(material.id);
       }
       return count({ ...decision, tier }, material);

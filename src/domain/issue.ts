@@ -4,6 +4,7 @@ import { AppError, invalidField } from "./errors.ts";
 import { type PrincipalType, principalType } from "./principal.ts";
 import type { Minter, Profile } from "./profile.ts";
 import { covers, coversAny, isScope } from "./scope.ts";
+import { holdsTokenString } from "./token-string.ts";
 
 /*
  * The rules of issue: what a caller may put into a token. Pure; each refusal names its field and bound, and never
@@ -13,8 +14,6 @@ import { covers, coversAny, isScope } from "./scope.ts";
 /** Visible to people, so without what could forge a line or turn its direction. */
 const UNFIT = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/u;
 const AUDIENCE = /^[\x21-\x7e]{1,256}$/;
-/** The shape of a token string anywhere in a text; no free text may hold a secret. */
-const TOKEN_SHAPE = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{58}/;
 
 /** A name, trimmed. INVALID_FIELD unless it has 1 (or, where allowed, 0) to 100 characters, none of them control. */
 export function checkName(field: string, name: string, allowEmpty: boolean): string {
@@ -31,7 +30,11 @@ export function checkName(field: string, name: string, allowEmpty: boolean): str
 export function checkText(field: string, text: string, longest: number): void {
   if ([...text].length > longest) throw invalidField(field, `must have at most ${longest} characters`);
   if (UNFIT.test(text)) throw invalidField(field, "must not hold control, line-separating or direction characters");
-  if (TOKEN_SHAPE.test(text)) throw invalidField(field, "must not hold a token string");
+  checkNoSecret(field, text);
+}
+
+function checkNoSecret(field: string, text: string): void {
+  if (holdsTokenString(text)) throw invalidField(field, "must not hold a token string");
 }
 
 export function checkAnnotations(field: string, annotations: Readonly<Record<string, string>>): void {
@@ -51,6 +54,7 @@ export function checkAudiences(audiences: readonly string[]): void {
   if (!audiences.every((audience) => AUDIENCE.test(audience))) {
     throw invalidField("audiences", "must each have 1 to 256 visible ASCII characters");
   }
+  for (const audience of audiences) checkNoSecret("audiences", audience);
 }
 
 export function checkCidrs(cidrs: readonly string[]): void {
@@ -100,6 +104,7 @@ export function checkScopes(profile: Profile, caller: Caller, scopes: readonly s
   if (!scopes.every(isScope)) {
     throw invalidField("scopes", 'must each have 1 to 128 visible ASCII characters without space, " and \\');
   }
+  for (const scope of scopes) checkNoSecret("scopes", scope);
   const free = isOperator(caller) || holds(caller, "sallyport.admin");
   for (const scope of scopes) {
     const ours = scope.startsWith("sallyport.");

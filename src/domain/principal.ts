@@ -1,4 +1,5 @@
 import { invalidField } from "./errors.ts";
+import { holdsTokenString } from "./token-string.ts";
 
 /** Whom a token can speak for. */
 export type PrincipalType = "user" | "bot" | "service" | "org";
@@ -43,6 +44,7 @@ export function principalType(field: string, name: string): PrincipalType {
       "must be type:id, the type one of user, bot, service, org, the id 1 to 128 of A-Z a-z 0-9 . _ @ / + -",
     );
   }
+  if (holdsTokenString(name)) throw invalidField(field, "must not hold a token string");
   return match[1] as PrincipalType;
 }
 

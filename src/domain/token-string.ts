@@ -57,6 +57,14 @@ export function hasRightTag(text: string, keys: Keys): boolean {
   return timingSafeEqual(Buffer.from(tag, "latin1"), Buffer.from(right, "latin1"));
 }
 
+/** The shape of a token string of any prefix and kid, anywhere in a text. */
+const ANYWHERE = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{58}/;
+
+/** Whether a text holds what looks like a token string: nothing that is stored and shown may hold a secret. */
+export function holdsTokenString(text: string): boolean {
+  return ANYWHERE.test(text);
+}
+
 /** The visible start of a token string, up to and with its tag. No bit of the secret. */
 export function hintOf(text: string): string {
   return text.slice(0, text.length - SECRET - CRC);

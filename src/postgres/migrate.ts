@@ -74,15 +74,7 @@ async function lock(client: pg.Client, waitMs: number): Promise<void> {
 }
 
 async function apply(client: pg.Client): Promise<string[]> {
-  await client.query(
-    `create schema if not exists sallyport;
-     create table if not exists sallyport.migrations (
-       version int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now()
-     )`,
-  );
-  const { rows: applied } = await client.query<{ version: number; name: string; checksum: string }>(
-    "select version, name, checksum from sallyport.migrations order by version",
-  );
+  const applied = await appliedTo(client);
   const files = migrationFiles();
   await refuseUnfit(client, files, applied);
   const fresh = files.filter((file) => !applied.some((row) => row.version === file.version));
@@ -97,11 +89,33 @@ async function apply(client: pg.Client): Promise<string[]> {
   return fresh.map((file) => file.name);
 }
 
-async function refuseUnfit(
-  client: pg.Client,
-  files: readonly Migration[],
-  applied: readonly { version: number; name: string; checksum: string }[],
-): Promise<void> {
+interface Applied {
+  readonly version: number;
+  readonly name: string;
+  readonly checksum: string;
+}
+
+/** What was applied before. Makes schema and table only where they are missing: a writer may start, not create. */
+async function appliedTo(client: pg.Client): Promise<Applied[]> {
+  const read = () =>
+    client
+      .query<Applied>("select version, name, checksum from sallyport.migrations order by version")
+      .then(({ rows }) => rows);
+  try {
+    return await read();
+  } catch (error) {
+    if (sqlstate(error) !== SQLSTATE.undefinedTable && sqlstate(error) !== SQLSTATE.invalidSchema) throw error;
+  }
+  await client.query(
+    `create schema if not exists sallyport;
+     create table if not exists sallyport.migrations (
+       version int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now()
+     )`,
+  );
+  return read();
+}
+
+async function refuseUnfit(client: pg.Client, files: readonly Migration[], applied: readonly Applied[]): Promise<void> {
   for (const row of applied) {
     const file = files.find(({ version }) => version === row.version);
     if (file !== undefined && file.checksum !== row.checksum) {

@@ -81,14 +81,14 @@ function validateHandler(deps: DataRoutesDeps): Handler {
   const { callers, wire } = deps;
   const answered = deps.answered(VALIDATE.slice(1));
   return (message, call) => {
-    answered();
     if (call.protocol === "connect-json" || !callers.trusts(deps.peerOf(call)) || hasCredential(call)) {
-      return validateSlowly(deps, call.copy(message), call);
+      return validateSlowly(deps, call.copy(message), call, answered);
     }
     try {
       const encoded = wire.binary(message, { deadline: call.deadline, reasons: false });
       if (encoded instanceof Promise)
-        return weighed(deps, call, 1, () => encoded.then((later) => prepared(later, call)));
+        return weighed(deps, call, 1, answered, () => encoded.then((later) => prepared(later, call)));
+      answered();
       return prepared(encoded, call);
     } catch (error) {
       return failure(deps, call, error);
@@ -96,8 +96,8 @@ function validateHandler(deps: DataRoutesDeps): Handler {
   };
 }
 
-function validateSlowly(deps: DataRoutesDeps, message: Uint8Array, call: Call): Promise<Reply> {
-  return weighed(deps, call, 1, async () => {
+function validateSlowly(deps: DataRoutesDeps, message: Uint8Array, call: Call, answered: () => void): Promise<Reply> {
+  return weighed(deps, call, 1, answered, async () => {
     const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
     const options = { deadline: call.deadline, reasons };
     if (call.protocol === "connect-json") return answer(call, await deps.wire.json(message, options));
@@ -108,9 +108,8 @@ function validateSlowly(deps: DataRoutesDeps, message: Uint8Array, call: Call): 
 function batchHandler(deps: DataRoutesDeps): Handler {
   const answered = deps.answered(BATCH.slice(1));
   return (borrowed, call) => {
-    answered();
     const message = call.copy(borrowed);
-    return weighed(deps, call, 8, async () => {
+    return weighed(deps, call, 8, answered, async () => {
       const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
       return answer(call, await deps.wire.batch(message, formOf(call), { deadline: call.deadline, reasons }));
     });
@@ -118,11 +117,19 @@ function batchHandler(deps: DataRoutesDeps): Handler {
 }
 
 /** Runs work that waits for something within the door's limits; whatever it throws is this call's error. */
-async function weighed(deps: DataRoutesDeps, call: Call, weight: number, work: () => Promise<Reply>): Promise<Reply> {
+async function weighed(
+  deps: DataRoutesDeps,
+  call: Call,
+  weight: number,
+  answered: () => void,
+  work: () => Promise<Reply>,
+): Promise<Reply> {
   try {
     const leave = await deps.admission.enter("validate", weight, call.deadline - deps.clock.mono());
     try {
-      return await work();
+      const reply = await work();
+      answered();
+      return reply;
     } finally {
       leave();
     }

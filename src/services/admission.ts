@@ -12,7 +12,7 @@ export interface AdmissionOptions {
   readonly concurrency?: Partial<Record<"validate" | "admin" | "health", number>>;
   /** Counts a refusal. */
   onShed(klass: AdmissionClass): void;
-  /** Event loop utilization since the last call, 0 to 1; more than 0.95 sheds. */
+  /** Event loop utilization since the last call, 0 to 1; more than 0.95 sheds, and a late loop only with more than 0.7. */
   readonly utilization?: () => number;
   /** Memory in use as a part of the cap, 0 to 1; more than 0.85 sheds. */
   readonly memory?: () => number;
@@ -42,6 +42,9 @@ const SAMPLES = 50;
 const LAG_MS = 100;
 /** Two late samples in a second are overload, one is a pause. */
 const LATE_SAMPLES = 2;
+/** Samples between two looks at the loop's utilization, and from where on lateness is the loop's own. */
+const LOOK_EVERY = 10;
+const BUSY = 0.7;
 const LEAST_LEFT_MS = 5;
 const RETRY_AFTER_MS = 1_000;
 
@@ -186,6 +189,8 @@ function loopGate({ clock, utilization, memory }: AdmissionOptions): { closed():
   let at = 0;
   let lateCount = 0;
   let busy = false;
+  // A process that others keep from running is late as well, but has nothing to shed: its loop is idle when it runs.
+  let used = 1;
   let expected = clock.mono() + SAMPLE_MS;
   const timer = setInterval(() => {
     const now = clock.mono();
@@ -194,9 +199,11 @@ function loopGate({ clock, utilization, memory }: AdmissionOptions): { closed():
     late[at] = isLate;
     at = (at + 1) % SAMPLES;
     expected = now + SAMPLE_MS;
-    if (at === 0) busy = (utilization?.() ?? 0) > 0.95 || (memory?.() ?? 0) > 0.85;
+    if (at % LOOK_EVERY !== 0) return;
+    used = utilization?.() ?? 1;
+    busy = (utilization !== undefined && used > 0.95) || (memory?.() ?? 0) > 0.85;
   }, SAMPLE_MS).unref();
-  return { closed: () => busy || lateCount >= LATE_SAMPLES, close: () => clearInterval(timer) };
+  return { closed: () => busy || (lateCount >= LATE_SAMPLES && used > BUSY), close: () => clearInterval(timer) };
 }
 
 function once(act: () => void): () => void {

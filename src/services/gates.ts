@@ -2,6 +2,7 @@ import type { HandlerContext } from "@connectrpc/connect";
 import type { CallLine, Clock } from "../ports.ts";
 import { type Call, callKey, requestIdFrom } from "./call.ts";
 import { type Callers, permit, rowOf } from "./caller.ts";
+import type { TrustedProxies } from "./client-address.ts";
 import type { Denials } from "./denials.ts";
 import { asAppError, levelOf, toConnectError } from "./errors.ts";
 import { peerKey } from "./peer.ts";
@@ -17,11 +18,13 @@ type Gate = (context: HandlerContext) => Promise<void>;
  * Before the body of a call to the admin door is read: who calls, whether the method is open to that caller, and how
  * far the caller reaches. Deny by default.
  */
-export function adminGate(deps: GateDeps & { readonly callers: Callers; readonly denials: Denials }): Gate {
+export function adminGate(
+  deps: GateDeps & { readonly callers: Callers; readonly denials: Denials; readonly proxies: TrustedProxies },
+): Gate {
   return gate(deps, async (context, method, requestId) => {
     const row = rowOf(method);
     if (row === "open") return { requestId };
-    const peer = context.values.get(peerKey);
+    const peer = deps.proxies.behind(context.values.get(peerKey), context.requestHeader.get("x-forwarded-for"));
     const authorization = context.requestHeader.get("authorization");
     const caller = await deps.callers.authenticate(peer, authorization, method, requestId);
     const left = context.timeoutMs();

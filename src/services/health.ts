@@ -16,14 +16,22 @@ import { wireError } from "./decode-errors.ts";
 export class Health {
   readonly #names: ReadonlySet<string>;
   readonly #waiting = new Set<() => void>();
+  /** To be called whenever somebody polls. */
+  readonly polled: () => void;
   #serving = false;
 
-  constructor(services: readonly string[]) {
+  constructor(services: readonly string[], polled: () => void = () => {}) {
     this.#names = new Set(["", ...services]);
+    this.polled = polled;
   }
 
   get serving(): boolean {
     return this.#serving;
+  }
+
+  /** Whether a Watch is open: it is told of a change at once. */
+  get watched(): boolean {
+    return this.#waiting.size > 0;
   }
 
   get names(): ReadonlySet<string> {
@@ -64,6 +72,7 @@ export function addHealth(router: ConnectRouter, health: Health, offer: "check" 
     create(HealthCheckResponseSchema, { status: health.statusOf(service) });
   router.service(HealthDesc, {
     check({ service }) {
+      health.polled();
       const answer = now(service);
       if (answer.status === Status.SERVICE_UNKNOWN) throw wireError("unknown_service");
       return answer;
@@ -95,6 +104,7 @@ async function* watch(
 
 /** Check on bytes, for the door without streams. UNDECODABLE for what is no request; NOT_FOUND for an unknown service. */
 export function healthBytes(health: Health, message: Uint8Array, form: "binary" | "json"): Uint8Array {
+  health.polled();
   const { service } = requestOf(message, form);
   const status = health.statusOf(service);
   if (status === Status.SERVICE_UNKNOWN) throw wireError("unknown_service");
