@@ -1,7 +1,7 @@
 // A running program's data door as a client that sees every octet: raw questions in, status, fields and octets out.
 import { request as httpRequest } from "node:http";
 import { type ClientHttp2Session, connect } from "node:http2";
-import { connect as dial } from "node:net";
+import { connect as dial, type Socket } from "node:net";
 import { fromBinary } from "@bufbuild/protobuf";
 import { type Any, AnySchema, anyUnpack } from "@bufbuild/protobuf/wkt";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
@@ -94,14 +94,7 @@ export async function pipeline(
   question: (n: number) => Uint8Array,
   take: (n: number, answer: Buffer) => void,
 ): Promise<void> {
-  const block = headerBlock([
-    [":method", "POST"],
-    [":scheme", "http"],
-    [":path", path],
-    [":authority", "localhost"],
-    ["content-type", TYPES.grpc],
-    ["te", "trailers"],
-  ]);
+  const block = callBlock(path);
   const socket = dial(port, "127.0.0.1");
   const data = new Map<number, Buffer>();
   let sent = 0;
@@ -134,6 +127,80 @@ export async function pipeline(
     socket.write(Buffer.concat([PREFACE, settings(), frame(Frame.WINDOW, 0, 0, Buffer.from([0x3f, 0, 0, 0]))]));
     for (let n = 0; n < Math.min(width, count); n++) send();
   }).finally(() => socket.destroy());
+}
+
+export interface Poured {
+  /** Calls that were answered with a message. */
+  readonly answered: number;
+  /** Calls up to the last one that the door said it would serve, without a message: what a drain must not leave. */
+  readonly lost: number;
+  /** Calls after that one: a client may send them elsewhere. */
+  readonly beyond: number;
+  /** When the first GOAWAY came. */
+  readonly goawayAt: number;
+}
+
+/** gRPC calls over one connection, `width` at a time, until the door has said which is the last; then what came of them. */
+export async function pourUntilGoaway(
+  socket: Socket,
+  path: string,
+  width: number,
+  question: Uint8Array,
+): Promise<Poured> {
+  const block = callBlock(path);
+  const open = new Set<number>();
+  const messages = new Set<number>();
+  let next = 1;
+  let last = Number.POSITIVE_INFINITY;
+  let goawayAt = 0;
+  let rest: Buffer = Buffer.alloc(0);
+  const send = (): void => {
+    open.add(next);
+    const headers = frame(Frame.HEADERS, END_HEADERS, next, block);
+    socket.write(Buffer.concat([headers, frame(Frame.DATA, END_STREAM, next, question)]));
+    next += 2;
+  };
+  let answered = 0;
+  await new Promise<void>((resolve) => {
+    socket.on("error", () => {});
+    socket.once("close", resolve);
+    socket.on("data", (bytes: Buffer) => {
+      rest = rest.length === 0 ? bytes : Buffer.concat([rest, bytes]);
+      let used = 0;
+      for (const { type, flags, stream, payload } of framesIn(rest)) {
+        used += 9 + payload.length;
+        if (type === Frame.SETTINGS && flags !== ACK) socket.write(frame(Frame.SETTINGS, ACK, 0));
+        if (type === Frame.PING && flags !== ACK) socket.write(frame(Frame.PING, ACK, 0, payload));
+        if (type === Frame.GOAWAY) {
+          goawayAt ||= performance.now();
+          const id = payload.readUInt32BE(0);
+          if (id < 0x7fffffff) last = id;
+        }
+        if (type === Frame.DATA) messages.add(stream);
+        if ((type !== Frame.DATA && type !== Frame.HEADERS) || (flags & END_STREAM) === 0) continue;
+        if (!messages.delete(stream)) continue; // an error: it stays open, and counts as lost
+        open.delete(stream);
+        answered++;
+        if (last === Number.POSITIVE_INFINITY) send();
+      }
+      rest = rest.subarray(used);
+    });
+    socket.write(Buffer.concat([PREFACE, settings(), frame(Frame.WINDOW, 0, 0, Buffer.from([0x3f, 0, 0, 0]))]));
+    for (let n = 0; n < width; n++) send();
+  });
+  const lost = [...open].filter((id) => id <= last).length;
+  return { answered, lost, beyond: open.size - lost, goawayAt };
+}
+
+function callBlock(path: string): Buffer {
+  return headerBlock([
+    [":method", "POST"],
+    [":scheme", "http"],
+    [":path", path],
+    [":authority", "localhost"],
+    ["content-type", TYPES.grpc],
+    ["te", "trailers"],
+  ]);
 }
 
 /** An error as any client understands it, from the form in which it came. */
