@@ -1,0 +1,175 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Client, createClient } from "@connectrpc/connect";
+import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
+import { FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
+import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
+import { PgLink } from "./pg-link.ts";
+import { DataClient } from "./wire.ts";
+
+export interface InstanceOptions {
+  readonly name: string;
+  /** The folder with the program's `main.ts`. */
+  readonly source: string;
+  readonly database: { readonly port: number; readonly name: string };
+  readonly keyring: KeyringFile;
+  readonly adminToken: string;
+  /** A port leads there by a link of the instance's own; a URL is used as it is. */
+  readonly redis?: number | string;
+  readonly revocation?: { readonly lease: string; readonly poll: string };
+  /** Of the monotonic clock, and how many days the wall clock is off. */
+  readonly clock?: { readonly rate: number; readonly wallDays: number };
+}
+
+const CLOCKS = join(import.meta.dirname, "clocks.ts");
+const READY_MS = 30_000;
+
+/** A real Sallyport as a child process, with its own links to the database and to Redis, and clients of its doors. */
+export class Instance {
+  readonly name: string;
+  readonly options: InstanceOptions;
+  readonly pid: number;
+  readonly pg: PgLink;
+  readonly redis: TcpProxy | undefined;
+  readonly data: DataClient;
+  readonly tokens: Client<typeof TokenAdmin>;
+  readonly principals: Client<typeof PrincipalAdmin>;
+  readonly exited: Promise<string>;
+  ended = false;
+  readonly #child: ChildProcess;
+  readonly #session: Http2SessionManager;
+  readonly #output: Output;
+
+  private constructor(parts: Parts, doors: { data: string; admin: string }) {
+    const { options, child, pg, redis, output, exited } = parts;
+    this.options = options;
+    this.name = options.name;
+    this.#child = child;
+    this.pid = child.pid!;
+    this.pg = pg;
+    this.redis = redis;
+    this.exited = exited;
+    this.#output = output;
+    void exited.then(() => (this.ended = true));
+    this.data = new DataClient(doors.data);
+    this.#session = new Http2SessionManager(doors.admin);
+    const transport = createGrpcTransport({ baseUrl: doors.admin, sessionManager: this.#session });
+    this.tokens = createClient(TokenAdmin, transport);
+    this.principals = createClient(PrincipalAdmin, transport);
+  }
+
+  /** Starts the program and resolves once it said where its doors are: it then holds a lease. */
+  static async start(options: InstanceOptions): Promise<Instance> {
+    const pg = await PgLink.start(options.database.port);
+    const redis = typeof options.redis === "number" ? await startTcpProxy({ port: options.redis }) : undefined;
+    const place = folder();
+    const redisUrl = redis === undefined ? options.redis : `redis://127.0.0.1:${redis.port}`;
+    const config = {
+      doors: FREE_PORTS,
+      keyring: options.keyring,
+      limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
+      log: { level: "warn" },
+      ...(redisUrl !== undefined && { redis: { url: redisUrl } }),
+      ...(options.revocation && { revocation: options.revocation }),
+    };
+    const file = writeConfig(place.path, config);
+    const { rate = 1, wallDays = 0 } = options.clock ?? {};
+    const preload = options.clock === undefined ? [] : ["--import", CLOCKS];
+    // A killed run must leave nothing behind, and where the kernel helps, it does not.
+    const tie = existsSync("/usr/bin/setpriv") ? ["/usr/bin/setpriv", "--pdeathsig", "KILL"] : [];
+    const words = [...tie, process.execPath, ...preload, join(options.source, "main.ts"), "serve", "--config", file];
+    const child = spawn(words[0]!, words.slice(1), {
+      env: {
+        PATH: process.env["PATH"] ?? "",
+        DATABASE_URL: `postgres://sallyport@127.0.0.1:${pg.port}/${options.database.name}`,
+        HISTORY_CLOCK_RATE: String(rate),
+        HISTORY_WALL_DAYS: String(wallDays),
+      },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const exited = once(child, "close").then(([code, signal]) => String(signal ?? code));
+    void exited.then(() => place.remove());
+    const output = new Output(child);
+    const parts = { options, child, pg, redis, output, exited };
+    try {
+      return new Instance(parts, await output.doors(exited));
+    } catch (error) {
+      child.kill("SIGKILL");
+      await Promise.all([exited, pg.stop(), redis?.stop()]);
+      throw error;
+    }
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#child.kill(name);
+  }
+
+  /** The kernel's letter for what the process does: T while it is stopped. */
+  get state(): string {
+    try {
+      return /\) (\S)/.exec(readFileSync(`/proc/${this.pid}/stat`, "latin1"))?.[1] ?? "";
+    } catch {
+      return "";
+    }
+  }
+
+  /** The end of what it wrote: warnings and worse. */
+  get log(): string {
+    return this.#output.text.slice(-3000);
+  }
+
+  /** Ends it, as an orchestrator does or as a crash does, and its links. Gives the exit code or the signal. */
+  async stop(signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<string> {
+    this.signal("SIGCONT");
+    this.signal(signal);
+    const late = setTimeout(() => this.signal("SIGKILL"), 12_000);
+    const how = await this.exited;
+    clearTimeout(late);
+    this.data.close();
+    this.#session.abort();
+    await Promise.all([this.pg.stop(), this.redis?.stop()]);
+    return how;
+  }
+}
+
+interface Parts {
+  readonly options: InstanceOptions;
+  readonly child: ChildProcess;
+  readonly pg: PgLink;
+  readonly redis: TcpProxy | undefined;
+  readonly output: Output;
+  readonly exited: Promise<string>;
+}
+
+class Output {
+  text = "";
+  #look: () => void = () => {};
+
+  constructor(child: ChildProcess) {
+    for (const stream of [child.stdout!, child.stderr!]) {
+      stream.setEncoding("utf8").on("data", (text: string) => {
+        this.text = (this.text + text).slice(-200_000);
+        this.#look();
+      });
+    }
+  }
+
+  doors(exited: Promise<string>): Promise<{ data: string; admin: string }> {
+    return new Promise((resolve, reject) => {
+      const fail = (why: string) => reject(new Error(`the program ${why}\n${this.text.slice(-2000)}`));
+      const late = setTimeout(() => fail("did not start in time"), READY_MS);
+      void exited.then((how) => fail(`ended with ${how}`));
+      this.#look = () => {
+        const door = (name: string) => new RegExp(`^${name} +(http:\\S+)$`, "m").exec(this.text)?.[1];
+        const [data, admin] = [door("data"), door("admin")];
+        if (data === undefined || admin === undefined || door("ops") === undefined) return;
+        clearTimeout(late);
+        resolve({ data, admin });
+      };
+    });
+  }
+}

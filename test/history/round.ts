@@ -1,0 +1,88 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { auditProblems } from "./audit.ts";
+import type { Cell } from "./cells.ts";
+import { BY_HAND_MS } from "./changes.ts";
+import type { Tally } from "./history.ts";
+import { ask, Load, type LoadOptions } from "./load.ts";
+import { UNDETERMINED } from "./wire.ts";
+import type { World } from "./world.ts";
+
+/** Something that goes wrong in the world, and what shows that it did. */
+export interface Fault {
+  readonly name: string;
+  /** What it needs besides the database; where that is missing it is skipped, and seen to be. */
+  readonly needs?: "redis";
+  /** Servers of PostgreSQL begin another life: changes may be run again, and leave an audit row each time. */
+  readonly newEpoch?: boolean;
+  /** Injects, holds and heals. */
+  run(world: World, seconds: number): Promise<void>;
+  readonly load?: Partial<LoadOptions>;
+}
+
+export interface Row {
+  readonly name: string;
+  readonly tally: Tally;
+  readonly times: readonly { ms: number; mode: string }[];
+  readonly changes: { ok: number; notDone: number; unknown: number };
+  readonly healedMs: number | undefined;
+  readonly problems: readonly string[];
+}
+
+const LOAD: LoadOptions = { revokers: 5, batchRestMs: 25, changeRestMs: 40 };
+const HEAL_MS = 12_000;
+
+/** One fault under load, then the end of it: heal, the state of every token that was ended, the audit. */
+export async function round(world: World, fault: Fault, seconds: number): Promise<Row> {
+  const { history } = world;
+  world.probes = [];
+  const first = history.attempts.length;
+  const load = new Load(world, { ...LOAD, ...fault.load });
+  const problems: string[] = [];
+  await delay(300);
+  try {
+    await fault.run(world, seconds);
+  } catch (error) {
+    problems.push(`the fault failed: ${String((error as Error).stack ?? error).slice(0, 600)}`);
+  }
+  world.spared.clear();
+  await load.stop();
+  const healedMs = await world.calm(HEAL_MS);
+  if (healedMs === undefined) problems.push(`not as before within ${HEAL_MS} ms`);
+  problems.push(...(await sweep(world, load.ended)));
+  const attempts = history.attempts.slice(first);
+  problems.push(...(await auditProblems(world, attempts, fault.newEpoch ?? false)));
+  problems.push(...world.probes.map((what) => `probe: ${what}`));
+  const count = (outcome: string) => attempts.filter((attempt) => attempt.outcome === outcome).length;
+  const changes = { ok: count("OK"), notDone: count("NOT_DONE"), unknown: count("UNKNOWN") };
+  const tally = history.turn();
+  return {
+    name: fault.name,
+    tally,
+    times: load.times,
+    changes,
+    healedMs,
+    problems: [...tally.violations, ...problems],
+  };
+}
+
+/** Every instance must say the same of every token, whatever the callers were told. */
+async function sweep(world: World, cells: readonly Cell[]): Promise<string[]> {
+  const subjects = cells.flatMap((cell) => cell.subjects);
+  const open = subjects.flatMap(({ deadFrom, attempts }) => {
+    const last = attempts.at(-1)?.returned;
+    return deadFrom > performance.now() && last !== undefined ? [last + BY_HAND_MS + 200] : [];
+  });
+  // What was committed without anybody being told OK is in force by then.
+  if (open.length > 0) await delay(Math.max(0, Math.max(...open) - performance.now()));
+  const problems: string[] = [];
+  for (let at = 0; at < subjects.length; at += 100) {
+    const some = subjects.slice(at, at + 100);
+    const all = await Promise.all(world.instances.map((instance) => ask(world.history, instance, some)));
+    for (const [i, subject] of some.entries()) {
+      const answers = new Set(all.map((verdicts) => verdicts[i]));
+      if (answers.size === 1 && !answers.has(UNDETERMINED) && !answers.has(undefined)) continue;
+      problems.push(`${subject.id}: after the fault the instances say ${[...answers].join(" and ")}`);
+    }
+  }
+  return problems;
+}

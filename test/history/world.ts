@@ -1,0 +1,214 @@
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import pg from "pg";
+import { bootstrap } from "../../src/first-admin.ts";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { startServer, type ThrowawayServer } from "../support/postgres.ts";
+import { freshKeyring } from "../support/program.ts";
+import { type RedisServer, startRedis } from "../support/redis.ts";
+import { type Cell, type Kind, Mint } from "./cells.ts";
+import { end } from "./changes.ts";
+import { History } from "./history.ts";
+import { Instance, type InstanceOptions } from "./instance.ts";
+import { ask, type Target } from "./load.ts";
+import { ALLOW } from "./wire.ts";
+
+export interface WorldOptions {
+  readonly instances: number;
+  /** Where the program's `main.ts` is: the program itself, or a mutant. */
+  readonly source?: string;
+  readonly server?: ThrowawayServer;
+  /** `own`: a standalone server with a link for each instance; a URL; or none. */
+  readonly redis?: "own" | string;
+  readonly revocation?: { readonly lease: string; readonly poll: string };
+  /** The last instance runs by clocks that are slow and days off. */
+  readonly badClocks?: boolean;
+  readonly historyFile?: string;
+  readonly cells?: number;
+}
+
+export const SOURCE = join(import.meta.dirname, "../../src");
+/** What CLOCK_MONOTONIC of two hosts may be apart, with a little left of the margin of 20 %. */
+const SLOW = 0.85;
+let databases = 0;
+
+/** A deployment: real instances on one real PostgreSQL and Redis, tokens, and the history of what happens. */
+export class World implements Target {
+  readonly history: History;
+  readonly server: ThrowawayServer;
+  readonly database: string;
+  readonly adminToken: string;
+  readonly keyring = freshKeyring();
+  readonly options: WorldOptions;
+  redis: RedisServer | undefined;
+  instances: Instance[] = [];
+  /** Names of instances that are not to be asked for changes now. */
+  readonly spared = new Set<string>();
+  /** Failed probes of the fault that runs: it did not do what it is to do, or something else happened. */
+  probes: string[] = [];
+  #stock: Cell[] = [];
+  #sql: Promise<pg.Client | undefined> | undefined;
+  #port: number;
+
+  private constructor(options: WorldOptions, server: ThrowawayServer, database: string, adminToken: { text: string }) {
+    this.options = options;
+    this.server = server;
+    this.database = database;
+    this.#port = server.port;
+    this.history = new History(options.historyFile);
+    this.adminToken = adminToken.text;
+  }
+
+  static async start(options: WorldOptions): Promise<World> {
+    const server = options.server ?? (await startServer({ settings: { wal_level: "replica" } }));
+    const database = `history_${++databases}`;
+    await onServer(server.port, "postgres", (sql) => sql.query(`create database ${database}`));
+    const url = urlOf(server.port, database);
+    await migrate(url);
+    const token = { text: "" };
+    const keyring = freshKeyring();
+    const keep = (secret: { reveal(): string }) => (token.text = secret.reveal());
+    await bootstrap({ url, keyring, ttlMs: 86_400_000, again: false, keep });
+    const world = new World(options, server, database, token);
+    Object.assign(world, { keyring });
+    if (options.redis === "own") world.redis = await startRedis();
+    await world.stock(options.cells ?? 1500);
+    await Promise.all(Array.from({ length: options.instances }, (_, i) => world.join(i)));
+    return world;
+  }
+
+  /** Adds an instance. */
+  async join(index: number): Promise<Instance> {
+    const { source = SOURCE, badClocks, instances, revocation, redis } = this.options;
+    const options: InstanceOptions = {
+      name: "abcdefghijklmnop"[index]!,
+      source,
+      database: { port: this.#port, name: this.database },
+      keyring: this.keyring,
+      adminToken: this.adminToken,
+      redis: redis === "own" ? this.redis?.port : redis,
+      revocation,
+      clock: badClocks && index === instances - 1 ? { rate: SLOW, wallDays: 3 } : undefined,
+    };
+    const instance = await Instance.start(options);
+    this.instances.push(instance);
+    return instance;
+  }
+
+  /** Takes an instance away, by a signal or by the end of its patience. */
+  async leave(instance: Instance, signal: "SIGTERM" | "SIGKILL"): Promise<string> {
+    const how = await instance.stop(signal);
+    this.instances = this.instances.filter((other) => other !== instance);
+    return how;
+  }
+
+  changers(): readonly Instance[] {
+    const able = this.instances.filter(({ name }) => !this.spared.has(name));
+    return able.length > 0 ? able : this.instances;
+  }
+
+  nextCell(): Cell | undefined {
+    return this.#stock.shift();
+  }
+
+  get left(): number {
+    return this.#stock.length;
+  }
+
+  async stock(count: number, kinds?: Partial<Record<Kind, number>>): Promise<void> {
+    this.#stock.push(...(await this.mint((mint) => mint.cells(count, kinds))));
+  }
+
+  mint<T>(work: (mint: Mint) => Promise<T>): Promise<T> {
+    return onServer(this.#port, this.database, (sql) => work(new Mint(sql, this.keyring)));
+  }
+
+  /** A connection of the harness's own, not through a link; opened again after a loss. */
+  readonly sql = (): Promise<pg.Client | undefined> => {
+    return (this.#sql ??= this.#connect());
+  };
+
+  async #connect(): Promise<pg.Client | undefined> {
+    const client = new pg.Client({ connectionString: urlOf(this.#port, this.database), connectionTimeoutMillis: 2000 });
+    client.on("error", () => (this.#sql = undefined));
+    return client.connect().then(
+      () => client,
+      () => (this.#sql = undefined),
+    );
+  }
+
+  /** Rows of the database, for probes; rejects while it is away. */
+  async rows<R extends pg.QueryResultRow>(text: string, values: unknown[] = []): Promise<R[]> {
+    const sql = await this.sql();
+    if (sql === undefined) throw new Error("the database is away");
+    return (await sql.query<R>(text, values)).rows;
+  }
+
+  /** From now on the primary is there. */
+  async moveTo(port: number): Promise<void> {
+    this.#port = port;
+    const old = await this.#sql;
+    this.#sql = undefined;
+    await old?.end().catch(() => {});
+    for (const instance of this.instances) instance.pg.target = port;
+  }
+
+  /** What must be so for the fault to have been one. */
+  probe(what: string, holds: boolean): void {
+    if (!holds) this.probes.push(what);
+  }
+
+  /**
+   * Waits until every instance says ALLOW about a living token, and a change is acknowledged by all: the deployment is
+   * as it was. Gives how long that took; undefined where it did not within the time.
+   */
+  async calm(withinMs: number): Promise<number | undefined> {
+    const began = performance.now();
+    const [cell, spare] = await this.mint((mint) => mint.cells(2, { revoke: 1 })).catch(() => []);
+    while (cell !== undefined && spare !== undefined && performance.now() - began < withinMs) {
+      const answers = await Promise.all(this.instances.map((at) => ask(this.history, at, cell.subjects)));
+      if (answers.every(([verdict]) => verdict === ALLOW)) break;
+      await delay(50);
+    }
+    const healed = performance.now() - began;
+    const [at] = this.changers();
+    while (at !== undefined && spare !== undefined && performance.now() - began < withinMs) {
+      // Repeated revocations of one token wait as the first one does.
+      const { detail } = await end(spare, at, this);
+      if (detail === "ACKED") return healed;
+      await delay(50);
+    }
+    return undefined;
+  }
+
+  async stop(): Promise<string[]> {
+    const ends = await Promise.all(this.instances.map((instance) => instance.stop()));
+    this.instances = [];
+    const sql = await this.#sql;
+    this.#sql = undefined;
+    await sql?.end().catch(() => {});
+    await this.redis?.stop();
+    this.history.flush();
+    if (this.options.server === undefined) await this.server.remove();
+    else
+      await onServer(this.#port, "postgres", (admin) =>
+        admin.query(`drop database ${this.database} with (force)`),
+      ).catch(() => {});
+    return ends;
+  }
+}
+
+export function urlOf(port: number, database: string): string {
+  return `postgres://sallyport@127.0.0.1:${port}/${database}`;
+}
+
+export async function onServer<T>(port: number, database: string, work: (sql: pg.Client) => Promise<T>): Promise<T> {
+  const sql = new pg.Client({ connectionString: urlOf(port, database), connectionTimeoutMillis: 5000 });
+  sql.on("error", () => {});
+  await sql.connect();
+  try {
+    return await work(sql);
+  } finally {
+    await sql.end().catch(() => {});
+  }
+}
