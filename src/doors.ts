@@ -68,8 +68,8 @@ export interface Doors {
   readonly admin: Door | undefined;
   readonly ops: Door;
   serving(yes: boolean): void;
-  /** Reads certificates again. */
-  reload(): void;
+  /** Reads certificates again. A bad file keeps the old state and is reported; false then. */
+  reload(): boolean;
   /**
    * NOT_SERVING; where somebody watches health, a while in which they can turn away and all is served as before; then
    * every door stops accepting and finishes what is under way. Takes `graceMs`, and a second for the ops
@@ -128,9 +128,7 @@ export async function openDoors(config: Config, deps: DoorDeps): Promise<Doors> 
       serving: (yes) => {
         for (const each of Object.values(health)) each.set(yes && !draining);
       },
-      reload: () => {
-        for (const door of opened) door.reloadTls();
-      },
+      reload: () => opened.map((door) => door.reloadTls()).every(Boolean),
       async drain(graceMs) {
         draining = true;
         const pollers = deps.clock.mono() - polled < POLLED_LATELY_MS;

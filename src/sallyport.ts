@@ -44,8 +44,11 @@ export interface Sallyport {
   readonly doors: Doors;
   /** Why it can not answer now; empty when it can. */
   reasons(): readonly string[];
-  /** Certificates, keyring and policies again, from a new configuration of the same shape. */
-  reload(config: Config): void;
+  /**
+   * Certificates, keyring and policies again, from a new configuration of the same shape. A certificate that can not be
+   * used keeps the old one and is reported; false then.
+   */
+  reload(config: Config): boolean;
   /** NOT_SERVING, finish what is under way, give back the lease, close. Never rejects. */
   stop(graceMs: number): Promise<void>;
 }
@@ -253,7 +256,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
         if (full)
           storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("new peppers could not be noted", error));
       }
-      doors.reload();
+      return doors.reload();
     },
     async stop(graceMs) {
       clearInterval(gauges);

@@ -98,8 +98,7 @@ function announce(sallyport: Sallyport, config: Config, embedded: boolean): void
 /** A bad file keeps the old state, and says so. */
 function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry): void {
   try {
-    sallyport.reload(load());
-    telemetry.note("reloaded");
+    if (sallyport.reload(load())) telemetry.note("reloaded");
   } catch (error) {
     const { name, message, problems: list } = error as { name: string; message: string; problems?: readonly string[] };
     const problems = list?.join("; ") ?? (name === "KeyringError" ? message : name);
