@@ -460,7 +460,7 @@ describe("replies", () => {
       }
       expect(total.wrong).toBe(0);
       expect(total.allowed + total.shed).toBeGreaterThanOrEqual(calls);
-      expect(total.allowed).toBeGreaterThan(calls * 0.9); // a stalled machine may let the lease lapse
+      expect(total.allowed).toBeGreaterThan(calls / 2); // a machine without time for them sheds what is not cached
     },
     120_000,
   );
