@@ -1,0 +1,234 @@
+import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { connect as tlsConnect } from "node:tls";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { ConnectError, createClient } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
+import {
+  ValidateTokenRequestSchema,
+  ValidateTokenResponseSchema,
+  Verdict,
+} from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { certify, type Identity, writeFiles } from "../servers/certificates.ts";
+import { framed, http2Asker, TYPES } from "../servers/data-door.ts";
+import { FREE_PORTS } from "../support/program.ts";
+import { outcome, TestSallyport } from "../support/sallyport.ts";
+
+const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
+const ca = certify("ca", []);
+const newServer = () => certify("server", [{ dns: "localhost" }], ca);
+
+let store: TestSallyport;
+let tokenString: string;
+beforeAll(async () => {
+  store = await TestSallyport.start();
+  ({ tokenString } = await store.createToken());
+});
+afterAll(() => store?.stop());
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "sallyport-tls-"));
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+const tlsOf = (path: string, more: object = {}) => ({
+  cert_file: join(path, "cert.pem"),
+  key_file: join(path, "key.pem"),
+  ...more,
+});
+const start = (data: object, admin: object = {}, config: object = {}) =>
+  TestSallyport.start({
+    database: store.database,
+    keyring: store.keyring,
+    config: {
+      doors: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", ...data }, admin: { bind: "127.0.0.1:0", ...admin } },
+      ...config,
+    },
+  });
+const https = (url: string): string => url.replace("http:", "https:").replace("127.0.0.1", "localhost");
+const portOf = (url: string): number => Number(new URL(url).port);
+
+/** Serial number of the certificate that a new connection is shown. */
+function serial(url: string, trusted: Identity = ca): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = tlsConnect({ port: portOf(url), host: "localhost", ca: trusted.certPem, ALPNProtocols: ["h2"] });
+    socket.once("error", reject);
+    socket.once("secureConnect", () => {
+      resolve(socket.getPeerX509Certificate()!.serialNumber);
+      socket.destroy();
+    });
+  });
+}
+
+/** A connection that is kept, and asks. */
+function client(url: string, who?: Identity) {
+  const asker = http2Asker(https(url), { ca: ca.certPem, ...(who && { cert: who.certPem, key: who.keyPem }) });
+  const question = framed(toBinary(ValidateTokenRequestSchema, create(ValidateTokenRequestSchema, { tokenString })));
+  return {
+    close: asker.close,
+    async verdict() {
+      const { body } = await asker.ask(VALIDATE, { "content-type": TYPES.grpc, te: "trailers" }, question);
+      return fromBinary(ValidateTokenResponseSchema, body.subarray(5)).verdict;
+    },
+  };
+}
+
+describe("TLS by configuration", () => {
+  test.each(["own", "node"])(
+    "a new certificate is shown after SIGHUP, and no connection is dropped (%s)",
+    async (http2) => {
+      writeFiles(folder, newServer());
+      const sallyport = await start({ tls: tlsOf(folder), http2 }, { tls: tlsOf(folder) });
+      const kept = client(sallyport.doors.data);
+      expect(await kept.verdict()).toBe(Verdict.ALLOW);
+      const before = [await serial(sallyport.doors.data), await serial(sallyport.doors.admin)];
+      expect(before[0]).toBe(before[1]);
+      writeFiles(folder, newServer());
+      sallyport.program.kill("SIGHUP");
+      await sallyport.program.until(({ out }) => out.includes('"reloaded"'), "it reloaded");
+      const after = [await serial(sallyport.doors.data), await serial(sallyport.doors.admin)];
+      expect(after[0]).toBe(after[1]);
+      expect(after[0]).not.toBe(before[0]);
+      expect(await kept.verdict()).toBe(Verdict.ALLOW);
+      kept.close();
+      await sallyport.stop();
+    },
+  );
+
+  test("a certificate that is changed in its place, or by its link, is taken without a signal", async () => {
+    const version = (name: string): void => {
+      mkdirSync(join(folder, name));
+      writeFiles(join(folder, name), newServer());
+      symlinkSync(name, join(folder, "next"));
+      renameSync(join(folder, "next"), join(folder, "current"));
+    };
+    version("v1");
+    const direct = mkdtempSync(join(tmpdir(), "sallyport-tls-"));
+    writeFiles(direct, newServer());
+    const sallyport = await start({ tls: tlsOf(join(folder, "current")) }, { tls: tlsOf(direct) });
+    const kept = client(sallyport.doors.data);
+    const [linked, plain] = [await serial(sallyport.doors.data), await serial(sallyport.doors.admin)];
+    version("v2");
+    writeFiles(direct, newServer());
+    const patience = { timeout: 10_000, interval: 100 };
+    await expect.poll(() => serial(sallyport.doors.data), patience).not.toBe(linked);
+    await expect.poll(() => serial(sallyport.doors.admin), patience).not.toBe(plain);
+    expect(await kept.verdict()).toBe(Verdict.ALLOW);
+    kept.close();
+    await sallyport.stop();
+    rmSync(direct, { recursive: true });
+  });
+
+  test("a certificate that can not be used keeps the old one, says so, and the next good one is taken", async () => {
+    writeFiles(folder, newServer());
+    const sallyport = await start({ tls: tlsOf(folder) });
+    const kept = client(sallyport.doors.data);
+    const before = await serial(sallyport.doors.data);
+    const complaints = () => sallyport.program.out.split('"data door: certificate not reloaded"').length - 1;
+    const notes = () => sallyport.program.out.split('"reloaded"').length - 1;
+    const bad: readonly [string, () => void][] = [
+      ["no certificate", () => writeFileSync(join(folder, "cert.pem"), "garbage")],
+      ["the key of another", () => writeFileSync(join(folder, "key.pem"), newServer().keyPem)],
+      ["an empty file", () => writeFileSync(join(folder, "cert.pem"), "")],
+      ["no file", () => rmSync(join(folder, "cert.pem"))],
+    ];
+    for (const [what, spoil] of bad) {
+      writeFiles(folder, newServer());
+      spoil();
+      const had = complaints();
+      sallyport.program.kill("SIGHUP");
+      await sallyport.program.until(() => complaints() > had, `it complained of ${what}`);
+      expect(await serial(sallyport.doors.data), what).toBe(before);
+      expect(await kept.verdict()).toBe(Verdict.ALLOW);
+      await new Promise((resolve) => setTimeout(resolve, 1_100)); // a kind of trouble has a line a second
+    }
+    expect(notes()).toBe(0);
+    expect(sallyport.program.out).not.toContain("PRIVATE KEY");
+    writeFiles(folder, newServer());
+    sallyport.program.kill("SIGHUP");
+    await sallyport.program.until(() => notes() > 0, "it reloaded");
+    expect(await serial(sallyport.doors.data)).not.toBe(before);
+    kept.close();
+    await sallyport.stop();
+  });
+
+  test("a start with a certificate that can not be used is refused", async () => {
+    writeFiles(folder, newServer());
+    writeFileSync(join(folder, "cert.pem"), "garbage");
+    await expect(start({ tls: tlsOf(folder) })).rejects.toThrow(/ended with [1-9]/);
+  });
+});
+
+describe("mTLS by configuration", () => {
+  const named = (uri: string, issuer = ca) => certify("client", [{ uri }], issuer);
+
+  test("a client certificate is a caller of the admin door by its SAN, with just its permissions", async () => {
+    writeFiles(folder, newServer(), ca);
+    const tls = tlsOf(folder, { client_ca_file: join(folder, "ca.pem") });
+    const san = "spiffe://td/ci";
+    const mtls = [{ san, tenant: "default", permissions: ["sallyport.tokens.create", "sallyport.tokens.read"] }];
+    const sallyport = await start({}, { tls }, { callers: { mtls } });
+    const as = (who: Identity | undefined, http = "2" as "1.1" | "2") =>
+      createClient(
+        TokenAdmin,
+        createConnectTransport({
+          baseUrl: https(sallyport.doors.admin),
+          httpVersion: http,
+          nodeOptions: { ca: ca.certPem, ...(who && { cert: who.certPem, key: who.keyPem }) },
+        }),
+      );
+    for (const http of ["2", "1.1"] as const) {
+      const ci = as(named(san), http);
+      const { token } = await ci.createToken({ profile: "pat", principal: "user:by-mtls", displayName: "x" });
+      expect(token?.createdBy).toBe(`mtls:${san}`);
+      expect((await ci.listTokens({ principal: "user:by-mtls" })).tokens.length).toBeGreaterThan(0);
+      expect(await outcome(ci.revokeToken({ target: { case: "id", value: token!.id } }))).toBe("CALLER_FORBIDDEN");
+      for (const stranger of [undefined, named("spiffe://td/other"), named(san, certify("another ca", []))])
+        expect(await outcome(as(stranger, http).listTokens({}))).toBe("CALLER_UNAUTHENTICATED");
+    }
+    await sallyport.stop();
+  });
+
+  test("a CA that is replaced is believed at once, and the old one no more", async () => {
+    writeFiles(folder, newServer(), ca);
+    const allowed_sans = ["spiffe://td/envoy"];
+    const sallyport = await start({
+      trust_peers: false,
+      tls: tlsOf(folder, { client_ca_file: join(folder, "ca.pem"), allowed_sans }),
+    });
+    const next = certify("next ca", []);
+    const [old, fresh] = [named("spiffe://td/envoy"), named("spiffe://td/envoy", next)];
+    const ask = async (who: Identity) => {
+      const one = client(sallyport.doors.data, who);
+      return one.verdict().finally(one.close);
+    };
+    expect(await ask(old)).toBe(Verdict.ALLOW);
+    await expect(ask(fresh)).rejects.toThrow();
+    writeFiles(folder, newServer(), next);
+    sallyport.program.kill("SIGHUP");
+    await sallyport.program.until(({ out }) => out.includes('"reloaded"'), "it reloaded");
+    expect(await ask(fresh)).toBe(Verdict.ALLOW);
+    await expect(ask(old)).rejects.toThrow();
+    await sallyport.stop();
+  });
+
+  test("a cleartext client is not served at a TLS door, nor one that believes another CA", async () => {
+    writeFiles(folder, newServer());
+    const sallyport = await start({ tls: tlsOf(folder) });
+    await expect(fetch(`${sallyport.doors.data}/`)).rejects.toThrow();
+    const stranger = createGrpcTransport({
+      baseUrl: https(sallyport.doors.data),
+      nodeOptions: { ca: certify("x", []).certPem },
+    });
+    const refused = await createClient(TokenAdmin, stranger)
+      .listTokens({})
+      .catch((error) => error);
+    expect(refused).toBeInstanceOf(ConnectError);
+    expect((await fetch(`${sallyport.doors.ops}/healthz`)).status).toBe(200); // always cleartext
+    await sallyport.stop();
+  });
+});
