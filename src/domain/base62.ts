@@ -20,7 +20,7 @@ export function base62Number(number: number, width: number): string {
 export function isBase62(text: string, from: number, to: number): boolean {
   for (let i = from; i < to; i++) {
     const code = text.charCodeAt(i);
-    if (code > 127 || VALUES[code]! < 0) return false;
+    if (!(VALUES[code]! >= 0)) return false;
   }
   return true;
 }

@@ -1,0 +1,180 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import {
+  addressAllowed,
+  decide,
+  isAddress,
+  isCidr,
+  NO_REQUIREMENT,
+  refusal,
+  type TimeBounds,
+} from "../../src/domain/decide.ts";
+import type { Material } from "../../src/domain/material.ts";
+import { material } from "../support/material.ts";
+
+const NOW: TimeBounds = { lower: 1000, upper: 1010 };
+const HERE = { clientAddress: "10.1.2.3" };
+const of = (over: Partial<Material> = {}) => material(1, over);
+const live = { revoked: false, disabled: false, cut: false };
+
+describe("a token is refused, whatever it is asked for,", () => {
+  test.each<[string, Partial<Material>, string]>([
+    ["when it is revoked", { revoked: true }, "revoked"],
+    ["when it was issued before a cut", { cut: true }, "revoked"],
+    ["when it is disabled", { disabled: true }, "disabled"],
+    ["when its principal is disabled", { principalState: "DISABLED" }, "disabled"],
+    ["when its principal is deleted", { principalState: "DELETED" }, "principal_gone"],
+    ["when its tenant is suspended", { tenantState: "SUSPENDED" }, "disabled"],
+    ["when it may have expired", { expire: 1010 }, "expired"],
+    ["when it may not be valid yet", { notBefore: 1001 }, "not_yet_valid"],
+    ["when its parent is revoked", { parent: { ...live, digest: "q", revoked: true } }, "revoked"],
+    ["when its parent was cut", { parent: { ...live, digest: "q", cut: true } }, "revoked"],
+    ["when its parent is disabled", { parent: { ...live, digest: "q", disabled: true } }, "revoked"],
+    ["when its parent may have expired", { parent: { ...live, digest: "q", expire: 1010 } }, "revoked"],
+    ["when its parent may not be valid yet", { parent: { ...live, digest: "q", notBefore: 1001 } }, "revoked"],
+    ["for good before for now", { revoked: true, disabled: true, expire: 1, tenantState: "SUSPENDED" }, "revoked"],
+  ])("%s", (_, over, reason) => {
+    expect(refusal(of(over), NOW)).toBe(reason);
+    expect(decide(of(over), NO_REQUIREMENT, HERE, NOW)).toEqual({ verdict: "INVALID_TOKEN", reason });
+    const demanding = { scopes: ["x"], audience: "y" };
+    expect(decide(of({ ...over, allowedCidrs: ["192.0.2.0/24"] }), demanding, HERE, NOW)).toEqual({
+      verdict: "INVALID_TOKEN",
+      reason,
+    });
+  });
+});
+
+describe("time", () => {
+  test("an expiry counts by the upper bound, a not-before by the lower: early, never late", () => {
+    expect(refusal(of({ expire: 1011 }), NOW)).toBeUndefined();
+    expect(refusal(of({ expire: 1010 }), NOW)).toBe("expired");
+    expect(refusal(of({ notBefore: 1000 }), NOW)).toBeUndefined();
+    expect(refusal(of({ notBefore: 1001 }), NOW)).toBe("not_yet_valid");
+  });
+
+  test("a token that is refused for its age stays refused at every later time", () => {
+    fc.assert(
+      fc.property(fc.nat(1000), fc.nat(1000), fc.nat(1000), (expire, at, later) => {
+        const token = of({ expire });
+        if (refusal(token, { lower: at, upper: at }) === "expired") {
+          expect(refusal(token, { lower: at + later, upper: at + later })).toBe("expired");
+        }
+      }),
+    );
+  });
+});
+
+describe("a live token", () => {
+  test("is judged by address, then audience, then scopes, and shown in each answer", () => {
+    const token = of({ scopes: ["repo:*"], audiences: ["a"], allowedCidrs: ["10.0.0.0/8"] });
+    const ask = (scopes: string[], audience: string, clientAddress: string) =>
+      decide(token, { scopes, audience }, { clientAddress }, NOW);
+    expect(ask(["deploy"], "b", "192.0.2.1")).toEqual({ verdict: "ADDRESS_NOT_ALLOWED", material: token });
+    expect(ask(["deploy"], "b", "10.0.0.1")).toEqual({ verdict: "WRONG_AUDIENCE", material: token });
+    expect(ask(["repo:x", "deploy"], "a", "10.0.0.1")).toEqual({
+      verdict: "INSUFFICIENT_SCOPE",
+      material: token,
+      missingScopes: ["deploy"],
+    });
+    expect(ask(["repo:x"], "a", "10.0.0.1")).toEqual({ verdict: "ALLOW", material: token });
+  });
+
+  test("without audiences is good everywhere, with some only where one of them is named", () => {
+    const verdict = (audiences: string[], audience: string) =>
+      decide(of({ audiences }), { scopes: [], audience }, HERE, NOW).verdict;
+    expect(verdict([], "anything")).toBe("ALLOW");
+    expect(verdict([], "")).toBe("ALLOW");
+    expect(verdict(["a", "b"], "b")).toBe("ALLOW");
+    for (const audience of ["", "c", "A", "a "]) expect(verdict(["a", "b"], audience)).toBe("WRONG_AUDIENCE");
+  });
+
+  test("that is held to networks is refused where the address is missing, or none", () => {
+    const token = of({ allowedCidrs: ["0.0.0.0/0", "::/0"] });
+    for (const clientAddress of ["", "unknown", "10.0.0.1:80", "10.0.0.256", "fe80::1%eth0x y", "10.0.0.1, 10.0.0.2"]) {
+      expect(decide(token, NO_REQUIREMENT, { clientAddress }, NOW).verdict, clientAddress).toBe("ADDRESS_NOT_ALLOWED");
+    }
+    for (const clientAddress of ["10.0.0.1", "2001:db8::1"])
+      expect(decide(token, NO_REQUIREMENT, { clientAddress }, NOW).verdict).toBe("ALLOW");
+  });
+});
+
+describe("networks", () => {
+  test.each([
+    ["10.0.0.0/8", "10.255.255.255", true],
+    ["10.0.0.0/8", "11.0.0.0", false],
+    ["192.0.2.7", "192.0.2.7", true],
+    ["192.0.2.7", "192.0.2.8", false],
+    ["192.0.2.0/31", "192.0.2.1", true],
+    ["0.0.0.0/0", "255.255.255.255", true],
+    ["2001:db8::/32", "2001:db8:ffff::1", true],
+    ["2001:db8::/32", "2001:db9::1", false],
+    ["::1", "::1", true],
+    // A v4 address in v6 clothes is the v4 address.
+    ["10.0.0.0/8", "::ffff:10.1.2.3", true],
+    ["10.0.0.0/8", "::ffff:11.1.2.3", false],
+    // ::/0 is everywhere, and so holds the mapped addresses too; no other v6 network holds a v4 address.
+    ["::/0", "10.0.0.1", true],
+    ["2000::/3", "10.0.0.1", false],
+  ])("%s holds %s: %s", (cidr, address, expected) => {
+    expect(addressAllowed([cidr], address)).toBe(expected);
+  });
+
+  test("are an address or an address with a length; nothing else is", () => {
+    for (const good of ["10.0.0.0/8", "10.0.0.1", "::1", "::/0", "2001:db8::/128", "0.0.0.0/0", "10.1.2.3/8"])
+      expect(isCidr(good), good).toBe(true);
+    for (const bad of [
+      "",
+      "10.0.0.0/33",
+      "::/129",
+      "10.0.0.0/",
+      "10.0.0.0/-1",
+      "10.0.0.0/8/8",
+      "10.0.0",
+      "localhost",
+      "10.0.0.0/8 ",
+      "fe80::1%eth0",
+      "10.0.0.0/1e1",
+      "010.0.0.0/8",
+    ]) {
+      expect(isCidr(bad), bad).toBe(false);
+    }
+  });
+
+  test("an address is an IP address, without a zone", () => {
+    expect(["10.0.0.1", "::1", "", "x", "fe80::1%eth0", "10.0.0.1/8"].map(isAddress)).toEqual([
+      true,
+      true,
+      false,
+      false,
+      false,
+      false,
+    ]);
+  });
+});
+
+test("the decision is a pure function of material, question and time: nothing that is not asked for can widen it", () => {
+  const flags = fc.record({
+    revoked: fc.boolean(),
+    disabled: fc.boolean(),
+    cut: fc.boolean(),
+    expire: fc.option(fc.integer({ min: 900, max: 1100 }), { nil: undefined }),
+    notBefore: fc.option(fc.integer({ min: 900, max: 1100 }), { nil: undefined }),
+    principalState: fc.constantFrom("ACTIVE" as const, "DISABLED" as const, "DELETED" as const),
+    tenantState: fc.constantFrom("ACTIVE" as const, "SUSPENDED" as const),
+  });
+  fc.assert(
+    fc.property(flags, (over) => {
+      const allowed = decide(of(over), NO_REQUIREMENT, HERE, NOW).verdict === "ALLOW";
+      const should =
+        !over.revoked &&
+        !over.disabled &&
+        !over.cut &&
+        over.principalState === "ACTIVE" &&
+        over.tenantState === "ACTIVE" &&
+        (over.expire === undefined || over.expire > NOW.upper) &&
+        (over.notBefore === undefined || over.notBefore <= NOW.lower);
+      expect(allowed).toBe(should);
+    }),
+    { numRuns: 3000 },
+  );
+});

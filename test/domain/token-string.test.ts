@@ -1,0 +1,195 @@
+import { crc32 } from "node:zlib";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { base62Number } from "../../src/domain/base62.ts";
+import { Keyring } from "../../src/domain/keyring.ts";
+import {
+  hasRightTag,
+  hintOf,
+  holdsTokenString,
+  isTokenId,
+  mintTokenString,
+  newTokenId,
+  parseTokenString,
+} from "../../src/domain/token-string.ts";
+
+const pepper = (fill: number) => Buffer.alloc(32, fill).toString("base64");
+const keyring = new Keyring("1", { "1": pepper(1), z: pepper(2) });
+const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const mint = (prefix = "sp_pat", secret?: Uint8Array) =>
+  mintTokenString(prefix, keyring.current, secret).tokenString.reveal();
+/** The string with the crc that its other characters ask for. */
+const sealed = (text: string) => text.slice(0, -6) + base62Number(crc32(text.slice(0, -6)), 6);
+
+describe("a token string", () => {
+  test("is its prefix, an underscore and 58 base62 characters, whatever the secret", () => {
+    const secrets = fc.uint8Array({ minLength: 32, maxLength: 32 });
+    const prefixes = fc.stringMatching(/^[a-z][a-z0-9_]{1,15}$/);
+    fc.assert(
+      fc.property(secrets, prefixes, (secret, prefix) => {
+        const { tokenString, digest, hint } = mintTokenString(prefix, keyring.current, secret);
+        const text = tokenString.reveal();
+        expect(text).toMatch(/^[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{58}$/);
+        expect(text.startsWith(`${prefix}_1`)).toBe(true);
+        expect(hint).toBe(text.slice(0, prefix.length + 10));
+        expect(parseTokenString(text, keyring)?.digest).toBe(digest);
+        expect(hasRightTag(text, keyring.current)).toBe(true);
+        expect(holdsTokenString(`before ${text} after`)).toBe(true);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  test("of one secret is one string, of another another; the widths hold at the ends of the range", () => {
+    const zero = mint("sp_pat", new Uint8Array(32));
+    const ones = mint("sp_pat", new Uint8Array(32).fill(255));
+    expect(zero).toBe(mint("sp_pat", new Uint8Array(32)));
+    expect(zero.slice(16, 59)).toBe("0".repeat(43));
+    expect(ones).not.toBe(zero);
+    // 2^256 − 1 fits into 43 digits: none of the 256 bits is lost.
+    const top = [...ones.slice(16, 59)].reduce((sum, digit) => sum * 62n + BigInt(ALPHABET.indexOf(digit)), 0n);
+    expect(top).toBe(2n ** 256n - 1n);
+  });
+
+  test("is random where no secret is given: 10,000 are 10,000", () => {
+    expect(new Set(Array.from({ length: 10_000 }, () => mint())).size).toBe(10_000);
+  });
+
+  test("prints nowhere: not in templates, JSON, logs or errors", () => {
+    const { tokenString } = mintTokenString("sp_pat", keyring.current);
+    const seen = [
+      `${tokenString}`,
+      JSON.stringify({ tokenString }),
+      String(tokenString),
+      new Error(String(tokenString)).message,
+    ];
+    for (const text of seen) {
+      expect(text).toContain("[secret]");
+      expect(text).not.toContain(tokenString.reveal());
+    }
+  });
+});
+
+describe("whatever is not a token string is refused without looking it up", () => {
+  const good = mint();
+
+  test("each single character changed is noticed by the crc", () => {
+    for (let at = 0; at < good.length; at++) {
+      for (const other of ["0", "z", "_", "-", "ü", "\0", " "]) {
+        if (good[at] === other) continue;
+        expect(
+          parseTokenString(good.slice(0, at) + other + good.slice(at + 1), keyring),
+          `${at} ${other}`,
+        ).toBeUndefined();
+      }
+    }
+  });
+
+  test("two neighbours exchanged, a character more or less, and white space around are noticed", () => {
+    for (let at = 0; at + 1 < good.length; at++) {
+      const swapped = good.slice(0, at) + good[at + 1] + good[at] + good.slice(at + 2);
+      if (swapped !== good) expect(parseTokenString(swapped, keyring), String(at)).toBeUndefined();
+      expect(parseTokenString(good.slice(0, at) + good.slice(at + 1), keyring)).toBeUndefined();
+    }
+    for (const text of [
+      ` ${good}`,
+      `${good} `,
+      `${good}\n`,
+      good.toUpperCase(),
+      good.toLowerCase(),
+      "",
+      "_",
+      good.repeat(2),
+    ]) {
+      expect(parseTokenString(text, keyring)).toBeUndefined();
+    }
+  });
+
+  test("an unknown kid is refused, and never tried with another key", () => {
+    const at = "sp_pat_".length;
+    expect(parseTokenString(sealed(`${good.slice(0, at)}9${good.slice(at + 1)}`), keyring)).toBeUndefined();
+    const otherKid = sealed(`${good.slice(0, at)}z${good.slice(at + 1)}`);
+    const parsed = parseTokenString(otherKid, keyring);
+    expect(parsed?.keys.kid).toBe("z");
+    expect(hasRightTag(otherKid, parsed!.keys)).toBe(false);
+  });
+
+  test("a right crc does not make a tag right: each changed character of kid, tag, secret and prefix is noticed", () => {
+    for (let at = 0; at < good.length - 6; at++) {
+      if (good[at] === "_") continue;
+      const other = good[at] === "a" ? "b" : "a";
+      const forged = sealed(good.slice(0, at) + other + good.slice(at + 1));
+      const parsed = parseTokenString(forged, keyring);
+      if (parsed !== undefined) expect(hasRightTag(forged, parsed.keys), String(at)).toBe(false);
+    }
+  });
+
+  test("any text at all is an answer, never an error", () => {
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          fc.string({ unit: "binary", maxLength: 200 }),
+          fc.stringMatching(/^[a-z_]{0,20}_?[0-9A-Za-z]{50,70}$/),
+        ),
+        (text) => {
+          expect(parseTokenString(text, keyring)).toBeUndefined();
+        },
+      ),
+      { numRuns: 2000 },
+    );
+    expect(parseTokenString("x".repeat(10_000_000), keyring)).toBeUndefined();
+  });
+
+  test("a prefix is a letter and 1 to 15 of a-z 0-9 _, and compared byte for byte", () => {
+    for (const prefix of ["", "a", "_a", "1a", "A_b", "a-b", "a".repeat(17), "Sp_pat", "ѕp_pat"]) {
+      expect(
+        parseTokenString(mintTokenString(prefix, keyring.current).tokenString.reveal(), keyring),
+        prefix,
+      ).toBeUndefined();
+    }
+    for (const prefix of ["ab", "a_", "a".repeat(16), "a_b_c_1"]) {
+      expect(
+        parseTokenString(mintTokenString(prefix, keyring.current).tokenString.reveal(), keyring),
+        prefix,
+      ).toBeDefined();
+    }
+  });
+});
+
+test("the digest is of the whole string under the pepper of its kid: no two strings, and no two peppers, share one", () => {
+  const secret = new Uint8Array(32).fill(7);
+  const other = new Keyring("1", { "1": pepper(3) });
+  const digests = [
+    mintTokenString("sp_pat", keyring.current, secret),
+    mintTokenString("sp_bot", keyring.current, secret),
+    mintTokenString("sp_pat", keyring.get("z")!, secret),
+    mintTokenString("sp_pat", other.current, secret),
+  ].map(({ digest }) => digest);
+  expect(new Set(digests).size).toBe(4);
+  for (const digest of digests) expect(Buffer.from(digest, "latin1")).toHaveLength(32);
+});
+
+test("a hint holds no bit of the secret: strings of other secrets differ in it by their tag alone", () => {
+  const text = mint("sp_pat", new Uint8Array(32).fill(9));
+  expect(hintOf(text)).toBe(text.slice(0, 16));
+  expect(text.slice(16)).toHaveLength(49);
+});
+
+describe("a token id", () => {
+  test("is tok_ and 22 base62 characters, new each time", () => {
+    const ids = Array.from({ length: 1000 }, newTokenId);
+    expect(new Set(ids).size).toBe(1000);
+    expect(ids.every((id) => /^tok_[0-9A-Za-z]{22}$/.test(id) && isTokenId(id))).toBe(true);
+    for (const id of [
+      "",
+      "tok_",
+      `tok_${"0".repeat(21)}`,
+      `tok_${"0".repeat(23)}`,
+      `tik_${"0".repeat(22)}`,
+      `tok_${"0".repeat(21)}-`,
+      `tok_${"0".repeat(21)}ü`,
+    ]) {
+      expect(isTokenId(id), id).toBe(false);
+    }
+  });
+});
