@@ -22,7 +22,8 @@ const DURABLE = `set_config('synchronous_commit', case when current_setting('syn
 const LAZY = "set_config('synchronous_commit', 'off', true) as durable";
 
 function writing(name: string, ctes: string, durability: string): Statement {
-  const text = `with ${NOW}, ${ctes} select now.*, (select count(*) from done) as done, ${durability} from now`;
+  const text = `with ${NOW}, ${ctes}
+select now.in_recovery, now.epoch, now.head_n, now.db_time, (select count(*) from done) as done, ${durability} from now`;
   return { name: `sallyport-${name}`, text };
 }
 

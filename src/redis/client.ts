@@ -1,4 +1,5 @@
 // redis/: speed only. Nothing here is believed, and nothing waits for it.
+import { randomInt } from "node:crypto";
 import { Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
 import type { Clock, Events } from "../ports.ts";
 import { Breaker } from "./breaker.ts";
@@ -146,7 +147,7 @@ function shared({ username, password, tls }: RedisAddress, commandMs: number) {
 
 /** Many processes lose the same server at the same time. */
 function reconnectDelay(): number {
-  return 500 + Math.floor(Math.random() * 500);
+  return randomInt(500, 1000);
 }
 
 /** The code of a refusal by the server, such as `NOSCRIPT`; undefined for an error that it did not send. */

@@ -48,6 +48,9 @@ async function misses({ cache }: Opened, count: number): Promise<number[]> {
   return took;
 }
 
+/** How many commands have been waited for in vain. */
+const timeouts = ({ journal }: Opened) => journal.lines.filter((line) => line.endsWith("timeout")).length;
+
 describe("a Redis that fails is a miss", () => {
   test("killed: at once, and it heals within 2 s of its return", async () => {
     const server = await started();
@@ -67,7 +70,8 @@ describe("a Redis that fails is a miss", () => {
     const took = await misses(opened, 200);
     expect(took[0]).toBeGreaterThan(40);
     expect(took[0]).toBeLessThan(75);
-    expect(took.slice(1).filter((ms) => ms > 20)).toEqual([]);
+    // Told apart by what was told, not by the clock of a busy machine.
+    expect(timeouts(opened)).toBe(1);
     expect(opened.cache.ready).toBe(false);
     server.sigcont();
     expect(await heals(opened)).toBeLessThan(2000);
@@ -77,18 +81,13 @@ describe("a Redis that fails is a miss", () => {
     const server = await started();
     const opened = await warm(openCache(server.url));
     server.sigstop();
-    const waits: number[] = [];
     const end = performance.now() + 3500;
     while (performance.now() < end) {
-      const before = performance.now();
       if (opened.cache.ready) expect(await opened.cache.get(m.digest, EPOCH)).toBeUndefined();
-      const ms = performance.now() - before;
-      if (ms > 20) waits.push(ms);
       await new Promise((resolve) => setImmediate(resolve));
     }
-    expect(waits.length).toBeGreaterThan(1);
-    expect(waits.length).toBeLessThanOrEqual(4);
-    expect(Math.max(...waits)).toBeLessThan(90);
+    expect(timeouts(opened)).toBeGreaterThan(1);
+    expect(timeouts(opened)).toBeLessThanOrEqual(4);
     server.sigcont();
     expect(await heals(opened)).toBeLessThan(2000);
   });
@@ -115,7 +114,7 @@ describe("a Redis that fails is a miss", () => {
     await proxy.set({ kind: "latency", ms: 200 });
     const took = await misses(opened, 100);
     expect(Math.max(...took)).toBeLessThan(75);
-    expect(took.filter((ms) => ms > 20)).toHaveLength(1);
+    expect(timeouts(opened)).toBe(1);
   });
 
   test("out of memory: fills fail and are told, what is there is still read", async () => {
