@@ -6,6 +6,7 @@ import type { PrincipalManager } from "./app/principal-manager.ts";
 import type { TokenManager } from "./app/token-manager.ts";
 import type { Validate } from "./app/validate.ts";
 import { type Config, isLocal } from "./config.ts";
+import { Authorization } from "./gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { AuditLog as AuditLogDesc } from "./gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "./gen/sallyport/v1/principal_admin_pb.ts";
 import { TenantAdmin } from "./gen/sallyport/v1/tenant_admin_pb.ts";
@@ -22,6 +23,7 @@ import { ByteBudget, doorLimits } from "./servers/limits.ts";
 import { opsListener } from "./servers/ops.ts";
 import { type DoorListener, peersByCall } from "./servers/peers.ts";
 import { plainPaths } from "./servers/plain-paths.ts";
+import { revocationPath } from "./servers/revocation-path.ts";
 import { type Admission, createAdmission } from "./services/admission.ts";
 import { auditLog } from "./services/audit-log.ts";
 import { bounds } from "./services/bounds.ts";
@@ -31,10 +33,13 @@ import { TrustedProxies } from "./services/client-address.ts";
 import type { DataCallers } from "./services/data-caller.ts";
 import type { Denials } from "./services/denials.ts";
 import { asAppError, levelOf, toConnectError } from "./services/errors.ts";
+import { ExtAuthz } from "./services/ext-authz.ts";
 import { adminGate } from "./services/gates.ts";
 import { addHealth, Health } from "./services/health.ts";
+import { HttpCheck } from "./services/http-check.ts";
 import { openApiPage } from "./services/openapi.ts";
 import type { PageTokens } from "./services/page-token.ts";
+import type { Policies } from "./services/policy.ts";
 import { principalAdmin } from "./services/principal-admin.ts";
 import { addReflection } from "./services/reflection.ts";
 import { tenantAdmin } from "./services/tenant-admin.ts";
@@ -43,7 +48,7 @@ import { ValidateWire } from "./services/validate-wire.ts";
 import type { Telemetry } from "./telemetry.ts";
 
 const ADMIN_SERVICES: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLogDesc];
-const DATA_SERVICES: readonly DescService[] = [TokenValidator];
+const DATA_SERVICES: readonly DescService[] = [TokenValidator, Authorization];
 
 export interface DoorDeps {
   readonly clock: Clock;
@@ -53,6 +58,7 @@ export interface DoorDeps {
   readonly dataCallers: DataCallers;
   readonly denials: Denials;
   readonly validate: Validate;
+  readonly policies: Policies;
   readonly admin: {
     readonly tokens: TokenManager;
     readonly bulk: BulkRevoke;
@@ -212,7 +218,7 @@ function adminDoor(
     unixMode: config.doors.admin.unix_mode,
     tls: tlsOf(config.doors.admin.tls),
     limits,
-    listener: plainPaths({ "/openapi.json": openApiPage }, rpc),
+    listener: plainPaths({ "/openapi.json": openApiPage }, revocationPath({ ...deps, tokens: admin.tokens }, rpc)),
     onTrouble: (what, error) => telemetry.trouble(what, error),
   });
 }
@@ -223,14 +229,23 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
   const limits = doorLimits(trust === "trusted" ? "data-trusted" : "data");
   const { clock, telemetry, dataCallers, validate } = deps;
   const onHandlerError = (error: unknown) => telemetry.trouble("a handler failed", error);
-  const routes = dataRoutes({
+  const common = {
     clock,
     callers: dataCallers,
-    wire: new ValidateWire(validate),
-    health,
     admission,
     peerOf: peersByCall(tls?.allowed_sans ?? []),
-    answered: (method) => telemetry.answered(method),
+    answered: (method: string) => telemetry.answered(method),
+  };
+  const routes = dataRoutes({
+    ...common,
+    wire: new ValidateWire(validate),
+    health,
+    checks: {
+      ...common,
+      validate,
+      authz: new ExtAuthz(validate, deps.policies),
+      httpCheck: new HttpCheck(validate, deps.policies),
+    },
     failed: (method, requestId, error) => {
       const { reason, cause } = asAppError(error);
       const code = Code[toConnectError(error).code];

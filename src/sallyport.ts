@@ -37,6 +37,7 @@ import { Callers } from "./services/caller.ts";
 import { DataCallers } from "./services/data-caller.ts";
 import { Denials } from "./services/denials.ts";
 import { PageTokens } from "./services/page-token.ts";
+import { Policies } from "./services/policy.ts";
 import type { Telemetry } from "./telemetry.ts";
 
 /** A running Sallyport. */
@@ -194,6 +195,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     config.canary.every ?? 0,
   );
 
+  const policies = new Policies(config.policies);
   let leaseSeen = clock.mono();
   const reasons = (): readonly string[] => {
     if (freshness.halted) return ["the database's history went backwards, or it does not admit this program"];
@@ -220,6 +222,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       dataCallers,
       denials: new Denials({ audit, clock, events: telemetry }),
       validate: validateFor("data"),
+      policies,
       admin: {
         tokens,
         bulk: new BulkRevoke({ store, authority, keyring }),

@@ -8,6 +8,9 @@ import { peerOf } from "./peer.ts";
 import type { HeaderPair, Reply } from "./reply.ts";
 import { type Call, type Peer, type Routes, RouteTable } from "./routes.ts";
 
+/** A reset would overtake an answer that still waits to be encrypted. */
+const LINGER_MS = 100;
+
 export interface MountOptions {
   readonly routes: Routes;
   /** What a handler or a `failed` hook threw; the call was answered "internal". Must not throw. */
@@ -50,13 +53,10 @@ function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: "wh
   const { trailers } = reply;
   const bodiless = method === "HEAD" || (reply.dataLength === 0 && trailers === undefined);
   // The client may stop sending what nobody will read (RFC 9113 §8.1).
-  const stop = read === "partly" && !stream.endAfterHeaders ? () => stream.close(NO_ERROR) : undefined;
-  if (trailers !== undefined) {
-    stream.once("wantTrailers", () => {
-      stream.sendTrailers(outgoing(trailers));
-      if (stop !== undefined) setImmediate(stop);
-    });
-  } else if (stop !== undefined) stream.once("finish", stop);
+  if (read === "partly" && !stream.endAfterHeaders) {
+    stream.once("finish", () => setTimeout(() => stream.close(NO_ERROR), LINGER_MS).unref());
+  }
+  if (trailers !== undefined) stream.once("wantTrailers", () => stream.sendTrailers(outgoing(trailers)));
   stream.respond(
     { ":status": reply.status, ...outgoing(reply.headers) },
     { endStream: bodiless, waitForTrailers: trailers !== undefined },

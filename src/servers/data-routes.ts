@@ -10,8 +10,10 @@ import { type WireFault, wireError } from "../services/decode-errors.ts";
 import { encodedError, toConnectError } from "../services/errors.ts";
 import { type Health, healthBytes } from "../services/health.ts";
 import type { Peer } from "../services/peer.ts";
-import type { Encoded, ValidateWire } from "../services/validate-wire.ts";
+import type { ValidateWire } from "../services/validate-wire.ts";
+import { type CheckRoutesDeps, checkRoutes } from "./check-routes.ts";
 import { rpcLimits } from "./limits.ts";
+import { preparedReply } from "./prepared-reply.ts";
 
 export interface DataRoutesDeps {
   readonly clock: Clock;
@@ -21,6 +23,7 @@ export interface DataRoutesDeps {
   readonly admission: Admission;
   /** What the door knows about a connection's peer. */
   readonly peerOf: (call: Call) => Peer;
+  readonly checks: CheckRoutesDeps;
   /** Counts answered calls of a method. */
   readonly answered: (method: string) => () => void;
   /** Counted and logged, after the answer. */
@@ -65,7 +68,8 @@ export function dataRoutes(deps: DataRoutesDeps): Routes {
       }),
     ],
   ]);
-  return { exact, prefix: [], failures: FAILURES };
+  const checks = checkRoutes(deps.checks);
+  return { exact: new Map([...exact, ...checks.exact]), prefix: checks.prefix, failures: FAILURES };
 }
 
 function route(path: string, handler: Handler): Route {
@@ -87,9 +91,9 @@ function validateHandler(deps: DataRoutesDeps): Handler {
     try {
       const encoded = wire.binary(message, { deadline: call.deadline, reasons: false });
       if (encoded instanceof Promise)
-        return weighed(deps, call, 1, answered, () => encoded.then((later) => prepared(later, call)));
+        return weighed(deps, call, 1, answered, () => encoded.then((later) => preparedReply(later, call)));
       answered();
-      return prepared(encoded, call);
+      return preparedReply(encoded, call);
     } catch (error) {
       return failure(deps, call, error);
     }
@@ -101,7 +105,7 @@ function validateSlowly(deps: DataRoutesDeps, message: Uint8Array, call: Call, a
     const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
     const options = { deadline: call.deadline, reasons };
     if (call.protocol === "connect-json") return answer(call, await deps.wire.json(message, options));
-    return prepared(await deps.wire.binary(message, options), call);
+    return preparedReply(await deps.wire.binary(message, options), call);
   });
 }
 
@@ -149,21 +153,6 @@ function credentialOf(call: Call): string | null {
 
 function formOf(call: Call): "binary" | "json" {
   return call.protocol === "connect-json" ? "json" : "binary";
-}
-
-/** The reply to an encoded answer, made once for each protocol and kept beside it. */
-function prepared(encoded: Encoded, call: Call): Reply {
-  const kept = encoded.prepared as { grpc?: Reply; connect?: Reply } | undefined;
-  if (call.protocol === "grpc") {
-    if (kept?.grpc !== undefined) return kept.grpc;
-    const reply = grpcMessage(encoded.bytes);
-    encoded.prepared = { ...kept, grpc: reply };
-    return reply;
-  }
-  if (kept?.connect !== undefined) return kept.connect;
-  const reply = connectMessage(encoded.bytes, "application/proto");
-  encoded.prepared = { ...kept, connect: reply };
-  return reply;
 }
 
 function answer(call: Call, bytes: Uint8Array): Reply {

@@ -39,6 +39,7 @@ export const PERMISSIONS: Readonly<Record<string, Row>> = {
   "sallyport.v1.AuditLog/ListAuditEvents": need("sallyport.audit.read"),
   "sallyport.v1.TokenValidator/ValidateToken": need("sallyport.validate"),
   "sallyport.v1.TokenValidator/BatchValidateTokens": need("sallyport.validate"),
+  "envoy.service.auth.v3.Authorization/Check": need("sallyport.validate"),
   "grpc.health.v1.Health/Check": "open",
   "grpc.health.v1.Health/List": "open",
   "grpc.health.v1.Health/Watch": "open",

@@ -1,7 +1,8 @@
 import pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
-import { type Database, TestSallyport } from "../support/sallyport.ts";
+import type { Database } from "../support/postgres.ts";
+import { TestSallyport } from "../support/sallyport.ts";
 
 let first: TestSallyport;
 let database: Database;

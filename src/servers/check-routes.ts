@@ -1,0 +1,137 @@
+import type { Validate } from "../app/validate.ts";
+import { http, type Reply } from "../http2/reply.ts";
+import type { Call, Failure, Handler, Route } from "../http2/routes.ts";
+import type { Clock } from "../ports.ts";
+import type { Admission } from "../services/admission.ts";
+import type { DataCallers } from "../services/data-caller.ts";
+import type { ExtAuthz } from "../services/ext-authz.ts";
+import type { HttpAnswer, HttpCheck } from "../services/http-check.ts";
+import { introspect, oauthFailure } from "../services/oauth-endpoints.ts";
+import type { Peer } from "../services/peer.ts";
+import { rpcLimits } from "./limits.ts";
+import { preparedReply } from "./prepared-reply.ts";
+
+export interface CheckRoutesDeps {
+  readonly clock: Clock;
+  readonly callers: DataCallers;
+  readonly validate: Validate;
+  readonly authz: ExtAuthz;
+  readonly httpCheck: HttpCheck;
+  readonly admission: Admission;
+  readonly peerOf: (call: Call) => Peer;
+  readonly answered: (method: string) => () => void;
+}
+
+const CHECK = "/envoy.service.auth.v3.Authorization/Check";
+const HTTP_CHECK = "/v1/check/";
+const INTROSPECT = "/v1/introspect";
+const FORM_BYTES = 64 * 1024;
+const HTTP_CHECK_MS = 150;
+const INTROSPECT_MS = 2_000;
+/** What is left of a deadline for the way back. */
+const WAY_BACK_MS = 5;
+
+/** What proxies ask: Envoy's Check, the HTTP check, and introspection. */
+export function checkRoutes(deps: CheckRoutesDeps): { exact: [string, Route][]; prefix: [string, Route][] } {
+  const { readMaxBytes, deadlineMs } = rpcLimits(CHECK);
+  const check: Route = { handler: checkHandler(deps), maxMessage: readMaxBytes, deadlineMs, failed: checkFailed(deps) };
+  const httpCheck: Route = {
+    kind: "http",
+    handler: httpCheckHandler(deps),
+    maxMessage: FORM_BYTES,
+    deadlineMs: HTTP_CHECK_MS,
+    failed: (call, kind) => plain(deps.httpCheck.refuse(call.path, whyOf(kind)), call),
+  };
+  const introspection: Route = {
+    kind: "http",
+    handler: introspectHandler(deps),
+    maxMessage: FORM_BYTES,
+    deadlineMs: INTROSPECT_MS,
+  };
+  return {
+    exact: [
+      [CHECK, check],
+      [INTROSPECT, introspection],
+    ],
+    prefix: [[HTTP_CHECK, httpCheck]],
+  };
+}
+
+function checkHandler(deps: CheckRoutesDeps): Handler {
+  const { authz, callers } = deps;
+  const answered = deps.answered(CHECK.slice(1));
+  return (message, call) => {
+    if (call.protocol === "connect-json") return http(415, []);
+    const encoded = authz.check(message, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
+    answered();
+    if (!(encoded instanceof Promise)) return preparedReply(encoded, call);
+    return within(
+      deps,
+      call,
+      () => preparedReply(authz.refuse("undetermined"), call),
+      async () => preparedReply(await encoded, call),
+    );
+  };
+}
+
+/** To Envoy an RPC error is an allow where it fails open: whatever goes wrong is a denial inside an OK answer. */
+function checkFailed(deps: CheckRoutesDeps): Route["failed"] {
+  return (call, kind) => preparedReply(deps.authz.refuse(whyOf(kind)), call);
+}
+
+function whyOf(kind: Failure): "undetermined" | "undecodable" {
+  return kind === "undecodable" || kind === "oversized" || kind === "compressed" ? "undecodable" : "undetermined";
+}
+
+function httpCheckHandler(deps: CheckRoutesDeps): Handler {
+  const { httpCheck, callers } = deps;
+  const answered = deps.answered("http-check");
+  return (_body, call) => {
+    const question = { path: call.path, method: call.method, headers: call.rawHeaders() };
+    const answer = httpCheck.check(question, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
+    answered();
+    if (!(answer instanceof Promise)) return plain(answer, call);
+    const shed = () => plain(httpCheck.refuse(call.path, "undetermined"), call);
+    return within(deps, call, shed, async () => plain(await answer, call));
+  };
+}
+
+function introspectHandler(deps: CheckRoutesDeps): Handler {
+  const answered = deps.answered("introspect");
+  return async (body, call) => {
+    if (call.method !== "POST") return http(405, [["allow", "POST"]]);
+    try {
+      // Always a credential or a certificate where the peer is not trusted.
+      await deps.callers.admit(deps.peerOf(call), call.metadata("authorization") ?? null);
+      const answer = await introspect(deps.validate, call.metadata("content-type"), body, call.deadline - WAY_BACK_MS);
+      answered();
+      return plain(answer, call);
+    } catch (error) {
+      return plain(oauthFailure(error), call);
+    }
+  };
+}
+
+async function within(
+  deps: CheckRoutesDeps,
+  call: Call,
+  shed: () => Reply,
+  work: () => Promise<Reply>,
+): Promise<Reply> {
+  let leave: () => void;
+  try {
+    leave = await deps.admission.enter("validate", 1, call.deadline - deps.clock.mono());
+  } catch {
+    return shed();
+  }
+  try {
+    return await work();
+  } finally {
+    leave();
+  }
+}
+
+/** Latin-1 is all that a header can hold; bodies are ASCII. */
+function plain({ status, headers, body }: HttpAnswer, call: Call): Reply {
+  return http(status, headers, call.method === "HEAD" ? undefined : Buffer.from(body, "utf8"));
+}

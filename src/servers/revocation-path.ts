@@ -1,0 +1,62 @@
+import type { ServerResponse } from "node:http";
+import type { TokenManager } from "../app/token-manager.ts";
+import type { Clock } from "../ports.ts";
+import { requestIdFrom } from "../services/call.ts";
+import { type Callers, permit, rowOf } from "../services/caller.ts";
+import { asAppError } from "../services/errors.ts";
+import { oauthFailure, revoke } from "../services/oauth-endpoints.ts";
+import { answer } from "./guard.ts";
+import { type DoorListener, type DoorRequest, peerOf } from "./peers.ts";
+
+const PATH = "/v1/revoke";
+const BODY_BYTES = 64 * 1024;
+const LONGEST_MS = 10_000;
+/** The same right, whichever way one asks. */
+const METHOD = "sallyport.v1.TokenAdmin/RevokeToken";
+
+export interface RevocationPathDeps {
+  readonly clock: Clock;
+  readonly callers: Callers;
+  readonly tokens: TokenManager;
+}
+
+/** `POST /v1/revoke` of the admin door (RFC 7009); everything else goes to `otherwise`. */
+export function revocationPath(deps: RevocationPathDeps, otherwise: DoorListener): DoorListener {
+  return async (req, res) => {
+    if (req.url!.split("?", 1)[0] !== PATH) return otherwise(req, res);
+    if (req.method !== "POST")
+      return answer(res, 405, { code: "unimplemented", message: "method not allowed" }, { allow: "POST" });
+    const { status, headers, body } = await revocation(deps, req).catch((error) => oauthFailure(asAppError(error)));
+    (res as ServerResponse).writeHead(status, Object.fromEntries(headers)).end(body);
+  };
+}
+
+async function revocation(deps: RevocationPathDeps, req: DoorRequest) {
+  const requestId = requestIdFrom(header(req, "x-request-id"));
+  // Before the body is read: a stranger's bytes are not worth it.
+  const caller = await deps.callers.authenticate(peerOf(req), header(req, "authorization"), METHOD, requestId);
+  const row = rowOf(METHOD);
+  const reach = row === "open" ? "own" : permit(caller, row);
+  const access = { caller, reach, requestId, deadline: deps.clock.mono() + LONGEST_MS };
+  return revoke(deps.tokens, access, header(req, "content-type") ?? undefined, await bodyOf(req));
+}
+
+/** Every occurrence, joined: two credentials are none. */
+function header(req: DoorRequest, name: string): string | null {
+  const values: string[] = [];
+  for (let i = 0; i < req.rawHeaders.length; i += 2) {
+    if (req.rawHeaders[i]!.toLowerCase() === name) values.push(req.rawHeaders[i + 1]!);
+  }
+  return values.length === 0 ? null : values.join(", ");
+}
+
+async function bodyOf(req: DoorRequest): Promise<Uint8Array> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of req as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > BODY_BYTES) return new Uint8Array(0); // no parameter is found in it: invalid_request
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}

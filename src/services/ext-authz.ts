@@ -1,0 +1,164 @@
+import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import type { Validate } from "../app/validate.ts";
+import type { Material } from "../domain/material.ts";
+import {
+  HeaderValueOption_HeaderAppendAction,
+  type HeaderValueOptionSchema,
+} from "../gen/envoy/config/core/v3/base_pb.ts";
+import { CheckResponseSchema } from "../gen/envoy/service/auth/v3/external_auth_pb.ts";
+import {
+  addressBy,
+  ask,
+  credentialHeaders,
+  DENIED,
+  type Denial,
+  facts,
+  identityOf,
+  type Outcome,
+  problem,
+  type Question,
+} from "./check-core.ts";
+import { type CheckFacts, readCheck } from "./check-walk.ts";
+import { credentialOf } from "./credentials.ts";
+import { merged, type Policies, type Policy } from "./policy.ts";
+import { Encoded } from "./validate-wire.ts";
+
+type Option = MessageInitShape<typeof HeaderValueOptionSchema>;
+
+const NO_VALUES: readonly string[] = [];
+
+/**
+ * Envoy's `Check`. While the process lives its answer is never an RPC error: an RPC error is what `failure_mode_allow`
+ * opens. `allow()` and `deny()` are the only ones to make a CheckResponse: an empty one would be ALLOW.
+ */
+export class ExtAuthz {
+  readonly #validate: Validate;
+  readonly #policies: Policies;
+  /** ALLOW as it was encoded for a cached token, and for which policy. */
+  readonly #allowed = new WeakMap<Material, { readonly policy: Policy; readonly encoded: Encoded }>();
+  /** Answers that depend on a policy's realm only. */
+  readonly #denied = new Map<string, Encoded>();
+
+  constructor(validate: Validate, policies: Policies) {
+    this.#validate = validate;
+    this.#policies = policies;
+  }
+
+  /** `message` is read before the first await. Never throws, never rejects. `trusted`: whether this peer may ask. */
+  check(message: Uint8Array, trusted: boolean, deadline: number): Encoded | Promise<Encoded> {
+    let plainText = false;
+    let policy: Policy | undefined;
+    try {
+      if (!trusted) return this.refuse("peer");
+      const check = readCheck(message);
+      if (!check.http) return this.#deny(DENIED.undecodable, false, true);
+      plainText = (check.headers.get("content-type")?.[0] ?? "").startsWith("application/grpc");
+      const found = merged(this.#policies, check.extensions);
+      if (found === undefined) return this.#deny(DENIED.policy, plainText);
+      policy = found;
+      const outcome = ask(this.#validate, questionOf(check, found), deadline);
+      if (!(outcome instanceof Promise)) return this.#encoded(outcome, found, plainText);
+      return outcome.then(
+        (later) => this.#encoded(later, found, plainText),
+        () => this.#outage(found, plainText),
+      );
+    } catch {
+      return policy === undefined ? this.refuse("undecodable") : this.#outage(policy, plainText);
+    }
+  }
+
+  /** The denial where there is no check to answer: a peer, bytes or a time that did not fit. */
+  refuse(why: keyof typeof DENIED): Encoded {
+    return this.#deny(DENIED[why], false);
+  }
+
+  #encoded(outcome: Outcome, policy: Policy, plainText: boolean): Encoded {
+    if (outcome.kind === "denied") {
+      return outcome === DENIED.undetermined ? this.#outage(policy, plainText) : this.#deny(outcome, plainText);
+    }
+    const { material } = outcome;
+    if (material === undefined) return new Encoded(allow(policy, undefined));
+    const known = this.#allowed.get(material);
+    // Extensions change what is asked, not how a policy's ALLOW looks.
+    if (known !== undefined && known.policy.headers === policy.headers && known.policy.carriers === policy.carriers) {
+      return known.encoded;
+    }
+    const encoded = new Encoded(allow(policy, material));
+    this.#allowed.set(material, { policy, encoded });
+    return encoded;
+  }
+
+  #outage(policy: Policy, plainText: boolean): Encoded {
+    if (policy.outage === "deny") return this.#deny(DENIED.undetermined, plainText);
+    return new Encoded(deny(DENIED.undetermined, plainText, "errorResponse"));
+  }
+
+  #deny(denied: Denial, plainText: boolean, bare = false): Encoded {
+    const key = `${denied.code} ${denied.status} ${plainText} ${bare} ${denied.title} ${denied.challenges.join()}`;
+    let encoded = this.#denied.get(key);
+    if (encoded === undefined) {
+      encoded = new Encoded(deny(denied, plainText, bare ? "none" : "deniedResponse"));
+      // Realms and scopes come from the operator's configuration: there are few.
+      if (this.#denied.size < 1_000) this.#denied.set(key, encoded);
+    }
+    return encoded;
+  }
+}
+
+function questionOf(check: CheckFacts, policy: Policy): Question {
+  const values = (name: string) => check.headers.get(name) ?? NO_VALUES;
+  return {
+    policy,
+    credential: credentialOf(policy.carriers, values("authorization"), values("x-api-key")),
+    clientAddress: addressBy(policy.clientAddress, check.peer, values),
+    preflight:
+      check.method === "OPTIONS" && values("origin").length > 0 && values("access-control-request-method").length > 0,
+  };
+}
+
+function allow(policy: Policy, material: Material | undefined): Uint8Array {
+  const { set, removed } = identityOf(policy, material);
+  const names = new Set(set.map(([name]) => name));
+  const headersToRemove = [...removed, ...credentialHeaders(policy)].filter((name) => !names.has(name));
+  return toBinary(
+    CheckResponseSchema,
+    create(CheckResponseSchema, {
+      status: { code: 0 },
+      httpResponse: {
+        case: "okResponse",
+        value: { headers: set.map(([key, value]) => option(key, value)), headersToRemove },
+      },
+      dynamicMetadata: facts(material),
+    }),
+  );
+}
+
+/** A malformed request is INTERNAL to gRPC clients behind Envoy if it is 400; UNAUTHENTICATED says what it is. */
+function deny(denied: Denial, plainText: boolean, as: "deniedResponse" | "errorResponse" | "none"): Uint8Array {
+  const unauthenticated = plainText && denied.status === 400;
+  const headers = denied.challenges.map((value) => option("www-authenticate", value));
+  headers.push(option("cache-control", "no-store"));
+  headers.push(option("content-type", plainText ? "text/plain" : "application/problem+json"));
+  if (denied.retryAfter !== undefined) headers.push(option("retry-after", String(denied.retryAfter)));
+  const value = {
+    status: { code: unauthenticated ? 401 : denied.status },
+    headers,
+    body: plainText ? denied.title : problem(denied),
+  };
+  return toBinary(
+    CheckResponseSchema,
+    create(CheckResponseSchema, {
+      status: { code: unauthenticated ? 16 : denied.code, message: denied.title },
+      ...(as !== "none" && { httpResponse: { case: as, value } }),
+      dynamicMetadata: { verdict: denied.verdict },
+    }),
+  );
+}
+
+function option(key: string, value: string): Option {
+  return {
+    header: { key, value },
+    append: false,
+    appendAction: HeaderValueOption_HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+  };
+}

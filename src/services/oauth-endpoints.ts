@@ -1,0 +1,130 @@
+import type { Access } from "../app/access.ts";
+import type { TokenManager } from "../app/token-manager.ts";
+import type { Validate } from "../app/validate.ts";
+import { NO_REQUIREMENT } from "../domain/decide.ts";
+import { AppError } from "../domain/errors.ts";
+import type { Material } from "../domain/material.ts";
+import type { HttpAnswer } from "./http-check.ts";
+
+const JSON_TYPE = ["content-type", "application/json"] as const;
+const NO_STORE = ["cache-control", "no-store"] as const;
+const INACTIVE: HttpAnswer = { status: 200, headers: [JSON_TYPE, NO_STORE], body: '{"active":false}' };
+
+/** Token introspection (RFC 7662): for gateways that have no sub-request of their own. */
+export async function introspect(
+  validate: Validate,
+  contentType: string | undefined,
+  body: Uint8Array,
+  deadline: number,
+): Promise<HttpAnswer> {
+  const parameters = parametersOf(contentType, body);
+  const token = parameters?.get("token");
+  if (token === undefined) return oauthError(400, "invalid_request", "one parameter token is needed, as form or JSON");
+  const answer = await validate(
+    token,
+    NO_REQUIREMENT,
+    { clientAddress: parameters?.get("client_address") ?? "" },
+    deadline,
+  );
+  if (answer.verdict === "UNDETERMINED") return unavailable();
+  // A live token that asks nothing here: an audience or a network is the resource server's to judge.
+  const material = answer.verdict === "INVALID_TOKEN" ? undefined : answer.material;
+  if (material === undefined) return INACTIVE;
+  return { status: 200, headers: [JSON_TYPE, NO_STORE], body: JSON.stringify(claims(material)) };
+}
+
+/**
+ * Token revocation (RFC 7009), waiting until it is in force everywhere. A string that is no token of the caller's world
+ * answers 200 and changes nothing.
+ */
+export async function revoke(
+  tokens: TokenManager,
+  access: Access,
+  contentType: string | undefined,
+  body: Uint8Array,
+): Promise<HttpAnswer> {
+  const token = parametersOf(contentType, body)?.get("token");
+  if (token === undefined) return oauthError(400, "invalid_request", "one parameter token is needed, as form or JSON");
+  try {
+    await tokens.revoke(access, await tokens.byString(access, token), false, "RFC 7009", false);
+  } catch (error) {
+    if (!(error instanceof AppError && error.reason === "TOKEN_NOT_FOUND")) throw error;
+  }
+  return { status: 200, headers: [NO_STORE], body: "" };
+}
+
+/** An error of the caller or of ours, as OAuth says it (RFC 6749, section 5.2; RFC 6750, section 3). */
+export function oauthFailure(error: unknown): HttpAnswer {
+  const reason = error instanceof AppError ? error.reason : "INTERNAL";
+  switch (reason) {
+    case "CALLER_UNAUTHENTICATED":
+      return oauthError(401, "invalid_client", "the credential is not good", [
+        ["www-authenticate", 'Bearer realm="sallyport"'],
+      ]);
+    case "CALLER_FORBIDDEN":
+    case "RIGHTS_EXCEEDED":
+      return oauthError(403, "insufficient_scope", "the caller lacks the permission");
+    case "INVALID_FIELD":
+    case "UNDECODABLE":
+      return oauthError(400, "invalid_request", "the request is not well-formed");
+    case "INTERNAL":
+      return oauthError(500, "server_error", "internal error");
+    default:
+      return unavailable();
+  }
+}
+
+function claims(material: Material) {
+  const { id, tenant, principal, profile, scopes, audiences, expire, notBefore } = material;
+  return {
+    active: true,
+    ...(scopes.length > 0 && { scope: scopes.join(" ") }),
+    sub: principal,
+    ...(audiences.length > 0 && { aud: audiences }),
+    ...(expire !== undefined && { exp: Math.floor(expire / 1000) }),
+    ...(notBefore !== undefined && { nbf: Math.floor(notBefore / 1000) }),
+    jti: id,
+    token_type: "Bearer",
+    tenant,
+    profile,
+  };
+}
+
+/** Each parameter once; undefined for a repeated one, another content type or bytes that are neither form nor JSON. */
+function parametersOf(contentType: string | undefined, body: Uint8Array): ReadonlyMap<string, string> | undefined {
+  const text = Buffer.from(body).toString("utf8");
+  const type = contentType?.split(";", 1)[0]?.trim().toLowerCase();
+  const found = new Map<string, string>();
+  try {
+    const entries =
+      type === "application/x-www-form-urlencoded"
+        ? [...new URLSearchParams(text)]
+        : type === "application/json"
+          ? Object.entries(JSON.parse(text) as Record<string, unknown>)
+          : [];
+    for (const [name, value] of entries) {
+      if (found.has(name) || typeof value !== "string") return undefined;
+      found.set(name, value);
+    }
+  } catch {
+    return undefined;
+  }
+  return found;
+}
+
+function oauthError(
+  status: number,
+  error: string,
+  description: string,
+  more: readonly (readonly [string, string])[] = [],
+): HttpAnswer {
+  return {
+    status,
+    headers: [JSON_TYPE, NO_STORE, ...more],
+    body: JSON.stringify({ error, error_description: description }),
+  };
+}
+
+function unavailable(): HttpAnswer {
+  return oauthError(503, "temporarily_unavailable", "the token can not be judged now", [["retry-after", "1"]]);
+}
