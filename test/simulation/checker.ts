@@ -12,8 +12,11 @@ export interface Question {
   readonly refused: number;
 }
 
-/** How far clocks that run apart, and the time a poll takes, may shift a limit of time. Milliseconds. */
-const EARLY = 800;
+/**
+ * How far a refusal may lie off a limit of time: the bounds of database time are as wide as the poll that gave them was
+ * long, and a process that stood still may take up a poll as old as its lease. Milliseconds.
+ */
+const EARLY = 1700;
 
 /**
  * Judges answers against all that the database ever said. An answer is right if it is the true one for a state that was

@@ -236,7 +236,7 @@ export const RACES: readonly Race[] = [
     settings: { cache: false, l1TtlMs: 900 },
     async run(sim) {
       const [one] = await fleet(sim);
-      for (let i = 0; i < 20; i++) {
+      for (let i = 0; i < 30; i++) {
         equal(await ask(sim, one, "a"), "ALLOW");
         await sim.advance(200);
       }
