@@ -61,7 +61,8 @@ describe("validate", () => {
   it("tells of the use of a string that its rotation ended, and only of that", () => {
     for (const [over, reused] of [
       [{ rotated: true, expire: 1 }, true],
-      [{ rotated: true, revoked: true }, true],
+      [{ rotated: true, expire: 1, revoked: true }, true],
+      [{ rotated: true, expire: 2e12, revoked: true }, false],
       [{ rotated: true }, false],
       [{ rotated: true, disabled: true }, false],
       [{ revoked: true }, false],
