@@ -105,10 +105,10 @@ export class BulkRevoke {
     let last: Committed<unknown> | undefined;
     let afterId = "";
     for (;;) {
-      const ids = await this.#o.store.select(selection, CHUNK, afterId);
+      const ids = await this.#afterFirst(last !== undefined, () => this.#o.store.select(selection, CHUNK, afterId));
       // An empty chunk still commits: nothing to do must wait for what others revoked, too.
       if (ids.length === 0 && last !== undefined) break;
-      const done = await this.#chunk(store, ids, reason, access, last !== undefined);
+      const done = await this.#afterFirst(last !== undefined, () => store.revokeChunk(ids, reason, actorOf(access)));
       if (last !== undefined && done.epoch !== last.epoch) throw unsure();
       for (const id of done.value) revoked.add(id);
       last = done;
@@ -118,18 +118,12 @@ export class BulkRevoke {
     return { ...last, value: undefined };
   }
 
-  async #chunk(
-    store: AuthorityStore,
-    ids: readonly string[],
-    reason: string,
-    access: Access,
-    later: boolean,
-  ): Promise<Committed<readonly string[]>> {
+  /** What fails after an acknowledged chunk leaves something done and something not. */
+  async #afterFirst<T>(later: boolean, step: () => Promise<T>): Promise<T> {
     try {
-      return await store.revokeChunk(ids, reason, actorOf(access));
+      return await step();
     } catch (error) {
-      if (later) throw unsure(error);
-      throw error;
+      throw later ? unsure(error) : error;
     }
   }
 }
