@@ -230,10 +230,15 @@ export function redacted(config: Config): unknown {
   for (const section of [copy.database as Record<string, unknown>, copy.redis as Record<string, unknown>]) {
     for (const key of ["url", "direct_url"]) {
       const url = section[key];
-      if (typeof url === "string") section[key] = url.replace(/(\/\/[^:/@]*:)[^@]*@/, "$1[secret]@");
+      if (typeof url === "string") section[key] = withoutPassword(url);
     }
   }
   return written(copy);
+}
+
+/** A connection URL without its password: before the last @, which a password may hold too, or in its query. */
+function withoutPassword(url: string): string {
+  return url.replace(/(\/\/[^:/@]*:).*@/s, "$1[secret]@").replace(/([?&][^=&]*password=)[^&]*/gi, "$1[secret]");
 }
 
 const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "max_ttl", "default_ttl"]);

@@ -1,0 +1,220 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
+import { ConfigError, isLocal, loadConfig, redacted } from "../src/config.ts";
+import { folder } from "./support/program.ts";
+
+const place = folder();
+afterAll(() => place.remove());
+let made = 0;
+const file = (text: string) => {
+  const path = join(place.path, `f${++made}`);
+  writeFileSync(path, text);
+  return path;
+};
+const yaml = (text: string, env: Record<string, string> = {}) => loadConfig(file(text), env);
+const problems = (text: string, env: Record<string, string> = {}): readonly string[] => {
+  try {
+    yaml(text, env);
+    return [];
+  } catch (error) {
+    expect(error).toBeInstanceOf(ConfigError);
+    return (error as ConfigError).problems;
+  }
+};
+const KEYRING = { keyring: { current: "1", keys: { "1": Buffer.alloc(32, 7).toString("base64") } } };
+
+describe("without any setting", () => {
+  test("the defaults are those of the contract", () => {
+    expect(loadConfig(undefined, {})).toMatchObject({
+      mode: "full",
+      doors: {
+        data: { bind: "127.0.0.1:7400", http2: "own", unix_mode: 0o600 },
+        admin: { bind: "127.0.0.1:7401", trusted_proxies: [] },
+        ops: { bind: "127.0.0.1:7402" },
+      },
+      embedded: { data_dir: "./data" },
+      principals: { registered: ["bot", "service"] },
+      cache: { l1: { entries: 100_000, bytes: 64 * 1024 ** 2 }, ttl: 300_000, negative_ttl: 5000 },
+      revocation: { lease: 1500, poll: 400 },
+      limits: { mint_per_address_per_hour: 10, mint_per_principal_per_day: 100 },
+      log: { level: "info" },
+      break_glass: {},
+      callers: { mtls: [] },
+    });
+  });
+
+  test("the result can not be changed", () => {
+    const config = loadConfig(undefined, {}) as { log: { level: string } };
+    expect(() => {
+      config.log.level = "trace";
+    }).toThrow(TypeError);
+  });
+});
+
+describe("where a value comes from", () => {
+  test("the environment is laid over the file, level by level; DATABASE_URL and REDIS_URL as usual", () => {
+    const config = yaml(
+      "log: { level: warn }\nlimits: { mint_per_address_per_hour: 1, mint_per_principal_per_day: 2 }",
+      {
+        SALLYPORT_LOG__LEVEL: "debug",
+        SALLYPORT_LIMITS__MINT_PER_ADDRESS_PER_HOUR: "0",
+        SALLYPORT_DOORS__DATA__TRUST_PEERS: "false",
+        SALLYPORT_PRINCIPALS__REGISTERED: "[bot]",
+        SALLYPORT_KEYRING__CURRENT: "b",
+        SALLYPORT_KEYRING__KEYS: JSON.stringify({ b: KEYRING.keyring.keys["1"] }),
+        DATABASE_URL: "postgres://h/d",
+        REDIS_URL: "redis://h",
+        UNRELATED: "x",
+        SALLYPORT_TOKEN: "of the command line",
+      },
+    );
+    expect(config).toMatchObject({
+      log: { level: "debug" },
+      limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 2 },
+      doors: { data: { trust_peers: false } },
+      principals: { registered: ["bot"] },
+      database: { url: "postgres://h/d" },
+      redis: { url: "redis://h" },
+    });
+  });
+
+  test("a key x_file reads the value of x, without the line's end; the files are known", () => {
+    const secret = file(`${"s".repeat(40)}\n`);
+    const keyring = file(JSON.stringify(KEYRING.keyring));
+    const url = file("postgres://h/d\n");
+    const path = file(
+      JSON.stringify({ break_glass: { secret_file: secret }, keyring_file: keyring, database: { url_file: url } }),
+    );
+    const config = loadConfig(path, {});
+    expect(config).toMatchObject({
+      break_glass: { secret: "s".repeat(40) },
+      database: { url: "postgres://h/d" },
+      ...KEYRING,
+    });
+    expect(config.files).toEqual(expect.arrayContaining([path, secret, keyring, url]));
+    expect(problems("break_glass: { secret_file: /no/such/file }")).toEqual([
+      expect.stringContaining("break_glass.secret_file"),
+    ]);
+    expect(problems("keyring_file: /no/such/file")).toEqual([expect.stringContaining("keyring_file")]);
+  });
+
+  test("the environment names a file in the same way", () => {
+    const keyring = file(JSON.stringify(KEYRING.keyring));
+    expect(loadConfig(undefined, { SALLYPORT_KEYRING_FILE: keyring })).toMatchObject(KEYRING);
+  });
+});
+
+describe("what a value may be", () => {
+  test.each<[string, string, unknown]>([
+    ["cache: { negative_ttl: 250ms }", "cache.negative_ttl", 250],
+    ["cache: { ttl: 90s }", "cache.ttl", 90_000],
+    ["cache: { ttl: 2m }", "cache.ttl", 120_000],
+    ["profiles: { pat: { max_ttl: 1h } }", "profiles.pat.max_ttl", 3_600_000],
+    ["profiles: { pat: { max_ttl: 3650d } }", "profiles.pat.max_ttl", 315_360_000_000],
+    ["cache: { l1: { bytes: 16 MiB } }", "cache.l1.bytes", 16 * 1024 ** 2],
+    ["cache: { l1: { bytes: 1024 } }", "cache.l1.bytes", 1024],
+    ['doors: { data: { bind: "unix:/run/s", unix_mode: "0660" } }', "doors.data.unix_mode", 0o660],
+    ['doors: { data: { bind: "[::1]:7400" } }', "doors.data.bind", "[::1]:7400"],
+  ])("%s is %s = %s", (text, path, expected) => {
+    const value = path.split(".").reduce((at, key) => (at as Record<string, unknown>)[key], yaml(text) as unknown);
+    expect(value).toBe(expected);
+  });
+
+  test.each<[string, string]>([
+    ["cache: { ttl: 5 }", "cache.ttl"],
+    ["cache: { ttl: 5 minutes }", "cache.ttl"],
+    ["cache: { ttl: -5s }", "cache.ttl"],
+    ["cache: { l1: { bytes: much } }", "cache.l1.bytes"],
+    ["cache: { l1: { entries: 1.5 } }", "cache.l1.entries"],
+    ["log: { level: loud }", "log.level"],
+    ["mode: half", "mode"],
+    ["doors: { data: { bind: 7400 } }", "doors.data.bind"],
+    ["doors: { data: { bind: example.com:80 } }", "doors.data.bind"],
+    ['doors: { data: { unix_mode: "999" } }', "doors.data.unix_mode"],
+    ["profiles: { Pat: {} }", "profiles.Pat"],
+    ["profiles: { pat: { prefix: 1x } }", "profiles.pat.prefix"],
+    ["profiles: { pat: { principals: [] } }", "profiles.pat.principals"],
+    ["profiles: { pat: { minted_by: [anybody] } }", "profiles.pat.minted_by.0"],
+    ["profiles: { pat: { administrative: true } }", "profiles.pat.administrative"],
+    ["principals: { registered: [robot] }", "principals.registered.0"],
+    ["break_glass: { secret: short }", "break_glass.secret"],
+    ["limits: { mint_per_address_per_hour: -1 }", "limits.mint_per_address_per_hour"],
+    ["policies: { p: { realm: 'a\"b' } }", "policies.p.realm"],
+    ["nonsense: 1", "nonsense"],
+    ["doors: { data: { tls: { cert_file: a } } }", "doors.data.tls.key_file"],
+  ])("%s is refused by its key", (text, key) => {
+    expect(problems(text)).toEqual([expect.stringMatching(new RegExp(`^${key.replaceAll(".", "\\.")}: `))]);
+  });
+
+  test("a variable that is no setting is told, not overlooked", () => {
+    expect(problems("", { SALLYPORT_LOGLEVEL: "x" })).toEqual([expect.stringContaining("SALLYPORT_LOGLEVEL")]);
+    expect(problems("", { SALLYPORT_LOG__LEVLE: "x" })).toEqual([expect.stringContaining("log.levle")]);
+  });
+
+  test("no problem repeats a value", () => {
+    const mark = "zq-marker";
+    const text = `log: { level: ${mark} }\ncache: { ttl: ${mark} }\nbreak_glass: { secret: ${mark} }\nmode: ${mark}\ndoors: { data: { bind: ${mark} } }`;
+    const all = problems(text, { DATABASE_URL: mark });
+    expect(all.length).toBeGreaterThanOrEqual(5);
+    expect(all.join("\n")).not.toContain(mark);
+  });
+});
+
+describe("half a configuration", () => {
+  const database = "database: { url: postgres://h/d }\n";
+  test.each<[string, string, string]>([
+    ["a database without a keyring", database, "keyring"],
+    ["mode validate without a database", "mode: validate", "database.url"],
+    ["a poll that does not fit into the lease", "revocation: { lease: 900ms }", "revocation.poll"],
+    ["trust in the world", "doors: { data: { bind: 0.0.0.0:1, trust_peers: true } }", "doors.data.trust_peers"],
+    [
+      "certificates as callers without a CA",
+      "callers: { mtls: [{ san: x, tenant: acme, permissions: [sallyport.admin] }] }",
+      "callers.mtls",
+    ],
+    [
+      "allowed SANs without a CA",
+      "doors: { data: { tls: { cert_file: c, key_file: k, allowed_sans: [x] } } }",
+      "doors.data.tls.client_ca_file",
+    ],
+  ])("%s is refused", (_, text, key) => {
+    expect(problems(text).some((problem) => problem.startsWith(`${key}: `))).toBe(true);
+  });
+
+  test("what is whole is taken: the lease's arithmetic at its edge", () => {
+    expect(problems("revocation: { lease: 981ms, poll: 400ms }")).toEqual([]);
+    expect(problems("revocation: { lease: 980ms, poll: 400ms }")).toHaveLength(1);
+  });
+});
+
+test("a bind is local only on loopback and unix sockets", () => {
+  for (const bind of ["unix:/run/x", "127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1"])
+    expect(isLocal(bind), bind).toBe(true);
+  for (const bind of ["0.0.0.0:1", "10.0.0.1:1", "[::]:1", "[::ffff:127.0.0.1]:1", "128.0.0.1:1", "1127.0.0.1:1"])
+    expect(isLocal(bind), bind).toBe(false);
+});
+
+test("what is printed holds no secret, whatever a password is made of", () => {
+  const urls = [
+    "postgres://user:hunter2@host/db",
+    "postgres://user:hun@ter2@host/db",
+    "postgres://user:hunter2%40@host:5432/db?sslmode=require",
+    "postgres://host/db?user=u&password=hunter2",
+    "postgres://:hunter2@host/db",
+  ];
+  for (const url of urls) {
+    const config = yaml(
+      JSON.stringify({
+        database: { url, direct_url: url },
+        redis: { url: "redis://:hunter2@h:1" },
+        break_glass: { secret: "hunter2".repeat(6) },
+        ...KEYRING,
+      }),
+    );
+    const text = JSON.stringify(redacted(config));
+    expect(text, url).not.toMatch(/hunter2|hun@|ter2@/);
+    expect(text).not.toContain(KEYRING.keyring.keys["1"]);
+    expect(text).toContain("host");
+  }
+});
