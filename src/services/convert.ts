@@ -1,5 +1,5 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { type Duration, type Timestamp, timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
+import { type Duration, type Timestamp, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { Effect } from "../app/authority.ts";
 import type { AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
 import type { Decision, Verdict } from "../domain/decide.ts";
@@ -182,7 +182,7 @@ export function millis(field: string, of: Timestamp | undefined): number | undef
   if (of.seconds < -62_135_596_800n || of.seconds > 253_402_300_799n || of.nanos < 0 || of.nanos > 999_999_999) {
     throw invalidField(field, "must be a time in the years 1 to 9999");
   }
-  return Math.floor(timestampMs(of));
+  return Number(of.seconds) * 1000 + Math.floor(of.nanos / 1_000_000);
 }
 
 /** Milliseconds, rounded down; undefined stays so. INVALID_FIELD beyond ±10,000 years or with mixed signs. */

@@ -103,6 +103,15 @@ describe("rights only shrink: a lattice", () => {
     );
   });
 
+  test("operators and administrators grant scopes of applications freely: they hold none of them", () => {
+    for (const permission of ["sallyport.operator", "sallyport.admin"]) {
+      expect(reason(() => rules.checkScopes(profile("pat"), caller([permission]), THEIRS))).toBe("OK");
+    }
+    expect(reason(() => rules.checkScopes(profile("pat"), caller(["sallyport.tokens.*"]), ["deploy"]))).toBe(
+      "RIGHTS_EXCEEDED",
+    );
+  });
+
   test("only adm tokens hold more of sallyport. than validate, reasons and tokens", () => {
     const operator = caller(["sallyport.operator"]);
     for (const name of ["pat", "bot", "svc", "org"]) {
