@@ -148,7 +148,7 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
       handshakeTimeout: limits.firstRequestMs,
       requestCert: tls.clientCaFile !== undefined,
       rejectUnauthorized: (tls.allowedSans?.length ?? 0) > 0,
-      allowHalfOpen: true,
+      allowHalfOpen: false, // a client that ends in the handshake has left
       noDelay: true,
       keepAlive: true,
     });

@@ -26,7 +26,10 @@ export function h1Branch(
     listener as RequestListener,
   );
   server.maxHeadersCount = limits.maxHeaders;
+  const ending = new WeakSet<Socket>();
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Socket) => {
+    if (ending.has(socket)) return; // each further piece of what cannot be parsed is an error again
+    ending.add(socket);
     hooks.onRefused();
     if (socket.writable && !hooks.begun(socket)) socket.write(statusLine(error.code));
     socket.destroySoon();

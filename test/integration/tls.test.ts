@@ -163,6 +163,18 @@ describe("TLS by configuration", () => {
   });
 });
 
+describe("a TLS door", () => {
+  test("does not wait, when it stops, for a client that left in the middle of the handshake", async () => {
+    writeFiles(folder, newServer());
+    const sallyport = await start({ tls: tlsOf(folder) }, { tls: tlsOf(folder) });
+    for (const door of ["data", "admin"] as const) for (let n = 0; n < 5; n++) await serial(sallyport.doors[door]);
+    const from = performance.now();
+    expect(await sallyport.halt()).toBe(0);
+    expect(performance.now() - from).toBeLessThan(3_000); // the handshake has 5 s
+    await sallyport.dispose();
+  });
+});
+
 describe("mTLS by configuration", () => {
   const named = (uri: string, issuer = ca) => certify("client", [{ uri }], issuer);
 

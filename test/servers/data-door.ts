@@ -45,7 +45,10 @@ export function http2Asker(
         const take = (some: object): unknown => Object.assign(fields, some);
         stream.on("response", take).on("trailers", take).on("error", reject);
         stream.on("data", (bytes: Buffer) => chunks.push(bytes));
-        stream.on("close", () => resolve({ status: Number(fields[":status"]), fields, body: Buffer.concat(chunks) }));
+        stream.on("close", () => {
+          if (fields[":status"] === undefined) reject(new Error("the stream ended without an answer"));
+          else resolve({ status: Number(fields[":status"]), fields, body: Buffer.concat(chunks) });
+        });
         stream.end(body);
       }),
     close: () => session.destroy(),
