@@ -27,6 +27,8 @@ export interface Target {
   /** The process that must stay alive, and how much memory it may ever have had (`VmHWM`), where that can be seen. */
   readonly pid: number;
   readonly rssCapBytes: number;
+  /** Whether an HTTP/2 peer that has shaken hands may say nothing: a proxy that is trusted keeps its connections. */
+  readonly keepsIdle?: boolean;
   /** What an ordinary client does; rejects when it is not answered as usual. */
   normalRequest(): Promise<void>;
   close(): Promise<void>;
