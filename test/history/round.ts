@@ -28,13 +28,14 @@ export interface Row {
   readonly problems: readonly string[];
 }
 
-const LOAD: LoadOptions = { revokers: 5, batchRestMs: 25, changeRestMs: 40 };
+export const LOAD: LoadOptions = { revokers: 5, batchRestMs: 25, changeRestMs: 40 };
 const HEAL_MS = 12_000;
 
 /** One fault under load, then the end of it: heal, the state of every token that was ended, the audit. */
 export async function round(world: World, fault: Fault, seconds: number): Promise<Row> {
   const { history } = world;
   world.probes = [];
+  if (world.left < 600) await world.stock(800);
   const first = history.attempts.length;
   const load = new Load(world, { ...LOAD, ...fault.load });
   const problems: string[] = [];

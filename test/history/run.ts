@@ -6,7 +6,11 @@
 //   --history FILE  every answer and every change, a JSON line each
 import { parseArgs } from "node:util";
 import { strayChanges } from "./audit.ts";
+import { hunt } from "./hunt.ts";
 import { INSTANCE_FAULTS } from "./instance-faults.ts";
+import { NETWORK_FAULTS } from "./network-faults.ts";
+import { POSTGRES_FAULTS } from "./postgres-faults.ts";
+import { REDIS_FAULTS } from "./redis-faults.ts";
 import { header, print, printRow } from "./report.ts";
 import { round } from "./round.ts";
 import { World } from "./world.ts";
@@ -22,8 +26,16 @@ const { values } = parseArgs({
   },
 });
 
+if (values.mutants) {
+  const { passed, failed } = await hunt(values.faults?.split(","));
+  print(`${passed} passed, ${failed} failed, 0 skipped`);
+  process.exit(failed > 0 ? 1 : 0);
+}
+
 const wanted = values.faults?.split(",");
-const faults = [...INSTANCE_FAULTS].filter(({ name }) => wanted?.includes(name) ?? true);
+const faults = [...INSTANCE_FAULTS, ...NETWORK_FAULTS, ...REDIS_FAULTS, ...POSTGRES_FAULTS].filter(
+  ({ name }) => wanted?.includes(name) ?? true,
+);
 const world = await World.start({ instances: 3, redis: "own", badClocks: true, historyFile: values.history });
 const totals = { passed: 0, failed: 0, skipped: 0, allows: 0 };
 try {

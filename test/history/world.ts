@@ -20,7 +20,7 @@ export interface WorldOptions {
   readonly server?: ThrowawayServer;
   /** `own`: a standalone server with a link for each instance; a URL; or none. */
   readonly redis?: "own" | string;
-  readonly revocation?: { readonly lease: string; readonly poll: string };
+  readonly revocation?: { readonly lease: `${number}ms`; readonly poll: string };
   /** The last instance runs by clocks that are slow and days off. */
   readonly badClocks?: boolean;
   readonly historyFile?: string;
@@ -35,7 +35,7 @@ let databases = 0;
 /** A deployment: real instances on one real PostgreSQL and Redis, tokens, and the history of what happens. */
 export class World implements Target {
   readonly history: History;
-  readonly server: ThrowawayServer;
+  server: ThrowawayServer;
   readonly database: string;
   readonly adminToken: string;
   readonly keyring = freshKeyring();
@@ -49,6 +49,7 @@ export class World implements Target {
   #stock: Cell[] = [];
   #sql: Promise<pg.Client | undefined> | undefined;
   #port: number;
+  #standby: ThrowawayServer | undefined;
 
   private constructor(options: WorldOptions, server: ThrowawayServer, database: string, adminToken: { text: string }) {
     this.options = options;
@@ -60,11 +61,16 @@ export class World implements Target {
   }
 
   static async start(options: WorldOptions): Promise<World> {
-    const server = options.server ?? (await startServer({ settings: { wal_level: "replica" } }));
+    const server = options.server ?? (await startServer({ settings: { max_connections: "80" } }));
     const database = `history_${++databases}`;
     await onServer(server.port, "postgres", (sql) => sql.query(`create database ${database}`));
     const url = urlOf(server.port, database);
     await migrate(url);
+    const { revocation } = options;
+    if (revocation !== undefined) {
+      const raise = "update sallyport.rev_state set max_bound_ms = $1";
+      await onServer(server.port, database, (sql) => sql.query(raise, [Number.parseInt(revocation.lease, 10)]));
+    }
     const token = { text: "" };
     const keyring = freshKeyring();
     const keep = (secret: { reveal(): string }) => (token.text = secret.reveal());
@@ -153,6 +159,25 @@ export class World implements Target {
     for (const instance of this.instances) instance.pg.target = port;
   }
 
+  /** A standby that follows the primary; the first time, the primary stops for the copy. */
+  async standby(): Promise<ThrowawayServer> {
+    if (this.#standby === undefined) {
+      this.#standby = await this.server.standby();
+      await this.moveTo(this.server.port);
+    }
+    return this.#standby;
+  }
+
+  /** The standby is the primary now. */
+  async promoted(): Promise<void> {
+    const old = this.server;
+    this.server = this.#standby!;
+    this.#standby = undefined;
+    await this.moveTo(this.server.port);
+    for (const instance of this.instances) instance.pg.reset();
+    await old.remove();
+  }
+
   /** What must be so for the fault to have been one. */
   probe(what: string, holds: boolean): void {
     if (!holds) this.probes.push(what);
@@ -181,13 +206,14 @@ export class World implements Target {
     return undefined;
   }
 
-  async stop(): Promise<string[]> {
-    const ends = await Promise.all(this.instances.map((instance) => instance.stop()));
+  async stop(signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<string[]> {
+    const ends = await Promise.all(this.instances.map((instance) => instance.stop(signal)));
     this.instances = [];
     const sql = await this.#sql;
     this.#sql = undefined;
     await sql?.end().catch(() => {});
     await this.redis?.stop();
+    await this.#standby?.remove();
     this.history.flush();
     if (this.options.server === undefined) await this.server.remove();
     else

@@ -1,0 +1,57 @@
+import { startServer } from "../support/postgres.ts";
+import { Load } from "./load.ts";
+import { build, MUTANTS, type Mutant } from "./mutants.ts";
+import { print } from "./report.ts";
+import { LOAD } from "./round.ts";
+import { World } from "./world.ts";
+
+const TRIES = 4;
+const SECONDS = 2;
+
+export interface Hunted {
+  readonly passed: number;
+  readonly failed: number;
+}
+
+/** Runs every mutant under its fault; each must be caught accepting what it must not. */
+export async function hunt(only: readonly string[] | undefined): Promise<Hunted> {
+  const server = await startServer({ settings: { max_connections: "80" } });
+  let failed = 0;
+  const mutants = MUTANTS.filter(({ name }) => only?.includes(name.split(" ")[0]!) ?? true);
+  try {
+    for (const mutant of mutants) {
+      const begun = performance.now();
+      const caught = await caughtBy(mutant, server);
+      if (caught === undefined) failed++;
+      const seconds = ((performance.now() - begun) / 1000).toFixed(1);
+      print(
+        `${mutant.name.padEnd(36)} ${mutant.fault.name.padEnd(18)} ${seconds.padStart(5)} s  ${caught ?? "NOT CAUGHT"}`,
+      );
+    }
+  } finally {
+    await server.remove();
+  }
+  return { passed: mutants.length - failed, failed };
+}
+
+async function caughtBy(mutant: Mutant, server: World["server"]): Promise<string | undefined> {
+  const source = await build(mutant);
+  const world = await World.start({ instances: 2, cells: 700, server, source, ...mutant.world });
+  try {
+    for (let attempt = 1; attempt <= TRIES; attempt++) {
+      await world.calm(5_000);
+      world.history.turn();
+      if (world.left < 300) await world.stock(400);
+      const load = new Load(world, { ...LOAD, ...mutant.fault.load });
+      await mutant.fault.run(world, SECONDS);
+      world.spared.clear();
+      await load.stop();
+      const { violations, afterOk } = world.history.turn();
+      const first = violations.find((violation) => /^\([AB]\)/.test(violation));
+      if (first !== undefined) return `caught in try ${attempt}: ${afterOk} accepted after OK; ${first.slice(0, 110)}`;
+    }
+    return undefined;
+  } finally {
+    await world.stop("SIGKILL");
+  }
+}

@@ -1,0 +1,208 @@
+import { setTimeout as delay } from "node:timers/promises";
+import type { Cell } from "./cells.ts";
+import { end } from "./changes.ts";
+import { victim } from "./instance-faults.ts";
+import { ask } from "./load.ts";
+import type { Fault } from "./round.ts";
+import { UNDETERMINED } from "./wire.ts";
+import type { World } from "./world.ts";
+
+const POLL = /^sallyport-poll$/;
+const READ = /^sallyport-read$/;
+const POOL = /^sallyport$/;
+
+/** Longer than any lease: what answers then has a proof. */
+const longer = (seconds: number) => Math.max(2_300, seconds * 1000);
+
+/** A living cell that the load does not know: in no cache yet. */
+export function fresh(world: World): Cell {
+  const cell = world.nextCell();
+  if (cell === undefined) throw new Error("the stock of tokens is used up");
+  return cell;
+}
+
+function partition(name: string, weather: { hole: true } | { holeDown: true }): Fault {
+  return {
+    name,
+    async run(world, seconds) {
+      const instance = victim(world);
+      instance.pg.set(weather);
+      await delay(longer(seconds));
+      const [verdict] = await ask(world.history, instance, fresh(world).subjects.slice(0, 1));
+      world.probe("the instance that is cut off knows nothing", verdict === UNDETERMINED);
+      instance.pg.clear();
+      await delay(300);
+    },
+  };
+}
+
+const cutOff: Fault = {
+  name: "connections-reset",
+  async run(world, seconds) {
+    const until = performance.now() + seconds * 1000;
+    let resets = 0;
+    while (performance.now() < until) {
+      for (const instance of world.instances) resets += instance.pg.reset();
+      await delay(100 + Math.random() * 300);
+    }
+    world.probe("connections were reset", resets > 10);
+  },
+};
+
+const pollSlow: Fault = {
+  name: "poll-slow",
+  async run(world, seconds) {
+    const instance = victim(world);
+    instance.pg.set({ downMs: 250 }, POLL);
+    await delay(500);
+    const { returned = 0, invoked } = await end(fresh(world), world.changers()[0]!, world);
+    world.probe("a change waits for the slow one", returned - invoked > 150);
+    // Beyond the poll's own bound: it is given up, again and again.
+    instance.pg.set({ downMs: 480 }, POLL);
+    await delay(seconds * 1000);
+    instance.pg.clear();
+  },
+};
+
+/** The answer of a poll comes as late as it may, and is the last one: the lease counts from the question. */
+const lastPollLate: Fault = {
+  name: "last-poll-late",
+  load: { revokers: 12, changeRestMs: 5 },
+  async run(world, seconds) {
+    const instance = victim(world);
+    const until = performance.now() + seconds * 1000;
+    let held = 0;
+    do {
+      instance.pg.set({ downMs: 440 }, POLL);
+      await delay(1_100 + Math.random() * 300);
+      instance.pg.set({ hole: true });
+      await delay(2_000);
+      const [verdict] = await ask(world.history, instance, fresh(world).subjects.slice(0, 1));
+      if (verdict === UNDETERMINED) held++;
+      instance.pg.clear();
+      await delay(300);
+    } while (performance.now() < until);
+    world.probe("nothing came after it", held > 0);
+  },
+};
+
+/** Paused until the others took it for dead, back again, and then without wake-ups: it must have registered anew. */
+const comeBack: Fault = {
+  name: "come-back",
+  needs: "redis",
+  async run(world, seconds) {
+    const instance = victim(world);
+    const reaped = () => world.rows("select from sallyport.validators where reaped_at is not null");
+    instance.signal("SIGSTOP");
+    await delay(1_300);
+    world.probe("it was taken for dead", (await reaped()).length > 0);
+    instance.signal("SIGCONT");
+    await delay(2_500);
+    await world.redis?.cli("ACL", "SETUSER", "default", "-publish");
+    instance.pg.set({ deaf: true }, POLL);
+    await delay(seconds * 700);
+    instance.pg.clear();
+    await world.redis?.cli("ACL", "SETUSER", "default", "+publish");
+  },
+};
+
+const pollHalfOpen: Fault = {
+  name: "poll-half-open",
+  async run(world, seconds) {
+    const instance = victim(world);
+    const before = instance.pg.seen.connections;
+    world.probe("its poll was left alone", instance.pg.freeze(POLL) > 0);
+    await delay(longer(seconds));
+    world.probe("it opened another", instance.pg.seen.connections > before);
+  },
+};
+
+/** Reads whose answers are on their way while their token ends; they arrive, and would be cached, after the OK. */
+const fillRace: Fault = {
+  name: "fill-race",
+  async run(world, seconds) {
+    const instance = victim(world);
+    instance.pg.set({ downMs: 320 }, READ);
+    const until = performance.now() + seconds * 1000;
+    let late = 0;
+    while (performance.now() < until) {
+      const cell = fresh(world);
+      let arrived = Number.POSITIVE_INFINITY;
+      const read = ask(world.history, instance, cell.subjects).then(() => (arrived = performance.now()));
+      await delay(10);
+      const { returned, outcome } = await end(cell, world.changers()[0]!, world);
+      await read;
+      if (outcome === "OK" && arrived > returned!) late++;
+      for (const rest of [0, 30]) {
+        await delay(rest);
+        await ask(world.history, instance, cell.subjects);
+      }
+    }
+    world.probe("reads came back after the OK", late > 0);
+    instance.pg.clear();
+  },
+};
+
+const wakeUpsCut: Fault = {
+  name: "wake-ups-cut",
+  needs: "redis",
+  async run(world, seconds) {
+    await world.redis!.cli("ACL", "SETUSER", "default", "-publish");
+    for (const instance of world.instances) instance.pg.set({ deaf: true }, POLL);
+    await delay(seconds * 1000);
+    const dropped = world.instances.reduce((sum, { pg }) => sum + pg.seen.notifications, 0);
+    world.probe("notifications were left out", dropped > 0);
+    for (const instance of world.instances) instance.pg.clear();
+    await world.redis!.cli("ACL", "SETUSER", "default", "+publish");
+  },
+};
+
+/** Every change by the one instance that Redis does not hear: nobody is told by it, and nothing is marked there. */
+const revokerCutFromRedis: Fault = {
+  name: "revoker-partition",
+  needs: "redis",
+  async run(world, seconds) {
+    for (const { name } of world.instances.slice(1)) world.spared.add(name);
+    const { redis } = world.instances[0]!;
+    await redis!.set({ kind: "blackhole" });
+    await delay(seconds * 1000);
+    // What was swallowed stays lost: such a connection must not go on.
+    await redis!.set({ kind: "reset" });
+    await redis!.set({ kind: "pass" });
+  },
+};
+
+/** The connection that changes authority, cut after every so many bytes of one revocation. */
+const cutSweep: Fault = {
+  name: "cut-sweep",
+  async run(world, seconds) {
+    const instance = victim(world);
+    const until = performance.now() + seconds * 1500;
+    const before = instance.pg.seen.cuts;
+    for (let step = 0; performance.now() < until; step++) {
+      // A stride that meets every offset, in whatever time there is.
+      const offset = 1 + ((step * 397) % 2200);
+      instance.pg.set({ cut: step % 2 === 0 ? { up: offset } : { down: offset } }, POOL);
+      const cell = fresh(world);
+      const { outcome } = await end(cell, instance, world);
+      instance.pg.clear();
+      if (outcome !== "OK" && step % 3 === 0) await end(cell, instance, world);
+      await ask(world.history, instance, cell.subjects);
+    }
+    world.probe("connections were cut", instance.pg.seen.cuts - before > 3);
+  },
+};
+
+export const NETWORK_FAULTS: readonly Fault[] = [
+  partition("partition", { hole: true }),
+  partition("partition-one-way", { holeDown: true }),
+  cutOff,
+  pollSlow,
+  lastPollLate,
+  comeBack,
+  pollHalfOpen,
+  fillRace,
+  wakeUpsCut,
+  revokerCutFromRedis,
+  cutSweep,
+];
