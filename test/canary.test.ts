@@ -5,7 +5,16 @@ import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { runningEmbedded } from "../src/postgres/embedded.ts";
-import { doorsOf, FREE_PORTS, folder, freshKeyring, Program, run, writeConfig } from "./support/program.ts";
+import {
+  doorsOf,
+  FREE_PORTS,
+  fetchPatiently,
+  folder,
+  freshKeyring,
+  Program,
+  run,
+  writeConfig,
+} from "./support/program.ts";
 import { migratedDatabase } from "./support/sallyport.ts";
 
 /*
@@ -76,7 +85,7 @@ class Scenario {
     body: unknown,
     headers: Record<string, string> = {},
   ): Promise<string> {
-    const response = await fetch(`${this.doors[door]}${path}`, {
+    const response = await fetchPatiently(`${this.doors[door]}${path}`, {
       method: "POST",
       headers: { "content-type": "application/json", authorization: `Bearer ${this.#admin}`, ...headers },
       body: typeof body === "string" ? body : JSON.stringify(body),
@@ -232,14 +241,13 @@ const tables = async (url: string): Promise<Buffer> => {
   const { rows } = await client.query(
     "select format('%I.%I', table_schema, table_name) as t from information_schema.tables where table_schema = 'sallyport'",
   );
-  const dumps = await Promise.all(
-    rows.map(async ({ t }: { t: string }) =>
-      (await client.query(`select r::text as row from ${t} r`)).rows.map(({ row }) => row),
-    ),
-  );
+  const dumps: string[] = [];
+  for (const { t } of rows as { t: string }[]) {
+    for (const { row } of (await client.query(`select r::text as row from ${t} r`)).rows) dumps.push(row);
+  }
   await client.end();
   expect(rows.length).toBeGreaterThan(10);
-  return Buffer.from(JSON.stringify(dumps));
+  return Buffer.from(dumps.join("\n"));
 };
 
 const filesOf = (path: string, not: readonly string[]) =>

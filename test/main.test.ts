@@ -6,7 +6,16 @@ import { promisify } from "node:util";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Database, freshDatabase } from "./support/postgres.ts";
-import { doorsOf, FREE_PORTS, folder, freshKeyring, Program, run, writeConfig } from "./support/program.ts";
+import {
+  doorsOf,
+  FREE_PORTS,
+  fetchPatiently,
+  folder,
+  freshKeyring,
+  Program,
+  run,
+  writeConfig,
+} from "./support/program.ts";
 import { migratedDatabase } from "./support/sallyport.ts";
 
 /*
@@ -228,7 +237,7 @@ describe("three instances at once", () => {
     const { out } = await run(["bootstrap", "--config", config()], { DATABASE_URL: database.url });
     const post = async (at: string, path: string, body: object, bearer?: string) =>
       (
-        await fetch(`${at}/sallyport.v1.${path}`, {
+        await fetchPatiently(`${at}/sallyport.v1.${path}`, {
           method: "POST",
           headers: { "content-type": "application/json", ...(bearer && { authorization: `Bearer ${bearer}` }) },
           body: JSON.stringify(body),
@@ -364,7 +373,7 @@ describe("the embedded database", () => {
     expect(readFileSync(join(data, "admin-token"), "utf8")).toBe(again.out);
     expect(again.out).not.toBe(before);
     for (const bearer of [before.trim(), again.out.trim()]) {
-      const response = await fetch(`${doors.admin}/sallyport.v1.TenantAdmin/ListTenants`, {
+      const response = await fetchPatiently(`${doors.admin}/sallyport.v1.TenantAdmin/ListTenants`, {
         method: "POST",
         headers: { "content-type": "application/json", authorization: `Bearer ${bearer}` },
         body: "{}",
@@ -377,7 +386,7 @@ describe("the embedded database", () => {
     const bearer = readFileSync(join(data, "admin-token"), "utf8").trim();
     const post = async (at: string, path: string, body: object) =>
       (await (
-        await fetch(`${at}/sallyport.v1.${path}`, {
+        await fetchPatiently(`${at}/sallyport.v1.${path}`, {
           method: "POST",
           headers: { "content-type": "application/json", authorization: `Bearer ${bearer}` },
           body: JSON.stringify(body),

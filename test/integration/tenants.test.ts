@@ -89,7 +89,7 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
 
 test("the matrix has every RPC of the admin door", () => {
   const methods = Object.entries(PERMISSIONS)
-    .filter(([method, row]) => row !== "open" && !method.includes("TokenValidator"))
+    .filter(([method, row]) => row !== "open" && method.startsWith("sallyport.") && !method.includes("TokenValidator"))
     .map(([method]) => method.replace("sallyport.v1.", ""));
   expect(Object.keys(CALLS).sort()).toEqual(methods.sort());
 });

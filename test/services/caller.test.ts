@@ -3,6 +3,7 @@ import { describe, expect, test } from "vitest";
 import type { Answer } from "../../src/app/validate.ts";
 import type { Caller } from "../../src/domain/caller.ts";
 import { Secret } from "../../src/domain/secret.ts";
+import { Authorization } from "../../src/gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { Health } from "../../src/gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../../src/gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../../src/gen/grpc/reflection/v1alpha/reflection_pb.ts";
@@ -21,6 +22,7 @@ const SERVICES: readonly DescService[] = [
   TenantAdmin,
   AuditLog,
   TokenValidator,
+  Authorization,
   Health,
   ServerReflection,
   ServerReflectionAlpha,
@@ -99,13 +101,17 @@ describe("the table of permissions", () => {
     expect(opened("sallyport.tokens.revoke")).toEqual(["RevokeToken:tenant", "RevokeTokens:tenant"]);
     expect(opened("sallyport.principals.write")).toEqual(principals);
     expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant"]);
-    expect(opened("sallyport.validate")).toEqual(["ValidateToken:tenant", "BatchValidateTokens:tenant"]);
+    expect(opened("sallyport.validate")).toEqual([
+      "ValidateToken:tenant",
+      "BatchValidateTokens:tenant",
+      "Check:tenant",
+    ]);
     expect(opened("sallyport.reasons")).toEqual([]);
     expect(opened("repo:*")).toEqual([]);
     expect(opened("sallyport.admin").some((method) => method.includes("Tenant"))).toBe(false);
-    expect(opened("sallyport.admin")).toHaveLength(15);
+    expect(opened("sallyport.admin")).toHaveLength(16);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
-    expect(opened("sallyport.operator")).toHaveLength(19);
+    expect(opened("sallyport.operator")).toHaveLength(20);
   });
 });
 

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { freshKeyring } from "../../src/domain/keyring.ts";
 
 const MAIN = join(import.meta.dirname, "../../src/main.ts");
@@ -68,6 +69,35 @@ export async function run(argv: readonly string[], env: Readonly<Record<string, 
   program.child.stdin!.end(stdin);
   const code = await program.exited;
   return { code, out: program.out, err: program.err };
+}
+
+/**
+ * A call as a good client makes it: OVERLOADED says that nothing was done, and is tried again. A machine that is busy with
+ * other suites sheds; that is no finding of theirs.
+ */
+export async function patiently<T>(
+  call: () => Promise<T>,
+  overloaded: (outcome: T | undefined, error: unknown) => Promise<boolean>,
+): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    let outcome: T | undefined;
+    let failure: unknown;
+    try {
+      outcome = await call();
+    } catch (error) {
+      failure = error;
+    }
+    if (attempt < 40 && (await overloaded(outcome, failure))) await delay(250);
+    else if (failure !== undefined) throw failure;
+    else return outcome!;
+  }
+}
+
+/** `fetch`, by a client that knows what OVERLOADED means. */
+export function fetchPatiently(url: string, init?: RequestInit): Promise<Response> {
+  const shed = async (response: Response | undefined) =>
+    response?.status === 429 && (await response.clone().text()).includes("overloaded");
+  return patiently(() => fetch(url, init), shed);
 }
 
 /** Where the doors of a program are, once it said so. */

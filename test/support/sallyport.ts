@@ -30,7 +30,17 @@ import {
 } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { type Database, freshDatabase } from "./postgres.ts";
-import { doorsOf, FREE_PORTS, folder, freshKeyring, type KeyringFile, Program, writeConfig } from "./program.ts";
+import {
+  doorsOf,
+  FREE_PORTS,
+  fetchPatiently,
+  folder,
+  freshKeyring,
+  type KeyringFile,
+  Program,
+  patiently,
+  writeConfig,
+} from "./program.ts";
 
 export type Protocol = "connect-json" | "connect" | "grpc" | "grpc-web";
 type Door = "data" | "admin" | "ops";
@@ -122,7 +132,7 @@ export class TestSallyport implements AsyncDisposable {
   /** A transport to a door, with the bearer where one is given. */
   transport(door: Door, protocol: Protocol = "connect", bearer?: string): Transport {
     const baseUrl = this.doors[door];
-    const interceptors: Interceptor[] = bearer === undefined ? [] : [bearing(bearer)];
+    const interceptors: Interceptor[] = bearer === undefined ? [patient] : [patient, bearing(bearer)];
     if (protocol === "connect-json" || protocol === "grpc-web") {
       const options = { baseUrl, httpVersion: "1.1" as const, interceptors, useBinaryFormat: protocol === "grpc-web" };
       return protocol === "grpc-web" ? createGrpcWebTransport(options) : createConnectTransport(options);
@@ -209,7 +219,7 @@ export class TestSallyport implements AsyncDisposable {
 
   /** Posts to a door as curl does: JSON over HTTP/1.1, nothing interpreted. */
   post(door: Door, path: string, body: unknown, headers: Record<string, string> = {}): Promise<Response> {
-    return fetch(`${this.doors[door]}${path}`, {
+    return fetchPatiently(`${this.doors[door]}${path}`, {
       method: "POST",
       headers: { "content-type": "application/json", ...headers },
       body: typeof body === "string" ? body : JSON.stringify(body),
@@ -251,6 +261,12 @@ export class TestSallyport implements AsyncDisposable {
 export function migratedDatabase(): Promise<Database> {
   return freshDatabase({ name: "sallyport", template: (url) => migrate(url).then(() => {}) });
 }
+
+const patient: Interceptor = (next) => (req) =>
+  patiently(
+    () => next(req),
+    async (_, error) => error !== undefined && describe(ConnectError.from(error)).reason === "OVERLOADED",
+  );
 
 function bearing(bearer: string): Interceptor {
   return (next) => (req) => {
