@@ -7,17 +7,19 @@ export interface Budget {
   readonly title: string;
   readonly peers: readonly SubjectName[];
   readonly most: number;
+  /** What is far out even on a busy machine: the short form fails on it. */
+  readonly broken: number;
 }
 
 const GRPC_GO: readonly SubjectName[] = ["grpc-go, same work, GOGC=100", "grpc-go, same work, GOGC=400"];
 const GO_AUTHZ: readonly SubjectName[] = ["Go ext_authz, GOGC=100", "Go ext_authz, GOGC=400"];
 
 export const BUDGETS: readonly Budget[] = [
-  { table: VALIDATE, title: "4 × 32", peers: ["node:http2, same work"], most: 0.15 },
-  { table: VALIDATE, title: "4 × 32", peers: GRPC_GO, most: 0.25 },
-  { table: VALIDATE, title: "64 × 1", peers: ["node:http2, same work"], most: 0.2 },
-  { table: VALIDATE, title: "64 × 1", peers: GRPC_GO, most: 0.5 },
-  { table: CHECK, title: "4 × 32", peers: GO_AUTHZ, most: 0.2 },
+  { table: VALIDATE, title: "4 × 32", peers: ["node:http2, same work"], most: 0.15, broken: 0.4 },
+  { table: VALIDATE, title: "4 × 32", peers: GRPC_GO, most: 0.25, broken: 0.75 },
+  { table: VALIDATE, title: "64 × 1", peers: ["node:http2, same work"], most: 0.2, broken: 0.7 },
+  { table: VALIDATE, title: "64 × 1", peers: GRPC_GO, most: 0.5, broken: 1.2 },
+  { table: CHECK, title: "4 × 32", peers: GO_AUTHZ, most: 0.2, broken: 0.8 },
 ];
 
 /** What became of a row. */
@@ -40,8 +42,8 @@ export interface Judgement {
   readonly met: boolean;
 }
 
-/** The ratio of each round, then the median. `margin` widens what is allowed. */
-export function judge(outcomes: readonly Outcome[], margin = 1): Judgement[] {
+/** The ratio of each round, then the median. */
+export function judge(outcomes: readonly Outcome[], bound: "most" | "broken"): Judgement[] {
   return BUDGETS.map((budget) => {
     const of = (subject: SubjectName) =>
       outcomes.find(({ row }) => row.table === budget.table && row.title === budget.title && row.subject === subject);
@@ -56,6 +58,6 @@ export function judge(outcomes: readonly Outcome[], margin = 1): Judgement[] {
       return { budget, missing: why ?? "not measured", met: false };
     }
     const ratio = median(ratios);
-    return { budget, ratio, spread: [Math.min(...ratios), Math.max(...ratios)], met: ratio <= budget.most * margin };
+    return { budget, ratio, spread: [Math.min(...ratios), Math.max(...ratios)], met: ratio <= budget[bound] };
   });
 }

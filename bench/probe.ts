@@ -9,14 +9,20 @@ interface Seen {
   readonly body: Buffer;
 }
 
-/** Sends one request. Returns why its row can not be measured: the method is not there; undefined when the answer is right. Rejects on a wrong answer. */
-export async function probe(address: string, request: Request): Promise<string | undefined> {
+const TRIES = 5;
+
+/** Sends one request, again while the server says that it can not answer now. Returns why its row can not be measured: the method is not there; undefined when the answer is right. Rejects on a wrong answer. */
+export async function probe(address: string, request: Request, tries = TRIES): Promise<string | undefined> {
   const { status, grpcStatus, body } = await (request.http1
     ? overHttp1(address, request)
     : overHttp2(address, request));
   if (grpcStatus === "12") return "not built: UNIMPLEMENTED";
   if (status === 404 || status === 501) return `not built: ${status}`;
   if (status === 200 && (grpcStatus ?? "0") === "0" && body.includes(request.expect)) return undefined;
+  if ((status === 503 || status === 429) && tries > 1) {
+    await new Promise((done) => setTimeout(done, 200));
+    return probe(address, request, tries - 1);
+  }
   throw new Error(`${request.path}: ${status}, grpc-status ${grpcStatus}: ${body.toString("latin1").slice(0, 200)}`);
 }
 

@@ -33,11 +33,11 @@ function table(name: string, outcomes: readonly Outcome[]): string {
   ].join("\n");
 }
 
-export function judgements(judged: readonly Judgement[], margin = 1): string {
-  const lines = judged.map(({ budget, ratio, spread, missing, met }) => {
+export function judgements(judged: readonly Judgement[]): string {
+  const lines = judged.map(({ budget, ratio, spread, missing }) => {
     const start = `| ${budget.table}, ${budget.title} | ${[...budget.peers].join(" or ")} | ≤ ${budget.most} |`;
     if (ratio === undefined) return `${start} ${missing} | |`;
-    return `${start} **${ratio.toFixed(3)}** (${spread![0].toFixed(3)}–${spread![1].toFixed(3)}) | ${met ? "met" : "not met"}${margin === 1 ? "" : ` with a margin of ${margin} ×`} |`;
+    return `${start} **${ratio.toFixed(3)}** (${spread![0].toFixed(3)}–${spread![1].toFixed(3)}) | ${ratio <= budget.most ? "met" : "not met"} |`;
   });
   return [
     "## Budget",
