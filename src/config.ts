@@ -261,9 +261,14 @@ function durationText(ms: number): string {
 
 type Tree = Record<string, unknown>;
 
+/** Without the library's warnings, which show the lines that they are about. */
+function fromYaml(text: string): unknown {
+  return parseYaml(text, { logLevel: "error" });
+}
+
 function readTree(file: string, problems: string[]): Tree {
   try {
-    const tree: unknown = parseYaml(readFileSync(file, "utf8")) ?? {};
+    const tree: unknown = fromYaml(readFileSync(file, "utf8")) ?? {};
     if (typeof tree === "object" && !Array.isArray(tree)) return tree as Tree;
     problems.push(`${file}: must be a mapping of keys`);
   } catch (error) {
@@ -285,14 +290,18 @@ function overlay(tree: Tree, env: Readonly<Record<string, string | undefined>>, 
       problems.push(`${name}: not a setting (levels are separated by __, as in SALLYPORT_LOG__LEVEL)`);
       continue;
     }
-    setPath(tree, path, scalar(value));
+    try {
+      setPath(tree, path, scalar(value));
+    } catch {
+      problems.push(`${name}: can not be read as YAML`);
+    }
   }
 }
 
 function scalar(text: string): unknown {
   if (text === "true" || text === "false") return text === "true";
   if (/^\d{1,15}$/.test(text)) return Number(text);
-  return text.startsWith("[") || text.startsWith("{") ? parseYaml(text) : text;
+  return text.startsWith("[") || text.startsWith("{") ? fromYaml(text) : text;
 }
 
 function readValues(tree: Tree, problems: string[], files: string[]): void {
@@ -313,7 +322,7 @@ function readValues(tree: Tree, problems: string[], files: string[]): void {
   const text = readText(String(keyring), "keyring_file", problems);
   if (text === undefined) return;
   try {
-    tree["keyring"] = parseYaml(text);
+    tree["keyring"] = fromYaml(text);
   } catch {
     problems.push("keyring_file: can not be read as YAML or JSON");
   }
