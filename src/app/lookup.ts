@@ -2,7 +2,7 @@ import { LRUCache } from "lru-cache";
 import { refusal, type TimeBounds } from "../domain/decide.ts";
 import { Cached, type Freshness } from "../domain/freshness.ts";
 import { dependencies, type Material } from "../domain/material.ts";
-import { hasRightTag, type ParsedTokenString } from "../domain/token-string.ts";
+import { hasRightTag, hasShape, type ParsedTokenString } from "../domain/token-string.ts";
 import type { Reading, Tier, TokenCache } from "../ports.ts";
 import { before } from "./before.ts";
 import { Reads, type ReadsDeps, type ReadsOptions } from "./reads.ts";
@@ -30,6 +30,7 @@ export interface LookupDeps extends ReadsDeps {
 /** What a look-up ends in. `undetermined`: no proof that any answer would be fresh. */
 export type Finding =
   | { readonly kind: "found"; readonly material: Material; readonly time: TimeBounds; readonly tier: Tier }
+  | { readonly kind: "malformed" }
   | { readonly kind: "unknown"; readonly tier: Tier }
   | { readonly kind: "undetermined" };
 
@@ -39,6 +40,7 @@ interface Arrival {
 }
 
 const UNDETERMINED: Finding = { kind: "undetermined" };
+const MALFORMED: Finding = { kind: "malformed" };
 const FORGED: Finding = { kind: "unknown", tier: "none" };
 /** At no time does a limit of time refuse: what is refused then, is refused for its state. */
 const TIMELESS: TimeBounds = { lower: Number.POSITIVE_INFINITY, upper: Number.NEGATIVE_INFINITY };
@@ -83,6 +85,8 @@ export class Lookup {
       const now = clock.mono();
       if (entry !== undefined && freshness.usable(entry, now)) return answer(byPolls(freshness, entry, now, "l1"));
     }
+    // After L1: what is found by its digest was well formed when it was minted.
+    if (!hasShape(text)) return answer(MALFORMED);
     if (!hasRightTag(text, parsed.keys)) return answer(FORGED);
     return this.#miss(parsed.digest, deadline, answer);
   }

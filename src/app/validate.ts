@@ -1,7 +1,7 @@
 import { type Decision, decide, type RequestContext, type Requirement } from "../domain/decide.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import type { Material } from "../domain/material.ts";
-import { parseTokenString } from "../domain/token-string.ts";
+import { digestOf } from "../domain/token-string.ts";
 import type { Clock, Events, Tier } from "../ports.ts";
 import type { Finding, Lookup } from "./lookup.ts";
 
@@ -43,10 +43,11 @@ export function validateWith(deps: ValidateDeps): Validate {
       if (answer.verdict === "ALLOW") deps.used?.(material!.id, context);
       return answer;
     };
-    const parsed = parseTokenString(tokenString, keyring);
+    const parsed = digestOf(tokenString, keyring);
     if (parsed === undefined) return count({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
     return lookup.find(tokenString, parsed, deadline, (found: Finding) => {
       if (found.kind === "undetermined") return count({ verdict: "UNDETERMINED", tier: "none" });
+      if (found.kind === "malformed") return count({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
       if (found.kind === "unknown") return count({ verdict: "INVALID_TOKEN", reason: "unknown", tier: found.tier });
       const { material, time, tier } = found;
       const decision = decide(material, requirement, context, time);

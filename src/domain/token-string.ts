@@ -35,18 +35,33 @@ export function mintTokenString(prefix: string, keys: Keys, secret: Uint8Array =
 }
 
 /**
+ * The look-up key of a string, if it can be one of ours at all: its place for a kid names a pepper, and it is ASCII (the
+ * MAC reads one byte a character). Whether it is well formed, `hasShape` says: what is found by its digest is.
+ */
+export function digestOf(text: string, keyring: Keyring): ParsedTokenString | undefined {
+  const start = text.length - BODY;
+  if (start < 3 || start > LONGEST_PREFIX + 1 || text.charCodeAt(start - 1) !== 0x5f) return undefined;
+  const keys = keyring.get(text[start]!);
+  if (keys === undefined) return undefined;
+  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0x7f) return undefined;
+  return { keys, digest: keys.digest.latin1(text) };
+}
+
+/** Whether a string that `digestOf` took is well formed: alphabet, prefix, CRC. No I/O. */
+export function hasShape(text: string): boolean {
+  const start = text.length - BODY;
+  if (!isBase62(text, start, text.length) || !isPrefix(text, start - 1)) return false;
+  const crcAt = text.length - CRC;
+  return text.slice(crcAt) === base62Number(crc32(text.slice(0, crcAt)), CRC);
+}
+
+/**
  * Reads the shape: alphabet, length, CRC, known kid; then the digest. No I/O. Undefined for anything else, of any
  * length, whatever its characters.
  */
 export function parseTokenString(text: string, keyring: Keyring): ParsedTokenString | undefined {
-  const start = text.length - BODY;
-  if (start < 3 || start > LONGEST_PREFIX + 1 || text.charCodeAt(start - 1) !== 0x5f) return undefined;
-  if (!isBase62(text, start, text.length) || !isPrefix(text, start - 1)) return undefined;
-  const keys = keyring.get(text[start]!);
-  if (keys === undefined) return undefined;
-  const crcAt = text.length - CRC;
-  if (text.slice(crcAt) !== base62Number(crc32(text.slice(0, crcAt)), CRC)) return undefined;
-  return { keys, digest: keys.digest.latin1(text) };
+  const parsed = digestOf(text, keyring);
+  return parsed !== undefined && hasShape(text) ? parsed : undefined;
 }
 
 /** Whether the tag of a string that `parseTokenString` took is right. In constant time. */

@@ -12,7 +12,8 @@ export interface AdmissionOptions {
   readonly concurrency?: Partial<Record<"validate" | "admin" | "health", number>>;
   /** Counts a refusal. */
   onShed(klass: AdmissionClass): void;
-  /** Event loop utilization since the last call, 0 to 1; more than 0.95 sheds, and a late loop only with more than 0.7. */
+  /** Event loop utilization since the last call, 0 to 1: a late loop sheds only where it is busy, with more than 0.7. A full
+   * loop that is in time is no overload: it is the peak. */
   readonly utilization?: () => number;
   /** Memory in use as a part of the cap, 0 to 1; more than 0.85 sheds. */
   readonly memory?: () => number;
@@ -201,7 +202,7 @@ function loopGate({ clock, utilization, memory }: AdmissionOptions): { closed():
     expected = now + SAMPLE_MS;
     if (at % LOOK_EVERY !== 0) return;
     used = utilization?.() ?? 1;
-    busy = (utilization !== undefined && used > 0.95) || (memory?.() ?? 0) > 0.85;
+    busy = (memory?.() ?? 0) > 0.85;
   }, SAMPLE_MS).unref();
   return { closed: () => busy || (lateCount >= LATE_SAMPLES && used > BUSY), close: () => clearInterval(timer) };
 }

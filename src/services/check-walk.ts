@@ -24,6 +24,8 @@ const WANTED: ReadonlySet<string> = new Set([
   "access-control-request-method",
 ]);
 
+const LENGTHS: ReadonlySet<number> = new Set([...WANTED].map(({ length }) => length));
+
 /** Reads a CheckRequest: by hand where it is as Envoy sends it, else by the full decoder. Throws for what is none. */
 export function readCheck(message: Uint8Array): CheckFacts {
   return new Walk(message).facts() ?? decodeCheck(message);
@@ -89,7 +91,10 @@ class Walk {
     this.#fields(end, (field, stop) => {
       if (field === 4) this.#fields(stop, (inner, innerStop) => inner === 2 && this.#httpRequest(innerStop));
       else if (field === 1) this.#source(stop);
-      else if (field === 10) this.#entry(stop, (key, from, to) => this.#extensions.set(key, this.#text(from, to)));
+      else if (field === 10) {
+        this.#entry(stop);
+        this.#extensions.set(this.#text(this.#keyFrom, this.#keyTo), this.#text(this.#from, this.#to));
+      }
     });
   }
 
@@ -110,7 +115,8 @@ class Walk {
     this.#fields(end, (field, stop) => {
       if (field === 2) this.#method = this.#text(this.#at, stop);
       else if (field === 3) {
-        this.#entry(stop, (key, from, to) => this.#header(this.#plain, key, () => this.#text(from, to)));
+        this.#entry(stop);
+        this.#header(this.#plain, false);
       } else if (field === 13) {
         this.#fields(stop, (inner, innerStop) => {
           if (inner !== 1) return;
@@ -121,36 +127,40 @@ class Walk {
     });
   }
 
+  #keyFrom = 0;
+  #keyTo = 0;
+  #from = 0;
+  #to = 0;
+
   #headerValue(end: number): void {
-    let key = "";
-    let value: string | undefined;
-    let raw: string | undefined;
+    let raw = false;
+    this.#keyFrom = this.#keyTo = this.#from = this.#to = end;
     this.#fields(end, (field, stop) => {
-      if (field === 1) key = this.#text(this.#at, stop);
-      else if (field === 2) value = this.#text(this.#at, stop);
-      else if (field === 3 && stop > this.#at) raw = this.#bytes.toString("latin1", this.#at, stop);
+      if (field === 1) [this.#keyFrom, this.#keyTo] = [this.#at, stop];
+      else if (field === 2 && !raw) [this.#from, this.#to] = [this.#at, stop];
+      else if (field === 3 && stop > this.#at) [this.#from, this.#to, raw] = [this.#at, stop, true];
     });
-    this.#header(this.#mapped, key, () => raw ?? value ?? "");
+    this.#header(this.#mapped, raw);
   }
 
-  #header(into: Map<string, string[]>, name: string, value: () => string): void {
-    const key = WANTED.has(name) ? name : name.toLowerCase();
+  /** Makes strings of a header only if it is one that an answer can depend on. */
+  #header(into: Map<string, string[]>, raw: boolean): void {
+    if (!LENGTHS.has(this.#keyTo - this.#keyFrom)) return;
+    const key = this.#text(this.#keyFrom, this.#keyTo).toLowerCase();
     if (!WANTED.has(key)) return;
+    const value = raw ? this.#bytes.toString("latin1", this.#from, this.#to) : this.#text(this.#from, this.#to);
     const known = into.get(key);
-    if (known === undefined) into.set(key, [value()]);
-    else known.push(value());
+    if (known === undefined) into.set(key, [value]);
+    else known.push(value);
   }
 
-  /** A map entry: key first, value second, as every encoder writes it. */
-  #entry(end: number, found: (key: string, from: number, to: number) => void): void {
-    let key = "";
-    let from = end;
-    let to = end;
+  /** A map entry's key and value, as places. */
+  #entry(end: number): void {
+    this.#keyFrom = this.#keyTo = this.#from = this.#to = end;
     this.#fields(end, (field, stop) => {
-      if (field === 1) key = this.#text(this.#at, stop);
-      else if (field === 2) [from, to] = [this.#at, stop];
+      if (field === 1) [this.#keyFrom, this.#keyTo] = [this.#at, stop];
+      else if (field === 2) [this.#from, this.#to] = [this.#at, stop];
     });
-    found(key, from, to);
   }
 
   /** Visits the length-delimited fields up to `end`; skips the others. */

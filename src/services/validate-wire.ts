@@ -49,8 +49,11 @@ const INVALID = new Encoded(
 /** ValidateToken on bytes. Undecodable bytes are UNDECODABLE, a broken bound INVALID_FIELD; every verdict is an answer. */
 export class ValidateWire {
   readonly #validate: Validate;
-  /** Answers to plain ALLOWs. An entry lives as long as the cached material it was made from. */
-  readonly #allowed = new WeakMap<Material, Encoded>();
+  /**
+   * Answers to plain ALLOWs, kept from the second use on: of the tokens that pass but once none is worth its memory. An
+   * entry lives as long as the cached material it was made from.
+   */
+  readonly #allowed = new WeakMap<Material, Encoded | "once">();
 
   constructor(validate: Validate) {
     this.#validate = validate;
@@ -94,9 +97,9 @@ export class ValidateWire {
   #encoded(answer: Answer, reasons: boolean): Encoded {
     if (answer.verdict === "ALLOW") {
       const known = this.#allowed.get(answer.material!);
-      if (known !== undefined) return known;
+      if (known !== undefined && known !== "once") return known;
       const made = encode(answer, false);
-      this.#allowed.set(answer.material!, made);
+      this.#allowed.set(answer.material!, known === undefined ? "once" : made);
       return made;
     }
     if (answer.verdict === "INVALID_TOKEN" && !reasons) return INVALID;

@@ -84,9 +84,15 @@ test("whatever is cut off or bent is read alike by both, or refused by both", ()
       };
       const walked = attempt(readCheck);
       const decoded = attempt(decodeCheck);
-      // The walk may read what the decoder refuses in fields that nobody looks at; never another credential.
-      if (decoded !== "refused" && walked !== "refused") expect(walked).toEqual(decoded);
-      if (decoded !== "refused") expect(walked).not.toBe("refused");
+      // The walk may read what the decoder refuses in fields that nobody looks at.
+      if (decoded === "refused") return;
+      if (walked === "refused") throw new Error("the walk refused what the decoder reads");
+      const { headers, ...rest } = walked;
+      expect({ ...rest, headers: undefined }).toEqual({ ...decoded, headers: undefined });
+      // Of a key that stands twice in a map the decoder keeps one: the walk shows both, and two credentials are refused.
+      for (const [name, values] of Object.entries(decoded.headers)) {
+        expect(headers[name]).toEqual(expect.arrayContaining([...values]));
+      }
     }),
     { numRuns: 4_000 },
   );
