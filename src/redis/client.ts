@@ -10,12 +10,13 @@ export interface RedisConnectionOptions {
   readonly url: string;
   readonly clock: Pick<Clock, "mono">;
   readonly events: Pick<Events, "trouble">;
+  /** What a command may cost whoever waits for it: 50 ms unless said. */
+  readonly commandMs?: number;
 }
 
 /** The commands that we use: one key each, so that a cluster can do them; none that an ACL needs to allow besides. */
 export type Commands = Pick<Redis, "getBuffer" | "set" | "eval" | "evalsha" | "publish">;
 
-/** What a command may cost whoever waits for it. Milliseconds. */
 const COMMAND_MS = 50;
 /** For how long a Redis that did not answer is left alone. */
 const REST_MS = 1000;
@@ -27,11 +28,13 @@ export class RedisConnection {
   readonly #client: Redis | Cluster;
   readonly #breaker: Breaker;
   readonly #events: RedisConnectionOptions["events"];
+  readonly #commandMs: number;
 
-  constructor({ url, clock, events }: RedisConnectionOptions) {
+  constructor({ url, clock, events, commandMs = COMMAND_MS }: RedisConnectionOptions) {
     this.#events = events;
+    this.#commandMs = commandMs;
     this.#breaker = new Breaker(clock, REST_MS);
-    this.#client = openRedis(url, COMMAND_MS, (error) => events.trouble("the cache outside can not be reached", error));
+    this.#client = openRedis(url, commandMs, (error) => events.trouble("the cache outside can not be reached", error));
   }
 
   /** Whether a command would be sent now. */
@@ -40,13 +43,13 @@ export class RedisConnection {
   }
 
   /**
-   * Does a command, within 50 ms. Undefined where it failed, did not answer or was not sent; never rejects. A command
+   * Does a command, within its bound. Undefined where it failed, did not answer or was not sent; never rejects. A command
    * that was given up may still be executed.
    */
   async ask<T>(command: (redis: Commands) => Promise<T>): Promise<T | undefined> {
     if (this.#client.status !== "ready" || !this.#breaker.admit()) return undefined;
     const { promise: late, reject } = Promise.withResolvers<never>();
-    const timer = setTimeout(() => reject(new Error("timeout")), COMMAND_MS);
+    const timer = setTimeout(() => reject(new Error("timeout")), this.#commandMs);
     try {
       const answer = command(this.#client as Commands);
       answer.catch(() => {});

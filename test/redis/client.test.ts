@@ -6,10 +6,15 @@ import { RedisConnection } from "../../src/redis/client.ts";
 import { EPOCH, material } from "../support/material.ts";
 import { startCluster, startRedis, startSentinel } from "../support/redis.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
-import { clock, connect, Journal, openCache } from "./fixture.ts";
+import { clock, connect, Journal, openCache, PATIENT } from "./fixture.ts";
 
 const digest = (i: number) => createHash("sha256").update(String(i)).digest("binary");
 const m = material(7, { digest: digest(1) });
+
+/** 50 ms, and what a busy machine adds. */
+const LIMIT = 150;
+/** Where time is the subject, a machine that is too busy gets another try. */
+const TIMED = { retry: 3 };
 
 type Opened = ReturnType<typeof openCache>;
 
@@ -51,13 +56,13 @@ async function misses({ cache }: Opened, count: number): Promise<number[]> {
 /** How many commands have been waited for in vain. */
 const timeouts = ({ journal }: Opened) => journal.lines.filter((line) => line.endsWith("timeout")).length;
 
-describe("a Redis that fails is a miss", () => {
+describe("a Redis that fails is a miss", TIMED, () => {
   test("killed: at once, and it heals within 2 s of its return", async () => {
     const server = await started();
     const opened = await warm(openCache(server.url));
     await server.kill9();
     const took = await misses(opened, 50);
-    expect(Math.max(...took)).toBeLessThan(75);
+    expect(Math.max(...took)).toBeLessThan(LIMIT);
     const again = await startRedis({ port: server.port });
     onTestFinished(() => again.stop());
     expect(await heals(opened)).toBeLessThan(2000);
@@ -69,7 +74,7 @@ describe("a Redis that fails is a miss", () => {
     server.sigstop();
     const took = await misses(opened, 200);
     expect(took[0]).toBeGreaterThan(40);
-    expect(took[0]).toBeLessThan(75);
+    expect(took[0]).toBeLessThan(LIMIT);
     // Told apart by what was told, not by the clock of a busy machine.
     expect(timeouts(opened)).toBe(1);
     expect(opened.cache.ready).toBe(false);
@@ -113,13 +118,13 @@ describe("a Redis that fails is a miss", () => {
     const opened = await warm(openCache(`redis://127.0.0.1:${proxy.port}`));
     await proxy.set({ kind: "latency", ms: 200 });
     const took = await misses(opened, 100);
-    expect(Math.max(...took)).toBeLessThan(75);
+    expect(Math.max(...took)).toBeLessThan(LIMIT);
     expect(timeouts(opened)).toBe(1);
   });
 
   test("out of memory: fills fail and are told, what is there is still read", async () => {
     const server = await started({ args: ["--maxmemory-policy", "noeviction"] });
-    const opened = await warm(openCache(server.url));
+    const opened = await warm(openCache(server.url, PATIENT));
     await server.cli("CONFIG", "SET", "maxmemory", 1);
     opened.cache.fill(material(8, { digest: digest(2) }));
     await expect.poll(() => opened.journal.lines).toEqual(["the cache outside failed: RedisError: ReplyError OOM"]);
@@ -133,7 +138,7 @@ describe("a Redis that fails is a miss", () => {
   test("read-only: the first fill that is refused drops the connection; it comes back and heals", async () => {
     const primary = await started();
     const server = await started();
-    const opened = await warm(openCache(server.url));
+    const opened = await warm(openCache(server.url, PATIENT));
     const clients = async () => String(await server.cli("CLIENT", "LIST", "TYPE", "normal"));
     const [, before] = /\bid=(\d+) /.exec(await clients())!;
     await server.cli("REPLICAOF", "127.0.0.1", primary.port);
@@ -149,7 +154,7 @@ describe("a Redis that fails is a miss", () => {
     const opened = openCache(`redis://:hunter2-secret@127.0.0.1:${server.port}`);
     const end = performance.now() + 2500;
     while (performance.now() < end) {
-      for (const ms of await misses(opened, 1)) expect(ms).toBeLessThan(75);
+      for (const ms of await misses(opened, 1)) expect(ms).toBeLessThan(LIMIT);
       await new Promise((resolve) => setImmediate(resolve));
     }
     expect(opened.cache.ready).toBe(false);
@@ -157,7 +162,7 @@ describe("a Redis that fails is a miss", () => {
     expect(opened.journal.lines.length).toBeLessThanOrEqual(6);
     expect(opened.journal.lines.join()).toContain("WRONGPASS");
     expect(opened.journal.lines.join()).not.toContain("hunter2");
-    const { redis } = connect(`redis://:right-one@127.0.0.1:${server.port}`);
+    const { redis } = connect(`redis://:right-one@127.0.0.1:${server.port}`, PATIENT);
     await new Promise<void>((resolve) => redis.onReady(resolve));
     const config = (...words: string[]) =>
       redis.ask((commands) => (commands as unknown as Redis).call(...(words as [string])));
@@ -173,7 +178,7 @@ describe("a Redis that fails is a miss", () => {
     const { port } = spare.address() as { port: number };
     await new Promise((resolve) => spare.close(resolve));
     const opened = openCache(`redis://127.0.0.1:${port}`);
-    expect(Math.max(...(await misses(opened, 100)))).toBeLessThan(75);
+    expect(Math.max(...(await misses(opened, 100)))).toBeLessThan(LIMIT);
     await expect.poll(() => opened.journal.lines.length, { timeout: 4000 }).toBeGreaterThan(2);
     expect(opened.journal.lines.join()).toContain("ECONNREFUSED");
   });
@@ -181,7 +186,7 @@ describe("a Redis that fails is a miss", () => {
 
 test("errors name class and code, never a command's arguments", async () => {
   const server = await started();
-  const { redis, journal } = connect(server.url);
+  const { redis, journal } = connect(server.url, PATIENT);
   await new Promise<void>((resolve) => redis.onReady(resolve));
   expect(await redis.ask((commands) => commands.set("hunter2-key", "hunter2-value", "PX", -1))).toBeUndefined();
   expect(await redis.ask((commands) => commands.eval("hunter2(", 0))).toBeUndefined();
@@ -193,7 +198,7 @@ test("a URL that can not be read is refused at once", () => {
   expect(() => new RedisConnection({ url: "http://h", clock, events: new Journal() })).toThrow(/redis\.url/);
 });
 
-test("a cluster keeps entries on all its nodes, and the loss of one is misses for its part only", async () => {
+test("a cluster keeps entries on all its nodes, and the loss of one is misses for its part only", TIMED, async () => {
   const cluster = await startCluster(3);
   onTestFinished(() => cluster.stop());
   const opened = openCache(`redis-cluster://${cluster.nodes.map(({ port }) => `127.0.0.1:${port}`).join(",")}`);
@@ -216,15 +221,15 @@ test("a cluster keeps entries on all its nodes, and the loss of one is misses fo
   for (const d of digests.slice(0, 20)) {
     const before = performance.now();
     await opened.cache.get(d, EPOCH);
-    expect(performance.now() - before).toBeLessThan(75);
+    expect(performance.now() - before).toBeLessThan(LIMIT);
   }
 });
 
-test("by sentinels it follows the primary to the replica within seconds", async () => {
+test("by sentinels it follows the primary to the replica within seconds", TIMED, async () => {
   const { primary, sentinel, name, stop } = await startSentinel();
   onTestFinished(stop);
   const opened = await warm(openCache(`redis-sentinel://127.0.0.1:${sentinel.port}/${name}`));
   await primary.kill9();
-  expect(Math.max(...(await misses(opened, 20)))).toBeLessThan(75);
+  expect(Math.max(...(await misses(opened, 20)))).toBeLessThan(LIMIT);
   await heals(opened, 15_000);
 });

@@ -25,9 +25,12 @@ export function connect(url: string, over: Partial<RedisConnectionOptions> = {})
   return { redis, journal };
 }
 
+/** Where time is not the subject, a busy machine may take some. */
+export const PATIENT = { commandMs: 2000 };
+
 /** A cache on a connection of its own; `ready` resolves when it can be used. */
-export function openCache(url: string, keys = keyring(), ttlMs = 60_000) {
-  const { redis, journal } = connect(url);
+export function openCache(url: string, over: Partial<RedisConnectionOptions> = {}, keys = keyring(), ttlMs = 60_000) {
+  const { redis, journal } = connect(url, over);
   const cache = new RedisTokenCache({ redis, keyring: keys, clock, ttlMs, events: journal });
   const ready = redis.ready ? Promise.resolve() : new Promise<void>((resolve) => redis.onReady(resolve));
   return { cache, redis, journal, keys, ready };

@@ -6,7 +6,7 @@ import type { Material } from "../../src/domain/material.ts";
 import type { RedisTokenCache } from "../../src/redis/token-cache.ts";
 import { EPOCH, material } from "../support/material.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
-import { openCache } from "./fixture.ts";
+import { openCache, PATIENT } from "./fixture.ts";
 
 let server: RedisServer;
 let hand: Redis;
@@ -20,8 +20,8 @@ afterAll(async () => {
 });
 beforeEach(() => hand.flushall());
 
-async function open(...args: Parameters<typeof openCache> extends [string, ...infer R] ? R : never) {
-  const opened = openCache(server.url, ...args);
+async function open(keys?: Keyring) {
+  const opened = openCache(server.url, PATIENT, keys);
   await opened.ready;
   return opened;
 }
@@ -84,7 +84,7 @@ describe("entries", () => {
   });
 
   test("its life is absolute: use does not prolong it", async () => {
-    const { cache } = await open(undefined, 60_000);
+    const { cache } = await open();
     const m = material(7, { digest: digest(1) });
     await filled(cache, m);
     const [key] = await hand.keys("*");
@@ -126,7 +126,7 @@ describe("entries", () => {
       ...more,
     );
     onTestFinished(async () => void (await hand.call("ACL", "DELUSER", "few")));
-    const { cache, ready, journal } = openCache(server.url.replace("redis://", "redis://few:pw@"));
+    const { cache, ready, journal } = openCache(server.url.replace("redis://", "redis://few:pw@"), PATIENT);
     await ready;
     const m = material(7, { digest: digest(1) });
     await filled(cache, m);

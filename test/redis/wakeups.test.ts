@@ -1,10 +1,10 @@
 import { expect, onTestFinished, test } from "vitest";
 import { RedisWakeUps } from "../../src/redis/wakeups.ts";
 import { startCluster, startRedis } from "../support/redis.ts";
-import { connect } from "./fixture.ts";
+import { connect, PATIENT } from "./fixture.ts";
 
 async function open(url: string) {
-  const { redis, journal } = connect(url);
+  const { redis, journal } = connect(url, PATIENT);
   const wakeUps = new RedisWakeUps({ redis, url, events: journal });
   onTestFinished(() => wakeUps.close());
   let woken = 0;
