@@ -40,7 +40,7 @@ export function checkRoutes(deps: CheckRoutesDeps): { exact: [string, Route][]; 
     handler: httpCheckHandler(deps),
     maxMessage: FORM_BYTES,
     deadlineMs: HTTP_CHECK_MS,
-    failed: (call, kind) => plain(deps.httpCheck.refuse(call.path, whyOf(kind)), call),
+    failed: (call, kind) => plain(deps.httpCheck.refuse(call.path, whyOf(kind))),
   };
   const introspection: Route = {
     kind: "http",
@@ -90,9 +90,9 @@ function httpCheckHandler(deps: CheckRoutesDeps): Handler {
     const question = { path: call.path, method: call.method, headers: call.rawHeaders() };
     const answer = httpCheck.check(question, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
     answered();
-    if (!(answer instanceof Promise)) return plain(answer, call);
-    const shed = () => plain(httpCheck.refuse(call.path, "undetermined"), call);
-    return within(deps, call, shed, async () => plain(await answer, call));
+    if (!(answer instanceof Promise)) return plain(answer);
+    const shed = () => plain(httpCheck.refuse(call.path, "undetermined"));
+    return within(deps, call, shed, async () => plain(await answer));
   };
 }
 
@@ -105,9 +105,9 @@ function introspectHandler(deps: CheckRoutesDeps): Handler {
       await deps.callers.admit(deps.peerOf(call), call.metadata("authorization") ?? null);
       const answer = await introspect(deps.validate, call.metadata("content-type"), body, call.deadline - WAY_BACK_MS);
       answered();
-      return plain(answer, call);
+      return plain(answer);
     } catch (error) {
-      return plain(oauthFailure(error), call);
+      return plain(oauthFailure(error));
     }
   };
 }
@@ -125,13 +125,15 @@ async function within(
     return shed();
   }
   try {
-    return await work();
+    const reply = await work();
+    // A turn that took too long answers before the timer that should have.
+    return call.signal.aborted || deps.clock.mono() >= call.deadline ? shed() : reply;
   } finally {
     leave();
   }
 }
 
-/** Latin-1 is all that a header can hold; bodies are ASCII. */
-function plain({ status, headers, body }: HttpAnswer, call: Call): Reply {
-  return http(status, headers, call.method === "HEAD" ? undefined : Buffer.from(body, "utf8"));
+/** Latin-1 is all that a header can hold; bodies are ASCII. To HEAD the server tells the body's length alone. */
+function plain({ status, headers, body }: HttpAnswer): Reply {
+  return http(status, headers, Buffer.from(body, "utf8"));
 }

@@ -58,10 +58,9 @@ export class ExtAuthz {
       policy = found;
       const outcome = ask(this.#validate, questionOf(check, found), deadline);
       if (!(outcome instanceof Promise)) return this.#encoded(outcome, found, plainText);
-      return outcome.then(
-        (later) => this.#encoded(later, found, plainText),
-        () => this.#outage(found, plainText),
-      );
+      return outcome
+        .then((later) => this.#encoded(later, found, plainText))
+        .catch(() => this.#outage(found, plainText)); // also where the ALLOW can not be written
     } catch {
       return policy === undefined ? this.refuse("undecodable") : this.#outage(policy, plainText);
     }
@@ -80,9 +79,7 @@ export class ExtAuthz {
     if (material === undefined) return new Encoded(allow(policy, undefined));
     const known = this.#allowed.get(material);
     // Extensions change what is asked, not how a policy's ALLOW looks.
-    if (known !== undefined && known.policy.headers === policy.headers && known.policy.carriers === policy.carriers) {
-      return known.encoded;
-    }
+    if (known !== undefined && looksTheSame(known.policy, policy)) return known.encoded;
     const encoded = new Encoded(allow(policy, material));
     this.#allowed.set(material, { policy, encoded });
     return encoded;
@@ -103,6 +100,11 @@ export class ExtAuthz {
     }
     return encoded;
   }
+}
+
+/** Whether the ALLOW of both is the same for a token. */
+function looksTheSame(a: Policy, b: Policy): boolean {
+  return a.headers === b.headers && a.carriers === b.carriers && a.keepCredential === b.keepCredential;
 }
 
 function questionOf(check: CheckFacts, policy: Policy): Question {

@@ -62,10 +62,9 @@ export class HttpCheck {
       if (SAID_ONCE[family].some((name) => values(name).length > 1)) return answer(family, DENIED.undecodable, policy);
       const outcome = ask(this.#validate, asked(family, question, policy, values), deadline);
       if (!(outcome instanceof Promise)) return answer(family, outcome, policy);
-      return outcome.then(
-        (later) => answer(family, later, policy),
-        () => answer(family, DENIED.undetermined, policy),
-      );
+      return outcome
+        .then((later) => answer(family, later, policy))
+        .catch(() => answer(family, DENIED.undetermined, policy)); // also where the ALLOW can not be written
     } catch {
       return answer(family, DENIED.undetermined, policy);
     }
