@@ -14,6 +14,17 @@ export function folder(): { readonly path: string; remove(): void } {
   return { path, remove: () => rmSync(path, { recursive: true, force: true, maxRetries: 5 }) };
 }
 
+/** Children that run. A worker that ends before its tests, at a time-out, takes them with it. */
+const running = new Set<ChildProcess>();
+const endAll = () => {
+  for (const child of running) child.kill("SIGKILL");
+};
+process.once("exit", endAll);
+process.once("SIGTERM", () => {
+  endAll();
+  process.exit(143);
+});
+
 /** A child that runs the program as a person would. What it printed can be read while it runs, and afterwards. */
 export class Program {
   readonly child: ChildProcess;
@@ -32,6 +43,8 @@ export class Program {
     this.child.stdout!.setEncoding("utf8").on("data", (text: string) => (this.out += text));
     this.child.stderr!.setEncoding("utf8").on("data", (text: string) => (this.err += text));
     this.child.stdin!.on("error", () => {});
+    running.add(this.child);
+    this.child.once("exit", () => running.delete(this.child));
     this.exited = once(this.child, "close").then(([code, signal]) => (signal === null ? code : -1) as number);
   }
 
