@@ -216,6 +216,7 @@ describe("SIGTERM under load", () => {
         expect(answered).toBeGreaterThan(20);
         expect(goawayAt - watching.seen[1]!.at).toBeGreaterThan(500);
       }
+      if (secure) await other.stop();
       await leaves.dispose();
     },
     60_000,

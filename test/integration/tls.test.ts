@@ -82,7 +82,7 @@ describe("TLS by configuration", () => {
     "a new certificate is shown after SIGHUP, and no connection is dropped (%s)",
     async (http2) => {
       writeFiles(folder, newServer());
-      const sallyport = await start({ tls: tlsOf(folder), http2 }, { tls: tlsOf(folder) });
+      await using sallyport = await start({ tls: tlsOf(folder), http2 }, { tls: tlsOf(folder) });
       const kept = client(sallyport.doors.data);
       expect(await kept.verdict()).toBe(Verdict.ALLOW);
       const before = [await serial(sallyport.doors.data), await serial(sallyport.doors.admin)];
@@ -95,7 +95,6 @@ describe("TLS by configuration", () => {
       expect(after[0]).not.toBe(before[0]);
       expect(await kept.verdict()).toBe(Verdict.ALLOW);
       kept.close();
-      await sallyport.stop();
     },
   );
 
@@ -109,7 +108,7 @@ describe("TLS by configuration", () => {
     version("v1");
     const direct = mkdtempSync(join(tmpdir(), "sallyport-tls-"));
     writeFiles(direct, newServer());
-    const sallyport = await start({ tls: tlsOf(join(folder, "current")) }, { tls: tlsOf(direct) });
+    await using sallyport = await start({ tls: tlsOf(join(folder, "current")) }, { tls: tlsOf(direct) });
     const kept = client(sallyport.doors.data);
     const [linked, plain] = [await serial(sallyport.doors.data), await serial(sallyport.doors.admin)];
     version("v2");
@@ -119,13 +118,12 @@ describe("TLS by configuration", () => {
     await expect.poll(() => serial(sallyport.doors.admin), patience).not.toBe(plain);
     expect(await kept.verdict()).toBe(Verdict.ALLOW);
     kept.close();
-    await sallyport.stop();
     rmSync(direct, { recursive: true });
   });
 
   test("a certificate that can not be used keeps the old one, says so, and the next good one is taken", async () => {
     writeFiles(folder, newServer());
-    const sallyport = await start({ tls: tlsOf(folder) });
+    await using sallyport = await start({ tls: tlsOf(folder) });
     const kept = client(sallyport.doors.data);
     const before = await serial(sallyport.doors.data);
     const complaints = () => sallyport.program.out.split('"data door: certificate not reloaded"').length - 1;
@@ -153,7 +151,6 @@ describe("TLS by configuration", () => {
     await sallyport.program.until(() => notes() > 0, "it reloaded");
     expect(await serial(sallyport.doors.data)).not.toBe(before);
     kept.close();
-    await sallyport.stop();
   });
 
   test("a start with a certificate that can not be used is refused", async () => {
@@ -183,7 +180,7 @@ describe("mTLS by configuration", () => {
     const tls = tlsOf(folder, { client_ca_file: join(folder, "ca.pem") });
     const san = "spiffe://td/ci";
     const mtls = [{ san, tenant: "default", permissions: ["sallyport.tokens.create", "sallyport.tokens.read"] }];
-    const sallyport = await start({}, { tls }, { callers: { mtls } });
+    await using sallyport = await start({}, { tls }, { callers: { mtls } });
     const as = (who: Identity | undefined, http = "2" as "1.1" | "2") =>
       createClient(
         TokenAdmin,
@@ -202,13 +199,12 @@ describe("mTLS by configuration", () => {
       for (const stranger of [undefined, named("spiffe://td/other"), named(san, certify("another ca", []))])
         expect(await outcome(as(stranger, http).listTokens({}))).toBe("CALLER_UNAUTHENTICATED");
     }
-    await sallyport.stop();
   });
 
   test("a CA that is replaced is believed at once, and the old one no more", async () => {
     writeFiles(folder, newServer(), ca);
     const allowed_sans = ["spiffe://td/envoy"];
-    const sallyport = await start({
+    await using sallyport = await start({
       trust_peers: false,
       tls: tlsOf(folder, { client_ca_file: join(folder, "ca.pem"), allowed_sans }),
     });
@@ -225,12 +221,11 @@ describe("mTLS by configuration", () => {
     await sallyport.program.until(({ out }) => out.includes('"reloaded"'), "it reloaded");
     expect(await ask(fresh)).toBe(Verdict.ALLOW);
     await expect(ask(old)).rejects.toThrow();
-    await sallyport.stop();
   });
 
   test("a cleartext client is not served at a TLS door, nor one that believes another CA", async () => {
     writeFiles(folder, newServer());
-    const sallyport = await start({ tls: tlsOf(folder) });
+    await using sallyport = await start({ tls: tlsOf(folder) });
     await expect(fetch(`${sallyport.doors.data}/`)).rejects.toThrow();
     const stranger = createGrpcTransport({
       baseUrl: https(sallyport.doors.data),
@@ -241,6 +236,5 @@ describe("mTLS by configuration", () => {
       .catch((error) => error);
     expect(refused).toBeInstanceOf(ConnectError);
     expect((await fetch(`${sallyport.doors.ops}/healthz`)).status).toBe(200); // always cleartext
-    await sallyport.stop();
   });
 });
