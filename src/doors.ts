@@ -224,8 +224,8 @@ function adminDoor(
 }
 
 async function dataDoor(config: Config, deps: DoorDeps, health: Health, admission: Admission): Promise<Door> {
-  const { bind, unix_mode, tls, http2 } = config.doors.data;
-  const trust = isLocal(bind) ? "trusted" : "untrusted";
+  const { bind, unix_mode, tls, http2, trust_peers } = config.doors.data;
+  const trust = (trust_peers ?? isLocal(bind)) ? "trusted" : "untrusted";
   const limits = doorLimits(trust === "trusted" ? "data-trusted" : "data");
   const { clock, telemetry, dataCallers, validate } = deps;
   const onHandlerError = (error: unknown) => telemetry.trouble("a handler failed", error);
