@@ -1,5 +1,6 @@
 import type { ServerResponse } from "node:http";
 import type { TokenManager } from "../app/token-manager.ts";
+import { AppError } from "../domain/errors.ts";
 import type { Clock } from "../ports.ts";
 import { requestIdFrom } from "../services/call.ts";
 import { type Callers, permit, rowOf } from "../services/caller.ts";
@@ -7,9 +8,12 @@ import { asAppError } from "../services/errors.ts";
 import { oauthFailure, revoke } from "../services/oauth-endpoints.ts";
 import { answer } from "./guard.ts";
 import { type DoorListener, type DoorRequest, peerOf } from "./peers.ts";
+import { lastOfConnection } from "./responses.ts";
 
 const PATH = "/v1/revoke";
 const BODY_BYTES = 64 * 1024;
+/** Whoever sends more loses the connection. */
+const LONGEST_READ = 1024 * 1024;
 const LONGEST_MS = 10_000;
 /** The same right, whichever way one asks. */
 const METHOD = "sallyport.v1.TokenAdmin/RevokeToken";
@@ -27,6 +31,7 @@ export function revocationPath(deps: RevocationPathDeps, otherwise: DoorListener
     if (req.method !== "POST")
       return answer(res, 405, { code: "unimplemented", message: "method not allowed" }, { allow: "POST" });
     const { status, headers, body } = await revocation(deps, req).catch((error) => oauthFailure(asAppError(error)));
+    if (req.destroyed && !req.complete) lastOfConnection(res); // the rest of its body would be in the way
     (res as ServerResponse).writeHead(status, Object.fromEntries(headers)).end(body);
   };
 }
@@ -50,13 +55,14 @@ function header(req: DoorRequest, name: string): string | null {
   return values.length === 0 ? null : values.join(", ");
 }
 
+/** Too large a body is read to its end, or the connection could not go on, and counts as none: invalid_request. */
 async function bodyOf(req: DoorRequest): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   let size = 0;
   for await (const chunk of req as AsyncIterable<Buffer>) {
     size += chunk.length;
-    if (size > BODY_BYTES) return new Uint8Array(0); // no parameter is found in it: invalid_request
-    chunks.push(chunk);
+    if (size > LONGEST_READ) throw new AppError("UNDECODABLE", "the request is too large");
+    if (size <= BODY_BYTES) chunks.push(chunk);
   }
-  return Buffer.concat(chunks);
+  return size > BODY_BYTES ? new Uint8Array(0) : Buffer.concat(chunks);
 }
