@@ -27,8 +27,9 @@ export async function introspect(
     deadline,
   );
   if (answer.verdict === "UNDETERMINED") return unavailable();
-  // A live token that asks nothing here: an audience or a network is the resource server's to judge.
-  const material = answer.verdict === "INVALID_TOKEN" ? undefined : answer.material;
+  // An audience is told, and the resource server's to judge; a network is not told, so nobody else could.
+  const refused = answer.verdict === "INVALID_TOKEN" || answer.verdict === "ADDRESS_NOT_ALLOWED";
+  const material = refused ? undefined : answer.material;
   if (material === undefined) return INACTIVE;
   return { status: 200, headers: [JSON_TYPE, NO_STORE], body: JSON.stringify(claims(material)) };
 }
