@@ -1,4 +1,5 @@
 import { startServer } from "../support/postgres.ts";
+import { bounded } from "./bounded.ts";
 import { Load } from "./load.ts";
 import { build, MUTANTS, type Mutant } from "./mutants.ts";
 import { print } from "./report.ts";
@@ -11,6 +12,7 @@ const SECONDS = 2;
 export interface Hunted {
   readonly passed: number;
   readonly failed: number;
+  readonly skipped: number;
 }
 
 /** Runs every mutant under its fault; each must be caught accepting what it must not. */
@@ -21,7 +23,10 @@ export async function hunt(only: readonly string[] | undefined): Promise<Hunted>
   try {
     for (const mutant of mutants) {
       const begun = performance.now();
-      const caught = await caughtBy(mutant, server);
+      const caught = await bounded(caughtBy(mutant, server), 90_000, "the hunt").catch((error: Error) => {
+        print(`${mutant.name}: ${error.message}`);
+        return undefined;
+      });
       if (caught === undefined) failed++;
       const seconds = ((performance.now() - begun) / 1000).toFixed(1);
       print(
@@ -31,7 +36,7 @@ export async function hunt(only: readonly string[] | undefined): Promise<Hunted>
   } finally {
     await server.remove();
   }
-  return { passed: mutants.length - failed, failed };
+  return { passed: mutants.length - failed, failed, skipped: 0 };
 }
 
 async function caughtBy(mutant: Mutant, server: World["server"]): Promise<string | undefined> {
@@ -42,10 +47,10 @@ async function caughtBy(mutant: Mutant, server: World["server"]): Promise<string
       await world.calm(5_000);
       world.history.turn();
       if (world.left < 300) await world.stock(400);
-      const load = new Load(world, { ...LOAD, ...mutant.fault.load });
-      await mutant.fault.run(world, SECONDS);
+      const load = await Load.start(world, { ...LOAD, ...mutant.fault.load });
+      await bounded(mutant.fault.run(world, SECONDS), 40_000, mutant.fault.name);
       world.spared.clear();
-      await load.stop();
+      await bounded(load.stop(), 40_000, "the load");
       const { violations, afterOk } = world.history.turn();
       const first = violations.find((violation) => /^\([AB]\)/.test(violation));
       if (first !== undefined) return `caught in try ${attempt}: ${afterOk} accepted after OK; ${first.slice(0, 110)}`;

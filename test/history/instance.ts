@@ -36,6 +36,8 @@ export class Instance {
   readonly pg: PgLink;
   readonly redis: TcpProxy | undefined;
   readonly data: DataClient;
+  /** Where its metrics are. */
+  readonly ops: string;
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly exited: Promise<string>;
@@ -44,7 +46,7 @@ export class Instance {
   readonly #session: Http2SessionManager;
   readonly #output: Output;
 
-  private constructor(parts: Parts, doors: { data: string; admin: string }) {
+  private constructor(parts: Parts, doors: Doors) {
     const { options, child, pg, redis, output, exited } = parts;
     this.options = options;
     this.name = options.name;
@@ -55,6 +57,7 @@ export class Instance {
     this.exited = exited;
     this.#output = output;
     void exited.then(() => (this.ended = true));
+    this.ops = doors.ops;
     this.data = new DataClient(doors.data);
     this.#session = new Http2SessionManager(doors.admin);
     const transport = createGrpcTransport({ baseUrl: doors.admin, sessionManager: this.#session });
@@ -136,6 +139,12 @@ export class Instance {
   }
 }
 
+interface Doors {
+  readonly data: string;
+  readonly admin: string;
+  readonly ops: string;
+}
+
 interface Parts {
   readonly options: InstanceOptions;
   readonly child: ChildProcess;
@@ -158,17 +167,17 @@ class Output {
     }
   }
 
-  doors(exited: Promise<string>): Promise<{ data: string; admin: string }> {
+  doors(exited: Promise<string>): Promise<Doors> {
     return new Promise((resolve, reject) => {
       const fail = (why: string) => reject(new Error(`the program ${why}\n${this.text.slice(-2000)}`));
       const late = setTimeout(() => fail("did not start in time"), READY_MS);
       void exited.then((how) => fail(`ended with ${how}`));
       this.#look = () => {
         const door = (name: string) => new RegExp(`^${name} +(http:\\S+)$`, "m").exec(this.text)?.[1];
-        const [data, admin] = [door("data"), door("admin")];
-        if (data === undefined || admin === undefined || door("ops") === undefined) return;
+        const [data, admin, ops] = [door("data"), door("admin"), door("ops")];
+        if (data === undefined || admin === undefined || ops === undefined) return;
         clearTimeout(late);
-        resolve({ data, admin });
+        resolve({ data, admin, ops });
       };
     });
   }

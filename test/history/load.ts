@@ -60,12 +60,19 @@ export class Load {
   readonly #workers: Promise<void>[] = [];
   readonly #chases = new Set<Promise<unknown>>();
 
-  constructor(target: Target, options: LoadOptions) {
+  private constructor(target: Target, options: LoadOptions) {
     this.#target = target;
     this.#options = options;
-    this.#refill();
-    this.#workers.push(this.#watch());
-    for (let i = 0; i < options.revokers; i++) this.#workers.push(this.#revoke());
+  }
+
+  /** Resolves under full load, with every living token in the caches of all. */
+  static async start(target: Target, options: LoadOptions): Promise<Load> {
+    const load = new Load(target, options);
+    load.#refill();
+    await Promise.all(target.instances.map((instance) => load.#warm(instance)));
+    load.#workers.push(load.#watch());
+    for (let i = 0; i < options.revokers; i++) load.#workers.push(load.#revoke());
+    return load;
   }
 
   /** Ends when every call that is under way has ended. */
@@ -73,6 +80,11 @@ export class Load {
     this.#running = false;
     await Promise.all(this.#workers);
     await Promise.all(this.#chases);
+  }
+
+  async #warm(at: Instance): Promise<void> {
+    const subjects = this.#living.flatMap((cell) => cell.subjects);
+    for (let i = 0; i < subjects.length; i += BATCH) await ask(this.#target.history, at, subjects.slice(i, i + BATCH));
   }
 
   /** Two workers for every instance that is there; a new one gets its own. */

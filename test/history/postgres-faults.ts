@@ -127,8 +127,8 @@ const backendKilled: Fault = {
     const one = (await backends(world)).find(({ app }) => app === "sallyport");
     world.probe("there was one to kill", one !== undefined);
     if (one !== undefined) signal(one.pid, "SIGKILL");
-    await delay(500 + seconds * 500);
-    await world.moveTo(world.server.port);
+    await delay(seconds * 1000);
+    await world.back(10_000);
     world.probe("all were ended with it", !(await backends(world)).some(({ pid }) => pid === one?.pid));
   },
 };

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { auditProblems } from "./audit.ts";
+import { bounded } from "./bounded.ts";
 import type { Cell } from "./cells.ts";
 import { BY_HAND_MS } from "./changes.ts";
 import type { Tally } from "./history.ts";
@@ -37,16 +38,16 @@ export async function round(world: World, fault: Fault, seconds: number): Promis
   world.probes = [];
   if (world.left < 600) await world.stock(800);
   const first = history.attempts.length;
-  const load = new Load(world, { ...LOAD, ...fault.load });
+  const load = await Load.start(world, { ...LOAD, ...fault.load });
   const problems: string[] = [];
-  await delay(300);
+  await delay(200);
   try {
-    await fault.run(world, seconds);
+    await bounded(fault.run(world, seconds), 60_000, fault.name);
   } catch (error) {
     problems.push(`the fault failed: ${String((error as Error).stack ?? error).slice(0, 600)}`);
   }
   world.spared.clear();
-  await load.stop();
+  await bounded(load.stop(), 40_000, "the load").catch((error: Error) => problems.push(error.message));
   const healedMs = await world.calm(HEAL_MS);
   if (healedMs === undefined) problems.push(`not as before within ${HEAL_MS} ms`);
   problems.push(...(await sweep(world, load.ended)));

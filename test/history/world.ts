@@ -97,7 +97,7 @@ export class World implements Target {
       clock: badClocks && index === instances - 1 ? { rate: SLOW, wallDays: 3 } : undefined,
     };
     const instance = await Instance.start(options);
-    this.instances.push(instance);
+    this.instances = [...this.instances, instance].sort((a, b) => a.name.localeCompare(b.name));
     return instance;
   }
 
@@ -135,7 +135,11 @@ export class World implements Target {
   };
 
   async #connect(): Promise<pg.Client | undefined> {
-    const client = new pg.Client({ connectionString: urlOf(this.#port, this.database), connectionTimeoutMillis: 2000 });
+    const client = new pg.Client({
+      connectionString: urlOf(this.#port, this.database),
+      connectionTimeoutMillis: 2000,
+      query_timeout: 8000,
+    });
     client.on("error", () => (this.#sql = undefined));
     return client.connect().then(
       () => client,
@@ -189,7 +193,8 @@ export class World implements Target {
    */
   async calm(withinMs: number): Promise<number | undefined> {
     const began = performance.now();
-    const [cell, spare] = await this.mint((mint) => mint.cells(2, { revoke: 1 })).catch(() => []);
+    const [cell, spare] =
+      (await this.#onceThere(() => this.mint((mint) => mint.cells(2, { revoke: 1 })), withinMs)) ?? [];
     while (cell !== undefined && spare !== undefined && performance.now() - began < withinMs) {
       const answers = await Promise.all(this.instances.map((at) => ask(this.history, at, cell.subjects)));
       if (answers.every(([verdict]) => verdict === ALLOW)) break;
@@ -202,6 +207,19 @@ export class World implements Target {
       const { detail } = await end(spare, at, this);
       if (detail === "ACKED") return healed;
       await delay(50);
+    }
+    return undefined;
+  }
+
+  /** Waits until the database can be asked again. */
+  async back(withinMs: number): Promise<void> {
+    await this.#onceThere(() => this.rows("select"), withinMs);
+  }
+
+  async #onceThere<T>(work: () => Promise<T>, withinMs: number): Promise<T | undefined> {
+    for (const until = performance.now() + withinMs; performance.now() < until; await delay(100)) {
+      const result = await work().catch(() => undefined);
+      if (result !== undefined) return result;
     }
     return undefined;
   }
@@ -229,7 +247,11 @@ export function urlOf(port: number, database: string): string {
 }
 
 export async function onServer<T>(port: number, database: string, work: (sql: pg.Client) => Promise<T>): Promise<T> {
-  const sql = new pg.Client({ connectionString: urlOf(port, database), connectionTimeoutMillis: 5000 });
+  const sql = new pg.Client({
+    connectionString: urlOf(port, database),
+    connectionTimeoutMillis: 5000,
+    query_timeout: 30_000,
+  });
   sql.on("error", () => {});
   await sql.connect();
   try {

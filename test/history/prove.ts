@@ -1,0 +1,123 @@
+import { redisProgram } from "../support/redis.ts";
+import { strayChanges } from "./audit.ts";
+import { INSTANCE_FAULTS } from "./instance-faults.ts";
+import { NETWORK_FAULTS } from "./network-faults.ts";
+import { POSTGRES_FAULTS } from "./postgres-faults.ts";
+import { REDIS_FAULTS } from "./redis-faults.ts";
+import { cluster, sentinel, type Topology } from "./redis-topologies.ts";
+import { header, print, printRow } from "./report.ts";
+import { type Fault, round } from "./round.ts";
+import { World } from "./world.ts";
+
+export interface ProveOptions {
+  readonly only: readonly string[] | undefined;
+  /** How long a fault holds, about. */
+  readonly seconds: number;
+  /** Undefined: every fault once. */
+  readonly minutes: number | undefined;
+  readonly historyFile: string | undefined;
+}
+
+const FAULTS = [...INSTANCE_FAULTS, ...NETWORK_FAULTS, ...REDIS_FAULTS, ...POSTGRES_FAULTS];
+const TOPOLOGIES = [
+  { faults: ["cluster", "cluster-node-kill"], start: cluster },
+  { faults: ["sentinel-failover"], start: sentinel },
+];
+/** Fewer checked ALLOWs than this, over every fault, prove nothing. */
+const LEAST_ALLOWS = 100_000;
+const SETTLE_MS = 20_000;
+
+class Score {
+  passed = 0;
+  failed = 0;
+  skipped = 0;
+  allows = 0;
+  afterOk = 0;
+  nearest = Number.POSITIVE_INFINITY;
+
+  judge(what: string, problems: readonly string[]): void {
+    if (problems.length === 0) this.passed++;
+    else this.failed++;
+    for (const problem of problems.slice(0, 8)) print(`${what}: ${problem}`);
+  }
+
+  skip(what: string, why: string): void {
+    this.skipped++;
+    print(`${what}: skipped, ${why}`);
+  }
+}
+
+/** Every fault under load with all that is checked; one line each. */
+export async function prove(options: ProveOptions): Promise<Score> {
+  const { only, seconds, minutes, historyFile } = options;
+  const wanted = (name: string) => only?.includes(name) ?? true;
+  const score = new Score();
+  const redis = await redisProgram().then(
+    () => true,
+    () => false,
+  );
+  const world = await World.start({ instances: 3, redis: redis ? "own" : undefined, badClocks: true, historyFile });
+  try {
+    await world.calm(SETTLE_MS);
+    world.history.turn();
+    header();
+    const faults = FAULTS.filter(({ name }) => wanted(name));
+    for (const { name } of faults.filter(({ needs }) => needs === "redis" && !redis)) score.skip(name, "no Redis");
+    const able = faults.filter(({ needs }) => needs !== "redis" || redis);
+    const over = minutes === undefined ? undefined : performance.now() + minutes * 60_000;
+    for (const fault of order(able, over)) await one(world, fault, seconds, score);
+    score.judge("audit", await strayChanges(world));
+    for (const { faults: names, start } of TOPOLOGIES.filter(({ faults }) => faults.some(wanted))) {
+      if (redis) await onTopology(world, await start(), wanted, seconds, score);
+      else for (const name of names) score.skip(name, "no Redis");
+    }
+  } finally {
+    const ends = await world.stop();
+    score.judge(
+      "stop",
+      ends.filter((how) => how !== "0").map((how) => `an instance ended with ${how}`),
+    );
+  }
+  const nearest = Number.isFinite(score.nearest) ? `${score.nearest.toFixed(2)} ms before the OK` : "-";
+  print(`${score.allows} ALLOWs checked, ${score.afterOk} accepted after OK, the nearest started ${nearest}`);
+  if (only === undefined) score.judge("load", score.allows < LEAST_ALLOWS ? [`only ${score.allows} ALLOWs`] : []);
+  return score;
+}
+
+/** Each once, in the order given; or, until the time is over, again and again in random order. */
+function* order(faults: readonly Fault[], over: number | undefined): Generator<Fault> {
+  if (over === undefined) return yield* faults;
+  while (performance.now() < over) {
+    const shuffled = faults.map((fault) => ({ fault, at: Math.random() })).sort((a, b) => a.at - b.at);
+    for (const { fault } of shuffled) if (performance.now() < over) yield fault;
+  }
+}
+
+async function one(world: World, fault: Fault, seconds: number, score: Score): Promise<void> {
+  const row = await round(world, fault, seconds);
+  printRow(row);
+  if (row.problems.length > 0) score.failed++;
+  else score.passed++;
+  score.allows += row.tally.allows;
+  score.afterOk += row.tally.afterOk;
+  score.nearest = Math.min(score.nearest, row.tally.nearest);
+}
+
+async function onTopology(
+  main: World,
+  topology: Topology,
+  wanted: (name: string) => boolean,
+  seconds: number,
+  score: Score,
+): Promise<void> {
+  const { url: redis, faults } = topology;
+  const world = await World.start({ instances: 2, redis, server: main.server, cells: 700 });
+  try {
+    await world.calm(SETTLE_MS);
+    world.history.turn();
+    for (const fault of faults.filter(({ name }) => wanted(name))) await one(world, fault, seconds, score);
+  } finally {
+    await world.stop();
+    await topology.stop();
+  }
+}

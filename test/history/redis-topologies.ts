@@ -1,0 +1,65 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { startCluster, startSentinel } from "../support/redis.ts";
+import type { Fault } from "./round.ts";
+
+/** Faults that need a Redis of their own kind, by whose URL the instances go. */
+export interface Topology {
+  readonly name: string;
+  readonly url: string;
+  readonly faults: readonly Fault[];
+  stop(): Promise<void>;
+}
+
+export async function cluster(): Promise<Topology> {
+  const { nodes, stop } = await startCluster(3);
+  const sizes = () => Promise.all(nodes.slice(0, 2).map(async (node) => Number(await node.cli("DBSIZE"))));
+  const healthy: Fault = {
+    name: "cluster",
+    async run(world, seconds) {
+      await delay(seconds * 1000);
+      world.probe(
+        "entries lie on several nodes",
+        (await sizes()).every((size) => size > 0),
+      );
+    },
+  };
+  const nodeKilled: Fault = {
+    name: "cluster-node-kill",
+    async run(world, seconds) {
+      await nodes[2]!.kill9();
+      await delay(seconds * 1000);
+      const states = await Promise.all(nodes.slice(0, 2).map((node) => node.cli("CLUSTER", "NODES")));
+      world.probe(
+        "the others miss it",
+        states.some((text) => /fail|disconnected/.test(String(text))),
+      );
+    },
+  };
+  const url = `redis-cluster://${nodes.map(({ port }) => `127.0.0.1:${port}`).join(",")}`;
+  return { name: "cluster", url, faults: [healthy, nodeKilled], stop };
+}
+
+/** The replica stands still first, so what it takes over is old; then the old primary wakes and knows of nothing. */
+export async function sentinel(): Promise<Topology> {
+  const { primary, replica, sentinel: watcher, name, stop } = await startSentinel();
+  const failover: Fault = {
+    name: "sentinel-failover",
+    async run(world, seconds) {
+      replica.sigstop();
+      await delay(seconds * 400);
+      primary.sigstop();
+      replica.sigcont();
+      const primaryNow = async () => String(await watcher.cli("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name));
+      let moved = false;
+      for (let i = 0; i < 100 && !moved; i++) {
+        await delay(100);
+        moved = (await primaryNow()).endsWith(String(replica.port));
+      }
+      world.probe("the replica took over", moved);
+      primary.sigcont();
+      await delay(seconds * 700);
+      world.probe("it is used", Number(await replica.cli("DBSIZE")) > 0);
+    },
+  };
+  return { name: "sentinel", url: `redis-sentinel://127.0.0.1:${watcher.port}/${name}`, faults: [failover], stop };
+}
