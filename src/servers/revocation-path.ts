@@ -1,6 +1,5 @@
 import type { ServerResponse } from "node:http";
 import type { TokenManager } from "../app/token-manager.ts";
-import { AppError } from "../domain/errors.ts";
 import type { Clock } from "../ports.ts";
 import { requestIdFrom } from "../services/call.ts";
 import { type Callers, permit, rowOf } from "../services/caller.ts";
@@ -61,7 +60,7 @@ async function bodyOf(req: DoorRequest): Promise<Uint8Array> {
   let size = 0;
   for await (const chunk of req as AsyncIterable<Buffer>) {
     size += chunk.length;
-    if (size > LONGEST_READ) throw new AppError("UNDECODABLE", "the request is too large");
+    if (size > LONGEST_READ) break;
     if (size <= BODY_BYTES) chunks.push(chunk);
   }
   return size > BODY_BYTES ? new Uint8Array(0) : Buffer.concat(chunks);
