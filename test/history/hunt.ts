@@ -6,7 +6,7 @@ import { print } from "./report.ts";
 import { LOAD } from "./round.ts";
 import { World } from "./world.ts";
 
-const TRIES = 4;
+const TRIES = 8;
 const SECONDS = 2;
 
 export interface Hunted {
@@ -47,7 +47,7 @@ async function caughtBy(mutant: Mutant, server: World["server"]): Promise<string
       await world.calm(5_000);
       world.history.turn();
       if (world.left < 300) await world.stock(400);
-      const load = await Load.start(world, { ...LOAD, ...mutant.fault.load });
+      const load = await Load.start(world, { ...LOAD, ...mutant.fault.load, ...mutant.load });
       await bounded(mutant.fault.run(world, SECONDS), 40_000, mutant.fault.name);
       world.spared.clear();
       await bounded(load.stop(), 40_000, "the load");

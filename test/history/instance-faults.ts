@@ -1,4 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
+import type { Cell } from "./cells.ts";
+import { end } from "./changes.ts";
+import { ask } from "./load.ts";
 import type { Fault } from "./round.ts";
 import type { World } from "./world.ts";
 
@@ -7,6 +10,13 @@ export function victim(world: World, index = 1) {
   const instance = world.instances[index]!;
   world.spared.add(instance.name);
   return instance;
+}
+
+/** A living cell that the load does not know: in no cache yet. */
+export function fresh(world: World): Cell {
+  const cell = world.nextCell();
+  if (cell === undefined) throw new Error("the stock of tokens is used up");
+  return cell;
 }
 
 const none: Fault = {
@@ -21,14 +31,25 @@ function pause(name: string, ms: (seconds: number) => number): Fault {
     name,
     async run(world, seconds) {
       const instance = victim(world);
+      const cell = fresh(world);
+      const [subject] = cell.subjects;
+      await ask(world.history, instance, cell.subjects);
+      // In the middle of its work, which it goes on with before it looks at a timer.
+      const work = Array.from({ length: 32 }, () => ask(world.history, instance, Array(100).fill(subject)));
+      await delay(2 + Math.random() * 12);
       instance.signal("SIGSTOP");
       await delay(50);
       world.probe("the process stood still", instance.state === "T");
-      await delay(ms(seconds));
+      const held = delay(ms(seconds));
+      // Ended while it stands still, and asked about on each of its connections before it goes on.
+      await end(cell, world.changers()[0]!, world);
+      const late = Array.from({ length: 12 }, () => ask(world.history, instance, cell.subjects));
+      await held;
       instance.signal("SIGCONT");
       await delay(50);
       world.probe("the process went on", instance.state !== "T" && instance.state !== "");
-      await delay(400);
+      await Promise.all([...work, ...late]);
+      await delay(200);
     },
   };
 }

@@ -26,6 +26,8 @@ export interface InstanceOptions {
 }
 
 const CLOCKS = join(import.meta.dirname, "clocks.ts");
+/** Of validators to one instance: what waits on one of them is taken up at another time than what waits on the next. */
+const CONNECTIONS = 4;
 const READY_MS = 30_000;
 
 /** A real Sallyport as a child process, with its own links to the database and to Redis, and clients of its doors. */
@@ -35,7 +37,6 @@ export class Instance {
   readonly pid: number;
   readonly pg: PgLink;
   readonly redis: TcpProxy | undefined;
-  readonly data: DataClient;
   /** Where its metrics are. */
   readonly ops: string;
   readonly tokens: Client<typeof TokenAdmin>;
@@ -45,6 +46,8 @@ export class Instance {
   readonly #child: ChildProcess;
   readonly #session: Http2SessionManager;
   readonly #output: Output;
+  readonly #data: readonly DataClient[];
+  #turn = 0;
 
   private constructor(parts: Parts, doors: Doors) {
     const { options, child, pg, redis, output, exited } = parts;
@@ -58,7 +61,7 @@ export class Instance {
     this.#output = output;
     void exited.then(() => (this.ended = true));
     this.ops = doors.ops;
-    this.data = new DataClient(doors.data);
+    this.#data = Array.from({ length: CONNECTIONS }, () => new DataClient(doors.data));
     this.#session = new Http2SessionManager(doors.admin);
     const transport = createGrpcTransport({ baseUrl: doors.admin, sessionManager: this.#session });
     this.tokens = createClient(TokenAdmin, transport);
@@ -107,6 +110,11 @@ export class Instance {
     }
   }
 
+  /** A client of the data door, another one each time. */
+  get data(): DataClient {
+    return this.#data[this.#turn++ % CONNECTIONS]!;
+  }
+
   signal(name: NodeJS.Signals): void {
     this.#child.kill(name);
   }
@@ -132,7 +140,7 @@ export class Instance {
     const late = setTimeout(() => this.signal("SIGKILL"), 12_000);
     const how = await this.exited;
     clearTimeout(late);
-    this.data.close();
+    for (const client of this.#data) client.close();
     this.#session.abort();
     await Promise.all([this.pg.stop(), this.redis?.stop()]);
     return how;

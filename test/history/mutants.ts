@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { MUTANTS as SIMULATED } from "../simulation/mutants.ts";
 import type { Patch } from "../simulation/product.ts";
 import { INSTANCE_FAULTS } from "./instance-faults.ts";
+import type { LoadOptions } from "./load.ts";
 import { NETWORK_FAULTS } from "./network-faults.ts";
 import { POSTGRES_FAULTS } from "./postgres-faults.ts";
 import type { Fault } from "./round.ts";
@@ -14,6 +15,7 @@ export interface Mutant {
   readonly patches: readonly Patch[];
   readonly fault: Fault;
   readonly world?: Partial<WorldOptions>;
+  readonly load?: Partial<LoadOptions>;
 }
 
 const FAULTS = [...INSTANCE_FAULTS, ...NETWORK_FAULTS, ...POSTGRES_FAULTS];
@@ -49,7 +51,8 @@ export const MUTANTS: readonly Mutant[] = [
   simulated("M5", "none", { redis: "own" }),
   simulated("M6", "fill-race"),
   simulated("M7", "replica"),
-  simulated("M8", "pause"),
+  // Only a process that is stopped in the middle of its work goes on with it before it looks at its timers.
+  { ...simulated("M8", "pause"), load: { batchRestMs: 0, revokers: 8 } },
   simulated("M9", "partition", { badClocks: true }),
   simulated("M10", "poll-slow"),
   simulated("M11", "come-back"),

@@ -1,11 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
-import type { Cell } from "./cells.ts";
 import { end } from "./changes.ts";
-import { victim } from "./instance-faults.ts";
+import { fresh, victim } from "./instance-faults.ts";
 import { ask } from "./load.ts";
 import type { Fault } from "./round.ts";
 import { UNDETERMINED } from "./wire.ts";
-import type { World } from "./world.ts";
 
 const POLL = /^sallyport-poll$/;
 const READ = /^sallyport-read$/;
@@ -13,13 +11,6 @@ const POOL = /^sallyport$/;
 
 /** Longer than any lease: what answers then has a proof. */
 const longer = (seconds: number) => Math.max(2_300, seconds * 1000);
-
-/** A living cell that the load does not know: in no cache yet. */
-export function fresh(world: World): Cell {
-  const cell = world.nextCell();
-  if (cell === undefined) throw new Error("the stock of tokens is used up");
-  return cell;
-}
 
 function partition(name: string, weather: { hole: true } | { holeDown: true }): Fault {
   return {

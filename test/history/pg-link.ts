@@ -54,7 +54,7 @@ export class PgLink {
   }
 
   static async start(target: number): Promise<PgLink> {
-    const server = createServer({ allowHalfOpen: true }).listen(0, "127.0.0.1");
+    const server = createServer({ allowHalfOpen: true, noDelay: true }).listen(0, "127.0.0.1");
     await once(server, "listening");
     return new PgLink(server, (server.address() as { port: number }).port, target);
   }
@@ -116,7 +116,8 @@ export class PgLink {
       const weather = this.#weather(app);
       if (weather.refuse) return void client.resetAndDestroy();
       this.seen.connections++;
-      const server = connect({ host: "127.0.0.1", port: weather.port ?? this.target, allowHalfOpen: true });
+      const port = weather.port ?? this.target;
+      const server = connect({ host: "127.0.0.1", port, allowHalfOpen: true, noDelay: true });
       const passage: Passage = { app, client, server, up: 0, down: 0, frozen: false, frames: new Frames() };
       this.#passages.add(passage);
       client.on("close", () => this.#passages.delete(passage));

@@ -1,9 +1,8 @@
 import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
-import { victim } from "./instance-faults.ts";
+import { fresh, victim } from "./instance-faults.ts";
 import { ask } from "./load.ts";
-import { fresh } from "./network-faults.ts";
 import type { Fault } from "./round.ts";
 import { ALLOW } from "./wire.ts";
 import { onServer, urlOf, type World } from "./world.ts";
