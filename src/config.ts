@@ -143,7 +143,17 @@ const schema = z.strictObject({
           .regex(/^[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}$/, 'must be 1 to 64 visible characters without " and \\')
           .default("sallyport"),
         outage: z.enum(["deny", "error"]).default("deny"),
-        headers: z.record(z.string(), z.union([z.string(), z.literal(false)])).default({}),
+        headers: z
+          .partialRecord(
+            z.enum(["x-auth-principal", "x-auth-tenant", "x-auth-token-id", "x-auth-scopes", "x-auth-profile"]),
+            z.union([
+              z
+                .string()
+                .regex(/^(?!host$)[a-z0-9][a-z0-9_-]{0,63}$/, "must be a lower-case header name that does not route"),
+              z.literal(false),
+            ]),
+          )
+          .default({}),
         client_address: z
           .string()
           .regex(/^(peer|x-envoy-external-address|xff:[1-9])$/, "must be peer, x-envoy-external-address or xff:N")

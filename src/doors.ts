@@ -184,6 +184,7 @@ function adminDoor(
   drain: AbortSignal,
 ): Promise<Door> {
   const limits = doorLimits("admin");
+  const proxies = new TrustedProxies(config.doors.admin.trusted_proxies);
   const { clock, telemetry, callers, denials, admin } = deps;
   const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
   const rpc = connectListener({
@@ -200,7 +201,7 @@ function adminDoor(
       called,
       callers,
       denials,
-      proxies: new TrustedProxies(config.doors.admin.trusted_proxies),
+      proxies,
     }),
     interceptors: [
       callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
@@ -218,7 +219,10 @@ function adminDoor(
     unixMode: config.doors.admin.unix_mode,
     tls: tlsOf(config.doors.admin.tls),
     limits,
-    listener: plainPaths({ "/openapi.json": openApiPage }, revocationPath({ ...deps, tokens: admin.tokens }, rpc)),
+    listener: plainPaths(
+      { "/openapi.json": openApiPage },
+      revocationPath({ clock, callers, tokens: admin.tokens, proxies }, rpc),
+    ),
     onTrouble: (what, error) => telemetry.trouble(what, error),
   });
 }

@@ -259,6 +259,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
         if (full)
           storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("new peppers could not be noted", error));
       }
+      policies.replace(fresh.policies);
       return doors.reload();
     },
     async stop(graceMs) {

@@ -3,6 +3,7 @@ import type { TokenManager } from "../app/token-manager.ts";
 import type { Clock } from "../ports.ts";
 import { requestIdFrom } from "../services/call.ts";
 import { type Callers, permit, rowOf } from "../services/caller.ts";
+import type { TrustedProxies } from "../services/client-address.ts";
 import { asAppError } from "../services/errors.ts";
 import { oauthFailure, revoke } from "../services/oauth-endpoints.ts";
 import { answer } from "./guard.ts";
@@ -21,6 +22,7 @@ export interface RevocationPathDeps {
   readonly clock: Clock;
   readonly callers: Callers;
   readonly tokens: TokenManager;
+  readonly proxies: TrustedProxies;
 }
 
 /** `POST /v1/revoke` of the admin door (RFC 7009); everything else goes to `otherwise`. */
@@ -38,7 +40,8 @@ export function revocationPath(deps: RevocationPathDeps, otherwise: DoorListener
 async function revocation(deps: RevocationPathDeps, req: DoorRequest) {
   const requestId = requestIdFrom(header(req, "x-request-id"));
   // Before the body is read: a stranger's bytes are not worth it.
-  const caller = await deps.callers.authenticate(peerOf(req), header(req, "authorization"), METHOD, requestId);
+  const peer = deps.proxies.behind(peerOf(req), header(req, "x-forwarded-for"));
+  const caller = await deps.callers.authenticate(peer, header(req, "authorization"), METHOD, requestId);
   const row = rowOf(METHOD);
   const reach = row === "open" ? "own" : permit(caller, row);
   const access = { caller, reach, requestId, deadline: deps.clock.mono() + LONGEST_MS };

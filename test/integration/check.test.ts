@@ -388,8 +388,7 @@ describe("policies of a new configuration", () => {
     return fromBinary(CheckResponseSchema, body.subarray(5));
   };
 
-  // Not yet: a reload takes the keyring and the certificates, and leaves the policies as they were.
-  test.fails("are in force after SIGHUP, in Check and in the HTTP check; those that are gone deny", async () => {
+  test("are in force after SIGHUP, in Check and in the HTTP check; those that are gone deny", async () => {
     const { database, keyring } = sallyport;
     const policies = { stays: {}, goes: {}, renames: { headers: { "x-auth-principal": "x-old" } } };
     await using reloaded = await TestSallyport.start({ database, keyring, config: { policies } });
