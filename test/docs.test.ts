@@ -15,7 +15,14 @@ import { folder, run } from "./support/program.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 const read = (file: string) => readFileSync(join(ROOT, file), "utf8");
-const PAGES = ["README.md", "CHANGELOG.md", "SECURITY.md", ...readdirSync(join(ROOT, "docs")).map((f) => `docs/${f}`)];
+const PAGES = [
+  "README.md",
+  "CHANGELOG.md",
+  "SECURITY.md",
+  ...readdirSync(join(ROOT, "docs"), { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".md"))
+    .map((file) => `docs/${file}`),
+];
 
 /** The rows of all tables under a heading (its text), as cells; heading and separator rows left out. */
 function rows(page: string, heading?: RegExp): string[][] {
