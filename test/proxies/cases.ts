@@ -32,14 +32,19 @@ const CLOSED_MS = 300;
 /** Runs the cases that hold for every proxy, then those of its own. */
 export function suite(title: string, its: Suite, own: (stage: () => Stage) => void = () => {}): void {
   describeWith(title, its, (stage) => {
-    answers(its, stage);
-    identity(its, stage);
-    credentials(its, stage);
+    core(its, stage);
     requests(stage);
     failures(its, stage);
     revocation(stage);
     own(stage);
   });
+}
+
+/** What an old version of a proxy must do, too. */
+export function core(its: Suite, stage: () => Stage): void {
+  answers(its, stage);
+  identity(its, stage);
+  credentials(its, stage);
 }
 
 const found = new Map<string, Awaited<ReturnType<typeof find>>>();

@@ -25,6 +25,8 @@ export function deployed(file: string, changes: readonly Change[]): string {
 /** The real program of a proxy. */
 export interface Edge {
   readonly port: number;
+  /** Envoy's own. */
+  readonly adminPort?: number;
   /** What it printed until now. */
   readonly log: () => string;
   stop(): Promise<void>;

@@ -1,5 +1,13 @@
-import { prepare, suite } from "./cases.ts";
+import { core, describeWith, prepare, suite } from "./cases.ts";
+import { envoyCases, merging } from "./envoy-cases.ts";
 import { envoyGrpc } from "./suites.ts";
 
+const old = { ...envoyGrpc, program: "envoy-1.36" };
 await prepare(envoyGrpc);
-suite("envoy-grpc", envoyGrpc);
+await prepare(old);
+suite("envoy-grpc", envoyGrpc, (stage) => {
+  envoyCases(envoyGrpc, stage);
+  merging(stage);
+});
+
+describeWith("old versions: envoy 1.36", old, (stage) => core(old, stage));

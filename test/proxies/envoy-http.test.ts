@@ -1,5 +1,9 @@
 import { prepare, suite } from "./cases.ts";
+import { byUrl, envoyCases } from "./envoy-cases.ts";
 import { envoyHttp } from "./suites.ts";
 
 await prepare(envoyHttp);
-suite("envoy-http", envoyHttp);
+suite("envoy-http", envoyHttp, (stage) => {
+  envoyCases(envoyHttp, stage);
+  byUrl(stage);
+});

@@ -3,10 +3,13 @@ import { fetchProgram, type ProgramName } from "../../scripts/fetch.ts";
 /** A proxy's program, or why there is none here: its suite is then skipped under that reason. */
 export type Found = { readonly path: string; readonly why?: undefined } | { readonly path: ""; readonly why: string };
 
-export async function find(name: ProgramName): Promise<Found> {
-  return fetchProgram(name).then(
+export async function find(name: string): Promise<Found> {
+  return fetchProgram(name as ProgramName).then(
     (path) => ({ path }),
-    (error: Error) => ({ path: "", why: error.message }),
+    (error: Error) => ({
+      path: "",
+      why: error instanceof TypeError ? `scripts/fetch.ts has no recipe for ${name}` : error.message,
+    }),
   );
 }
 

@@ -1,5 +1,4 @@
 import { getuid } from "node:process";
-import type { ProgramName } from "../../scripts/fetch.ts";
 import { type Change, deployed, type Edge, freePort, startEdge } from "./edge.ts";
 import type { Scene } from "./scene.ts";
 
@@ -12,7 +11,8 @@ export interface Options {
 
 /** A proxy with its file of `deploy/proxies`: how it is started, and where it answers in a way of its own. */
 export interface Suite {
-  readonly program: ProgramName;
+  /** By its name in `scripts/fetch.ts`. */
+  readonly program: string;
   /** Asks over HTTP, with a family of headers of its own. */
   readonly http: boolean;
   /** Makes it ask for another policy. */
@@ -57,7 +57,7 @@ function envoy(file: "envoy-grpc.yaml" | "envoy-http.yaml"): Pick<Suite, "start"
         files: { "envoy.yaml": text },
         port,
       });
-      return { ...edge, adminPort: admin } as Edge;
+      return { ...edge, adminPort: admin };
     },
   };
 }
