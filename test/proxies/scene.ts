@@ -1,24 +1,22 @@
+import { parse } from "yaml";
 import { bootstrap } from "../../src/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { type Database, freshDatabase } from "../support/postgres.ts";
 import { freshKeyring } from "../support/program.ts";
 import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
-import { freePort } from "./edge.ts";
+import { deployed, freePort } from "./edge.ts";
 import { startUpstream, type Upstream } from "./upstream.ts";
 
 export const REALM = "example";
 export const SCOPE = "items.read";
-const AUDIENCE = "https://api.example";
 
-const base = { required_scopes: [SCOPE], audience: AUDIENCE, carriers: ["bearer", "x-api-key"], realm: REALM };
-
-/** As an operator has them. `lean` says less of a token to the upstream, `cors` lets preflights through. */
+/** As the pages have them, and `lean`, which says less of a token to the upstream, and `cors`, which lets preflights through. */
+const { policies: stated } = parse(deployed("sallyport.yaml", [])) as { policies: Record<string, object> };
 const POLICIES = {
-  default: base,
-  admin: { ...base, required_scopes: [SCOPE, "items.write", "admin"] },
-  lean: { ...base, headers: { "x-auth-profile": false } },
-  cors: { ...base, allow_cors_preflight: true },
+  ...stated,
+  lean: { ...stated["default"], headers: { "x-auth-profile": false } },
+  cors: { ...stated["default"], allow_cors_preflight: true },
 };
 
 export interface Tokens {
