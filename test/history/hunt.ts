@@ -47,8 +47,8 @@ async function caughtBy(mutant: Mutant, server: World["server"]): Promise<string
       await world.calm(5_000);
       world.history.turn();
       if (world.left < 300) await world.stock(400);
-      const load = await Load.start(world, { ...LOAD, ...mutant.fault.load, ...mutant.load });
-      await bounded(mutant.fault.run(world, SECONDS), 40_000, mutant.fault.name);
+      const load = await Load.start(world, { ...LOAD, ...mutant.fault.load });
+      await bounded(mutant.fault.run(world, mutant.seconds ?? SECONDS), 40_000, mutant.fault.name);
       world.spared.clear();
       await bounded(load.stop(), 40_000, "the load");
       const { violations, afterOk } = world.history.turn();

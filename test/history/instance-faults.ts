@@ -35,8 +35,8 @@ function pause(name: string, ms: (seconds: number) => number): Fault {
       const [subject] = cell.subjects;
       await ask(world.history, instance, cell.subjects);
       // In the middle of its work, which it goes on with before it looks at a timer.
-      const work = Array.from({ length: 32 }, () => ask(world.history, instance, Array(100).fill(subject)));
-      await delay(2 + Math.random() * 12);
+      const work = Array.from({ length: 48 }, () => ask(world.history, instance, Array(100).fill(subject)));
+      await Promise.race(work);
       instance.signal("SIGSTOP");
       await delay(50);
       world.probe("the process stood still", instance.state === "T");

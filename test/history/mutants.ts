@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { MUTANTS as SIMULATED } from "../simulation/mutants.ts";
 import type { Patch } from "../simulation/product.ts";
 import { INSTANCE_FAULTS } from "./instance-faults.ts";
-import type { LoadOptions } from "./load.ts";
 import { NETWORK_FAULTS } from "./network-faults.ts";
 import { POSTGRES_FAULTS } from "./postgres-faults.ts";
 import type { Fault } from "./round.ts";
@@ -15,7 +14,8 @@ export interface Mutant {
   readonly patches: readonly Patch[];
   readonly fault: Fault;
   readonly world?: Partial<WorldOptions>;
-  readonly load?: Partial<LoadOptions>;
+  /** How long the fault holds, where that is not the usual time. */
+  readonly seconds?: number;
 }
 
 const FAULTS = [...INSTANCE_FAULTS, ...NETWORK_FAULTS, ...POSTGRES_FAULTS];
@@ -51,9 +51,9 @@ export const MUTANTS: readonly Mutant[] = [
   simulated("M5", "none", { redis: "own" }),
   simulated("M6", "fill-race"),
   simulated("M7", "replica"),
-  // Only a process that is stopped in the middle of its work goes on with it before it looks at its timers.
-  { ...simulated("M8", "pause"), load: { batchRestMs: 0, revokers: 8 } },
-  simulated("M9", "partition", { badClocks: true }),
+  simulated("M8", "pause"),
+  // A lease is held long enough for the slow clock to be far behind at its end.
+  { ...simulated("M9", "partition", { badClocks: true, revocation: { lease: "3000ms", poll: "400ms" } }), seconds: 4 },
   simulated("M10", "poll-slow"),
   simulated("M11", "come-back"),
   simulated("M12", "lost-registration", { revocation: { lease: "3000ms", poll: "400ms" } }),

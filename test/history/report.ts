@@ -4,12 +4,12 @@ const COLUMNS = [
   "fault",
   "accepted after OK",
   "revoke p50",
-  "p99",
-  "max",
+  "     p99",
+  "     max",
   "ALLOWs",
   "UNDETERMINED",
   "OK/not/unknown",
-  "heal",
+  "    heal",
 ];
 
 export function print(line = ""): void {
