@@ -82,10 +82,14 @@ export async function fetchProgram(name: ProgramName): Promise<string> {
 const fetchers = {
   /** Unpacked without being installed, so no root: each program gets a starter that finds its libraries. */
   async debian({ packages, programs }: Extract<Recipe, { from: "debian" }>, staging: string, folder: string) {
-    const plan = await execFile("apt-get", ["--simulate", "--no-install-recommends", "install", ...packages]);
-    const missing = [...plan.stdout.matchAll(/^Inst (\S+)/gm)].map((found) => found[1]!);
-    const wanted = [...new Set([...packages, ...missing])];
-    await execFile("apt-get", ["download", ...wanted], { cwd: staging });
+    const download = async () => {
+      const plan = await execFile("apt-get", ["--simulate", "--no-install-recommends", "install", ...packages]);
+      const missing = [...plan.stdout.matchAll(/^Inst (\S+)/gm)].map((found) => found[1]!);
+      const wanted = [...new Set([...packages, ...missing])];
+      await execFile("apt-get", ["download", ...wanted], { cwd: staging });
+    };
+    // A machine may come without lists of packages, or with old ones; only root can renew them.
+    await download().catch(() => execFile("apt-get", ["update"]).then(download));
     for (const file of await readdir(staging)) {
       if (!file.endsWith(".deb")) continue;
       await execFile("dpkg", ["-x", file, "root"], { cwd: staging });

@@ -43,7 +43,11 @@ async function findSpin(): Promise<{ spin: string } | { missing: string }> {
   const spin = join(CACHE, "usr/bin/spin");
   if (existsSync(spin)) return { spin };
   await mkdir(CACHE, { recursive: true });
-  const got = await command("apt-get", ["download", "spin"], CACHE, 60);
+  let got = await command("apt-get", ["download", "spin"], CACHE, 60);
+  if (got.code !== 0) {
+    await command("apt-get", ["update"], CACHE, 120);
+    got = await command("apt-get", ["download", "spin"], CACHE, 60);
+  }
   const deb = (await readdir(CACHE)).find((name) => name.endsWith(".deb"));
   if (deb !== undefined) await command("dpkg", ["-x", deb, "."], CACHE, 60);
   if (existsSync(spin)) return { spin };
