@@ -1,6 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Cell } from "./cells.ts";
 import { end } from "./changes.ts";
+import type { Subject } from "./history.ts";
+import type { Instance } from "./instance.ts";
 import { ask } from "./load.ts";
 import type { Fault } from "./round.ts";
 import type { World } from "./world.ts";
@@ -26,19 +28,30 @@ const none: Fault = {
   },
 };
 
+/** Stops a process in the middle of its work, which it goes on with before it looks at a timer. Gives the answers. */
+async function stopAtWork(world: World, instance: Instance, subject: Subject): Promise<Promise<unknown>[]> {
+  for (let attempt = 1; ; attempt++) {
+    let answered = 0;
+    const work = Array.from({ length: 48 }, () =>
+      ask(world.history, instance, Array(100).fill(subject)).finally(() => answered++),
+    );
+    await Promise.race(work);
+    instance.signal("SIGSTOP");
+    await delay(50);
+    if (answered < work.length - 4 || attempt === 20) return work;
+    instance.signal("SIGCONT");
+    await Promise.all(work);
+  }
+}
+
 function pause(name: string, ms: (seconds: number) => number): Fault {
   return {
     name,
     async run(world, seconds) {
       const instance = victim(world);
       const cell = fresh(world);
-      const [subject] = cell.subjects;
       await ask(world.history, instance, cell.subjects);
-      // In the middle of its work, which it goes on with before it looks at a timer.
-      const work = Array.from({ length: 48 }, () => ask(world.history, instance, Array(100).fill(subject)));
-      await Promise.race(work);
-      instance.signal("SIGSTOP");
-      await delay(50);
+      const work = await stopAtWork(world, instance, cell.subjects[0]!);
       world.probe("the process stood still", instance.state === "T");
       const held = delay(ms(seconds));
       // Ended while it stands still, and asked about on each of its connections before it goes on.
