@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import { arrived, ask, bearer } from "./ask.ts";
-import { core, describeWith, prepare, suite } from "./cases.ts";
+import { core, suite } from "./cases.ts";
+import { describeWith, prepare } from "./stage.ts";
 import { caddy } from "./suites.ts";
 
 const old = { ...caddy, program: "caddy-debian" };

@@ -1,33 +1,11 @@
 import { createHash, randomBytes } from "node:crypto";
-import { Agent } from "node:http";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Ask, arrived, ask, bearer, type Header, type Reply } from "./ask.ts";
-import { type Edge, freePort } from "./edge.ts";
-import { find, titled } from "./programs.ts";
-import { REALM, SCOPE, Scene } from "./scene.ts";
-import type { Options, Suite } from "./suites.ts";
-
-/** What a case works with. */
-export interface Stage {
-  readonly scene: Scene;
-  readonly edge: Edge;
-  /** The same proxy with a changed file, for as long as `work` runs. */
-  changed<T>(options: Options, work: (edge: Edge) => Promise<T>): Promise<T>;
-}
-
-export const IDENTITY = ["x-auth-principal", "x-auth-tenant", "x-auth-token-id", "x-auth-scopes", "x-auth-profile"];
-const FORGED = [...IDENTITY, "x-auth-status", "x-auth-other", "x-envoy-auth-failure-mode-allowed"];
-const forgedNames = (spell: (name: string) => string): Header[] => FORGED.map((name) => [spell(name), "forged"]);
-export const forged: readonly Header[] = [...forgedNames((name) => name), ...forgedNames((name) => name.toUpperCase())];
-/** To CGI they are all the same name. */
-const underscored = [
-  ...forgedNames((name) => name.replaceAll("-", "_")),
-  ...forgedNames((name) => name.replace("-", "_")),
-  ...forgedNames((name) => name.replace(/-(?=[^-]*$)/, "_")),
-];
-
-/** What a check may take at most, and what a busy machine may add: the best of some tries has to keep to it. */
-const CLOSED_MS = 300;
+import { describe, expect, test } from "vitest";
+import { arrived, ask, bearer, type Header } from "./ask.ts";
+import { freePort } from "./edge.ts";
+import { failures, revocation } from "./failures.ts";
+import { SCOPE } from "./scene.ts";
+import { describeWith, expectDenied, expectOurs, FORGED, forged, REFUSED, type Stage, underscored } from "./stage.ts";
+import type { Suite } from "./suites.ts";
 
 /** Runs the cases that hold for every proxy, then those of its own. */
 export function suite(title: string, its: Suite, own: (stage: () => Stage) => void = () => {}): void {
@@ -46,54 +24,6 @@ export function core(its: Suite, stage: () => Stage): void {
   identity(its, stage);
   credentials(its, stage);
 }
-
-const found = new Map<string, Awaited<ReturnType<typeof find>>>();
-
-export async function prepare(its: Suite): Promise<void> {
-  found.set(its.program, await find(its.program));
-}
-
-export function describeWith(title: string, its: Suite, cases: (stage: () => Stage) => void): void {
-  const program = found.get(its.program)!;
-  describe.skipIf(program.why !== undefined)(titled(title, program), () => {
-    let stage: Stage;
-    beforeAll(async () => {
-      const scene = await Scene.start();
-      const edge = await its.start(program.path, scene);
-      const changed: Stage["changed"] = async (options, work) => {
-        const other = await its.start(program.path, scene, options);
-        try {
-          return await work(other);
-        } finally {
-          await other.stop();
-        }
-      };
-      stage = { scene, edge, changed };
-    });
-    afterAll(async () => {
-      await stage?.edge.stop();
-      await stage?.scene.stop();
-    });
-    cases(() => stage);
-  });
-}
-
-export const challengeOf = (reply: Reply) => reply.headers.get("www-authenticate") ?? [];
-
-/** Refused by Sallyport or for it: the upstream saw nothing, nothing of an identity is told, nobody may keep it. */
-export function expectDenied(reply: Reply, status: number, challenge?: string): void {
-  expect([reply.status, reply.seen]).toEqual([status, undefined]);
-  expect(challengeOf(reply)).toEqual(challenge === undefined ? [] : [challenge]);
-  expect(reply.headers.get("cache-control")).toEqual(["no-store"]);
-  expect([...reply.headers.keys()].filter((name) => IDENTITY.includes(name))).toEqual([]);
-}
-
-export const REFUSED = {
-  none: `Bearer realm="${REALM}"`,
-  invalid: `Bearer realm="${REALM}", error="invalid_token"`,
-  scope: `Bearer realm="${REALM}", error="insufficient_scope", scope="${SCOPE}"`,
-  malformed: `Bearer realm="${REALM}", error="invalid_request"`,
-};
 
 function answers(its: Suite, stage: () => Stage): void {
   describe("answers by the table", () => {
@@ -214,19 +144,6 @@ function identity(its: Suite, stage: () => Stage): void {
   });
 }
 
-/** The five names say what Sallyport said, once each; of the other forged ones arrive only those in `passes`. */
-export function expectOurs(reply: Reply, passes: readonly string[]): void {
-  expect(reply.status).toBe(200);
-  for (const name of IDENTITY) {
-    const values = arrived(reply, name);
-    expect(values, name).toHaveLength(1);
-    expect(values, name).not.toContain("forged");
-  }
-  expect(arrived(reply, "x-auth-principal")).toEqual(["user:ann"]);
-  for (const name of FORGED.filter((of) => !IDENTITY.includes(of) && !passes.includes(of)))
-    expect(arrived(reply, name), name).toEqual([]);
-}
-
 function credentials(its: Suite, stage: () => Stage): void {
   const pairs = (good: string, other: string): [string, Header[]][] => [
     ["repeated", [bearer(good), bearer(other)]],
@@ -339,70 +256,5 @@ function requests(stage: () => Stage): void {
     }
     const refused = await ask(edge.port, { method: "POST", body: body.subarray(0, 1_000) });
     expectDenied(refused, 401, REFUSED.none);
-  });
-}
-
-function failures(its: Suite, stage: () => Stage): void {
-  const good = (): Ask => ({ headers: [bearer(stage().scene.tokens.good)] });
-  const best = async (tries: number, status: number) => {
-    const times: number[] = [];
-    for (let i = 0; i < tries; i++) {
-      const reply = await ask(stage().edge.port, good());
-      expect([reply.status, reply.seen]).toEqual([status, undefined]);
-      times.push(reply.ms);
-    }
-    return Math.min(...times);
-  };
-
-  test("a hung check is closed", async () => {
-    const { edge, scene } = stage();
-    await scene.frozen(async () => expect(await best(3, its.hung)).toBeLessThan(CLOSED_MS));
-    await scene.healed();
-    await recovers(edge);
-  });
-
-  test("a dead authorizer is closed, and heals", async () => {
-    const { edge, scene } = stage();
-    await scene.kill();
-    const until = performance.now() + its.noticesDeathMs;
-    while (performance.now() < until) expect((await ask(edge.port, good())).status).toBe(its.dead);
-    expect(await best(5, its.dead)).toBeLessThan(50);
-    await scene.restart();
-    if (its.noticesDeathMs > 0) await recovers(edge);
-    expect((await ask(edge.port, good())).status).toBe(200);
-  });
-
-  /** A proxy that watches its backend asks it again within a second. */
-  async function recovers(edge: Edge): Promise<void> {
-    for (const end = performance.now() + 5_000; performance.now() < end; ) {
-      if ((await ask(edge.port, good())).status === 200) return;
-    }
-    throw new Error("the proxy does not ask again");
-  }
-}
-
-/** Rounds of the promise; the long form makes a thousand. */
-const ROUNDS = Number(process.env["PROXY_ROUNDS"] ?? 1_000);
-
-function revocation(stage: () => Stage): void {
-  test("revocation holds through the proxy", { timeout: 240_000 }, async () => {
-    const { edge, scene } = stage();
-    const { admin } = scene;
-    let left = ROUNDS;
-    const late: string[] = [];
-    const lane = async () => {
-      const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-      while (left-- > 0) {
-        const { id, tokenString } = await scene.mint();
-        const request = { headers: [bearer(tokenString)], agent };
-        const before = await ask(edge.port, request);
-        await admin.tokens.revokeToken({ target: { case: "id", value: id } });
-        const after = await ask(edge.port, request);
-        if (before.status !== 200 || after.status !== 401) late.push(`${id} ${before.status} ${after.status}`);
-      }
-      agent.destroy();
-    };
-    await Promise.all(Array.from({ length: 8 }, lane));
-    expect(late).toEqual([]);
   });
 }

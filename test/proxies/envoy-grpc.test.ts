@@ -1,5 +1,6 @@
-import { core, describeWith, prepare, suite } from "./cases.ts";
+import { core, suite } from "./cases.ts";
 import { envoyCases, merging } from "./envoy-cases.ts";
+import { describeWith, prepare } from "./stage.ts";
 import { envoyGrpc } from "./suites.ts";
 
 const old = { ...envoyGrpc, program: "envoy-1.36" };

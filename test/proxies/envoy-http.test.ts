@@ -1,5 +1,6 @@
-import { prepare, suite } from "./cases.ts";
+import { suite } from "./cases.ts";
 import { byUrl, envoyCases } from "./envoy-cases.ts";
+import { prepare } from "./stage.ts";
 import { envoyHttp } from "./suites.ts";
 
 await prepare(envoyHttp);

@@ -1,4 +1,5 @@
-import { prepare, suite } from "./cases.ts";
+import { suite } from "./cases.ts";
+import { prepare } from "./stage.ts";
 import { nginx } from "./suites.ts";
 
 await prepare(nginx);

@@ -1,0 +1,60 @@
+import { describe, expect, test } from "vitest";
+import { merged, Policies, type PolicySettings } from "../../src/services/policy.ts";
+
+const settings: PolicySettings = {
+  required_scopes: ["items.read"],
+  audience: "https://api.example",
+  carriers: ["bearer"],
+  realm: "api",
+  outage: "deny",
+  headers: {},
+  client_address: "peer",
+  keep_credential: false,
+  allow_cors_preflight: false,
+};
+const policies = new Policies({ api: settings });
+const asked = (extensions: Record<string, string>) => merged(policies, new Map(Object.entries(extensions)));
+
+describe("a policy with what the proxy's configuration adds for a route", () => {
+  test("scopes are added, each once; audience and realm are replaced", () => {
+    expect(asked({ policy: "api", required_scopes: " items.write  items.read ", audience: "b", realm: "c" })).toEqual({
+      ...policies.get("api")!,
+      requirement: { scopes: ["items.read", "items.write"], audience: "b" },
+      realm: "c",
+    });
+  });
+
+  test("nothing added is the policy itself, so that what is kept for it is found again", () => {
+    expect(asked({ policy: "api" })).toBe(policies.get("api"));
+    expect(asked({ policy: "api", sni: "whatever" })).toBe(policies.get("api"));
+  });
+
+  test("scopes can only be added: an empty list takes none away", () => {
+    expect(asked({ policy: "api", required_scopes: "" })?.requirement.scopes).toEqual(["items.read"]);
+  });
+
+  test("an empty audience replaces too: any token of the scopes is then good there", () => {
+    expect(asked({ policy: "api", audience: "" })?.requirement.audience).toBe("");
+  });
+
+  test("without a name it is `default`, which asks nothing until the configuration says what", () => {
+    expect(asked({})?.requirement).toEqual({ scopes: [], audience: "" });
+    const stated = new Policies({ default: settings });
+    expect(merged(stated, new Map())?.requirement.scopes).toEqual(["items.read"]);
+  });
+
+  test.each(["", "API", "toString", "__proto__", "api/", "api "])("%j is no policy", (policy) => {
+    expect(asked({ policy })).toBeUndefined();
+  });
+
+  test("a realm can not break out of its quotes, nor into another header", () => {
+    expect(asked({ policy: "api", realm: 'a", error="x\\\r\nset-cookie: y' })?.realm).toBe("a, error=xset-cookie: y");
+    expect(asked({ policy: "api", realm: "x".repeat(500) })?.realm).toHaveLength(64);
+  });
+});
+
+test("a reload replaces all of them, and what is gone is unknown", () => {
+  const reloaded = new Policies({ old: settings });
+  reloaded.replace({ fresh: { ...settings, realm: "fresh" } });
+  expect([reloaded.get("old"), reloaded.get("fresh")?.realm]).toEqual([undefined, "fresh"]);
+});
