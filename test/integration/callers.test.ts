@@ -267,17 +267,27 @@ describe("bootstrap", () => {
     };
     // Four programs, and 46 more in this one: what is proved is the order that the database makes of them.
     const kept: string[] = [];
-    const inside = Array.from({ length: 46 }, () =>
-      bootstrap({
-        url: database.url,
-        keyring,
-        ttlMs: 30 * 86_400_000,
-        again: false,
-        keep: (secret) => kept.push(secret.reveal()),
-      }),
-    );
+    const patient = async (triesLeft = 20): Promise<boolean> => {
+      try {
+        return await bootstrap({
+          url: database.url,
+          keyring,
+          ttlMs: 30 * 86_400_000,
+          again: false,
+          keep: (secret) => kept.push(secret.reveal()),
+        });
+      } catch (error) {
+        // A busy machine answers some connections too late: then nothing was done.
+        if ((error as { reason?: string }).reason === "NOT_DONE" && triesLeft > 0) return patient(triesLeft - 1);
+        throw error;
+      }
+    };
+    const inside = Promise.allSettled(Array.from({ length: 46 }, () => patient()));
     const programs = await Promise.all(Array.from({ length: 4 }, () => run(["bootstrap"], env)));
-    const made = [...(await Promise.all(inside)).filter(Boolean), ...programs.filter(({ code }) => code === 0)];
+    const settled = await inside;
+    expect(settled.filter(({ status }) => status === "rejected")).toEqual([]);
+    const winners = settled.filter((done) => done.status === "fulfilled" && done.value);
+    const made = [...winners, ...programs.filter(({ code }) => code === 0)];
     expect(made).toHaveLength(1);
     for (const { code, out, err } of programs) {
       if (code === 0) expect([out, err]).toEqual([expect.stringMatching(/^sp_adm_1[0-9A-Za-z]{57}\n$/), ""]);

@@ -129,8 +129,11 @@ function http1Load(urls: readonly [string, string], width: number): Load & { clo
         response.on("data", (bytes: Buffer) => chunks.push(bytes));
         response.on("error", reject);
         response.on("end", () => {
+          // What a busy machine sheds is not lost: a client asks again.
+          if (response.statusCode === 429) return void ask(url).then(resolve, reject);
+          if (response.statusCode !== 200) return reject(new Error(`answered ${response.statusCode}`));
           const { verdict } = fromBinary(ValidateTokenResponseSchema, Buffer.concat(chunks));
-          resolve(response.statusCode === 200 && verdict === Verdict.ALLOW);
+          resolve(verdict === Verdict.ALLOW);
         });
       });
       request.on("error", reject);
