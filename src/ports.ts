@@ -246,8 +246,8 @@ export interface AuthorityStore {
   revokeToken(id: string, family: boolean, reason: string, actor: AuditActor): Promise<Committed<Token>>;
   /** At most 500 ids; those already revoked are left alone. The value: the ids revoked now. */
   revokeChunk(ids: readonly string[], reason: string, actor: AuditActor): Promise<Committed<readonly string[]>>;
-  /** Ends all tokens issued so far, of a principal or a whole tenant, in one row. The value: how many were live. */
-  cut(tenant: string, principal: string | undefined, reason: string, actor: AuditActor): Promise<Committed<number>>;
+  /** Ends all tokens issued so far, of a principal or a whole tenant, in one row. What it hits is not counted here. */
+  cut(tenant: string, principal: string | undefined, reason: string, actor: AuditActor): Promise<Committed<unknown>>;
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,
     actor: AuditActor,

@@ -102,7 +102,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
     await audit(tx, actor, rows[0]?.tenant ?? "", "tokens.revoke", "tokens:", "", { revoked: "0" });
   }
 
-  cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<number>> {
+  cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<unknown>> {
     return committed(this.#db, async (tx) => {
       if (principal === undefined) {
         const rows = await tx.query(
@@ -111,7 +111,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
         );
         if (rows.length === 0) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
         await audit(tx, actor, tenant, "tokens.revoke", `tenant:${tenant}`, "", { reason });
-        return 0;
+        return undefined;
       }
       // The exclusive lock before the upsert: a first mint that is not yet committed would be missed otherwise.
       await tx.query("select pg_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key($1, $2)))", [
@@ -126,7 +126,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
       );
       if (rows.length === 0) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
       await audit(tx, actor, tenant, "tokens.revoke", `principal:${principal}`, principal, { reason });
-      return 0;
+      return undefined;
     });
   }
 
