@@ -46,8 +46,9 @@ const pollSlow: Fault = {
     const instance = victim(world);
     instance.pg.set({ downMs: 250 }, POLL);
     await delay(500);
-    const { returned = 0, invoked } = await end(fresh(world), world.changers()[0]!, world);
-    world.probe("a change waits for the slow one", returned - invoked > 150);
+    const { returned = 0, invoked, detail } = await end(fresh(world), world.changers()[0]!, world);
+    const took = returned - invoked;
+    world.probe(`a change waits for the slow one, not ${took.toFixed(0)} ms (${detail})`, took > 150);
     // Beyond the poll's own bound: it is given up, again and again.
     instance.pg.set({ downMs: 480 }, POLL);
     await delay(seconds * 1000);

@@ -34,11 +34,13 @@ class Score {
   allows = 0;
   afterOk = 0;
   nearest = Number.POSITIVE_INFINITY;
+  /** What went wrong, told once more at the end: the table is long. */
+  readonly problems: string[] = [];
 
   judge(what: string, problems: readonly string[]): void {
     if (problems.length === 0) this.passed++;
     else this.failed++;
-    for (const problem of problems.slice(0, 8)) print(`${what}: ${problem}`);
+    for (const problem of problems.slice(0, 8)) this.problems.push(`${what}: ${problem}`);
   }
 
   skip(what: string, why: string): void {
@@ -82,6 +84,7 @@ export async function prove(options: ProveOptions): Promise<Score> {
   const nearest = Number.isFinite(score.nearest) ? `${score.nearest.toFixed(2)} ms before the OK` : "-";
   print(`${score.allows} ALLOWs checked, ${score.afterOk} accepted after OK, the nearest started ${nearest}`);
   if (only === undefined) score.judge("load", score.allows < LEAST_ALLOWS ? [`only ${score.allows} ALLOWs`] : []);
+  for (const problem of score.problems) print(problem);
   return score;
 }
 
@@ -97,8 +100,7 @@ function* order(faults: readonly Fault[], over: number | undefined): Generator<F
 async function one(world: World, fault: Fault, seconds: number, score: Score): Promise<void> {
   const row = await round(world, fault, seconds);
   printRow(row);
-  if (row.problems.length > 0) score.failed++;
-  else score.passed++;
+  score.judge(fault.name, row.problems);
   score.allows += row.tally.allows;
   score.afterOk += row.tally.afterOk;
   score.nearest = Math.min(score.nearest, row.tally.nearest);

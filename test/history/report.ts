@@ -38,7 +38,6 @@ export function printRow(row: Row): void {
     ms(healedMs),
   ];
   print(`${layout(cells)}${problems.length > 0 ? "  FAILED" : ""}`);
-  for (const problem of problems.slice(0, 8)) print(`    ${problem}`);
 }
 
 export function quantile(sorted: readonly number[], q: number): number | undefined {
