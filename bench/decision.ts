@@ -3,7 +3,7 @@
 import { execFileSync } from "node:child_process";
 import { Lookup } from "../src/app/lookup.ts";
 import { Usage } from "../src/app/usage.ts";
-import { type Validate, validateWith } from "../src/app/validate.ts";
+import { type Validate, validateKnownWith, validateWith } from "../src/app/validate.ts";
 import { NO_REQUIREMENT } from "../src/domain/decide.ts";
 import { Freshness } from "../src/domain/freshness.ts";
 import { freshKeyring, Keyring } from "../src/domain/keyring.ts";
@@ -129,10 +129,12 @@ function decider(keyring: Keyring): { wire: ValidateWire; lookup: Lookup; valida
       ...{ maxCacheReads: 256, maxReads: 64, maxQueuedReads: 512, readTimeoutMs: 400 },
     },
   );
-  const usage = new Usage({ store: { flush: async () => {} }, timers, events: telemetry, now: Date.now }, 60_000);
+  const store = { flush: async () => {} };
+  const usage = new Usage({ store, clock, timers, events: telemetry, now: Date.now }, 60_000);
   const used = usage.used.bind(usage);
-  const validate = validateWith({ keyring, lookup, clock, events: telemetry.forDoor("data"), used });
-  return { wire: new ValidateWire(validate), lookup, validate };
+  const deps = { keyring, lookup, freshness, clock, events: telemetry.forDoor("data"), used };
+  const validate = validateWith(deps);
+  return { wire: new ValidateWire(validate, validateKnownWith(deps)), lookup, validate };
 }
 
 let made = 0;

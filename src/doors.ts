@@ -4,7 +4,7 @@ import { Code } from "@connectrpc/connect";
 import type { BulkRevoke } from "./app/bulk-revoke.ts";
 import type { PrincipalManager } from "./app/principal-manager.ts";
 import type { TokenManager } from "./app/token-manager.ts";
-import type { Validate } from "./app/validate.ts";
+import type { Validate, ValidateKnown } from "./app/validate.ts";
 import { type Config, isLocal } from "./config.ts";
 import { Authorization } from "./gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { AuditLog as AuditLogDesc } from "./gen/sallyport/v1/audit_log_pb.ts";
@@ -58,6 +58,7 @@ export interface DoorDeps {
   readonly dataCallers: DataCallers;
   readonly denials: Denials;
   readonly validate: Validate;
+  readonly validateKnown: ValidateKnown;
   readonly policies: Policies;
   readonly admin: {
     readonly tokens: TokenManager;
@@ -242,7 +243,7 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
   };
   const routes = dataRoutes({
     ...common,
-    wire: new ValidateWire(validate),
+    wire: new ValidateWire(validate, deps.validateKnown),
     health,
     checks: {
       ...common,

@@ -11,7 +11,7 @@ import { ReapWatch } from "./app/reap-watch.ts";
 import { ReuseSignals } from "./app/reuse.ts";
 import { TokenManager } from "./app/token-manager.ts";
 import { Usage } from "./app/usage.ts";
-import { validateWith } from "./app/validate.ts";
+import { type ValidateDeps, validateKnownWith, validateWith } from "./app/validate.ts";
 import { type Config, isLocal } from "./config.ts";
 import { NO_REQUIREMENT, type Verdict } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
@@ -144,21 +144,22 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   );
 
   const now = () => freshness.time(clock.mono()).lower;
-  const usage = new Usage({ store: new PostgresUsageStore(db), timers, events: telemetry, now }, USAGE_EVERY_MS);
+  const usage = new Usage({ store: new PostgresUsageStore(db), clock, timers, events: telemetry, now }, USAGE_EVERY_MS);
   const reuse = new ReuseSignals({ store, audit, authority, profiles, timers, events: telemetry });
-  const validateFor = (door: string) => {
+  const validation = (door: string): ValidateDeps => {
     const events = telemetry.forDoor(door);
     const reused = (id: string) => {
       events.tokenReused(id);
       reuse.seen(id);
     };
-    return validateWith({
+    return {
       keyring,
       lookup,
+      freshness,
       clock,
       events: full ? { ...events, tokenReused: reused } : events,
-      used: (id, context) => usage.used(id, context),
-    });
+      used: (id, context, at) => usage.used(id, context, at),
+    };
   };
   const tokens = new TokenManager({
     store,
@@ -171,11 +172,17 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     mintKid: () => mintKid(keyring, store),
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
-  const callers = new Callers({ validate: validateFor("admin"), audit, clock, breakGlass, mtls: config.callers.mtls });
+  const callers = new Callers({
+    validate: validateWith(validation("admin")),
+    audit,
+    clock,
+    breakGlass,
+    mtls: config.callers.mtls,
+  });
   const data = config.doors.data;
   const dataCallers = new DataCallers(callers, data.trust_peers ?? isLocal(data.bind));
 
-  const validateForCanary = validateFor("canary");
+  const validateForCanary = validateWith(validation("canary"));
   const canary = new Canary(
     {
       authority,
@@ -221,7 +228,8 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       callers,
       dataCallers,
       denials: new Denials({ audit, clock, events: telemetry }),
-      validate: validateFor("data"),
+      validate: validateWith(validation("data")),
+      validateKnown: validateKnownWith(validation("data")),
       policies,
       admin: {
         tokens,

@@ -35,7 +35,7 @@ const COMPOSITION = [
 const ROOMS: Readonly<Record<string, Room>> = {
   "domain/": room(["domain/"], ["node:crypto", "node:zlib", "node:net", "node:util"]),
   "ports.ts": room(["domain/"], []),
-  "app/": room(["domain/", "app/", "ports.ts"], ["lru-cache", "node:crypto"]),
+  "app/": room(["domain/", "app/", "ports.ts"], ["node:crypto"]),
   "postgres/": room(
     ["domain/", "ports.ts", "postgres/"],
     ["pg", "node:fs", "node:crypto", "node:events", "node:net", "node:timers/promises"],

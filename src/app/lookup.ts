@@ -1,10 +1,10 @@
-import { LRUCache } from "lru-cache";
 import { refusal, type TimeBounds } from "../domain/decide.ts";
 import { Cached, type Freshness } from "../domain/freshness.ts";
 import { dependencies, type Material } from "../domain/material.ts";
 import { hasRightTag, hasShape, type ParsedTokenString } from "../domain/token-string.ts";
 import type { Reading, Tier, TokenCache } from "../ports.ts";
 import { before } from "./before.ts";
+import { EntryCache } from "./entry-cache.ts";
 import { Reads, type ReadsDeps, type ReadsOptions } from "./reads.ts";
 import { SharedValues } from "./shared-values.ts";
 
@@ -53,7 +53,7 @@ const TIMELESS: TimeBounds = { lower: Number.POSITIVE_INFINITY, upper: Number.NE
 export class Lookup {
   readonly #deps: LookupDeps;
   readonly #options: LookupOptions;
-  readonly #l1: LRUCache<string, Cached>;
+  readonly #l1: EntryCache;
   readonly #reads: Reads<Arrival>;
   readonly #values = new SharedValues();
   readonly #cacheReads = new Map<string, Promise<Material | undefined>>();
@@ -61,15 +61,7 @@ export class Lookup {
   constructor(deps: LookupDeps, options: LookupOptions) {
     this.#deps = deps;
     this.#options = options;
-    this.#l1 = new LRUCache<string, Cached>({
-      max: options.l1Entries,
-      maxSize: options.l1Bytes,
-      sizeCalculation: (entry) => sizeOf(entry.material),
-      ttl: options.l1TtlMs,
-      ttlResolution: 0,
-      updateAgeOnGet: false,
-      perf: { now: () => deps.clock.mono() },
-    });
+    this.#l1 = new EntryCache({ most: options.l1Entries, mostBytes: options.l1Bytes, sizeOf });
     this.#reads = new Reads(deps, options, (reading) => this.#arrived(reading));
   }
 
@@ -81,14 +73,22 @@ export class Lookup {
     const { freshness, clock } = this.#deps;
     if (freshness?.halted) return answer(UNDETERMINED);
     if (freshness !== undefined) {
-      const entry = this.#l1.get(parsed.digest);
       const now = clock.mono();
-      if (entry !== undefined && freshness.usable(entry, now)) return answer(byPolls(freshness, entry, now, "l1"));
+      const known = this.known(parsed.digest, now);
+      if (known !== undefined) return answer({ kind: "found", material: known, time: freshness.time(now), tier: "l1" });
     }
     // After L1: what is found by its digest was well formed when it was minted.
     if (!hasShape(text)) return answer(MALFORMED);
     if (!hasRightTag(text, parsed.keys)) return answer(FORGED);
     return this.#miss(parsed.digest, deadline, answer);
+  }
+
+  /** What L1 has and the use rule admits now, in this very tick. `now` was read in it, as late as can be. */
+  known(digest: string, now: number): Material | undefined {
+    const { freshness } = this.#deps;
+    if (freshness === undefined || freshness.halted) return undefined;
+    const entry = this.#l1.get(digest, now);
+    return entry !== undefined && freshness.usable(entry, now) ? entry.material : undefined;
   }
 
   /** Forgets all of L1: another epoch began. */
@@ -108,7 +108,7 @@ export class Lookup {
       if (kept !== undefined && freshness.usable(kept, now)) {
         this.#noteRefusal(kept.material);
         this.#keep(kept);
-        return answer(byPolls(freshness, kept, now, "l2"));
+        return answer({ kind: "found", material: kept.material, time: freshness.time(now), tier: "l2" });
       }
     }
     return this.#read(digest, deadline, answer);
@@ -179,8 +179,10 @@ export class Lookup {
 
   /** What refuses for its state is not worth a place for long. */
   #keep(entry: Cached): void {
-    const dead = refusal(entry.material, TIMELESS) !== undefined;
-    this.#l1.set(entry.material.digest, entry, dead ? { ttl: this.#options.l1DeadTtlMs } : {});
+    const { material } = entry;
+    const { l1TtlMs, l1DeadTtlMs } = this.#options;
+    const ttl = refusal(material, TIMELESS) === undefined ? l1TtlMs : l1DeadTtlMs;
+    this.#l1.set(entry, this.#deps.clock.mono() + ttl);
   }
 
   /** Keeps this process monotone before its poll has seen the change: what it refused once, no older row admits. */
@@ -195,10 +197,6 @@ export class Lookup {
     const time = { lower: reading.dbTime + (now - reading.received), upper: reading.dbTime + (now - reading.sent) };
     return { kind: "found", material: cached.material, time, tier: "store" };
   }
-}
-
-function byPolls(freshness: Freshness, entry: Cached, now: number, tier: Tier): Finding {
-  return { kind: "found", material: entry.material, time: freshness.time(now), tier };
 }
 
 /** About what an entry takes of the heap, in bytes: the fixed part is measured in `test/app/lookup.test.ts`. */

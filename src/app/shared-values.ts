@@ -1,4 +1,4 @@
-import type { Material } from "../domain/material.ts";
+import type { Label, Material } from "../domain/material.ts";
 
 const MOST = 10_000;
 const NONE: readonly string[] = Object.freeze([]);
@@ -9,6 +9,7 @@ const NO_ANNOTATIONS: Readonly<Record<string, string>> = Object.freeze({});
  * kept so, they are half of what a cached row takes. Bounded: when it is full it starts over.
  */
 export class SharedValues {
+  #label: Label | undefined;
   readonly #texts = new Map<string, string>();
   readonly #lists = new Map<string, readonly string[]>();
 
@@ -16,7 +17,7 @@ export class SharedValues {
   share(m: Material): Material {
     return {
       ...m,
-      label: { epoch: this.#text(m.label.epoch), n: m.label.n },
+      label: this.#labelOf(m.label),
       tenant: this.#text(m.tenant),
       profile: this.#text(m.profile),
       principal: this.#text(m.principal),
@@ -27,6 +28,12 @@ export class SharedValues {
       principalState: this.#text(m.principalState),
       tenantState: this.#text(m.tenantState),
     };
+  }
+
+  /** Between two changes all rows are read at one position. */
+  #labelOf({ epoch, n }: Label): Label {
+    if (this.#label?.n !== n || this.#label.epoch !== epoch) this.#label = { epoch: this.#text(epoch), n };
+    return this.#label;
   }
 
   #text<T extends string>(text: T): T {

@@ -1,5 +1,5 @@
 import { isAddress, type RequestContext } from "../domain/decide.ts";
-import type { Events, Timers, UsageStore } from "../ports.ts";
+import type { Clock, Events, Timers, UsageStore } from "../ports.ts";
 
 const MOST = 50_000;
 
@@ -7,6 +7,7 @@ export interface UsageDeps {
   readonly store: UsageStore;
   readonly timers: Timers;
   readonly events: Events;
+  readonly clock: Pick<Clock, "mono">;
   /** The database's clock, as this process knows it: milliseconds since 1970. */
   readonly now: () => number;
 }
@@ -18,7 +19,7 @@ export interface UsageDeps {
 export class Usage {
   readonly #deps: UsageDeps;
   readonly #everyMs: number;
-  #uses = new Map<string, { tokenId: string; time: number; address: string }>();
+  #uses = new Map<string, { at: number; address: string }>();
   #cancel: (() => void) | undefined;
   #flushing: Promise<void> | undefined;
 
@@ -27,17 +28,16 @@ export class Usage {
     this.#everyMs = everyMs;
   }
 
-  used(tokenId: string, context: RequestContext): void {
-    const known = this.#uses.get(tokenId);
-    if (known === undefined && this.#uses.size >= MOST) return;
-    // What the asker calls an address can be any text: one that is none is not kept.
-    const address = isAddress(context.clientAddress) ? context.clientAddress : (known?.address ?? "");
-    if (known === undefined) {
-      this.#uses.set(tokenId, { tokenId, time: this.#deps.now(), address });
-    } else {
-      known.time = this.#deps.now();
-      known.address = address;
+  /** `at` is a monotonic time. */
+  used(tokenId: string, { clientAddress }: RequestContext, at: number): void {
+    let use = this.#uses.get(tokenId);
+    if (use === undefined) {
+      if (this.#uses.size >= MOST) return;
+      this.#uses.set(tokenId, (use = { at, address: "" }));
     }
+    use.at = at;
+    // What the asker calls an address can be any text: one that is none is not kept.
+    if (clientAddress !== use.address && clientAddress !== "" && isAddress(clientAddress)) use.address = clientAddress;
   }
 
   start(): void {
@@ -57,7 +57,8 @@ export class Usage {
   }
 
   async #store(): Promise<void> {
-    const uses = [...this.#uses.values()];
+    const offset = this.#deps.now() - this.#deps.clock.mono();
+    const uses = [...this.#uses].map(([tokenId, { at, address }]) => ({ tokenId, time: at + offset, address }));
     this.#uses = new Map();
     try {
       for (let i = 0; i < uses.length; i += 1000) await this.#deps.store.flush(uses.slice(i, i + 1000));

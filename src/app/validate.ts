@@ -1,7 +1,8 @@
-import { type Decision, decide, type RequestContext, type Requirement } from "../domain/decide.ts";
+import { type Decision, decide, type RequestContext, type Requirement, type TimeBounds } from "../domain/decide.ts";
+import type { Freshness } from "../domain/freshness.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import type { Material } from "../domain/material.ts";
-import { digestOf } from "../domain/token-string.ts";
+import { digestAt, digestOf } from "../domain/token-string.ts";
 import type { Clock, Events, Tier } from "../ports.ts";
 import type { Finding, Lookup } from "./lookup.ts";
 
@@ -21,40 +22,82 @@ export type Validate = (
   deadline: number,
 ) => Answer | Promise<Answer>;
 
+/**
+ * The same for the characters bytes[from, to) of a token string that is cached, with neither I/O nor a string of it.
+ * Undefined for any other, of which nothing is counted.
+ */
+export type ValidateKnown = (
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+  requirement: Requirement,
+  context: RequestContext,
+) => Answer | undefined;
+
 export interface ValidateDeps {
   readonly keyring: Keyring;
   readonly lookup: Lookup;
+  readonly freshness: Freshness;
   readonly clock: Clock;
   readonly events: Events;
-  /** Told of each use that was allowed: for the time of last use. */
-  readonly used?: (tokenId: string, context: RequestContext) => void;
+  /** Told of each use that was allowed, and when by the monotonic clock: for the time of last use. */
+  readonly used?: (tokenId: string, context: RequestContext, now: number) => void;
 }
 
 /**
  * The one path of every asker: shape, look-up, decision. Each answer is counted here, once, with its true reason; the
  * asker shows only what its caller may see.
  */
-export function validateWith(deps: ValidateDeps): Validate {
-  const { keyring, lookup, clock, events } = deps;
+export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
+  const { keyring, lookup, clock } = deps;
   return (tokenString, requirement, context, deadline) => {
     const start = clock.mono();
-    const count = (answer: Answer, material?: Material): Answer => {
-      events.validated(answer.verdict, answer.reason, answer.tier, (clock.mono() - start) / 1000, material?.id);
-      if (answer.verdict === "ALLOW") deps.used?.(material!.id, context);
-      return answer;
-    };
+    const none = (answer: Answer) => counted(deps, answer, undefined, start, clock.mono());
     const parsed = digestOf(tokenString, keyring);
-    if (parsed === undefined) return count({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
+    if (parsed === undefined) return none({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
     return lookup.find(tokenString, parsed, deadline, (found: Finding) => {
-      if (found.kind === "undetermined") return count({ verdict: "UNDETERMINED", tier: "none" });
-      if (found.kind === "malformed") return count({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
-      if (found.kind === "unknown") return count({ verdict: "INVALID_TOKEN", reason: "unknown", tier: found.tier });
-      const { material, time, tier } = found;
-      const decision = decide(material, requirement, context, time);
-      if (material.rotated && decision.reason !== undefined && time.upper >= (material.expire ?? Infinity)) {
-        events.tokenReused(material.id);
-      }
-      return count({ ...decision, tier }, material);
+      if (found.kind === "undetermined") return none({ verdict: "UNDETERMINED", tier: "none" });
+      if (found.kind === "malformed") return none({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
+      if (found.kind === "unknown") return none({ verdict: "INVALID_TOKEN", reason: "unknown", tier: found.tier });
+      return judged(deps, found.material, requirement, context, found.time, found.tier, start, clock.mono());
     });
   };
+}
+
+/** The short way of the same path, for a string that is cached: what costs least is asked most. */
+export function validateKnownWith(deps: ValidateDeps): ValidateKnown {
+  const { keyring, lookup, freshness, clock } = deps;
+  return (bytes, from, to, requirement, context) => {
+    const start = clock.mono();
+    const digest = digestAt(bytes, from, to, keyring);
+    if (digest === undefined) return undefined;
+    const now = clock.mono();
+    const material = lookup.known(digest, now);
+    return material && judged(deps, material, requirement, context, freshness.time(now), "l1", start, now);
+  };
+}
+
+type Told = Pick<ValidateDeps, "events" | "used">;
+
+function judged(
+  deps: Told,
+  material: Material,
+  requirement: Requirement,
+  context: RequestContext,
+  time: TimeBounds,
+  tier: Tier,
+  start: number,
+  now: number,
+): Answer {
+  const { verdict, reason, missingScopes, material: shown } = decide(material, requirement, context, time);
+  if (verdict === "ALLOW") deps.used?.(material.id, context, now);
+  else if (material.rotated && reason !== undefined && time.upper >= (material.expire ?? Infinity)) {
+    deps.events.tokenReused(material.id);
+  }
+  return counted(deps, { verdict, reason, missingScopes, material: shown, tier }, material, start, now);
+}
+
+function counted({ events }: Told, answer: Answer, material: Material | undefined, start: number, now: number): Answer {
+  events.validated(answer.verdict, answer.reason, answer.tier, (now - start) / 1000, material?.id);
+  return answer;
 }

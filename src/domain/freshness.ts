@@ -39,6 +39,9 @@ export class Cached {
   readonly material: Material;
   /** The generation at which all dependencies were last found good. */
   checked = -1;
+  /** For the cache that holds it: its end on a clock of that cache, and whether it was used lately. */
+  until = 0;
+  used = false;
 
   constructor(material: Material) {
     this.material = material;

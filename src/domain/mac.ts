@@ -32,6 +32,24 @@ export class Mac {
     const n = message.length;
     if (n > LONGEST) return createHmac("sha256", this.#key).update(message, "latin1").digest("binary");
     this.#inner.write(message, BLOCK, n, "latin1");
+    return this.#finish(n);
+  }
+
+  /**
+   * The same of the characters bytes[from, to), without a string of them; undefined where one is not ASCII, or where
+   * there are too many for the short form.
+   */
+  latin1At(bytes: Uint8Array, from: number, to: number): string | undefined {
+    const n = to - from;
+    if (n > LONGEST) return undefined;
+    const inner = this.#inner;
+    let all = 0;
+    for (let i = 0; i < n; i++) all |= inner[BLOCK + i] = bytes[from + i]!;
+    if (all > 0x7f) return undefined;
+    return this.#finish(n);
+  }
+
+  #finish(n: number): string {
     this.#outer.write(hash("sha256", this.#views[n]!, "binary"), BLOCK, 32, "latin1");
     return hash("sha256", this.#outer, "binary");
   }

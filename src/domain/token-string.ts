@@ -47,6 +47,13 @@ export function digestOf(text: string, keyring: Keyring): ParsedTokenString | un
   return { keys, digest: keys.digest.latin1(text) };
 }
 
+/** The digest that `digestOf` makes of the characters bytes[from, to), without a string of them. */
+export function digestAt(bytes: Uint8Array, from: number, to: number, keyring: Keyring): string | undefined {
+  const start = to - from - BODY;
+  if (start < 3 || start > LONGEST_PREFIX + 1 || bytes[from + start - 1] !== 0x5f) return undefined;
+  return keyring.get(String.fromCharCode(bytes[from + start]!))?.digest.latin1At(bytes, from, to);
+}
+
 /** Whether a string that `digestOf` took is well formed: alphabet, prefix, CRC. No I/O. */
 export function hasShape(text: string): boolean {
   const start = text.length - BODY;

@@ -192,7 +192,14 @@ function meaningOf(field: Field, read: (value: string) => unknown): unknown {
 
 /** Octets; negative for what is no length. */
 function parseContentLength(value: string): number {
-  return /^[0-9]{1,15}$/.test(value) ? Number(value) : -2;
+  if (value.length < 1 || value.length > 15) return -2;
+  let length = 0;
+  for (let i = 0; i < value.length; i++) {
+    const digit = value.charCodeAt(i) - 0x30;
+    if (digit < 0 || digit > 9) return -2;
+    length = length * 10 + digit;
+  }
+  return length;
 }
 
 /** The protocol a content type selects; its parameters do not matter. */

@@ -1,5 +1,6 @@
 import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
-import type { Answer, Validate } from "../app/validate.ts";
+import type { Answer, Validate, ValidateKnown } from "../app/validate.ts";
+import type { RequestContext, Requirement } from "../domain/decide.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import type { Material } from "../domain/material.ts";
 import {
@@ -27,12 +28,17 @@ export class Encoded {
   }
 }
 
-/** What is asked, as far as validation needs it. */
-export interface Question {
+/** What is asked about a token, as far as validation needs it. */
+interface Asked extends Requirement, RequestContext {}
+
+export interface Question extends Asked {
   readonly tokenString: string;
-  readonly requiredScopes: readonly string[];
-  readonly audience: string;
-  readonly clientAddress: string;
+}
+
+/** The same with the places of the token string's characters. */
+export interface Places extends Asked {
+  readonly from: number;
+  readonly to: number;
 }
 
 export interface AskOptions {
@@ -49,19 +55,26 @@ const INVALID = new Encoded(
 /** ValidateToken on bytes. Undecodable bytes are UNDECODABLE, a broken bound INVALID_FIELD; every verdict is an answer. */
 export class ValidateWire {
   readonly #validate: Validate;
+  readonly #known: ValidateKnown;
   /**
    * Answers to plain ALLOWs, kept from the second use on: of the tokens that pass but once none is worth its memory. An
    * entry lives as long as the cached material it was made from.
    */
   readonly #allowed = new WeakMap<Material, Encoded | "once">();
 
-  constructor(validate: Validate) {
+  /** `known` answers first where it can; without it, every question goes to `validate`. */
+  constructor(validate: Validate, known: ValidateKnown = () => undefined) {
     this.#validate = validate;
+    this.#known = known;
   }
 
   /** `message` is read before the first await, and not kept. */
   binary(message: Uint8Array, options: AskOptions): Encoded | Promise<Encoded> {
-    const answer = this.#ask(walk(message) ?? decode(message), options.deadline, "");
+    const places = walk(message);
+    if (places !== undefined) checkBounds(places, "");
+    const answer =
+      (places && this.#known(message, places.from, places.to, places, places)) ??
+      this.#ask((places && questionAt(message, places)) ?? decode(message), options.deadline, "");
     if (answer instanceof Promise) return answer.then((later) => this.#encoded(later, options.reasons));
     return this.#encoded(answer, options.reasons);
   }
@@ -88,10 +101,8 @@ export class ValidateWire {
   }
 
   #ask(question: Question, deadline: number, at: string): Answer | Promise<Answer> {
-    const { requiredScopes, audience } = question;
-    if (requiredScopes.length > 32) throw invalidField(`${at}required_scopes`, "must have at most 32 entries");
-    if (audience.length > 256) throw invalidField(`${at}audience`, "must have at most 256 characters");
-    return this.#validate(question.tokenString, { scopes: requiredScopes, audience }, question, deadline);
+    checkBounds(question, at);
+    return this.#validate(question.tokenString, question, question, deadline);
   }
 
   #encoded(answer: Answer, reasons: boolean): Encoded {
@@ -107,13 +118,18 @@ export class ValidateWire {
   }
 }
 
+function checkBounds({ scopes, audience }: Requirement, at: string): void {
+  if (scopes.length > 32) throw invalidField(`${at}required_scopes`, "must have at most 32 entries");
+  if (audience.length > 256) throw invalidField(`${at}audience`, "must have at most 256 characters");
+}
+
 function encode(answer: Answer, reasons: boolean): Encoded {
   return new Encoded(toBinary(ValidateTokenResponseSchema, validateMessage(answer, reasons)));
 }
 
 function questionOf(request: ValidateTokenRequest): Question {
-  const { tokenString, requiredScopes, audience } = request;
-  return { tokenString, requiredScopes, audience, clientAddress: request.context?.clientAddress ?? "" };
+  const { tokenString, requiredScopes: scopes, audience } = request;
+  return { tokenString, scopes, audience, clientAddress: request.context?.clientAddress ?? "" };
 }
 
 function undecodable(cause?: unknown): AppError {
@@ -160,12 +176,13 @@ function jsonBytes(value: unknown): Uint8Array {
 }
 
 /**
- * Reads the fields that validation needs, without an object for each. Undefined for whatever is out of the ordinary (not
+ * Finds the fields that validation needs, without an object for each. Undefined for whatever is out of the ordinary (not
  * ASCII, nested deeper, repeated, malformed): then the full decoder says what it is.
  */
-export function walk(message: Uint8Array): Question | undefined {
+export function walk(message: Uint8Array): Places | undefined {
   const bytes = message as Buffer;
-  let tokenString = "";
+  let tokenFrom = 0;
+  let tokenTo = 0;
   let scopes: string[] | undefined;
   let audience = "";
   let clientAddress = "";
@@ -183,7 +200,11 @@ export function walk(message: Uint8Array): Question | undefined {
     }
     const stop = at + length;
     if (!(stop <= end)) return undefined;
-    if (tag === 0x22) {
+    if (tag === 0x0a) {
+      if (tokenTo !== 0) return undefined;
+      tokenFrom = at;
+      tokenTo = stop;
+    } else if (tag === 0x22) {
       // A context with nothing but a client address: the usual one.
       if (length < 2 || bytes[at] !== 0x0a || bytes[at + 1]! !== length - 2 || length > 129) return undefined;
       const address = ascii(bytes, at + 2, stop);
@@ -192,13 +213,20 @@ export function walk(message: Uint8Array): Question | undefined {
     } else {
       const text = ascii(bytes, at, stop);
       if (text === undefined) return undefined;
-      if (tag === 0x0a) tokenString = text;
-      else if (tag === 0x12) (scopes ??= []).push(text);
+      if (tag === 0x12) (scopes ??= []).push(text);
       else audience = text;
     }
     at = stop;
   }
-  return { tokenString, requiredScopes: scopes ?? NO_SCOPES, audience, clientAddress };
+  return { from: tokenFrom, to: tokenTo, scopes: scopes ?? NO_SCOPES, audience, clientAddress };
+}
+
+/** Undefined where the token string is not ASCII: what it is then, the full decoder says. */
+export function questionAt(message: Uint8Array, places: Places): Question | undefined {
+  const tokenString = ascii(message as Buffer, places.from, places.to);
+  if (tokenString === undefined) return undefined;
+  const { scopes, audience, clientAddress } = places;
+  return { tokenString, scopes, audience, clientAddress };
 }
 
 function ascii(bytes: Buffer, from: number, to: number): string | undefined {

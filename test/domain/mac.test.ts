@@ -24,6 +24,21 @@ describe("Mac", () => {
     );
   });
 
+  test("of characters in the middle of bytes is that of their string, and of other characters there is none", () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 700 }), fc.nat(700), fc.nat(700), (bytes, a, b) => {
+        const [from, to] = [Math.min(a, b, bytes.length), Math.min(Math.max(a, b), bytes.length)];
+        const mac = new Mac(new Uint8Array(32).fill(3));
+        const masked = bytes.map((byte) => byte & 0x7f);
+        const text = Buffer.from(masked.subarray(from, to)).toString("latin1");
+        expect(mac.latin1At(masked, from, to)).toBe(to - from > 512 ? undefined : mac.latin1(text));
+        const isAscii = bytes.subarray(from, to).every((byte) => byte < 0x80);
+        if (!isAscii) expect(mac.latin1At(bytes, from, to)).toBeUndefined();
+      }),
+      { numRuns: 500 },
+    );
+  });
+
   test("gives the value of RFC 4231, case 4 with its key made long enough, and of the boundary lengths", () => {
     const key = Buffer.alloc(64, 0xaa);
     for (const length of [0, 1, 63, 64, 65, 511, 512, 513, 1024]) {

@@ -4,6 +4,8 @@ import { describe, expect, test } from "vitest";
 import { base62Number } from "../../src/domain/base62.ts";
 import { Keyring } from "../../src/domain/keyring.ts";
 import {
+  digestAt,
+  digestOf,
   hasRightTag,
   hintOf,
   holdsTokenString,
@@ -138,6 +140,24 @@ describe("whatever is not a token string is refused without looking it up", () =
       { numRuns: 2000 },
     );
     expect(parseTokenString("x".repeat(10_000_000), keyring)).toBeUndefined();
+  });
+
+  test("in the middle of bytes has the digest of its string, and what has none as a string has none there", () => {
+    const good = mintTokenString("sp_pat", keyring.current).tokenString.reveal();
+    const texts = fc.oneof(
+      fc.string({ unit: "binary-ascii", maxLength: 100 }),
+      fc.nat(good.length).map((cut) => good.slice(cut)),
+      fc.tuple(fc.nat(good.length - 1), fc.nat(255)).map(([at, code]) => {
+        return good.slice(0, at) + String.fromCharCode(code) + good.slice(at + 1);
+      }),
+    );
+    fc.assert(
+      fc.property(texts, fc.nat(20), (text, before) => {
+        const bytes = Buffer.concat([Buffer.alloc(before, "x"), Buffer.from(text, "latin1"), Buffer.from("yz")]);
+        expect(digestAt(bytes, before, before + text.length, keyring)).toBe(digestOf(text, keyring)?.digest);
+      }),
+      { numRuns: 1_000 },
+    );
   });
 
   test("a prefix is a letter and 1 to 15 of a-z 0-9 _, and compared byte for byte", () => {

@@ -2,7 +2,7 @@ import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/p
 import { fc, test as prop } from "@fast-check/vitest";
 import { describe, expect, test } from "vitest";
 import { Lookup } from "../../src/app/lookup.ts";
-import { type Answer, type Validate, validateWith } from "../../src/app/validate.ts";
+import { type Answer, type Validate, validateKnownWith, validateWith } from "../../src/app/validate.ts";
 import type { RefusalReason } from "../../src/domain/decide.ts";
 import { Freshness } from "../../src/domain/freshness.ts";
 import { freshKeyring, Keyring } from "../../src/domain/keyring.ts";
@@ -18,7 +18,7 @@ import {
 } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import type { Events, Reading } from "../../src/ports.ts";
 import { validateMessage } from "../../src/services/convert.ts";
-import { type Question, ValidateWire, walk } from "../../src/services/validate-wire.ts";
+import { type Question, questionAt, ValidateWire, walk } from "../../src/services/validate-wire.ts";
 import { EPOCH, material } from "../support/material.ts";
 
 const REASONS: readonly RefusalReason[] = [
@@ -37,7 +37,7 @@ const later = <T>(value: T): Promise<T> => Promise.resolve(value);
 function byLibrary(bytes: Uint8Array): Question | undefined {
   try {
     const { tokenString, requiredScopes, audience, context } = fromBinary(ValidateTokenRequestSchema, bytes);
-    return { tokenString, requiredScopes, audience, clientAddress: context?.clientAddress ?? "" };
+    return { tokenString, scopes: requiredScopes, audience, clientAddress: context?.clientAddress ?? "" };
   } catch {
     return undefined;
   }
@@ -47,7 +47,7 @@ function byLibrary(bytes: Uint8Array): Question | undefined {
 async function byWire(bytes: Uint8Array): Promise<Question | undefined> {
   let asked: Question | undefined;
   const validate: Validate = (tokenString, { scopes, audience }, { clientAddress }) => {
-    asked = { tokenString, requiredScopes: scopes, audience, clientAddress };
+    asked = { tokenString, scopes, audience, clientAddress };
     return { verdict: "INVALID_TOKEN", tier: "none" };
   };
   try {
@@ -61,11 +61,18 @@ async function byWire(bytes: Uint8Array): Promise<Question | undefined> {
   return asked;
 }
 
+/** What the walk alone makes of them, if anything. */
+function read(bytes: Uint8Array): Question | undefined {
+  const copy = Buffer.from(bytes);
+  const places = walk(copy);
+  return places && questionAt(copy, places);
+}
+
 /** Sees what the walk alone says, too: it may leave bytes to the decoder, but never read them otherwise. */
 async function agree(bytes: Uint8Array): Promise<void> {
   const expected = byLibrary(bytes);
   expect(await byWire(bytes)).toEqual(expected);
-  const walked = walk(Buffer.from(bytes));
+  const walked = read(bytes);
   if (walked !== undefined) expect(walked).toEqual(expected);
 }
 
@@ -143,9 +150,9 @@ describe("the walk by hand", () => {
       context: { clientAddress: "2001:db8::1" },
     };
     const bytes = toBinary(ValidateTokenRequestSchema, create(ValidateTokenRequestSchema, asked));
-    expect(walk(Buffer.from(bytes))).toEqual({
+    expect(read(bytes)).toEqual({
       tokenString: asked.tokenString,
-      requiredScopes: asked.requiredScopes,
+      scopes: asked.requiredScopes,
       audience: asked.audience,
       clientAddress: "2001:db8::1",
     });
@@ -153,7 +160,7 @@ describe("the walk by hand", () => {
 
   test("keeps nothing of the buffer that it read", () => {
     const bytes = Buffer.from(delimited(1, Buffer.from("sp_pat_abc")));
-    const question = walk(bytes)!;
+    const question = questionAt(bytes, walk(bytes)!)!;
     bytes.fill(0x7a);
     expect(question.tokenString).toBe("sp_pat_abc");
   });
@@ -304,9 +311,11 @@ function authority() {
       readTimeoutMs: 400,
     },
   );
+  const deps = { keyring, lookup, freshness, clock, events };
   return {
     tiers,
-    wire: new ValidateWire(validateWith({ keyring, lookup, clock, events })),
+    wire: new ValidateWire(validateWith(deps), validateKnownWith(deps)),
+    long: new ValidateWire(validateWith(deps)),
     mint(id: string) {
       const { tokenString, digest } = mintTokenString("sp_pat", keyring.current);
       rows.set(digest, material(n, { id, digest }));
@@ -320,7 +329,7 @@ function authority() {
   };
 }
 
-async function read(wire: ValidateWire, tokenString: string): Promise<ValidateTokenResponse> {
+async function answerOf(wire: ValidateWire, tokenString: string): Promise<ValidateTokenResponse> {
   const within = { deadline: performance.now() + 2_000, reasons: false };
   return fromBinary(ValidateTokenResponseSchema, (await wire.binary(ask({ tokenString }), within)).bytes);
 }
@@ -332,7 +341,7 @@ describe("a prepared answer, over the real look-up", () => {
     const strings = tokens.map(({ id }) => mint(id).text);
     for (let round = 0; round < 5; round++) {
       const order = tokens.toSorted((a, b) => ((a.i * 7_919 + round) % 300) - ((b.i * 7_919 + round) % 300));
-      const answers = await Promise.all(order.map(({ i }) => read(wire, strings[i]!)));
+      const answers = await Promise.all(order.map(({ i }) => answerOf(wire, strings[i]!)));
       expect(answers.map(({ token }) => token?.id)).toEqual(order.map(({ id }) => id));
     }
     expect(tiers.filter((tier) => tier === "l1").length).toBeGreaterThanOrEqual(1_200);
@@ -341,15 +350,62 @@ describe("a prepared answer, over the real look-up", () => {
   test("does not outlive the revocation of its token, and says nothing old after a change", async () => {
     const { wire, mint, change, tiers } = authority();
     const { text: tokenString, digest } = mint("tok_0000000000000000000001");
-    const verdict = async () => (await read(wire, tokenString)).verdict;
+    const verdict = async () => (await answerOf(wire, tokenString)).verdict;
     expect([await verdict(), await verdict()]).toEqual([Verdict.ALLOW, Verdict.ALLOW]);
     expect(tiers.at(-1)).toBe("l1");
     change(digest, { scopes: ["now"] });
-    expect((await read(wire, tokenString)).token?.scopes).toEqual(["now"]);
+    expect((await answerOf(wire, tokenString)).token?.scopes).toEqual(["now"]);
     change(digest, { revoked: true });
     for (let n = 0; n < 3; n++) expect(await verdict()).toBe(Verdict.INVALID_TOKEN);
     change(digest, { revoked: false, disabled: true });
     expect(await verdict()).toBe(Verdict.INVALID_TOKEN);
+  });
+
+  test("is what the long way says, and counted alike: whatever is asked of tokens in every state", async () => {
+    const { wire, long, mint, change, tiers } = authority();
+    const states: Partial<Material>[] = [
+      {},
+      { revoked: true },
+      { disabled: true },
+      { expire: 1 },
+      { notBefore: 9e12 },
+      { cut: true, rotated: true },
+      { scopes: ["a"], audiences: ["x"] },
+      { allowedCidrs: ["192.0.2.0/24"] },
+    ];
+    const texts = states.map((state, i) => {
+      const { text, digest } = mint(`tok_${String(i).padStart(22, "0")}`);
+      change(digest, state);
+      return text;
+    });
+    for (const text of texts) await answerOf(wire, text);
+    const questions = fc.record({
+      tokenString: fc.oneof(
+        { weight: 6, arbitrary: fc.constantFrom(...texts) },
+        fc.constantFrom(...texts).map((text) => `${text.slice(0, -1)}é`),
+        fc.string({ maxLength: 90 }),
+      ),
+      requiredScopes: fc.array(fc.constantFrom("a", "b"), { maxLength: 40 }),
+      audience: fc.constantFrom("", "x", "y", "z".repeat(257)),
+      context: fc.constantFrom({ clientAddress: "" }, { clientAddress: "192.0.2.7" }, { clientAddress: "::1" }),
+    });
+    const attempt = async (by: ValidateWire, question: Uint8Array) => {
+      const before = tiers.length;
+      const within = { deadline: performance.now() + 2_000, reasons: true };
+      const said = await (async () => by.binary(question, within))().then(
+        ({ bytes }) => Buffer.from(bytes).toString("hex"),
+        (error: Error) => error.message,
+      );
+      return { said, tiers: tiers.slice(before) };
+    };
+    await fc.assert(
+      fc.asyncProperty(questions, async (question) => {
+        const bytes = ask(question);
+        expect(await attempt(wire, bytes)).toEqual(await attempt(long, bytes));
+      }),
+      { numRuns: 1_000 },
+    );
+    expect(tiers.filter((tier) => tier === "l1").length).toBeGreaterThan(800);
   });
 
   test("does not outlive its token's time", async () => {
@@ -357,9 +413,9 @@ describe("a prepared answer, over the real look-up", () => {
     const { text: tokenString, digest } = mint("tok_0000000000000000000001");
     const expire = Date.now() + 150;
     change(digest, { expire });
-    expect((await read(wire, tokenString)).verdict).toBe(Verdict.ALLOW);
+    expect((await answerOf(wire, tokenString)).verdict).toBe(Verdict.ALLOW);
     await new Promise((resolve) => setTimeout(resolve, expire - Date.now() + 5));
-    expect((await read(wire, tokenString)).verdict).toBe(Verdict.INVALID_TOKEN);
+    expect((await answerOf(wire, tokenString)).verdict).toBe(Verdict.INVALID_TOKEN);
   });
 });
 

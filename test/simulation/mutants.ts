@@ -10,6 +10,7 @@ export interface Mutant {
 
 const FRESHNESS = "domain/freshness.ts";
 const LOOKUP = "app/lookup.ts";
+const ENTRIES = "app/entry-cache.ts";
 const FOLLOWER = "app/follower.ts";
 const WAIT = "app/effect-wait.ts";
 const CHANGE = "app/change-authority.ts";
@@ -91,7 +92,11 @@ export const MUTANTS: readonly Mutant[] = [
   { name: "M18 prune without floor", databaseFaults: { pruneWithoutFloor: true } },
   mutant("M19 join without use rule", [LOOKUP, "} else if (!shared || this.#proven(arrival)) {", "} else {"]),
   { name: "M20 sequence for the counter", databaseFaults: { sequence: true } },
-  mutant("M25 sliding lifetime", [LOOKUP, "updateAgeOnGet: false", "updateAgeOnGet: true"]),
+  mutant("M25 sliding lifetime", [
+    ENTRIES,
+    "entry.used = true;",
+    "entry.until = Math.floor((now + 60_000) / TICK_MS);",
+  ]),
   mutant(
     "M26 wall clock in the lease",
     [FOLLOWER, "const sent = clock.mono();", "const sent = clock.wall();"],
@@ -118,9 +123,9 @@ export const MUTANTS: readonly Mutant[] = [
     "if (false) keys.push(",
   ]),
   mutant("M30 a cached verdict", [
-    LOOKUP,
-    "time: freshness.time(now), tier };",
-    "time: ((entry as any).time ??= freshness.time(now)), tier };",
+    "app/validate.ts",
+    "const { verdict, reason, missingScopes, material: shown } = decide(material, requirement, context, time);",
+    "const { verdict, reason, missingScopes, material: shown } = ((material as any).kept ??= decide(material, requirement, context, time));",
   ]),
   mutant("M31 L2 filled by the writer", [
     CHANGE,

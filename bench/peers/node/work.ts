@@ -44,7 +44,10 @@ export function judge<T>(prepare: (answer: Uint8Array) => T): (message: Uint8Arr
   const table = new Map<string, T>();
   for (let i = 0; i < OTHERS; i++) table.set(randomBytes(32).toString("latin1"), refused);
   table.set(mac.latin1(process.env["PEER_TOKEN"]!), allowed);
-  return (message) => table.get(mac.latin1(walk(message)!.tokenString)) ?? refused;
+  return (message) => {
+    const { from, to } = walk(message)!;
+    return table.get(mac.latin1At(message, from, to)!) ?? refused;
+  };
 }
 
 /** Listens on PEER_BIND (host:port or unix:/path) until SIGTERM, and prints "listening ADDRESS". */
