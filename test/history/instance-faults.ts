@@ -5,6 +5,7 @@ import type { Subject } from "./history.ts";
 import type { Instance } from "./instance.ts";
 import { ask } from "./load.ts";
 import type { Fault } from "./round.ts";
+import type { DataClient } from "./wire.ts";
 import type { World } from "./world.ts";
 
 /** Which of the instances a fault is for; changes are then made by the others. */
@@ -21,6 +22,11 @@ export function fresh(world: World): Cell {
   return cell;
 }
 
+/** One that the load does not know either, whose end waits for everybody: not by hand, and by one call. */
+export async function revocable(world: World): Promise<Cell> {
+  return (await world.mint((mint) => mint.cells(1, { revoke: 1 })))[0]!;
+}
+
 const none: Fault = {
   name: "none",
   async run(_world, seconds) {
@@ -28,19 +34,82 @@ const none: Fault = {
   },
 };
 
-/** Stops a process in the middle of its work, which it goes on with before it looks at a timer. Gives the answers. */
-async function stopAtWork(world: World, instance: Instance, subject: Subject): Promise<Promise<unknown>[]> {
-  for (let attempt = 1; ; attempt++) {
-    let answered = 0;
-    const work = Array.from({ length: 48 }, () =>
-      ask(world.history, instance, Array(100).fill(subject)).finally(() => answered++),
-    );
-    await Promise.race(work);
-    instance.signal("SIGSTOP");
+/** Kept short: a lease goes on meanwhile, and a process that is often late sheds its calls. */
+const PILE_MS = 25;
+
+/**
+ * Connections of one process that it is stopped in front of: it was told by its kernel that there is something to read
+ * in them, and reads them, with what came meanwhile, before it looks at any timer.
+ */
+class Unread {
+  readonly #world: World;
+  readonly #at: Instance;
+  readonly #first: DataClient;
+  readonly #heaps: readonly DataClient[];
+  readonly #last: readonly DataClient[];
+  #asked: Promise<unknown>[] = [];
+
+  private constructor(world: World, at: Instance) {
+    this.#world = world;
+    this.#at = at;
+    this.#first = at.connect();
+    this.#heaps = Array.from({ length: 6 }, () => at.connect());
+    this.#last = Array.from({ length: 4 }, () => at.connect());
+  }
+
+  /** Leaves the process stopped. Sockets are read in the order in which something came: the last behind heaps of work. */
+  static async stop(world: World, at: Instance, subject: Subject): Promise<Unread> {
+    const unread = new Unread(world, at);
+    await Promise.all(unread.#all.map((client) => unread.#ask([subject], client)));
+    for (let attempt = 1; attempt <= 20; attempt++) {
+      if (await unread.#caught(subject)) return unread;
+      at.signal("SIGCONT");
+      await unread.end();
+    }
+    at.signal("SIGSTOP");
+    world.probe("the process was stopped in the middle of its work", false);
+    return unread;
+  }
+
+  /** Asks behind what is unread. */
+  ask(subjects: readonly Subject[]): void {
+    for (const client of this.#last) void this.#ask(subjects, client);
+  }
+
+  /** When the process goes on: all that was asked is answered, or never will be. */
+  async end(): Promise<void> {
+    await Promise.all(this.#asked.splice(0));
+  }
+
+  close(): void {
+    for (const client of this.#all) client.close();
+  }
+
+  get #all(): DataClient[] {
+    return [this.#first, ...this.#heaps, ...this.#last];
+  }
+
+  #ask(subjects: readonly Subject[], client: DataClient): Promise<unknown> {
+    const answer = ask(this.#world.history, this.#at, subjects, client);
+    this.#asked.push(answer);
+    return answer;
+  }
+
+  async #caught(subject: Subject): Promise<boolean> {
+    this.#at.signal("SIGSTOP");
+    await delay(5);
+    const begun = this.#ask([subject], this.#first);
+    await delay(5);
+    for (const client of this.#heaps) for (let i = 0; i < 5; i++) void this.#ask(Array(100).fill(subject), client);
+    await delay(PILE_MS);
+    let tooLate = false;
+    for (const client of this.#last) void this.#ask([subject], client).then(() => (tooLate = true));
+    await delay(5);
+    this.#at.signal("SIGCONT");
+    await begun;
+    this.#at.signal("SIGSTOP");
     await delay(50);
-    if (answered < work.length - 4 || attempt === 20) return work;
-    instance.signal("SIGCONT");
-    await Promise.all(work);
+    return !tooLate;
   }
 }
 
@@ -49,19 +118,18 @@ function pause(name: string, ms: (seconds: number) => number): Fault {
     name,
     async run(world, seconds) {
       const instance = victim(world);
-      const cell = fresh(world);
-      await ask(world.history, instance, cell.subjects);
-      const work = await stopAtWork(world, instance, cell.subjects[0]!);
+      const cell = await revocable(world);
+      const unread = await Unread.stop(world, instance, cell.subjects[0]!);
       world.probe("the process stood still", instance.state === "T");
       const held = delay(ms(seconds));
-      // Ended while it stands still, and asked about on each of its connections before it goes on.
       await end(cell, world.changers()[0]!, world);
-      const late = Array.from({ length: 12 }, () => ask(world.history, instance, cell.subjects));
+      unread.ask(cell.subjects);
       await held;
       instance.signal("SIGCONT");
       await delay(50);
       world.probe("the process went on", instance.state !== "T" && instance.state !== "");
-      await Promise.all([...work, ...late]);
+      await unread.end();
+      unread.close();
       await delay(200);
     },
   };

@@ -39,6 +39,7 @@ export class Instance {
   readonly redis: TcpProxy | undefined;
   /** Where its metrics are. */
   readonly ops: string;
+  readonly #door: string;
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly exited: Promise<string>;
@@ -61,7 +62,8 @@ export class Instance {
     this.#output = output;
     void exited.then(() => (this.ended = true));
     this.ops = doors.ops;
-    this.#data = Array.from({ length: CONNECTIONS }, () => new DataClient(doors.data));
+    this.#door = doors.data;
+    this.#data = Array.from({ length: CONNECTIONS }, () => this.connect());
     this.#session = new Http2SessionManager(doors.admin);
     const transport = createGrpcTransport({ baseUrl: doors.admin, sessionManager: this.#session });
     this.tokens = createClient(TokenAdmin, transport);
@@ -113,6 +115,11 @@ export class Instance {
   /** A client of the data door, another one each time. */
   get data(): DataClient {
     return this.#data[this.#turn++ % CONNECTIONS]!;
+  }
+
+  /** Another client of the data door, for whoever closes it. */
+  connect(): DataClient {
+    return new DataClient(this.#door);
   }
 
   signal(name: NodeJS.Signals): void {

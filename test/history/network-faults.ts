@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { end } from "./changes.ts";
-import { fresh, victim } from "./instance-faults.ts";
+import { fresh, revocable, victim } from "./instance-faults.ts";
 import { ask } from "./load.ts";
 import type { Fault } from "./round.ts";
 import { UNDETERMINED } from "./wire.ts";
@@ -46,9 +46,7 @@ const pollSlow: Fault = {
     const instance = victim(world);
     instance.pg.set({ downMs: 250 }, POLL);
     await delay(500);
-    // Not one that ends by hand: that waits for nobody.
-    const [cell] = await world.mint((mint) => mint.cells(1, { revoke: 1 }));
-    const { returned = 0, invoked, detail } = await end(cell!, world.changers()[0]!, world);
+    const { returned = 0, invoked, detail } = await end(await revocable(world), world.changers()[0]!, world);
     const took = returned - invoked;
     world.probe(`a change waits for the slow one, not ${took.toFixed(0)} ms (${detail})`, took > 150);
     // Beyond the poll's own bound: it is given up, again and again.
