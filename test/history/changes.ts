@@ -3,6 +3,7 @@ import type pg from "pg";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { EffectMode } from "../../src/gen/sallyport/v1/effect_pb.ts";
 import { PrincipalState } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { TenantState } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import type { Cell } from "./cells.ts";
 import type { Attempt, History, Outcome } from "./history.ts";
 import type { Instance } from "./instance.ts";
@@ -23,16 +24,9 @@ let serial = 0;
 /** One change of authority that ends a cell's tokens, by one instance. Gives its outcome; never rejects. */
 export async function end(cell: Cell, at: Instance, changer: Changer): Promise<Attempt> {
   const { history } = changer;
-  const id = `h-${process.pid}-${++serial}`;
-  const rows = cell.kind === "bulk" ? 1 : cell.kind === "sql" ? 0 : 1;
   const byHand = cell.kind === "sql";
-  const attempt: Attempt = {
-    id: byHand ? "" : id,
-    op: cell.kind,
-    at: byHand ? "sql" : at.name,
-    invoked: performance.now(),
-    rows,
-  };
+  const id = byHand ? `token:${cell.target}` : `h-${process.pid}-${++serial}`;
+  const attempt: Attempt = { id, op: cell.kind, at: byHand ? "sql" : at.name, invoked: performance.now() };
   history.begin(cell.subjects, attempt);
   let outcome: Outcome = "OK";
   let detail = "";
@@ -56,6 +50,10 @@ async function call(cell: Cell, at: Instance, adminToken: string, requestId: str
       case "disable": {
         const principal = { name: cell.principal, state: PrincipalState.DISABLED };
         return at.principals.updatePrincipal({ principal, updateMask: { paths: ["state"] } }, options);
+      }
+      case "suspend": {
+        const tenant = { id: cell.tenant, state: TenantState.SUSPENDED };
+        return at.tenants.updateTenant({ tenant, updateMask: { paths: ["state"] } }, options);
       }
       case "cut":
         return at.tokens.revokeTokens({ principal: cell.principal }, options);

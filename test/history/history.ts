@@ -6,7 +6,7 @@ export type Outcome = "OK" | "NOT_DONE" | "UNKNOWN";
 
 /** One call that changes authority. Times are milliseconds of CLOCK_MONOTONIC on this host. */
 export interface Attempt {
-  /** Sent as x-request-id, so that its audit rows can be told from all others; empty for SQL by hand. */
+  /** What tells its audit rows from all others: sent as x-request-id, or of SQL by hand what the row is about. */
   readonly id: string;
   readonly op: string;
   readonly at: string;
@@ -15,8 +15,6 @@ export interface Attempt {
   outcome?: Outcome;
   /** The reason of an error, or the mode of the effect. */
   detail?: string;
-  /** Audit rows that an OK must have at least. */
-  rows: number;
 }
 
 /** One token, and all that is known of its end. */

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { type Client, createClient } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
@@ -42,6 +43,7 @@ export class Instance {
   readonly #door: string;
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
+  readonly tenants: Client<typeof TenantAdmin>;
   readonly exited: Promise<string>;
   ended = false;
   readonly #child: ChildProcess;
@@ -68,6 +70,7 @@ export class Instance {
     const transport = createGrpcTransport({ baseUrl: doors.admin, sessionManager: this.#session });
     this.tokens = createClient(TokenAdmin, transport);
     this.principals = createClient(PrincipalAdmin, transport);
+    this.tenants = createClient(TenantAdmin, transport);
   }
 
   /** Starts the program and resolves once it said where its doors are: it then holds a lease. */
