@@ -83,6 +83,13 @@ export class Mint {
     return { kind: "cut", ...owner, subjects, target: subjects[0]!.id };
   }
 
+  /** Questions about tokens that look right and that nobody has: no cache answers them. */
+  strangers(count: number): Buffer[] {
+    return Array.from({ length: count }, () =>
+      question(mintTokenString("sp_pat", this.#keyring.current).tokenString.reveal()),
+    );
+  }
+
   #cell(kind: Kind, rows: NewRow[]): Cell {
     const serial = made++;
     // A tenant that is suspended takes all of its tokens with it.

@@ -1,9 +1,18 @@
-// Preloaded into one instance (`node --import`): its clocks run as a badly kept host's may. The monotonic one is slow
-// by what chrony may slew two hosts apart, the wall clock is days off. The program itself is as it is.
+// Preloaded into an instance (`node --import`): its clocks run as a badly kept host's may. The monotonic one is slow by
+// what chrony may slew two hosts apart; the wall clock is days off, and steps at each SIGUSR2. The program itself is as
+// it is.
 const { HISTORY_CLOCK_RATE = "1", HISTORY_WALL_DAYS = "0" } = process.env;
+const HOUR = 3_600_000;
+const STEPS = [HOUR, -HOUR, 0];
 const rate = Number(HISTORY_CLOCK_RATE);
-const offset = Number(HISTORY_WALL_DAYS) * 86_400_000;
+const days = Number(HISTORY_WALL_DAYS) * 24 * HOUR;
 const mono = performance.now.bind(performance);
 const wall = Date.now.bind(Date);
+let steps = 0;
+let step = 0;
 performance.now = () => mono() * rate;
-Date.now = () => wall() + offset;
+Date.now = () => wall() + days + step;
+process.on("SIGUSR2", () => {
+  step = STEPS[steps++ % STEPS.length]!;
+  process.stderr.write(`the wall clock says ${Date.now()}\n`);
+});

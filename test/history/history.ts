@@ -128,6 +128,16 @@ export class History {
     }
   }
 
+  /** The database forgot what ended them: they live, as far as it knows. */
+  lost(subjects: readonly Subject[]): void {
+    for (const subject of subjects) {
+      for (const attempt of subject.attempts.splice(0)) this.attempts.splice(this.attempts.indexOf(attempt), 1);
+      subject.refused.clear();
+      subject.deadFrom = Number.POSITIVE_INFINITY;
+      subject.lastRefusal = Number.NEGATIVE_INFINITY;
+    }
+  }
+
   violation(kind: string, subject: Subject | undefined, text: string): void {
     const { violations } = this.tally;
     if (violations.length >= MOST_VIOLATIONS) return;

@@ -129,6 +129,14 @@ export class Instance {
     this.#child.kill(name);
   }
 
+  /** The sum of its samples whose line begins so. */
+  async metric(begins: string): Promise<number> {
+    const lines = (await (await fetch(`${this.ops}/metrics`)).text()).split("\n");
+    return lines
+      .filter((line) => line.startsWith(begins))
+      .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0);
+  }
+
   /** The kernel's letter for what the process does: T while it is stopped. */
   get state(): string {
     try {

@@ -8,7 +8,7 @@ import type { Instance } from "./instance.ts";
 export interface Target extends Changer {
   readonly history: History;
   readonly instances: readonly Instance[];
-  /** Those that changes are made by now; the others may be cut off on purpose. */
+  /** Those that changes are made by now; the others may be cut off on purpose. None: no change is made. */
   changers(): readonly Instance[];
   /** The next cell that lives; undefined when the stock is used up. */
   nextCell(): Cell | undefined;
@@ -131,6 +131,10 @@ export class Load {
   async #revoke(): Promise<void> {
     const { changeRestMs } = this.#options;
     while (this.#running) {
+      if (this.#target.changers().length === 0) {
+        await delay(20);
+        continue;
+      }
       // Not the newest: what is ended must have been in the caches of all.
       const cell = this.#living.splice(Math.floor(Math.random() * 40), 1)[0];
       if (cell === undefined) return;

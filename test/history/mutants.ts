@@ -2,9 +2,7 @@ import { cp, mkdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { MUTANTS as SIMULATED } from "../simulation/mutants.ts";
 import type { Patch } from "../simulation/product.ts";
-import { INSTANCE_FAULTS } from "./instance-faults.ts";
-import { NETWORK_FAULTS } from "./network-faults.ts";
-import { POSTGRES_FAULTS } from "./postgres-faults.ts";
+import { FAULTS } from "./faults.ts";
 import type { Fault } from "./round.ts";
 import { SOURCE, type WorldOptions } from "./world.ts";
 
@@ -18,7 +16,6 @@ export interface Mutant {
   readonly seconds?: number;
 }
 
-const FAULTS = [...INSTANCE_FAULTS, ...NETWORK_FAULTS, ...POSTGRES_FAULTS];
 const CACHE = join(import.meta.dirname, "../../.cache/history");
 
 const faultOf = (name: string): Fault => FAULTS.find((fault) => fault.name === name)!;
@@ -57,6 +54,15 @@ export const MUTANTS: readonly Mutant[] = [
   simulated("M10", "poll-slow"),
   simulated("M11", "come-back"),
   simulated("M12", "lost-registration", { revocation: { lease: "3000ms", poll: "400ms" } }),
+  {
+    name: "M26 wall clock in the lease",
+    patches: [
+      { file: "domain/freshness.ts", from: "mono < this.#leaseUntil", to: "Date.now() < this.#leaseUntil", times: 2 },
+      { file: "domain/freshness.ts", from: "sent + this.#leaseMs", to: "Date.now() - received + sent + this.#leaseMs" },
+    ],
+    fault: faultOf("clock-step"),
+    world: { badClocks: true },
+  },
 ];
 
 /** Copies the program with its text changed; node_modules is found from there. Gives the folder of its `main.ts`. */

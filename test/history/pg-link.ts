@@ -88,6 +88,12 @@ export class PgLink {
     return found.length;
   }
 
+  /** The most that one connection carried, since the last `cut` began. */
+  carried(app = /./): { readonly up: number; readonly down: number } {
+    const found = [...this.#passages].filter((passage) => app.test(passage.app));
+    return { up: Math.max(...found.map(({ up }) => up)), down: Math.max(...found.map(({ down }) => down)) };
+  }
+
   reset(app = /./): number {
     const found = [...this.#passages].filter((passage) => app.test(passage.app));
     for (const passage of found) end(passage);

@@ -1,9 +1,6 @@
 import { redisProgram } from "../support/redis.ts";
 import { strayChanges } from "./audit.ts";
-import { INSTANCE_FAULTS } from "./instance-faults.ts";
-import { NETWORK_FAULTS } from "./network-faults.ts";
-import { POSTGRES_FAULTS } from "./postgres-faults.ts";
-import { REDIS_FAULTS } from "./redis-faults.ts";
+import { FAULTS } from "./faults.ts";
 import { cluster, sentinel, type Topology } from "./redis-topologies.ts";
 import { header, print, printRow } from "./report.ts";
 import { type Fault, round } from "./round.ts";
@@ -18,7 +15,6 @@ export interface ProveOptions {
   readonly historyFile: string | undefined;
 }
 
-const FAULTS = [...INSTANCE_FAULTS, ...NETWORK_FAULTS, ...REDIS_FAULTS, ...POSTGRES_FAULTS];
 const TOPOLOGIES = [
   { faults: ["cluster", "cluster-node-kill"], start: cluster },
   { faults: ["sentinel-failover"], start: sentinel },
@@ -68,7 +64,9 @@ export async function prove(options: ProveOptions): Promise<Score> {
     for (const { name } of faults.filter(({ needs }) => needs === "redis" && !redis)) score.skip(name, "no Redis");
     const able = faults.filter(({ needs }) => needs !== "redis" || redis);
     const over = minutes === undefined ? undefined : performance.now() + minutes * 60_000;
-    for (const fault of order(able, over)) await one(world, fault, seconds, score);
+    for (const fault of order(able, over)) {
+      await one(world, fault, over === undefined ? seconds : seconds * (fault.long ?? 1), score);
+    }
     score.judge("audit", await strayChanges(world));
     for (const { faults: names, start } of TOPOLOGIES.filter(({ faults }) => faults.some(wanted))) {
       if (redis) await onTopology(world, await start(), wanted, seconds, score);

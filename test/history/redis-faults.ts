@@ -145,10 +145,19 @@ function garbled(value: Buffer): Buffer {
 }
 
 const slow = fault("redis-slow", async (world, _redis, seconds) => {
+  const FAILED = 'sallyport_troubles_total{what="the cache outside failed"}';
+  const failures = () => Promise.all(world.instances.map((instance) => instance.metric(FAILED)));
+  const before = await failures();
   for (const ms of [20, 200]) {
     await Promise.all(world.instances.map(({ redis }) => redis!.set({ kind: "latency", ms })));
     await delay(seconds * 500);
   }
+  // Within the bound of a command first, and then not.
+  const after = await failures();
+  world.probe(
+    "commands took too long",
+    after.some((count, i) => count > before[i]!),
+  );
   await Promise.all(world.instances.map(({ redis }) => redis!.set({ kind: "pass" })));
 });
 

@@ -18,6 +18,8 @@ export interface Fault {
   /** Injects, holds and heals. */
   run(world: World, seconds: number): Promise<void>;
   readonly load?: Partial<LoadOptions>;
+  /** So many times as long where there is the time for it. */
+  readonly long?: number;
 }
 
 export interface Row {
@@ -47,6 +49,7 @@ export async function round(world: World, fault: Fault, seconds: number): Promis
     problems.push(`the fault failed: ${String((error as Error).stack ?? error).slice(0, 600)}`);
   }
   world.spared.clear();
+  world.release();
   await bounded(load.stop(), 40_000, "the load").catch((error: Error) => problems.push(error.message));
   const healedMs = await world.calm(HEAL_MS);
   if (healedMs === undefined) problems.push(`not as before within ${HEAL_MS} ms`);

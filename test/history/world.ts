@@ -1,5 +1,8 @@
+import { execFile } from "node:child_process";
+import { rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
 import pg from "pg";
 import { bootstrap } from "../../src/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
@@ -21,7 +24,7 @@ export interface WorldOptions {
   /** `own`: a standalone server with a link for each instance; a URL; or none. */
   readonly redis?: "own" | string;
   readonly revocation?: { readonly lease: `${number}ms`; readonly poll: string };
-  /** The last instance runs by clocks that are slow and days off. */
+  /** Wall clocks can be stepped, and the last instance runs by clocks that are slow and days off. */
   readonly badClocks?: boolean;
   readonly historyFile?: string;
   readonly cells?: number;
@@ -30,6 +33,7 @@ export interface WorldOptions {
 export const SOURCE = join(import.meta.dirname, "../../src");
 /** What CLOCK_MONOTONIC of two hosts may be apart, with a little left of the margin of 20 %. */
 const SLOW = 0.85;
+const GOOD = { rate: 1, wallDays: 0 };
 let databases = 0;
 
 /** A deployment: real instances on one real PostgreSQL and Redis, tokens, and the history of what happens. */
@@ -50,6 +54,7 @@ export class World implements Target {
   #sql: Promise<pg.Client | undefined> | undefined;
   #port: number;
   #standby: ThrowawayServer | undefined;
+  #held = false;
 
   private constructor(options: WorldOptions, server: ThrowawayServer, database: string, adminToken: { text: string }) {
     this.options = options;
@@ -94,7 +99,7 @@ export class World implements Target {
       adminToken: this.adminToken,
       redis: redis === "own" ? this.redis?.port : redis,
       revocation,
-      clock: badClocks && index === instances - 1 ? { rate: SLOW, wallDays: 3 } : undefined,
+      clock: badClocks ? (index === instances - 1 ? { rate: SLOW, wallDays: 3 } : GOOD) : undefined,
     };
     const instance = await Instance.start(options);
     this.instances = [...this.instances, instance].sort((a, b) => a.name.localeCompare(b.name));
@@ -109,6 +114,7 @@ export class World implements Target {
   }
 
   changers(): readonly Instance[] {
+    if (this.#held) return [];
     const able = this.instances.filter(({ name }) => !this.spared.has(name));
     return able.length > 0 ? able : this.instances;
   }
@@ -180,6 +186,40 @@ export class World implements Target {
     await this.moveTo(this.server.port);
     for (const instance of this.instances) instance.pg.reset();
     await old.remove();
+  }
+
+  /**
+   * A copy of the volume, made while the server is stopped and the load makes no changes, until `release`. What it gives
+   * stops the server again and puts the copy in the place of what came after it.
+   */
+  async copyOfVolume(): Promise<() => Promise<void>> {
+    this.#held = true;
+    // One that repeats another may be about to begin.
+    do await delay(200);
+    while (this.history.attempts.some(({ returned }) => returned === undefined));
+    const { server } = this;
+    const copy = `${server.dataDir}-copy`;
+    const back = async () => {
+      await server.restart();
+      await this.moveTo(server.port);
+    };
+    await server.stop();
+    // With its owner, which is not ours where we are root.
+    await promisify(execFile)("cp", ["-a", server.dataDir, copy]);
+    await back();
+    return async () => {
+      await server.stop();
+      // What followed is ahead of it.
+      await this.#standby?.remove();
+      this.#standby = undefined;
+      await rm(server.dataDir, { recursive: true });
+      await rename(copy, server.dataDir);
+      await back();
+    };
+  }
+
+  release(): void {
+    this.#held = false;
   }
 
   /** What must be so for the fault to have been one. */

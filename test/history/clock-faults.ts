@@ -1,0 +1,37 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { revocable, victim } from "./instance-faults.ts";
+import { ask } from "./load.ts";
+import type { Fault } from "./round.ts";
+import { ALLOW, UNDETERMINED } from "./wire.ts";
+
+const HOUR = 3_600_000;
+
+/** The wall clock of one instance, an hour ahead, an hour behind while it is cut off from the database, and back. */
+const clockStep: Fault = {
+  name: "clock-step",
+  async run(world, seconds) {
+    const instance = victim(world);
+    const cell = await revocable(world);
+    const says = async () => (await ask(world.history, instance, cell.subjects))[0];
+    const step = async (off: number) => {
+      const verdict = await says();
+      instance.signal("SIGUSR2");
+      await delay(30);
+      const told = Number(/.*the wall clock says (\d+)/s.exec(instance.log)?.[1]);
+      world.probe(`its wall clock is ${off / HOUR} h off`, Math.abs(told - Date.now() - off) < 5_000);
+      world.probe("a step changes no answer", verdict === ALLOW && (await says()) === ALLOW);
+    };
+    await step(HOUR);
+    await delay(seconds * 500);
+    await step(-HOUR);
+    instance.pg.set({ hole: true });
+    await delay(2_300);
+    world.probe("a lease ends in its own time", (await says()) === UNDETERMINED);
+    instance.pg.clear();
+    await delay(500);
+    await step(0);
+    await delay(seconds * 300);
+  },
+};
+
+export const CLOCK_FAULTS: readonly Fault[] = [clockStep];
