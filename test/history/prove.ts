@@ -58,7 +58,9 @@ export async function prove(options: ProveOptions): Promise<Score> {
   try {
     await world.calm(SETTLE_MS);
     world.history.turn();
-    print("three instances; one has a monotonic clock that is 15 % slow, and a wall clock that is three days ahead");
+    print(
+      "three instances; the last has a monotonic clock that is 15 % slow; wall clocks are three days behind and ahead",
+    );
     header();
     const faults = FAULTS.filter(({ name }) => wanted(name));
     for (const { name } of faults.filter(({ needs }) => needs === "redis" && !redis)) score.skip(name, "no Redis");

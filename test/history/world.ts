@@ -24,7 +24,7 @@ export interface WorldOptions {
   /** `own`: a standalone server with a link for each instance; a URL; or none. */
   readonly redis?: "own" | string;
   readonly revocation?: { readonly lease: `${number}ms`; readonly poll: string };
-  /** Wall clocks can be stepped, and the last instance runs by clocks that are slow and days off. */
+  /** Wall clocks can be stepped; the first instance's is days behind, the last one's ahead, and its other clock slow. */
   readonly badClocks?: boolean;
   readonly historyFile?: string;
   readonly cells?: number;
@@ -32,7 +32,8 @@ export interface WorldOptions {
 
 export const SOURCE = join(import.meta.dirname, "../../src");
 /** What CLOCK_MONOTONIC of two hosts may be apart, with a little left of the margin of 20 %. */
-const SLOW = 0.85;
+const SLOW_AND_AHEAD = { rate: 0.85, wallDays: 3 };
+const BEHIND = { rate: 1, wallDays: -3 };
 const GOOD = { rate: 1, wallDays: 0 };
 let databases = 0;
 
@@ -99,7 +100,7 @@ export class World implements Target {
       adminToken: this.adminToken,
       redis: redis === "own" ? this.redis?.port : redis,
       revocation,
-      clock: badClocks ? (index === instances - 1 ? { rate: SLOW, wallDays: 3 } : GOOD) : undefined,
+      clock: badClocks ? (index === instances - 1 ? SLOW_AND_AHEAD : index === 0 ? BEHIND : GOOD) : undefined,
     };
     const instance = await Instance.start(options);
     this.instances = [...this.instances, instance].sort((a, b) => a.name.localeCompare(b.name));
