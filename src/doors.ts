@@ -248,7 +248,7 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
     checks: {
       ...common,
       validate,
-      authz: new ExtAuthz(validate, deps.policies),
+      authz: new ExtAuthz(validate, deps.policies, deps.validateKnown),
       httpCheck: new HttpCheck(validate, deps.policies),
     },
     failed: (method, requestId, error) => {

@@ -51,7 +51,7 @@ export function ask(validate: Validate, question: Question, deadline: number): O
 }
 
 /** The one table from verdicts to what a proxy is told. */
-function outcomeOf(answer: Answer, policy: Policy): Outcome {
+export function outcomeOf(answer: Answer, policy: Policy): Outcome {
   switch (answer.verdict) {
     case "ALLOW":
       return { kind: "allowed", material: answer.material };

@@ -1,5 +1,5 @@
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import type { Validate } from "../app/validate.ts";
+import type { Validate, ValidateKnown } from "../app/validate.ts";
 import type { Material } from "../domain/material.ts";
 import {
   HeaderValueOption_HeaderAppendAction,
@@ -15,10 +15,12 @@ import {
   facts,
   identityOf,
   type Outcome,
+  outcomeOf,
   problem,
   type Question,
 } from "./check-core.ts";
-import { type CheckFacts, readCheck } from "./check-walk.ts";
+import { CheckView } from "./check-view.ts";
+import { type CheckFacts, decodeCheck, factsOf } from "./check-walk.ts";
 import { credentialOf } from "./credentials.ts";
 import { merged, type Policies, type Policy } from "./policy.ts";
 import { Encoded } from "./validate-wire.ts";
@@ -33,14 +35,18 @@ const NO_VALUES: readonly string[] = [];
  */
 export class ExtAuthz {
   readonly #validate: Validate;
+  readonly #known: ValidateKnown;
   readonly #policies: Policies;
+  readonly #view = new CheckView();
   /** ALLOW as it was encoded for a cached token, and for which policy. */
   readonly #allowed = new WeakMap<Material, { readonly policy: Policy; readonly encoded: Encoded }>();
   /** Answers that depend on a policy's realm only. */
   readonly #denied = new Map<string, Encoded>();
 
-  constructor(validate: Validate, policies: Policies) {
+  /** `known` answers first where it can; without it, every question goes to `validate`. */
+  constructor(validate: Validate, policies: Policies, known: ValidateKnown = () => undefined) {
     this.#validate = validate;
+    this.#known = known;
     this.#policies = policies;
   }
 
@@ -50,7 +56,10 @@ export class ExtAuthz {
     let policy: Policy | undefined;
     try {
       if (!trusted) return this.refuse("peer");
-      const check = readCheck(message);
+      const view = this.#view.read(message) ? this.#view : undefined;
+      const known = view && this.#ofKnown(view);
+      if (known !== undefined) return known;
+      const check = (view && factsOf(view)) ?? decodeCheck(message);
       if (!check.http) return this.#deny(DENIED.undecodable, false, true);
       plainText = (check.headers.get("content-type")?.[0] ?? "").startsWith("application/grpc");
       const found = merged(this.#policies, check.extensions);
@@ -64,6 +73,21 @@ export class ExtAuthz {
     } catch {
       return policy === undefined ? this.refuse("undecodable") : this.#outage(policy, plainText);
     }
+  }
+
+  /** The usual request, with a token that is cached, without a string of what it says. */
+  #ofKnown(view: CheckView): Encoded | undefined {
+    if (!view.http || view.isOptions) return undefined;
+    const policy = this.#policies.forRoute(view.rawExtensions, () => view.extensions);
+    if (policy === undefined || policy.clientAddress !== "peer" || !policy.carriers.includes("bearer"))
+      return undefined;
+    const { peer } = view;
+    const token = view.bearer();
+    if (token === undefined || peer === undefined) return undefined;
+    const answer = this.#known(view.bytes, token.from, token.to, policy.requirement, { clientAddress: peer });
+    if (answer === undefined) return undefined;
+    const outcome = outcomeOf(answer, policy);
+    return this.#encoded(outcome, policy, outcome.kind === "denied" && view.isGrpc);
   }
 
   /** The denial where there is no check to answer: a peer, bytes or a time that did not fit. */

@@ -56,9 +56,12 @@ const DEFAULT: PolicySettings = {
   allow_cors_preflight: false,
 };
 
+const MOST_ROUTES = 1_000;
+
 /** The named policies; `default` is always there. Reloading replaces them all. */
 export class Policies {
   #policies: ReadonlyMap<string, Policy> = new Map();
+  readonly #merged = new Map<string, Policy>();
 
   constructor(settings: Readonly<Record<string, PolicySettings>>) {
     this.replace(settings);
@@ -67,6 +70,20 @@ export class Policies {
   replace(settings: Readonly<Record<string, PolicySettings>>): void {
     const all = Object.entries({ default: DEFAULT, ...settings });
     this.#policies = new Map(all.map(([name, of]) => [name, policyOf(name, of)]));
+    this.#merged.clear();
+  }
+
+  /**
+   * `merged`, once for all requests of a route: `raw` are the bytes of its extensions. Routes come from the operator's
+   * configuration: there are few.
+   */
+  forRoute(raw: string, extensions: () => ReadonlyMap<string, string> | undefined): Policy | undefined {
+    const known = this.#merged.get(raw);
+    if (known !== undefined) return known;
+    const read = extensions();
+    const made = read && merged(this, read);
+    if (made !== undefined && this.#merged.size < MOST_ROUTES) this.#merged.set(raw, made);
+    return made;
   }
 
   get(name: string): Policy | undefined {

@@ -11,6 +11,7 @@ import {
   type ValidateTokenResponse,
   ValidateTokenResponseSchema,
 } from "../gen/sallyport/v1/token_validator_pb.ts";
+import { ascii } from "./bytes.ts";
 import { validateMessage } from "./convert.ts";
 
 /*
@@ -227,17 +228,4 @@ export function questionAt(message: Uint8Array, places: Places): Question | unde
   if (tokenString === undefined) return undefined;
   const { scopes, audience, clientAddress } = places;
   return { tokenString, scopes, audience, clientAddress };
-}
-
-function ascii(bytes: Buffer, from: number, to: number): string | undefined {
-  for (let i = from; i < to; i++) if (bytes[i]! > 127) return undefined;
-  return latin1(bytes, from, to);
-}
-
-/** `latin1Slice` is what `toString("latin1")` calls; without its checks. */
-function latin1(bytes: Buffer, from: number, to: number): string {
-  const fast = (bytes as unknown as { latin1Slice?: (from: number, to: number) => string }).latin1Slice;
-  return fast === undefined
-    ? Buffer.from(bytes.buffer, bytes.byteOffset + from, to - from).toString("latin1")
-    : fast.call(bytes, from, to);
 }

@@ -15,7 +15,7 @@ import { ValidateTokenRequestSchema } from "../../src/gen/sallyport/v1/token_val
 import { bearerOf } from "../../src/services/bearer.ts";
 import { type CheckFacts, decodeCheck, readCheck } from "../../src/services/check-walk.ts";
 import { PageTokens } from "../../src/services/page-token.ts";
-import { walk } from "../../src/services/validate-wire.ts";
+import { questionAt, walk } from "../../src/services/validate-wire.ts";
 import { EPOCH, material } from "../support/material.ts";
 import { checkRequest, questionFields } from "./messages.ts";
 import { damaged, damagedText, many, one, type Pick, text } from "./pick.ts";
@@ -45,10 +45,12 @@ function tokenString(pick: Pick): void {
 function validateQuestion(pick: Pick): void {
   const fields = Buffer.concat(questionFields(pick));
   const bytes = pick(2) === 0 ? fields : damaged(pick, fields);
-  const walked = walk(Buffer.from(bytes));
+  const copy = Buffer.from(bytes);
+  const places = walk(copy);
+  const walked = places && questionAt(copy, places);
   if (walked === undefined) return;
-  const { tokenString, requiredScopes, audience, context } = fromBinary(ValidateTokenRequestSchema, bytes);
-  assert.deepEqual(walked, { tokenString, requiredScopes, audience, clientAddress: context?.clientAddress ?? "" });
+  const { tokenString, requiredScopes: scopes, audience, context } = fromBinary(ValidateTokenRequestSchema, bytes);
+  assert.deepEqual(walked, { tokenString, scopes, audience, clientAddress: context?.clientAddress ?? "" });
 }
 
 /** The same for what Envoy asks. Damage may be passed over where nobody looks; it may not end in anything but an Error. */
