@@ -35,7 +35,7 @@ export interface Place {
 /**
  * What a CheckRequest says, as places in its bytes: one pass, and no string or object but what is asked for. One serves
  * a whole door, for it is read and forgotten within a tick. It takes only the fields and wire types that Envoy sends, so
- * that it never reads something else than the generated decoder does.
+ * that of well-formed bytes it never reads something else than the generated decoder does.
  */
 export class CheckView {
   bytes: Buffer = Buffer.alloc(0);
@@ -46,7 +46,7 @@ export class CheckView {
   #methodTo = 0;
   #peerFrom = 0;
   #peerTo = 0;
-  /** The entries as they stand there: where each begins and ends. */
+  /** The entries as they stand there: where each begins, with its tag and length, and ends. */
   #extensions: number[] = [];
   /** Which header, and where its value is: three numbers each. */
   #plain: number[] = [];
@@ -92,7 +92,7 @@ export class CheckView {
     return ascii(this.bytes, this.#peerFrom, this.#peerTo);
   }
 
-  /** The context extensions as they came, for a memo. */
+  /** The context extensions as they came, tags and lengths too: no two lists of entries look alike. */
   get rawExtensions(): string {
     const places = this.#extensions;
     let raw = "";
@@ -104,8 +104,9 @@ export class CheckView {
   get extensions(): ReadonlyMap<string, string> | undefined {
     const all = new Map<string, string>();
     for (let i = 0; i < this.#extensions.length; i += 2) {
-      this.#at = this.#extensions[i]!;
-      this.#entry(this.#extensions[i + 1]!);
+      const end = this.#extensions[i + 1]!;
+      this.#at = this.#extensions[i]! + 1;
+      this.#entry(this.#stop(end));
       const key = ascii(this.bytes, this.#keyFrom, this.#keyTo);
       const value = ascii(this.bytes, this.#from, this.#to);
       if (key === undefined || value === undefined) return undefined;
@@ -162,12 +163,13 @@ export class CheckView {
 
   #attributes(end: number): void {
     while (this.#at < end) {
+      const begin = this.#at;
       const tag = this.#tag();
       const stop = this.#stop(end);
       if (tag === 0x22) this.#request(stop);
       else if (tag === 0x0a) this.#source(stop);
       else if (tag === 0x52) {
-        this.#extensions.push(this.#at, stop);
+        this.#extensions.push(begin, stop);
         this.#entry(stop);
       } else if (tag === 0x12 || tag === 0x5a || tag === 0x62 || tag === 0x6a) this.#at = stop;
       else throw new Odd();

@@ -69,7 +69,7 @@ describe("entries", () => {
     expect(l1.size).toBe(2);
   });
 
-  test("a hundred thousand that pass through a small cache cost no walk over what is gone", () => {
+  test("a hundred thousand that pass through leave it full, and no fuller", () => {
     const l1 = cache(1_000);
     for (let i = 0; i < 100_000; i++) {
       l1.set(entry(`t${i}`), LATE);

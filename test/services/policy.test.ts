@@ -24,6 +24,23 @@ describe("a policy with what the proxy's configuration adds for a route", () => 
     });
   });
 
+  test("of one route is made once, and anew when the policies are replaced", () => {
+    const mine = new Policies({ api: settings });
+    let made = 0;
+    const read = () => {
+      made++;
+      return new Map([
+        ["policy", "api"],
+        ["realm", "c"],
+      ]);
+    };
+    expect(mine.forRoute("a route", read)).toBe(mine.forRoute("a route", read));
+    expect(made).toBe(1);
+    expect(mine.forRoute("another", () => new Map([["policy", "none"]]))).toBeUndefined();
+    mine.replace({ api: { ...settings, required_scopes: ["now"] } });
+    expect(mine.forRoute("a route", read)?.requirement.scopes).toEqual(["now"]);
+  });
+
   test("nothing added is the policy itself, so that what is kept for it is found again", () => {
     expect(asked({ policy: "api" })).toBe(policies.get("api"));
     expect(asked({ policy: "api", sni: "whatever" })).toBe(policies.get("api"));
