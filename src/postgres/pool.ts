@@ -12,9 +12,12 @@ export interface PostgresOptions {
 
 export type Row = Record<string, unknown>;
 
+/** With a name it is planned once per connection; for those that run often. */
+export type Text = string | { readonly name: string; readonly text: string };
+
 /** A statement inside a transaction. */
 export interface Tx {
-  query<R extends object = Row>(text: string, values?: readonly unknown[]): Promise<R[]>;
+  query<R extends object = Row>(text: Text, values?: readonly unknown[]): Promise<R[]>;
 }
 
 const INT8 = 20;
@@ -71,7 +74,7 @@ export class Postgres {
   }
 
   /** One read. STORE_UNAVAILABLE where the database does not answer within `timeoutMs`. */
-  async read<R extends object = Row>(text: string, values: readonly unknown[] = [], timeoutMs = 5_000): Promise<R[]> {
+  async read<R extends object = Row>(text: Text, values: readonly unknown[] = [], timeoutMs = 5_000): Promise<R[]> {
     let client: pg.PoolClient;
     try {
       client = await this.#pool.connect();
@@ -182,11 +185,12 @@ export class Postgres {
 
 async function run<R extends object>(
   client: pg.ClientBase,
-  text: string,
+  text: Text,
   values: readonly unknown[] | undefined,
   timeoutMs: number,
 ): Promise<R[]> {
-  const result = await withTimer(client.query<R>(text, values as unknown[] | undefined), timeoutMs);
+  const statement = typeof text === "string" ? { text } : text;
+  const result = await withTimer(client.query<R>({ ...statement, values: values as unknown[] }), timeoutMs);
   return result.rows ?? [];
 }
 

@@ -2,9 +2,8 @@ import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Token } from "../domain/token.ts";
 import type { Committed } from "../ports.ts";
-import { appendAudit } from "./audit-log.ts";
-import { committed } from "./committed.ts";
-import type { Postgres, Tx } from "./pool.ts";
+import { PROOF, type ProofRow, proven } from "./committed.ts";
+import type { Postgres, Text, Tx } from "./pool.ts";
 import { TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
 interface Revoke {
@@ -19,6 +18,8 @@ interface Waiting extends Revoke {
 }
 
 const MOST = 500;
+const FREE = revoking("sallyport-revoke", "skip locked");
+const ANY = revoking("sallyport-revoke-one", "");
 
 /**
  * Revocations of single tokens. While one transaction is under way those that arrive wait, and share the next one: the
@@ -52,7 +53,7 @@ export class RevokeQueue {
 
   async #together(batch: readonly Waiting[]): Promise<void> {
     try {
-      const done = await committed(this.#db, (tx) => revokeAll(tx, batch, "skip locked"));
+      const done = await this.#db.transaction((tx) => revokeAll(tx, batch, FREE));
       for (const waiting of batch) {
         // Somebody holds the row: it must not keep the others, nor those that come after them.
         if (done.value.busy.has(waiting.id)) void this.#alone(waiting);
@@ -65,7 +66,7 @@ export class RevokeQueue {
 
   async #alone(waiting: Waiting): Promise<void> {
     try {
-      answer(waiting, await committed(this.#db, (tx) => revokeAll(tx, [waiting], "")));
+      answer(waiting, await this.#db.transaction((tx) => revokeAll(tx, [waiting], ANY)));
     } catch (error) {
       waiting.reject(error);
     }
@@ -84,39 +85,57 @@ function answer(waiting: Waiting, done: Committed<Revoked>): void {
   else waiting.resolve({ ...done, value: token });
 }
 
-async function revokeAll(tx: Tx, batch: readonly Revoke[], others: "skip locked" | ""): Promise<Revoked> {
-  const ids = [...new Set(batch.map(({ id }) => id))];
-  const locked = await tx.query<{ id: string }>(
-    `select id from sallyport.tokens where id = any($1) order by id for no key update ${others}`,
-    [ids],
-  );
-  const mine = new Set(locked.map(({ id }) => id));
+type RevokedRow = ProofRow & (({ busy: boolean } & TokenRow) | { busy: null });
+
+async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<Committed<Revoked>> {
   const first = new Map<string, Revoke>();
-  for (const revoke of batch) if (mine.has(revoke.id) && !first.has(revoke.id)) first.set(revoke.id, revoke);
+  for (const revoke of batch) if (!first.has(revoke.id)) first.set(revoke.id, revoke);
   const revokes = [...first.values()];
-  await tx.query(
-    `update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
-       revoke_reason = w.reason
-     from unnest($1::text[], $2::text[], $3::text[]) w (id, by, reason) where t.id = w.id and t.revoke_time is null`,
-    [revokes.map(({ id }) => id), revokes.map(({ actor }) => actor.actor), revokes.map(({ reason }) => reason)],
-  );
-  const rows = await tx.query<TokenRow>(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = any($1)`, [
-    ids,
+  const acts = batch.map(({ id, actor, reason }) => ({ ...actor, id, metadata: reason === "" ? {} : { reason } }));
+  const rows = await tx.query<RevokedRow>(text, [
+    revokes.map(({ id }) => id),
+    revokes.map(({ actor }) => actor.actor),
+    revokes.map(({ reason }) => reason),
+    JSON.stringify(acts),
   ]);
-  const found = new Map(rows.map((row) => [row.id, tokenOf(row)]));
-  const acts = batch.flatMap((revoke) => {
-    const token = found.get(revoke.id);
-    if (token === undefined || !mine.has(revoke.id)) return [];
-    return {
-      ...revoke.actor,
-      tenant: token.tenant,
-      action: "token.revoke",
-      target: `token:${token.id}`,
-      owner: token.principal,
-      outcome: "OK" as const,
-      metadata: (revoke.reason === "" ? {} : { reason: revoke.reason }) as Record<string, string>,
-    };
-  });
-  if (acts.length > 0) await appendAudit(tx, acts);
-  return { tokens: found, busy: new Set([...found.keys()].filter((id) => !mine.has(id))) };
+  const found = rows.filter((row) => row.busy !== null);
+  const tokens = new Map(found.map((row) => [row.id, tokenOf(row)]));
+  return proven({ tokens, busy: new Set(found.filter(({ busy }) => busy).map(({ id }) => id)) }, rows[0]);
+}
+
+/**
+ * $1 ids, $2 by whom and $3 why each is revoked if it is not, $4 the audit rows to be: one statement, so that nobody
+ * else's change waits for our round trips. A row that was there when the statement began and was changed since is
+ * revoked as it is now: `mine` locks its latest version, and the update goes on to that.
+ */
+function revoking(name: string, others: "skip locked" | ""): Text {
+  const text = `
+with mine as materialized (
+  select * from sallyport.tokens where id = any($1::text[]) order by id for no key update ${others}
+),
+done as (
+  update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
+    revoke_reason = w.reason
+  from mine join unnest($1::text[], $2::text[], $3::text[]) w (id, by, reason) on w.id = mine.id
+  where t.id = mine.id and t.revoke_time is null returning t.*
+),
+audited as (
+  insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id)
+  select mine.tenant, a->>'actor', a->>'address', 'token.revoke', 'token:' || mine.id, mine.principal, 'OK',
+    a->'metadata', a->>'requestId'
+  from jsonb_array_elements($4::jsonb) a join mine on mine.id = a->>'id'
+),
+found as (
+  select false as busy, * from done
+  union all select false, * from mine where revoke_time is not null
+  union all select true, * from sallyport.tokens t
+    where id = any($1::text[]) and not exists (select from mine where mine.id = t.id)
+)
+select ${PROOF}, ${TOKEN_COLUMNS}, v.busy from sallyport.rev_head h cross join sallyport.rev_state s left join (
+  select found.*, u.last_use_time, u.last_use_address, 'REVOKED' as state
+  from found left join lateral (
+    select last_use_time, last_use_address from sallyport.token_usage where token_id = found.id offset 0
+  ) u on true
+) v on true`;
+  return { name, text };
 }

@@ -14,6 +14,15 @@ import {
   tokenOf,
 } from "./rows.ts";
 
+const BY_ID = {
+  name: "sallyport-token",
+  text: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`,
+};
+const BY_DIGEST = {
+  name: "sallyport-token-by-digest",
+  text: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`,
+};
+
 /** The records, as they are now. Reads of the admin door; validation has its own statement. */
 export class PostgresTokenStore implements TokenStore {
   readonly #db: Postgres;
@@ -23,17 +32,12 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async get(id: string): Promise<Token | undefined> {
-    const rows = await this.#db.read<TokenRow>(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`, [
-      id,
-    ]);
+    const rows = await this.#db.read<TokenRow>(BY_ID, [id]);
     return rows[0] && tokenOf(rows[0]);
   }
 
   async getByDigest(digest: string): Promise<Token | undefined> {
-    const rows = await this.#db.read<TokenRow>(
-      `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`,
-      [Buffer.from(digest, "latin1")],
-    );
+    const rows = await this.#db.read<TokenRow>(BY_DIGEST, [Buffer.from(digest, "latin1")]);
     return rows[0] && tokenOf(rows[0]);
   }
 

@@ -7,7 +7,7 @@ import { migrate } from "../../src/postgres/migrate.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
-import { byHand, migrated } from "./migrated.ts";
+import { auditRow, byHand, migrated } from "./migrated.ts";
 
 let url: string;
 let sql: pg.Client;
@@ -147,6 +147,24 @@ describe("revoking", () => {
     await holder.query("rollback");
     expect(await stateOf(held!.id)).toBe("ACTIVE");
     expect(await outcome(store.revokeToken(held!.id, false, "", ADMIN))).toBe("ok");
+  });
+
+  test.each([
+    ["changed", "display_name = 'new'", { displayName: "new", revokedBy: "user:admin" }],
+    ["revoked", "revoke_time = now(), revoked_by = 'sql'", { revokedBy: "sql" }],
+  ])("a row that somebody %s meanwhile is revoked, and answered as it is now", async (_, set, now) => {
+    const token = await created();
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await auditRow(holder);
+    await holder.query(`update sallyport.tokens set ${set} where id = $1`, [token.id]);
+    const pending = store.revokeToken(token.id, false, "", ADMIN);
+    await waiting(1);
+    await holder.query("commit");
+    expect((await pending).value).toMatchObject({ ...now, state: "REVOKED" });
+    expect(await stateOf(token.id)).toBe("REVOKED");
+    const { rowCount } = await sql.query("select from sallyport.audit where action = 'token.revoke'");
+    expect(rowCount).toBe(1);
   });
 
   test("the head held by somebody: NOT_DONE after the lock's time-out, at the commit, and nothing was changed", async () => {
