@@ -80,6 +80,8 @@ export interface RevokeSelection {
   readonly hints?: readonly string[];
   readonly digests?: readonly string[];
   readonly ids?: readonly string[];
+  /** What a cut of the principal or the tenant ended: those issued from this position on that were live before it. */
+  readonly cutFrom?: number;
 }
 
 export interface TokenStore {
@@ -87,9 +89,9 @@ export interface TokenStore {
   getByDigest(digest: string): Promise<Token | undefined>;
   /** At most `limit` tokens after `start`, newest first. */
   list(filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]>;
-  /** Ids of tokens that are live and selected, in id order, after `afterId`. */
+  /** Ids of tokens that could be accepted, now or some day, and are selected, in id order, after `afterId`. */
   select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]>;
-  /** How many tokens are live and selected. */
+  /** How many tokens `select` would give. */
   count(selection: RevokeSelection): Promise<number>;
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;
@@ -244,10 +246,21 @@ export interface AuthorityStore {
   ): Promise<Committed<Token>>;
   /** Concurrent calls of one process may share a transaction of at most 500 rows. */
   revokeToken(id: string, family: boolean, reason: string, actor: AuditActor): Promise<Committed<Token>>;
-  /** At most 500 ids; those already revoked are left alone. The value: the ids revoked now. */
-  revokeChunk(ids: readonly string[], reason: string, actor: AuditActor): Promise<Committed<readonly string[]>>;
-  /** Ends all tokens issued so far, of a principal or a whole tenant, in one row. What it hits is not counted here. */
-  cut(tenant: string, principal: string | undefined, reason: string, actor: AuditActor): Promise<Committed<unknown>>;
+  /**
+   * At most 500 ids of a tenant. The value: those revoked now, and those that another transaction holds, which are left
+   * as they are; those already revoked are in neither.
+   */
+  revokeChunk(
+    tenant: string,
+    ids: readonly string[],
+    reason: string,
+    actor: AuditActor,
+  ): Promise<Committed<{ readonly revoked: readonly string[]; readonly busy: readonly string[] }>>;
+  /**
+   * Ends all tokens issued so far, of a principal or a whole tenant, in one row. The value: the position of the cut
+   * before, or 0; tokens issued from there on are what it hits.
+   */
+  cut(tenant: string, principal: string | undefined, reason: string, actor: AuditActor): Promise<Committed<number>>;
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,
     actor: AuditActor,

@@ -233,7 +233,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       policies,
       admin: {
         tokens,
-        bulk: new BulkRevoke({ store, authority, keyring }),
+        bulk: new BulkRevoke({ store, authority, keyring, clock, timers }),
         principals: new PrincipalManager({ store, authority }),
         audit,
         pages: new PageTokens(keyring),

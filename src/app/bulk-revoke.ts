@@ -1,14 +1,20 @@
+import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkText } from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import { principalType } from "../domain/principal.ts";
 import { parseTokenString } from "../domain/token-string.ts";
-import type { AuthorityStore, Committed, RevokeSelection, TokenStore } from "../ports.ts";
+import type { AuthorityStore, Clock, Committed, RevokeSelection, Timers, TokenStore } from "../ports.ts";
 import { type Access, actorOf, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
+import { before } from "./before.ts";
 
+const PAGE = 20_000;
 const CHUNK = 500;
 const SHOWN = 1000;
+/** What is left of the caller's time for an answer without a count, and what a caller without a deadline waits for one. */
+const RESERVE_MS = 50;
+const COUNTING_MS = 5_000;
 
 export interface BulkRevokeRequest {
   readonly tenant: string;
@@ -25,9 +31,23 @@ export interface BulkRevokeRequest {
 }
 
 export interface BulkRevokeResult {
+  /** Of a cut, where the caller's time is up before they are counted: 0, and no ids. */
   readonly revokedCount: number;
   readonly matchedIds: readonly string[];
   readonly effect?: Effect;
+}
+
+interface Matched {
+  readonly count: number;
+  readonly ids: readonly string[];
+}
+
+export interface BulkRevokeDeps {
+  readonly store: TokenStore;
+  readonly authority: Authority;
+  readonly keyring: Keyring;
+  readonly clock: Clock;
+  readonly timers: Timers;
 }
 
 /**
@@ -35,35 +55,64 @@ export interface BulkRevokeResult {
  * at most 500 rows, with one wait at the end.
  */
 export class BulkRevoke {
-  readonly #o: { readonly store: TokenStore; readonly authority: Authority; readonly keyring: Keyring };
+  readonly #o: BulkRevokeDeps;
 
-  constructor(options: { store: TokenStore; authority: Authority; keyring: Keyring }) {
+  constructor(options: BulkRevokeDeps) {
     this.#o = options;
   }
 
   async run(access: Access, request: BulkRevokeRequest): Promise<BulkRevokeResult> {
     checkText("reason", request.reason, 200);
     const selection = this.#selection(access, request);
-    const matchedIds = await this.#o.store.select(selection, SHOWN, "");
-    // Only a long list needs another statement to be counted.
-    const matched = matchedIds.length < SHOWN ? matchedIds.length : await this.#o.store.count(selection);
-    if (request.dryRun) return { revokedCount: matched, matchedIds };
-    const options = { noWait: request.noWait, deadline: access.deadline };
-    const byCut = Object.keys(selection).every((key) => key === "tenant" || key === "principal");
-    if (byCut) {
-      const { effect } = await this.#o.authority.change(
-        (store) => store.cut(selection.tenant, selection.principal, request.reason, actorOf(access)),
-        options,
-      );
-      return { revokedCount: matched, matchedIds, effect };
+    if (request.dryRun) {
+      const { count, ids } = await this.#matched(selection);
+      return { revokedCount: count, matchedIds: ids };
     }
+    const byCut = Object.keys(selection).every((key) => key === "tenant" || key === "principal");
+    return byCut ? this.#byCut(access, request, selection) : this.#byRow(access, request, selection);
+  }
+
+  /** The cut first, then what it hit is counted, beside the wait: a long list must not keep its end waiting. */
+  async #byCut(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
+    // Outside the work, which may run again: a second cut would count what came after the first.
+    let hit: Promise<Matched | undefined> | undefined;
+    const { effect } = await this.#o.authority.change(
+      async (store) => {
+        const cut = await store.cut(selection.tenant, selection.principal, request.reason, actorOf(access));
+        hit ??= this.#matched({ ...selection, cutFrom: cut.value }).catch(() => undefined);
+        return cut;
+      },
+      { noWait: request.noWait, deadline: access.deadline },
+    );
+    const deadline = (access.deadline ?? this.#o.clock.mono() + COUNTING_MS) - RESERVE_MS;
+    const found = await before(this.#o, hit!, deadline);
+    return { revokedCount: found?.count ?? 0, matchedIds: found?.ids ?? [], effect };
+  }
+
+  async #byRow(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
     // Outside the work, which may run again: what an earlier run revoked stays counted.
     const revoked = new Set<string>();
+    let matchedIds: readonly string[] | undefined;
     const { effect } = await this.#o.authority.change(
-      (store) => this.#inChunks(store, selection, request.reason, access, revoked),
-      options,
+      async (store) => {
+        const chunks = new Chunks(store, selection.tenant, request.reason, actorOf(access), revoked);
+        for (let afterId = ""; ; ) {
+          const ids = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
+          matchedIds ??= ids.slice(0, SHOWN);
+          await chunks.revoke(ids);
+          if (ids.length < PAGE) return chunks.end();
+          afterId = ids[ids.length - 1]!;
+        }
+      },
+      { noWait: request.noWait, deadline: access.deadline },
     );
-    return { revokedCount: revoked.size, matchedIds, effect };
+    return { revokedCount: revoked.size, matchedIds: matchedIds ?? [], effect };
+  }
+
+  async #matched(selection: RevokeSelection): Promise<Matched> {
+    const ids = await this.#o.store.select(selection, SHOWN, "");
+    // Only a long list needs another statement to be counted.
+    return { ids, count: ids.length < SHOWN ? ids.length : await this.#o.store.count(selection) };
   }
 
   #selection(access: Access, request: BulkRevokeRequest): RevokeSelection {
@@ -94,37 +143,64 @@ export class BulkRevoke {
       }),
     };
   }
+}
 
-  async #inChunks(
-    store: AuthorityStore,
-    selection: RevokeSelection,
-    reason: string,
-    access: Access,
-    revoked: Set<string>,
-  ): Promise<Committed<void>> {
-    let last: Committed<unknown> | undefined;
-    let afterId = "";
-    for (;;) {
-      const ids = await this.#afterFirst(last !== undefined, () => this.#o.store.select(selection, CHUNK, afterId));
-      // An empty chunk still commits: nothing to do must wait for what others revoked, too.
-      if (ids.length === 0 && last !== undefined) break;
-      const done = await this.#afterFirst(last !== undefined, () => store.revokeChunk(ids, reason, actorOf(access)));
-      if (last !== undefined && done.epoch !== last.epoch) throw unsure();
-      for (const id of done.value) revoked.add(id);
-      last = done;
-      if (ids.length < CHUNK) break;
-      afterId = ids[ids.length - 1]!;
+/** One run over the rows selected, in transactions of one life of the server. */
+class Chunks {
+  readonly #store: AuthorityStore;
+  readonly #tenant: string;
+  readonly #reason: string;
+  readonly #actor: AuditActor;
+  readonly #revoked: Set<string>;
+  #last: Committed<unknown> | undefined;
+
+  constructor(store: AuthorityStore, tenant: string, reason: string, actor: AuditActor, revoked: Set<string>) {
+    this.#store = store;
+    this.#tenant = tenant;
+    this.#reason = reason;
+    this.#actor = actor;
+    this.#revoked = revoked;
+  }
+
+  /** A row that somebody holds keeps back no other: those are redone row by row, after the rest of the chunk. */
+  async revoke(ids: readonly string[]): Promise<void> {
+    for (let at = 0; at < ids.length; at += CHUNK) {
+      const { revoked, busy } = await this.#commit(() => this.#chunk(ids.slice(at, at + CHUNK)));
+      for (const id of revoked) this.#revoked.add(id);
+      const single = await Promise.allSettled(
+        busy.map(async (id) => {
+          await this.#commit(() => this.#store.revokeToken(id, false, this.#reason, this.#actor));
+          this.#revoked.add(id);
+        }),
+      );
+      for (const outcome of single) if (outcome.status === "rejected") throw outcome.reason;
     }
-    return { ...last, value: undefined };
+  }
+
+  /** An empty chunk commits, too: nothing to do must wait for what others revoked. */
+  async end(): Promise<Committed<void>> {
+    if (this.#last === undefined) await this.#commit(() => this.#chunk([]));
+    return { ...this.#last!, value: undefined };
   }
 
   /** What fails after an acknowledged chunk leaves something done and something not. */
-  async #afterFirst<T>(later: boolean, step: () => Promise<T>): Promise<T> {
+  async afterFirst<T>(step: () => Promise<T>): Promise<T> {
     try {
       return await step();
     } catch (error) {
-      throw later ? unsure(error) : error;
+      throw this.#last === undefined ? error : unsure(error);
     }
+  }
+
+  #chunk(ids: readonly string[]) {
+    return this.#store.revokeChunk(this.#tenant, ids, this.#reason, this.#actor);
+  }
+
+  async #commit<T>(step: () => Promise<Committed<T>>): Promise<T> {
+    const done = await this.afterFirst(step);
+    if (this.#last !== undefined && done.epoch !== this.#last.epoch) throw unsure();
+    this.#last = done;
+    return done.value;
   }
 }
 

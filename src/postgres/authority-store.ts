@@ -4,11 +4,38 @@ import type { Principal, Tenant } from "../domain/principal.ts";
 import type { Token } from "../domain/token.ts";
 import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
-import { committed } from "./committed.ts";
+import { committed, PROOF, type ProofRow, proven } from "./committed.ts";
 import { expiry, guardWidening, mint, readToken, refuseDead, rotate } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
 import { RevokeQueue } from "./revoke-queue.ts";
 import { PRINCIPAL_COLUMNS, type PrincipalRow, principalOf, TENANT_COLUMNS, type TenantRow, tenantOf } from "./rows.ts";
+
+/**
+ * $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the tenant. Where nothing is revoked a
+ * row tells so: without it a repeat would commit nothing, and not wait for a standby to confirm what came before.
+ */
+const REVOKE_CHUNK = {
+  name: "sallyport-revoke-chunk",
+  text: `
+with mine as materialized (
+  select id from sallyport.tokens where id = any($1::text[]) order by id for no key update skip locked
+),
+done as (
+  update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
+    revoke_reason = $3
+  from mine where t.id = mine.id and t.revoke_time is null returning t.id, t.tenant, t.principal
+),
+audited as (
+  insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, metadata, request_id)
+  select tenant, $2, $4, 'token.revoke', 'token:' || id, principal, '{"bulk": "true"}'::jsonb, $5 from done
+  union all
+  select $6, $2, $4, 'tokens.revoke', 'tokens:', '', '{"revoked": "0"}', $5 where not exists (select from done)
+)
+select ${PROOF}, array(select id from done) as revoked, array(
+  select id from sallyport.tokens t where id = any($1) and not exists (select from mine where mine.id = t.id)
+) as busy
+from sallyport.rev_head h cross join sallyport.rev_state s`,
+};
 
 type Args<K extends keyof AuthorityStore> = Parameters<AuthorityStore[K]>;
 
@@ -70,63 +97,46 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  async revokeChunk(...[ids, reason, actor]: Args<"revokeChunk">): Promise<Committed<readonly string[]>> {
-    return committed(this.#db, async (tx) => {
-      await tx.query("select from sallyport.tokens where id = any($1) order by id for no key update", [ids]);
-      const rows = await tx.query<{ id: string; tenant: string; principal: string }>(
-        `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
-           revoke_reason = $3
-         where id = any($1) and revoke_time is null returning id, tenant, principal`,
-        [ids, actor.actor, reason],
-      );
-      const acts = rows.map((row) => ({
-        ...actor,
-        tenant: row.tenant,
-        action: "token.revoke",
-        target: `token:${row.id}`,
-        owner: row.principal,
-        outcome: "OK" as const,
-        metadata: { bulk: "true" },
-      }));
-      if (acts.length > 0) await appendAudit(tx, acts);
-      else await this.#auditNothing(tx, ids, actor);
-      return rows.map((row) => row.id);
+  revokeChunk(...[tenant, ids, reason, actor]: Args<"revokeChunk">): ReturnType<AuthorityStore["revokeChunk"]> {
+    return this.#db.transaction(async (tx) => {
+      const [row] = await tx.query<ProofRow & { revoked: string[]; busy: string[] }>(REVOKE_CHUNK, [
+        ids,
+        actor.actor,
+        reason,
+        actor.address,
+        actor.requestId,
+        tenant,
+      ]);
+      return proven({ revoked: row?.revoked ?? [], busy: row?.busy ?? [] }, row);
     });
   }
 
-  /** Without a row of its own a repeat would commit nothing, and not wait for a standby to confirm what came before. */
-  async #auditNothing(tx: Tx, ids: readonly string[], actor: AuditActor): Promise<void> {
-    const rows = await tx.query<{ tenant: string }>("select tenant from sallyport.tokens where id = any($1) limit 1", [
-      ids,
-    ]);
-    await audit(tx, actor, rows[0]?.tenant ?? "", "tokens.revoke", "tokens:", "", { revoked: "0" });
-  }
-
-  cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<unknown>> {
+  cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<number>> {
     return committed(this.#db, async (tx) => {
       if (principal === undefined) {
-        const rows = await tx.query(
-          "update sallyport.tenants set cut_time = clock_timestamp() where id = $1 returning id",
+        // The new position is set at the commit.
+        const [row] = await tx.query<{ cut_n: number }>(
+          "update sallyport.tenants set cut_time = clock_timestamp() where id = $1 returning cut_n",
           [tenant],
         );
-        if (rows.length === 0) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+        if (row === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
         await audit(tx, actor, tenant, "tokens.revoke", `tenant:${tenant}`, "", { reason });
-        return undefined;
+        return row.cut_n;
       }
       // The exclusive lock before the upsert: a first mint that is not yet committed would be missed otherwise.
       await tx.query("select pg_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key($1, $2)))", [
         tenant,
         principal,
       ]);
-      const rows = await tx.query(
+      const [row] = await tx.query<{ cut_n: number }>(
         `insert into sallyport.principals (tenant, name, cut_time)
          select id, $2, clock_timestamp() from sallyport.tenants where id = $1
-         on conflict (tenant, name) do update set cut_time = clock_timestamp() returning name`,
+         on conflict (tenant, name) do update set cut_time = clock_timestamp() returning cut_n`,
         [tenant, principal],
       );
-      if (rows.length === 0) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+      if (row === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
       await audit(tx, actor, tenant, "tokens.revoke", `principal:${principal}`, principal, { reason });
-      return undefined;
+      return row.cut_n;
     });
   }
 

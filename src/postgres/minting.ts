@@ -109,10 +109,14 @@ export async function rotate(
     family: await familyOf(tx, id),
     rotatedFrom: id,
   });
+  // Without an overlap it is revoked as well: an end by time alone would be undone by a clock that is set back.
   await tx.query(
     `update sallyport.tokens set rotated_to = $2,
-       expire_time = least(expire_time, to_timestamp(($3::float8 + $4::float8) / 1000)) where id = $1`,
-    [id, fresh.id, now.now, overlapMs],
+       expire_time = least(expire_time, to_timestamp(($3::float8 + $4::float8) / 1000)),
+       revoke_time = case when $4::float8 = 0 then to_timestamp($3::float8 / 1000) end,
+       revoked_by = case when $4::float8 = 0 then $5 else '' end,
+       revoke_reason = case when $4::float8 = 0 then 'rotated' else '' end where id = $1`,
+    [id, fresh.id, now.now, overlapMs, actor.actor],
   );
   await appendAudit(tx, [
     {
@@ -149,12 +153,12 @@ export async function readToken(tx: Tx, id: string): Promise<Token> {
 
 /** Refuses a change of a token that can no longer change. */
 export function refuseDead(token: Token): void {
-  if (token.state === "REVOKED") throw new AppError("TOKEN_REVOKED", "the token is revoked: it stays as it is");
   if (token.rotatedTo !== "") {
     throw new AppError("TOKEN_ROTATED", "the token was already replaced by a rotation", {
       metadata: { rotated_to: token.rotatedTo },
     });
   }
+  if (token.state === "REVOKED") throw new AppError("TOKEN_REVOKED", "the token is revoked: it stays as it is");
   if (token.state === "EXPIRED") throw new AppError("TOKEN_REVOKED", "the token has expired: issue a new one");
 }
 

@@ -4,7 +4,7 @@ import type { Token } from "../domain/token.ts";
 import type { Committed } from "../ports.ts";
 import { PROOF, type ProofRow, proven } from "./committed.ts";
 import type { Postgres, Text, Tx } from "./pool.ts";
-import { TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
+import { storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
 interface Revoke {
   readonly id: string;
@@ -111,13 +111,13 @@ async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<
 function revoking(name: string, others: "skip locked" | ""): Text {
   const text = `
 with mine as materialized (
-  select * from sallyport.tokens where id = any($1::text[]) order by id for no key update ${others}
+  select ${storedColumns("t")} from sallyport.tokens t where id = any($1::text[]) order by id for no key update ${others}
 ),
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
     revoke_reason = w.reason
   from mine join unnest($1::text[], $2::text[], $3::text[]) w (id, by, reason) on w.id = mine.id
-  where t.id = mine.id and t.revoke_time is null returning t.*
+  where t.id = mine.id and t.revoke_time is null returning ${storedColumns("t")}
 ),
 audited as (
   insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id)
@@ -126,13 +126,13 @@ audited as (
   from jsonb_array_elements($4::jsonb) a join mine on mine.id = a->>'id'
 ),
 found as (
-  select false as busy, * from done
-  union all select false, * from mine where revoke_time is not null
-  union all select true, * from sallyport.tokens t
+  select false as busy, ${storedColumns("done")} from done
+  union all select false, ${storedColumns("mine")} from mine where revoke_time is not null
+  union all select true, ${storedColumns("t")} from sallyport.tokens t
     where id = any($1::text[]) and not exists (select from mine where mine.id = t.id)
 )
 select ${PROOF}, ${TOKEN_COLUMNS}, v.busy from sallyport.rev_head h cross join sallyport.rev_state s left join (
-  select found.*, u.last_use_time, u.last_use_address, 'REVOKED' as state
+  select found.busy, ${storedColumns("found")}, u.last_use_time, u.last_use_address, 'REVOKED' as state
   from found left join lateral (
     select last_use_time, last_use_address from sallyport.token_usage where token_id = found.id offset 0
   ) u on true

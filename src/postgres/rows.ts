@@ -1,11 +1,18 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Token, TokenState } from "../domain/token.ts";
 
+const STORED =
+  "id kid hint tenant profile principal display_name description scopes audiences allowed_cidrs annotations disabled " +
+  "create_time created_by not_before_time expire_time revoke_time revoked_by revoke_reason parent_id rotated_from " +
+  "rotated_to revision";
+
+/** Those columns of a Token that are in the row itself. */
+export function storedColumns(of: string): string {
+  return STORED.replaceAll(/\w+/g, `${of}.$&`).replaceAll(" ", ", ");
+}
+
 /** Columns of `sallyport.token_view v` that make a Token. */
-export const TOKEN_COLUMNS = `v.id, v.kid, v.hint, v.tenant, v.profile, v.principal, v.display_name, v.description,
-  v.scopes, v.audiences, v.allowed_cidrs, v.annotations, v.disabled, v.create_time, v.created_by, v.not_before_time,
-  v.expire_time, v.revoke_time, v.revoked_by, v.revoke_reason, v.parent_id, v.rotated_from, v.rotated_to, v.revision,
-  v.last_use_time, v.last_use_address, v.state`;
+export const TOKEN_COLUMNS = `${storedColumns("v")}, v.last_use_time, v.last_use_address, v.state`;
 
 export interface TokenRow {
   readonly id: string;

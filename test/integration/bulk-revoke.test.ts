@@ -1,5 +1,6 @@
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import pg from "pg";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { failure, outcome, TestSallyport } from "../support/sallyport.ts";
 
 let sallyport: TestSallyport;
@@ -44,6 +45,36 @@ test("a principal's tokens die by one cut: one audit row, not one a token; what 
   expect(events).toMatchObject([{ target: "principal:user:cut", metadata: { reason: "left" } }]);
   expect(await live(await many(1, { principal: "user:cut" }))).toBe(1);
   expect((await revoke({ principal: "user:cut" })).revokedCount).toBe(1);
+});
+
+test("a cut counts what it ended: not the dead of before, nor what was minted since", async () => {
+  await many(3, { principal: "user:twice" });
+  expect((await revoke({ principal: "user:twice" })).revokedCount).toBe(3);
+  const [alone, off, ...rest] = await many(6, { principal: "user:twice" });
+  await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: alone!.id } });
+  await sallyport.admin.tokens.updateToken({
+    token: { id: off!.id, disabled: true },
+    updateMask: { paths: ["disabled"] },
+  });
+  const done = await revoke({ principal: "user:twice" });
+  expect(done.revokedCount).toBe(5);
+  expect([...done.matchedIds].sort()).toEqual([off!, ...rest].map(({ id }) => id).sort());
+});
+
+test("a row that somebody holds keeps back no other; it is redone by itself", async () => {
+  const some = await many(5, { principal: "user:held" });
+  const ids = some.map(({ id }) => id);
+  const holder = new pg.Client({ connectionString: sallyport.database.url });
+  await holder.connect();
+  onTestFinished(() => holder.end());
+  await holder.query("begin");
+  await holder.query("select from sallyport.tokens where id = $1 for update", [ids[2]]);
+  const done = revoke({ ids });
+  const others = some.filter(({ id }) => id !== ids[2]);
+  await expect.poll(() => live(others), { timeout: 4000 }).toBe(0);
+  await holder.query("rollback");
+  expect((await done).revokedCount).toBe(5);
+  expect(await live(some)).toBe(0);
 });
 
 test("a whole tenant dies by one cut, and no other does", async () => {

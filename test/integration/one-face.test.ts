@@ -208,7 +208,7 @@ describe("the true reason", () => {
       "not yet valid": "not_yet_valid",
       disabled: "disabled",
       revoked: "revoked",
-      rotated: "expired",
+      rotated: "revoked",
       "parent revoked": "revoked",
       "principal disabled": "disabled",
       "principal deleted": "principal_gone",

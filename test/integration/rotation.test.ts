@@ -34,7 +34,9 @@ test("without an overlap the old string is dead at the answer, and the new one h
     rotatedFrom: old.id,
     createdBy: expect.stringMatching(/^token:sp_adm_/),
   });
-  expect(previous).toMatchObject({ id: old.id, rotatedTo: token?.id });
+  expect(previous).toMatchObject({ id: old.id, rotatedTo: token?.id, revokeReason: "rotated", state: 5 });
+  // Not by time alone: a clock that is set back revives nothing.
+  expect(timestampMs(previous!.revokeTime!)).toBe(timestampMs(previous!.expireTime!));
   expect(tokenString).not.toBe(old.tokenString);
   expect(await sallyport.verdict(old.tokenString)).toBe("INVALID_TOKEN");
   const context = { clientAddress: "10.1.2.3" };

@@ -121,14 +121,16 @@ describe("revoking", () => {
     const second = await store.revokeToken(token.id, false, "twice", by("user:b"));
     expect(second.value).toEqual(first.value);
     expect(await head()).toBe(before);
-    const chunk = await store.revokeChunk([token.id], "thrice", by("user:c"));
-    expect(chunk.value).toEqual([]);
-    const empty = await store.revokeChunk([], "nothing", by("user:d"));
-    expect(empty.value).toEqual([]);
+    const chunk = await store.revokeChunk("default", [token.id], "thrice", by("user:c"));
+    expect(chunk.value).toEqual({ revoked: [], busy: [] });
+    const empty = await store.revokeChunk("default", [], "nothing", by("user:d"));
+    expect(empty.value).toEqual({ revoked: [], busy: [] });
     const { rows } = await sql.query(
-      "select actor, outcome from sallyport.audit where action like 'token%.revoke' order by seq",
+      "select actor, outcome, tenant from sallyport.audit where action like 'token%.revoke' order by seq",
     );
-    expect(rows).toEqual(["user:a", "user:b", "user:c", "user:d"].map((actor) => ({ actor, outcome: "OK" })));
+    expect(rows).toEqual(
+      ["user:a", "user:b", "user:c", "user:d"].map((actor) => ({ actor, outcome: "OK", tenant: "default" })),
+    );
   });
 
   test("a row that somebody holds delays only its own revocation, which is NOT_DONE after the lock's time-out", async () => {
@@ -147,6 +149,20 @@ describe("revoking", () => {
     await holder.query("rollback");
     expect(await stateOf(held!.id)).toBe("ACTIVE");
     expect(await outcome(store.revokeToken(held!.id, false, "", ADMIN))).toBe("ok");
+  });
+
+  test("a chunk leaves alone what somebody holds, and names it", async () => {
+    const [held, old, ...rest] = await Promise.all(Array.from({ length: 5 }, () => created()));
+    await store.revokeToken(old!.id, false, "", ADMIN);
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("select from sallyport.tokens where id = $1 for update", [held!.id]);
+    const ids = [held!, old!, ...rest].map(({ id }) => id);
+    const { value } = await store.revokeChunk("default", [...ids, newId()], "", ADMIN);
+    expect([...value.revoked].sort()).toEqual(rest.map(({ id }) => id).sort());
+    expect(value.busy).toEqual([held!.id]);
+    await holder.query("rollback");
+    expect((await store.revokeChunk("default", ids, "", ADMIN)).value).toEqual({ revoked: [held!.id], busy: [] });
   });
 
   test.each([
@@ -238,7 +254,7 @@ describe("revoking", () => {
     const limits = { maxLive: 5, perPrincipalPerDay: 9, address: "192.0.2.1", perAddressPerHour: 9 };
     const token = await created({}, FREE, limits);
     const [one, two, three] = [fresh(), fresh(), fresh()];
-    await store.rotateToken(token.id, one, YEAR, 0, { callerScopes: [] }, ADMIN, {
+    await store.rotateToken(token.id, one, YEAR, 60_000, { callerScopes: [] }, ADMIN, {
       caller: "c",
       requestId: randomUUID(),
       method: "RotateToken",
@@ -254,7 +270,7 @@ describe("revoking", () => {
       ADMIN,
     );
     await store.revokeToken(one.id, true, "", ADMIN);
-    await store.revokeChunk([(await created({ ...two })).id], "", ADMIN);
+    await store.revokeChunk("t", [(await created({ ...two })).id], "", ADMIN);
     await store.revokeToken((await created({ ...three })).id, false, "", ADMIN);
     const facts = { displayName: "", annotations: {}, state: "ACTIVE" as const };
     await store.createTenant({ id: "t", ...facts }, ADMIN);
@@ -284,13 +300,15 @@ describe("revoking", () => {
   test("a cut of a principal without a row ends nothing, and is there when it is first used", async () => {
     const before = await head();
     const done = await store.cut("default", "bot:none", "", ADMIN);
-    expect(done.epoch).toBeTruthy();
+    expect(done).toMatchObject({ epoch: expect.any(String), value: 0 });
     const { rows } = await sql.query("select cut_n from sallyport.principals where name = 'bot:none'");
     expect(rows).toEqual([{ cut_n: before + 1 }]);
     const token = await created({ principal: "bot:none" });
     expect(token.state).toBe("ACTIVE");
     await store.cut("default", undefined, "", ADMIN);
     expect(await stateOf(token.id)).toBe("REVOKED");
+    expect((await store.cut("default", "bot:none", "", ADMIN)).value).toBe(before + 1);
+    expect((await store.cut("default", undefined, "", ADMIN)).value).toBe(before + 2);
     expect(await outcome(store.cut("nowhere", "bot:none", "", ADMIN))).toBe("TENANT_NOT_FOUND");
   });
 
@@ -602,8 +620,8 @@ describe("a commit without a clear answer", () => {
     // Each of these changes nothing any more; without a row of its own it would not wait, and say OK.
     expect(await cancelled(store.revokeToken(token.id, false, "", ADMIN))).toEqual(unknown);
     expect(await cancelled(store.revokeToken(token.id, true, "", ADMIN))).toEqual(unknown);
-    expect(await cancelled(store.revokeChunk([token.id], "", ADMIN))).toEqual(unknown);
-    expect(await cancelled(store.revokeChunk([], "", ADMIN))).toEqual(unknown);
+    expect(await cancelled(store.revokeChunk("default", [token.id], "", ADMIN))).toEqual(unknown);
+    expect(await cancelled(store.revokeChunk("default", [], "", ADMIN))).toEqual(unknown);
   });
 
   test("a commit that is not answered is OUTCOME_UNKNOWN when its time is up", async () => {
@@ -687,11 +705,13 @@ describe("a commit without a clear answer", () => {
     const hand = await byHand(url);
     await hand.query("begin");
     await hand.query("select from sallyport.tokens where id = $1 for update", [high]);
-    const chunk = store.revokeChunk([low!, high!], "", ADMIN);
+    const both = db.transaction((tx) =>
+      tx.query("select from sallyport.tokens where id = any($1) order by id for update", [[low, high]]),
+    );
     await waiting(1);
     // The hand takes what the other holds: a deadlock, of which PostgreSQL ends one side.
     await outcome(hand.query("select from sallyport.tokens where id = $1 for update", [low]));
     await hand.query("rollback");
-    expect((await chunk).value).toHaveLength(2);
+    expect(await both).toHaveLength(2);
   });
 });

@@ -315,7 +315,7 @@ create function sallyport.note_token() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform sallyport.rev_note('t'::bytea || old.digest);
-  if tg_op = 'UPDATE' and new.digest <> old.digest then
+  if tg_op = 'UPDATE' then
     perform sallyport.rev_note('t'::bytea || new.digest);
   end if;
   return null;

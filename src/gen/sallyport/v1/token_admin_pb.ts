@@ -765,7 +765,8 @@ export const RevokeTokensRequestSchema: GenMessage<RevokeTokensRequest> = /*@__P
  */
 export type RevokeTokensResponse = Message<"sallyport.v1.RevokeTokensResponse"> & {
   /**
-   * How many tokens were live and are revoked now (or would be, for a dry run).
+   * How many tokens were live and are revoked now (or would be, for a dry run). Of a whole principal or tenant: 0 where
+   * the deadline comes before they are counted; the revocation does not wait for it.
    *
    * @generated from field: int32 revoked_count = 1;
    */
