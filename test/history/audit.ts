@@ -40,7 +40,7 @@ export async function strayChanges(world: World): Promise<string[]> {
   const stray = rows.filter(({ id, by_hand, rows }) => (by_hand ? rows : 1) > (tries.get(id) ?? 0));
   const unaudited = await world.rows<{ id: string }>(
     `select id from sallyport.tokens t where revoke_time is not null and not exists (
-       select from sallyport.audit a where a.target = 'token:' || t.id and a.action = 'token.revoke')`,
+       select from sallyport.audit a where a.target = 'token:' || t.id and a.action in ('token.revoke', 'token.rotate'))`,
   );
   return [
     ...stray.slice(0, 5).map((row) => `(E) an audit row that no call explains: ${JSON.stringify(row)}`),
