@@ -38,12 +38,13 @@ export const MUTANTS: readonly Mutant[] = [
         file: "app/change-authority.ts",
         from: "const outcome = await before(",
         // What the first of two calls revoked, the second finds revoked already.
-        to: `const outcome = (done.commit.value as any)?.revokeTime < done.commit.dbTime - 12
+        to: `const outcome = (done.commit.value as any)?.revokeTime < done.commit.dbTime - 4
           ? ({ mode: "ACKED", position: 0 } as const)
           : await before(`,
       },
     ],
-    fault: faultOf("stalls"),
+    fault: { ...faultOf("partition"), load: { revokers: 24, changeRestMs: 10 } },
+    world: { kinds: { twice: 100 } },
   },
   simulated("M5", "none", { redis: "own" }),
   simulated("M6", "fill-race"),

@@ -28,6 +28,8 @@ export interface WorldOptions {
   readonly badClocks?: boolean;
   readonly historyFile?: string;
   readonly cells?: number;
+  /** What is done to them, in hundredths. */
+  readonly kinds?: Readonly<Partial<Record<Kind, number>>>;
 }
 
 export const SOURCE = join(import.meta.dirname, "../../src");
@@ -128,7 +130,7 @@ export class World implements Target {
     return this.#stock.length;
   }
 
-  async stock(count: number, kinds?: Partial<Record<Kind, number>>): Promise<void> {
+  async stock(count: number, kinds = this.options.kinds): Promise<void> {
     this.#stock.push(...(await this.mint((mint) => mint.cells(count, kinds))));
   }
 
