@@ -19,7 +19,7 @@ export async function auditProblems(world: World, attempts: readonly Attempt[], 
   for (const { id, op, outcome, detail } of attempts) {
     const count = found.get(id) ?? 0;
     // One change has one row, unless it is of several tokens or made again: in a new epoch, or by hand.
-    const exact = op !== "bulk" && op !== "sql" && !newEpoch;
+    const exact = op !== "bulk" && op !== "filter" && op !== "sql" && !newEpoch;
     if (outcome === "OK" && (count < 1 || (exact && count !== 1))) {
       problems.push(`(E) ${op} ${id} is OK with ${count} audit rows`);
     }

@@ -6,7 +6,18 @@ import { Subject } from "./history.ts";
 import { question } from "./wire.ts";
 
 /** How a cell will end. Each kind is another way through the product, and all promise the same. */
-export type Kind = "revoke" | "twice" | "bulk" | "disable" | "suspend" | "cut" | "narrow" | "rotate" | "parent" | "sql";
+export type Kind =
+  | "revoke"
+  | "twice"
+  | "bulk"
+  | "filter"
+  | "disable"
+  | "suspend"
+  | "cut"
+  | "narrow"
+  | "rotate"
+  | "parent"
+  | "sql";
 
 /** Tokens that one change of authority ends together. */
 export interface Cell {
@@ -20,9 +31,10 @@ export interface Cell {
 
 /** Of how many cells of a hundred. Most are what people do most. */
 const SHARES: Readonly<Record<Kind, number>> = {
-  revoke: 46,
+  revoke: 43,
   twice: 12,
   bulk: 6,
+  filter: 3,
   disable: 6,
   suspend: 4,
   cut: 6,
@@ -31,7 +43,7 @@ const SHARES: Readonly<Record<Kind, number>> = {
   parent: 4,
   sql: 4,
 };
-const SIZE: Readonly<Partial<Record<Kind, number>>> = { bulk: 4, disable: 2, suspend: 2, cut: 2 };
+const SIZE: Readonly<Partial<Record<Kind, number>>> = { bulk: 4, filter: 3, disable: 2, suspend: 2, cut: 2 };
 export const SCOPE = "history:read";
 
 /** Of principals and tenants: names are never used twice. */

@@ -1,3 +1,4 @@
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { ConnectError } from "@connectrpc/connect";
 import type pg from "pg";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
@@ -19,6 +20,7 @@ export interface Changer {
 /** In force everywhere so long after the commit, without anybody waiting: L·1.2 + 50 ms. */
 export const BY_HAND_MS = 1850;
 const DEADLINE_MS = 6_000;
+const TEN_DAYS_MS = 864_000_000;
 let serial = 0;
 
 /** One change of authority that ends a cell's tokens, by one instance. Gives its outcome; never rejects. */
@@ -59,6 +61,11 @@ async function call(cell: Cell, at: Instance, adminToken: string, requestId: str
         return at.tokens.revokeTokens({ principal: cell.principal }, options);
       case "bulk":
         return at.tokens.revokeTokens({ ids: cell.subjects.map((subject) => subject.id) }, options);
+      case "filter": {
+        // All of a principal, but not as such: one by one.
+        const createdBefore = timestampFromMs(Date.now() + TEN_DAYS_MS);
+        return at.tokens.revokeTokens({ principal: cell.principal, createdBefore }, options);
+      }
       case "narrow":
         return at.tokens.updateToken({ token: { id, scopes: [] }, updateMask: { paths: ["scopes"] } }, options);
       case "rotate":

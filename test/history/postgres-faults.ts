@@ -185,13 +185,15 @@ const locked: Fault = {
   name: "locks",
   async run(world, seconds) {
     const cell = fresh(world);
+    // Not by the connection that also revokes by hand: it may be one of those that wait.
+    const waiting = () =>
+      onServer(world.server.port, world.database, async (sql) => {
+        const { rowCount } = await sql.query(
+          "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()",
+        );
+        return rowCount !== 0;
+      });
     await onServer(world.server.port, world.database, async (sql) => {
-      const waiting = async () =>
-        (
-          await world.rows(
-            "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()",
-          )
-        ).length > 0;
       await sql.query("begin");
       await sql.query("select from sallyport.tokens where id = $1 for update", [cell.target]);
       await delay(seconds * 300);
