@@ -89,8 +89,8 @@ export interface TokenStore {
   getByDigest(digest: string): Promise<Token | undefined>;
   /** At most `limit` tokens after `start`, newest first. */
   list(filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]>;
-  /** Ids of tokens that could be accepted, now or some day, and are selected, in id order, after `afterId`. */
-  select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]>;
+  /** Ids of tokens that could be accepted, now or some day, and are selected; in id order if after one of them. */
+  select(selection: RevokeSelection, limit: number, afterId?: string): Promise<string[]>;
   /** How many tokens `select` would give. */
   count(selection: RevokeSelection): Promise<number>;
   /** Rows of principals and tenants, live or not. */

@@ -110,7 +110,7 @@ export class BulkRevoke {
   }
 
   async #matched(selection: RevokeSelection): Promise<Matched> {
-    const ids = await this.#o.store.select(selection, SHOWN, "");
+    const ids = await this.#o.store.select(selection, SHOWN);
     // Only a long list needs another statement to be counted.
     return { ids, count: ids.length < SHOWN ? ids.length : await this.#o.store.count(selection) };
   }

@@ -60,11 +60,12 @@ export class PostgresTokenStore implements TokenStore {
     return rows.map(tokenOf);
   }
 
-  async select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]> {
+  async select(selection: RevokeSelection, limit: number, afterId?: string): Promise<string[]> {
     const { from, where } = selected(selection);
     where.add("t.id > ?", afterId);
+    const order = afterId === undefined ? "" : "order by t.id";
     const rows = await this.#db.read<{ id: string }>(
-      `select t.id from ${from} ${where.text} order by t.id limit ${where.value(limit)}`,
+      `select t.id from ${from} ${where.text} ${order} limit ${where.value(limit)}`,
       where.values,
       30_000,
     );
@@ -138,16 +139,14 @@ export class PostgresTokenStore implements TokenStore {
 
 /**
  * Tokens that could be accepted, now or some day: also those of a principal that is disabled for now. Not by the view,
- * whose usage nobody asks for, and whose states are those after a cut.
+ * whose usage nobody asks for, and whose states are those after a cut. What is the same for all rows is read once.
  */
 function selected(selection: RevokeSelection): { from: string; where: Where } {
   const where = new Where();
-  where.add("t.tenant = ?", selection.tenant);
-  where.add("t.principal = ?", selection.principal);
+  const { tenant, principal, hints, digests, ids, cutFrom } = selection;
   where.add("t.profile = ?", selection.profile);
   where.add("t.created_by = ?", selection.createdBy);
   where.add("t.create_time < to_timestamp(?::float8 / 1000)", selection.createdBefore);
-  const { hints, digests, ids, cutFrom } = selection;
   if (hints !== undefined || digests !== undefined || ids !== undefined) {
     const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
     where.add(
@@ -155,21 +154,28 @@ function selected(selection: RevokeSelection): { from: string; where: Where } {
       ids ?? [],
     );
   }
-  let [least, most] = ["greatest(p.cut_n, o.cut_n)", ""];
-  if (cutFrom !== undefined) {
-    const [made, other] = selection.principal === undefined ? ["o.cut_n", "p.cut_n"] : ["p.cut_n", "o.cut_n"];
-    least = `greatest(${where.value(cutFrom)}::bigint, ${other})`;
-    most = `and t.issued_n < ${made}`;
+  const inTenant = where.value(tenant);
+  where.always(`t.tenant = ${inTenant}`);
+  let cuts = ["p.cut_n", `(select cut_n from sallyport.tenants where id = ${inTenant})`];
+  let from = "sallyport.tokens t";
+  if (principal === undefined) {
+    from += " join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal and p.state <> 'DELETED'";
+  } else {
+    const name = where.value(principal);
+    where.always(`t.principal = ${name}`);
+    cuts[0] = `(select cut_n from sallyport.principals
+      where tenant = ${inTenant} and name = ${name} and state <> 'DELETED')`;
   }
-  const live = (of: string) => `${of}.revoke_time is null and ${of}.issued_n >= ${least}
-    and (${of}.expire_time is null or ${of}.expire_time > clock_timestamp())`;
-  where.always(`${live("t")} ${most} and p.state <> 'DELETED' and (t.parent_id is null
+  if (cutFrom !== undefined) {
+    const made = principal === undefined ? 1 : 0;
+    where.always(`t.issued_n < ${cuts[made]}`);
+    cuts = cuts.with(made, `${where.value(cutFrom)}::bigint`);
+  }
+  const live = (of: string) => `${of}.revoke_time is null and ${of}.issued_n >= ${cuts[0]}
+    and ${of}.issued_n >= ${cuts[1]} and (${of}.expire_time is null or ${of}.expire_time > clock_timestamp())`;
+  where.always(`${live("t")} and (t.parent_id is null
     or exists (select from sallyport.tokens q where q.id = t.parent_id and ${live("q")}))`);
-  return {
-    from: `sallyport.tokens t join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal
-      join sallyport.tenants o on o.id = t.tenant`,
-    where,
-  };
+  return { from, where };
 }
 
 /** A where clause made of conditions that have a value; `?` in a condition is that value's place. */
