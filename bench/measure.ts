@@ -9,6 +9,8 @@ import type { Subject } from "./subject.ts";
 export interface Sample {
   /** CPU of the server process per call, microseconds. */
   readonly cpu: number;
+  /** CPU of the proxy in front of it per call, where there is one. */
+  readonly proxyCpu?: number;
   readonly perSecond: number;
   /** Share of one core that the server used; well below 1, the load generator was the limit. */
   readonly core: number;
@@ -46,12 +48,14 @@ export async function measure(
         });
   const before = await subject.tiers?.();
   const start = cpuMicros(subject.pid);
+  const proxyStart = subject.proxy && cpuMicros(subject.proxy);
   const result = await load(false);
   const used = cpuMicros(subject.pid) - start;
   if (row.tier !== undefined) judgeTiers(row.tier, before!, await subject.tiers!());
   const { p50, p99 } = result.p50 === undefined ? await load(true) : result;
   return {
     cpu: used / result.calls,
+    ...(proxyStart !== undefined && { proxyCpu: (cpuMicros(subject.proxy!) - proxyStart) / result.calls }),
     perSecond: result.calls / result.seconds,
     core: used / 1e6 / result.seconds,
     p50: p50!,

@@ -118,6 +118,20 @@ export function check(tokenString: string): Request {
   };
 }
 
+/** The same request as a client sends it to a proxy. */
+export function throughProxy(tokenString: string): Request {
+  const headers = Object.entries(headersOf(tokenString)).filter(([name]) => !name.startsWith(":"));
+  return {
+    protocol: "http",
+    http1: true,
+    method: "GET",
+    path: "/v1/items/42?expand=true",
+    headers: Object.fromEntries(headers),
+    body: Buffer.alloc(0),
+    expect: Buffer.from("through"),
+  };
+}
+
 function headersOf(tokenString: string): Record<string, string> {
   return {
     ":authority": "api.example.com",

@@ -2,7 +2,16 @@ import { Verdict } from "../src/gen/sallyport/v1/token_validator_pb.ts";
 import type { Shape } from "./h2load.ts";
 import type { PeerName } from "./peers.ts";
 import type { Tokens, Variant } from "./product.ts";
-import { check, httpCheck, introspect, type Request, validateBatch, validateGrpc, validateJson } from "./request.ts";
+import {
+  check,
+  httpCheck,
+  introspect,
+  type Request,
+  throughProxy,
+  validateBatch,
+  validateGrpc,
+  validateJson,
+} from "./request.ts";
 
 /** One line of the table: who is asked, what, and how hard. */
 export interface Row {
@@ -24,8 +33,17 @@ export const PRODUCTS = {
   "sallyport, L1 of 16 tokens, Redis": "redis",
 } as const satisfies Record<string, Variant>;
 
+/** Who is asked by an Envoy that the requests go to. */
+export const BEHIND_ENVOY = {
+  "sallyport behind Envoy": "sallyport",
+  "Go ext_authz, GOGC=100, behind Envoy": "Go ext_authz, GOGC=100",
+  "Go ext_authz, GOGC=400, behind Envoy": "Go ext_authz, GOGC=400",
+  "Envoy alone": undefined,
+} as const satisfies Record<string, "sallyport" | PeerName | undefined>;
+
 export type ProductName = keyof typeof PRODUCTS;
-export type SubjectName = ProductName | PeerName;
+export type ProxiedName = keyof typeof BEHIND_ENVOY;
+export type SubjectName = ProductName | PeerName | ProxiedName;
 
 export const SHAPES = {
   "4 × 32": { connections: 4, streams: 32 },
@@ -37,6 +55,7 @@ const HTTP1: Shape = { connections: 32, streams: 1 };
 
 export const VALIDATE = "ValidateToken over gRPC";
 export const CHECK = "Check (Envoy ext_authz), 18 headers";
+export const ENVOY = "Through a real Envoy, HTTP/1.1";
 
 const live = ({ live: token }: Tokens) => [validateGrpc(token, Verdict.ALLOW)];
 
@@ -171,17 +190,38 @@ function otherRows(): Row[] {
   ];
 }
 
+function envoyRows(): Row[] {
+  return (["64 × 1", "1 × 1"] as const).flatMap((title) =>
+    (Object.keys(BEHIND_ENVOY) as ProxiedName[]).map(
+      (subject): Row => ({
+        table: ENVOY,
+        title,
+        subject,
+        shape: SHAPES[title],
+        requests: (t) => [throughProxy(t.live)],
+        ...(BEHIND_ENVOY[subject] === "sallyport" && { tier: "l1" }),
+      }),
+    ),
+  );
+}
+
 export function allRows(): Row[] {
-  return [...validateRows(), ...otherRows()];
+  return [...validateRows(), ...otherRows(), ...envoyRows()];
 }
 
 /** What the short form needs to judge the ratios. */
 export function shortRows(): Row[] {
   const subjects: readonly SubjectName[] = ["sallyport", "node:http2, same work", "grpc-go, same work, GOGC=400"];
   const checked: readonly SubjectName[] = ["sallyport", "Go ext_authz, GOGC=400"];
+  const proxied: readonly SubjectName[] = [
+    "sallyport behind Envoy",
+    "Go ext_authz, GOGC=400, behind Envoy",
+    "Envoy alone",
+  ];
   return allRows().filter(
     ({ table, title, subject }) =>
       (table === VALIDATE && title !== "1 × 1" && subjects.includes(subject)) ||
-      (table === CHECK && checked.includes(subject)),
+      (table === CHECK && checked.includes(subject)) ||
+      (table === ENVOY && title === "64 × 1" && proxied.includes(subject)),
   );
 }

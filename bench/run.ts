@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type Judgement, judge, type Outcome } from "./budget.ts";
 import { decisionTable, measureDecision } from "./decision.ts";
+import { behindEnvoy } from "./envoy.ts";
 import { idleKiB } from "./idle.ts";
 import { machine, stayAside, whyUnpinned } from "./machine.ts";
 import { measure, type Sample, TierMissing, warm } from "./measure.ts";
@@ -17,7 +18,17 @@ import { probe } from "./probe.ts";
 import { Product, type Tokens } from "./product.ts";
 import { hottest, profileClock } from "./profile.ts";
 import { digits, judgements, tables } from "./report.ts";
-import { allRows, PRODUCTS, type ProductName, type Row, type SubjectName, shortRows, VALIDATE } from "./rows.ts";
+import {
+  allRows,
+  BEHIND_ENVOY,
+  PRODUCTS,
+  type ProductName,
+  type ProxiedName,
+  type Row,
+  type SubjectName,
+  shortRows,
+  VALIDATE,
+} from "./rows.ts";
 import type { Maybe } from "./subject.ts";
 
 const CACHE = join(import.meta.dirname, "../.cache/bench");
@@ -72,12 +83,16 @@ async function run(product: Product, running: Maybe[], folder: string) {
   const tokens = await product.mint(
     rows.some(({ title }) => title.includes("in turn") || title.includes("batch")) ? MANY_TOKENS : 16,
   );
-  for (const name of new Set(rows.map(({ subject }) => subject))) {
-    if (subjects.has(name)) continue;
-    const made = await start(product, name, tokens);
+  const subjectOf = async (name: SubjectName): Promise<Maybe> => {
+    const known = subjects.get(name);
+    if (known !== undefined) return known;
+    const made =
+      name in BEHIND_ENVOY ? await proxied(name as ProxiedName, subjectOf) : await start(product, name, tokens);
     subjects.set(name, made);
     if (!(name in PRODUCTS)) running.push(made);
-  }
+    return made;
+  };
+  for (const { subject } of rows) await subjectOf(subject);
   const outcomes = await Promise.all(rows.map(async (row) => prepare(row, subjects.get(row.subject)!, tokens)));
   let warmSince = 0;
   for (let round = 0; round <= rounds; round++) {
@@ -130,6 +145,13 @@ async function start(product: Product, name: SubjectName, tokens: Tokens): Promi
   if (!(name in PRODUCTS)) return peer(name as PeerName, tokens.live, CACHE);
   const variant = PRODUCTS[name as ProductName];
   return product.instance(name, variant);
+}
+
+async function proxied(name: ProxiedName, subjectOf: (name: SubjectName) => Promise<Maybe>): Promise<Maybe> {
+  const asked = BEHIND_ENVOY[name];
+  const authorizer = asked === undefined ? undefined : await subjectOf(asked);
+  if (authorizer === undefined || isSubject(authorizer)) return behindEnvoy(name, authorizer);
+  return { name, missing: authorizer.missing };
 }
 
 interface Running extends Outcome {

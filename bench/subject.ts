@@ -6,6 +6,8 @@ import { pin, SERVER_CORE } from "./machine.ts";
 export interface Subject {
   readonly name: string;
   readonly pid: number;
+  /** The process in front of it, where requests go through one. */
+  readonly proxy?: number;
   /** host:port or unix:/path. */
   readonly address: string;
   /** Sallyport only: answers about tokens so far, by tier. */

@@ -25,6 +25,7 @@ export function deployed(file: string, changes: readonly Change[]): string {
 /** The real program of a proxy. */
 export interface Edge {
   readonly port: number;
+  readonly pid: number;
   /** Envoy's own. */
   readonly adminPort?: number;
   /** What it printed until now. */
@@ -71,7 +72,7 @@ export async function startEdge({ program, argv, files, port }: Start): Promise<
     }
     await delay(20);
   }
-  return { port, log: () => log, stop };
+  return { port, pid: child.pid!, log: () => log, stop };
 }
 
 export function listens(port: number): Promise<boolean> {
