@@ -24,7 +24,7 @@ export async function cycle(
   shape: Shape,
   seconds: number,
   least = 0,
-): Promise<Required<LoadResult>> {
+): Promise<Required<Omit<LoadResult, "lost">>> {
   let next = 0;
   const source = () => requests[next++ % requests.length]!;
   const start = performance.now();

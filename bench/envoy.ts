@@ -5,33 +5,38 @@ import { probe } from "./probe.ts";
 import { throughProxy } from "./request.ts";
 import type { Maybe, Subject } from "./subject.ts";
 
+export interface Envoy {
+  readonly address: string;
+  readonly pid: number;
+  stop(): Promise<void>;
+}
+
+const ENDPOINT = "- { endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 7400 } } } }";
+const POLICY = "check_settings: { context_extensions: { policy: bench } }";
+const ANSWER = 'direct_response: { status: 200, body: { inline_string: "through" } }';
+
 /**
- * A real Envoy with the file of `deploy/`, on the servers' core, that asks this authorizer about every request; without
- * one, it asks nobody: what the hop costs is the difference. It answers itself: no service behind it takes a part.
- * Rejects where a request without a token gets through.
+ * A real Envoy with the file of `deploy/` that asks the authorizers at these ports about every request, or nobody. It
+ * answers itself, so that no service behind it takes a part, and writes no line a request. Or why there is none here.
  */
-export async function behindEnvoy(name: string, authorizer: Subject | undefined): Promise<Maybe> {
+export async function startEnvoy(ports: readonly number[], healthChecks: boolean): Promise<Envoy | string> {
   const program = await fetchProgram("envoy").catch((error: Error) => error);
-  if (program instanceof Error) return { name, missing: program.message };
+  if (program instanceof Error) return program.message;
   const [port, admin] = [await freePort(), await freePort()];
-  const [, dataPort] = authorizer?.address.split(":") ?? [];
+  const endpoints = (ports.length === 0 ? [port] : ports).map((at) => ENDPOINT.replace("7400", String(at)));
   const text = deployed("envoy-grpc.yaml", [
     ["port_value: 8000", `port_value: ${port}`],
     ["port_value: 9901", `port_value: ${admin}`],
-    ["port_value: 7400", `port_value: ${dataPort ?? port}`],
+    [ENDPOINT, endpoints.join("\n        ")],
     [
       /check_settings:\n\s+context_extensions: \{ policy: default \}.*/g,
-      authorizer === undefined ? "disabled: true" : POLICY,
+      ports.length === 0 ? "disabled: true" : POLICY,
     ],
-    // As the hand-written peers read them.
+    // As hand-written authorizers read them.
     ["encode_raw_headers: true", "encode_raw_headers: false"],
-    // The same for all: no line a request, no health checks, which the peers do not answer.
     [/ {10}access_log:\n(?: {10}[ -].*\n)+/g, ""],
-    [/ {4}health_checks:\n(?: {4}[ -].*\n)+/g, ""],
-    [
-      "match: { prefix: / }\n                route: { cluster: upstream }",
-      `match: { prefix: / }\n                ${ANSWER}`,
-    ],
+    ...(healthChecks ? [] : [[/ {4}health_checks:\n(?: {4}[ -].*\n)+/g, ""] as const]),
+    [/(match: \{ prefix: \/ \}\n\s+)route: \{ cluster: upstream \}/g, `$1${ANSWER}`],
   ]);
   const edge = await startEdge({
     program,
@@ -39,21 +44,22 @@ export async function behindEnvoy(name: string, authorizer: Subject | undefined)
     files: { "envoy.yaml": text },
     port,
   });
-  pin(edge.pid, SERVER_CORE);
-  const address = `127.0.0.1:${port}`;
-  const subject = {
-    name,
-    address,
-    pid: authorizer?.pid ?? edge.pid,
-    ...(authorizer !== undefined && { proxy: edge.pid, tiers: authorizer.tiers }),
-    stop: edge.stop,
-  };
-  if (authorizer === undefined) return subject;
-  const open = await probe(address, throughProxy("nobody's")).catch(() => "refused");
-  if (open === "refused") return subject;
-  await edge.stop();
-  throw new Error(`${name}: a request without a token gets through`);
+  return { address: `127.0.0.1:${port}`, pid: edge.pid, stop: edge.stop };
 }
 
-const POLICY = "check_settings: { context_extensions: { policy: bench } }";
-const ANSWER = 'direct_response: { status: 200, body: { inline_string: "through" } }';
+/**
+ * An authorizer, or nobody, behind an Envoy on the servers' core: what the hop costs is the difference. Rejects where a
+ * request without a token gets through.
+ */
+export async function behindEnvoy(name: string, authorizer: Subject | undefined): Promise<Maybe> {
+  const ports = authorizer === undefined ? [] : [Number(authorizer.address.split(":")[1])];
+  // The peers answer no health checks.
+  const envoy = await startEnvoy(ports, false);
+  if (typeof envoy === "string") return { name, missing: envoy };
+  pin(envoy.pid, SERVER_CORE);
+  if (authorizer === undefined) return { name, ...envoy };
+  const open = await probe(envoy.address, throughProxy("nobody's")).catch(() => "refused");
+  if (open === "refused") return { ...envoy, name, pid: authorizer.pid, proxy: envoy.pid, tiers: authorizer.tiers };
+  await envoy.stop();
+  throw new Error(`${name}: a request without a token gets through`);
+}

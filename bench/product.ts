@@ -50,13 +50,14 @@ export class Product {
     return new Product(folder, database, flags);
   }
 
-  async instance(name: string, variant: Variant): Promise<Subject> {
+  /** On a free port, or on the one given. */
+  async instance(name: string, variant: Variant, port = 0): Promise<Subject> {
     const unix = `unix:${join(this.#folder, "data.sock")}`;
     if (variant === "redis") this.#redis ??= await startRedis();
     const config = writeConfig(this.#folder, {
       doors: {
         ...FREE_PORTS,
-        data: { bind: variant === "unix" ? unix : "127.0.0.1:0", http2: variant === "node" ? "node" : "own" },
+        data: { bind: variant === "unix" ? unix : `127.0.0.1:${port}`, http2: variant === "node" ? "node" : "own" },
       },
       database: { url: this.#database.url },
       keyring: this.#keyring,
@@ -82,8 +83,9 @@ export class Product {
       stop: async () => {
         program.kill("SIGTERM");
         const timer = setTimeout(() => program.kill("SIGKILL"), 15_000);
-        await program.exited;
+        const code = await program.exited;
         clearTimeout(timer);
+        return code;
       },
     };
     this.#subjects.push(subject);

@@ -12,7 +12,8 @@ export interface Subject {
   readonly address: string;
   /** Sallyport only: answers about tokens so far, by tier. */
   readonly tiers?: () => Promise<Readonly<Record<string, number>>>;
-  stop(): Promise<void>;
+  /** The exit code, where it is told. */
+  stop(): Promise<unknown>;
 }
 
 /** A subject, or why there is none. */
