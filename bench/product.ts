@@ -23,7 +23,7 @@ export interface Tokens {
 const MINTS_AT_ONCE = 4;
 
 /** How an instance differs from one with default settings. */
-export type Variant = "tcp" | "unix" | "node" | "small" | "redis";
+export type Variant = "tcp" | "unix" | "node" | "small" | "redis" | "wide";
 
 /**
  * The real program as children: one database, any number of instances. Postgres and Redis stand aside from the servers'
@@ -57,7 +57,11 @@ export class Product {
     const config = writeConfig(this.#folder, {
       doors: {
         ...FREE_PORTS,
-        data: { bind: variant === "unix" ? unix : `127.0.0.1:${port}`, http2: variant === "node" ? "node" : "own" },
+        data: {
+          bind: variant === "unix" ? unix : `127.0.0.1:${port}`,
+          http2: variant === "node" ? "node" : "own",
+          max_connections: variant === "wide" ? 20_000 : 1_024,
+        },
       },
       database: { url: this.#database.url },
       keyring: this.#keyring,

@@ -118,14 +118,14 @@ async function run(product: Product, running: Maybe[], folder: string) {
   return { outcomes, warmSince, idle: whole ? await idleConnections(product, running) : [] };
 }
 
-/** On fresh processes: what earlier load has left in the heap would hide it. The door bears 1,024 sockets. */
+/** On fresh processes: what earlier load has left in the heap would hide it. */
 async function idleConnections(product: Product, running: Maybe[]): Promise<string[]> {
   const echo = await peer("own http2 echo", "", CACHE);
   running.push(echo);
   const lines: string[] = [];
-  const subjects = [await product.instance("sallyport", "tcp"), ...(isSubject(echo) ? [echo] : [])];
-  for (const [i, subject] of subjects.entries()) {
-    const count = i === 0 ? 1_000 : 10_000;
+  const subjects = [await product.instance("sallyport", "wide"), ...(isSubject(echo) ? [echo] : [])];
+  for (const subject of subjects) {
+    const count = 10_000;
     const found = await idleKiB(subject, count).then(
       (kib) => `**${digits(kib)}** KiB each`,
       (error: Error) => error.message,

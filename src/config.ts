@@ -94,6 +94,7 @@ const schema = z.strictObject({
           ...door,
           trust_peers: z.boolean().optional(),
           http2: z.enum(["own", "node"]).default("own"),
+          max_connections: z.number().int().min(16).max(65_536).default(1_024),
         })
         .prefault({}),
       admin: z

@@ -229,9 +229,9 @@ function adminDoor(
 }
 
 async function dataDoor(config: Config, deps: DoorDeps, health: Health, admission: Admission): Promise<Door> {
-  const { bind, unix_mode, tls, http2, trust_peers } = config.doors.data;
+  const { bind, unix_mode, tls, http2, trust_peers, max_connections: maxSockets } = config.doors.data;
   const trust = (trust_peers ?? isLocal(bind)) ? "trusted" : "untrusted";
-  const limits = doorLimits(trust === "trusted" ? "data-trusted" : "data");
+  const limits = { ...doorLimits(trust === "trusted" ? "data-trusted" : "data"), maxSockets };
   const { clock, telemetry, dataCallers, validate } = deps;
   const onHandlerError = (error: unknown) => telemetry.trouble("a handler failed", error);
   const common = {

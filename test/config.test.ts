@@ -29,7 +29,7 @@ describe("without any setting", () => {
     expect(loadConfig(undefined, {})).toMatchObject({
       mode: "full",
       doors: {
-        data: { bind: "127.0.0.1:7400", http2: "own", unix_mode: 0o600 },
+        data: { bind: "127.0.0.1:7400", http2: "own", max_connections: 1024, unix_mode: 0o600 },
         admin: { bind: "127.0.0.1:7401", trusted_proxies: [] },
         ops: { bind: "127.0.0.1:7402" },
       },

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { request as httpRequest } from "node:http";
 import { connect as netConnect } from "node:net";
@@ -210,6 +211,24 @@ describe("unix sockets", () => {
     await killed.dispose();
     rmSync(folder, { recursive: true });
   });
+});
+
+test("the data door has as many connections at a time as it is told, and closes one more at once", async () => {
+  const few = await TestSallyport.start({
+    database: sallyport.database,
+    keyring: sallyport.keyring,
+    config: { doors: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", max_connections: 16 } } },
+  });
+  const { hostname: host, port } = new URL(few.doors.data);
+  const sockets = Array.from({ length: 16 }, () => netConnect({ host, port: Number(port) }));
+  await Promise.all(sockets.map((socket) => once(socket, "connect")));
+  const closed: string[] = [];
+  for (const socket of sockets) socket.on("close", () => closed.push("one of those"));
+  const more = netConnect({ host, port: Number(port) }).on("error", () => {});
+  await once(more, "close");
+  expect(closed).toEqual([]);
+  for (const socket of sockets) socket.destroy();
+  await few.stop();
 });
 
 function overHttp1(socketPath: string, path: string, body: object, bearer?: string): Promise<unknown> {
