@@ -98,13 +98,23 @@ export class Product {
 
   #adminDoor = "";
 
-  /** Through the admin door of the first instance. */
+  get databaseUrl(): string {
+    return this.#database.url;
+  }
+
+  get keyring(): Keyring {
+    const { current, keys } = this.#keyring;
+    return new Keyring(current, keys);
+  }
+
+  /** The admin door of the first instance, and what its calls carry. */
+  admin() {
+    const transport = createConnectTransport({ baseUrl: this.#adminDoor, httpVersion: "2", useBinaryFormat: true });
+    return { admin: createClient(TokenAdmin, transport), headers: { authorization: `Bearer ${this.#admin}` } };
+  }
+
   async mint(many: number): Promise<Tokens> {
-    const admin = createClient(
-      TokenAdmin,
-      createConnectTransport({ baseUrl: this.#adminDoor, httpVersion: "2", useBinaryFormat: true }),
-    );
-    const headers = { authorization: `Bearer ${this.#admin}` };
+    const { admin, headers } = this.admin();
     const one = async (n: number) => {
       const request = {
         profile: "pat",

@@ -1,12 +1,17 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { freshKeyring } from "../../src/domain/keyring.ts";
 
-const MAIN = join(import.meta.dirname, "../../src/main.ts");
+const ROOT = join(import.meta.dirname, "../..");
+const MAIN = join(ROOT, "src/main.ts");
+/** Of Node, as `npm start` has them. */
+const FLAGS: readonly string[] = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).scripts.start.match(
+  /(?<= )--\S+/g,
+);
 
 /** A folder of this test's own, gone at the end of the test's scope. */
 export function folder(): { readonly path: string; remove(): void } {
@@ -35,7 +40,7 @@ export class Program {
   /** Starts `sallyport <argv>` with nothing of the test's own environment but what is given. */
   constructor(argv: readonly string[], env: Readonly<Record<string, string>> = {}, cwd?: string) {
     const { PATH = "", HOME = "", TMPDIR } = process.env;
-    this.child = spawn(process.execPath, [MAIN, ...argv], {
+    this.child = spawn(process.execPath, [...FLAGS, MAIN, ...argv], {
       env: { PATH, HOME, ...(TMPDIR && { TMPDIR }), ...env },
       cwd,
       stdio: ["pipe", "pipe", "pipe"],
