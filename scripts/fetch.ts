@@ -41,6 +41,12 @@ const recipes = {
     programs: ["grpcurl"],
   },
   ghz: { from: "go", package: "github.com/bojand/ghz/cmd/ghz", version: "v0.93.0", programs: ["ghz"] },
+  connectconformance: {
+    from: "go",
+    package: "connectrpc.com/conformance/cmd/connectconformance",
+    version: "v1.0.7",
+    programs: ["connectconformance"],
+  },
   h2spec: {
     from: "go",
     package: "github.com/summerwind/h2spec/cmd/h2spec",
