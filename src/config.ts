@@ -150,7 +150,10 @@ const schema = z.strictObject({
             z.union([
               z
                 .string()
-                .regex(/^(?!host$)[a-z0-9][a-z0-9_-]{0,63}$/, "must be a lower-case header name that does not route"),
+                .regex(
+                  /^(?!(?:host|te|trailer|upgrade|connection|keep-alive|proxy-connection|transfer-encoding|content-length)$)[a-z0-9][a-z0-9_-]{0,63}$/,
+                  "must be a lower-case header name that neither routes nor frames the request",
+                ),
               z.literal(false),
             ]),
           )

@@ -222,7 +222,7 @@ function adminDoor(
     limits,
     listener: plainPaths(
       { "/openapi.json": openApiPage },
-      revocationPath({ clock, callers, tokens: admin.tokens, proxies }, rpc),
+      revocationPath({ clock, admission, called, denials, callers, tokens: admin.tokens, proxies }, rpc),
     ),
     onTrouble: (what, error) => telemetry.trouble(what, error),
   });

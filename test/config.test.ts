@@ -141,6 +141,8 @@ describe("what a value may be", () => {
     ["break_glass: { secret: short }", "break_glass.secret"],
     ["limits: { mint_per_address_per_hour: -1 }", "limits.mint_per_address_per_hour"],
     ["policies: { p: { realm: 'a\"b' } }", "policies.p.realm"],
+    ["policies: { p: { headers: { x-auth-tenant: content-length } } }", "policies.p.headers.x-auth-tenant"],
+    ["policies: { p: { headers: { x-auth-tenant: transfer-encoding } } }", "policies.p.headers.x-auth-tenant"],
     ["nonsense: 1", "nonsense"],
     ["doors: { data: { tls: { cert_file: a } } }", "doors.data.tls.key_file"],
   ])("%s is refused by its key", (text, key) => {

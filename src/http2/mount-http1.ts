@@ -17,6 +17,9 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   "upgrade",
 ]);
 
+/** So long the rest of a body that nobody wants is read and dropped, so that its sender gets the answer. */
+const LINGER_MS = 500;
+
 /** Proxies add a client's own headers, so there may be more of them than on HTTP/2. */
 const LIMITS: Pick<Limits, "maxHeaderList" | "maxHeaderPairs"> = {
   ...DEFAULT_LIMITS,
@@ -59,9 +62,25 @@ function send(request: IncomingMessage, response: ServerResponse, reply: Reply, 
   if (response.destroyed || response.headersSent) return;
   const fields = reply.headers.flat();
   // A body nobody will read would have to be read to keep the connection.
-  if (read === "partly" && hasBody(request)) fields.push("connection", "close");
+  const unread = read === "partly" && hasBody(request);
+  // Node stops its parser while an answer drains, and takes the next request, come too early, for a bad one: its client
+  // would be cut off without an answer.
+  const large = reply.body.length >= request.socket.writableHighWaterMark;
+  if (unread || large) fields.push("connection", "close");
   response.writeHead(reply.status, fields);
-  response.end(reply.body);
+  if (!unread) {
+    response.end(reply.body);
+    return;
+  }
+  // Closed on a client that still writes, the connection is reset, and the answer lost with it (RFC 9112 §9.6).
+  if (reply.body.length > 0) response.write(reply.body);
+  else response.flushHeaders();
+  const end = () => {
+    clearTimeout(timer);
+    response.end();
+  };
+  const timer = setTimeout(end, LINGER_MS).unref();
+  request.once("end", end).resume();
 }
 
 /** RFC 9112 §6.3. */

@@ -1,10 +1,13 @@
 import type { ServerResponse } from "node:http";
+import { Code } from "@connectrpc/connect";
 import type { TokenManager } from "../app/token-manager.ts";
-import type { Clock } from "../ports.ts";
+import type { CallLine, Clock } from "../ports.ts";
+import type { Admission } from "../services/admission.ts";
 import { requestIdFrom } from "../services/call.ts";
 import { type Callers, permit, rowOf } from "../services/caller.ts";
 import type { TrustedProxies } from "../services/client-address.ts";
-import { asAppError } from "../services/errors.ts";
+import type { Denials } from "../services/denials.ts";
+import { asAppError, levelOf, toConnectError } from "../services/errors.ts";
 import { oauthFailure, revoke } from "../services/oauth-endpoints.ts";
 import { answer } from "./guard.ts";
 import { type DoorListener, type DoorRequest, peerOf } from "./peers.ts";
@@ -20,6 +23,9 @@ const METHOD = "sallyport.v1.TokenAdmin/RevokeToken";
 
 export interface RevocationPathDeps {
   readonly clock: Clock;
+  readonly admission: Admission;
+  readonly called: (line: CallLine) => void;
+  readonly denials: Denials;
   readonly callers: Callers;
   readonly tokens: TokenManager;
   readonly proxies: TrustedProxies;
@@ -37,15 +43,43 @@ export function revocationPath(deps: RevocationPathDeps, otherwise: DoorListener
   };
 }
 
+/** Logged, limited and audited as the RPC is that does the same. */
 async function revocation(deps: RevocationPathDeps, req: DoorRequest) {
+  const { clock, denials, called } = deps;
   const requestId = requestIdFrom(header(req, "x-request-id"));
-  // Before the body is read: a stranger's bytes are not worth it.
-  const peer = deps.proxies.behind(peerOf(req), header(req, "x-forwarded-for"));
-  const caller = await deps.callers.authenticate(peer, header(req, "authorization"), METHOD, requestId);
-  const row = rowOf(METHOD);
-  const reach = row === "open" ? "own" : permit(caller, row);
-  const access = { caller, reach, requestId, deadline: deps.clock.mono() + LONGEST_MS };
-  return revoke(deps.tokens, access, header(req, "content-type") ?? undefined, await bodyOf(req));
+  const started = clock.mono();
+  let caller: Awaited<ReturnType<Callers["authenticate"]>> | undefined;
+  const tell = (facts: Pick<CallLine, "code" | "level" | "reason" | "cause">) =>
+    called({
+      requestId,
+      method: METHOD,
+      actor: caller?.provenance,
+      seconds: (clock.mono() - started) / 1000,
+      ...facts,
+    });
+  try {
+    // Before the body is read: a stranger's bytes are not worth it.
+    const peer = deps.proxies.behind(peerOf(req), header(req, "x-forwarded-for"));
+    caller = await deps.callers.authenticate(peer, header(req, "authorization"), METHOD, requestId);
+    const row = rowOf(METHOD);
+    const reach = row === "open" ? "own" : permit(caller, row);
+    const leave = await deps.admission.enter("revoke", 1, LONGEST_MS);
+    try {
+      const access = { caller, reach, requestId, deadline: started + LONGEST_MS };
+      const reply = await revoke(deps.tokens, access, header(req, "content-type") ?? undefined, await bodyOf(req));
+      tell({ code: "OK", level: "info" });
+      return reply;
+    } finally {
+      leave();
+    }
+  } catch (thrown) {
+    const { reason, cause } = asAppError(thrown);
+    if (caller !== undefined && (reason === "RIGHTS_EXCEEDED" || reason === "CALLER_FORBIDDEN")) {
+      denials.record({ caller, reach: "own", requestId }, METHOD, reason);
+    }
+    tell({ code: Code[toConnectError(asAppError(thrown), requestId).code], reason, level: levelOf(reason), cause });
+    throw thrown;
+  }
 }
 
 /** Every occurrence, joined: two credentials are none. */

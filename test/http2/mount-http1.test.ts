@@ -56,6 +56,16 @@ test.each([
   expect(await statusOf(request)).toBe(status);
 });
 
+test("an answer that Node's buffer does not hold ends the connection: its next request could be taken for a bad one", async () => {
+  const head = "POST /t/Echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
+  const of = async (length: number) => {
+    const text = await exchange(`${head}Content-Length: ${length}\r\n\r\n${"1".repeat(length)}`);
+    return [text.split(" ")[1], text.slice(0, 400).toLowerCase().includes("connection: close")];
+  };
+  expect(await of(60_000)).toEqual(["200", false]);
+  expect(await of(65_536)).toEqual(["200", true]);
+});
+
 test("a body that is refused unread ends the connection, one that was read keeps it", async () => {
   const head = "POST /t/Echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
   const refused = await exchange(`${head}Content-Encoding: gzip\r\nContent-Length: 100\r\n\r\n`);

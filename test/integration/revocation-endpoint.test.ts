@@ -100,6 +100,22 @@ test("a string of somebody else, of another tenant or of nobody answers as a rev
   for (const { tokenString } of [theirs, foreign]) expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
 });
 
+test("it is in the log as the RPC that does the same, with who asked and how it ended", async () => {
+  const { tokenString, token } = await sallyport.createToken();
+  const from = sallyport.program.out.length;
+  await revoke(tokenString, form(tokenString));
+  await revoke(NOBODY, form(tokenString));
+  const lines = () =>
+    sallyport.program.out
+      .slice(from)
+      .split("\n")
+      .filter((line) => line.includes("sallyport.v1.TokenAdmin/RevokeToken"));
+  await expect.poll(lines).toHaveLength(2);
+  const [done, refused] = lines().map((line) => JSON.parse(line) as Record<string, unknown>);
+  expect(done).toMatchObject({ code: "OK", actor: `token:${token.hint}`, level: "info" });
+  expect(refused).toMatchObject({ code: "Unauthenticated", reason: "CALLER_UNAUTHENTICATED" });
+});
+
 test("without a good credential it is 401 with a challenge, and nothing changes", async () => {
   const { tokenString } = await sallyport.createToken();
   for (const by of [undefined, "x", NOBODY, `${tokenString}, Bearer ${tokenString}`]) {
