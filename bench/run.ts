@@ -3,7 +3,7 @@
 //   --write     renews docs/performance.md
 //   --profile   a CPU profile of the server under ValidateToken
 //   --only RE   rows whose table, title or server fits;  --rounds N;  --seconds S
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -197,6 +197,7 @@ function publish(outcomes: readonly Outcome[], judged: readonly Judgement[], idl
           "|---|---|---|",
           ...idle,
         ]),
+    ...(whole ? ["", readFileSync(join(import.meta.dirname, "notes.md"), "utf8").trimEnd()] : []),
     "",
   ].join("\n");
   console.log(`\n${text}`);
