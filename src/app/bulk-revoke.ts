@@ -90,12 +90,13 @@ export class BulkRevoke {
   }
 
   async #byRow(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
-    // Outside the work, which may run again: what an earlier run revoked stays counted.
-    const revoked = new Set<string>();
+    // Outside the work, which may run again: what an earlier run revoked stays counted. (Twice, if a failover lost it.)
+    let revoked = 0;
     let matchedIds: readonly string[] | undefined;
     const { effect } = await this.#o.authority.change(
       async (store) => {
-        const chunks = new Chunks(store, selection.tenant, request.reason, actorOf(access), revoked);
+        const count = (more: number) => (revoked += more);
+        const chunks = new Chunks(store, selection.tenant, request.reason, actorOf(access), count);
         for (let afterId = ""; ; ) {
           const ids = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
           matchedIds ??= ids.slice(0, SHOWN);
@@ -106,7 +107,7 @@ export class BulkRevoke {
       },
       { noWait: request.noWait, deadline: access.deadline },
     );
-    return { revokedCount: revoked.size, matchedIds: matchedIds ?? [], effect };
+    return { revokedCount: revoked, matchedIds: matchedIds ?? [], effect };
   }
 
   async #matched(selection: RevokeSelection): Promise<Matched> {
@@ -151,26 +152,26 @@ class Chunks {
   readonly #tenant: string;
   readonly #reason: string;
   readonly #actor: AuditActor;
-  readonly #revoked: Set<string>;
+  readonly #count: (more: number) => void;
   #last: Committed<unknown> | undefined;
 
-  constructor(store: AuthorityStore, tenant: string, reason: string, actor: AuditActor, revoked: Set<string>) {
+  constructor(store: AuthorityStore, tenant: string, reason: string, actor: AuditActor, count: (more: number) => void) {
     this.#store = store;
     this.#tenant = tenant;
     this.#reason = reason;
     this.#actor = actor;
-    this.#revoked = revoked;
+    this.#count = count;
   }
 
   /** A row that somebody holds keeps back no other: those are redone row by row, after the rest of the chunk. */
   async revoke(ids: readonly string[]): Promise<void> {
     for (let at = 0; at < ids.length; at += CHUNK) {
       const { revoked, busy } = await this.#commit(() => this.#chunk(ids.slice(at, at + CHUNK)));
-      for (const id of revoked) this.#revoked.add(id);
+      this.#count(revoked.length);
       const single = await Promise.allSettled(
         busy.map(async (id) => {
           await this.#commit(() => this.#store.revokeToken(id, false, this.#reason, this.#actor));
-          this.#revoked.add(id);
+          this.#count(1);
         }),
       );
       for (const outcome of single) if (outcome.status === "rejected") throw outcome.reason;
