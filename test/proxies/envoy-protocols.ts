@@ -45,6 +45,25 @@ export function protocols(its: Suite, stage: () => Stage): void {
   });
 }
 
+/** An Envoy that gives its connections to Sallyport hardly any room. */
+export function narrow(stage: () => Stage): void {
+  test("without a dynamic table, with small windows and ten streams the answers are the same, many at once", async () => {
+    const { changed, scene } = stage();
+    const keepalive = "connection_keepalive: { interval: 30s, timeout: 5s }";
+    const small = ["hpack_table_size: 0", "max_concurrent_streams: 10"].concat(
+      ["stream", "connection"].map((of) => `initial_${of}_window_size: 65535`),
+    );
+    const lines = [keepalive, ...small].join("\n            ");
+    await changed({ changes: [[keepalive, lines]] }, async ({ port }) => {
+      const of = [scene.tokens.good, scene.tokens.bad, scene.tokens.poor];
+      const statuses = await Promise.all(
+        Array.from({ length: 150 }, async (_, i) => (await ask(port, { headers: [bearer(of[i % 3]!)] })).status),
+      );
+      expect(statuses).toEqual(statuses.map((_, i) => [200, 401, 403][i % 3]));
+    });
+  });
+}
+
 const websocket = (more: Header): Header[] => [
   ["Connection", "Upgrade"],
   ["Upgrade", "websocket"],
