@@ -76,8 +76,8 @@ const profile = z.strictObject({
   default_ttl: duration,
   allow_no_expiry: z.boolean(),
   scope_ceilings: z.record(z.string(), duration),
-  minted_by: z.array(z.enum(["session", "admin", "token"])),
-  self_rotate: z.boolean(),
+  minted_by: z.array(z.enum(["session", "admin", "creator", "token"])),
+  self_rotate: z.union([z.boolean(), z.literal("renew")], "must be false, true or renew"),
   max_live_per_principal: z.number().int().min(0),
   allow_empty_name: z.boolean(),
   on_reuse: z.enum(["audit", "revoke-family"]),
@@ -184,6 +184,8 @@ const schema = z.strictObject({
     .strictObject({
       mint_per_address_per_hour: z.number().int().min(0).default(10),
       mint_per_principal_per_day: z.number().int().min(0).default(100),
+      rotate_per_principal_per_day: z.number().int().min(0).default(100),
+      ipv6_prefix_length: z.number().int().min(1).max(128).default(64),
     })
     .prefault({}),
   canary: z

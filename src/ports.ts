@@ -1,9 +1,13 @@
 // ports.ts: what the program needs from the world, as promises. Adapters keep them; contract suites check them.
 import type { AuditAct, AuditActor, AuditEvent } from "./domain/audit-event.ts";
 import type { RefusalReason, Verdict } from "./domain/decide.ts";
+import type { LifetimeRule } from "./domain/lifetime.ts";
 import type { Material } from "./domain/material.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "./domain/principal.ts";
+import type { Rights } from "./domain/rights.ts";
 import type { Token, TokenState } from "./domain/token.ts";
+
+export type { LifetimeRule };
 
 /** All time comes from here. Milliseconds. */
 export interface Clock {
@@ -141,19 +145,6 @@ export interface NewToken {
   readonly createdBy: string;
 }
 
-/** How long a new token lives, in terms of the database's clock at the insert. All that are given hold: the least wins. */
-export interface LifetimeRule {
-  readonly ttl?: number;
-  readonly expireTime?: number;
-  /** No expiry, unless a ceiling or a parent gives one. */
-  readonly never?: boolean;
-  /** The longest the profile allows; `expireTime` beyond it is refused. Undefined where `never` is allowed and asked. */
-  readonly maxTtl: number;
-  /** Of scopes: clamps whatever was asked. */
-  readonly ceiling?: number;
-  readonly notBeforeTime?: number;
-}
-
 /** Names the call that mints, so that a repeat is answered as the first was. */
 export interface Idempotency {
   readonly caller: string;
@@ -177,11 +168,16 @@ export interface MintGuard {
   /** The caller's own token, if it is one: re-read; its scopes must still cover `callerScopes`. */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
-  /** The new token is a child of the caller's. */
+  /** By what the call is judged on the locked rows; absent: the program itself asks, for nobody. */
+  readonly rights?: Rights;
+  /** Without `rights`: whether the new token is a child of the caller's. */
   readonly child: boolean;
   /** The principal's row must exist already; else it is made. */
   readonly mustExist: boolean;
 }
+
+/** The same for a token that is there already. */
+export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "rights">;
 
 /** A repeat of a request that minted before: what the first one stored. */
 export interface Repeated {
@@ -230,9 +226,10 @@ export interface AuthorityStore {
   rotateToken(
     id: string,
     token: Pick<NewToken, "id" | "digest" | "kid" | "hint" | "createdBy">,
-    lifetime: LifetimeRule,
+    /** Undefined: as long as the old one was made to live. */
+    lifetime: LifetimeRule | undefined,
     overlapMs: number,
-    guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
+    guard: ChangeGuard,
     actor: AuditActor,
     idempotency?: Idempotency,
   ): Promise<Committed<{ kind: "created"; token: Token; previous: Token } | Repeated>>;
@@ -240,8 +237,8 @@ export interface AuthorityStore {
     id: string,
     change: TokenChange,
     etag: string,
-    rule: { maxTtl: number; ceiling?: number },
-    guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
+    rule: { maxTtl: number },
+    guard: ChangeGuard,
     actor: AuditActor,
   ): Promise<Committed<Token>>;
   /** Concurrent calls of one process may share a transaction of at most 500 rows. */

@@ -169,6 +169,8 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     registeredTypes: config.principals.registered,
     mintPerAddressPerHour: config.limits.mint_per_address_per_hour,
     mintPerPrincipalPerDay: config.limits.mint_per_principal_per_day,
+    rotatePerPrincipalPerDay: config.limits.rotate_per_principal_per_day,
+    ipv6PrefixLength: config.limits.ipv6_prefix_length,
     mintKid: () => mintKid(keyring, store),
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);

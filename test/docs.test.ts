@@ -89,7 +89,7 @@ describe("configuration", () => {
       days(p.defaultTtl),
       yes(p.allowNoExpiry),
       p.mintedBy.join(", "),
-      yes(p.selfRotate),
+      p.selfRotate === "renew" ? "renew" : yes(p.selfRotate),
       yes(p.allowEmptyName),
     ]);
     expect(rows("docs/configuration.md", /^## Tokens/).filter((row) => row.length === 9)).toEqual(wanted);

@@ -2,6 +2,7 @@ import type { AuditActor } from "../domain/audit-event.ts";
 import { type Caller, holds, isOperator } from "../domain/caller.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkTenantId } from "../domain/principal.ts";
+import { rankOf } from "../domain/rights.ts";
 
 /** How far a caller reaches in one call: everywhere, in its tenant, or only its own principal's tokens. */
 export type Reach = "everywhere" | "tenant" | "own";
@@ -41,7 +42,8 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 }
 
 export function actorOf(access: Access): AuditActor {
-  return { actor: access.caller.provenance, address: access.caller.address, requestId: access.requestId };
+  const { caller, requestId } = access;
+  return { actor: caller.provenance, address: caller.address, requestId, rank: rankOf(caller) };
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;

@@ -3,6 +3,7 @@ import { isOperator } from "../domain/caller.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import * as rules from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
+import { countedNetwork } from "../domain/networks.ts";
 import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
@@ -54,6 +55,9 @@ export interface TokenManagerOptions {
   readonly registeredTypes: readonly string[];
   readonly mintPerAddressPerHour: number;
   readonly mintPerPrincipalPerDay: number;
+  readonly rotatePerPrincipalPerDay: number;
+  /** Of an IPv6 address, what counts as one client. */
+  readonly ipv6PrefixLength: number;
   /** The kid to mint under: only one that every live validator lists. */
   readonly mintKid: () => Promise<string>;
 }
@@ -72,15 +76,18 @@ export class TokenManager {
     const tenant = tenantOf(access, request.tenant);
     const type = rules.checkPrincipal(profile, request.principal);
     if (!sees(access, tenant, request.principal)) throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
-    const minter = rules.checkMinter(profile, caller, tenant, request.principal);
     const displayName = rules.checkName("display_name", request.displayName, profile.allowEmptyName);
     rules.checkText("description", request.description, 500);
     rules.checkAudiences(request.audiences);
     rules.checkCidrs(request.allowedCidrs);
     rules.checkAnnotations("annotations", request.annotations);
     const scopes = [...new Set(request.scopes)];
-    rules.checkScopes(profile, caller, scopes);
-    const lifetime = this.#lifetime(profile, request.lifetime, scopes, request.notBeforeTime);
+    rules.checkScopeForms(scopes);
+    const lifetime = {
+      ...this.#lifetime(profile, request.lifetime),
+      ceiling: rules.ceilingOf(profile, scopes),
+      notBeforeTime: request.notBeforeTime,
+    };
     const minting = await this.#mintString(profile, access, "CreateToken", request.requestId, request.body);
     const exempt = caller.direct || caller.kind === "break-glass" || isOperator(caller);
     const made = await this.#o.authority.issue((store) =>
@@ -100,14 +107,9 @@ export class TokenManager {
           createdBy: caller.provenance,
         },
         lifetime,
+        { ...this.#guard(access, profile), child: false, mustExist: this.#o.registeredTypes.includes(type) },
         {
-          callerTokenId: caller.tokenId,
-          callerScopes: caller.scopes,
-          child: minter === "token",
-          mustExist: this.#o.registeredTypes.includes(type),
-        },
-        {
-          address: exempt ? "" : caller.address,
+          address: exempt ? "" : countedNetwork(caller.address, this.#o.ipv6PrefixLength),
           perAddressPerHour: exempt ? 0 : this.#o.mintPerAddressPerHour,
           perPrincipalPerDay: this.#o.mintPerPrincipalPerDay,
           maxLive: profile.maxLivePerPrincipal,
@@ -158,13 +160,12 @@ export class TokenManager {
     if (change.annotations !== undefined) rules.checkAnnotations("token.annotations", change.annotations);
     if (change.scopes !== undefined) {
       checked.scopes = [...new Set(change.scopes)];
-      rules.checkScopes(profile, access.caller, checked.scopes);
+      rules.checkScopeForms(checked.scopes);
     }
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
-    const ceiling = rules.ceilingOf(profile, checked.scopes ?? token.scopes);
+    const guard = this.#guard(access, profile);
     const { value, effect } = await this.#o.authority.change(
-      (store) =>
-        store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl, ceiling }, this.#guard(access), actorOf(access)),
+      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actorOf(access)),
       { noWait, deadline: access.deadline },
     );
     return { token: value, effect };
@@ -191,16 +192,18 @@ export class TokenManager {
   ): Promise<{ token: Token; tokenString: Secret; previous: Token; effect: Effect }> {
     const old = await this.get(access, request.id);
     const profile = this.#profile("id", old.profile);
-    this.#checkMayRotate(access, old, profile);
+    const { caller } = access;
+    if (access.reach === "own" && caller.kind === "token" && caller.tokenId !== old.id) {
+      throw new AppError("TOKEN_NOT_FOUND", "no such token");
+    }
     if (!(request.overlap >= 0 && request.overlap <= 7 * DAY)) {
       throw invalidField("overlap", "must be 0s to 604800s");
     }
     const { ttl, expireTime, noExpiry } = request.lifetime;
     const given = ttl !== undefined || expireTime !== undefined || noExpiry !== undefined;
-    const asked = given ? request.lifetime : sameLifetime(old, profile);
-    const lifetime = this.#lifetime(profile, asked, old.scopes, undefined);
+    const lifetime = given ? this.#lifetime(profile, request.lifetime) : undefined;
     const minting = await this.#mintString(profile, access, "RotateToken", request.requestId, request.body);
-    const fresh = { ...minting.fresh, id: newTokenId(), createdBy: access.caller.provenance };
+    const fresh = { ...minting.fresh, id: newTokenId(), createdBy: caller.provenance };
     const { value, effect } = await this.#o.authority.change(
       (store) =>
         store.rotateToken(
@@ -208,7 +211,7 @@ export class TokenManager {
           fresh,
           lifetime,
           request.overlap,
-          this.#guard(access),
+          this.#guard(access, profile),
           actorOf(access),
           minting.idempotency,
         ),
@@ -219,27 +222,8 @@ export class TokenManager {
     return { token: value.token, tokenString, previous: value.previous ?? old, effect };
   }
 
-  #checkMayRotate(access: Access, old: Token, profile: Profile): void {
-    const { caller } = access;
-    if (access.reach === "own") {
-      if (caller.kind !== "token") return;
-      if (caller.tokenId !== old.id) throw new AppError("TOKEN_NOT_FOUND", "no such token");
-      if (!profile.selfRotate) {
-        throw new AppError("CALLER_FORBIDDEN", `tokens of profile ${profile.name} do not rotate themselves`);
-      }
-      return;
-    }
-    // The answer holds the new string: nobody gets rights by rotation that it could not grant.
-    if (caller.tokenId !== old.id) rules.checkScopes(profile, caller, old.scopes);
-  }
-
-  #lifetime(
-    profile: Profile,
-    asked: AskedLifetime,
-    scopes: readonly string[],
-    notBeforeTime: number | undefined,
-  ): LifetimeRule {
-    const rule = { maxTtl: profile.maxTtl, ceiling: rules.ceilingOf(profile, scopes), notBeforeTime };
+  #lifetime(profile: Profile, asked: AskedLifetime): LifetimeRule {
+    const rule = { maxTtl: profile.maxTtl };
     if (asked.noExpiry !== undefined) {
       if (!asked.noExpiry) throw invalidField("no_expiry", "must be true where it is given");
       rules.checkNoExpiry("no_expiry", profile);
@@ -280,8 +264,10 @@ export class TokenManager {
     return mintTokenString(token.hint.slice(0, -10), keys, secret).tokenString;
   }
 
-  #guard(access: Access) {
-    return { callerTokenId: access.caller.tokenId, callerScopes: access.caller.scopes };
+  /** What is judged in the transaction, on the rows as they are under its locks. */
+  #guard({ caller }: Access, profile: Profile) {
+    const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };
+    return { callerTokenId: caller.tokenId, callerScopes: caller.scopes, rights };
   }
 
   #profile(field: string, name: string): Profile {
@@ -298,10 +284,4 @@ export class TokenManager {
     }
     return token;
   }
-}
-
-/** What the old token was made to live, within what its profile allows today. */
-function sameLifetime(old: Token, profile: Profile): AskedLifetime {
-  if (old.expireTime !== undefined) return { ttl: Math.min(old.expireTime - old.createTime, profile.maxTtl) };
-  return profile.allowNoExpiry ? { noExpiry: true } : {};
 }

@@ -44,13 +44,21 @@ const ADMIN_GIVES = new Set<string>([
   "sallyport.tokens.*",
 ]);
 
+/** What of a caller decides what it holds. */
+type Holding = Pick<Caller, "scopes">;
+
 /** Whether the caller holds everything everywhere. */
-export function isOperator(caller: Caller): boolean {
+export function isOperator(caller: Holding): boolean {
   return coversAny(caller.scopes, "sallyport.operator");
 }
 
 /** Whether the caller holds a permission in its own tenant (an operator: in every tenant). */
-export function holds(caller: Caller, permission: string): boolean {
+export function holds(caller: Holding, permission: string): boolean {
   if (isOperator(caller) || coversAny(caller.scopes, permission)) return true;
   return coversAny(caller.scopes, "sallyport.admin") && ADMIN_GIVES.has(permission);
+}
+
+/** Whether the caller is one that grants what it does not hold itself: break-glass is an operator, too. */
+export function isAdministrator(caller: Holding): boolean {
+  return holds(caller, "sallyport.admin");
 }

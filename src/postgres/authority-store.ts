@@ -1,11 +1,21 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
+import { earlier, expiry, isLater } from "../domain/lifetime.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
+import {
+  type Asker,
+  canWiden,
+  checkMayEnd,
+  type Held,
+  judgeUpdate,
+  type Rights,
+  touchesRights,
+} from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
 import { committed, PROOF, type ProofRow, proven } from "./committed.ts";
-import { expiry, guardWidening, mint, readToken, refuseDead, rotate } from "./minting.ts";
+import { guardWidening, mint, parentOf, readHeld, readToken, refuseDead, rotate } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
 import { RevokeQueue } from "./revoke-queue.ts";
 import { PRINCIPAL_COLUMNS, type PrincipalRow, principalOf, TENANT_COLUMNS, type TenantRow, tenantOf } from "./rows.ts";
@@ -59,12 +69,13 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   updateToken(...[id, change, etag, rule, guard, actor]: Args<"updateToken">): Promise<Committed<Token>> {
     return committed(this.#db, async (tx) => {
-      const now = widens(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
+      const asker = canWiden(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
       await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
-      const token = await readToken(tx, id);
+      const token = await readHeld(tx, id);
       checkEtag(etag, token.etag);
       refuseDead(token);
-      await writeTokenChange(tx, token, change, rule, now);
+      if (touchesRights(change)) checkMayEnd(actor.rank, token.scopes);
+      await writeTokenChange(tx, token, change, rule, guard.rights, asker);
       const fields = Object.keys(change).sort().join(" ");
       await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, { fields });
       return readToken(tx, id);
@@ -256,43 +267,46 @@ async function audit(
   await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "OK", metadata }]);
 }
 
-/** Whether a change can give a token more than it has. */
-function widens(change: TokenChange): boolean {
-  return (
-    change.scopes !== undefined ||
-    change.audiences !== undefined ||
-    change.allowedCidrs !== undefined ||
-    change.expireTime !== undefined ||
-    change.noExpiry === true ||
-    change.disabled === false
-  );
-}
-
 async function writeTokenChange(
   tx: Tx,
-  token: Token,
+  token: Held,
   change: TokenChange,
-  rule: { maxTtl: number; ceiling?: number },
-  now: number | undefined,
+  rule: { maxTtl: number },
+  rights: Rights | undefined,
+  asker: Asker | undefined,
 ): Promise<void> {
   const set = assignments(change, TOKEN_FIELDS, 2);
-  if (
-    now !== undefined &&
-    (change.expireTime !== undefined || change.noExpiry === true || rule.ceiling !== undefined)
-  ) {
-    const parent = token.parent === "" ? undefined : await readToken(tx, token.parent);
-    const asked = change.noExpiry === true ? undefined : (change.expireTime ?? token.expireTime);
-    // Left alone, an expiry needs no check; only a ceiling can shorten it.
-    const checked =
-      change.expireTime === undefined
-        ? { ttl: asked === undefined ? undefined : asked - now, maxTtl: rule.maxTtl, ceiling: rule.ceiling }
-        : { expireTime: asked, maxTtl: rule.maxTtl, ceiling: rule.ceiling };
-    const expire = expiry({ ...checked, notBeforeTime: token.notBeforeTime }, now, parent?.expireTime);
-    set.values.push(expire ?? null);
-    set.parts.push(`expire_time = to_timestamp($${set.values.length + 1}::float8 / 1000)`);
+  const put = (column: string, value: number | undefined, as: (place: string) => string) => {
+    set.values.push(value ?? null);
+    set.parts.push(`${column} = ${as(`$${set.values.length + 1}`)}`);
+  };
+  const end = asker && (await endOf(tx, token, change, rule, rights, asker));
+  if (asker !== undefined && end !== undefined) {
+    put("expire_time", end.expire, (place) => `to_timestamp(${place}::float8 / 1000)`);
+    if (isLater(token.expireTime, end.expire)) {
+      // What was shortened by hand does not renew itself to what it was.
+      put("family_life", earlier(token.familyLife, end.expire! - asker.now), (place) => `${place}::bigint`);
+      put("family_time", token.familyTime, (place) => `to_timestamp(${place}::float8 / 1000)`);
+    }
   }
   if (set.parts.length === 0) return;
   await tx.query(`update sallyport.tokens set ${set.parts.join(", ")} where id = $1`, [token.id, ...set.values]);
+}
+
+/** The end that a change sets; undefined: none. */
+async function endOf(
+  tx: Tx,
+  token: Held,
+  change: TokenChange,
+  rule: { maxTtl: number },
+  rights: Rights | undefined,
+  asker: Asker,
+): Promise<{ readonly expire: number | undefined } | undefined> {
+  const parent = await parentOf(tx, token);
+  if (rights !== undefined) return judgeUpdate(rights, asker, token, parent, change);
+  if (change.expireTime === undefined && change.noExpiry !== true) return undefined;
+  const { expireTime } = change;
+  return { expire: expiry({ ...rule, expireTime, notBeforeTime: token.notBeforeTime }, asker.now, parent?.expireTime) };
 }
 
 const TOKEN_FIELDS: Record<string, string> = {

@@ -25,6 +25,8 @@ function manager() {
     registeredTypes: ["bot"],
     mintPerAddressPerHour: 10,
     mintPerPrincipalPerDay: 100,
+    rotatePerPrincipalPerDay: 100,
+    ipv6PrefixLength: 64,
     mintKid: async () => "1",
   });
   return { tokens, seen };

@@ -14,6 +14,8 @@ const TIME = Date.UTC(2030, 0, 1);
 const digest = randomBytes(32).toString("latin1");
 const parent = {
   digest: randomBytes(32).toString("latin1"),
+  audiences: ["https://x", "https://y"],
+  allowedCidrs: ["10.0.0.0/16"],
   revoked: false,
   disabled: true,
   cut: false,

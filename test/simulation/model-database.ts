@@ -1,5 +1,6 @@
 import { EVERYTHING, type Liveness, type Material, principalKey } from "../../src/domain/material.ts";
 import type { PrincipalState, TenantState } from "../../src/domain/principal.ts";
+import { withinParent } from "../../src/domain/rights.ts";
 import type { Committed, Evidence, Missing, PollResult, Reading, RevocationLog } from "../../src/ports.ts";
 import type { World } from "./world.ts";
 
@@ -276,7 +277,7 @@ export class ModelDatabase {
       tenant: row.tenant,
       profile: "bot",
       principal: row.principal,
-      scopes: row.scopes,
+      scopes: withinParent(row.scopes, parent?.scopes),
       audiences: [],
       allowedCidrs: [],
       annotations: {},
@@ -285,7 +286,7 @@ export class ModelDatabase {
       principalState: this.principals.get(principalKey(row.tenant, row.principal))!.state,
       tenantState: this.tenants.get(row.tenant)!.state,
       ...this.#livenessOf(row),
-      parent: parent && { digest: parent.digest, ...this.#livenessOf(parent) },
+      parent: parent && { digest: parent.digest, audiences: [], allowedCidrs: [], ...this.#livenessOf(parent) },
     };
   }
 

@@ -385,6 +385,21 @@ export const RACES: readonly Race[] = [
     }),
   ),
   {
+    title: "R39 what is taken from a parent is taken from its children, cached or not",
+    async run(sim) {
+      await fleet(sim);
+      await warm(sim, ["parent", "child"]);
+      const narrow = sim.change(sim.instances[1]!, (store) =>
+        store.updateToken(sim.id("parent"), { scopes: ["t"] }, "", { maxTtl: 0 }, { callerScopes: [] }, ACTOR),
+      );
+      equal(await settled(sim, narrow), "ACKED");
+      for (const one of sim.instances) {
+        equal(await settled(sim, sim.ask(one, "child", { scopes: ["s"], audience: "" })), "INSUFFICIENT_SCOPE");
+        equal(await ask(sim, one, "child"), "ALLOW");
+      }
+    },
+  },
+  {
     title: "R40 what is cached keeps no verdict: limits of time count at each use",
     settings: { cache: false },
     async run(sim) {
