@@ -84,6 +84,8 @@ export interface RevokeSelection {
   readonly hints?: readonly string[];
   readonly digests?: readonly string[];
   readonly ids?: readonly string[];
+  /** Those that hold one of these scopes, by its name. */
+  readonly holding?: readonly string[];
   /** What a cut of the principal or the tenant ended: those issued from this position on that were live before it. */
   readonly cutFrom?: number;
 }

@@ -3,6 +3,7 @@ import { AppError, invalidField } from "../domain/errors.ts";
 import { checkText } from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import { principalType } from "../domain/principal.ts";
+import { mayNotEnd, rankOf, sparedFrom } from "../domain/rights.ts";
 import { parseTokenString } from "../domain/token-string.ts";
 import type { AuthorityStore, Clock, Committed, RevokeSelection, Timers, TokenStore } from "../ports.ts";
 import { type Access, actorOf, tenantOf } from "./access.ts";
@@ -64,6 +65,8 @@ export class BulkRevoke {
   async run(access: Access, request: BulkRevokeRequest): Promise<BulkRevokeResult> {
     checkText("reason", request.reason, 200);
     const selection = this.#selection(access, request);
+    const holding = sparedFrom(rankOf(access.caller));
+    if (holding.length > 0 && (await this.#o.store.select({ ...selection, holding }, 1)).length > 0) throw mayNotEnd();
     if (request.dryRun) {
       const { count, ids } = await this.#matched(selection);
       return { revokedCount: count, matchedIds: ids };

@@ -64,6 +64,11 @@ export interface Minted extends Facts {
   readonly expire: number | undefined;
 }
 
+/** RIGHTS_EXCEEDED for a child: the life of what it made would hang on nobody's. */
+export function checkMayMint({ own }: Asker): void {
+  if (own?.parent) throw exceeded("a token that was minted by a token mints none itself");
+}
+
 /** A new token as it may be: its end, its networks and its audiences within those of whom it comes from. */
 export function judgeMint(
   rights: Rights,
@@ -72,7 +77,6 @@ export function judgeMint(
   lifetime: LifetimeRule,
 ): Minted {
   const caller = callerNow(rights, asker);
-  if (asker.own?.parent) throw exceeded("a token that was minted by a token mints none itself");
   const child = checkMinter(rights.profile, caller, asked.tenant, asked.principal) === "token";
   checkScopes(rights.profile, caller, asked.scopes);
   const { own } = asker;

@@ -15,13 +15,14 @@ import type { Token } from "../domain/token.ts";
 import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
 import { committed, PROOF, type ProofRow, proven } from "./committed.ts";
+import { checkHolders, rankText, spares } from "./holders.ts";
 import { guardWidening, mint, parentOf, readHeld, readToken, refuseDead, rotate } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
 import { RevokeQueue } from "./revoke-queue.ts";
 import { PRINCIPAL_COLUMNS, type PrincipalRow, principalOf, TENANT_COLUMNS, type TenantRow, tenantOf } from "./rows.ts";
 
 /**
- * $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the tenant. Where nothing is revoked a
+ * $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the tenant, $7 the rank of whom. Where nothing is revoked a
  * row tells so: without it a repeat would commit nothing, and not wait for a standby to confirm what came before.
  */
 const REVOKE_CHUNK = {
@@ -33,7 +34,7 @@ with mine as materialized (
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
     revoke_reason = $3
-  from mine where t.id = mine.id and t.revoke_time is null returning t.id, t.tenant, t.principal
+  from mine where t.id = mine.id and t.revoke_time is null and not ${spares("$7::text", "t.scopes")} returning t.id, t.tenant, t.principal
 ),
 audited as (
   insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, metadata, request_id)
@@ -88,15 +89,21 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   #revokeFamily(id: string, reason: string, actor: AuditActor): Promise<Committed<Token>> {
     return committed(this.#db, async (tx) => {
-      const token = await readToken(tx, id);
+      const token = await readHeld(tx, id);
+      const { family } = token;
       // Again until no row is left: a rotation may have added one while the update waited for its lock.
       const revoked: string[] = [];
       for (;;) {
+        const held = await tx.query<{ scopes: string[] }>(
+          `select scopes from sallyport.tokens where family = $1 and revoke_time is null order by id for no key update`,
+          [family],
+        );
+        for (const { scopes } of held) checkMayEnd(actor.rank, scopes);
         const rows = await tx.query<{ id: string }>(
           `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
              revoke_reason = $3
-           where family = (select family from sallyport.tokens where id = $1) and revoke_time is null returning id`,
-          [id, actor.actor, reason],
+           where family = $1 and revoke_time is null returning id`,
+          [family, actor.actor, reason],
         );
         if (rows.length === 0) break;
         revoked.push(...rows.map((row) => row.id));
@@ -117,6 +124,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
         actor.address,
         actor.requestId,
         tenant,
+        rankText(actor.rank),
       ]);
       return proven({ revoked: row?.revoked ?? [], busy: row?.busy ?? [] }, row);
     });
@@ -124,6 +132,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<number>> {
     return committed(this.#db, async (tx) => {
+      await checkHolders(tx, actor.rank, tenant, principal);
       if (principal === undefined) {
         // The new position is set at the commit.
         const [row] = await tx.query<{ cut_n: number }>(
@@ -186,6 +195,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
     return committed(this.#db, async (tx) => {
       const found = await this.#lockPrincipal(tx, tenant, name);
       checkEtag(etag, found.etag);
+      if (change.state !== undefined && change.state !== found.state) await checkHolders(tx, actor.rank, tenant, name);
       const set = assignments(change, PRINCIPAL_FIELDS);
       const rows = await tx.query<PrincipalRow>(
         `update sallyport.principals set ${set.text} where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,
@@ -201,6 +211,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
   deletePrincipal(...[tenant, name, actor]: Args<"deletePrincipal">): Promise<Committed<Principal>> {
     return committed(this.#db, async (tx) => {
       await this.#lockPrincipal(tx, tenant, name);
+      await checkHolders(tx, actor.rank, tenant, name);
       const rows = await tx.query<PrincipalRow>(
         `update sallyport.principals set state = 'DELETED', cut_time = clock_timestamp()
          where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,

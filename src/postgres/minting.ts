@@ -2,7 +2,15 @@ import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
 import { expiry } from "../domain/lifetime.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
-import { type Asker, type Held, judgeMint, judgeRotation, type Rights, withinParent } from "../domain/rights.ts";
+import {
+  type Asker,
+  checkMayMint,
+  type Held,
+  judgeMint,
+  judgeRotation,
+  type Rights,
+  withinParent,
+} from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { ChangeGuard, Idempotency, LifetimeRule, MintGuard, MintLimits, NewToken, Repeated } from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
@@ -37,6 +45,7 @@ export async function mint(
   await lockTokens(tx, [guard.callerTokenId]);
   const { now, n } = await reread(tx, token.tenant, token.principal);
   const asker = await askerOf(tx, guard, now);
+  checkMayMint(asker);
   const judged = guard.rights && judgeMint(guard.rights, asker, token, lifetime);
   const child = judged?.child ?? guard.child;
   const parent = child ? asker.own : undefined;

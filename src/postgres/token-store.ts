@@ -146,6 +146,7 @@ function selected(selection: RevokeSelection): { from: string; where: Where } {
   const { tenant, principal, hints, digests, ids, cutFrom } = selection;
   where.add("t.profile = ?", selection.profile);
   where.add("t.created_by = ?", selection.createdBy);
+  where.add("t.scopes && ?::text[]", selection.holding);
   where.add("t.create_time < to_timestamp(?::float8 / 1000)", selection.createdBefore);
   if (hints !== undefined || digests !== undefined || ids !== undefined) {
     const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));

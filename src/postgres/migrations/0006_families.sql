@@ -18,3 +18,7 @@ end $$;
 create trigger guard_family before update of family_time, family_life on sallyport.tokens
   for each row execute function sallyport.guard_family();
 alter table sallyport.tokens enable always trigger guard_family;
+
+-- Whoever ends a principal or a tenant must hold what its tokens hold of these: a few rows of very many.
+create index tokens_of_administrators on sallyport.tokens (tenant, principal)
+  where scopes && '{sallyport.operator,sallyport.*,sallyport.admin}'::text[];
