@@ -84,6 +84,10 @@ export interface RevokeSelection {
   readonly hints?: readonly string[];
   readonly digests?: readonly string[];
   readonly ids?: readonly string[];
+  /** Also what the selected ones made, and so on, and what replaced one of those by rotation. */
+  readonly descendants?: boolean;
+  /** Of all those, only this principal's. */
+  readonly within?: string;
   /** Those that hold one of these scopes, by its name. */
   readonly holding?: readonly string[];
   /** What a cut of the principal or the tenant ended: those issued from this position on that were live before it. */

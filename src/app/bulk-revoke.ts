@@ -13,6 +13,8 @@ import { before } from "./before.ts";
 const PAGE = 20_000;
 const CHUNK = 500;
 const SHOWN = 1000;
+/** So often descent is followed at most, while somebody goes on making tokens. */
+const DESCENTS = 10;
 /** What is left of the caller's time for an answer without a count, and what a caller without a deadline waits for one. */
 const RESERVE_MS = 50;
 const COUNTING_MS = 5_000;
@@ -22,6 +24,7 @@ export interface BulkRevokeRequest {
   readonly principal: string;
   readonly profile: string;
   readonly createdBy: string;
+  readonly descendants: boolean;
   readonly createdBefore?: number;
   readonly hints: readonly string[];
   readonly tokenStrings: readonly string[];
@@ -100,12 +103,17 @@ export class BulkRevoke {
       async (store) => {
         const count = (more: number) => (revoked += more);
         const chunks = new Chunks(store, selection.tenant, request.reason, actorOf(access), count);
-        for (let afterId = ""; ; ) {
-          const ids = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
-          matchedIds ??= ids.slice(0, SHOWN);
-          await chunks.revoke(ids);
-          if (ids.length < PAGE) return chunks.end();
-          afterId = ids[ids.length - 1]!;
+        // What is revoked makes nothing more; what it made meanwhile is found by another pass.
+        for (let passes = selection.descendants === true ? DESCENTS : 1; ; passes--) {
+          const before = revoked;
+          for (let afterId = "", last = false; !last; ) {
+            const ids = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
+            matchedIds ??= ids.slice(0, SHOWN);
+            await chunks.revoke(ids);
+            last = ids.length < PAGE;
+            afterId = ids.at(-1) ?? afterId;
+          }
+          if (passes <= 1 || revoked === before) return chunks.end();
         }
       },
       { noWait: request.noWait, deadline: access.deadline },
@@ -137,6 +145,7 @@ export class BulkRevoke {
     return {
       tenant,
       ...(principal !== undefined && { principal }),
+      ...(request.descendants && { descendants: true, ...(access.reach === "own" && { within: principal }) }),
       ...(request.profile !== "" && { profile: request.profile }),
       ...(request.createdBy !== "" && { createdBy: request.createdBy }),
       ...(request.createdBefore !== undefined && { createdBefore: request.createdBefore }),

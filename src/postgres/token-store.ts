@@ -61,11 +61,11 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async select(selection: RevokeSelection, limit: number, afterId?: string): Promise<string[]> {
-    const { from, where } = selected(selection);
+    const { made, from, where } = selected(selection);
     where.add("t.id > ?", afterId);
     const order = afterId === undefined ? "" : "order by t.id";
     const rows = await this.#db.read<{ id: string }>(
-      `select t.id from ${from} ${where.text} ${order} limit ${where.value(limit)}`,
+      `${made} select t.id from ${from} ${where.text} ${order} limit ${where.value(limit)}`,
       where.values,
       30_000,
     );
@@ -73,9 +73,9 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async count(selection: RevokeSelection): Promise<number> {
-    const { from, where } = selected(selection);
+    const { made, from, where } = selected(selection);
     const rows = await this.#db.read<{ count: number }>(
-      `select count(*) as count from ${from} ${where.text}`,
+      `${made} select count(*) as count from ${from} ${where.text}`,
       where.values,
       30_000,
     );
@@ -141,29 +141,25 @@ export class PostgresTokenStore implements TokenStore {
  * Tokens that could be accepted, now or some day: also those of a principal that is disabled for now. Not by the view,
  * whose usage nobody asks for, and whose states are those after a cut. What is the same for all rows is read once.
  */
-function selected(selection: RevokeSelection): { from: string; where: Where } {
+function selected(selection: RevokeSelection): { made: string; from: string; where: Where } {
   const where = new Where();
-  const { tenant, principal, hints, digests, ids, cutFrom } = selection;
-  where.add("t.profile = ?", selection.profile);
-  where.add("t.created_by = ?", selection.createdBy);
-  where.add("t.scopes && ?::text[]", selection.holding);
-  where.add("t.create_time < to_timestamp(?::float8 / 1000)", selection.createdBefore);
-  if (hints !== undefined || digests !== undefined || ids !== undefined) {
-    const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
-    where.add(
-      `(t.hint = any(${where.value(hints ?? [])}) or t.digest = any(${where.value(bytes)}) or t.id = any(?))`,
-      ids ?? [],
-    );
-  }
+  const { tenant, principal, cutFrom, descendants = false } = selection;
   const inTenant = where.value(tenant);
+  const named = descendants ? new Where(where.values) : where;
+  nameSelected(named, selection);
+  if (descendants) named.always(`t.tenant = ${inTenant}`);
+  where.add("t.principal = ?", selection.within);
+  where.add("t.scopes && ?::text[]", selection.holding);
   where.always(`t.tenant = ${inTenant}`);
   let cuts = ["p.cut_n", `(select cut_n from sallyport.tenants where id = ${inTenant})`];
-  let from = "sallyport.tokens t";
-  if (principal === undefined) {
+  let from = descendants
+    ? "(select distinct id from made) m join sallyport.tokens t on t.id = m.id"
+    : "sallyport.tokens t";
+  if (principal !== undefined) named.add("t.principal = ?", principal);
+  if (principal === undefined || descendants) {
     from += " join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal and p.state <> 'DELETED'";
   } else {
     const name = where.value(principal);
-    where.always(`t.principal = ${name}`);
     cuts[0] = `(select cut_n from sallyport.principals
       where tenant = ${inTenant} and name = ${name} and state <> 'DELETED')`;
   }
@@ -176,13 +172,44 @@ function selected(selection: RevokeSelection): { from: string; where: Where } {
     and ${of}.issued_n >= ${cuts[1]} and (${of}.expire_time is null or ${of}.expire_time > clock_timestamp())`;
   where.always(`${live("t")} and (t.parent_id is null
     or exists (select from sallyport.tokens q where q.id = t.parent_id and ${live("q")}))`);
-  return { from, where };
+  return { made: descendants ? descent(named, inTenant) : "", from, where };
+}
+
+/** The conditions on the row itself. */
+function nameSelected(where: Where, { profile, createdBy, createdBefore, hints, digests, ids }: RevokeSelection): void {
+  where.add("t.profile = ?", profile);
+  where.add("t.created_by = ?", createdBy);
+  where.add("t.create_time < to_timestamp(?::float8 / 1000)", createdBefore);
+  if (hints === undefined && digests === undefined && ids === undefined) return;
+  const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
+  where.add(
+    `(t.hint = any(${where.value(hints ?? [])}) or t.digest = any(${where.value(bytes)}) or t.id = any(?))`,
+    ids ?? [],
+  );
+}
+
+/** `made`: the named ones, whatever was made by one of them, and whatever replaced one of them; dead or not. */
+function descent(named: Where, tenant: string): string {
+  return `with recursive made (id, hint, family) as (
+    select t.id, t.hint, t.family from sallyport.tokens t ${named.text}
+    union
+    select n.id, n.hint, n.family from made m cross join lateral (
+      select id, hint, family from sallyport.tokens where tenant = ${tenant} and created_by = 'token:' || m.hint
+      union all
+      select id, hint, family from sallyport.tokens where family = m.family and rotated_from = m.id
+    ) n
+  )`;
 }
 
 /** A where clause made of conditions that have a value; `?` in a condition is that value's place. */
 export class Where {
-  readonly values: unknown[] = [];
+  readonly values: unknown[];
   readonly #conditions: string[] = [];
+
+  /** `values`: of another clause of the same statement, to go on with. */
+  constructor(values: unknown[] = []) {
+    this.values = values;
+  }
 
   add(condition: string, value: unknown): void {
     if (value === undefined) return;

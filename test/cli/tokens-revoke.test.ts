@@ -66,6 +66,7 @@ describe("tokens revoke-many", () => {
     };
     const selectors = [
       ...["--tenant", "acme", "--principal", "bot:ci", "--profile", "bot", "--created-by", "session:ann"],
+      "--descendants",
       ...["--created-before", "2027-01-15", "--hint", "h1", "--hint", "h2", "--id", "tok_1", "--reason", "leak"],
     ];
     const argv = ["tokens", "revoke-many", ...selectors, "--token-strings-file", "-"];
@@ -75,6 +76,7 @@ describe("tokens revoke-many", () => {
       principal: "bot:ci",
       profile: "bot",
       createdBy: "session:ann",
+      descendants: true,
       createdBefore: { seconds: BigInt(Date.UTC(2027, 0, 15) / 1000) },
       hints: ["h1", "h2"],
       ids: ["tok_1"],

@@ -98,7 +98,7 @@ test("a dry run counts and lists what would be revoked, and changes nothing", as
 test("other selectors are combined by AND and revoke in chunks, each token with its audit row and reason", async () => {
   const some = await many(3, { profile: "bot", principal: "bot:ci", displayName: "" });
   const pats = await many(2, { principal: "user:f" });
-  const maker = await sallyport.callerWith(["sallyport.tokens.create"]);
+  const maker = await sallyport.callerWith(["sallyport.admin"]);
   const theirs = await sallyport.createToken({ principal: "user:f" }, sallyport.as(maker.tokenString));
   expect((await revoke({ profile: "bot", createdBy: `token:${maker.token.hint}` })).revokedCount).toBe(0);
   const before = await audited("token.revoke");
