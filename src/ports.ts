@@ -176,6 +176,8 @@ export interface MintGuard {
   readonly callerScopes: readonly string[];
   /** By what the call is judged on the locked rows; absent: the program itself asks, for nobody. */
   readonly rights?: Rights;
+  /** The caller's token was ended by a rotation: only the repeat of that one is answered. */
+  readonly ended?: true;
   /** Without `rights`: whether the new token is a child of the caller's. */
   readonly child: boolean;
   /** The principal's row must exist already; else it is made. */
@@ -183,7 +185,7 @@ export interface MintGuard {
 }
 
 /** The same for a token that is there already. */
-export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "rights">;
+export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "rights" | "ended">;
 
 /** A repeat of a request that minted before: what the first one stored. */
 export interface Repeated {

@@ -19,8 +19,9 @@ import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { BUILT_IN_PROFILES, type Profile } from "./domain/profile.ts";
 import { Secret } from "./domain/secret.ts";
+import { parseTokenString } from "./domain/token-string.ts";
 import { type Doors, openDoors } from "./doors.ts";
-import type { Clock, Timers } from "./ports.ts";
+import type { Clock, Events, Timers } from "./ports.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
@@ -146,18 +147,18 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const now = () => freshness.time(clock.mono()).lower;
   const usage = new Usage({ store: new PostgresUsageStore(db), clock, timers, events: telemetry, now }, USAGE_EVERY_MS);
   const reuse = new ReuseSignals({ store, audit, authority, profiles, timers, events: telemetry });
+  const reused = (events: Pick<Events, "tokenReused">) => (id: string) => {
+    events.tokenReused(id);
+    reuse.seen(id);
+  };
   const validation = (door: string): ValidateDeps => {
     const events = telemetry.forDoor(door);
-    const reused = (id: string) => {
-      events.tokenReused(id);
-      reuse.seen(id);
-    };
     return {
       keyring,
       lookup,
       freshness,
       clock,
-      events: full ? { ...events, tokenReused: reused } : events,
+      events: full ? { ...events, tokenReused: reused(events) } : events,
       used: (id, context, at) => usage.used(id, context, at),
     };
   };
@@ -171,11 +172,20 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     mintPerPrincipalPerDay: config.limits.mint_per_principal_per_day,
     rotatePerPrincipalPerDay: config.limits.rotate_per_principal_per_day,
     ipv6PrefixLength: config.limits.ipv6_prefix_length,
+    reused: reused(telemetry),
     mintKid: () => mintKid(keyring, store),
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
+  const admin = validation("admin");
   const callers = new Callers({
-    validate: validateWith(validation("admin")),
+    validate: validateWith(admin),
+    rotated: {
+      validate: validateWith({ ...admin, events: { ...admin.events, tokenReused: () => {} } }),
+      find: async (bearer) => {
+        const parsed = parseTokenString(bearer, keyring);
+        return parsed && (await store.getByDigest(parsed.digest));
+      },
+    },
     audit,
     clock,
     breakGlass,

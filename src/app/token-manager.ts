@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from "node:crypto";
 import { isOperator } from "../domain/caller.ts";
-import { AppError, invalidField } from "../domain/errors.ts";
+import { AppError, invalidField, type Reason } from "../domain/errors.ts";
 import * as rules from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import { countedNetwork } from "../domain/networks.ts";
@@ -47,6 +47,23 @@ export interface RotateRequest {
   readonly noWait: boolean;
 }
 
+export interface RotateResult {
+  readonly token: Token;
+  readonly tokenString: Secret;
+  readonly previous: Token;
+  readonly effect: Effect;
+}
+
+/** Refusals that say nothing about the credential. */
+const WORTH_A_REPEAT: ReadonlySet<Reason> = new Set<Reason>([
+  "NOT_DONE",
+  "STORE_UNAVAILABLE",
+  "OUTCOME_UNKNOWN",
+  "WRITE_CONFLICT",
+  "EFFECT_PENDING",
+  "DEADLINE",
+]);
+
 export interface TokenManagerOptions {
   readonly store: TokenStore;
   readonly authority: Authority;
@@ -58,6 +75,8 @@ export interface TokenManagerOptions {
   readonly rotatePerPrincipalPerDay: number;
   /** Of an IPv6 address, what counts as one client. */
   readonly ipv6PrefixLength: number;
+  /** A string was used after its rotation ended it, and not to repeat that rotation. */
+  readonly reused: (tokenId: string) => void;
   /** The kid to mint under: only one that every live validator lists. */
   readonly mintKid: () => Promise<string>;
 }
@@ -186,10 +205,20 @@ export class TokenManager {
     return { token: value, effect };
   }
 
-  async rotate(
-    access: Access,
-    request: RotateRequest,
-  ): Promise<{ token: Token; tokenString: Secret; previous: Token; effect: Effect }> {
+  async rotate(access: Access, request: RotateRequest): Promise<RotateResult> {
+    const { ended, tokenId = "" } = access.caller;
+    if (ended === undefined) return this.#rotate(access, request);
+    try {
+      // The row that the rotation ended stands for the credential, for the one request that ended it.
+      return await this.#rotate(access, request);
+    } catch (error) {
+      if (error instanceof AppError && WORTH_A_REPEAT.has(error.reason)) throw error;
+      this.#o.reused(tokenId);
+      throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");
+    }
+  }
+
+  async #rotate(access: Access, request: RotateRequest): Promise<RotateResult> {
     const old = await this.get(access, request.id);
     const profile = this.#profile("id", old.profile);
     const { caller } = access;
@@ -267,7 +296,7 @@ export class TokenManager {
   /** What is judged in the transaction, on the rows as they are under its locks. */
   #guard({ caller }: Access, profile: Profile) {
     const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };
-    return { callerTokenId: caller.tokenId, callerScopes: caller.scopes, rights };
+    return { callerTokenId: caller.tokenId, callerScopes: caller.scopes, rights, ended: caller.ended };
   }
 
   #profile(field: string, name: string): Profile {

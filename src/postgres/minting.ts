@@ -92,6 +92,7 @@ export async function rotate(
   idempotency: Idempotency | undefined,
 ): Promise<{ kind: "created"; token: Token; previous: Token } | Repeated> {
   const repeated = await claim(tx, idempotency, fresh.id);
+  if (guard.ended) checkRepeat(repeated, guard.callerTokenId);
   if (repeated !== undefined) return { ...repeated, previous: await readToken(tx, repeated.token.rotatedFrom) };
   const before = await readToken(tx, id);
   await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard.callerTokenId);
@@ -147,6 +148,18 @@ export async function rotate(
     },
   ]);
   return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
+}
+
+/** One who was ended by its own rotation is told its answer again, as long as what it made is live. */
+function checkRepeat(repeated: Repeated | undefined, callerTokenId: string | undefined): void {
+  const token = repeated?.token;
+  if (
+    token === undefined ||
+    token.rotatedFrom !== callerTokenId ||
+    !["ACTIVE", "NOT_YET_VALID"].includes(token.state)
+  ) {
+    throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");
+  }
 }
 
 async function judgedRotation(

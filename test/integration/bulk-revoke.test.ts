@@ -163,3 +163,45 @@ test("without waiting the answer says by when it is in force everywhere", async 
   expect(by).toBeGreaterThan(started);
   expect(by).toBeLessThan(started + 4000);
 });
+
+test("descendants: what a token made, what that made, and what replaced one of them, through dead ones; nothing else", async () => {
+  await sallyport.registered("bot:root");
+  await sallyport.registered("bot:leaf");
+  const make = (principal: string, scopes: string[], by?: { tokenString: string }) =>
+    sallyport.createToken(
+      { profile: "bot", principal, displayName: "", scopes },
+      by === undefined ? sallyport.admin : sallyport.as(by.tokenString),
+    );
+  const rotate = async (by: { tokenString: string }, id: string) => {
+    const done = await sallyport
+      .as(by.tokenString)
+      .tokens.rotateToken({ id, overlap: { seconds: 600n, nanos: 0 }, noWait: true });
+    return { tokenString: done.tokenString, id: done.token!.id, token: done.token! };
+  };
+  const create = "sallyport.tokens.create";
+  const root = await make("bot:root", [create]);
+  const bystander = await make("bot:leaf", []);
+  const first = await make("bot:leaf", [create], root);
+  const second = await make("bot:root", [create], first);
+  const third = await make("bot:leaf", [], second);
+  const turned = await rotate(first, first.id);
+  const by = { tokenString: sallyport.adminToken };
+  const replaced = await rotate(by, third.id);
+  const chained = await rotate(root, root.id);
+  await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: second.id }, noWait: true });
+  const selector = { createdBy: `token:${root.token.hint}` };
+  const all = [first, third, turned, replaced, chained].map(({ id }) => id).sort();
+  expect([...(await revoke({ ...selector, descendants: true, dryRun: true })).matchedIds].sort()).toEqual(all);
+  expect((await revoke({ ...selector, dryRun: true })).matchedIds).toHaveLength(2);
+  // By itself, a token reaches its own principal's only.
+  const own = await sallyport
+    .as(root.tokenString)
+    .tokens.revokeTokens({ ...selector, descendants: true, dryRun: true });
+  expect(own.matchedIds).toEqual([chained.id]);
+  expect((await revoke({ ...selector, descendants: true })).revokedCount).toBe(5);
+  for (const { tokenString } of [first, third, turned, replaced, chained]) {
+    expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
+  }
+  expect(await sallyport.verdict(bystander.tokenString)).toBe("ALLOW");
+  expect(await sallyport.verdict(root.tokenString)).toBe("ALLOW");
+});
