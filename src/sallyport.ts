@@ -268,6 +268,12 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     doors.serving(reasons().length === 0);
   }, 250).unref();
   doors.serving(true);
+  const warn = () =>
+    warnOfFirstAdmin(store, clock, telemetry).catch((error) =>
+      telemetry.trouble("the first admin token could not be looked at", error),
+    );
+  if (full) void warn();
+  const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;
 
   return {
     doors,
@@ -284,11 +290,25 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     },
     async stop(graceMs) {
       clearInterval(gauges);
+      clearInterval(daily);
       canary.stop();
       await doors.drain(graceMs);
       await close();
     },
   };
+}
+
+const ADMIN_ENDS_SOON_MS = 14 * 86_400_000;
+
+/** It can not prolong itself: who has it must make another in time. */
+async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, { log }: Telemetry): Promise<void> {
+  const found = await store.firstAdminEnds();
+  if (found === undefined || found.expireTime - clock.wall() > ADMIN_ENDS_SOON_MS) return;
+  const ends = new Date(found.expireTime).toISOString();
+  log.warn(
+    { hint: found.hint, ends },
+    "the first admin token ends soon: mint one for another principal, or sallyport bootstrap --again makes another",
+  );
 }
 
 const NOWHERE = { clientAddress: "" };

@@ -25,6 +25,8 @@ export interface Caller {
   readonly scopes: readonly string[];
   /** For tokens: the record's id. */
   readonly tokenId?: string;
+  /** For tokens that have an end: when, by the database's clock. */
+  readonly expireTime?: number;
   /** Its token was ended by a rotation: nothing is open to it but to repeat that rotation, if it was its own. */
   readonly ended?: true;
   /** The network address of the call, where it has one. */

@@ -11,15 +11,23 @@ const STEPS = 60;
 
 type Whose = Pick<Token, "tenant" | "principal">;
 
+/** What is counted, for whom, and how much of it there may be. */
+interface Limit {
+  readonly key: string;
+  readonly window: number;
+  readonly most: number;
+  readonly what: string;
+}
+
 /** Counts a mint inside its transaction: a refused one counts for nothing. */
 export async function countMint(tx: Tx, limits: MintLimits, token: Whose, now: number): Promise<void> {
-  if (limits.perAddressPerHour > 0 && limits.address !== "") {
-    await take(tx, `a ${limits.address}`, now, HOUR, limits.perAddressPerHour, "mints per client address and hour");
-  }
-  if (limits.perPrincipalPerDay > 0) {
-    await take(tx, keyOf("p", token), now, DAY, limits.perPrincipalPerDay, "mints per principal and day");
-  }
-  await checkLive(tx, limits.maxLive, token);
+  const { address, perAddressPerHour, perPrincipalPerDay, maxLive } = limits;
+  const what = { address: "mints per client address and hour", principal: "mints per principal and day" };
+  const counted: Limit[] = [
+    { key: `a ${address}`, window: HOUR, most: address === "" ? 0 : perAddressPerHour, what: what.address },
+    { key: keyOf("p", token), window: DAY, most: perPrincipalPerDay, what: what.principal },
+  ];
+  await count(tx, counted, token, maxLive, now);
 }
 
 /**
@@ -27,20 +35,28 @@ export async function countMint(tx: Tx, limits: MintLimits, token: Whose, now: n
  * possible however many there are.
  */
 export async function countRotation(tx: Tx, rights: Rights, old: Whose, overlapMs: number, now: number): Promise<void> {
-  if (rights.rotationsPerDay > 0) {
-    await take(tx, keyOf("r", old), now, DAY, rights.rotationsPerDay, "rotations per principal and day");
-  }
-  if (overlapMs > 0) await checkLive(tx, rights.profile.maxLivePerPrincipal, old);
+  const what = "rotations per principal and day";
+  const counted = [{ key: keyOf("r", old), window: DAY, most: rights.rotationsPerDay, what }];
+  await count(tx, counted, old, overlapMs > 0 ? rights.profile.maxLivePerPrincipal : 0, now);
 }
 
 function keyOf(kind: string, { tenant, principal }: Whose): string {
   return `${kind} ${tenant} ${principal}`;
 }
 
+async function count(tx: Tx, all: readonly Limit[], of: Whose, maxLive: number, now: number): Promise<void> {
+  const limits = all.filter(({ most }) => most > 0);
+  const locks = limits.map(({ key }) => `count ${key}`);
+  if (maxLive > 0) locks.push(`live ${keyOf("p", of)}`);
+  if (locks.length === 0) return;
+  // To the end of the commit: nobody else counts the same between our count and our insert. Each in a new statement.
+  const taken = locks.map((_, i) => `pg_advisory_xact_lock(hashtextextended($${i + 1}, 0))`);
+  await tx.query(`select ${taken.join(", ")}`, locks);
+  for (const limit of limits) await take(tx, limit, now);
+  if (maxLive > 0) await checkLive(tx, maxLive, of);
+}
+
 async function checkLive(tx: Tx, most: number, of: Whose): Promise<void> {
-  if (most <= 0) return;
-  // To the end of the commit: nobody mints for this principal between count and insert.
-  await lock(tx, `live ${keyOf("p", of)}`);
   const rows = await tx.query<{ live: number }>(
     `select count(*) as live from sallyport.token_view v where v.tenant = $1 and v.principal = $2
        and v.state in ('ACTIVE', 'NOT_YET_VALID', 'DISABLED')`,
@@ -49,30 +65,23 @@ async function checkLive(tx: Tx, most: number, of: Whose): Promise<void> {
   if ((rows[0]?.live ?? 0) >= most) throw exceeded(`live tokens per principal: at most ${most}; revoke some`, HOUR);
 }
 
-/** One more of this key in a window that ends now. */
-async function take(tx: Tx, key: string, now: number, window: number, limit: number, what: string): Promise<void> {
+/** One more of this key in a window that ends now. Those before it are read from before the insert. */
+async function take(tx: Tx, { key, window, most, what }: Limit, now: number): Promise<void> {
   const step = window / STEPS;
-  await lock(tx, `count ${key}`);
   const counted = await tx.query<{ start: number; count: number }>(
-    `select window_start as start, count from sallyport.mint_counts
+    `with one_more as (
+       insert into sallyport.mint_counts as c (key, window_start, count)
+       values ($1, to_timestamp($3::float8 / 1000), 1)
+       on conflict (key, window_start) do update set count = c.count + 1
+     )
+     select window_start as start, count from sallyport.mint_counts
      where key = $1 and window_start > to_timestamp($2::float8 / 1000) order by window_start`,
-    [key, now - window - step],
+    [key, now - window - step, Math.floor(now / step) * step],
   );
-  let over = counted.reduce((sum, { count }) => sum + count, 1) - limit;
-  if (over > 0) {
-    const frees = counted.find(({ count }) => (over -= count) <= 0);
-    throw exceeded(`${what}: at most ${limit}`, (frees?.start ?? now) + window + step - now);
-  }
-  await tx.query(
-    `insert into sallyport.mint_counts as c (key, window_start, count)
-     values ($1, to_timestamp($2::float8 / 1000), 1)
-     on conflict (key, window_start) do update set count = c.count + 1`,
-    [key, Math.floor(now / step) * step],
-  );
-}
-
-async function lock(tx: Tx, name: string): Promise<void> {
-  await tx.query("select pg_advisory_xact_lock(hashtextextended($1, 0))", [name]);
+  let over = counted.reduce((sum, row) => sum + row.count, 1) - most;
+  if (over <= 0) return;
+  const frees = counted.find((row) => (over -= row.count) <= 0);
+  throw exceeded(`${what}: at most ${most}`, (frees?.start ?? now) + window + step - now);
 }
 
 function exceeded(message: string, retryAfterMs: number): AppError {

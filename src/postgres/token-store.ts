@@ -82,6 +82,17 @@ export class PostgresTokenStore implements TokenStore {
     return rows[0]?.count ?? 0;
   }
 
+  /** When the last of the administrators that `bootstrap` made ends; undefined: never, or none is live. */
+  async firstAdminEnds(): Promise<{ hint: string; expireTime: number } | undefined> {
+    const rows = await this.#db.read<{ hint: string; expire_time: number | null }>(
+      `select v.hint, v.expire_time from sallyport.token_view v
+       where v.tenant = 'default' and v.created_by = 'bootstrap' and v.state = 'ACTIVE'
+       order by v.expire_time desc nulls first limit 1`,
+    );
+    const row = rows[0];
+    return row === undefined || row.expire_time === null ? undefined : { hint: row.hint, expireTime: row.expire_time };
+  }
+
   /** Those of the peppers that every running instance has. */
   async kidsOfAll(kids: readonly string[]): Promise<string[]> {
     const rows = await this.#db.read<{ kid: string }>(

@@ -169,6 +169,7 @@ export class Callers {
       principal: material.principal,
       scopes: material.scopes,
       tokenId: material.id,
+      expireTime: material.expire,
       address,
       direct,
     };

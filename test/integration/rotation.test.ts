@@ -203,7 +203,7 @@ test("such a repeat is refused with another id, request_id or body, after ten mi
     ).toBe("CALLER_UNAUTHENTICATED");
   }
   await expect.poll(() => reuses(old.id)).not.toEqual([]);
-  const state = (to: number) =>
+  const state = (to: 1 | 2) =>
     sallyport.admin.principals.updatePrincipal({ principal: { name, state: to }, updateMask: { paths: ["state"] } });
   await state(2);
   expect(await outcome(self.rotateToken(request))).toBe("CALLER_UNAUTHENTICATED");
