@@ -358,3 +358,25 @@ describe("judged on the rows as they are when it is written", () => {
     expect(immortal).toBe(0);
   }, 120_000);
 });
+
+describe("an administrator's token that ends within 14 days", () => {
+  const DAY = 86_400;
+
+  test("is told so with every answer; others, and those that live longer, are not", async () => {
+    const told = async (by: { tokenString: string }) => {
+      const headers = { authorization: `Bearer ${by.tokenString}` };
+      const response = await sallyport.post("admin", "/sallyport.v1.TokenAdmin/ListTokens", { pageSize: 1 }, headers);
+      expect(response.status).toBe(200);
+      return response.headers.get("sallyport-token-ends");
+    };
+    const soon = await sallyport.callerWith(["sallyport.admin"], { lifetime: ttl(13 * DAY) });
+    expect(await told(soon)).toBe(new Date(endOf(soon.token)).toISOString());
+    expect(await told(await sallyport.callerWith(["sallyport.admin"], { lifetime: ttl(15 * DAY) }))).toBeNull();
+    expect(await told(await bot([], { lifetime: ttl(DAY) }))).toBeNull();
+  });
+
+  test("and the start warns, where it is the first one", () => {
+    // The one of the tests is made to live a day.
+    expect(sallyport.program.out).toContain("the first admin token ends soon");
+  });
+});
