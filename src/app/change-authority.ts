@@ -1,13 +1,12 @@
 import { AppError } from "../domain/errors.ts";
 import { leaseOver } from "../domain/freshness.ts";
-import type { AuthorityStore, Committed, Events } from "../ports.ts";
+import type { AuthorityStore, Committed } from "../ports.ts";
 import type { Authority, Effect, WaitOptions } from "./authority.ts";
 import { before } from "./before.ts";
 import { EffectWait, type EffectWaitDeps } from "./effect-wait.ts";
 
 export interface ChangeAuthorityDeps extends EffectWaitDeps {
   readonly store: AuthorityStore;
-  readonly events: Events;
   /** Wakes the own follower and, best effort, those of other processes. */
   readonly wake: () => void;
 }

@@ -271,7 +271,11 @@ export class Simulation {
         if (!(error instanceof this.product.AppError)) throw error;
         this.#count(what);
       },
-      alarm: (what) => this.#count(`alarm: ${what}`),
+      alarm: (what) => {
+        // A loop that caught a fault goes on: here it must be seen.
+        if (what.endsWith("_failed")) this.checker.violations.push(`(F) ${what}`);
+        this.#count(`alarm: ${what}`);
+      },
       note: (what) => this.#count(what),
     };
   }
