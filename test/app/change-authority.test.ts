@@ -198,4 +198,24 @@ describe("change-authority", () => {
     expect(second.mode).toBe("ACKED");
     expect(f.asked.map(({ position }) => position).slice(0, 2)).toEqual([undefined, 7]);
   });
+
+  it("alarms and goes on after a fault of its own; meanwhile those who wait go by time", async () => {
+    let faulty = true;
+    const f = fixture(() => (faulty ? { missing: [null as never] } : {}));
+    const first = f.outcome(f.authority.change(f.commit(), WAIT));
+    await f.time.advance(1849);
+    expect(first.mode).toBeUndefined();
+    await f.time.advance(60);
+    expect(first.mode).toBe("LEASE_EXPIRED");
+    expect(f.happened).toContain("alarm:acknowledgement_wait_failed");
+    // 50 ms, then twice as long each time: no busy loop.
+    expect(f.asked.length).toBeLessThan(9);
+    const second = f.outcome(f.authority.change(f.commit(), WAIT));
+    await f.time.advance(100);
+    faulty = false;
+    await f.time.advance(1700);
+    const third = f.outcome(f.authority.change(f.commit(), WAIT));
+    await f.time.advance(100);
+    expect([second.mode, third.mode]).toEqual(["ACKED", "ACKED"]);
+  });
 });
