@@ -4,8 +4,7 @@ import type { ListReads } from "./list-reads.ts";
 import { driven, newestFirst } from "./newest-first.ts";
 import type { Postgres, Tx } from "./pool.ts";
 
-const COLUMNS =
-  "v.seq, v.at, v.tenant, v.actor, v.actor_address, v.action, v.target, v.owner, v.outcome, v.metadata, v.request_id";
+const COLUMNS = "seq, at, tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id";
 
 const INSERT = `
 insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id)
@@ -67,7 +66,6 @@ export class PostgresAuditLog implements AuditLog {
         ],
         filters: others,
         columns: COLUMNS,
-        row: "select s.*",
         place: (row) => ({ time: row.at, key: String(row.seq) }),
       },
       limit,

@@ -40,12 +40,15 @@ export interface Listing<R> {
   readonly narrowed: readonly (readonly [condition: string, value: unknown])[];
   /** What must be asked of each row `t` of the table. Those without a value are none. */
   readonly filters: readonly (readonly [condition: string, value: unknown])[];
-  /** What must be asked of each row `v`, which costs more. */
-  readonly viewed?: readonly (readonly [condition: string, value: unknown])[];
-  /** What is read of the row `v`. */
+  /** The columns that are read of a row `t`. */
   readonly columns: string;
-  /** Gives the row `v` to the row `s` of the table. */
-  readonly row: string;
+  /** Another row that is read for each, and what is asked of it, which costs more. */
+  readonly view?: {
+    readonly columns: string;
+    /** Gives it, as `v`, to the row `s` of the table. */
+    readonly row: string;
+    readonly filters: readonly (readonly [condition: string, value: unknown])[];
+  };
   readonly place: (row: R) => PageStart;
 }
 
@@ -60,9 +63,9 @@ export async function newestFirst<R extends object>(
   start: PageStart | undefined,
   patience: Patience | undefined,
 ): Promise<Part<R>> {
-  const { table, time, key, place } = listing;
+  const { table, time, key, columns, view, place } = listing;
   const filters = listing.filters.filter(([, value]) => value !== undefined);
-  const viewed = (listing.viewed ?? []).filter(([, value]) => value !== undefined);
+  const viewed = (view?.filters ?? []).filter(([, value]) => value !== undefined);
   const all = filters.length + viewed.length === 0;
   const end = all ? undefined : await scanEnd(lists, listing, start, patience);
   const where = narrow(listing, start);
@@ -71,13 +74,13 @@ export async function newestFirst<R extends object>(
   const most = where.value(limit + 1);
   const conditions = (of: typeof filters) =>
     of.length === 0 ? "" : `where ${of.map(([text, value]) => text.replace("?", where.value(value))).join(" and ")}`;
-  const scan = `select * from ${table} ${where.text} order by ${time} desc, ${key} desc`;
+  const scan = `select ${columns} from ${table} ${where.text} order by ${time} desc, ${key} desc`;
   // `offset 0` keeps the planner from doing anything else first: whatever it believes, it reads the rows of one index in
   // its order, asks each, and looks up the rest one at a time.
   const found = await lists.read<R>(
-    `select ${listing.columns}
-     from (select * from (${scan} ${all ? `limit ${most}` : "offset 0"}) t ${conditions(filters)} offset 0) s
-       cross join lateral (${listing.row} offset 0) v
+    `select ${view?.columns ?? columns}
+     from (select ${columns} from (${scan} ${all ? `limit ${most}` : "offset 0"}) t ${conditions(filters)} offset 0) s
+       ${view === undefined ? "" : `cross join lateral (${view.row} offset 0) v`}
      ${conditions(viewed)} order by s.${time} desc, s.${key} desc limit ${most}`,
     where.values,
     patience,

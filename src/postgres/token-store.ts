@@ -69,12 +69,15 @@ export class PostgresTokenStore implements TokenStore {
           ["create_time < to_timestamp(?::float8 / 1000)", filter.createdBefore],
         ],
         filters: others,
-        viewed: [
-          ["v.state = ?", filter.state],
-          ["(v.last_use_time is null or v.last_use_time < to_timestamp(?::float8 / 1000))", filter.lastUsedBefore],
-        ],
-        columns: TOKEN_COLUMNS,
-        row: "select * from sallyport.token_view where id = s.id",
+        columns: "id, create_time, principal, profile",
+        view: {
+          columns: TOKEN_COLUMNS,
+          row: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = s.id`,
+          filters: [
+            ["v.state = ?", filter.state],
+            ["(v.last_use_time is null or v.last_use_time < to_timestamp(?::float8 / 1000))", filter.lastUsedBefore],
+          ],
+        },
         place: (row) => ({ time: row.create_time, key: row.id }),
       },
       limit,
@@ -157,8 +160,7 @@ export class PostgresTokenStore implements TokenStore {
           ["state <> ?", filter.state === undefined ? "DELETED" : undefined],
           ["state = ?", filter.state],
         ],
-        columns: columnsOf("v", PRINCIPAL_COLUMNS),
-        row: "select s.*",
+        columns: PRINCIPAL_COLUMNS,
         place: (row) => ({ time: row.create_time, key: row.name }),
       },
       limit,
@@ -188,8 +190,7 @@ export class PostgresTokenStore implements TokenStore {
         keyType: "text",
         narrowed: [],
         filters: [["state = ?", filter.state]],
-        columns: columnsOf("v", TENANT_COLUMNS),
-        row: "select s.*",
+        columns: TENANT_COLUMNS,
         place: (row) => ({ time: row.create_time, key: row.id }),
       },
       limit,
@@ -198,10 +199,6 @@ export class PostgresTokenStore implements TokenStore {
     );
     return { rows: rows.map(tenantOf), rest };
   }
-}
-
-function columnsOf(row: string, columns: string): string {
-  return columns.replaceAll(/\w+/g, `${row}.$&`);
 }
 
 /**
