@@ -28,6 +28,7 @@ import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
+import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
 import { PostgresTokenStore } from "./postgres/token-store.ts";
 import { PostgresUsageStore } from "./postgres/usage-store.ts";
@@ -84,17 +85,18 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
   const profiles = profilesOf(config);
 
-  const db = new Postgres({ url, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
+  const shared = isShared(url, config.database.direct_url);
+  const db = new Postgres({ url, shared, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
   try {
-    await checkDatabase(db, keyring, { fsyncOffAllowed: config.database.allow_fsync_off, mayWrite: full });
+    await checkDatabase(db, keyring, { fsyncOffAllowed: config.database.allow_fsync_off, mayWrite: full, shared });
   } catch (error) {
     await db.close();
     throw error;
   }
-  const lists = new ListReads({ url, clock, onTrouble });
+  const lists = new ListReads({ url, shared, clock, onTrouble });
   const store = new PostgresTokenStore(db, lists);
   const audit = new PostgresAuditLog(db, lists);
-  const reader = new PostgresTokenReader({ url, connections: full ? 2 : 1, clock, onTrouble });
+  const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   const log = new PostgresRevocationLog({
     url: config.database.direct_url ?? url,
     connections: full ? 2 : 1,

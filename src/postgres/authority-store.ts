@@ -5,6 +5,7 @@ import type { Token } from "../domain/token.ts";
 import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
 import { committed, PROOF, type ProofRow, proven } from "./committed.ts";
+import { HEAD } from "./evidence.ts";
 import { expiry, guardWidening, mint, readToken, refuseDead, rotate } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
 import { RevokeQueue } from "./revoke-queue.ts";
@@ -34,7 +35,7 @@ audited as (
 select ${PROOF}, array(select id from done) as revoked, array(
   select id from sallyport.tokens t where id = any($1) and not exists (select from mine where mine.id = t.id)
 ) as busy
-from sallyport.rev_head h cross join sallyport.rev_state s`,
+from ${HEAD}`,
 };
 
 type Args<K extends keyof AuthorityStore> = Parameters<AuthorityStore[K]>;

@@ -22,6 +22,8 @@ export interface DirectConnectionOptions {
 interface Link {
   readonly client: pg.Client;
   warned: boolean;
+  /** The server's own bound, as it was set last. */
+  boundMs: number;
 }
 
 /** From the call to the answer, waiting and connecting included. Milliseconds. */
@@ -33,7 +35,7 @@ const CONNECT_MS = 1000;
  * One session of PostgreSQL for single statements, one at a time in the order of the calls. Opened by the first
  * statement, and again by the first after a loss.
  *
- * Each statement settles within 500 ms: with its rows, or with STORE_UNAVAILABLE. Unless the server plainly refused,
+ * Each statement settles within 500 ms, or the bound that it is given: with its rows, or with STORE_UNAVAILABLE. Unless the server plainly refused,
  * the session is then destroyed, and what it may still answer is never seen. An answer with a warning of class 01 (a
  * commit that was not confirmed) is a failure.
  */
@@ -48,15 +50,19 @@ export class DirectConnection {
     this.#options = options;
   }
 
-  async run<R extends object>(statement: Statement, values: readonly unknown[]): Promise<R[]> {
+  async run<R extends object>(statement: Statement, values: readonly unknown[], boundMs = BOUND_MS): Promise<R[]> {
     const turn = this.#last;
     const { promise: over, resolve: done } = Promise.withResolvers<void>();
     this.#last = over;
-    const late = deadline(BOUND_MS);
+    const late = deadline(boundMs);
     let link: Link | undefined;
     try {
       await late.bound(turn);
       link = await late.bound(this.#connected());
+      if (link.boundMs !== boundMs) {
+        await late.bound(link.client.query(`set statement_timeout = ${boundMs}`));
+        link.boundMs = boundMs;
+      }
       link.warned = false;
       const { rows } = await late.bound(link.client.query<R>({ ...statement, values: [...values] }));
       if (link.warned) throw new Error("answered with a warning");
@@ -98,7 +104,7 @@ export class DirectConnection {
   async #connect(): Promise<Link> {
     const { url, applicationName, channel, onNotification, onLost } = this.#options;
     const client = new pg.Client({ ...connectionSettings(url, applicationName), connectionTimeoutMillis: CONNECT_MS });
-    const link: Link = { client, warned: false };
+    const link: Link = { client, warned: false, boundMs: BOUND_MS };
     let works = false;
     this.#open = client;
     const lost = (error: Error) => {

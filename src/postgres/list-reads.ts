@@ -6,6 +6,8 @@ import { safeCause } from "./sqlstate.ts";
 
 export interface ListReadsOptions {
   readonly url: string;
+  /** Through a pooler: nothing is set on the connections. */
+  readonly shared?: boolean;
   readonly clock: Clock;
   readonly onTrouble: (what: string, error: unknown) => void;
 }
@@ -32,7 +34,7 @@ export class ListReads {
   constructor(options: ListReadsOptions) {
     this.#options = options;
     this.#pool = new pg.Pool({
-      ...connectionSettings(options.url, "sallyport-list"),
+      ...connectionSettings(options.url, "sallyport-list", options.shared),
       max: MOST,
       idleTimeoutMillis: 60_000,
     });

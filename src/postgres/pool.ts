@@ -1,9 +1,12 @@
 import pg from "pg";
 import { AppError } from "../domain/errors.ts";
+import { startupSettings } from "./session-settings.ts";
 import { isPlainRefusal, SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
 
 export interface PostgresOptions {
   readonly url: string;
+  /** Through a pooler: nothing is set on the connections. */
+  readonly shared?: boolean;
   readonly maxConnections: number;
   readonly applicationName: string;
   /** Something is wrong with a connection; called with an error that holds no secret. */
@@ -36,10 +39,10 @@ export const TYPES = {
   },
 } as pg.CustomTypesConfig;
 
-/** What every connection of this program is made with. */
-export function connectionSettings(url: string, applicationName: string): pg.ClientConfig {
+/** What every connection of this program is made with. `shared`: through a pooler, where nothing may be set. */
+export function connectionSettings(url: string, applicationName: string, shared = false): pg.ClientConfig {
   return {
-    connectionString: url,
+    ...(shared ? { connectionString: url } : startupSettings(url)),
     application_name: applicationName,
     connectionTimeoutMillis: 1000,
     keepAlive: true,
@@ -58,7 +61,7 @@ export class Postgres {
   constructor(options: PostgresOptions) {
     this.#onTrouble = options.onTrouble;
     this.#pool = new pg.Pool({
-      ...connectionSettings(options.url, options.applicationName),
+      ...connectionSettings(options.url, options.applicationName, options.shared),
       max: options.maxConnections,
       idleTimeoutMillis: 60_000,
     });
