@@ -59,6 +59,21 @@ export interface PageStart {
   readonly key: string;
 }
 
+/** A part of a list, newest first. It can come short, even empty, before the end is reached. */
+export interface Part<T> {
+  readonly rows: readonly T[];
+  /** Where the next part begins; undefined: this was the end. */
+  readonly rest?: PageStart | undefined;
+}
+
+/** How long a caller waits for an answer. */
+export interface Patience {
+  /** Monotonic time; undefined: as long as it takes, within the bounds of the store. */
+  readonly deadline?: number | undefined;
+  /** Aborted where the caller has left. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface TokenFilter {
   readonly tenant: string;
   readonly principal?: string;
@@ -87,21 +102,27 @@ export interface RevokeSelection {
 export interface TokenStore {
   get(id: string): Promise<Token | undefined>;
   getByDigest(digest: string): Promise<Token | undefined>;
-  /** At most `limit` tokens after `start`, newest first. */
-  list(filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]>;
-  /** Ids of tokens that could be accepted, now or some day, and are selected; in id order if after one of them. */
-  select(selection: RevokeSelection, limit: number, afterId?: string): Promise<string[]>;
-  /** How many tokens `select` would give. */
-  count(selection: RevokeSelection): Promise<number>;
+  /** At most `limit` tokens after `start`. */
+  list(filter: TokenFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Token>>;
+  /** Ids of tokens that could be accepted, now or some day, and are selected; in id order. */
+  select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]>;
+  /** How many tokens `select` would give, and the ids of at most `most` of them. */
+  matched(selection: RevokeSelection, most: number, patience?: Patience): Promise<{ count: number; ids: string[] }>;
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;
   listPrincipals(
     filter: { tenant: string; type?: string; state?: PrincipalState },
     limit: number,
     start?: PageStart,
-  ): Promise<Principal[]>;
+    patience?: Patience,
+  ): Promise<Part<Principal>>;
   getTenant(id: string): Promise<Tenant | undefined>;
-  listTenants(filter: { state?: TenantState }, limit: number, start?: PageStart): Promise<Tenant[]>;
+  listTenants(
+    filter: { state?: TenantState },
+    limit: number,
+    start?: PageStart,
+    patience?: Patience,
+  ): Promise<Part<Tenant>>;
 }
 
 export interface AuditFilter {
@@ -117,8 +138,8 @@ export interface AuditFilter {
 export interface AuditLog {
   /** Writes a row in a transaction of its own: refusals and signals. */
   append(actor: AuditActor, act: AuditAct): Promise<void>;
-  /** Newest first, before `beforeSequence`. */
-  list(filter: AuditFilter, limit: number, beforeSequence?: number): Promise<AuditEvent[]>;
+  /** At most `limit` events after `start`. The key of a place is the sequence. */
+  list(filter: AuditFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AuditEvent>>;
 }
 
 // ---------------------------------------------------------------------------------------------------- issuing
