@@ -1,5 +1,6 @@
 import type { Statement } from "./direct-connection.ts";
 import { EVIDENCE } from "./evidence.ts";
+import { DURABLE } from "./pool.ts";
 
 /*
  * The statements of the log and the registry. Each is one transaction and carries the evidence inline, from the same
@@ -15,9 +16,6 @@ const HEAD = "sallyport.rev_head h cross join sallyport.rev_state s";
 const STATE = `${EVIDENCE}, s.max_bound_ms, s.settled`;
 const NOW = `now as (select ${EVIDENCE} from ${HEAD})`;
 
-// What an acknowledged commit may rest on, whatever the server's default is. Local to the statement's transaction.
-const DURABLE = `set_config('synchronous_commit', case when current_setting('synchronous_commit') in ('off', 'local')
-  then 'on' else current_setting('synchronous_commit') end, true) as durable`;
 // Losing it costs a wait.
 const LAZY = "set_config('synchronous_commit', 'off', true) as durable";
 
