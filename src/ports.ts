@@ -1,6 +1,7 @@
 // ports.ts: what the program needs from the world, as promises. Adapters keep them; contract suites check them.
 import type { AuditAct, AuditActor, AuditEvent } from "./domain/audit-event.ts";
 import type { RefusalReason, Verdict } from "./domain/decide.ts";
+import type { AppError } from "./domain/errors.ts";
 import type { Material } from "./domain/material.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "./domain/principal.ts";
 import type { Token, TokenState } from "./domain/token.ts";
@@ -214,7 +215,10 @@ export interface Repeated {
 
 // ---------------------------------------------------------------------------------------------------- changing authority
 
-/** An acknowledged commit: the change is durable. `epoch` and `maxBoundMs` were read inside the transaction. */
+/**
+ * An acknowledged commit: the change is durable. `epoch` and `maxBoundMs` were read inside the transaction. A value that
+ * is an error tells that an earlier call made the change: it is thrown after the wait, as an OK would be told after it.
+ */
 export interface Committed<T> {
   readonly value: T;
   readonly epoch: string;
@@ -235,7 +239,8 @@ export type TenantChange = Partial<Pick<Tenant, "displayName" | "state" | "annot
 
 /**
  * Every method is one transaction: the change (idempotent), its audit row, also when nothing changed, and by trigger
- * its place in the log. It resolves after the commit's acknowledgement. It rejects with NOT_DONE where surely nothing
+ * its place in the log. It resolves after the acknowledgement of a commit that wrote something: one that only read would
+ * wait for no synchronous standby, and a repeat would tell what a failover can still undo. It rejects with NOT_DONE where surely nothing
  * happened, with OUTCOME_UNKNOWN where something may have (no acknowledgement, or one with a warning of class 01), or
  * with the reason of a rule that refused it; then nothing happened.
  */
@@ -256,7 +261,7 @@ export interface AuthorityStore {
     guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
     actor: AuditActor,
     idempotency?: Idempotency,
-  ): Promise<Committed<{ kind: "created"; token: Token; previous: Token } | Repeated>>;
+  ): Promise<Committed<{ kind: "created"; token: Token; previous: Token } | Repeated | AppError>>;
   updateToken(
     id: string,
     change: TokenChange,
@@ -285,7 +290,7 @@ export interface AuthorityStore {
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,
     actor: AuditActor,
-  ): Promise<Committed<Principal>>;
+  ): Promise<Committed<Principal | AppError>>;
   updatePrincipal(
     tenant: string,
     name: string,
@@ -293,11 +298,12 @@ export interface AuthorityStore {
     etag: string,
     actor: AuditActor,
   ): Promise<Committed<Principal>>;
+  /** One that is deleted already is told so after a commit; PRINCIPAL_NOT_FOUND for one that never was. */
   deletePrincipal(tenant: string, name: string, actor: AuditActor): Promise<Committed<Principal>>;
   createTenant(
     tenant: Pick<Tenant, "id" | "displayName" | "state" | "annotations">,
     actor: AuditActor,
-  ): Promise<Committed<Tenant>>;
+  ): Promise<Committed<Tenant | AppError>>;
   updateTenant(id: string, change: TenantChange, etag: string, actor: AuditActor): Promise<Committed<Tenant>>;
 }
 
