@@ -9,8 +9,9 @@ import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
+import { SCOPE, SCOPED } from "./askers.ts";
 import { PgLink } from "./pg-link.ts";
-import { DataClient } from "./wire.ts";
+import { DataClient, HttpClient } from "./wire.ts";
 
 export interface InstanceOptions {
   readonly name: string;
@@ -44,6 +45,9 @@ export class Instance {
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly tenants: Client<typeof TenantAdmin>;
+  /** Its data and its admin listener over HTTP/1.1. */
+  readonly http: HttpClient;
+  readonly adminHttp: HttpClient;
   readonly exited: Promise<string>;
   ended = false;
   readonly #child: ChildProcess;
@@ -66,6 +70,8 @@ export class Instance {
     this.ops = doors.ops;
     this.#door = doors.data;
     this.#data = Array.from({ length: CONNECTIONS }, () => this.connect());
+    this.http = new HttpClient(doors.data);
+    this.adminHttp = new HttpClient(doors.admin);
     this.#session = new Http2SessionManager(doors.admin);
     const transport = createGrpcTransport({ baseUrl: doors.admin, sessionManager: this.#session });
     this.tokens = createClient(TokenAdmin, transport);
@@ -82,6 +88,7 @@ export class Instance {
     const config = {
       doors: FREE_PORTS,
       keyring: options.keyring,
+      policies: { [SCOPED]: { required_scopes: [SCOPE] } },
       limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
       log: { level: "warn" },
       ...(redisUrl !== undefined && { redis: { url: redisUrl } }),
@@ -160,6 +167,8 @@ export class Instance {
     clearTimeout(late);
     for (const client of this.#data) client.close();
     this.#session.abort();
+    this.http.close();
+    this.adminHttp.close();
     await Promise.all([this.pg.stop(), this.redis?.stop()]);
     return how;
   }

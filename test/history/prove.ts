@@ -1,4 +1,5 @@
 import { redisProgram } from "../support/redis.ts";
+import { ASKERS } from "./askers.ts";
 import { strayChanges } from "./audit.ts";
 import { FAULTS } from "./faults.ts";
 import { cluster, sentinel, type Topology } from "./redis-topologies.ts";
@@ -21,6 +22,8 @@ const TOPOLOGIES = [
 ];
 /** Fewer checked ALLOWs than this, over every fault, prove nothing. */
 const LEAST_ALLOWS = 100_000;
+/** The same for each asker, and for refusals, which come after the OK. */
+const LEAST_ANSWERS = 100;
 const SETTLE_MS = 20_000;
 
 class Score {
@@ -30,6 +33,7 @@ class Score {
   allows = 0;
   afterOk = 0;
   nearest = Number.POSITIVE_INFINITY;
+  readonly byAsker = new Map<string, { allows: number; refusals: number }>();
   /** What went wrong, told once more at the end: the table is long. */
   readonly problems: string[] = [];
 
@@ -84,6 +88,12 @@ export async function prove(options: ProveOptions): Promise<Score> {
   const nearest = Number.isFinite(score.nearest) ? `${score.nearest.toFixed(2)} ms before the OK` : "-";
   print(`${score.allows} ALLOWs checked, ${score.afterOk} accepted after OK, the nearest started ${nearest}`);
   if (only === undefined) score.judge("load", score.allows < LEAST_ALLOWS ? [`only ${score.allows} ALLOWs`] : []);
+  for (const { name } of ASKERS) {
+    const { allows, refusals } = score.byAsker.get(name) ?? { allows: 0, refusals: 0 };
+    print(`${name.padEnd(30)} ${String(allows).padStart(9)} ALLOWs ${String(refusals).padStart(8)} refusals`);
+    if (only !== undefined) continue;
+    score.judge(name, Math.min(allows, refusals) < LEAST_ANSWERS ? [`${allows} ALLOWs, ${refusals} refusals`] : []);
+  }
   for (const problem of score.problems) print(problem);
   return score;
 }
@@ -104,6 +114,10 @@ async function one(world: World, fault: Fault, seconds: number, score: Score): P
   score.allows += row.tally.allows;
   score.afterOk += row.tally.afterOk;
   score.nearest = Math.min(score.nearest, row.tally.nearest);
+  for (const [asker, { allows, refusals }] of row.tally.byAsker) {
+    const sum = score.byAsker.get(asker) ?? { allows: 0, refusals: 0 };
+    score.byAsker.set(asker, { allows: sum.allows + allows, refusals: sum.refusals + refusals });
+  }
 }
 
 async function onTopology(
