@@ -252,7 +252,12 @@ export function redacted(config: Config): unknown {
 
 /** A connection URL without its password: before the last @, which a password may hold too, or in its query. */
 function withoutPassword(url: string): string {
-  return url.replace(/(\/\/[^:/@]*:).*@/s, "$1[secret]@").replace(/([?&][^=&]*password=)[^&]*/gi, "$1[secret]");
+  const user = url.indexOf("//") + 2;
+  const colon = url.indexOf(":", user);
+  const host = url.lastIndexOf("@");
+  const held = user > 1 && colon >= 0 && colon < host;
+  const shown = held ? `${url.slice(0, colon + 1)}[secret]${url.slice(host)}` : url;
+  return shown.replace(/([?&][^=&]{0,64}password=)[^&]*/gi, "$1[secret]");
 }
 
 const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "max_ttl", "default_ttl"]);

@@ -24,6 +24,7 @@ import type { Clock, Timers } from "./ports.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
+import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
@@ -92,8 +93,9 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     await db.close();
     throw error;
   }
-  const store = new PostgresTokenStore(db);
-  const audit = new PostgresAuditLog(db);
+  const lists = new ListReads({ url, shared, clock, onTrouble });
+  const store = new PostgresTokenStore(db, lists);
+  const audit = new PostgresAuditLog(db, lists);
   const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   const log = new PostgresRevocationLog({
     url: config.database.direct_url ?? url,
@@ -220,6 +222,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     redis?.close();
     await reader.close();
     await log.close();
+    await lists.close();
     await db.close();
   };
   const open = () =>

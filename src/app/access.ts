@@ -13,6 +13,8 @@ export interface Access {
   readonly requestId: string;
   /** Monotonic time by which the caller wants its answer; undefined: none. */
   readonly deadline?: number;
+  /** Aborted where the caller has left. */
+  readonly signal?: AbortSignal;
 }
 
 /** The reach that a permission gives, or `own` where the call allows it; CALLER_FORBIDDEN where neither. */

@@ -65,7 +65,7 @@ export class BulkRevoke {
     checkText("reason", request.reason, 200);
     const selection = this.#selection(access, request);
     if (request.dryRun) {
-      const { count, ids } = await this.#matched(selection);
+      const { count, ids } = await this.#o.store.matched(selection, SHOWN, access);
       return { revokedCount: count, matchedIds: ids };
     }
     const byCut = Object.keys(selection).every((key) => key === "tenant" || key === "principal");
@@ -79,7 +79,7 @@ export class BulkRevoke {
     const { effect } = await this.#o.authority.change(
       async (store) => {
         const cut = await store.cut(selection.tenant, selection.principal, request.reason, actorOf(access));
-        hit ??= this.#matched({ ...selection, cutFrom: cut.value }).catch(() => undefined);
+        hit ??= this.#o.store.matched({ ...selection, cutFrom: cut.value }, SHOWN, access).catch(() => undefined);
         return cut;
       },
       { noWait: request.noWait, deadline: access.deadline },
@@ -108,12 +108,6 @@ export class BulkRevoke {
       { noWait: request.noWait, deadline: access.deadline },
     );
     return { revokedCount: revoked, matchedIds: matchedIds ?? [], effect };
-  }
-
-  async #matched(selection: RevokeSelection): Promise<Matched> {
-    const ids = await this.#o.store.select(selection, SHOWN);
-    // Only a long list needs another statement to be counted.
-    return { ids, count: ids.length < SHOWN ? ids.length : await this.#o.store.count(selection) };
   }
 
   #selection(access: Access, request: BulkRevokeRequest): RevokeSelection {

@@ -36,7 +36,13 @@ export class ChangeAuthority implements Authority {
     return work(this.#deps.store);
   }
 
-  async change<T>(work: Work<T>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
+  async change<T>(work: Work<T | AppError>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
+    const { value, effect } = await this.#change(work, options);
+    if (value instanceof AppError) throw value;
+    return { value, effect };
+  }
+
+  async #change<T>(work: Work<T>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
     const deadline = options.deadline ?? this.#deps.clock.mono() + LONGEST_MS;
     if (!options.noWait) return this.#inForce(work, await this.#commit(work, deadline, false), deadline);
     const first = await this.#commit(work, deadline, false);

@@ -1,7 +1,7 @@
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkAnnotations, checkName, checkText } from "../domain/issue.ts";
 import { checkTenantId, type Principal, principalType, type Tenant, type TenantState } from "../domain/principal.ts";
-import type { PageStart, PrincipalChange, TenantChange, TokenStore } from "../ports.ts";
+import type { PageStart, Part, PrincipalChange, TenantChange, TokenStore } from "../ports.ts";
 import { type Access, actorOf, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
 
@@ -46,8 +46,8 @@ export class PrincipalManager {
     filter: { tenant: string; type?: string; state?: Principal["state"] },
     limit: number,
     start?: PageStart,
-  ): Promise<Principal[]> {
-    return this.#store.listPrincipals({ ...filter, tenant: tenantOf(access, filter.tenant) }, limit, start);
+  ): Promise<Part<Principal>> {
+    return this.#store.listPrincipals({ ...filter, tenant: tenantOf(access, filter.tenant) }, limit, start, access);
   }
 
   async updatePrincipal(
@@ -102,8 +102,13 @@ export class PrincipalManager {
     return found;
   }
 
-  listTenants(filter: { state?: TenantState }, limit: number, start?: PageStart): Promise<Tenant[]> {
-    return this.#store.listTenants(filter, limit, start);
+  listTenants(
+    access: Access,
+    filter: { state?: TenantState },
+    limit: number,
+    start?: PageStart,
+  ): Promise<Part<Tenant>> {
+    return this.#store.listTenants(filter, limit, start, access);
   }
 
   async updateTenant(

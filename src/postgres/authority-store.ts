@@ -141,7 +141,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createPrincipal(...[principal, actor]: Args<"createPrincipal">): Promise<Committed<Principal>> {
+  createPrincipal(...[principal, actor]: Args<"createPrincipal">): ReturnType<AuthorityStore["createPrincipal"]> {
     return committed(this.#db, async (tx) => {
       const tenant = await tx.query<{ state: string }>("select state from sallyport.tenants where id = $1", [
         principal.tenant,
@@ -166,8 +166,12 @@ export class PostgresAuthorityStore implements AuthorityStore {
           JSON.stringify(principal.annotations),
         ],
       );
-      if (rows[0] === undefined) throw new AppError("PRINCIPAL_EXISTS", "the principal exists");
-      await audit(tx, actor, principal.tenant, "principal.create", `principal:${principal.name}`, principal.name, {});
+      const target = `principal:${principal.name}`;
+      if (rows[0] === undefined) {
+        const refusal = new AppError("PRINCIPAL_EXISTS", "the principal exists");
+        return refused(tx, actor, principal.tenant, "principal.create", target, principal.name, refusal);
+      }
+      await audit(tx, actor, principal.tenant, "principal.create", target, principal.name, {});
       return principalOf(rows[0]);
     });
   }
@@ -190,7 +194,11 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   deletePrincipal(...[tenant, name, actor]: Args<"deletePrincipal">): Promise<Committed<Principal>> {
     return committed(this.#db, async (tx) => {
-      await this.#lockPrincipal(tx, tenant, name);
+      const found = await this.#lockPrincipal(tx, tenant, name, "or deleted");
+      if (found.state === "DELETED") {
+        await audit(tx, actor, tenant, "principal.delete", `principal:${name}`, name, { repeat: "true" });
+        return found;
+      }
       const rows = await tx.query<PrincipalRow>(
         `update sallyport.principals set state = 'DELETED', cut_time = clock_timestamp()
          where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,
@@ -201,14 +209,17 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createTenant(...[tenant, actor]: Args<"createTenant">): Promise<Committed<Tenant>> {
+  createTenant(...[tenant, actor]: Args<"createTenant">): ReturnType<AuthorityStore["createTenant"]> {
     return committed(this.#db, async (tx) => {
       const rows = await tx.query<TenantRow>(
         `insert into sallyport.tenants (id, display_name, state, annotations) values ($1, $2, $3, $4)
          on conflict do nothing returning ${TENANT_COLUMNS}`,
         [tenant.id, tenant.displayName, tenant.state, JSON.stringify(tenant.annotations)],
       );
-      if (rows[0] === undefined) throw new AppError("TENANT_EXISTS", "the tenant exists");
+      if (rows[0] === undefined) {
+        const refusal = new AppError("TENANT_EXISTS", "the tenant exists");
+        return refused(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", refusal);
+      }
       await audit(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", {});
       return tenantOf(rows[0]);
     });
@@ -234,13 +245,15 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  async #lockPrincipal(tx: Tx, tenant: string, name: string): Promise<Principal> {
+  async #lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or deleted"): Promise<Principal> {
     const rows = await tx.query<PrincipalRow>(
       `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2 for no key update`,
       [tenant, name],
     );
     const row = rows[0];
-    if (row === undefined || row.state === "DELETED") throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+    if (row === undefined || (row.state === "DELETED" && deleted === undefined)) {
+      throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+    }
     return principalOf(row);
   }
 }
@@ -255,6 +268,21 @@ async function audit(
   metadata: Record<string, string>,
 ): Promise<void> {
   await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "OK", metadata }]);
+}
+
+/** That it is there already may be an earlier call's doing: told after a commit, as that call would have told it. */
+async function refused(
+  tx: Tx,
+  actor: AuditActor,
+  tenant: string,
+  action: string,
+  target: string,
+  owner: string,
+  refusal: AppError,
+): Promise<AppError> {
+  const metadata = { reason: refusal.reason };
+  await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "DENIED", metadata }]);
+  return refusal;
 }
 
 /** Whether a change can give a token more than it has. */

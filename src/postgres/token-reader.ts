@@ -1,11 +1,10 @@
 import pg from "pg";
-import { AppError } from "../domain/errors.ts";
 import type { Liveness, Material } from "../domain/material.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import type { Clock, Reading, TokenReader } from "../ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import { connectionSettings } from "./pool.ts";
-import { isPlainRefusal, safeCause } from "./sqlstate.ts";
+import { keepsConnection, safeCause, unreadable } from "./sqlstate.ts";
 
 // The one statement of a look-up. An unknown token still gives position and epoch.
 const LOOK_UP = {
@@ -93,11 +92,8 @@ export class PostgresTokenReader implements TokenReader {
       const evidence = evidenceOf(row);
       return { ...evidence, material: materialOf(row, digest, evidence), sent, received };
     } catch (error) {
-      if (client !== undefined && !isPlainRefusal(error)) this.#destroy(slot, client);
-      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
-        retryAfterMs: 1000,
-        cause: safeCause(error),
-      });
+      if (client !== undefined && !keepsConnection(error)) this.#destroy(slot, client);
+      throw unreadable(error);
     }
   }
 

@@ -76,6 +76,19 @@ describe("change-authority", () => {
     expect(f.happened).toEqual(["wake", "authorityChanged:ACKED"]);
   });
 
+  it("tells that an earlier call made the change only when that is in force", async () => {
+    const f = fixture((nth) => (nth < 3 ? { missing: [missingRow] } : {}));
+    const refusal = new AppError("TOKEN_ROTATED", "rotated before");
+    const work = async () => ({ value: refusal, epoch: "e1", maxBoundMs: 1500, dbTime: DB_TIME });
+    let told: unknown;
+    f.authority.change(work, WAIT).catch((error) => (told = error));
+    await f.time.advance(1);
+    expect(told).toBeUndefined();
+    await f.time.advance(20);
+    expect(told).toBe(refusal);
+    expect(f.asked.length).toBeGreaterThanOrEqual(3);
+  });
+
   it("with a validator that stays silent returns by time, and has its row reaped after 600 ms", async () => {
     const f = fixture(() => ({ missing: [missingRow] }));
     const seen = f.outcome(f.authority.change(f.commit(), WAIT));
