@@ -205,6 +205,9 @@ export interface MintGuard {
   readonly mustExist: boolean;
 }
 
+/** Who must still be good, under lock, for anything that may give somebody more than it has. */
+export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes">;
+
 /** A repeat of a request that minted before: what the first one stored. */
 export interface Repeated {
   readonly kind: "repeated";
@@ -284,11 +287,19 @@ export interface AuthorityStore {
   ): Promise<Committed<{ readonly revoked: readonly string[]; readonly busy: readonly string[] }>>;
   /**
    * Ends all tokens issued so far, of a principal or a whole tenant, in one row. The value: the position of the cut
-   * before, or 0; tokens issued from there on are what it hits.
+   * before, or 0; tokens issued from there on are what it hits. A principal that must exist and never did is
+   * PRINCIPAL_NOT_FOUND; another gets its row here, so that a first mint that is under way is hit, too.
    */
-  cut(tenant: string, principal: string | undefined, reason: string, actor: AuditActor): Promise<Committed<number>>;
+  cut(
+    tenant: string,
+    principal: string | undefined,
+    mustExist: boolean,
+    reason: string,
+    actor: AuditActor,
+  ): Promise<Committed<number>>;
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,
+    guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Principal | AppError>>;
   updatePrincipal(
@@ -296,15 +307,23 @@ export interface AuthorityStore {
     name: string,
     change: PrincipalChange,
     etag: string,
+    guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Principal>>;
   /** One that is deleted already is told so after a commit; PRINCIPAL_NOT_FOUND for one that never was. */
   deletePrincipal(tenant: string, name: string, actor: AuditActor): Promise<Committed<Principal>>;
   createTenant(
     tenant: Pick<Tenant, "id" | "displayName" | "state" | "annotations">,
+    guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Tenant | AppError>>;
-  updateTenant(id: string, change: TenantChange, etag: string, actor: AuditActor): Promise<Committed<Tenant>>;
+  updateTenant(
+    id: string,
+    change: TenantChange,
+    etag: string,
+    guard: CallerGuard,
+    actor: AuditActor,
+  ): Promise<Committed<Tenant>>;
 }
 
 // ---------------------------------------------------------------------------------------------------- the log

@@ -238,7 +238,14 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       policies,
       admin: {
         tokens,
-        bulk: new BulkRevoke({ store, authority, keyring, clock, timers }),
+        bulk: new BulkRevoke({
+          store,
+          authority,
+          keyring,
+          registeredTypes: config.principals.registered,
+          clock,
+          timers,
+        }),
         principals: new PrincipalManager({ store, authority }),
         audit,
         pages: new PageTokens(keyring),

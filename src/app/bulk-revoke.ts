@@ -46,6 +46,7 @@ export interface BulkRevokeDeps {
   readonly store: TokenStore;
   readonly authority: Authority;
   readonly keyring: Keyring;
+  readonly registeredTypes: readonly string[];
   readonly clock: Clock;
   readonly timers: Timers;
 }
@@ -74,11 +75,15 @@ export class BulkRevoke {
 
   /** The cut first, then what it hit is counted, beside the wait: a long list must not keep its end waiting. */
   async #byCut(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
+    const { tenant, principal } = selection;
+    // One that must be registered before it has tokens is not registered by ending them.
+    const mustExist =
+      principal !== undefined && this.#o.registeredTypes.includes(principalType("principal", principal));
     // Outside the work, which may run again: a second cut would count what came after the first.
     let hit: Promise<Matched | undefined> | undefined;
     const { effect } = await this.#o.authority.change(
       async (store) => {
-        const cut = await store.cut(selection.tenant, selection.principal, request.reason, actorOf(access));
+        const cut = await store.cut(tenant, principal, mustExist, request.reason, actorOf(access));
         hit ??= this.#o.store.matched({ ...selection, cutFrom: cut.value }, SHOWN, access).catch(() => undefined);
         return cut;
       },

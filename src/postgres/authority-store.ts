@@ -4,6 +4,7 @@ import type { Principal, Tenant } from "../domain/principal.ts";
 import type { Token } from "../domain/token.ts";
 import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
+import { lockForRaising, lockTarget } from "./caller-guard.ts";
 import { committed, PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { expiry, guardWidening, mint, readToken, refuseDead, rotate } from "./minting.ts";
@@ -112,8 +113,10 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<number>> {
+  cut(...[tenant, principal, mustExist, reason, actor]: Args<"cut">): Promise<Committed<number>> {
     return committed(this.#db, async (tx) => {
+      // Before the upsert: a first mint that is not yet committed would be missed otherwise.
+      await lockTarget(tx, { tenant, principal });
       if (principal === undefined) {
         // The new position is set at the commit.
         const [row] = await tx.query<{ cut_n: number }>(
@@ -124,11 +127,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
         await audit(tx, actor, tenant, "tokens.revoke", `tenant:${tenant}`, "", { reason });
         return row.cut_n;
       }
-      // The exclusive lock before the upsert: a first mint that is not yet committed would be missed otherwise.
-      await tx.query("select pg_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key($1, $2)))", [
-        tenant,
-        principal,
-      ]);
+      if (mustExist) await this.#mustExist(tx, tenant, principal);
       const [row] = await tx.query<{ cut_n: number }>(
         `insert into sallyport.principals (tenant, name, cut_time)
          select id, $2, clock_timestamp() from sallyport.tenants where id = $1
@@ -141,8 +140,11 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createPrincipal(...[principal, actor]: Args<"createPrincipal">): ReturnType<AuthorityStore["createPrincipal"]> {
+  createPrincipal(
+    ...[principal, guard, actor]: Args<"createPrincipal">
+  ): ReturnType<AuthorityStore["createPrincipal"]> {
     return committed(this.#db, async (tx) => {
+      await lockForRaising(tx, { tenant: principal.tenant, principal: principal.name }, guard);
       const tenant = await tx.query<{ state: string }>("select state from sallyport.tenants where id = $1", [
         principal.tenant,
       ]);
@@ -176,8 +178,14 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  updatePrincipal(...[tenant, name, change, etag, actor]: Args<"updatePrincipal">): Promise<Committed<Principal>> {
+  updatePrincipal(
+    ...[tenant, name, change, etag, guard, actor]: Args<"updatePrincipal">
+  ): Promise<Committed<Principal>> {
     return committed(this.#db, async (tx) => {
+      const target = { tenant, principal: name };
+      // What only takes away waits for no caller.
+      if (change.state === "DISABLED") await lockTarget(tx, target);
+      else await lockForRaising(tx, target, guard);
       const found = await this.#lockPrincipal(tx, tenant, name);
       checkEtag(etag, found.etag);
       const set = assignments(change, PRINCIPAL_FIELDS);
@@ -194,6 +202,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   deletePrincipal(...[tenant, name, actor]: Args<"deletePrincipal">): Promise<Committed<Principal>> {
     return committed(this.#db, async (tx) => {
+      await lockTarget(tx, { tenant, principal: name });
       const found = await this.#lockPrincipal(tx, tenant, name, "or deleted");
       if (found.state === "DELETED") {
         await audit(tx, actor, tenant, "principal.delete", `principal:${name}`, name, { repeat: "true" });
@@ -209,8 +218,9 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createTenant(...[tenant, actor]: Args<"createTenant">): ReturnType<AuthorityStore["createTenant"]> {
+  createTenant(...[tenant, guard, actor]: Args<"createTenant">): ReturnType<AuthorityStore["createTenant"]> {
     return committed(this.#db, async (tx) => {
+      await lockForRaising(tx, { tenant: tenant.id }, guard);
       const rows = await tx.query<TenantRow>(
         `insert into sallyport.tenants (id, display_name, state, annotations) values ($1, $2, $3, $4)
          on conflict do nothing returning ${TENANT_COLUMNS}`,
@@ -225,8 +235,10 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  updateTenant(...[id, change, etag, actor]: Args<"updateTenant">): Promise<Committed<Tenant>> {
+  updateTenant(...[id, change, etag, guard, actor]: Args<"updateTenant">): Promise<Committed<Tenant>> {
     return committed(this.#db, async (tx) => {
+      if (change.state === "SUSPENDED") await lockTarget(tx, { tenant: id });
+      else await lockForRaising(tx, { tenant: id }, guard);
       const found = await tx.query<TenantRow>(
         `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
         [id],
@@ -243,6 +255,16 @@ export class PostgresAuthorityStore implements AuthorityStore {
       await audit(tx, actor, id, "tenant.update", `tenant:${id}`, "", { fields, ...state });
       return tenantOf(rows[0]!);
     });
+  }
+
+  async #mustExist(tx: Tx, tenant: string, name: string): Promise<void> {
+    const [row] = await tx.query<{ tenant: boolean; principal: boolean }>(
+      `select exists (select from sallyport.tenants where id = $1) as tenant,
+         exists (select from sallyport.principals where tenant = $1 and name = $2) as principal`,
+      [tenant, name],
+    );
+    if (row?.tenant !== true) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+    if (!row.principal) throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
   }
 
   async #lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or deleted"): Promise<Principal> {

@@ -259,7 +259,7 @@ async function lockPrincipals(
 }
 
 /** Theirs and their parents' rows: a parent's revocation ends its child's right to do anything. */
-async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
+export async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
   const known = ids.filter((id) => id !== undefined);
   if (known.length === 0) return;
   await tx.query(
@@ -297,7 +297,7 @@ type CallerRow = {
 };
 
 /** The caller's own token as it is now, under lock; CALLER_UNAUTHENTICATED where it is no longer what it was. */
-async function rereadCaller(
+export async function rereadCaller(
   tx: Tx,
   guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
   now: number,

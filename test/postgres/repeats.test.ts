@@ -131,7 +131,7 @@ const REPEATS: Record<string, (store: AuthorityStore) => Promise<Repeat>> = {
   }),
   "RevokeTokens of a principal": async (store) => {
     const { principal } = await created(store);
-    const call = () => store.cut("default", principal, "", ADMIN);
+    const call = () => store.cut("default", principal, true, "", ADMIN);
     await call();
     return { answer: "ok", call };
   },
@@ -143,26 +143,26 @@ const REPEATS: Record<string, (store: AuthorityStore) => Promise<Repeat>> = {
   },
   UpdatePrincipal: async (store) => {
     const { principal } = await created(store);
-    const call = () => store.updatePrincipal("default", principal, { state: "DISABLED" }, "", ADMIN);
+    const call = () => store.updatePrincipal("default", principal, { state: "DISABLED" }, "", NOBODY, ADMIN);
     await call();
     return { answer: "ok", call };
   },
   CreatePrincipal: async (store) => {
     const principal = { tenant: "default", name: `bot:${randomUUID()}`, state: "DISABLED" as const, ...FACTS };
-    const call = () => store.createPrincipal(principal, ADMIN);
+    const call = () => store.createPrincipal(principal, NOBODY, ADMIN);
     await call();
     return { answer: "PRINCIPAL_EXISTS", call };
   },
   CreateTenant: async (store) => {
     const tenant = { id: `t${randomBytes(5).toString("hex")}`, state: "SUSPENDED" as const, ...FACTS };
-    const call = () => store.createTenant(tenant, ADMIN);
+    const call = () => store.createTenant(tenant, NOBODY, ADMIN);
     await call();
     return { answer: "TENANT_EXISTS", call };
   },
   UpdateTenant: async (store) => {
     const id = `t${randomBytes(5).toString("hex")}`;
-    await store.createTenant({ id, state: "ACTIVE", ...FACTS }, ADMIN);
-    const call = () => store.updateTenant(id, { state: "SUSPENDED" }, "", ADMIN);
+    await store.createTenant({ id, state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
+    const call = () => store.updateTenant(id, { state: "SUSPENDED" }, "", NOBODY, ADMIN);
     await call();
     return { answer: "ok", call };
   },
@@ -231,7 +231,7 @@ describe("a repeat commits something of its own", () => {
       told(store.revokeToken(none, false, "", ADMIN)),
       told(store.rotateToken(none, fresh(), HOUR, 0, NOBODY, ADMIN)),
       told(store.deletePrincipal("default", "bot:never", ADMIN)),
-      told(store.updatePrincipal("default", "bot:never", { state: "DISABLED" }, "", ADMIN)),
+      told(store.updatePrincipal("default", "bot:never", { state: "DISABLED" }, "", NOBODY, ADMIN)),
     ]);
     expect(answers).toEqual(["TOKEN_NOT_FOUND", "TOKEN_NOT_FOUND", "PRINCIPAL_NOT_FOUND", "PRINCIPAL_NOT_FOUND"]);
   });
