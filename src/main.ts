@@ -19,11 +19,10 @@ const HELP = {
     "sallyport check-config [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it can not be used.",
 };
 
-const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
-if (major < 22 || (major === 22 && minor < 15)) {
+if (Number.parseInt(process.versions.node, 10) < 24) {
   end(
     EXIT.config,
-    `Node ${process.version} is too old: 22.15 or newer is needed (npm ci brings one; use npm start or npm run)`,
+    `Node ${process.version} is too old: 24 or newer is needed (npm ci brings one; use npm start or npm run)`,
   );
 } else {
   process.exitCode = await main(process.argv.slice(2)).catch(explain);

@@ -10,6 +10,8 @@ import { createTelemetry, type Telemetry } from "./telemetry.ts";
 /** For those who are under way, and, of a stop by an orchestrator, for its probes. A person at a keyboard is not kept. */
 const GRACE_MS = { SIGTERM: 8_000, SIGINT: 3_000, database: 3_000 };
 const WATCH_MS = 2_000;
+/** npm passes on the SIGINT that a terminal has sent to the whole group already: one Ctrl-C comes twice. */
+const SAME_SIGNAL_MS = 1_000;
 
 /** Runs the server until a signal. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
 export async function serve(given: Config, load: () => Config): Promise<number> {
@@ -39,7 +41,7 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
     return why === "database" ? 69 : 0;
   } finally {
     await embedded?.database.stop();
-    signals.close();
+    signals.onReload = () => {};
     for (const file of given.files) unwatchFile(file);
     telemetry.note("stopped");
     telemetry.log.flush();
@@ -120,32 +122,25 @@ function surviveFaults(telemetry: Telemetry): void {
   process.on("unhandledRejection", survive("a rejection was not handled"));
 }
 
-/** SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads. */
+/**
+ * SIGTERM and SIGINT stop, a second one, more than a second later, at once; SIGHUP reloads. It listens to the end: a late
+ * twin of the first signal would else end the process in the midst of its own end.
+ */
 class Signals {
   readonly stop: Promise<"SIGTERM" | "SIGINT">;
   onReload: () => void = () => {};
-  readonly #listeners: [NodeJS.Signals, () => void][] = [];
 
   constructor() {
     const { promise, resolve } = Promise.withResolvers<"SIGTERM" | "SIGINT">();
     this.stop = promise;
-    let stopping = false;
+    let first: number | undefined;
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
-      this.#on(signal, () => {
-        if (stopping) process.exit(1);
-        stopping = true;
+      process.on(signal, () => {
+        if (first !== undefined && performance.now() - first >= SAME_SIGNAL_MS) process.exit(1);
+        first ??= performance.now();
         resolve(signal);
       });
     }
-    this.#on("SIGHUP", () => this.onReload());
-  }
-
-  close(): void {
-    for (const [signal, listener] of this.#listeners) process.off(signal, listener);
-  }
-
-  #on(signal: NodeJS.Signals, listener: () => void): void {
-    this.#listeners.push([signal, listener]);
-    process.on(signal, listener);
+    process.on("SIGHUP", () => this.onReload());
   }
 }

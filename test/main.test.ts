@@ -280,7 +280,34 @@ describe("signals", () => {
     await database.drop();
   });
 
-  test("a second signal ends it at once, also while a call is under way", async () => {
+  test("a Ctrl-C that comes twice, as npm makes of one, is one: it drains and ends with 0", async () => {
+    const database = await migratedDatabase();
+    const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
+    await doorsOf(program);
+    program.kill("SIGINT");
+    await program.until(({ out }) => out.includes('"msg":"stopping"'), "it began to stop");
+    program.kill("SIGINT");
+    program.kill("SIGINT");
+    expect(await program.exited).toBe(0);
+    expect(program.out).toContain('"msg":"stopped"');
+    await database.drop();
+  });
+
+  test("SIGUSR1 opens no inspector", async () => {
+    const database = await migratedDatabase();
+    const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
+    const { ops } = await doorsOf(program);
+    program.kill("SIGUSR1");
+    program.kill("SIGHUP");
+    await program.until(({ out }) => out.includes('"msg":"reloaded"'), "it had handled the signals");
+    expect((await fetch(`${ops}/healthz`)).status).toBe(200);
+    expect(program.err).not.toContain("Debugger");
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(0);
+    await database.drop();
+  });
+
+  test("a second signal, more than a second later, ends it at once, also while a call is under way", async () => {
     const database = await migratedDatabase();
     const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
     const { admin } = await doorsOf(program);
@@ -294,6 +321,8 @@ describe("signals", () => {
     await new Promise((resolve) => socket.once("connect", resolve));
     program.kill("SIGTERM");
     await program.until(({ out }) => out.includes('"msg":"stopping"'), "it began to stop");
+    // A second is what makes it another signal, not the same one twice.
+    await new Promise((resolve) => setTimeout(resolve, 1_050));
     const asked = Date.now();
     program.kill("SIGTERM");
     expect(await program.exited).toBe(1);
