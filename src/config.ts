@@ -350,6 +350,9 @@ function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string
     problems.push("database.url: is required in mode validate");
   }
   const data = config.doors.data;
+  if (data.trust_peers === true && (data.tls?.allowed_sans.length ?? 0) > 0) {
+    problems.push("doors.data.trust_peers: with allowed_sans peers are known by their certificates; leave it out");
+  }
   if (!isLocal(data.bind) && data.trust_peers === true) {
     problems.push("doors.data.trust_peers: peers can be trusted on loopback and unix sockets only");
   }
@@ -385,6 +388,14 @@ function overlaps(one: string, other: string): boolean {
   }) as [{ host: string; port: number }, { host: string; port: number }];
   const everywhere = (host: string) => host === "0.0.0.0" || host === "[::]";
   return a.port === b.port && a.port !== 0 && (a.host === b.host || everywhere(a.host) || everywhere(b.host));
+}
+
+/**
+ * Whether whoever reaches the data listener is believed without a credential: on this machine alone, and only where nobody
+ * said which certificates count.
+ */
+export function trustsPeers({ bind, trust_peers: trust, tls }: Config["doors"]["data"]): boolean {
+  return trust ?? (isLocal(bind) && (tls?.allowed_sans.length ?? 0) === 0);
 }
 
 /** Whether a bind can be reached from this machine only. */

@@ -364,6 +364,11 @@ describe("half a configuration", () => {
     ["a database without a keyring", database, "keyring"],
     ["mode validate without a database", "mode: validate", "database.url"],
     ["a poll that does not fit into the lease", "revocation: { lease: 900ms }", "revocation.poll"],
+    [
+      "trust in everybody, and in some certificates only",
+      "doors: { data: { trust_peers: true, tls: { cert_file: c, key_file: k, client_ca_file: a, allowed_sans: [x] } } }",
+      "doors.data.trust_peers",
+    ],
     ["trust in the world", "doors: { data: { bind: 0.0.0.0:1, trust_peers: true } }", "doors.data.trust_peers"],
     [
       "certificates as callers without a CA",
