@@ -12,7 +12,7 @@ import { ReuseSignals } from "./app/reuse.ts";
 import { TokenManager } from "./app/token-manager.ts";
 import { Usage } from "./app/usage.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./app/validate.ts";
-import { type Config, isLocal } from "./config.ts";
+import { type Config, trustsPeers } from "./config.ts";
 import { NO_REQUIREMENT, type Verdict } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
@@ -183,8 +183,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     breakGlass,
     mtls: config.callers.mtls,
   });
-  const data = config.doors.data;
-  const dataCallers = new DataCallers(callers, data.trust_peers ?? isLocal(data.bind));
+  const dataCallers = new DataCallers(callers, trustsPeers(config.doors.data));
 
   const validateForCanary = validateWith(validation("canary"));
   const canary = new Canary(
