@@ -2,9 +2,9 @@ import { redisProgram } from "../support/redis.ts";
 import { ASKERS } from "./askers.ts";
 import { strayChanges } from "./audit.ts";
 import { FAULTS } from "./faults.ts";
-import { cluster, sentinel, type Topology } from "./redis-topologies.ts";
 import { header, print, printRow } from "./report.ts";
 import { type Fault, round } from "./round.ts";
+import { TOPOLOGIES, type Topology } from "./topologies.ts";
 import { World } from "./world.ts";
 
 export interface ProveOptions {
@@ -16,10 +16,6 @@ export interface ProveOptions {
   readonly historyFile: string | undefined;
 }
 
-const TOPOLOGIES = [
-  { faults: ["cluster", "cluster-node-kill"], start: cluster },
-  { faults: ["sentinel-failover"], start: sentinel },
-];
 /** Fewer checked ALLOWs than this, over every fault, prove nothing. */
 const LEAST_ALLOWS = 100_000;
 /** The same for each asker, and for refusals, which come after the OK. */
@@ -51,39 +47,15 @@ class Score {
 
 /** Every fault under load with all that is checked; one line each. */
 export async function prove(options: ProveOptions): Promise<Score> {
-  const { only, seconds, minutes, historyFile } = options;
+  const { only, seconds } = options;
   const wanted = (name: string) => only?.includes(name) ?? true;
   const score = new Score();
-  const redis = await redisProgram().then(
-    () => true,
-    () => false,
-  );
-  const world = await World.start({ instances: 3, redis: redis ? "own" : undefined, badClocks: true, historyFile });
-  try {
-    await world.calm(SETTLE_MS);
-    world.history.turn();
-    print(
-      "three instances; the last has a monotonic clock that is 15 % slow; wall clocks are three days behind and ahead",
-    );
-    header();
-    const faults = FAULTS.filter(({ name }) => wanted(name));
-    for (const { name } of faults.filter(({ needs }) => needs === "redis" && !redis)) score.skip(name, "no Redis");
-    const able = faults.filter(({ needs }) => needs !== "redis" || redis);
-    const over = minutes === undefined ? undefined : performance.now() + minutes * 60_000;
-    for (const fault of order(able, over)) {
-      await one(world, fault, over === undefined ? seconds : seconds * (fault.long ?? 1), score);
-    }
-    score.judge("audit", await strayChanges(world));
-    for (const { faults: names, start } of TOPOLOGIES.filter(({ faults }) => faults.some(wanted))) {
-      if (redis) await onTopology(world, await start(), wanted, seconds, score);
-      else for (const name of names) score.skip(name, "no Redis");
-    }
-  } finally {
-    const ends = await world.stop();
-    score.judge(
-      "stop",
-      ends.filter((how) => how !== "0").map((how) => `an instance ended with ${how}`),
-    );
+  header();
+  if (FAULTS.some(({ name }) => wanted(name))) await onMain(options, wanted, score);
+  for (const { faults: names, lacks, start } of TOPOLOGIES.filter(({ faults }) => faults.some(wanted))) {
+    const reason = await lacks();
+    if (reason === undefined) await onTopology(await start(), wanted, seconds, score);
+    else for (const name of names.filter(wanted)) score.skip(name, reason);
   }
   const nearest = Number.isFinite(score.nearest) ? `${score.nearest.toFixed(2)} ms before the OK` : "-";
   print(`${score.allows} ALLOWs checked, ${score.afterOk} accepted after OK, the nearest started ${nearest}`);
@@ -96,6 +68,37 @@ export async function prove(options: ProveOptions): Promise<Score> {
   }
   for (const problem of score.problems) print(problem);
   return score;
+}
+
+/** Three instances with Redis, for most faults. */
+async function onMain(options: ProveOptions, wanted: (name: string) => boolean, score: Score): Promise<void> {
+  const { seconds, minutes, historyFile } = options;
+  const redis = await redisProgram().then(
+    () => true,
+    () => false,
+  );
+  const world = await World.start({ instances: 3, redis: redis ? "own" : undefined, badClocks: true, historyFile });
+  try {
+    await world.calm(SETTLE_MS);
+    world.history.turn();
+    print(
+      "three instances; the last has a monotonic clock that is 15 % slow; wall clocks are three days behind and ahead",
+    );
+    const faults = FAULTS.filter(({ name }) => wanted(name));
+    for (const { name } of faults.filter(({ needs }) => needs === "redis" && !redis)) score.skip(name, "no Redis");
+    const able = faults.filter(({ needs }) => needs !== "redis" || redis);
+    const over = minutes === undefined ? undefined : performance.now() + minutes * 60_000;
+    for (const fault of order(able, over)) {
+      await one(world, fault, over === undefined ? seconds : seconds * (fault.long ?? 1), score);
+    }
+    score.judge("audit", await strayChanges(world));
+  } finally {
+    const ends = await world.stop();
+    score.judge(
+      "stop",
+      ends.filter((how) => how !== "0").map((how) => `an instance ended with ${how}`),
+    );
+  }
 }
 
 /** Each once, in the order given; or, until the time is over, again and again in random order. */
@@ -121,14 +124,13 @@ async function one(world: World, fault: Fault, seconds: number, score: Score): P
 }
 
 async function onTopology(
-  main: World,
   topology: Topology,
   wanted: (name: string) => boolean,
   seconds: number,
   score: Score,
 ): Promise<void> {
-  const { url: redis, faults } = topology;
-  const world = await World.start({ instances: 2, redis, server: main.server, cells: 700 });
+  const { faults } = topology;
+  const world = await World.start({ instances: 2, cells: 700, ...topology.world });
   try {
     await world.calm(SETTLE_MS);
     world.history.turn();
