@@ -72,7 +72,8 @@ export async function attempt(
   const { op, raises, cell, at, changer, timeoutMs } = what;
   const id = `h-${process.pid}-${++serial}`;
   const headers = { authorization: `Bearer ${changer.adminToken}`, "x-request-id": id };
-  const made: Attempt = { id, op, at: at.name, invoked: performance.now(), ...(raises && { raises }) };
+  const request = cell?.requestId;
+  const made: Attempt = { id, op, at: at.name, request, invoked: performance.now(), ...(raises && { raises }) };
   const subjects = cell?.subjects ?? [];
   changer.history.begin(subjects, made);
   try {

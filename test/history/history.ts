@@ -13,6 +13,8 @@ export interface Attempt {
   readonly invoked: number;
   /** It gives authority back: once it is OK, nobody may refuse for what was done before it. */
   readonly raises?: boolean;
+  /** The same for all repeats of one request: only one of them changes anything. */
+  readonly request?: string | undefined;
   returned?: number;
   outcome?: Outcome;
   /** The reason of an error, or the mode of the effect. */

@@ -12,6 +12,8 @@ export interface Mutant {
   readonly patches: readonly Patch[];
   readonly fault: Fault;
   readonly world?: Partial<WorldOptions>;
+  /** What it must be caught at; an ALLOW, unless said. */
+  readonly shows?: RegExp;
   /** How long the fault holds, where that is not the usual time. */
   readonly seconds?: number;
 }
@@ -171,6 +173,22 @@ export const MUTANTS: readonly Mutant[] = [
       { file: "app/effect-wait.ts", from: "position: undefined,", to: "position: (commit as any).head," },
     ],
     fault: faultOf("poll-slow"),
+  },
+  {
+    name: "M43 a raise is not waited for",
+    patches: [
+      {
+        file: "app/effect-wait.ts",
+        from: "    if (!this.#running) void this.#run();",
+        // Of a token that is enabled again, and of no other change.
+        to: `    const { disabled, revokeTime } = ((commit as any).value ?? {}) as any;
+    if (disabled === false && revokeTime === undefined) waiter.settle({ mode: "ACKED", position: 0 });
+    if (!this.#running) void this.#run();`,
+      },
+    ],
+    fault: faultOf("poll-slow"),
+    world: { kinds: { enable: 100 } },
+    shows: /^\(C\)/,
   },
 ];
 

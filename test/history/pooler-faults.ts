@@ -8,6 +8,9 @@ import type { Fault } from "./round.ts";
 import type { Topology } from "./topologies.ts";
 import { onServer, type World } from "./world.ts";
 
+/** The pooler may ask for TLS first, and has no name then. */
+const ANY = /^/;
+
 const healthy: Fault = {
   name: "pooler",
   async run(world, seconds) {
@@ -77,22 +80,19 @@ const toStandby: Fault = {
     const cells = await world.mint((mint) => mint.cells(12, Object.fromEntries(kinds.map((kind) => [kind, 1]))));
     for (const cell of cells) for (const at of world.instances) await ask(world.history, at, cell.subjects);
     const before = upstream.seen.connections;
-    upstream.set({ port: standby.port });
-    upstream.reset();
+    upstream.set({ port: standby.port }, ANY);
+    upstream.reset(ANY);
     await delay(100);
-    const attempts = await Promise.all(
-      cells.map((cell, i) => end(cell, world.instances[i % world.instances.length]!, world, 4_000)),
-    );
+    await Promise.all(cells.map((cell, i) => end(cell, world.instances[i % world.instances.length]!, world, 4_000)));
     world.probe("it was led to the standby", upstream.seen.connections > before);
     world.release();
     await delay(seconds * 500);
     upstream.clear();
-    upstream.reset();
+    upstream.reset(ANY);
     await program.command("reconnect").catch(() => {});
     await onServer(standby.port, "postgres", (sql) => sql.query("select pg_wal_replay_resume()"));
     await world.calm(8_000);
     for (const cell of cells) for (const at of world.instances) await ask(world.history, at, cell.subjects);
-    world.probe("changes were tried", attempts.length > 0);
   },
 };
 

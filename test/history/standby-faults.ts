@@ -108,11 +108,10 @@ function failover(name: string, more: Readonly<Record<string, string>>): Fault {
       for (const cell of cells) for (const at of world.instances) await ask(world.history, at, cell.subjects);
       await inSync(world);
       await link.set({ kind: "blackhole" });
-      let waited = 0;
-      const look = delay(TRY_MS / 2).then(async () => (waited = await waiting(world)));
-      await Promise.all(cells.map((cell) => again(world, cell)));
-      await look;
-      world.probe("commits waited", waited > 0);
+      const [first, second] = world.instances;
+      const firsts = Promise.all(cells.map((cell) => end(cell, first!, world, TRY_MS)));
+      world.probe("commits waited", (await cancelled(world, firsts)) > 0);
+      for (const at of [second!, first!]) await Promise.all(cells.map((cell) => end(cell, at, world, TRY_MS)));
       await takeOver(world, link);
       world.release();
       await delay(seconds * 700);
@@ -121,10 +120,21 @@ function failover(name: string, more: Readonly<Record<string, string>>): Fault {
   };
 }
 
-async function again(world: World, cell: Cell): Promise<void> {
-  const [first, second] = world.instances;
-  await end(cell, first!, world, TRY_MS);
-  for (const at of [second!, first!, second!]) await end(cell, at, world, TRY_MS);
+/** Ends each wait for the standby until those are done: the commit stands on the primary alone, and is seen there. */
+async function cancelled(world: World, work: Promise<unknown>): Promise<number> {
+  let over = false;
+  void work.finally(() => (over = true));
+  let count = 0;
+  for (let waited = 1; !over || waited > 0; await delay(150)) {
+    waited = await onServer(world.server.port, "postgres", async (sql) => {
+      const { rowCount } = await sql.query(
+        "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'",
+      );
+      return rowCount ?? 0;
+    });
+    count += waited;
+  }
+  return count;
 }
 
 /** The primary never comes back; the standby has what was confirmed, and maybe more. */
