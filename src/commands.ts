@@ -6,6 +6,7 @@ import type { Secret } from "./domain/secret.ts";
 import { bootstrap } from "./first-admin.ts";
 import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate } from "./postgres/migrate.ts";
+import { checkDirectSession } from "./postgres/session-check.ts";
 import { profilesOf } from "./sallyport.ts";
 
 /*
@@ -18,6 +19,7 @@ const LONGEST_TTL = 365 * 86_400_000;
 /** Brings the database to the newest schema. */
 export async function migrateCommand(config: Config): Promise<number> {
   return withDatabase(config, async (url) => {
+    await checkDirectSession(config.database.direct_url ?? url);
     const applied = await migrate(config.database.direct_url ?? url);
     const text =
       applied.length === 0
@@ -34,6 +36,7 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
   if (ttlMs === undefined) return say(2, "--ttl must be a duration of at most 365d such as 30d, 12h");
   const embedded = config.database.url === undefined;
   return withDatabase(config, async (url) => {
+    await checkDirectSession(config.database.direct_url ?? url);
     await migrate(config.database.direct_url ?? url);
     const keyring = embedded ? keyringOf(config.embedded.data_dir) : config.keyring!;
     let made: Secret | undefined;

@@ -4,6 +4,7 @@ import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
 import { bootstrap } from "./first-admin.ts";
 import { type Embedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate } from "./postgres/migrate.ts";
+import { checkDirectSession } from "./postgres/session-check.ts";
 import { createSallyport, type Sallyport } from "./sallyport.ts";
 import { createTelemetry, type Telemetry } from "./telemetry.ts";
 
@@ -21,7 +22,10 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
   try {
     const config = embedded === undefined ? given : { ...given, ...embedded.config };
     if (config.mode === "full") {
-      const applied = await migrate(config.database.direct_url ?? config.database.url!);
+      const direct = config.database.direct_url ?? config.database.url!;
+      // Migrations hold a lock of the session.
+      await checkDirectSession(direct);
+      const applied = await migrate(direct);
       for (const name of applied) telemetry.note("migrated", { name });
     }
     if (embedded !== undefined) await firstAdmin(config, telemetry);
