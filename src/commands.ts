@@ -9,6 +9,7 @@ import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { assertReachable, assertRights } from "./postgres/preflight.ts";
+import { checkDirectSession } from "./postgres/session-check.ts";
 import { assertUsable } from "./usable.ts";
 
 /*
@@ -21,6 +22,7 @@ const LONGEST_TTL = 365 * 86_400_000;
 /** Brings the database to the newest schema. */
 export async function migrateCommand(config: Config): Promise<number> {
   return withDatabase(config, async (url) => {
+    await checkDirectSession(config.database.direct_url ?? url);
     const applied = await migrate(config.database.direct_url ?? url);
     const text =
       applied.length === 0
@@ -37,6 +39,7 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
   if (ttlMs === undefined) return say(2, "--ttl must be a duration of at most 365d such as 30d, 12h");
   const embedded = config.database.url === undefined;
   return withDatabase(config, async (url) => {
+    await checkDirectSession(config.database.direct_url ?? url);
     await migrate(config.database.direct_url ?? url);
     const keyring = embedded ? keyringOf(config.embedded.data_dir) : config.keyring!;
     let made: Secret | undefined;

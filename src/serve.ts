@@ -5,6 +5,7 @@ import { bootstrap } from "./first-admin.ts";
 import { type Embedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { assertReachable, assertRights } from "./postgres/preflight.ts";
+import { checkDirectSession } from "./postgres/session-check.ts";
 import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
 import { createTelemetry, type Telemetry } from "./telemetry.ts";
 import { assertUsable } from "./usable.ts";
@@ -30,7 +31,10 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
     await assertReachable(url!, "database.url");
     if (directUrl !== undefined) await assertReachable(directUrl, "database.direct_url");
     if (config.mode === "full") {
-      const applied = await migrate(directUrl ?? url!);
+      const direct = directUrl ?? url!;
+      // Migrations hold a lock of the session.
+      await checkDirectSession(direct);
+      const applied = await migrate(direct);
       for (const name of applied) telemetry.note("migrated", { name });
     }
     await assertRights(url!, config.mode);

@@ -1,5 +1,5 @@
 import pg from "pg";
-import { connectionSettings } from "./pool.ts";
+import { CONNECT_MS, connectionSettings } from "./pool.ts";
 import { keepsConnection, SQLSTATE, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
 export interface Statement {
@@ -27,8 +27,6 @@ interface Link {
 
 /** From the call to the answer, waiting and connecting included. Milliseconds. */
 const BOUND_MS = 500;
-/** An attempt to connect may outlive the statement that began it: the next one then finds it done. */
-const CONNECT_MS = 1000;
 
 /**
  * One session of PostgreSQL for single statements, one at a time in the order of the calls. Opened by the first
@@ -97,7 +95,8 @@ export class DirectConnection {
 
   async #connect(): Promise<Link> {
     const { url, applicationName, channel, onNotification, onLost } = this.#options;
-    const client = new pg.Client({ ...connectionSettings(url, applicationName), connectionTimeoutMillis: CONNECT_MS });
+    // The server, too, gives up what nobody waits for any more.
+    const client = new pg.Client(connectionSettings(url, applicationName, false, BOUND_MS));
     const link: Link = { client, warned: false, boundMs: BOUND_MS };
     let works = false;
     this.#open = client;
@@ -114,15 +113,16 @@ export class DirectConnection {
     client.on("notification", () => {
       if (this.#open === client) onNotification?.();
     });
+    // An attempt may outlive the statement that began it: the next one then finds it done.
     const late = deadline(CONNECT_MS);
     try {
       await late.bound(client.connect());
-      // So that the server, too, gives up what nobody waits for any more.
-      const listen = channel === undefined ? "" : `; listen ${channel}`;
-      await late.bound(client.query(`set statement_timeout = ${BOUND_MS}${listen}`)).catch((error) => {
-        // A standby can not LISTEN; what its statements show says the rest.
-        if (sqlstate(error) !== SQLSTATE.readOnly) throw error;
-      });
+      if (channel !== undefined) {
+        await late.bound(client.query(`listen ${channel}`)).catch((error) => {
+          // A standby can not LISTEN; what its statements show says the rest.
+          if (sqlstate(error) !== SQLSTATE.readOnly) throw error;
+        });
+      }
       works = true;
       return link;
     } catch (error) {

@@ -23,6 +23,8 @@ export interface Tx {
   query<R extends object = Row>(text: Text, values?: readonly unknown[]): Promise<R[]>;
 }
 
+/** The longest read there is, on the server too; transactions set their own bound. Milliseconds. */
+const STATEMENT_MS = 30_000;
 const INT8 = 20;
 const TIMESTAMPTZ = 1184;
 
@@ -43,12 +45,26 @@ export const TYPES = {
 export const DURABLE = `set_config('synchronous_commit', case current_setting('synchronous_commit')
   when 'remote_apply' then 'remote_apply' else 'on' end, true) as durable`;
 
-/** What every connection of this program is made with. `shared`: through a pooler, where nothing may be set. */
-export function connectionSettings(url: string, applicationName: string, shared = false): pg.ClientConfig {
+/**
+ * Connecting has a budget of its own: with TLS, seven times there and back to a database, then its first statement, which
+ * can be slow. Milliseconds.
+ */
+export const CONNECT_MS = 2_500;
+
+/**
+ * What every connection of this program is made with. `shared`: through a pooler, where nothing may be set.
+ * `statementMs`: the server's own bound of a statement.
+ */
+export function connectionSettings(
+  url: string,
+  applicationName: string,
+  shared = false,
+  statementMs?: number,
+): pg.ClientConfig {
   return {
-    ...(shared ? { connectionString: url } : startupSettings(url)),
+    ...(shared ? { connectionString: url } : startupSettings(url, statementMs)),
     application_name: applicationName,
-    connectionTimeoutMillis: 1000,
+    connectionTimeoutMillis: CONNECT_MS,
     keepAlive: true,
     types: TYPES,
   };
@@ -65,7 +81,7 @@ export class Postgres {
   constructor(options: PostgresOptions) {
     this.#onTrouble = options.onTrouble;
     this.#pool = new pg.Pool({
-      ...connectionSettings(options.url, options.applicationName, options.shared),
+      ...connectionSettings(options.url, options.applicationName, options.shared, STATEMENT_MS),
       max: options.maxConnections,
       idleTimeoutMillis: 60_000,
     });

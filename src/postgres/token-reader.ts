@@ -3,7 +3,7 @@ import type { Liveness, Material } from "../domain/material.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import type { Clock, Reading, TokenReader } from "../ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
-import { connectionSettings } from "./pool.ts";
+import { CONNECT_MS, connectionSettings } from "./pool.ts";
 import { keepsConnection, safeCause, unreadable } from "./sqlstate.ts";
 
 // The one statement of a look-up. An unknown token still gives position and epoch.
@@ -24,6 +24,9 @@ from ${HEAD}
   left join sallyport.tenants o on o.id = t.tenant
   left join sallyport.tokens q on q.id = t.parent_id`,
 };
+
+/** The server's own bound: of a read that nobody waits for any more. Milliseconds. */
+const STATEMENT_MS = 500;
 
 interface LookUpRow extends EvidenceRow {
   readonly id: string | null;
@@ -68,6 +71,8 @@ export interface TokenReaderOptions {
 export class PostgresTokenReader implements TokenReader {
   readonly #options: TokenReaderOptions;
   readonly #slots: (Promise<pg.Client> | undefined)[];
+  /** Those that have answered a look-up. */
+  readonly #warm = new WeakSet<Promise<pg.Client>>();
   #next = 0;
   #closed = false;
 
@@ -76,8 +81,13 @@ export class PostgresTokenReader implements TokenReader {
     this.#slots = new Array(options.connections).fill(undefined);
   }
 
+  /** Opens what is not open, before anybody waits for it. */
+  warmUp(): void {
+    for (const slot of this.#slots.keys()) this.#client(slot).catch(() => {});
+  }
+
   async read(digest: string, timeoutMs: number): Promise<Reading> {
-    const slot = this.#next++ % this.#slots.length;
+    const slot = this.#choose();
     const { clock } = this.#options;
     const deadline = clock.mono() + timeoutMs;
     let client: pg.Client | undefined;
@@ -113,11 +123,13 @@ export class PostgresTokenReader implements TokenReader {
     if (this.#closed) return Promise.reject(new Error("closed"));
     const open = this.#slots[slot];
     if (open !== undefined) return open;
+    const { url, shared } = this.#options;
     const client = new pg.Client({
-      ...connectionSettings(this.#options.url, "sallyport-read", this.#options.shared),
+      ...connectionSettings(url, "sallyport-read", shared, STATEMENT_MS),
       pipeline: true,
     } as pg.ClientConfig);
-    const pending = client.connect().then(() => client);
+    const pending = connected(client);
+    pending.then(() => this.#warm.add(pending)).catch(() => {});
     const forget = () => {
       if (this.#slots[slot] === pending) this.#slots[slot] = undefined;
     };
@@ -131,6 +143,15 @@ export class PostgresTokenReader implements TokenReader {
     return pending;
   }
 
+  /** The next in turn; one that is still being opened only where no other is there. */
+  #choose(): number {
+    const first = this.#next++;
+    const slots = this.#slots.map((_, at) => (first + at) % this.#slots.length);
+    const warm = slots.find((slot) => this.#warm.has(this.#slots[slot]!));
+    if (warm !== slots[0]) this.#client(slots[0]!).catch(() => {});
+    return warm ?? slots[0]!;
+  }
+
   #destroy(slot: number, client: pg.Client): void {
     const pending = this.#slots[slot];
     void pending?.then(
@@ -140,8 +161,33 @@ export class PostgresTokenReader implements TokenReader {
       () => {},
     );
     // `end()` would wait for the server that does not answer.
-    (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+    destroyStream(client);
   }
+}
+
+/**
+ * Connects, and looks up what is no token: a session's first look-up can be much slower than what a call waits for, and
+ * is part of the connecting. However late, the connection is then kept for the calls that follow.
+ */
+async function connected(client: pg.Client): Promise<pg.Client> {
+  try {
+    await client.connect();
+    const first = client.query({ ...LOOK_UP, values: [Buffer.alloc(32)] }).then(
+      () => {},
+      (error) => {
+        if (!keepsConnection(error)) throw error;
+      },
+    );
+    await within(first, CONNECT_MS);
+    return client;
+  } catch (error) {
+    destroyStream(client);
+    throw error;
+  }
+}
+
+function destroyStream(client: pg.Client): void {
+  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 }
 
 function materialOf(row: LookUpRow, digest: string, label: { epoch: string; n: number }): Material | undefined {

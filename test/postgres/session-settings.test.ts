@@ -45,7 +45,7 @@ describe("a direct connection", () => {
     onTestFinished(() => {
       delete process.env["PGOPTIONS"];
     });
-    expect(startupSettings("postgres://h/d").options).toBe("-c work_mem=5MB -c jit=off");
+    expect(startupSettings("postgres://h/d").options).toMatch(/^-c work_mem=5MB -c jit=off -c datestyle=ISO /);
   });
 
   test("is each one that polls, waits, reads and changes", async () => {
