@@ -8,8 +8,8 @@ import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
-import type { Idempotency, LifetimeRule, PageStart, TokenChange, TokenFilter, TokenStore } from "../ports.ts";
-import { type Access, actorOf, requestIdOf, sees, tenantOf } from "./access.ts";
+import type { Idempotency, LifetimeRule, PageStart, Part, TokenChange, TokenFilter, TokenStore } from "../ports.ts";
+import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
 
 const DAY = 86_400_000;
@@ -152,12 +152,12 @@ export class TokenManager {
     return this.#visible(access, parsed && (await this.#o.store.getByDigest(parsed.digest)));
   }
 
-  async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]> {
+  async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
     const tenant = tenantOf(access, filter.tenant);
-    if (access.reach !== "own") return this.#o.store.list({ ...filter, tenant }, limit, start);
+    if (access.reach !== "own") return this.#o.store.list({ ...filter, tenant }, limit, start, access);
     const own = access.caller.principal;
-    if (filter.principal !== undefined && filter.principal !== own) return [];
-    return this.#o.store.list({ ...filter, tenant, principal: own }, limit, start);
+    if (filter.principal !== undefined && filter.principal !== own) return { rows: [] };
+    return this.#o.store.list({ ...filter, tenant, principal: own }, limit, start, access);
   }
 
   async update(
@@ -294,9 +294,10 @@ export class TokenManager {
   }
 
   /** What is judged in the transaction, on the rows as they are under its locks. */
-  #guard({ caller }: Access, profile: Profile) {
+  #guard(access: Access, profile: Profile) {
+    const { caller } = access;
     const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };
-    return { callerTokenId: caller.tokenId, callerScopes: caller.scopes, rights, ended: caller.ended };
+    return { ...guardOf(access), rights, ended: caller.ended };
   }
 
   #profile(field: string, name: string): Profile {

@@ -1,7 +1,6 @@
 import pg from "pg";
-import { AppError } from "../domain/errors.ts";
-import { connectionSettings } from "./pool.ts";
-import { isPlainRefusal, SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
+import { CONNECT_MS, connectionSettings } from "./pool.ts";
+import { keepsConnection, SQLSTATE, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
 export interface Statement {
   /** Prepared once per connection under this name. */
@@ -22,18 +21,18 @@ export interface DirectConnectionOptions {
 interface Link {
   readonly client: pg.Client;
   warned: boolean;
+  /** The server's own bound, as it was set last. */
+  boundMs: number;
 }
 
 /** From the call to the answer, waiting and connecting included. Milliseconds. */
 const BOUND_MS = 500;
-/** An attempt to connect may outlive the statement that began it: the next one then finds it done. */
-const CONNECT_MS = 1000;
 
 /**
  * One session of PostgreSQL for single statements, one at a time in the order of the calls. Opened by the first
  * statement, and again by the first after a loss.
  *
- * Each statement settles within 500 ms: with its rows, or with STORE_UNAVAILABLE. Unless the server plainly refused,
+ * Each statement settles within 500 ms, or the bound that it is given: with its rows, or with STORE_UNAVAILABLE. Unless the server plainly refused,
  * the session is then destroyed, and what it may still answer is never seen. An answer with a warning of class 01 (a
  * commit that was not confirmed) is a failure.
  */
@@ -48,27 +47,26 @@ export class DirectConnection {
     this.#options = options;
   }
 
-  async run<R extends object>(statement: Statement, values: readonly unknown[]): Promise<R[]> {
+  async run<R extends object>(statement: Statement, values: readonly unknown[], boundMs = BOUND_MS): Promise<R[]> {
     const turn = this.#last;
     const { promise: over, resolve: done } = Promise.withResolvers<void>();
     this.#last = over;
-    const late = deadline(BOUND_MS);
+    const late = deadline(boundMs);
     let link: Link | undefined;
     try {
       await late.bound(turn);
       link = await late.bound(this.#connected());
+      if (link.boundMs !== boundMs) {
+        await late.bound(link.client.query(`set statement_timeout = ${boundMs}`));
+        link.boundMs = boundMs;
+      }
       link.warned = false;
       const { rows } = await late.bound(link.client.query<R>({ ...statement, values: [...values] }));
       if (link.warned) throw new Error("answered with a warning");
       return rows;
     } catch (error) {
-      // A server that only reads is the wrong one: a standby, or a primary that was demoted.
-      const keep = isPlainRefusal(error) && sqlstate(error) !== SQLSTATE.readOnly;
-      if (link !== undefined && !keep) this.#destroy(link.client);
-      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
-        retryAfterMs: 1000,
-        cause: safeCause(error),
-      });
+      if (link !== undefined && !keepsConnection(error)) this.#destroy(link.client);
+      throw unreadable(error);
     } finally {
       late.cancel();
       void turn.then(done);
@@ -97,8 +95,9 @@ export class DirectConnection {
 
   async #connect(): Promise<Link> {
     const { url, applicationName, channel, onNotification, onLost } = this.#options;
-    const client = new pg.Client({ ...connectionSettings(url, applicationName), connectionTimeoutMillis: CONNECT_MS });
-    const link: Link = { client, warned: false };
+    // The server, too, gives up what nobody waits for any more.
+    const client = new pg.Client(connectionSettings(url, applicationName, false, BOUND_MS));
+    const link: Link = { client, warned: false, boundMs: BOUND_MS };
     let works = false;
     this.#open = client;
     const lost = (error: Error) => {
@@ -114,15 +113,16 @@ export class DirectConnection {
     client.on("notification", () => {
       if (this.#open === client) onNotification?.();
     });
+    // An attempt may outlive the statement that began it: the next one then finds it done.
     const late = deadline(CONNECT_MS);
     try {
       await late.bound(client.connect());
-      // So that the server, too, gives up what nobody waits for any more.
-      const listen = channel === undefined ? "" : `; listen ${channel}`;
-      await late.bound(client.query(`set statement_timeout = ${BOUND_MS}${listen}`)).catch((error) => {
-        // A standby can not LISTEN; what its statements show says the rest.
-        if (sqlstate(error) !== SQLSTATE.readOnly) throw error;
-      });
+      if (channel !== undefined) {
+        await late.bound(client.query(`listen ${channel}`)).catch((error) => {
+          // A standby can not LISTEN; what its statements show says the rest.
+          if (sqlstate(error) !== SQLSTATE.readOnly) throw error;
+        });
+      }
       works = true;
       return link;
     } catch (error) {

@@ -28,3 +28,10 @@ export interface EvidenceRow {
 export function evidenceOf(row: EvidenceRow): Evidence {
   return { inRecovery: row.in_recovery, epoch: row.epoch, n: row.head_n, dbTime: row.db_time };
 }
+
+/**
+ * The two rows that the evidence is made of. With limits, so that a planner without figures, too, expects one row of
+ * each: else it expects millions of pairs, and spends longer on JIT than the statement may take.
+ */
+export const HEAD = `(select n from sallyport.rev_head limit 1) h cross join (
+  select floor_n, incarnation, max_bound_ms, min_reader, settled, guard from sallyport.rev_state limit 1) s`;

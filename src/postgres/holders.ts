@@ -3,8 +3,8 @@ import type { Tx } from "./pool.ts";
 
 const literal = (scopes: readonly string[]) => `'{${scopes.join(",")}}'::text[]`;
 
-/** As the index `tokens_of_administrators` has it. */
-const ANY = literal([...OPERATOR_SCOPES, ...ADMIN_SCOPES]);
+/** SQL for scopes that make a token an operator's or an administrator's, as the index `tokens_of_administrators` has it. */
+export const ANY_OF_THEM = literal([...OPERATOR_SCOPES, ...ADMIN_SCOPES]);
 
 /** SQL: whether a caller of this rank leaves a token of these scopes alone; both are expressions. */
 export function spares(rank: string, scopes: string): string {
@@ -24,11 +24,8 @@ export function rankText(rank: Rank | undefined): Rank {
 export async function checkHolders(tx: Tx, rank: Rank | undefined, tenant: string, principal?: string): Promise<void> {
   const spared = sparedFrom(rank);
   if (spared.length === 0) return;
-  const key = principal === undefined ? "sallyport.tenant_key($1)" : "sallyport.principal_key($1, $2)";
-  const values = principal === undefined ? [tenant] : [tenant, principal];
-  await tx.query(`select pg_advisory_xact_lock(sallyport.lock_id(${key}))`, values);
   const held = await tx.query(
-    `select from sallyport.tokens t where t.scopes && ${ANY} and t.tenant = $1
+    `select from sallyport.tokens t where t.scopes && ${ANY_OF_THEM} and t.tenant = $1
        and ($2::text is null or t.principal = $2) and t.scopes && $3::text[]
        and t.revoke_time is null and (t.expire_time is null or t.expire_time > clock_timestamp()) limit 1`,
     [tenant, principal ?? null, spared],

@@ -1,13 +1,12 @@
 import pg from "pg";
-import { AppError } from "../domain/errors.ts";
 import { earlier } from "../domain/lifetime.ts";
 import type { Material, Parent } from "../domain/material.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import { withinParent } from "../domain/rights.ts";
 import type { Clock, Reading, TokenReader } from "../ports.ts";
-import { EVIDENCE, type EvidenceRow, evidenceOf } from "./evidence.ts";
-import { connectionSettings } from "./pool.ts";
-import { isPlainRefusal, safeCause } from "./sqlstate.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
+import { CONNECT_MS, connectionSettings } from "./pool.ts";
+import { keepsConnection, safeCause, unreadable } from "./sqlstate.ts";
 
 // The one statement of a look-up. An unknown token still gives position and epoch.
 const LOOK_UP = {
@@ -22,13 +21,15 @@ select ${EVIDENCE},
   q.allowed_cidrs as parent_allowed_cidrs, q.not_before_time as parent_not_before_time, q.expire_time as parent_expire_time,
   q.revoke_time is not null as parent_revoked, q.disabled as parent_disabled,
   q.issued_n < p.cut_n or q.issued_n < o.cut_n as parent_cut
-from sallyport.rev_head h
-  cross join sallyport.rev_state s
+from ${HEAD}
   left join sallyport.tokens t on t.digest = $1
   left join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal
   left join sallyport.tenants o on o.id = t.tenant
   left join sallyport.tokens q on q.id = t.parent_id`,
 };
+
+/** The server's own bound: of a read that nobody waits for any more. Milliseconds. */
+const STATEMENT_MS = 500;
 
 interface LookUpRow extends EvidenceRow {
   readonly id: string | null;
@@ -61,6 +62,8 @@ interface LookUpRow extends EvidenceRow {
 
 export interface TokenReaderOptions {
   readonly url: string;
+  /** Through a pooler: nothing is set on the connections. */
+  readonly shared?: boolean;
   /** Pipelined connections, 1 or 2. */
   readonly connections: number;
   readonly clock: Clock;
@@ -74,6 +77,8 @@ export interface TokenReaderOptions {
 export class PostgresTokenReader implements TokenReader {
   readonly #options: TokenReaderOptions;
   readonly #slots: (Promise<pg.Client> | undefined)[];
+  /** Those that have answered a look-up. */
+  readonly #warm = new WeakSet<Promise<pg.Client>>();
   #next = 0;
   #closed = false;
 
@@ -82,8 +87,13 @@ export class PostgresTokenReader implements TokenReader {
     this.#slots = new Array(options.connections).fill(undefined);
   }
 
+  /** Opens what is not open, before anybody waits for it. */
+  warmUp(): void {
+    for (const slot of this.#slots.keys()) this.#client(slot).catch(() => {});
+  }
+
   async read(digest: string, timeoutMs: number): Promise<Reading> {
-    const slot = this.#next++ % this.#slots.length;
+    const slot = this.#choose();
     const { clock } = this.#options;
     const deadline = clock.mono() + timeoutMs;
     let client: pg.Client | undefined;
@@ -98,11 +108,8 @@ export class PostgresTokenReader implements TokenReader {
       const evidence = evidenceOf(row);
       return { ...evidence, material: materialOf(row, digest, evidence), sent, received };
     } catch (error) {
-      if (client !== undefined && !isPlainRefusal(error)) this.#destroy(slot, client);
-      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
-        retryAfterMs: 1000,
-        cause: safeCause(error),
-      });
+      if (client !== undefined && !keepsConnection(error)) this.#destroy(slot, client);
+      throw unreadable(error);
     }
   }
 
@@ -122,11 +129,13 @@ export class PostgresTokenReader implements TokenReader {
     if (this.#closed) return Promise.reject(new Error("closed"));
     const open = this.#slots[slot];
     if (open !== undefined) return open;
+    const { url, shared } = this.#options;
     const client = new pg.Client({
-      ...connectionSettings(this.#options.url, "sallyport-read"),
+      ...connectionSettings(url, "sallyport-read", shared, STATEMENT_MS),
       pipeline: true,
     } as pg.ClientConfig);
-    const pending = client.connect().then(() => client);
+    const pending = connected(client);
+    pending.then(() => this.#warm.add(pending)).catch(() => {});
     const forget = () => {
       if (this.#slots[slot] === pending) this.#slots[slot] = undefined;
     };
@@ -140,6 +149,15 @@ export class PostgresTokenReader implements TokenReader {
     return pending;
   }
 
+  /** The next in turn; one that is still being opened only where no other is there. */
+  #choose(): number {
+    const first = this.#next++;
+    const slots = this.#slots.map((_, at) => (first + at) % this.#slots.length);
+    const warm = slots.find((slot) => this.#warm.has(this.#slots[slot]!));
+    if (warm !== slots[0]) this.#client(slots[0]!).catch(() => {});
+    return warm ?? slots[0]!;
+  }
+
   #destroy(slot: number, client: pg.Client): void {
     const pending = this.#slots[slot];
     void pending?.then(
@@ -149,8 +167,33 @@ export class PostgresTokenReader implements TokenReader {
       () => {},
     );
     // `end()` would wait for the server that does not answer.
-    (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+    destroyStream(client);
   }
+}
+
+/**
+ * Connects, and looks up what is no token: a session's first look-up can be much slower than what a call waits for, and
+ * is part of the connecting. However late, the connection is then kept for the calls that follow.
+ */
+async function connected(client: pg.Client): Promise<pg.Client> {
+  try {
+    await client.connect();
+    const first = client.query({ ...LOOK_UP, values: [Buffer.alloc(32)] }).then(
+      () => {},
+      (error) => {
+        if (!keepsConnection(error)) throw error;
+      },
+    );
+    await within(first, CONNECT_MS);
+    return client;
+  } catch (error) {
+    destroyStream(client);
+    throw error;
+  }
+}
+
+function destroyStream(client: pg.Client): void {
+  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 }
 
 function materialOf(row: LookUpRow, digest: string, label: { epoch: string; n: number }): Material | undefined {

@@ -15,13 +15,16 @@ export type TcpProxy = Readonly<{
   port: number;
   /** Takes effect at once; resolves when the port is closed or open again. What a blackhole swallowed stays lost. */
   set(weather: Weather): Promise<void>;
+  /** Leads new connections elsewhere. */
+  leadTo(target: { port: number; host?: string }): void;
   /** The clients that are connected now. */
   connections(): readonly Socket[];
   stop(): Promise<void>;
 }>;
 
 /** A TCP proxy on 127.0.0.1 in front of `target`, whose weather a test changes. */
-export async function startTcpProxy(target: { port: number; host?: string }): Promise<TcpProxy> {
+export async function startTcpProxy(first: { port: number; host?: string }): Promise<TcpProxy> {
+  let target = first;
   let weather: Weather = { kind: "pass" };
   const pairs = new Map<Socket, Socket>();
   const reset = (pair: Iterable<Socket>) => {
@@ -69,6 +72,9 @@ export async function startTcpProxy(target: { port: number; host?: string }): Pr
   return {
     port,
     connections: () => [...pairs.keys()],
+    leadTo: (next) => {
+      target = next;
+    },
     set: async (next) => {
       weather = next;
       if (next.kind === "reset" || next.kind === "refuse") dropAll();

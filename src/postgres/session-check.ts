@@ -1,0 +1,32 @@
+import pg from "pg";
+import { BootError } from "./boot.ts";
+import { connectionSettings } from "./pool.ts";
+import { sqlstate } from "./sqlstate.ts";
+
+const PROTOCOL_VIOLATION = "08P01";
+/** No server's default: whoever does not have it was not given what it asked for. Milliseconds. */
+const MARK_MS = 54_321;
+const ADVICE = "give the way past it as database.direct_url";
+
+/**
+ * Refuses a direct URL that leads through a pooler: what a session is asked for at its start, and what LISTEN and
+ * advisory locks leave in it, would be missing, or stay for others. Whatever else is wrong with the database, its first
+ * use says.
+ */
+export async function checkDirectSession(url: string): Promise<void> {
+  const client = new pg.Client(connectionSettings(url, "sallyport-check", false, MARK_MS));
+  client.on("error", () => {});
+  try {
+    await client.connect();
+    const { rows } = await client.query<{ mark: string }>("select current_setting('statement_timeout') as mark");
+    if (rows[0]?.mark === `${MARK_MS}ms`) return;
+    throw new BootError(`the database's sessions do not take startup options: a pooler is in between; ${ADVICE}`);
+  } catch (error) {
+    if (error instanceof BootError) throw error;
+    if (sqlstate(error) === PROTOCOL_VIOLATION && /startup parameter/.test((error as Error).message)) {
+      throw new BootError(`the database's sessions do not take startup options: a pooler is in between; ${ADVICE}`);
+    }
+  } finally {
+    await client.end().catch(() => {});
+  }
+}

@@ -1,0 +1,108 @@
+import { connect, createServer, type Socket } from "node:net";
+import { setTimeout as delay } from "node:timers/promises";
+import { expect, onTestFinished, test } from "vitest";
+import { PostgresTokenReader } from "../../src/postgres/token-reader.ts";
+import { systemClock } from "../../src/sallyport.ts";
+import { startTcpProxy } from "../support/tcp-proxy.ts";
+import { migrated } from "./migrated.ts";
+
+const DIGEST = "x".repeat(32);
+/** What Check waits for. */
+const CHECK_MS = 150;
+
+function reading(url: string, connections: number): PostgresTokenReader {
+  const reader = new PostgresTokenReader({ url, connections, clock: systemClock, onTrouble: () => {} });
+  onTestFinished(() => reader.close());
+  return reader;
+}
+
+/** In front of a server whose sessions answer their first statement late: `sessions` counts them. */
+async function slowToBegin(url: string, ms: number) {
+  const target = Number(new URL(url).port);
+  let sessions = 0;
+  const server = createServer((client: Socket) => {
+    sessions++;
+    const upstream = connect({ host: "127.0.0.1", port: target });
+    let sent = 0;
+    let line: Promise<unknown> = Promise.resolve();
+    let late = false;
+    client.on("data", (chunk) => {
+      // The first is the startup packet.
+      if (++sent === 2) late = true;
+      upstream.write(chunk);
+    });
+    upstream.on("data", (chunk) => {
+      if (late) line = line.then(() => delay(ms));
+      late = false;
+      line = line.then(() => client.write(chunk));
+    });
+    for (const [one, other] of [
+      [client, upstream],
+      [upstream, client],
+    ] as const) {
+      one.on("error", () => other.destroy());
+      one.on("close", () => other.destroy());
+    }
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => void server.close());
+  const through = new URL(url);
+  through.port = String((server.address() as { port: number }).port);
+  return { url: through.href, sessions: () => sessions };
+}
+
+/** Reads until one is answered in time; how many were not. */
+async function refusedFirst(reader: PostgresTokenReader): Promise<number> {
+  for (let refused = 0; ; refused++) {
+    const found = await reader.read(DIGEST, CHECK_MS).catch(() => undefined);
+    if (found !== undefined) return refused;
+    expect(refused).toBeLessThan(50);
+  }
+}
+
+test("a session whose first look-up is later than any call waits for is kept: only the first calls are refused", async () => {
+  const database = await migrated();
+  onTestFinished(() => database.drop());
+  const { url, sessions } = await slowToBegin(database.url, 400);
+  const reader = reading(url, 1);
+  const refused = await refusedFirst(reader);
+  expect(refused).toBeGreaterThan(0);
+  for (let i = 0; i < 20; i++) await reader.read(DIGEST, CHECK_MS);
+  expect(sessions()).toBe(1);
+});
+
+test("opened before anybody asks, it refuses none", async () => {
+  const database = await migrated();
+  onTestFinished(() => database.drop());
+  const { url, sessions } = await slowToBegin(database.url, 400);
+  const reader = reading(url, 2);
+  reader.warmUp();
+  await reader.read(DIGEST, 2_000);
+  for (let i = 0; i < 20; i++) await reader.read(DIGEST, CHECK_MS);
+  expect(sessions()).toBe(2);
+});
+
+test("while one connection is being opened, the other one serves all", async () => {
+  const database = await migrated();
+  onTestFinished(() => database.drop());
+  const proxy = await startTcpProxy({ port: Number(new URL(database.url).port) });
+  onTestFinished(() => proxy.stop());
+  const url = new URL(database.url);
+  url.port = String(proxy.port);
+  const reader = reading(url.href, 2);
+  reader.warmUp();
+  await reader.read(DIGEST, 2_000);
+  while (proxy.connections().length < 2) await delay(5);
+  for (let i = 0; i < 4; i++) await reader.read(DIGEST, 2_000);
+  const [lost] = proxy.connections();
+  // New connections go nowhere from here on; the one that is left works.
+  const gone = new Promise((resolve) => lost!.once("close", resolve));
+  const swallowing = createServer((socket) => void socket.on("error", () => {}));
+  await new Promise<void>((resolve) => swallowing.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => void swallowing.close());
+  proxy.leadTo({ port: (swallowing.address() as { port: number }).port });
+  lost!.resetAndDestroy();
+  await gone;
+  await delay(20);
+  for (let i = 0; i < 20; i++) await reader.read(DIGEST, 1_000);
+});
