@@ -224,7 +224,9 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   let leaseSeen = clock.mono();
   const reasons = (): readonly string[] => {
     if (freshness.halted) return ["the database's history went backwards, or it does not admit this program"];
-    if (freshness.holdsLease(clock.mono())) leaseSeen = clock.mono();
+    // Polls can go well where no look-up does: a connection that answered one must be there, too.
+    if (!reader.warm) reader.warmUp();
+    else if (freshness.holdsLease(clock.mono())) leaseSeen = clock.mono();
     return clock.mono() - leaseSeen > LEASE_GONE_MS ? ["the database does not answer"] : [];
   };
 

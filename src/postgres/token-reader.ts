@@ -92,6 +92,11 @@ export class PostgresTokenReader implements TokenReader {
     for (const slot of this.#slots.keys()) this.#client(slot).catch(() => {});
   }
 
+  /** Whether there is a connection that has answered a look-up. */
+  get warm(): boolean {
+    return this.#slots.some((pending) => pending !== undefined && this.#warm.has(pending));
+  }
+
   async read(digest: string, timeoutMs: number): Promise<Reading> {
     const slot = this.#choose();
     const { clock } = this.#options;

@@ -39,10 +39,18 @@ async function one(
   let subject: Subject | undefined;
   const create = async ({ headers, timeoutMs }: CallOptions) => {
     const options = { headers: { ...headers, authorization: `Bearer ${as}` }, timeoutMs };
-    const { token, tokenString } = await at.tokens.createToken({ profile: "org", principal, scopes }, options);
+    const lifetime = {
+      case: "ttl",
+      value: { seconds: as === changer.adminToken ? 7_200n : 3_600n, nanos: 0 },
+    } as const;
+    const { token, tokenString } = await at.tokens.createToken(
+      { profile: "org", principal, scopes, lifetime },
+      options,
+    );
     subject = new Subject(token!.id, tokenString);
     return undefined;
   };
-  await attempt({ op: "create", cell: undefined, at, changer, timeoutMs: MINT_MS }, create);
+  const op = as === changer.adminToken ? "create" : "create child";
+  await attempt({ op, cell: undefined, at, changer, timeoutMs: MINT_MS }, create);
   return subject;
 }

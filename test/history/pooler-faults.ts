@@ -27,13 +27,8 @@ const healthy: Fault = {
 /** Transactions that it has carried, as its console counts them. */
 async function transactions(world: World): Promise<number> {
   return onServer(world.pooler!.program.port, "pgbouncer", async (sql: pg.Client) => {
-    const { rows } = await sql.query<{ total_xact_count: string }>("show totals").catch(() => ({ rows: [] }));
-    const { rows: stats } = await sql.query<{ database: string; total_xact_count: string }>("show stats");
-    return rows.length > 0 && stats.length === 0
-      ? Number(rows[0]!.total_xact_count)
-      : stats
-          .filter(({ database }) => database === world.database)
-          .reduce((n, row) => n + Number(row.total_xact_count), 0);
+    const { rows } = await sql.query<{ database: string; total_xact_count: string }>("show stats");
+    return Number(rows.find(({ database }) => database === world.database)?.total_xact_count ?? 0);
   });
 }
 

@@ -92,6 +92,7 @@ async function onMain(options: ProveOptions, wanted: (name: string) => boolean, 
       await one(world, fault, over === undefined ? seconds : seconds * (fault.long ?? 1), score);
     }
     score.judge("audit", await strayChanges(world));
+    if (options.only === undefined) score.judge("mint", mintedTooFew(world));
   } finally {
     const ends = await world.stop();
     score.judge(
@@ -99,6 +100,12 @@ async function onMain(options: ProveOptions, wanted: (name: string) => boolean, 
       ends.filter((how) => how !== "0").map((how) => `an instance ended with ${how}`),
     );
   }
+}
+
+/** Tokens by CreateToken, and children by their parents: whoever is always refused proves nothing. */
+function mintedTooFew({ history }: World): string[] {
+  const count = (what: string) => history.attempts.filter(({ op, outcome }) => op === what && outcome === "OK").length;
+  return ["create", "create child"].filter((what) => count(what) === 0).map((what) => `no ${what} was OK`);
 }
 
 /** Each once, in the order given; or, until the time is over, again and again in random order. */
