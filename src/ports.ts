@@ -85,13 +85,24 @@ export interface RevokeSelection {
   readonly cutFrom?: number;
 }
 
+/**
+ * All but the lists may decide what a change does: they are read on the primary of the epoch that this process follows,
+ * or reject with STORE_UNAVAILABLE; "there is none" is never the word of a standby.
+ */
 export interface TokenStore {
   get(id: string): Promise<Token | undefined>;
   getByDigest(digest: string): Promise<Token | undefined>;
   /** At most `limit` tokens after `start`, newest first. */
   list(filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]>;
-  /** Ids of tokens that could be accepted, now or some day, and are selected; in id order if after one of them. */
-  select(selection: RevokeSelection, limit: number, afterId?: string): Promise<string[]>;
+  /**
+   * Ids of tokens that could be accepted, now or some day, and are selected; in id order if after one of them. With the
+   * epoch that they were read in.
+   */
+  select(
+    selection: RevokeSelection,
+    limit: number,
+    afterId?: string,
+  ): Promise<{ readonly ids: readonly string[]; readonly epoch: string }>;
   /** How many tokens `select` would give. */
   count(selection: RevokeSelection): Promise<number>;
   /** Rows of principals and tenants, live or not. */

@@ -90,7 +90,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     await db.close();
     throw error;
   }
-  const store = new PostgresTokenStore(db);
+  const store = new PostgresTokenStore(db, { epoch: () => freshness.epoch, wake: () => follower.wake() });
   const audit = new PostgresAuditLog(db);
   const reader = new PostgresTokenReader({ url, connections: full ? 2 : 1, clock, onTrouble });
   const log = new PostgresRevocationLog({

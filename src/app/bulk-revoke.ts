@@ -103,7 +103,8 @@ export class BulkRevoke {
         const count = (more: number) => (revoked += more);
         const chunks = new Chunks(store, selection.tenant, request.reason, actorOf(access), count);
         for (let afterId = ""; ; ) {
-          const ids = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
+          const { ids, epoch } = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
+          chunks.selectedIn(epoch);
           matchedIds ??= ids.slice(0, SHOWN);
           await chunks.revoke(ids);
           if (ids.length < PAGE) return chunks.end();
@@ -116,7 +117,7 @@ export class BulkRevoke {
   }
 
   async #matched(selection: RevokeSelection): Promise<Matched> {
-    const ids = await this.#o.store.select(selection, SHOWN);
+    const { ids } = await this.#o.store.select(selection, SHOWN);
     // Only a long list needs another statement to be counted.
     return { ids, count: ids.length < SHOWN ? ids.length : await this.#o.store.count(selection) };
   }
@@ -159,6 +160,7 @@ class Chunks {
   readonly #actor: AuditActor;
   readonly #count: (more: number) => void;
   #last: Committed<unknown> | undefined;
+  #epoch: string | undefined;
 
   constructor(store: AuthorityStore, tenant: string, reason: string, actor: AuditActor, count: (more: number) => void) {
     this.#store = store;
@@ -166,6 +168,12 @@ class Chunks {
     this.#reason = reason;
     this.#actor = actor;
     this.#count = count;
+  }
+
+  /** What was selected in one life of the server is revoked in the same: another may have had others. */
+  selectedIn(epoch: string): void {
+    this.#epoch ??= epoch;
+    if (epoch !== this.#epoch) throw unsure();
   }
 
   /** A row that somebody holds keeps back no other: those are redone row by row, after the rest of the chunk. */
@@ -204,7 +212,8 @@ class Chunks {
 
   async #commit<T>(step: () => Promise<Committed<T>>): Promise<T> {
     const done = await this.afterFirst(step);
-    if (this.#last !== undefined && done.epoch !== this.#last.epoch) throw unsure();
+    this.#epoch ??= done.epoch;
+    if (done.epoch !== this.#epoch) throw unsure();
     this.#last = done;
     return done.value;
   }

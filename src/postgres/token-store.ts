@@ -2,6 +2,7 @@ import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/p
 import type { Token } from "../domain/token.ts";
 import type { PageStart, RevokeSelection, TokenFilter, TokenStore } from "../ports.ts";
 import type { Postgres } from "./pool.ts";
+import { type Followed, ProvenReads, proving } from "./proven-reads.ts";
 import {
   PRINCIPAL_COLUMNS,
   type PrincipalRow,
@@ -16,28 +17,33 @@ import {
 
 const BY_ID = {
   name: "sallyport-token",
-  text: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`,
+  text: proving(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`),
 };
 const BY_DIGEST = {
   name: "sallyport-token-by-digest",
-  text: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`,
+  text: proving(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`),
 };
 
-/** The records, as they are now. Reads of the admin door; validation has its own statement. */
+/**
+ * The records, as they are now. Reads of the admin door; validation has its own statement. All but the lists may decide
+ * what a change does, and are proven.
+ */
 export class PostgresTokenStore implements TokenStore {
   readonly #db: Postgres;
+  readonly #proven: ProvenReads;
 
-  constructor(db: Postgres) {
+  constructor(db: Postgres, followed: Followed) {
     this.#db = db;
+    this.#proven = new ProvenReads(db, followed);
   }
 
   async get(id: string): Promise<Token | undefined> {
-    const rows = await this.#db.read<TokenRow>(BY_ID, [id]);
+    const { rows } = await this.#proven.rows<TokenRow>(BY_ID, [id]);
     return rows[0] && tokenOf(rows[0]);
   }
 
   async getByDigest(digest: string): Promise<Token | undefined> {
-    const rows = await this.#db.read<TokenRow>(BY_DIGEST, [Buffer.from(digest, "latin1")]);
+    const { rows } = await this.#proven.rows<TokenRow>(BY_DIGEST, [Buffer.from(digest, "latin1")]);
     return rows[0] && tokenOf(rows[0]);
   }
 
@@ -60,22 +66,29 @@ export class PostgresTokenStore implements TokenStore {
     return rows.map(tokenOf);
   }
 
-  async select(selection: RevokeSelection, limit: number, afterId?: string): Promise<string[]> {
+  async select(
+    selection: RevokeSelection,
+    limit: number,
+    afterId?: string,
+  ): Promise<{ ids: readonly string[]; epoch: string }> {
     const { from, where } = selected(selection);
     where.add("t.id > ?", afterId);
     const order = afterId === undefined ? "" : "order by t.id";
-    const rows = await this.#db.read<{ id: string }>(
-      `select t.id from ${from} ${where.text} ${order} limit ${where.value(limit)}`,
+    const { rows, epoch } = await this.#proven.rows<{ id: string }>(
+      proving(
+        `select t.id from ${from} ${where.text} ${order} limit ${where.value(limit)}`,
+        order && "order by found.id",
+      ),
       where.values,
       30_000,
     );
-    return rows.map((row) => row.id);
+    return { ids: rows.map((row) => row.id), epoch };
   }
 
   async count(selection: RevokeSelection): Promise<number> {
     const { from, where } = selected(selection);
-    const rows = await this.#db.read<{ count: number }>(
-      `select count(*) as count from ${from} ${where.text}`,
+    const { rows } = await this.#proven.rows<{ count: number }>(
+      proving(`select count(*) as count from ${from} ${where.text}`),
       where.values,
       30_000,
     );
@@ -84,17 +97,20 @@ export class PostgresTokenStore implements TokenStore {
 
   /** Those of the peppers that every running instance has. */
   async kidsOfAll(kids: readonly string[]): Promise<string[]> {
-    const rows = await this.#db.read<{ kid: string }>(
-      `select k as kid from unnest($1::text[]) with ordinality as of (k, place) where not exists (
-         select from sallyport.validators v where v.reaped_at is null and not (k = any(v.kids))) order by place`,
+    const { rows } = await this.#proven.rows<{ kid: string }>(
+      proving(
+        `select k as kid, place from unnest($1::text[]) with ordinality as of (k, place) where not exists (
+           select from sallyport.validators v where v.reaped_at is null and not (k = any(v.kids)))`,
+        "order by found.place",
+      ),
       [kids],
     );
     return rows.map((row) => row.kid);
   }
 
   async getPrincipal(tenant: string, name: string): Promise<Principal | undefined> {
-    const rows = await this.#db.read<PrincipalRow>(
-      `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2`,
+    const { rows } = await this.#proven.rows<PrincipalRow>(
+      proving(`select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2`),
       [tenant, name],
     );
     return rows[0] && principalOf(rows[0]);
@@ -120,7 +136,10 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async getTenant(id: string): Promise<Tenant | undefined> {
-    const rows = await this.#db.read<TenantRow>(`select ${TENANT_COLUMNS} from sallyport.tenants where id = $1`, [id]);
+    const { rows } = await this.#proven.rows<TenantRow>(
+      proving(`select ${TENANT_COLUMNS} from sallyport.tenants where id = $1`),
+      [id],
+    );
     return rows[0] && tenantOf(rows[0]);
   }
 
