@@ -365,8 +365,16 @@ export const RACES: readonly Race[] = [
   },
   ...(
     [
-      ["principal", ["a", "b"], () => (store) => store.updatePrincipal("x", "bot:a", { state: "DISABLED" }, "", { callerScopes: [] }, ACTOR)],
-      ["tenant", ["a", "c", "child"], () => (store) => store.updateTenant("x", { state: "SUSPENDED" }, "", { callerScopes: [] }, ACTOR)],
+      [
+        "principal",
+        ["a", "b"],
+        () => (store) => store.updatePrincipal("x", "bot:a", { state: "DISABLED" }, "", { callerScopes: [] }, ACTOR),
+      ],
+      [
+        "tenant",
+        ["a", "c", "child"],
+        () => (store) => store.updateTenant("x", { state: "SUSPENDED" }, "", { callerScopes: [] }, ACTOR),
+      ],
       ["parent token", ["parent", "child"], (sim) => (store) => store.revokeToken(sim.id("parent"), false, "", ACTOR)],
       ["cut of a principal", ["a", "b"], () => (store) => store.cut("x", "bot:a", false, "", ACTOR)],
     ] as [string, TokenName[], (sim: Simulation) => Parameters<Simulation["change"]>[1]][]
