@@ -1,6 +1,7 @@
 import pg from "pg";
 import { AppError } from "../domain/errors.ts";
 import { connectionSettings } from "./pool.ts";
+import { destroySession, standbyWatch } from "./session.ts";
 import { isPlainRefusal, SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
 
 export interface Statement {
@@ -21,6 +22,7 @@ export interface DirectConnectionOptions {
 
 interface Link {
   readonly client: pg.Client;
+  readonly wasStandby: () => boolean;
   warned: boolean;
 }
 
@@ -60,7 +62,8 @@ export class DirectConnection {
       link.warned = false;
       const { rows } = await late.bound(link.client.query<R>({ ...statement, values: [...values] }));
       if (link.warned) throw new Error("answered with a warning");
-      return rows;
+      // Promoted since: the rows may be of a snapshot that it took as a standby.
+      return link.wasStandby() ? rows.map((row) => ({ ...row, in_recovery: true })) : rows;
     } catch (error) {
       // A server that only reads is the wrong one: a standby, or a primary that was demoted.
       const keep = isPlainRefusal(error) && sqlstate(error) !== SQLSTATE.readOnly;
@@ -86,7 +89,7 @@ export class DirectConnection {
     if (client === undefined) return;
     this.#forget(client);
     const late = deadline(BOUND_MS);
-    await late.bound(client.end()).catch(() => destroyStream(client));
+    await late.bound(client.end()).catch(() => destroySession(client));
     late.cancel();
   }
 
@@ -98,7 +101,7 @@ export class DirectConnection {
   async #connect(): Promise<Link> {
     const { url, applicationName, channel, onNotification, onLost } = this.#options;
     const client = new pg.Client({ ...connectionSettings(url, applicationName), connectionTimeoutMillis: CONNECT_MS });
-    const link: Link = { client, warned: false };
+    const link: Link = { client, wasStandby: standbyWatch(client), warned: false };
     let works = false;
     this.#open = client;
     const lost = (error: Error) => {
@@ -141,13 +144,8 @@ export class DirectConnection {
 
   #destroy(client: pg.Client): void {
     this.#forget(client);
-    destroyStream(client);
+    destroySession(client);
   }
-}
-
-/** `end()` would wait for a server that does not answer. */
-function destroyStream(client: pg.Client): void {
-  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 }
 
 function deadline(ms: number) {

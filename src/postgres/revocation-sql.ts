@@ -12,7 +12,12 @@ export const PAGE = 5000;
 export const BATCH = 5000;
 
 const HEAD = "sallyport.rev_head h cross join sallyport.rev_state s";
-const STATE = `${EVIDENCE}, s.max_bound_ms, s.settled`;
+// A database or schema that was renamed, and is called so again, has its old epoch; but processes may hold leases of
+// the one that stood there meanwhile. Renaming writes these rows anew.
+const NAMED = `(select d.xmin || '.' || n.xmin from pg_database d cross join pg_namespace n
+  where d.datname = current_database() and n.nspname = 'sallyport')`;
+const STATE = `${EVIDENCE}, s.max_bound_ms,
+  case when split_part(s.settled, '#', 2) = ${NAMED} then split_part(s.settled, '#', 1) end as settled`;
 const NOW = `now as (select ${EVIDENCE} from ${HEAD})`;
 
 // What an acknowledged commit may rest on, whatever the server's default is. Local to the statement's transaction.
@@ -118,8 +123,18 @@ export const BURY = writing(
 export const SETTLE = writing(
   "settle",
   `done as (
-    update sallyport.rev_state set settled = $1
-    where $1 = (select epoch from now) and settled is distinct from $1 returning one
+    update sallyport.rev_state set settled = $1 || '#' || ${NAMED}
+    where $1 = (select epoch from now) and settled is distinct from $1 || '#' || ${NAMED} returning one
+  )`,
+  DURABLE,
+);
+
+// $1 the epoch that was seen. In the select list: as a condition it would be asked before the epoch is.
+export const DRAW = writing(
+  "draw",
+  `done as (
+    select case when now.epoch = $1 then sallyport.draw_incarnation(s.incarnation) end as drawn
+    from now cross join sallyport.rev_state s
   )`,
   DURABLE,
 );
