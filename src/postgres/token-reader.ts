@@ -4,6 +4,7 @@ import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import type { Clock, Reading, TokenReader } from "../ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import { connectionSettings } from "./pool.ts";
+import { destroySession, standbyWatch } from "./session.ts";
 import { keepsConnection, safeCause, unreadable } from "./sqlstate.ts";
 
 // The one statement of a look-up. An unknown token still gives position and epoch.
@@ -61,13 +62,24 @@ export interface TokenReaderOptions {
   readonly onTrouble: (what: string, error: unknown) => void;
 }
 
+interface Link {
+  readonly client: pg.Client;
+  readonly wasStandby: () => boolean;
+}
+
+/** One of the connections: from the attempt to connect to its end. */
+interface Slot {
+  readonly client: pg.Client;
+  readonly link: Promise<Link>;
+}
+
 /**
  * Reads tokens over a few pipelined connections: single named statements only, each bounded in time. A statement that
  * is late, or a connection that fails, costs the connection; the next read opens another.
  */
 export class PostgresTokenReader implements TokenReader {
   readonly #options: TokenReaderOptions;
-  readonly #slots: (Promise<pg.Client> | undefined)[];
+  readonly #slots: (Slot | undefined)[];
   #next = 0;
   #closed = false;
 
@@ -77,31 +89,42 @@ export class PostgresTokenReader implements TokenReader {
   }
 
   async read(digest: string, timeoutMs: number): Promise<Reading> {
-    const slot = this.#next++ % this.#slots.length;
-    const { clock } = this.#options;
-    const deadline = clock.mono() + timeoutMs;
-    let client: pg.Client | undefined;
-    try {
-      client = await within(this.#client(slot), timeoutMs);
-      const sent = clock.mono();
-      const query = client.query<LookUpRow>({ ...LOOK_UP, values: [Buffer.from(digest, "latin1")] });
-      const { rows } = await within(query, deadline - clock.mono());
-      const received = clock.mono();
-      const row = rows[0];
-      if (row === undefined) throw new Error("the head row is missing");
-      const evidence = evidenceOf(row);
-      return { ...evidence, material: materialOf(row, digest, evidence), sent, received };
-    } catch (error) {
-      if (client !== undefined && !keepsConnection(error)) this.#destroy(slot, client);
-      throw unreadable(error);
+    const deadline = this.#options.clock.mono() + timeoutMs;
+    for (let again = true; ; again = false) {
+      const at = this.#next++ % this.#slots.length;
+      const slot = this.#slot(at);
+      try {
+        return await this.#readOn(slot, digest, deadline);
+      } catch (error) {
+        // Of a connection that was given up for what another read met: this one may ask once more.
+        const givenUp = this.#slots[at] !== slot;
+        if (!givenUp && !keepsConnection(error)) {
+          this.#destroy(slot);
+          this.#options.onTrouble("database connection lost", safeCause(error));
+        }
+        if (again && givenUp && !this.#closed && this.#options.clock.mono() < deadline) continue;
+        throw unreadable(error);
+      }
     }
   }
 
+  async #readOn(slot: Slot | undefined, digest: string, deadline: number): Promise<Reading> {
+    const { clock } = this.#options;
+    if (slot === undefined) throw new Error("closed");
+    const { client, wasStandby } = await within(slot.link, deadline - clock.mono());
+    const sent = clock.mono();
+    const query = client.query<LookUpRow>({ ...LOOK_UP, values: [Buffer.from(digest, "latin1")] });
+    const { rows } = await within(query, deadline - clock.mono());
+    const received = clock.mono();
+    const row = rows[0];
+    if (row === undefined) throw new Error("the head row is missing");
+    const evidence = evidenceOf(row);
+    const inRecovery = evidence.inRecovery || wasStandby();
+    return { ...evidence, inRecovery, material: materialOf(row, digest, evidence), sent, received };
+  }
+
   distrust(): void {
-    for (const [slot, pending] of this.#slots.entries()) {
-      this.#slots[slot] = undefined;
-      pending?.then((client) => void client.end().catch(() => {})).catch(() => {});
-    }
+    for (const slot of [...this.#slots]) this.#destroy(slot);
   }
 
   async close(): Promise<void> {
@@ -109,38 +132,36 @@ export class PostgresTokenReader implements TokenReader {
     this.distrust();
   }
 
-  #client(slot: number): Promise<pg.Client> {
-    if (this.#closed) return Promise.reject(new Error("closed"));
-    const open = this.#slots[slot];
+  #slot(at: number): Slot | undefined {
+    if (this.#closed) return undefined;
+    const open = this.#slots[at];
     if (open !== undefined) return open;
     const client = new pg.Client({
       ...connectionSettings(this.#options.url, "sallyport-read", this.#options.shared),
       pipeline: true,
     } as pg.ClientConfig);
-    const pending = client.connect().then(() => client);
+    const wasStandby = standbyWatch(client);
+    const slot: Slot = { client, link: client.connect().then(() => ({ client, wasStandby })) };
     const forget = () => {
-      if (this.#slots[slot] === pending) this.#slots[slot] = undefined;
+      if (this.#slots[at] === slot) this.#slots[at] = undefined;
     };
     client.on("error", (error) => {
+      if (this.#slots[at] !== slot) return;
       forget();
       this.#options.onTrouble("database connection lost", safeCause(error));
     });
     client.on("end", forget);
-    pending.catch(forget);
-    this.#slots[slot] = pending;
-    return pending;
+    slot.link.catch(forget);
+    this.#slots[at] = slot;
+    return slot;
   }
 
-  #destroy(slot: number, client: pg.Client): void {
-    const pending = this.#slots[slot];
-    void pending?.then(
-      (current) => {
-        if (current === client && this.#slots[slot] === pending) this.#slots[slot] = undefined;
-      },
-      () => {},
-    );
-    // `end()` would wait for the server that does not answer.
-    (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+  /** At once, with all that is under way on it: `end()` would let that finish, and wait for a server that may be away. */
+  #destroy(slot: Slot | undefined): void {
+    if (slot === undefined) return;
+    const at = this.#slots.indexOf(slot);
+    if (at >= 0) this.#slots[at] = undefined;
+    destroySession(slot.client);
   }
 }
 
