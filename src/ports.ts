@@ -407,6 +407,8 @@ export interface RevocationLog {
   reap(ids: readonly string[]): Promise<void>;
   bury(ids: readonly string[], epoch: string): Promise<void>;
   settle(epoch: string): Promise<void>;
+  /** Draws a new incarnation, so a new epoch, if the present one is still this. Of many who call, one draws. */
+  draw(epoch: string): Promise<void>;
   /** Raises the floor over rows older than ten minutes, commits, then deletes them; one leader at a time. */
   prune(): Promise<void>;
   /** The last answer came from a server that must not be asked again: destroy the connection, open another. */

@@ -36,6 +36,7 @@ export type Finding =
 
 interface Arrival {
   readonly reading: Reading;
+  readonly trusted: boolean;
   readonly cached: Cached | undefined;
 }
 
@@ -62,7 +63,7 @@ export class Lookup {
     this.#deps = deps;
     this.#options = options;
     this.#l1 = new EntryCache({ most: options.l1Entries, mostBytes: options.l1Bytes, sizeOf });
-    this.#reads = new Reads(deps, options, (reading) => this.#arrived(reading));
+    this.#reads = new Reads(deps, options, (reading, applied) => this.#arrived(reading, applied));
   }
 
   /**
@@ -139,7 +140,7 @@ export class Lookup {
       const shared = flight.sent;
       const arrival = await this.#reads.within(flight, deadline);
       if (arrival === undefined || this.#deps.freshness?.halted) return answer(UNDETERMINED);
-      if (!this.#trusted(arrival.reading)) {
+      if (!arrival.trusted || !this.#ofThisEpoch(arrival.reading)) {
         if (++strikes > 1) return answer(UNDETERMINED);
       } else if (!shared || this.#proven(arrival)) {
         return answer(this.#byReading(arrival));
@@ -154,17 +155,29 @@ export class Lookup {
     return cached !== undefined && freshness?.usable(cached, clock.mono()) === true;
   }
 
-  #trusted(reading: Reading): boolean {
+  #ofThisEpoch(reading: Reading): boolean {
     const { freshness } = this.#deps;
     return !reading.inRecovery && (freshness === undefined || reading.epoch === freshness.epoch);
   }
 
+  /**
+   * A server takes the snapshot of a statement before it runs it: one that was promoted in between tells its new epoch
+   * beside rows that it had as a standby. So a reading counts only if it was sent when this epoch was known here, and
+   * if it shows what was known here then.
+   */
+  #trusted(reading: Reading, applied: number): boolean {
+    const { freshness } = this.#deps;
+    if (!this.#ofThisEpoch(reading)) return false;
+    return freshness === undefined || (reading.sent >= freshness.sawEpoch && reading.n >= applied);
+  }
+
   /** Once per reading, in the tick of its arrival. */
-  #arrived(reading: Reading): Arrival {
+  #arrived(reading: Reading, applied: number): Arrival {
     const { freshness, reader, wake, cache, clock } = this.#deps;
     const { material } = reading;
     const cached = material && new Cached(this.#values.share(material));
-    if (!this.#trusted(reading)) {
+    const trusted = this.#trusted(reading, applied);
+    if (!trusted) {
       reader.distrust();
       wake?.();
     } else if (freshness !== undefined && cached !== undefined) {
@@ -174,7 +187,7 @@ export class Lookup {
         cache?.fill(cached.material);
       }
     }
-    return { reading, cached };
+    return { reading, trusted, cached };
   }
 
   /** What refuses for its state is not worth a place for long. */

@@ -88,6 +88,7 @@ export class Network {
       reap: (ids) => call("other", () => this.#db.reap(ids)),
       bury: (ids, epoch) => call("other", () => this.#db.bury(ids, epoch)),
       settle: (epoch) => call("other", () => this.#db.settle(epoch)),
+      draw: (epoch) => call("other", () => this.#db.draw(epoch)),
       prune: () => call("other", () => this.#db.prune()),
       distrust: () => {},
       onWakeUp: (listener) => void this.#listeners.set(machine, listener),
