@@ -15,7 +15,7 @@ export class SharedValues {
 
   /** The same facts, in as little memory as there is. */
   share(m: Material): Material {
-    return {
+    const shared = {
       ...m,
       label: this.#labelOf(m.label),
       tenant: this.#text(m.tenant),
@@ -27,12 +27,11 @@ export class SharedValues {
       annotations: Object.keys(m.annotations).length === 0 ? NO_ANNOTATIONS : m.annotations,
       principalState: this.#text(m.principalState),
       tenantState: this.#text(m.tenantState),
-      parent: m.parent && {
-        ...m.parent,
-        audiences: this.#list(m.parent.audiences),
-        allowedCidrs: this.#list(m.parent.allowedCidrs),
-      },
     };
+    const { parent } = m;
+    if (parent === undefined) return shared;
+    const [audiences, allowedCidrs] = [this.#list(parent.audiences), this.#list(parent.allowedCidrs)];
+    return { ...shared, parent: { ...parent, audiences, allowedCidrs } };
   }
 
   /** Between two changes all rows are read at one position. */
