@@ -40,6 +40,8 @@ interface Arrival {
   readonly cached: Cached | undefined;
 }
 
+/** Of L1's bytes, as much again for what its rows have alike. */
+const SHARED_PART = 8;
 const UNDETERMINED: Finding = { kind: "undetermined" };
 const MALFORMED: Finding = { kind: "malformed" };
 const FORGED: Finding = { kind: "unknown", tier: "none" };
@@ -56,12 +58,13 @@ export class Lookup {
   readonly #options: LookupOptions;
   readonly #l1: EntryCache;
   readonly #reads: Reads<Arrival>;
-  readonly #values = new SharedValues();
+  readonly #values: SharedValues;
   readonly #cacheReads = new Map<string, Promise<Material | undefined>>();
 
   constructor(deps: LookupDeps, options: LookupOptions) {
     this.#deps = deps;
     this.#options = options;
+    this.#values = new SharedValues(options.l1Bytes / SHARED_PART);
     this.#l1 = new EntryCache({ most: options.l1Entries, mostBytes: options.l1Bytes, sizeOf });
     this.#reads = new Reads(deps, options, (reading, applied) => this.#arrived(reading, applied));
   }
@@ -212,10 +215,18 @@ export class Lookup {
   }
 }
 
+/** Scopes up to here are in the fixed part, with the encoded answers that hold them. */
+const FEW_SCOPES = 256;
+/** Times that scopes are kept beside the entry: in the encoded answers of each protocol, and in their frames. */
+const ANSWERS = 4;
+
 /** About what an entry takes of the heap, in bytes: the fixed part is measured in `test/app/lookup.test.ts`. */
 function sizeOf(m: Material): number {
   let bytes = 540;
   for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
+  let scopes = -FEW_SCOPES;
+  for (const scope of m.scopes) scopes += scope.length;
+  if (scopes > 0) bytes += ANSWERS * scopes;
   for (const [key, value] of Object.entries(m.annotations)) bytes += 48 + 2 * (key.length + value.length);
   if (m.parent === undefined) return bytes;
   for (const list of [m.parent.audiences, m.parent.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
