@@ -1,6 +1,7 @@
 // ports.ts: what the program needs from the world, as promises. Adapters keep them; contract suites check them.
 import type { AuditAct, AuditActor, AuditEvent } from "./domain/audit-event.ts";
 import type { RefusalReason, Verdict } from "./domain/decide.ts";
+import type { AppError } from "./domain/errors.ts";
 import type { Material } from "./domain/material.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "./domain/principal.ts";
 import type { Token, TokenState } from "./domain/token.ts";
@@ -59,6 +60,21 @@ export interface PageStart {
   readonly key: string;
 }
 
+/** A part of a list, newest first. It can come short, even empty, before the end is reached. */
+export interface Part<T> {
+  readonly rows: readonly T[];
+  /** Where the next part begins; undefined: this was the end. */
+  readonly rest?: PageStart | undefined;
+}
+
+/** How long a caller waits for an answer. */
+export interface Patience {
+  /** Monotonic time; undefined: as long as it takes, within the bounds of the store. */
+  readonly deadline?: number | undefined;
+  /** Aborted where the caller has left. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 export interface TokenFilter {
   readonly tenant: string;
   readonly principal?: string;
@@ -87,21 +103,27 @@ export interface RevokeSelection {
 export interface TokenStore {
   get(id: string): Promise<Token | undefined>;
   getByDigest(digest: string): Promise<Token | undefined>;
-  /** At most `limit` tokens after `start`, newest first. */
-  list(filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]>;
-  /** Ids of tokens that could be accepted, now or some day, and are selected; in id order if after one of them. */
-  select(selection: RevokeSelection, limit: number, afterId?: string): Promise<string[]>;
-  /** How many tokens `select` would give. */
-  count(selection: RevokeSelection): Promise<number>;
+  /** At most `limit` tokens after `start`. */
+  list(filter: TokenFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Token>>;
+  /** Ids of tokens that could be accepted, now or some day, and are selected; in id order. */
+  select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]>;
+  /** How many tokens `select` would give, and the ids of at most `most` of them. */
+  matched(selection: RevokeSelection, most: number, patience?: Patience): Promise<{ count: number; ids: string[] }>;
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;
   listPrincipals(
     filter: { tenant: string; type?: string; state?: PrincipalState },
     limit: number,
     start?: PageStart,
-  ): Promise<Principal[]>;
+    patience?: Patience,
+  ): Promise<Part<Principal>>;
   getTenant(id: string): Promise<Tenant | undefined>;
-  listTenants(filter: { state?: TenantState }, limit: number, start?: PageStart): Promise<Tenant[]>;
+  listTenants(
+    filter: { state?: TenantState },
+    limit: number,
+    start?: PageStart,
+    patience?: Patience,
+  ): Promise<Part<Tenant>>;
 }
 
 export interface AuditFilter {
@@ -117,8 +139,8 @@ export interface AuditFilter {
 export interface AuditLog {
   /** Writes a row in a transaction of its own: refusals and signals. */
   append(actor: AuditActor, act: AuditAct): Promise<void>;
-  /** Newest first, before `beforeSequence`. */
-  list(filter: AuditFilter, limit: number, beforeSequence?: number): Promise<AuditEvent[]>;
+  /** At most `limit` events after `start`. The key of a place is the sequence. */
+  list(filter: AuditFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AuditEvent>>;
 }
 
 // ---------------------------------------------------------------------------------------------------- issuing
@@ -183,6 +205,9 @@ export interface MintGuard {
   readonly mustExist: boolean;
 }
 
+/** Who must still be good, under lock, for anything that may give somebody more than it has. */
+export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes">;
+
 /** A repeat of a request that minted before: what the first one stored. */
 export interface Repeated {
   readonly kind: "repeated";
@@ -193,7 +218,10 @@ export interface Repeated {
 
 // ---------------------------------------------------------------------------------------------------- changing authority
 
-/** An acknowledged commit: the change is durable. `epoch` and `maxBoundMs` were read inside the transaction. */
+/**
+ * An acknowledged commit: the change is durable. `epoch` and `maxBoundMs` were read inside the transaction. A value that
+ * is an error tells that an earlier call made the change: it is thrown after the wait, as an OK would be told after it.
+ */
 export interface Committed<T> {
   readonly value: T;
   readonly epoch: string;
@@ -214,7 +242,8 @@ export type TenantChange = Partial<Pick<Tenant, "displayName" | "state" | "annot
 
 /**
  * Every method is one transaction: the change (idempotent), its audit row, also when nothing changed, and by trigger
- * its place in the log. It resolves after the commit's acknowledgement. It rejects with NOT_DONE where surely nothing
+ * its place in the log. It resolves after the acknowledgement of a commit that wrote something: one that only read would
+ * wait for no synchronous standby, and a repeat would tell what a failover can still undo. It rejects with NOT_DONE where surely nothing
  * happened, with OUTCOME_UNKNOWN where something may have (no acknowledgement, or one with a warning of class 01), or
  * with the reason of a rule that refused it; then nothing happened.
  */
@@ -235,7 +264,7 @@ export interface AuthorityStore {
     guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
     actor: AuditActor,
     idempotency?: Idempotency,
-  ): Promise<Committed<{ kind: "created"; token: Token; previous: Token } | Repeated>>;
+  ): Promise<Committed<{ kind: "created"; token: Token; previous: Token } | Repeated | AppError>>;
   updateToken(
     id: string,
     change: TokenChange,
@@ -258,26 +287,43 @@ export interface AuthorityStore {
   ): Promise<Committed<{ readonly revoked: readonly string[]; readonly busy: readonly string[] }>>;
   /**
    * Ends all tokens issued so far, of a principal or a whole tenant, in one row. The value: the position of the cut
-   * before, or 0; tokens issued from there on are what it hits.
+   * before, or 0; tokens issued from there on are what it hits. A principal that must exist and never did is
+   * PRINCIPAL_NOT_FOUND; another gets its row here, so that a first mint that is under way is hit, too.
    */
-  cut(tenant: string, principal: string | undefined, reason: string, actor: AuditActor): Promise<Committed<number>>;
+  cut(
+    tenant: string,
+    principal: string | undefined,
+    mustExist: boolean,
+    reason: string,
+    actor: AuditActor,
+  ): Promise<Committed<number>>;
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,
+    guard: CallerGuard,
     actor: AuditActor,
-  ): Promise<Committed<Principal>>;
+  ): Promise<Committed<Principal | AppError>>;
   updatePrincipal(
     tenant: string,
     name: string,
     change: PrincipalChange,
     etag: string,
+    guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Principal>>;
+  /** One that is deleted already is told so after a commit; PRINCIPAL_NOT_FOUND for one that never was. */
   deletePrincipal(tenant: string, name: string, actor: AuditActor): Promise<Committed<Principal>>;
   createTenant(
     tenant: Pick<Tenant, "id" | "displayName" | "state" | "annotations">,
+    guard: CallerGuard,
+    actor: AuditActor,
+  ): Promise<Committed<Tenant | AppError>>;
+  updateTenant(
+    id: string,
+    change: TenantChange,
+    etag: string,
+    guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Tenant>>;
-  updateTenant(id: string, change: TenantChange, etag: string, actor: AuditActor): Promise<Committed<Tenant>>;
 }
 
 // ---------------------------------------------------------------------------------------------------- the log

@@ -12,7 +12,7 @@ import { ReuseSignals } from "./app/reuse.ts";
 import { TokenManager } from "./app/token-manager.ts";
 import { Usage } from "./app/usage.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./app/validate.ts";
-import { type Config, isLocal } from "./config.ts";
+import { type Config, trustsPeers } from "./config.ts";
 import { NO_REQUIREMENT, type Verdict } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
@@ -24,9 +24,11 @@ import type { Clock, Timers } from "./ports.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
+import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
+import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
 import { PostgresTokenStore } from "./postgres/token-store.ts";
 import { PostgresUsageStore } from "./postgres/usage-store.ts";
@@ -83,16 +85,18 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
   const profiles = profilesOf(config);
 
-  const db = new Postgres({ url, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
+  const shared = isShared(url, config.database.direct_url);
+  const db = new Postgres({ url, shared, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
   try {
-    await checkDatabase(db, keyring, { fsyncOffAllowed: config.database.allow_fsync_off, mayWrite: full });
+    await checkDatabase(db, keyring, { fsyncOffAllowed: config.database.allow_fsync_off, mayWrite: full, shared });
   } catch (error) {
     await db.close();
     throw error;
   }
-  const store = new PostgresTokenStore(db);
-  const audit = new PostgresAuditLog(db);
-  const reader = new PostgresTokenReader({ url, connections: full ? 2 : 1, clock, onTrouble });
+  const lists = new ListReads({ url, shared, clock, onTrouble });
+  const store = new PostgresTokenStore(db, lists);
+  const audit = new PostgresAuditLog(db, lists);
+  const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   const log = new PostgresRevocationLog({
     url: config.database.direct_url ?? url,
     connections: full ? 2 : 1,
@@ -179,8 +183,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     breakGlass,
     mtls: config.callers.mtls,
   });
-  const data = config.doors.data;
-  const dataCallers = new DataCallers(callers, data.trust_peers ?? isLocal(data.bind));
+  const dataCallers = new DataCallers(callers, trustsPeers(config.doors.data));
 
   const validateForCanary = validateWith(validation("canary"));
   const canary = new Canary(
@@ -218,6 +221,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     redis?.close();
     await reader.close();
     await log.close();
+    await lists.close();
     await db.close();
   };
   const open = () =>
@@ -233,7 +237,14 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       policies,
       admin: {
         tokens,
-        bulk: new BulkRevoke({ store, authority, keyring, clock, timers }),
+        bulk: new BulkRevoke({
+          store,
+          authority,
+          keyring,
+          registeredTypes: config.principals.registered,
+          clock,
+          timers,
+        }),
         principals: new PrincipalManager({ store, authority }),
         audit,
         pages: new PageTokens(keyring),

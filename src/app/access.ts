@@ -2,6 +2,7 @@ import type { AuditActor } from "../domain/audit-event.ts";
 import { type Caller, holds, isOperator } from "../domain/caller.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkTenantId } from "../domain/principal.ts";
+import type { CallerGuard } from "../ports.ts";
 
 /** How far a caller reaches in one call: everywhere, in its tenant, or only its own principal's tokens. */
 export type Reach = "everywhere" | "tenant" | "own";
@@ -13,6 +14,8 @@ export interface Access {
   readonly requestId: string;
   /** Monotonic time by which the caller wants its answer; undefined: none. */
   readonly deadline?: number;
+  /** Aborted where the caller has left. */
+  readonly signal?: AbortSignal;
 }
 
 /** The reach that a permission gives, or `own` where the call allows it; CALLER_FORBIDDEN where neither. */
@@ -38,6 +41,11 @@ export function sees(access: Access, tenant: string, principal: string): boolean
   const { caller, reach } = access;
   if (reach === "everywhere") return true;
   return tenant === caller.tenant && (reach === "tenant" || principal === caller.principal);
+}
+
+/** Who must still be good when a change of this caller commits that may give somebody more than it has. */
+export function guardOf({ caller }: Access): CallerGuard {
+  return { callerTokenId: caller.tokenId, callerScopes: caller.scopes };
 }
 
 export function actorOf(access: Access): AuditActor {

@@ -46,6 +46,7 @@ export interface BulkRevokeDeps {
   readonly store: TokenStore;
   readonly authority: Authority;
   readonly keyring: Keyring;
+  readonly registeredTypes: readonly string[];
   readonly clock: Clock;
   readonly timers: Timers;
 }
@@ -65,7 +66,7 @@ export class BulkRevoke {
     checkText("reason", request.reason, 200);
     const selection = this.#selection(access, request);
     if (request.dryRun) {
-      const { count, ids } = await this.#matched(selection);
+      const { count, ids } = await this.#o.store.matched(selection, SHOWN, access);
       return { revokedCount: count, matchedIds: ids };
     }
     const byCut = Object.keys(selection).every((key) => key === "tenant" || key === "principal");
@@ -74,12 +75,16 @@ export class BulkRevoke {
 
   /** The cut first, then what it hit is counted, beside the wait: a long list must not keep its end waiting. */
   async #byCut(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
+    const { tenant, principal } = selection;
+    // One that must be registered before it has tokens is not registered by ending them.
+    const mustExist =
+      principal !== undefined && this.#o.registeredTypes.includes(principalType("principal", principal));
     // Outside the work, which may run again: a second cut would count what came after the first.
     let hit: Promise<Matched | undefined> | undefined;
     const { effect } = await this.#o.authority.change(
       async (store) => {
-        const cut = await store.cut(selection.tenant, selection.principal, request.reason, actorOf(access));
-        hit ??= this.#matched({ ...selection, cutFrom: cut.value }).catch(() => undefined);
+        const cut = await store.cut(tenant, principal, mustExist, request.reason, actorOf(access));
+        hit ??= this.#o.store.matched({ ...selection, cutFrom: cut.value }, SHOWN, access).catch(() => undefined);
         return cut;
       },
       { noWait: request.noWait, deadline: access.deadline },
@@ -108,12 +113,6 @@ export class BulkRevoke {
       { noWait: request.noWait, deadline: access.deadline },
     );
     return { revokedCount: revoked, matchedIds: matchedIds ?? [], effect };
-  }
-
-  async #matched(selection: RevokeSelection): Promise<Matched> {
-    const ids = await this.#o.store.select(selection, SHOWN);
-    // Only a long list needs another statement to be counted.
-    return { ids, count: ids.length < SHOWN ? ids.length : await this.#o.store.count(selection) };
   }
 
   #selection(access: Access, request: BulkRevokeRequest): RevokeSelection {

@@ -7,8 +7,8 @@ import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
-import type { Idempotency, LifetimeRule, PageStart, TokenChange, TokenFilter, TokenStore } from "../ports.ts";
-import { type Access, actorOf, requestIdOf, sees, tenantOf } from "./access.ts";
+import type { Idempotency, LifetimeRule, PageStart, Part, TokenChange, TokenFilter, TokenStore } from "../ports.ts";
+import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
 
 const DAY = 86_400_000;
@@ -131,12 +131,12 @@ export class TokenManager {
     return this.#visible(access, parsed && (await this.#o.store.getByDigest(parsed.digest)));
   }
 
-  async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]> {
+  async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
     const tenant = tenantOf(access, filter.tenant);
-    if (access.reach !== "own") return this.#o.store.list({ ...filter, tenant }, limit, start);
+    if (access.reach !== "own") return this.#o.store.list({ ...filter, tenant }, limit, start, access);
     const own = access.caller.principal;
-    if (filter.principal !== undefined && filter.principal !== own) return [];
-    return this.#o.store.list({ ...filter, tenant, principal: own }, limit, start);
+    if (filter.principal !== undefined && filter.principal !== own) return { rows: [] };
+    return this.#o.store.list({ ...filter, tenant, principal: own }, limit, start, access);
   }
 
   async update(
@@ -164,7 +164,7 @@ export class TokenManager {
     const ceiling = rules.ceilingOf(profile, checked.scopes ?? token.scopes);
     const { value, effect } = await this.#o.authority.change(
       (store) =>
-        store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl, ceiling }, this.#guard(access), actorOf(access)),
+        store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl, ceiling }, guardOf(access), actorOf(access)),
       { noWait, deadline: access.deadline },
     );
     return { token: value, effect };
@@ -208,7 +208,7 @@ export class TokenManager {
           fresh,
           lifetime,
           request.overlap,
-          this.#guard(access),
+          guardOf(access),
           actorOf(access),
           minting.idempotency,
         ),
@@ -278,10 +278,6 @@ export class TokenManager {
     const secret = keys.mint.fields(salt, idempotency.requestId, idempotency.caller);
     // The prefix of then: a profile's prefix can change between two calls.
     return mintTokenString(token.hint.slice(0, -10), keys, secret).tokenString;
-  }
-
-  #guard(access: Access) {
-    return { callerTokenId: access.caller.tokenId, callerScopes: access.caller.scopes };
   }
 
   #profile(field: string, name: string): Profile {

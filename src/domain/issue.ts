@@ -18,7 +18,7 @@ const AUDIENCE = /^[\x21-\x7e]{1,256}$/;
 /** A name, trimmed. INVALID_FIELD unless it has 1 (or, where allowed, 0) to 100 characters, none of them control. */
 export function checkName(field: string, name: string, allowEmpty: boolean): string {
   const trimmed = name.trim();
-  const length = [...trimmed].length;
+  const length = lengthOf(trimmed, 100);
   if (length > 100 || (length === 0 && !allowEmpty)) {
     throw invalidField(field, `must have ${allowEmpty ? "at most 100" : "1 to 100"} characters`);
   }
@@ -28,9 +28,14 @@ export function checkName(field: string, name: string, allowEmpty: boolean): str
 
 /** INVALID_FIELD where a free text is too long, holds control characters or what looks like a token string. */
 export function checkText(field: string, text: string, longest: number): void {
-  if ([...text].length > longest) throw invalidField(field, `must have at most ${longest} characters`);
+  if (lengthOf(text, longest) > longest) throw invalidField(field, `must have at most ${longest} characters`);
   if (UNFIT.test(text)) throw invalidField(field, "must not hold control, line-separating or direction characters");
   checkNoSecret(field, text);
+}
+
+/** Characters, which take one or two code units; those of a text that is longer anyway are not counted. */
+function lengthOf(text: string, longest: number): number {
+  return text.length > 2 * longest ? text.length : [...text].length;
 }
 
 function checkNoSecret(field: string, text: string): void {

@@ -1,7 +1,10 @@
 import type { AuditAct, AuditActor, AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
-import type { AuditFilter, AuditLog } from "../ports.ts";
+import type { AuditFilter, AuditLog, PageStart, Part, Patience } from "../ports.ts";
+import type { ListReads } from "./list-reads.ts";
+import { driven, newestFirst } from "./newest-first.ts";
 import type { Postgres, Tx } from "./pool.ts";
-import { Where } from "./token-store.ts";
+
+const COLUMNS = "seq, at, tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id";
 
 const INSERT = `
 insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id)
@@ -30,42 +33,65 @@ interface AuditRow {
 
 export class PostgresAuditLog implements AuditLog {
   readonly #db: Postgres;
+  readonly #lists: ListReads;
 
-  constructor(db: Postgres) {
+  constructor(db: Postgres, lists: ListReads) {
     this.#db = db;
+    this.#lists = lists;
   }
 
   async append(actor: AuditActor, act: AuditAct): Promise<void> {
-    await this.#db.transaction((tx) => appendAudit(tx, [{ ...actor, ...act }]), 2_000);
+    await this.#db.transaction(async (tx) => {
+      // A refusal changes nothing, so it waits for no standby: strangers must not fill the server with commits that do.
+      await tx.query("set local synchronous_commit = local");
+      await appendAudit(tx, [{ ...actor, ...act }]);
+    }, 2_000);
   }
 
-  async list(filter: AuditFilter, limit: number, beforeSequence?: number): Promise<AuditEvent[]> {
-    const where = new Where();
-    where.add("tenant = ?", filter.tenant);
-    where.add("actor = ?", filter.actor);
-    where.add("action = ?", filter.action);
-    where.add("target = ?", filter.target);
-    where.add("owner = ?", filter.owner);
-    where.add("at >= to_timestamp(?::float8 / 1000)", filter.after);
-    where.add("at < to_timestamp(?::float8 / 1000)", filter.before);
-    where.add("seq < ?", beforeSequence);
-    const rows = await this.#db.read<AuditRow>(
-      `select seq, at, tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id
-       from sallyport.audit ${where.text} order by seq desc limit ${where.value(limit)}`,
-      where.values,
+  async list(filter: AuditFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AuditEvent>> {
+    const [driver, others] = driven([
+      ["target = ?", filter.target],
+      ["owner = ?", filter.owner],
+      ["actor = ?", filter.actor],
+      ["action = ?", filter.action],
+    ]);
+    const { rows, rest } = await newestFirst<AuditRow>(
+      this.#lists,
+      {
+        table: "sallyport.audit",
+        time: "at",
+        key: "seq",
+        keyType: "bigint",
+        narrowed: [
+          ["tenant = ?", filter.tenant],
+          ...driver,
+          ["at >= to_timestamp(?::float8 / 1000)", filter.after],
+          ["at < to_timestamp(?::float8 / 1000)", filter.before],
+        ],
+        filters: others,
+        columns: COLUMNS,
+        place: (row) => ({ time: row.at, key: String(row.seq) }),
+      },
+      limit,
+      start,
+      patience,
     );
-    return rows.map((row) => ({
-      sequence: row.seq,
-      time: row.at,
-      tenant: row.tenant,
-      actor: row.actor,
-      address: row.actor_address,
-      action: row.action,
-      target: row.target,
-      owner: row.owner,
-      outcome: row.outcome,
-      metadata: row.metadata,
-      requestId: row.request_id,
-    }));
+    return { rows: rows.map(eventOf), rest };
   }
+}
+
+function eventOf(row: AuditRow): AuditEvent {
+  return {
+    sequence: row.seq,
+    time: row.at,
+    tenant: row.tenant,
+    actor: row.actor,
+    address: row.actor_address,
+    action: row.action,
+    target: row.target,
+    owner: row.owner,
+    outcome: row.outcome,
+    metadata: row.metadata,
+    requestId: row.request_id,
+  };
 }

@@ -4,7 +4,9 @@ import type { Principal, Tenant } from "../domain/principal.ts";
 import type { Token } from "../domain/token.ts";
 import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
+import { lockForRaising, lockTarget } from "./caller-guard.ts";
 import { committed, PROOF, type ProofRow, proven } from "./committed.ts";
+import { HEAD } from "./evidence.ts";
 import { expiry, guardWidening, mint, readToken, refuseDead, rotate } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
 import { RevokeQueue } from "./revoke-queue.ts";
@@ -34,7 +36,7 @@ audited as (
 select ${PROOF}, array(select id from done) as revoked, array(
   select id from sallyport.tokens t where id = any($1) and not exists (select from mine where mine.id = t.id)
 ) as busy
-from sallyport.rev_head h cross join sallyport.rev_state s`,
+from ${HEAD}`,
 };
 
 type Args<K extends keyof AuthorityStore> = Parameters<AuthorityStore[K]>;
@@ -111,8 +113,10 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<number>> {
+  cut(...[tenant, principal, mustExist, reason, actor]: Args<"cut">): Promise<Committed<number>> {
     return committed(this.#db, async (tx) => {
+      // Before the upsert: a first mint that is not yet committed would be missed otherwise.
+      await lockTarget(tx, { tenant, principal });
       if (principal === undefined) {
         // The new position is set at the commit.
         const [row] = await tx.query<{ cut_n: number }>(
@@ -123,11 +127,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
         await audit(tx, actor, tenant, "tokens.revoke", `tenant:${tenant}`, "", { reason });
         return row.cut_n;
       }
-      // The exclusive lock before the upsert: a first mint that is not yet committed would be missed otherwise.
-      await tx.query("select pg_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key($1, $2)))", [
-        tenant,
-        principal,
-      ]);
+      if (mustExist) await this.#mustExist(tx, tenant, principal);
       const [row] = await tx.query<{ cut_n: number }>(
         `insert into sallyport.principals (tenant, name, cut_time)
          select id, $2, clock_timestamp() from sallyport.tenants where id = $1
@@ -140,8 +140,11 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createPrincipal(...[principal, actor]: Args<"createPrincipal">): Promise<Committed<Principal>> {
+  createPrincipal(
+    ...[principal, guard, actor]: Args<"createPrincipal">
+  ): ReturnType<AuthorityStore["createPrincipal"]> {
     return committed(this.#db, async (tx) => {
+      await lockForRaising(tx, { tenant: principal.tenant, principal: principal.name }, guard);
       const tenant = await tx.query<{ state: string }>("select state from sallyport.tenants where id = $1", [
         principal.tenant,
       ]);
@@ -165,14 +168,24 @@ export class PostgresAuthorityStore implements AuthorityStore {
           JSON.stringify(principal.annotations),
         ],
       );
-      if (rows[0] === undefined) throw new AppError("PRINCIPAL_EXISTS", "the principal exists");
-      await audit(tx, actor, principal.tenant, "principal.create", `principal:${principal.name}`, principal.name, {});
+      const target = `principal:${principal.name}`;
+      if (rows[0] === undefined) {
+        const refusal = new AppError("PRINCIPAL_EXISTS", "the principal exists");
+        return refused(tx, actor, principal.tenant, "principal.create", target, principal.name, refusal);
+      }
+      await audit(tx, actor, principal.tenant, "principal.create", target, principal.name, {});
       return principalOf(rows[0]);
     });
   }
 
-  updatePrincipal(...[tenant, name, change, etag, actor]: Args<"updatePrincipal">): Promise<Committed<Principal>> {
+  updatePrincipal(
+    ...[tenant, name, change, etag, guard, actor]: Args<"updatePrincipal">
+  ): Promise<Committed<Principal>> {
     return committed(this.#db, async (tx) => {
+      const target = { tenant, principal: name };
+      // What only takes away waits for no caller.
+      if (change.state === "DISABLED") await lockTarget(tx, target);
+      else await lockForRaising(tx, target, guard);
       const found = await this.#lockPrincipal(tx, tenant, name);
       checkEtag(etag, found.etag);
       const set = assignments(change, PRINCIPAL_FIELDS);
@@ -189,7 +202,12 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   deletePrincipal(...[tenant, name, actor]: Args<"deletePrincipal">): Promise<Committed<Principal>> {
     return committed(this.#db, async (tx) => {
-      await this.#lockPrincipal(tx, tenant, name);
+      await lockTarget(tx, { tenant, principal: name });
+      const found = await this.#lockPrincipal(tx, tenant, name, "or deleted");
+      if (found.state === "DELETED") {
+        await audit(tx, actor, tenant, "principal.delete", `principal:${name}`, name, { repeat: "true" });
+        return found;
+      }
       const rows = await tx.query<PrincipalRow>(
         `update sallyport.principals set state = 'DELETED', cut_time = clock_timestamp()
          where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,
@@ -200,21 +218,27 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createTenant(...[tenant, actor]: Args<"createTenant">): Promise<Committed<Tenant>> {
+  createTenant(...[tenant, guard, actor]: Args<"createTenant">): ReturnType<AuthorityStore["createTenant"]> {
     return committed(this.#db, async (tx) => {
+      await lockForRaising(tx, { tenant: tenant.id }, guard);
       const rows = await tx.query<TenantRow>(
         `insert into sallyport.tenants (id, display_name, state, annotations) values ($1, $2, $3, $4)
          on conflict do nothing returning ${TENANT_COLUMNS}`,
         [tenant.id, tenant.displayName, tenant.state, JSON.stringify(tenant.annotations)],
       );
-      if (rows[0] === undefined) throw new AppError("TENANT_EXISTS", "the tenant exists");
+      if (rows[0] === undefined) {
+        const refusal = new AppError("TENANT_EXISTS", "the tenant exists");
+        return refused(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", refusal);
+      }
       await audit(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", {});
       return tenantOf(rows[0]);
     });
   }
 
-  updateTenant(...[id, change, etag, actor]: Args<"updateTenant">): Promise<Committed<Tenant>> {
+  updateTenant(...[id, change, etag, guard, actor]: Args<"updateTenant">): Promise<Committed<Tenant>> {
     return committed(this.#db, async (tx) => {
+      if (change.state === "SUSPENDED") await lockTarget(tx, { tenant: id });
+      else await lockForRaising(tx, { tenant: id }, guard);
       const found = await tx.query<TenantRow>(
         `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
         [id],
@@ -233,13 +257,25 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  async #lockPrincipal(tx: Tx, tenant: string, name: string): Promise<Principal> {
+  async #mustExist(tx: Tx, tenant: string, name: string): Promise<void> {
+    const [row] = await tx.query<{ tenant: boolean; principal: boolean }>(
+      `select exists (select from sallyport.tenants where id = $1) as tenant,
+         exists (select from sallyport.principals where tenant = $1 and name = $2) as principal`,
+      [tenant, name],
+    );
+    if (row?.tenant !== true) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+    if (!row.principal) throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+  }
+
+  async #lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or deleted"): Promise<Principal> {
     const rows = await tx.query<PrincipalRow>(
       `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2 for no key update`,
       [tenant, name],
     );
     const row = rows[0];
-    if (row === undefined || row.state === "DELETED") throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+    if (row === undefined || (row.state === "DELETED" && deleted === undefined)) {
+      throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+    }
     return principalOf(row);
   }
 }
@@ -254,6 +290,21 @@ async function audit(
   metadata: Record<string, string>,
 ): Promise<void> {
   await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "OK", metadata }]);
+}
+
+/** That it is there already may be an earlier call's doing: told after a commit, as that call would have told it. */
+async function refused(
+  tx: Tx,
+  actor: AuditActor,
+  tenant: string,
+  action: string,
+  target: string,
+  owner: string,
+  refusal: AppError,
+): Promise<AppError> {
+  const metadata = { reason: refusal.reason };
+  await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "DENIED", metadata }]);
+  return refusal;
 }
 
 /** Whether a change can give a token more than it has. */

@@ -5,6 +5,7 @@ import type { NewToken } from "../ports.ts";
 import { committed } from "./committed.ts";
 import { mint } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
+import { CHECK_SESSION, sessionProblem } from "./session-settings.ts";
 
 /** A database and a program that do not belong together, or a database that must not be used. */
 export class BootError extends Error {
@@ -18,7 +19,7 @@ export class BootError extends Error {
 export async function checkDatabase(
   db: Postgres,
   keyring: Keyring,
-  rules: { readonly fsyncOffAllowed: boolean; readonly mayWrite: boolean },
+  rules: { readonly fsyncOffAllowed: boolean; readonly mayWrite: boolean; readonly shared?: boolean },
 ): Promise<void> {
   const settings = await db.read<{ fsync: string; recovery: boolean }>(
     "select current_setting('fsync') as fsync, pg_is_in_recovery() as recovery",
@@ -26,6 +27,11 @@ export async function checkDatabase(
   if (settings[0]?.recovery) throw new BootError("the database is a standby: database.url must lead to the primary");
   if (settings[0]?.fsync === "off" && !rules.fsyncOffAllowed) {
     throw new BootError("the database runs with fsync=off: it can lose revocations that were acknowledged");
+  }
+  if (rules.shared) {
+    const [session] = await db.read<{ login: string; wrong: string[] }>(CHECK_SESSION);
+    const problem = session && sessionProblem(session);
+    if (problem !== undefined) throw new BootError(problem);
   }
   const stored = await db.read<{ kid: string; check_value: Buffer }>(
     "select kid, check_value from sallyport.key_checks",
@@ -48,12 +54,14 @@ export async function storeKeyChecks(db: Postgres, keyring: Keyring): Promise<vo
   const stored = await db.read<{ kid: string }>("select kid from sallyport.key_checks");
   for (const keys of keyring.all()) {
     if (stored.some(({ kid }) => kid === keys.kid)) continue;
-    await db.transaction((tx) =>
-      tx.query("insert into sallyport.key_checks (kid, check_value) values ($1, $2) on conflict do nothing", [
+    await db.transaction(async (tx) => {
+      // No start waits for a standby: a check value that a failover loses is stored again.
+      await tx.query("set local synchronous_commit = local");
+      await tx.query("insert into sallyport.key_checks (kid, check_value) values ($1, $2) on conflict do nothing", [
         keys.kid,
         keys.checkValue,
-      ]),
-    );
+      ]);
+    });
   }
 }
 

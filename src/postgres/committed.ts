@@ -1,6 +1,6 @@
 import { AppError } from "../domain/errors.ts";
 import type { Committed } from "../ports.ts";
-import { EVIDENCE, type EvidenceRow } from "./evidence.ts";
+import { EVIDENCE, type EvidenceRow, HEAD } from "./evidence.ts";
 import type { Postgres, Tx } from "./pool.ts";
 
 // A change locks its table against changes of triggers to its end, so what stands here holds at its commit too.
@@ -18,7 +18,7 @@ export type ProofRow = EvidenceRow & { readonly max_bound_ms: number; readonly n
 
 const READ_PROOF = {
   name: "sallyport-proof",
-  text: `select ${PROOF} from sallyport.rev_head h cross join sallyport.rev_state s`,
+  text: `select ${PROOF} from ${HEAD}`,
 };
 
 /** Runs a change in a transaction that also reads epoch and bound, and returns both after the commit. */

@@ -1,8 +1,7 @@
 import pg from "pg";
-import { AppError } from "../domain/errors.ts";
 import { connectionSettings } from "./pool.ts";
 import { destroySession, standbyWatch } from "./session.ts";
-import { isPlainRefusal, SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
+import { keepsConnection, SQLSTATE, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
 export interface Statement {
   /** Prepared once per connection under this name. */
@@ -24,6 +23,8 @@ interface Link {
   readonly client: pg.Client;
   readonly wasStandby: () => boolean;
   warned: boolean;
+  /** The server's own bound, as it was set last. */
+  boundMs: number;
 }
 
 /** From the call to the answer, waiting and connecting included. Milliseconds. */
@@ -35,7 +36,7 @@ const CONNECT_MS = 1000;
  * One session of PostgreSQL for single statements, one at a time in the order of the calls. Opened by the first
  * statement, and again by the first after a loss.
  *
- * Each statement settles within 500 ms: with its rows, or with STORE_UNAVAILABLE. Unless the server plainly refused,
+ * Each statement settles within 500 ms, or the bound that it is given: with its rows, or with STORE_UNAVAILABLE. Unless the server plainly refused,
  * the session is then destroyed, and what it may still answer is never seen. An answer with a warning of class 01 (a
  * commit that was not confirmed) is a failure.
  */
@@ -50,28 +51,27 @@ export class DirectConnection {
     this.#options = options;
   }
 
-  async run<R extends object>(statement: Statement, values: readonly unknown[]): Promise<R[]> {
+  async run<R extends object>(statement: Statement, values: readonly unknown[], boundMs = BOUND_MS): Promise<R[]> {
     const turn = this.#last;
     const { promise: over, resolve: done } = Promise.withResolvers<void>();
     this.#last = over;
-    const late = deadline(BOUND_MS);
+    const late = deadline(boundMs);
     let link: Link | undefined;
     try {
       await late.bound(turn);
       link = await late.bound(this.#connected());
+      if (link.boundMs !== boundMs) {
+        await late.bound(link.client.query(`set statement_timeout = ${boundMs}`));
+        link.boundMs = boundMs;
+      }
       link.warned = false;
       const { rows } = await late.bound(link.client.query<R>({ ...statement, values: [...values] }));
       if (link.warned) throw new Error("answered with a warning");
       // Promoted since: the rows may be of a snapshot that it took as a standby.
       return link.wasStandby() ? rows.map((row) => ({ ...row, in_recovery: true })) : rows;
     } catch (error) {
-      // A server that only reads is the wrong one: a standby, or a primary that was demoted.
-      const keep = isPlainRefusal(error) && sqlstate(error) !== SQLSTATE.readOnly;
-      if (link !== undefined && !keep) this.#destroy(link.client);
-      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
-        retryAfterMs: 1000,
-        cause: safeCause(error),
-      });
+      if (link !== undefined && !keepsConnection(error)) this.#destroy(link.client);
+      throw unreadable(error);
     } finally {
       late.cancel();
       void turn.then(done);
@@ -101,7 +101,7 @@ export class DirectConnection {
   async #connect(): Promise<Link> {
     const { url, applicationName, channel, onNotification, onLost } = this.#options;
     const client = new pg.Client({ ...connectionSettings(url, applicationName), connectionTimeoutMillis: CONNECT_MS });
-    const link: Link = { client, wasStandby: standbyWatch(client), warned: false };
+    const link: Link = { client, wasStandby: standbyWatch(client), warned: false, boundMs: BOUND_MS };
     let works = false;
     this.#open = client;
     const lost = (error: Error) => {

@@ -25,7 +25,10 @@ export async function mint(
   idempotency: Idempotency | undefined,
 ): Promise<{ kind: "created"; token: Token } | Repeated> {
   const repeated = await claim(tx, idempotency, token.id);
-  if (repeated !== undefined) return repeated;
+  if (repeated !== undefined) {
+    await auditRepeat(tx, actor, "token.create", repeated.token.id, repeated.token);
+    return repeated;
+  }
   await lockPrincipals(tx, [{ tenant: token.tenant, principal: token.principal }], guard.callerTokenId);
   if (!guard.mustExist) {
     await tx.query(
@@ -76,15 +79,20 @@ export async function rotate(
   guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
   actor: AuditActor,
   idempotency: Idempotency | undefined,
-): Promise<{ kind: "created"; token: Token; previous: Token } | Repeated> {
+): Promise<{ kind: "created"; token: Token; previous: Token } | Repeated | AppError> {
   const repeated = await claim(tx, idempotency, fresh.id);
-  if (repeated !== undefined) return { ...repeated, previous: await readToken(tx, repeated.token.rotatedFrom) };
+  if (repeated !== undefined) {
+    const previous = await readToken(tx, repeated.token.rotatedFrom);
+    await auditRepeat(tx, actor, "token.rotate", previous.id, previous);
+    return { ...repeated, previous };
+  }
   const before = await readToken(tx, id);
   await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard.callerTokenId);
   await lockTokens(tx, [guard.callerTokenId, id]);
   const now = await reread(tx, before.tenant, before.principal);
   await rereadCaller(tx, guard, now.now);
   const old = await readToken(tx, id);
+  if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
   refuseDead(old);
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
   const parent = old.parent ? await readToken(tx, old.parent) : undefined;
@@ -151,13 +159,35 @@ export async function readToken(tx: Tx, id: string): Promise<Token> {
   return tokenOf(rows[0]);
 }
 
+/** The row without which the commit of a repeat would write nothing, and so wait for no standby. */
+async function auditRepeat(tx: Tx, actor: AuditActor, action: string, id: string, of: Token): Promise<void> {
+  const { tenant, principal: owner } = of;
+  const metadata = { repeat: "true" };
+  await appendAudit(tx, [{ ...actor, tenant, action, target: `token:${id}`, owner, outcome: "OK", metadata }]);
+}
+
+/** Whoever repeats a rotation learns that it is done only once that is as certain as the first answer would have been. */
+async function rotatedBefore(tx: Tx, old: Token, actor: AuditActor, of: Idempotency | undefined): Promise<AppError> {
+  const refusal = rotated(old);
+  const metadata = { reason: refusal.reason, ...refusal.metadata };
+  const act = { tenant: old.tenant, action: "token.rotate", target: `token:${old.id}`, owner: old.principal };
+  await appendAudit(tx, [{ ...actor, ...act, outcome: "DENIED", metadata }]);
+  if (of !== undefined) {
+    const mine = [of.caller, of.requestId];
+    await tx.query("delete from sallyport.requests where caller = $1 and request_id = $2", mine);
+  }
+  return refusal;
+}
+
+function rotated(token: Token): AppError {
+  return new AppError("TOKEN_ROTATED", "the token was already replaced by a rotation", {
+    metadata: { rotated_to: token.rotatedTo },
+  });
+}
+
 /** Refuses a change of a token that can no longer change. */
 export function refuseDead(token: Token): void {
-  if (token.rotatedTo !== "") {
-    throw new AppError("TOKEN_ROTATED", "the token was already replaced by a rotation", {
-      metadata: { rotated_to: token.rotatedTo },
-    });
-  }
+  if (token.rotatedTo !== "") throw rotated(token);
   if (token.state === "REVOKED") throw new AppError("TOKEN_REVOKED", "the token is revoked: it stays as it is");
   if (token.state === "EXPIRED") throw new AppError("TOKEN_REVOKED", "the token has expired: issue a new one");
 }
@@ -229,7 +259,7 @@ async function lockPrincipals(
 }
 
 /** Theirs and their parents' rows: a parent's revocation ends its child's right to do anything. */
-async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
+export async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
   const known = ids.filter((id) => id !== undefined);
   if (known.length === 0) return;
   await tx.query(
@@ -267,7 +297,7 @@ type CallerRow = {
 };
 
 /** The caller's own token as it is now, under lock; CALLER_UNAUTHENTICATED where it is no longer what it was. */
-async function rereadCaller(
+export async function rereadCaller(
   tx: Tx,
   guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
   now: number,

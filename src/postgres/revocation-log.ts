@@ -1,4 +1,6 @@
+import { createHash, randomBytes } from "node:crypto";
 import { AppError } from "../domain/errors.ts";
+import { Mac } from "../domain/mac.ts";
 import type { Evidence, Missing, PollResult, RevocationLog, ValidatorRow } from "../ports.ts";
 import { DirectConnection, type Statement } from "./direct-connection.ts";
 import { type EvidenceRow, evidenceOf } from "./evidence.ts";
@@ -13,6 +15,8 @@ export interface RevocationLogOptions {
   readonly onTrouble: (what: string, error: unknown) => void;
 }
 
+/** A registration may take longer than a poll: without it nothing is cached, and every failed one is made anew. */
+const REGISTER_MS = 2000;
 /** Pruning goes on at the next time where this one took so long. Milliseconds. */
 const PRUNE_MS = 400;
 
@@ -37,6 +41,8 @@ export class PostgresRevocationLog implements RevocationLog {
   readonly #polls: DirectConnection;
   readonly #waits: DirectConnection;
   readonly #listeners: (() => void)[] = [];
+  /** What proves that a row is this process's own is made from this and the row's id. */
+  readonly #mac = new Mac(randomBytes(32));
 
   constructor(options: RevocationLogOptions) {
     this.#options = options;
@@ -65,22 +71,24 @@ export class PostgresRevocationLog implements RevocationLog {
 
   async register(entry: Parameters<RevocationLog["register"]>[0]): Promise<boolean> {
     const { old, me, epoch, boundMs, readerVersion, kids } = entry;
-    const values = [old ?? null, me, epoch, boundMs, readerVersion, kids];
+    const hash = createHash("sha256").update(this.#secretOf(me)).digest();
+    const before = old === undefined ? [null, null] : this.#own(old);
+    const values = [...before, me, hash, epoch, boundMs, readerVersion, kids];
     // Of whatever epoch: the poll that follows it tells.
-    const row = await one<EvidenceRow & { done: number }>(this.#polls, sql.REGISTER, values);
-    return row.done === 1;
+    const row = await one<EvidenceRow & { done: boolean }>(this.#polls, sql.REGISTER, values, REGISTER_MS);
+    return row.done;
   }
 
   async ack(me: string, epoch: string, applied: number): Promise<void> {
-    await this.#must(this.#polls, epoch, sql.ACK, [me, epoch, applied]);
+    await this.#must(this.#polls, epoch, sql.ACK, [...this.#own(me), epoch, applied]);
   }
 
   async seen(me: string): Promise<void> {
-    await one(this.#polls, sql.SEEN, [me]);
+    await one(this.#polls, sql.SEEN, this.#own(me));
   }
 
   async leave(me: string): Promise<void> {
-    await one(this.#polls, sql.LEAVE, [me]);
+    await one(this.#polls, sql.LEAVE, this.#own(me));
   }
 
   async missing(epoch: string, position: number | undefined): Promise<Missing> {
@@ -127,9 +135,9 @@ export class PostgresRevocationLog implements RevocationLog {
       const { got } = await one<{ got: boolean }>(connection, sql.LEAD, []);
       if (!got) return;
       // Committed when it returns: nowhere is a row missed that the floor does not cover.
-      const { floor_n } = await one<{ floor_n: number }>(connection, sql.RAISE_FLOOR, []);
+      await one(connection, sql.RAISE_FLOOR, []);
       for (let deleted = sql.BATCH; deleted === sql.BATCH && !over; ) {
-        deleted = (await one<{ done: number }>(connection, sql.PRUNE, [floor_n])).done;
+        deleted = (await one<{ done: number }>(connection, sql.PRUNE, [])).done;
       }
       await one(connection, sql.FORGET_REQUESTS, []);
       await one(connection, sql.FORGET_COUNTS, []);
@@ -151,6 +159,14 @@ export class PostgresRevocationLog implements RevocationLog {
 
   async close(): Promise<void> {
     await Promise.all([this.#polls.close(), this.#waits.close()]);
+  }
+
+  #own(id: string): [id: string, secret: Buffer] {
+    return [id, this.#secretOf(id)];
+  }
+
+  #secretOf(id: string): Buffer {
+    return this.#mac.fields("validator", id);
   }
 
   #connection(applicationName: string, listen: { channel?: string; onNotification?: () => void }): DirectConnection {
@@ -190,8 +206,13 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 }
 
-async function one<R extends object>(connection: DirectConnection, statement: Statement, values: unknown[]) {
-  const [row] = await connection.run<R>(statement, values);
+async function one<R extends object>(
+  connection: DirectConnection,
+  statement: Statement,
+  values: unknown[],
+  boundMs?: number,
+) {
+  const [row] = await connection.run<R>(statement, values, boundMs);
   if (row === undefined) throw new AppError("STORE_UNAVAILABLE", "the head row is missing", { retryAfterMs: 1000 });
   return row;
 }

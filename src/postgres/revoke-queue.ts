@@ -3,6 +3,7 @@ import { AppError } from "../domain/errors.ts";
 import type { Token } from "../domain/token.ts";
 import type { Committed } from "../ports.ts";
 import { PROOF, type ProofRow, proven } from "./committed.ts";
+import { HEAD } from "./evidence.ts";
 import type { Postgres, Text, Tx } from "./pool.ts";
 import { storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
@@ -131,7 +132,7 @@ found as (
   union all select true, ${storedColumns("t")} from sallyport.tokens t
     where id = any($1::text[]) and not exists (select from mine where mine.id = t.id)
 )
-select ${PROOF}, ${TOKEN_COLUMNS}, v.busy from sallyport.rev_head h cross join sallyport.rev_state s left join (
+select ${PROOF}, ${TOKEN_COLUMNS}, v.busy from ${HEAD} left join (
   select found.busy, ${storedColumns("found")}, u.last_use_time, u.last_use_address, 'REVOKED' as state
   from found left join lateral (
     select last_use_time, last_use_address from sallyport.token_usage where token_id = found.id offset 0

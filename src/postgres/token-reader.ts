@@ -1,12 +1,11 @@
 import pg from "pg";
-import { AppError } from "../domain/errors.ts";
 import type { Liveness, Material } from "../domain/material.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import type { Clock, Reading, TokenReader } from "../ports.ts";
-import { EVIDENCE, type EvidenceRow, evidenceOf } from "./evidence.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import { connectionSettings } from "./pool.ts";
 import { destroySession, standbyWatch } from "./session.ts";
-import { isPlainRefusal, safeCause } from "./sqlstate.ts";
+import { keepsConnection, safeCause, unreadable } from "./sqlstate.ts";
 
 // The one statement of a look-up. An unknown token still gives position and epoch.
 const LOOK_UP = {
@@ -20,8 +19,7 @@ select ${EVIDENCE},
   q.digest as parent_digest, q.not_before_time as parent_not_before_time, q.expire_time as parent_expire_time,
   q.revoke_time is not null as parent_revoked, q.disabled as parent_disabled,
   q.issued_n < p.cut_n or q.issued_n < o.cut_n as parent_cut
-from sallyport.rev_head h
-  cross join sallyport.rev_state s
+from ${HEAD}
   left join sallyport.tokens t on t.digest = $1
   left join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal
   left join sallyport.tenants o on o.id = t.tenant
@@ -56,6 +54,8 @@ interface LookUpRow extends EvidenceRow {
 
 export interface TokenReaderOptions {
   readonly url: string;
+  /** Through a pooler: nothing is set on the connections. */
+  readonly shared?: boolean;
   /** Pipelined connections, 1 or 2. */
   readonly connections: number;
   readonly clock: Clock;
@@ -98,15 +98,12 @@ export class PostgresTokenReader implements TokenReader {
       } catch (error) {
         // Of a connection that was given up for what another read met: this one may ask once more.
         const givenUp = this.#slots[at] !== slot;
-        if (!givenUp && !isPlainRefusal(error)) {
+        if (!givenUp && !keepsConnection(error)) {
           this.#destroy(slot);
           this.#options.onTrouble("database connection lost", safeCause(error));
         }
         if (again && givenUp && !this.#closed && this.#options.clock.mono() < deadline) continue;
-        throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
-          retryAfterMs: 1000,
-          cause: safeCause(error),
-        });
+        throw unreadable(error);
       }
     }
   }
@@ -140,7 +137,7 @@ export class PostgresTokenReader implements TokenReader {
     const open = this.#slots[at];
     if (open !== undefined) return open;
     const client = new pg.Client({
-      ...connectionSettings(this.#options.url, "sallyport-read"),
+      ...connectionSettings(this.#options.url, "sallyport-read", this.#options.shared),
       pipeline: true,
     } as pg.ClientConfig);
     const wasStandby = standbyWatch(client);

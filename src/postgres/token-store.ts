@@ -1,6 +1,8 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Token } from "../domain/token.ts";
-import type { PageStart, RevokeSelection, TokenFilter, TokenStore } from "../ports.ts";
+import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../ports.ts";
+import type { ListReads } from "./list-reads.ts";
+import { driven, newestFirst, Where } from "./newest-first.ts";
 import type { Postgres } from "./pool.ts";
 import {
   PRINCIPAL_COLUMNS,
@@ -23,12 +25,17 @@ const BY_DIGEST = {
   text: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`,
 };
 
+/** For a bulk revocation, which reads much. Milliseconds. */
+const SELECT_MS = 30_000;
+
 /** The records, as they are now. Reads of the admin door; validation has its own statement. */
 export class PostgresTokenStore implements TokenStore {
   readonly #db: Postgres;
+  readonly #lists: ListReads;
 
-  constructor(db: Postgres) {
+  constructor(db: Postgres, lists: ListReads) {
     this.#db = db;
+    this.#lists = lists;
   }
 
   async get(id: string): Promise<Token | undefined> {
@@ -41,45 +48,79 @@ export class PostgresTokenStore implements TokenStore {
     return rows[0] && tokenOf(rows[0]);
   }
 
-  async list(filter: TokenFilter, limit: number, start?: PageStart): Promise<Token[]> {
-    const where = new Where();
-    where.add("v.tenant = ?", filter.tenant);
-    where.add("v.principal = ?", filter.principal);
-    where.add("v.profile = ?", filter.profile);
-    where.add("v.hint = ?", filter.hint);
-    where.add("v.state = ?", filter.state);
-    where.add("v.create_time >= to_timestamp(?::float8 / 1000)", filter.createdAfter);
-    where.add("v.create_time < to_timestamp(?::float8 / 1000)", filter.createdBefore);
-    where.add("(v.last_use_time is null or v.last_use_time < to_timestamp(?::float8 / 1000))", filter.lastUsedBefore);
-    where.after("v.create_time", "v.id", start);
-    const rows = await this.#db.read<TokenRow>(
-      `select ${TOKEN_COLUMNS} from sallyport.token_view v ${where.text}
-       order by v.create_time desc, v.id desc limit ${where.value(limit)}`,
-      where.values,
+  async list(filter: TokenFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Token>> {
+    // Each has its index, except where another has already chosen one. A hint is of hardly more than one token.
+    const [driver, others] = driven([
+      ["hint = ?", filter.hint],
+      ["principal = ?", filter.principal],
+      ["profile = ?", filter.profile],
+    ]);
+    const { rows, rest } = await newestFirst<TokenRow>(
+      this.#lists,
+      {
+        table: "sallyport.tokens",
+        time: "create_time",
+        key: "id",
+        keyType: "text",
+        narrowed: [
+          ["tenant = ?", filter.tenant],
+          ...driver,
+          ["create_time >= to_timestamp(?::float8 / 1000)", filter.createdAfter],
+          ["create_time < to_timestamp(?::float8 / 1000)", filter.createdBefore],
+        ],
+        filters: others,
+        columns: "id, create_time, principal, profile",
+        view: {
+          columns: TOKEN_COLUMNS,
+          row: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = s.id`,
+          filters: [
+            ["v.state = ?", filter.state],
+            ["(v.last_use_time is null or v.last_use_time < to_timestamp(?::float8 / 1000))", filter.lastUsedBefore],
+          ],
+        },
+        place: (row) => ({ time: row.create_time, key: row.id }),
+      },
+      limit,
+      start,
+      patience,
     );
-    return rows.map(tokenOf);
+    return { rows: rows.map(tokenOf), rest };
   }
 
-  async select(selection: RevokeSelection, limit: number, afterId?: string): Promise<string[]> {
+  async select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]> {
     const { from, where } = selected(selection);
     where.add("t.id > ?", afterId);
-    const order = afterId === undefined ? "" : "order by t.id";
     const rows = await this.#db.read<{ id: string }>(
-      `select t.id from ${from} ${where.text} ${order} limit ${where.value(limit)}`,
+      `select t.id from ${from} ${where.text} order by t.id limit ${where.value(limit)}`,
       where.values,
-      30_000,
+      SELECT_MS,
     );
     return rows.map((row) => row.id);
   }
 
-  async count(selection: RevokeSelection): Promise<number> {
-    const { from, where } = selected(selection);
-    const rows = await this.#db.read<{ count: number }>(
-      `select count(*) as count from ${from} ${where.text}`,
-      where.values,
-      30_000,
+  async matched(
+    selection: RevokeSelection,
+    most: number,
+    patience?: Patience,
+  ): Promise<{ count: number; ids: string[] }> {
+    const few = selected(selection);
+    const rows = await this.#lists.read<{ id: string }>(
+      `select t.id from ${few.from} ${few.where.text} limit ${few.where.value(most)}`,
+      few.where.values,
+      patience,
+      SELECT_MS,
     );
-    return rows[0]?.count ?? 0;
+    const ids = rows.map((row) => row.id);
+    // Only a long list needs another statement to be counted.
+    if (ids.length < most) return { count: ids.length, ids };
+    const all = selected(selection);
+    const [counted] = await this.#lists.read<{ count: number }>(
+      `select count(*) as count from ${all.from} ${all.where.text}`,
+      all.where.values,
+      patience,
+      SELECT_MS,
+    );
+    return { count: counted?.count ?? 0, ids };
   }
 
   /** Those of the peppers that every running instance has. */
@@ -104,19 +145,29 @@ export class PostgresTokenStore implements TokenStore {
     filter: { tenant: string; type?: string; state?: PrincipalState },
     limit: number,
     start?: PageStart,
-  ): Promise<Principal[]> {
-    const where = new Where();
-    where.add("tenant = ?", filter.tenant);
-    where.add("split_part(name, ':', 1) = ?", filter.type);
-    if (filter.state === undefined) where.add("state <> ?", "DELETED");
-    where.add("state = ?", filter.state);
-    where.after("create_time", "name", start);
-    const rows = await this.#db.read<PrincipalRow>(
-      `select ${PRINCIPAL_COLUMNS} from sallyport.principals ${where.text}
-       order by create_time desc, name desc limit ${where.value(limit)}`,
-      where.values,
+    patience?: Patience,
+  ): Promise<Part<Principal>> {
+    const { rows, rest } = await newestFirst<PrincipalRow>(
+      this.#lists,
+      {
+        table: "sallyport.principals",
+        time: "create_time",
+        key: "name",
+        keyType: "text",
+        narrowed: [["tenant = ?", filter.tenant]],
+        filters: [
+          ["split_part(name, ':', 1) = ?", filter.type],
+          ["state <> ?", filter.state === undefined ? "DELETED" : undefined],
+          ["state = ?", filter.state],
+        ],
+        columns: PRINCIPAL_COLUMNS,
+        place: (row) => ({ time: row.create_time, key: row.name }),
+      },
+      limit,
+      start,
+      patience,
     );
-    return rows.map(principalOf);
+    return { rows: rows.map(principalOf), rest };
   }
 
   async getTenant(id: string): Promise<Tenant | undefined> {
@@ -124,16 +175,29 @@ export class PostgresTokenStore implements TokenStore {
     return rows[0] && tenantOf(rows[0]);
   }
 
-  async listTenants(filter: { state?: TenantState }, limit: number, start?: PageStart): Promise<Tenant[]> {
-    const where = new Where();
-    where.add("state = ?", filter.state);
-    where.after("create_time", "id", start);
-    const rows = await this.#db.read<TenantRow>(
-      `select ${TENANT_COLUMNS} from sallyport.tenants ${where.text}
-       order by create_time desc, id desc limit ${where.value(limit)}`,
-      where.values,
+  async listTenants(
+    filter: { state?: TenantState },
+    limit: number,
+    start?: PageStart,
+    patience?: Patience,
+  ): Promise<Part<Tenant>> {
+    const { rows, rest } = await newestFirst<TenantRow>(
+      this.#lists,
+      {
+        table: "sallyport.tenants",
+        time: "create_time",
+        key: "id",
+        keyType: "text",
+        narrowed: [],
+        filters: [["state = ?", filter.state]],
+        columns: TENANT_COLUMNS,
+        place: (row) => ({ time: row.create_time, key: row.id }),
+      },
+      limit,
+      start,
+      patience,
     );
-    return rows.map(tenantOf);
+    return { rows: rows.map(tenantOf), rest };
   }
 }
 
@@ -147,15 +211,16 @@ function selected(selection: RevokeSelection): { from: string; where: Where } {
   where.add("t.profile = ?", selection.profile);
   where.add("t.created_by = ?", selection.createdBy);
   where.add("t.create_time < to_timestamp(?::float8 / 1000)", selection.createdBefore);
-  if (hints !== undefined || digests !== undefined || ids !== undefined) {
-    const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
-    where.add(
-      `(t.hint = any(${where.value(hints ?? [])}) or t.digest = any(${where.value(bytes)}) or t.id = any(?))`,
-      ids ?? [],
-    );
-  }
   const inTenant = where.value(tenant);
   where.always(`t.tenant = ${inTenant}`);
+  if (hints !== undefined || digests !== undefined || ids !== undefined) {
+    const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
+    // First which they are, each by its index: a choice between three is none.
+    where.always(`t.id = any(array(
+      select id from sallyport.tokens where tenant = ${inTenant} and hint = any(${where.value(hints ?? [])})
+      union all select id from sallyport.tokens where digest = any(${where.value(bytes)})
+      union all select id from unnest(${where.value(ids ?? [])}::text[]) id))`);
+  }
   let cuts = ["p.cut_n", `(select cut_n from sallyport.tenants where id = ${inTenant})`];
   let from = "sallyport.tokens t";
   if (principal === undefined) {
@@ -176,37 +241,4 @@ function selected(selection: RevokeSelection): { from: string; where: Where } {
   where.always(`${live("t")} and (t.parent_id is null
     or exists (select from sallyport.tokens q where q.id = t.parent_id and ${live("q")}))`);
   return { from, where };
-}
-
-/** A where clause made of conditions that have a value; `?` in a condition is that value's place. */
-export class Where {
-  readonly values: unknown[] = [];
-  readonly #conditions: string[] = [];
-
-  add(condition: string, value: unknown): void {
-    if (value === undefined) return;
-    this.#conditions.push(condition.replace("?", this.value(value)));
-  }
-
-  always(condition: string): void {
-    this.#conditions.push(condition);
-  }
-
-  /** Rows that come after `start`, newest first. */
-  after(timeColumn: string, keyColumn: string, start: PageStart | undefined): void {
-    if (start === undefined) return;
-    this.#conditions.push(
-      `(${timeColumn}, ${keyColumn}) < (to_timestamp(${this.value(start.time)}::float8 / 1000), ${this.value(start.key)})`,
-    );
-  }
-
-  /** Places a value; returns its placeholder. */
-  value(value: unknown): string {
-    this.values.push(value);
-    return `$${this.values.length}`;
-  }
-
-  get text(): string {
-    return this.#conditions.length === 0 ? "" : `where ${this.#conditions.join(" and ")}`;
-  }
 }

@@ -1,6 +1,6 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import { tenantOf } from "../app/access.ts";
-import type { AuditLog as AuditLogService } from "../gen/sallyport/v1/audit_log_pb.ts";
+import { AuditEventSchema, type AuditLog as AuditLogService } from "../gen/sallyport/v1/audit_log_pb.ts";
 import type { AuditLog } from "../ports.ts";
 import { accessOf, page, pageSize } from "./call.ts";
 import { auditMessage, given, millis } from "./convert.ts";
@@ -22,7 +22,7 @@ export function auditLog(deps: {
       const bounds = [after ?? "", before ?? ""].map(String);
       const { caller } = access;
       const filters = [tenant, actor, action, target, owner, ...bounds];
-      const binding = ["ListAuditEvents", caller.provenance, caller.tenant, ...filters];
+      const binding = ["ListAuditEvents by time", caller.provenance, caller.tenant, ...filters];
       const filter = {
         tenant: tenantOf(access, tenant),
         actor: given(actor),
@@ -32,11 +32,10 @@ export function auditLog(deps: {
         after,
         before,
       };
-      const start = pages.open(request.pageToken, binding);
-      const rows = await audit.list(filter, size + 1, start?.time);
-      const { shown, last } = page(rows, size);
-      const next = last === undefined ? "" : pages.issue({ time: last.sequence, key: "" }, binding);
-      return { events: shown.map(auditMessage), nextPageToken: next };
+      const part = await audit.list(filter, size, pages.open(request.pageToken, binding), access);
+      const place = (of: { time: number; sequence: number }) => ({ time: of.time, key: String(of.sequence) });
+      const { items, next } = page(part, AuditEventSchema, auditMessage, place);
+      return { events: items, nextPageToken: pages.issue(next, binding) };
     },
   };
 }

@@ -1,7 +1,9 @@
 import { randomUUID } from "node:crypto";
+import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
 import type { Access } from "../app/access.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
+import type { PageStart, Part } from "../ports.ts";
 
 /** What is known of a call before its body: made by the gate, read by handlers and the access log. */
 export interface Call {
@@ -14,10 +16,10 @@ export const callKey: ContextKey<Call | undefined> = createContextKey<Call | und
 });
 
 /** The access of an authenticated call; a handler without one is a bug, and refused. */
-export function accessOf(context: { readonly values: ContextValues }): Access {
+export function accessOf(context: { readonly values: ContextValues; readonly signal?: AbortSignal }): Access {
   const access = context.values.get(callKey)?.access;
   if (access === undefined) throw new AppError("CALLER_UNAUTHENTICATED", "a credential is needed");
-  return access;
+  return context.signal === undefined ? access : { ...access, signal: context.signal };
 }
 
 /** The id of a request: the client's own where it is short and harmless, else a new one. */
@@ -25,16 +27,36 @@ export function requestIdFrom(header: string | null | undefined): string {
   return header !== null && header !== undefined && /^[A-Za-z0-9._-]{1,48}$/.test(header) ? header : randomUUID();
 }
 
-/** How many to read for a page: one more than shown, which tells whether there is another. */
+/** A page ends here, however many items were asked for: clients of gRPC take 4 MiB, and JSON is wordier. */
+const PAGE_BYTES = 2 * 1024 * 1024;
+/** What the list adds to each item: its tag and length. */
+const FRAME_BYTES = 5;
+
+/** How many items make a page: 50 where nothing is asked. */
 export function pageSize(asked: number): number {
   if (asked < 0 || asked > 500) throw invalidField("page_size", "must be 0 to 500");
   return asked === 0 ? 50 : asked;
 }
 
-/** Cuts a list that was read one too long, and says where the next page begins. */
-export function page<T>(rows: readonly T[], size: number): { shown: readonly T[]; last: T | undefined } {
-  const shown = rows.slice(0, size);
-  return { shown, last: rows.length > size ? shown[size - 1] : undefined };
+/**
+ * The page that answers with a part of a list: its messages, as many as fit into 2 MiB, and where the next one begins.
+ * The first always fits.
+ */
+export function page<T, S extends DescMessage>(
+  { rows, rest }: Part<T>,
+  schema: S,
+  message: (row: T) => MessageInitShape<S>,
+  place: (row: T) => PageStart,
+): { items: MessageShape<S>[]; next: PageStart | undefined } {
+  const items: MessageShape<S>[] = [];
+  let bytes = 0;
+  for (const row of rows) {
+    const item = create(schema, message(row));
+    bytes += toBinary(schema, item).length + FRAME_BYTES;
+    if (bytes > PAGE_BYTES && items.length > 0) return { items, next: place(rows[items.length - 1]!) };
+    items.push(item);
+  }
+  return { items, next: rest };
 }
 
 /** The paths of an update mask, each one known, each once. INVALID_FIELD for others, and for an empty mask. */

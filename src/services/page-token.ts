@@ -16,8 +16,9 @@ export class PageTokens {
     this.#keyring = keyring;
   }
 
-  /** `binding` is everything but page size and page token that makes the list. */
-  issue(start: PageStart, binding: readonly string[]): string {
+  /** `binding` is everything but page size and page token that makes the list. Empty where there is no further page. */
+  issue(start: PageStart | undefined, binding: readonly string[]): string {
+    if (start === undefined) return "";
     const { kid, page } = this.#keyring.current;
     const body = Buffer.from(`${kid}${start.time}:${start.key}`, "utf8");
     const mac = page.fields(body, ...binding).subarray(0, MAC_LENGTH);

@@ -1,6 +1,6 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { PrincipalManager } from "../app/principal-manager.ts";
-import type { Principal, PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
+import { type Principal, type PrincipalAdmin, PrincipalSchema } from "../gen/sallyport/v1/principal_admin_pb.ts";
 import type { PrincipalChange } from "../ports.ts";
 import { accessOf, maskOf, page, pageSize } from "./call.ts";
 import { effectMessage, given, principalMessage, principalState } from "./convert.ts";
@@ -41,10 +41,10 @@ export function principalAdmin(deps: {
       const { provenance, tenant } = access.caller;
       const binding = ["ListPrincipals", provenance, tenant, request.tenant, request.type, String(request.state)];
       const filter = { tenant: request.tenant, type: given(request.type), state: principalState(request.state) };
-      const rows = await principals.listPrincipals(access, filter, size + 1, pages.open(request.pageToken, binding));
-      const { shown, last } = page(rows, size);
-      const next = last === undefined ? "" : pages.issue({ time: last.createTime, key: last.name }, binding);
-      return { principals: shown.map(principalMessage), nextPageToken: next };
+      const part = await principals.listPrincipals(access, filter, size, pages.open(request.pageToken, binding));
+      const place = (of: { createTime: number; name: string }) => ({ time: of.createTime, key: of.name });
+      const { items, next } = page(part, PrincipalSchema, principalMessage, place);
+      return { principals: items, nextPageToken: pages.issue(next, binding) };
     },
 
     async updatePrincipal(request, context) {

@@ -1,6 +1,6 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { PrincipalManager } from "../app/principal-manager.ts";
-import type { Tenant, TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
+import { type Tenant, type TenantAdmin, TenantSchema } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import type { TenantChange } from "../ports.ts";
 import { accessOf, maskOf, page, pageSize } from "./call.ts";
 import { effectMessage, tenantMessage, tenantState } from "./convert.ts";
@@ -30,10 +30,10 @@ export function tenantAdmin(deps: {
       const size = pageSize(request.pageSize);
       const binding = ["ListTenants", access.caller.provenance, String(request.state)];
       const start = pages.open(request.pageToken, binding);
-      const rows = await principals.listTenants({ state: tenantState(request.state) }, size + 1, start);
-      const { shown, last } = page(rows, size);
-      const next = last === undefined ? "" : pages.issue({ time: last.createTime, key: last.id }, binding);
-      return { tenants: shown.map(tenantMessage), nextPageToken: next };
+      const part = await principals.listTenants(access, { state: tenantState(request.state) }, size, start);
+      const place = (of: { createTime: number; id: string }) => ({ time: of.createTime, key: of.id });
+      const { items, next } = page(part, TenantSchema, tenantMessage, place);
+      return { tenants: items, nextPageToken: pages.issue(next, binding) };
     },
 
     async updateTenant(request, context) {

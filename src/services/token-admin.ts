@@ -11,6 +11,7 @@ import {
   RotateTokenRequestSchema,
   type Token,
   type TokenAdmin,
+  TokenSchema,
 } from "../gen/sallyport/v1/token_admin_pb.ts";
 import type { TokenChange } from "../ports.ts";
 import { accessOf, maskOf, page, pageSize } from "./call.ts";
@@ -65,10 +66,12 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         createdBefore: millis("created_before", request.createdBefore),
         lastUsedBefore: millis("last_used_before", request.lastUsedBefore),
       };
-      const rows = await tokens.list(access, filter, size + 1, pages.open(request.pageToken, binding));
-      const { shown, last } = page(rows, size);
-      const next = last === undefined ? "" : pages.issue({ time: last.createTime, key: last.id }, binding);
-      return { tokens: shown.map(tokenMessage), nextPageToken: next };
+      const part = await tokens.list(access, filter, size, pages.open(request.pageToken, binding));
+      const { items, next } = page(part, TokenSchema, tokenMessage, ({ createTime, id }) => ({
+        time: createTime,
+        key: id,
+      }));
+      return { tokens: items, nextPageToken: pages.issue(next, binding) };
     },
 
     async updateToken(request, context) {

@@ -13,7 +13,7 @@ function signals(onReuse: "audit" | "revoke-family" = "audit") {
   const profile = { ...BUILT_IN_PROFILES.find(({ name }) => name === "bot")!, onReuse };
   const reuse = new ReuseSignals({
     store: { get: async (id: string) => (id === "tok_1" ? token : undefined) } as never,
-    audit: { append: async (_actor, act) => void acts.push(act), list: async () => [] },
+    audit: { append: async (_actor, act) => void acts.push(act), list: async () => ({ rows: [] }) },
     authority: {
       change: async (work: (store: never) => Promise<unknown>) =>
         work({ revokeToken: async (id: string, family: boolean) => revoked.push(`${id} ${family}`) } as never),

@@ -163,3 +163,23 @@ test("without waiting the answer says by when it is in force everywhere", async 
   expect(by).toBeGreaterThan(started);
   expect(by).toBeLessThan(started + 4000);
 });
+
+test("a cutoff for a bot that does not exist is NOT_FOUND and registers nothing; one of an external type is kept", async () => {
+  expect(await outcome(revoke({ principal: "bot:unknown" }))).toBe("PRINCIPAL_NOT_FOUND");
+  expect(await outcome(revoke({ principal: "service:unknown", noWait: true }))).toBe("PRINCIPAL_NOT_FOUND");
+  expect(await outcome(revoke({ tenant: "nowhere", principal: "bot:unknown" }))).toBe("TENANT_NOT_FOUND");
+  const written = await sallyport.sql(
+    `select name as what from sallyport.principals where name like '%:unknown'
+     union all select target from sallyport.audit where target like '%:unknown'`,
+  );
+  expect(written).toEqual([]);
+  const mint = sallyport.createToken({ profile: "bot", principal: "bot:unknown" });
+  expect(await outcome(mint)).toBe("PRINCIPAL_NOT_FOUND");
+  // A person is not registered before a first token, which may be under way.
+  expect((await revoke({ principal: "user:unknown" })).revokedCount).toBe(0);
+  expect(await live(await many(1, { principal: "user:unknown" }))).toBe(1);
+  // One that was deleted did exist.
+  await sallyport.registered("bot:once");
+  await sallyport.admin.principals.deletePrincipal({ name: "bot:once" });
+  expect(await outcome(revoke({ principal: "bot:once" }))).toBe("OK");
+});

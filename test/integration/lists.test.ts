@@ -1,5 +1,8 @@
+import { toBinary } from "@bufbuild/protobuf";
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ListAuditEventsResponseSchema } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
+import { ListTokensResponseSchema } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { failure, outcome, TestSallyport } from "../support/sallyport.ts";
 
 let sallyport: TestSallyport;
@@ -115,6 +118,43 @@ describe("pages", () => {
     }
     expect(sequences).toHaveLength(1200);
     expect(sequences.every((n, i) => i === 0 || n < sequences[i - 1]!)).toBe(true);
+  });
+});
+
+describe("pages of large items", () => {
+  const most = 2 * 1024 * 1024;
+
+  test("end at 2 MiB, and the next ones have the rest", async () => {
+    await sallyport.sql(`
+      with a as (insert into sallyport.audit (tenant, actor, action, target, metadata)
+          select 'default', 'large', 'token.create', 'n' || n, jsonb_build_object('k', repeat('m', 10000))
+          from generate_series(1, 500) n returning 1),
+        p as (insert into sallyport.principals (tenant, name) values ('default', 'user:large') returning name)
+      insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, scopes)
+      select id, sha256(id::bytea), '1', 'sp_pat_L' || n, 'default', 'pat', name, 'test', id,
+        array(select repeat('s', 97) || lpad(i::text, 3, '0') from generate_series(1, 100) i)
+      from p, generate_series(1, 500) n cross join lateral (select 'tok_L' || lpad(n::text, 21, '0') as id) i`);
+    for (const protocol of ["grpc", "connect-json"] as const) {
+      const { tokens, audit } = sallyport.as(sallyport.adminToken, protocol);
+      const ids: string[] = [];
+      for (let pageToken = ""; ; ) {
+        const page = await tokens.listTokens({ principal: "user:large", pageSize: 500, pageToken });
+        expect(toBinary(ListTokensResponseSchema, page).length).toBeLessThanOrEqual(most + 200);
+        ids.push(...page.tokens.map(({ id }) => id));
+        if ((pageToken = page.nextPageToken) === "") break;
+        expect(page.tokens.length).toBeGreaterThan(150);
+      }
+      expect([ids.length, new Set(ids).size]).toEqual([500, 500]);
+      const sequences: bigint[] = [];
+      for (let pageToken = ""; ; ) {
+        const page = await audit.listAuditEvents({ actor: "large", pageSize: 500, pageToken });
+        expect(toBinary(ListAuditEventsResponseSchema, page).length).toBeLessThanOrEqual(most + 200);
+        sequences.push(...page.events.map(({ sequence }) => sequence));
+        if ((pageToken = page.nextPageToken) === "") break;
+        expect(page.events.length).toBeGreaterThan(150);
+      }
+      expect([sequences.length, new Set(sequences).size]).toEqual([500, 500]);
+    }
   });
 });
 

@@ -117,7 +117,7 @@ async function gate(
   const callers = new Callers({
     clock,
     validate,
-    audit: { append: async () => {}, list: async () => [] },
+    audit: { append: async () => {}, list: async () => ({ rows: [] }) },
     breakGlass: undefined,
     mtls: [],
   });

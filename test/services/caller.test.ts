@@ -128,7 +128,7 @@ describe("who calls", () => {
           if (auditAway) throw new AppError("NOT_DONE", "away");
           audited.push(act.action);
         },
-        list: async () => [],
+        list: async () => ({ rows: [] }),
       },
       clock: { mono: () => 0, wall: () => 0 },
       breakGlass: breakGlass === undefined ? undefined : new Secret(breakGlass),

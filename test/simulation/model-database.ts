@@ -15,6 +15,8 @@ export interface DatabaseFaults {
   readonly asyncRegistration?: boolean;
   /** M18: pruning without raising the floor first. */
   readonly pruneWithoutFloor?: boolean;
+  /** A row of the registry is written by whoever knows its id, not only by its process. */
+  readonly rowsOfAnybody?: boolean;
 }
 
 export interface TokenRow {
@@ -36,6 +38,8 @@ interface Owner<S> {
 }
 
 interface Validator {
+  /** Who registered it, in place of the row's secret. */
+  readonly owner: unknown;
   readonly epoch: string;
   readonly boundMs: number;
   appliedN: number;
@@ -138,6 +142,12 @@ export class ModelDatabase {
     return { ...evidence, material: this.#labelled(this.versions.length - 1, digest, evidence) };
   }
 
+  /** What a server answers that took its snapshot of this version as a standby, and is the primary by now. */
+  readBound(digest: string, version: number): Omit<Reading, "sent" | "received"> {
+    const evidence = { ...this.evidence(), n: this.versions[version]!.n };
+    return { ...evidence, material: this.#labelled(version, digest, evidence) };
+  }
+
   /** What a standby answers that is `behind` versions behind. */
   readOfStandby(digest: string, behind: number): Omit<Reading, "sent" | "received"> {
     const at = Math.max(0, this.versions.length - 1 - behind);
@@ -160,18 +170,29 @@ export class ModelDatabase {
     };
   }
 
-  register({ old, me, epoch, boundMs }: Parameters<RevocationLog["register"]>[0]): boolean {
-    if (old !== undefined) this.validators.delete(old);
+  register({ old, me, epoch, boundMs }: Parameters<RevocationLog["register"]>[0], owner: unknown): boolean {
+    if (old !== undefined) this.leave(old, owner);
     if (boundMs > MAX_BOUND_MS) return false;
-    this.validators.set(me, { epoch, boundMs, appliedN: -1, reaped: false, seen: this.#world.now });
+    this.validators.set(me, { owner, epoch, boundMs, appliedN: -1, reaped: false, seen: this.#world.now });
     return true;
   }
 
-  ack(me: string, epoch: string, applied: number): void {
-    const row = this.validators.get(me);
+  leave(me: string, owner: unknown): void {
+    if (this.#owned(me, owner) !== undefined) this.validators.delete(me);
+  }
+
+  ack(me: string, epoch: string, applied: number, owner: unknown): void {
+    const row = this.#owned(me, owner);
+    // A position that does not exist is refused.
+    if (applied > this.#n) return;
     if (row === undefined || row.epoch !== epoch || row.reaped) return;
     row.appliedN = Math.max(row.appliedN, applied);
     row.seen = this.#world.now;
+  }
+
+  #owned(id: string, owner: unknown): Validator | undefined {
+    const row = this.validators.get(id);
+    return row?.owner === owner || this.#faults.rowsOfAnybody ? row : undefined;
   }
 
   missing(epoch: string, position: number | undefined): Missing {
@@ -245,6 +266,11 @@ export class ModelDatabase {
   restore(version: number): void {
     this.#files++;
     this.validators.clear();
+    this.goBack(version);
+  }
+
+  /** The rows are those of then, and nothing else shows it. */
+  goBack(version: number): void {
     this.#goBackTo(this.versions[version]!);
   }
 

@@ -107,6 +107,18 @@ export const MUTANTS: readonly Mutant[] = [
     [LOOKUP, "freshness.holdsLease(clock.mono())", "freshness.holdsLease(clock.wall())"],
   ),
   { name: "M27 epoch without start time", databaseFaults: { epochWithoutStart: true } },
+  { name: "M56 epoch without file nodes", databaseFaults: { epochWithoutFiles: true } },
+  mutant("M57 begins again under the same incarnation", [
+    FOLLOWER,
+    "return this.#leaveHistory(BACKWARDS, page);",
+    "return this.#newEpoch(page, received);",
+  ]),
+  mutant("M57 no incarnation is drawn", [FOLLOWER, "await log.draw(seen.epoch);", ""]),
+  mutant("M58 a snapshot from before the epoch is believed", [
+    LOOKUP,
+    "(reading.sent >= freshness.sawEpoch && reading.n >= applied)",
+    "true",
+  ]),
   mutant("M29 the principal is no dependency", [
     "domain/material.ts",
     "principalKey(of.tenant, of.principal), `o",
@@ -133,6 +145,13 @@ export const MUTANTS: readonly Mutant[] = [
     '      if (outcome === "again") continue;\n      (this.#deps.store as any).fillByWriter(done.commit, outcome.position);',
   ]),
   { name: "M32 asynchronous registration", databaseFaults: { asyncRegistration: true } },
+  { name: "rows of the registry are anybody's", databaseFaults: { rowsOfAnybody: true } },
+  mutant("a fault in following the log keeps the lease", [
+    FOLLOWER,
+    "        this.#registered = false;\n        this.#deps.freshness.dropLease();\n",
+    "",
+  ]),
+  mutant("a fault ends following the log", [FOLLOWER, "        await this.#pause(pauseMs);", "        return;"]),
   mutant("M33 grant after stop", [FRESHNESS, 'if (this.#stopped) return "stopped";', ""]),
   mutant(
     "M34 shortcut by applied",

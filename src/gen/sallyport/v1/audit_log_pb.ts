@@ -197,7 +197,8 @@ export type ListAuditEventsResponse = Message<"sallyport.v1.ListAuditEventsRespo
   events: AuditEvent[];
 
   /**
-   * For the next page; empty: this was the last.
+   * For the next page; empty: this was the last. A page that is not the last can have fewer items than asked for, or
+   * none: it ends at 2 MiB, and after a bounded search.
    *
    * @generated from field: string next_page_token = 2;
    */

@@ -1,0 +1,163 @@
+import pg from "pg";
+import { AppError } from "../domain/errors.ts";
+import type { Clock, Patience } from "../ports.ts";
+import { connectionSettings, type Row } from "./pool.ts";
+import { safeCause } from "./sqlstate.ts";
+
+export interface ListReadsOptions {
+  readonly url: string;
+  /** Through a pooler: nothing is set on the connections. */
+  readonly shared?: boolean;
+  readonly clock: Clock;
+  readonly onTrouble: (what: string, error: unknown) => void;
+}
+
+/** At once: whatever is listed, the rest of the database's time is left to validation. */
+const MOST = 2;
+const MOST_WAITING = 64;
+/** Of a caller that names no deadline, and the most of one that does. Milliseconds. */
+const PATIENCE_MS = 5_000;
+/** How soon the server notices that nobody waits for a statement any more. Milliseconds. */
+const NOTICE_MS = 250;
+
+/**
+ * Reads that may be long, over a few connections of their own: lists, and what a bulk revocation would hit. A statement
+ * ends on the server when the caller's patience does, and soon after its connection is gone: a caller that has left
+ * costs its connection. Nothing of a session stays behind on a connection that is shared by a pooler.
+ */
+export class ListReads {
+  readonly #options: ListReadsOptions;
+  readonly #pool: pg.Pool;
+  readonly #waiting: (() => void)[] = [];
+  #running = 0;
+
+  constructor(options: ListReadsOptions) {
+    this.#options = options;
+    this.#pool = new pg.Pool({
+      ...connectionSettings(options.url, "sallyport-list", options.shared),
+      max: MOST,
+      idleTimeoutMillis: 60_000,
+    });
+    const lost = (error: unknown) => options.onTrouble("database connection lost", safeCause(error));
+    this.#pool.on("error", lost);
+    this.#pool.on("connect", (client) => client.on("error", lost));
+  }
+
+  /** STORE_UNAVAILABLE where the database does not answer in time, OVERLOADED where others take all the time there is. */
+  async read<R extends object = Row>(
+    text: string,
+    values: readonly unknown[],
+    patience: Patience = {},
+    mostMs = PATIENCE_MS,
+  ): Promise<R[]> {
+    const { clock } = this.#options;
+    const until = Math.min(patience.deadline ?? Number.POSITIVE_INFINITY, clock.mono() + mostMs);
+    const gone = new Gone(until - clock.mono(), patience.signal);
+    try {
+      await this.#turn(gone);
+      try {
+        return await this.#run<R>(text, values, Math.max(1, Math.ceil(until - clock.mono())), gone);
+      } finally {
+        this.#running--;
+        this.#waiting.shift()?.();
+      }
+    } finally {
+      gone.settle();
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#pool.end();
+  }
+
+  async #turn(gone: Gone): Promise<void> {
+    if (this.#running >= MOST) {
+      if (this.#waiting.length >= MOST_WAITING) throw overloaded();
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#waiting.push(resolve);
+      await gone.bound(promise).catch(() => {
+        const at = this.#waiting.indexOf(resolve);
+        // A place that came at the same moment goes on to the next.
+        if (at === -1) this.#waiting.shift()?.();
+        else this.#waiting.splice(at, 1);
+        throw overloaded();
+      });
+    }
+    this.#running++;
+  }
+
+  async #run<R extends object>(text: string, values: readonly unknown[], boundMs: number, gone: Gone): Promise<R[]> {
+    let client: pg.PoolClient | undefined;
+    let broken = true;
+    try {
+      const connecting = this.#pool.connect();
+      client = await gone.bound(connecting).catch((error) => {
+        connecting.then((late) => late.release()).catch(() => {});
+        throw error;
+      });
+      await gone.bound(client.query(begin(boundMs)));
+      const { rows } = await gone.bound(client.query<R>(text, values as unknown[]));
+      await gone.bound(client.query("commit"));
+      broken = false;
+      return rows;
+    } catch (error) {
+      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
+        retryAfterMs: 1000,
+        cause: safeCause(error),
+      });
+    } finally {
+      if (broken && client !== undefined) destroy(client);
+      client?.release(broken);
+    }
+  }
+}
+
+/**
+ * Only of this transaction. Whatever the planner believes of a table that has just grown, a list is read in the order of
+ * an index: sorting would read all of it. The server cannot watch its peers on every system; there, the time bound alone ends it.
+ */
+function begin(boundMs: number): string {
+  return `begin isolation level read committed read only; set local statement_timeout = ${boundMs};
+    set local jit = off; set local max_parallel_workers_per_gather = 0; set local enable_sort = off;
+    select set_config('client_connection_check_interval', '${NOTICE_MS}', true) where version() ~ 'linux'`;
+}
+
+/** `release(true)` would say good-bye behind the statement that is under way. A connection ended here is no trouble. */
+function destroy(client: pg.PoolClient): void {
+  client.removeAllListeners("error").on("error", () => {});
+  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+}
+
+function overloaded(): AppError {
+  return new AppError("OVERLOADED", "too many lists are asked for at once; nothing was done", { retryAfterMs: 1000 });
+}
+
+/** When nobody waits any more: the time is up, or the caller has left. */
+class Gone {
+  readonly #promise: Promise<never>;
+  readonly #timer: NodeJS.Timeout;
+  readonly #signal: AbortSignal | undefined;
+  readonly #left: () => void;
+
+  constructor(ms: number, signal: AbortSignal | undefined) {
+    const { promise, reject } = Promise.withResolvers<never>();
+    promise.catch(() => {});
+    this.#promise = promise;
+    this.#timer = setTimeout(() => reject(new Error("timeout")), Math.max(0, ms));
+    this.#signal = signal;
+    this.#left = () => reject(new Error("the caller has left"));
+    signal?.addEventListener("abort", this.#left, { once: true });
+    if (signal?.aborted) this.#left();
+  }
+
+  /** The promise's own outcome if it comes before. */
+  bound<T>(promise: Promise<T>): Promise<T> {
+    promise.catch(() => {});
+    return Promise.race([promise, this.#promise]);
+  }
+
+  settle(): void {
+    clearTimeout(this.#timer);
+    this.#signal?.removeEventListener("abort", this.#left);
+  }
+}

@@ -1,0 +1,128 @@
+import type { PageStart, Part, Patience } from "../ports.ts";
+import type { ListReads } from "./list-reads.ts";
+
+/** So many rows are asked at most whether they fit what no index knows; then a page ends, full or not. */
+export const MOST_SCANNED = 5_000;
+
+/** A where clause made of conditions that have a value; `?` in a condition is that value's place. */
+export class Where {
+  readonly values: unknown[] = [];
+  readonly #conditions: string[] = [];
+
+  add(condition: string, value: unknown): void {
+    if (value === undefined) return;
+    this.#conditions.push(condition.replace("?", this.value(value)));
+  }
+
+  always(condition: string): void {
+    this.#conditions.push(condition);
+  }
+
+  /** Places a value; returns its placeholder. */
+  value(value: unknown): string {
+    this.values.push(value);
+    return `$${this.values.length}`;
+  }
+
+  get text(): string {
+    return this.#conditions.length === 0 ? "" : `where ${this.#conditions.join(" and ")}`;
+  }
+}
+
+export interface Listing<R> {
+  readonly table: string;
+  /** Columns of the table that order it, newest first; the key tells apart what has one time. */
+  readonly time: string;
+  readonly key: string;
+  /** The key's type. */
+  readonly keyType: "text" | "bigint";
+  /** Conditions that one index answers in the order of the list: equality, and bounds of time. */
+  readonly narrowed: readonly (readonly [condition: string, value: unknown])[];
+  /** What must be asked of each row `t` of the table. Those without a value are none. */
+  readonly filters: readonly (readonly [condition: string, value: unknown])[];
+  /** The columns that are read of a row `t`. */
+  readonly columns: string;
+  /** Another row that is read for each, and what is asked of it, which costs more. */
+  readonly view?: {
+    readonly columns: string;
+    /** Gives it, as `v`, to the row `s` of the table. */
+    readonly row: string;
+    readonly filters: readonly (readonly [condition: string, value: unknown])[];
+  };
+  readonly place: (row: R) => PageStart;
+}
+
+/**
+ * At most `limit` rows after `start`. No statement looks at more rows than MOST_SCANNED: where they do not fill the
+ * page, it ends at the last of them, and the next one goes on there.
+ */
+export async function newestFirst<R extends object>(
+  lists: ListReads,
+  listing: Listing<R>,
+  limit: number,
+  start: PageStart | undefined,
+  patience: Patience | undefined,
+): Promise<Part<R>> {
+  const { table, time, key, columns, view, place } = listing;
+  const filters = listing.filters.filter(([, value]) => value !== undefined);
+  const viewed = (view?.filters ?? []).filter(([, value]) => value !== undefined);
+  const all = filters.length + viewed.length === 0;
+  const end = all ? undefined : await scanEnd(lists, listing, start, patience);
+  const where = narrow(listing, start);
+  // What is inserted meanwhile changes nothing between the two places.
+  if (end !== undefined) where.always(`(${time}, ${key}) >= ${placed(where, end, listing.keyType)}`);
+  const most = where.value(limit + 1);
+  const conditions = (of: typeof filters) =>
+    of.length === 0 ? "" : `where ${of.map(([text, value]) => text.replace("?", where.value(value))).join(" and ")}`;
+  const scan = `select ${columns} from ${table} ${where.text} order by ${time} desc, ${key} desc`;
+  // `offset 0` keeps the planner from doing anything else first: whatever it believes, it reads the rows of one index in
+  // its order, asks each, and looks up the rest one at a time.
+  const found = await lists.read<R>(
+    `select ${view?.columns ?? columns}
+     from (select ${columns} from (${scan} ${all ? `limit ${most}` : "offset 0"}) t ${conditions(filters)} offset 0) s
+       ${view === undefined ? "" : `cross join lateral (${view.row} offset 0) v`}
+     ${conditions(viewed)} order by s.${time} desc, s.${key} desc limit ${most}`,
+    where.values,
+    patience,
+  );
+  if (found.length <= limit) return { rows: found, rest: end };
+  const rows = found.slice(0, limit);
+  return { rows, rest: place(rows[limit - 1]!) };
+}
+
+/** The last of the rows that may be looked at; undefined where there are fewer. */
+async function scanEnd<R>(
+  lists: ListReads,
+  listing: Listing<R>,
+  start: PageStart | undefined,
+  patience: Patience | undefined,
+): Promise<PageStart | undefined> {
+  const { table, time, key } = listing;
+  const where = narrow(listing, start);
+  const [row] = await lists.read<{ time: number; key: string | number }>(
+    `select ${time} as time, ${key} as key from ${table} ${where.text} order by ${time} desc, ${key} desc
+     offset ${MOST_SCANNED - 1} limit 1`,
+    where.values,
+    patience,
+  );
+  return row && { time: row.time, key: String(row.key) };
+}
+
+function narrow<R>({ narrowed, time, key, keyType }: Listing<R>, start: PageStart | undefined): Where {
+  const where = new Where();
+  for (const [condition, value] of narrowed) where.add(condition, value);
+  if (start !== undefined) where.always(`(${time}, ${key}) < ${placed(where, start, keyType)}`);
+  return where;
+}
+
+function placed(where: Where, at: PageStart, keyType: "text" | "bigint"): string {
+  return `(to_timestamp(${where.value(at.time)}::float8 / 1000), ${where.value(at.key)}::${keyType})`;
+}
+
+/** The condition of the first of these that has a value drives the index; the others are asked of each row. */
+export function driven(
+  choices: readonly (readonly [condition: string, value: unknown])[],
+): [driver: (readonly [string, unknown])[], others: (readonly [string, unknown])[]] {
+  const given = choices.filter(([, value]) => value !== undefined);
+  return [given.slice(0, 1), given.slice(1)];
+}
