@@ -20,12 +20,12 @@ function restored(name: string, way: Way): Fault {
     async run(world, seconds) {
       const { history } = world;
       const place: Place = { port: world.server.port, database: world.database, binDir: world.server.binDir };
-      const [cached, ...lost] = await world.mint((mint) => mint.cells(4, { revoke: 1 }));
-      world.probe("all have it", await allAllow(world, cached!));
+      const [there, cached, ...lost] = await world.mint((mint) => mint.cells(5, { revoke: 1 }));
+      world.probe("all are there", await allAllow(world, there!));
       await world.hold();
       const restore = await way.keep(place);
       for (const cell of lost) world.probe("it was ended", await untilOk(world, cell));
-      // Read by all, and kept outside, as of a position that another change will have.
+      // Read by all for the first time, and kept outside, as of a position that another change will have.
       world.probe("all have it as of the last position", await allAllow(world, cached!));
       for (const cell of lost) history.lost(cell.subjects);
       await restore();
