@@ -5,7 +5,7 @@ import type { Evidence } from "../ports.ts";
  * of its file, which names database and file node. None of it repeats when a dump, a copy of the database or a copy of
  * the files is put in place. A `~` stands at its end where a row was put there while triggers were off: positions may
  * have been used before, and nobody begins such an epoch. All of it is at hand; nothing scans a catalog. The WAL
- * functions raise in recovery. Needs `rev_head h` and `rev_state s` in the statement.
+ * functions raise in recovery. Needs `HEAD` in the statement.
  */
 export const EPOCH = `coalesce(case when not pg_is_in_recovery()
     then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end, '-')

@@ -98,9 +98,7 @@ export const SETTLE = writing(
 /** $1 the epoch that was seen. */
 export const DRAW = writing(
   "draw",
-  `case when now.epoch = $1::text then (
-    select sallyport.draw_incarnation(s.incarnation) from sallyport.rev_state s limit 1
-  ) end`,
+  "case when now.epoch = $1::text then sallyport.draw_incarnation(split_part($1::text, '/', 2)::uuid) end",
   LOCAL,
 );
 

@@ -79,13 +79,13 @@ async function story(
   const all = (expected: string, tokenString: string) =>
     Promise.all(instances().map((one) => until(expected, () => one.verdict(tokenString))));
   const [x, y, z] = [await mint(), await mint(), await mint()];
-  await all("ALLOW", x.tokenString);
+  await all("ALLOW", z.tokenString);
 
   const restore = await way.keep(place);
   for (const { id } of [y, z]) await revoke(id);
   await all("INVALID_TOKEN", z.tokenString);
+  // For the first time, so it lies outside as of the last position.
   await all("ALLOW", x.tokenString);
-  // By then X lies outside, as of the last position.
   await delay(50);
   await restored(restore);
   // What was revoked since lives again: a backup's limit, and the proof that it was restored.

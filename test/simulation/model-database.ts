@@ -143,6 +143,12 @@ export class ModelDatabase {
     return { ...evidence, material: this.#labelled(this.versions.length - 1, digest, evidence) };
   }
 
+  /** What a server answers that took its snapshot of this version as a standby, and is the primary by now. */
+  readBound(digest: string, version: number): Omit<Reading, "sent" | "received"> {
+    const evidence = { ...this.evidence(), n: this.versions[version]!.n };
+    return { ...evidence, material: this.#labelled(version, digest, evidence) };
+  }
+
   /** What a standby answers that is `behind` versions behind. */
   readOfStandby(digest: string, behind: number): Omit<Reading, "sent" | "received"> {
     const at = Math.max(0, this.versions.length - 1 - behind);
@@ -261,6 +267,11 @@ export class ModelDatabase {
   restore(version: number): void {
     this.#files++;
     this.validators.clear();
+    this.goBack(version);
+  }
+
+  /** The rows are those of then, and nothing else shows it. */
+  goBack(version: number): void {
     this.#goBackTo(this.versions[version]!);
   }
 
