@@ -97,7 +97,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     throw error;
   }
   const lists = new ListReads({ url, shared, clock, onTrouble });
-  const store = new PostgresTokenStore(db, lists);
+  const store = new PostgresTokenStore(db, lists, { epoch: () => freshness.epoch, wake: () => follower.wake() });
   const audit = new PostgresAuditLog(db, lists);
   const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   reader.warmUp();

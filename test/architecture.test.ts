@@ -59,7 +59,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "validation-metrics.ts": room(["domain/", "ports.ts"], ["prom-client"]),
   "data-folder.ts": room(["domain/"], ["node:*"]),
   "first-admin.ts": room(["domain/", "postgres/", "ports.ts"], []),
-  "doors.ts": room(COMPOSITION, ["@bufbuild/protobuf", "@connectrpc/connect", "node:net"]),
+  "doors.ts": room(COMPOSITION, ["@bufbuild/protobuf", "@connectrpc/connect", "node:net", "node:os", "node:v8"]),
   "sallyport.ts": room(COMPOSITION, ["node:crypto"]),
   "usable.ts": room(COMPOSITION, []),
   "serve.ts": room(COMPOSITION, ["node:*"]),

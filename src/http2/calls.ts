@@ -84,7 +84,8 @@ export class Calls {
     if (total <= had) return true;
     const { server } = this.connection;
     const size = Math.min(bodyLimit(stream.head), Math.max(total, had * 2, SMALLEST_BODY));
-    if (server.stats.buffered + size - had > server.limits.maxBuffered) return false;
+    const { budget } = server;
+    if (!(stream.receiving ? budget.takeWaiting(size - had) : budget.take(size - had))) return false;
     server.stats.buffered += size - had;
     const body = Buffer.allocUnsafeSlow(size);
     stream.body?.copy(body, 0, 0, stream.bodyLength);

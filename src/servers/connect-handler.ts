@@ -1,6 +1,7 @@
 import type { ServerResponse } from "node:http";
 import { createContextValues } from "@connectrpc/connect";
 import type { UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import type { ByteBudget } from "../http2/limits.ts";
 import { type CallState, callStateKey, codeOf, faultOf, type WireFault, wireError } from "../services/decode-errors.ts";
 import { peerKey } from "../services/peer.ts";
 import {
@@ -13,7 +14,7 @@ import {
   speaksGrpc,
 } from "./call-frame.ts";
 import { answer } from "./guard.ts";
-import type { ByteBudget, RpcLimits } from "./limits.ts";
+import type { RpcLimits } from "./limits.ts";
 import { connectionOf, type DoorListener, type DoorRequest, type DoorResponse, peerOf } from "./peers.ts";
 import { abandon } from "./responses.ts";
 import { type Route, type RpcRouteOptions, refusal, rpcRoutes } from "./rpc-routes.ts";

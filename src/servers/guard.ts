@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { weightOfHead } from "../http2/limits.ts";
 import { headerListSize, requestFault } from "./authority.ts";
 import type { DoorListener, DoorRequest, DoorResponse } from "./peers.ts";
 import { abandon, lastOfConnection, type OpenResponses } from "./responses.ts";
@@ -25,9 +26,15 @@ export function guarded(listener: DoorListener, hooks: GuardHooks): DoorListener
     try {
       (req as IncomingMessage).on("error", ignore);
       (res as ServerResponse).on("error", ignore);
-      hooks.responses.add(req, res);
-      if (hooks.draining()) lastOfConnection(res);
-      if ("stream" in req && headerListSize(req) > hooks.maxHeaderBytes) {
+      const listSize = headerListSize(req);
+      const fits = hooks.responses.add(req, res, weightOfHead(listSize));
+      if (hooks.draining() || !fits) lastOfConnection(res);
+      if (!fits) {
+        hooks.onRefused();
+        overloaded(req, res);
+        return;
+      }
+      if ("stream" in req && listSize > hooks.maxHeaderBytes) {
         hooks.onRefused();
         tooLarge(req, res);
         return;
@@ -65,11 +72,26 @@ export function answer(
 
 /** 431, or RESOURCE_EXHAUSTED to gRPC, whose clients know no 431. */
 function tooLarge(req: DoorRequest, res: DoorResponse): void {
+  exhausted(req, res, 431, "headers too large");
+}
+
+/** The listener holds as much for its peers as it may. */
+function overloaded(req: DoorRequest, res: DoorResponse): void {
+  exhausted(req, res, 503, "overloaded", { "retry-after": "1" });
+}
+
+function exhausted(
+  req: DoorRequest,
+  res: DoorResponse,
+  httpStatus: number,
+  message: string,
+  headers: Readonly<Record<string, string>> = {},
+): void {
   if (!req.headers["content-type"]?.startsWith("application/grpc")) {
-    answer(res, 431, { code: "resource_exhausted", message: "headers too large" });
+    answer(res, httpStatus, { code: "resource_exhausted", message }, headers);
     return;
   }
-  const status = { "grpc-status": "8", "grpc-message": "headers%20too%20large" };
+  const status = { "grpc-status": "8", "grpc-message": encodeURIComponent(message) };
   (res as ServerResponse).writeHead(200, { "content-type": "application/grpc", ...status });
   res.end();
 }

@@ -1,6 +1,7 @@
+import { ByteBudget } from "../http2/limits.ts";
 import { addHealth, type Health } from "../services/health.ts";
 import { connectListener } from "./connect-handler.ts";
-import { ByteBudget, type DoorLimits } from "./limits.ts";
+import type { DoorLimits } from "./limits.ts";
 import type { DoorListener } from "./peers.ts";
 import { type Page, plainPaths } from "./plain-paths.ts";
 
@@ -11,6 +12,8 @@ export interface OpsOptions {
   metrics(): Promise<{ readonly type: string; readonly body: string }>;
   /** Why the program cannot answer now; empty when it can. Fixed words, no secret: anybody who reaches the door reads them. */
   reasons(): readonly string[];
+  /** What its requests share with what else the listener holds. */
+  readonly budget?: ByteBudget;
   /** Aborted when the door drains: Watch streams end. */
   readonly drain?: AbortSignal;
 }
@@ -23,7 +26,7 @@ export function opsListener(options: OpsOptions): DoorListener {
   const { limits, health } = options;
   const rpc = connectListener({
     routes: (router) => addHealth(router, health, "all"),
-    budget: new ByteBudget(limits.bufferedBytes),
+    budget: options.budget ?? new ByteBudget(limits.bufferedBytes),
     streamsPerConnection: limits.streamsPerConnection,
     grpcWeb: false,
     ...(options.drain === undefined ? {} : { drain: options.drain }),
