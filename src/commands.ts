@@ -4,10 +4,13 @@ import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
 import { Keyring } from "./domain/keyring.ts";
 import type { Secret } from "./domain/secret.ts";
 import { bootstrap } from "./first-admin.ts";
+import { checkDatabase } from "./postgres/boot.ts";
 import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate } from "./postgres/migrate.ts";
-import { checkDirectSession } from "./postgres/session-check.ts";
-import { profilesOf } from "./sallyport.ts";
+import { Postgres } from "./postgres/pool.ts";
+import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
+import { isShared } from "./postgres/session-settings.ts";
+import { assertUsable } from "./usable.ts";
 
 /*
  * Commands that are not the server. Each returns its exit code, prints its result to stdout and its trouble to stderr.
@@ -19,7 +22,6 @@ const LONGEST_TTL = 365 * 86_400_000;
 /** Brings the database to the newest schema. */
 export async function migrateCommand(config: Config): Promise<number> {
   return withDatabase(config, async (url) => {
-    await checkDirectSession(config.database.direct_url ?? url);
     const applied = await migrate(config.database.direct_url ?? url);
     const text =
       applied.length === 0
@@ -36,12 +38,12 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
   if (ttlMs === undefined) return say(2, "--ttl must be a duration of at most 365d such as 30d, 12h");
   const embedded = config.database.url === undefined;
   return withDatabase(config, async (url) => {
-    await checkDirectSession(config.database.direct_url ?? url);
     await migrate(config.database.direct_url ?? url);
     const keyring = embedded ? keyringOf(config.embedded.data_dir) : config.keyring!;
     let made: Secret | undefined;
     const done = await bootstrap({
       url,
+      shared: isShared(url, config.database.direct_url),
       keyring,
       ttlMs: embedded && ttl === undefined ? undefined : ttlMs,
       again,
@@ -58,17 +60,45 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
   });
 }
 
-/** Prints the configuration as it is in force, without its secrets. */
-export function checkConfigCommand(config: Config): number {
-  if (config.keyring !== undefined) new Keyring(config.keyring.current, config.keyring.keys);
-  profilesOf(config);
+/**
+ * Prints the configuration as it is in force, without its secrets. With `connect` it also tries the database: credentials,
+ * rights, keyring. It changes nothing there.
+ */
+export async function checkConfigCommand(config: Config, connect: boolean): Promise<number> {
+  assertUsable(config);
+  for (const warning of config.warnings) say(0, `warning: ${warning}`);
+  if (connect) await checkConnection(config);
   process.stdout.write(`${JSON.stringify(redacted(config), null, 2)}\n`);
   return 0;
 }
 
+async function checkConnection({ database, keyring, mode }: Config): Promise<void> {
+  const { url, direct_url: directUrl } = database;
+  if (url === undefined)
+    return void say(0, "without database.url there is no database to try: the embedded one starts with serve");
+  await assertBothReachable(url, directUrl);
+  const shared = isShared(url, directUrl);
+  const full = mode === "full";
+  if (!(await assertRights(url, mode, full, shared))) {
+    return void say(0, "the database is empty: serve or sallyport migrate makes the schema");
+  }
+  const db = new Postgres({ url, shared, maxConnections: 1, applicationName: "sallyport-check", onTrouble: () => {} });
+  try {
+    const peppers = new Keyring(keyring!.current, keyring!.keys);
+    await checkDatabase(db, peppers, { fsyncOffAllowed: database.allow_fsync_off, mayWrite: false, shared });
+  } finally {
+    await db.close();
+  }
+}
+
 /** With the configured database, or the embedded one: the running instance's, or one started for the time of the work. */
 async function withDatabase(config: Config, work: (url: string) => Promise<number>): Promise<number> {
-  if (config.database.url !== undefined) return work(config.database.url);
+  assertUsable(config);
+  const { url, direct_url: directUrl } = config.database;
+  if (url !== undefined) {
+    await assertBothReachable(url, directUrl);
+    return work(url);
+  }
   const { data_dir } = config.embedded;
   const running = existsSync(data_dir) ? await runningEmbedded(data_dir) : undefined;
   if (running !== undefined) return work(running);

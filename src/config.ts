@@ -1,7 +1,6 @@
-import { readFileSync } from "node:fs";
 import { isIP } from "node:net";
-import { parse as parseYaml } from "yaml";
 import { z } from "zod";
+import { isBlank, openToOthers, overlay, readTree, readValues, removeBlank, removePath } from "./config-sources.ts";
 
 /** A configuration that can not be used: every problem at once, each naming its key. */
 export class ConfigError extends Error {
@@ -51,6 +50,11 @@ const network = z.string().refine((text) => {
   );
 }, "must be an IP address or a network such as 10.0.0.0/8");
 
+const databaseUrl = z
+  .string()
+  .regex(/^postgres(ql)?:\/\//, "must be postgres://user:password@host:port/database")
+  .regex(/^[^#]*$/, "has a # in it: write it %23 (in a password, too)");
+
 const tls = z.strictObject({
   cert_file: z.string(),
   key_file: z.string(),
@@ -76,8 +80,8 @@ const profile = z.strictObject({
   default_ttl: duration,
   allow_no_expiry: z.boolean(),
   scope_ceilings: z.record(z.string(), duration),
-  minted_by: z.array(z.enum(["session", "admin", "token"])),
-  self_rotate: z.boolean(),
+  minted_by: z.array(z.enum(["session", "admin", "creator", "token"])),
+  self_rotate: z.union([z.boolean(), z.literal("renew")], "must be false, true or renew"),
   max_live_per_principal: z.number().int().min(0),
   allow_empty_name: z.boolean(),
   on_reuse: z.enum(["audit", "revoke-family"]),
@@ -109,15 +113,23 @@ const schema = z.strictObject({
     .prefault({}),
   database: z
     .strictObject({
-      url: z.string().optional(),
-      direct_url: z.string().optional(),
+      url: databaseUrl.optional(),
+      direct_url: databaseUrl.optional(),
       allow_fsync_off: z.boolean().default(false),
     })
     .prefault({}),
   redis: z.strictObject({ url: z.string().optional() }).prefault({}),
   embedded: z.strictObject({ data_dir: z.string().default("./data") }).prefault({}),
   keyring: z.strictObject({ current: z.string(), keys: z.record(z.string(), z.string()) }).optional(),
-  break_glass: z.strictObject({ secret: z.string().min(32, "must have at least 32 bytes").optional() }).prefault({}),
+  break_glass: z
+    .strictObject({
+      secret: z
+        .string()
+        .min(32, "must have at least 32 bytes")
+        .regex(/^[A-Za-z0-9._~+/=-]{0,8192}$/, "must be of A-Z a-z 0-9 . _ ~ + / = - alone, as a bearer credential is")
+        .optional(),
+    })
+    .prefault({}),
   callers: z
     .strictObject({
       mtls: z
@@ -184,6 +196,8 @@ const schema = z.strictObject({
     .strictObject({
       mint_per_address_per_hour: z.number().int().min(0).default(10),
       mint_per_principal_per_day: z.number().int().min(0).default(100),
+      rotate_per_principal_per_day: z.number().int().min(0).default(100),
+      ipv6_prefix_length: z.number().int().min(1).max(128).default(64),
     })
     .prefault({}),
   canary: z
@@ -203,10 +217,20 @@ const schema = z.strictObject({
 export type Config = z.output<typeof schema> & {
   /** Files that it was read from, and those that it names: a change of one of them is a reason to read it again. */
   readonly files: readonly string[];
+  /** What works and should be changed nevertheless. */
+  readonly warnings: readonly string[];
 };
 
 /** Keys whose value a key `<name>_file` may hold instead. */
 const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "break_glass.secret"];
+
+/** Keys that need not have a value, and have none where they are blank. */
+const OPTIONAL = [
+  ...FROM_FILE,
+  ...["data", "admin"].flatMap((name) =>
+    ["cert_file", "key_file", "client_ca_file"].map((key) => `doors.${name}.tls.${key}`),
+  ),
+];
 
 /**
  * One configuration from a YAML file and the environment laid over it. Keys are YAML paths; in the environment
@@ -216,24 +240,45 @@ const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "break_gl
 export function loadConfig(file: string | undefined, env: Readonly<Record<string, string | undefined>>): Config {
   const problems: string[] = [];
   const tree = file === undefined ? {} : readTree(file, problems);
-  overlay(tree, env, problems);
+  const blankUrl = isBlankUrl(tree, env);
+  overlay(tree, env, schema, problems);
   const files = file === undefined ? [] : [file];
-  readValues(tree, problems, files);
+  const secrets = secretFiles(tree);
+  readValues(tree, FROM_FILE, problems, files);
+  removeBlank(tree, OPTIONAL);
   const parsed = schema.safeParse(tree);
-  if (parsed.success) problems.push(...crossChecks(parsed.data));
+  const held = (config: z.output<typeof schema>) => problems.push(...crossChecks(config, blankUrl));
+  if (parsed.success) held(parsed.data);
   else {
     problems.push(...parsed.error.issues.map(problemOf));
     // What is left without the faulty keys can still be held against itself: every problem at once.
     for (const { path } of parsed.error.issues) removePath(tree, path);
     const rest = schema.safeParse(tree);
-    if (rest.success) problems.push(...crossChecks(rest.data));
+    if (rest.success) held(rest.data);
   }
   if (problems.length > 0) throw new ConfigError(problems);
   const config = parsed.data!;
-  for (const { tls } of [config.doors.data, config.doors.admin]) {
-    if (tls !== undefined) files.push(tls.cert_file, tls.key_file, ...(tls.client_ca_file ? [tls.client_ca_file] : []));
+  for (const name of ["data", "admin"] as const) {
+    const { tls } = config.doors[name];
+    if (tls === undefined) continue;
+    files.push(tls.cert_file, tls.key_file, ...(tls.client_ca_file ? [tls.client_ca_file] : []));
+    secrets.push([`doors.${name}.tls.key_file`, tls.key_file]);
   }
-  return deepFreeze({ ...config, files });
+  return deepFreeze({ ...config, files, warnings: openToOthers(secrets) });
+}
+
+/** The files that hold secrets, by the keys that name them. */
+function secretFiles(tree: Readonly<Record<string, unknown>>): [key: string, file: string][] {
+  return [...FROM_FILE.map((key) => `${key}_file`), "keyring_file"].flatMap((key) => {
+    const value = key.split(".").reduce<unknown>((at, name) => (at as Record<string, unknown> | null)?.[name], tree);
+    return typeof value === "string" && !isBlank(value) ? [[key, value] as [string, string]] : [];
+  });
+}
+
+/** Whether somebody meant to name a database, and named none: a variable that did not come through, an empty value. */
+function isBlankUrl(tree: Readonly<Record<string, unknown>>, env: Readonly<Record<string, string | undefined>>) {
+  const inFile = (tree["database"] as Record<string, unknown> | null | undefined)?.["url"];
+  return ["DATABASE_URL", "SALLYPORT_DATABASE__URL"].some((name) => env[name]?.trim() === "") || inFile === "";
 }
 
 /** The configuration as it is in force, with every secret replaced by `[secret]`. */
@@ -252,7 +297,12 @@ export function redacted(config: Config): unknown {
 
 /** A connection URL without its password: before the last @, which a password may hold too, or in its query. */
 function withoutPassword(url: string): string {
-  return url.replace(/(\/\/[^:/@]*:).*@/s, "$1[secret]@").replace(/([?&][^=&]*password=)[^&]*/gi, "$1[secret]");
+  const user = url.indexOf("//") + 2;
+  const colon = url.indexOf(":", user);
+  const host = url.lastIndexOf("@");
+  const held = user > 1 && colon >= 0 && colon < host;
+  const shown = held ? `${url.slice(0, colon + 1)}[secret]${url.slice(host)}` : url;
+  return shown.replace(/([?&][^=&]{0,64}password=)[^&]*/gi, "$1[secret]");
 }
 
 const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "max_ttl", "default_ttl"]);
@@ -273,99 +323,6 @@ function durationText(ms: number): string {
   return `${ms / length}${unit}`;
 }
 
-type Tree = Record<string, unknown>;
-
-/** Without the library's warnings, which show the lines that they are about. */
-function fromYaml(text: string): unknown {
-  return parseYaml(text, { logLevel: "error" });
-}
-
-function readTree(file: string, problems: string[]): Tree {
-  try {
-    const tree: unknown = fromYaml(readFileSync(file, "utf8")) ?? {};
-    if (typeof tree === "object" && !Array.isArray(tree)) return tree as Tree;
-    problems.push(`${file}: must be a mapping of keys`);
-  } catch (error) {
-    problems.push(
-      `${file}: ${(error as { code?: string }).code === "ENOENT" ? "no such file" : "can not be read as YAML"}`,
-    );
-  }
-  return {};
-}
-
-function overlay(tree: Tree, env: Readonly<Record<string, string | undefined>>, problems: string[]): void {
-  if (env["DATABASE_URL"]) setPath(tree, ["database", "url"], env["DATABASE_URL"]);
-  if (env["REDIS_URL"]) setPath(tree, ["redis", "url"], env["REDIS_URL"]);
-  for (const [name, value] of Object.entries(env)) {
-    if (value === undefined || !name.startsWith("SALLYPORT_")) continue;
-    if (["SALLYPORT_ADDRESS", "SALLYPORT_DATA_ADDRESS", "SALLYPORT_TOKEN", "SALLYPORT_CACHE"].includes(name)) continue;
-    const path = name.slice("SALLYPORT_".length).toLowerCase().split("__");
-    if (path.length === 1 && path[0] !== "mode" && path[0] !== "keyring_file") {
-      problems.push(`${name}: not a setting (levels are separated by __, as in SALLYPORT_LOG__LEVEL)`);
-      continue;
-    }
-    try {
-      setPath(tree, path, scalar(value));
-    } catch {
-      problems.push(`${name}: can not be read as YAML`);
-    }
-  }
-}
-
-function scalar(text: string): unknown {
-  if (text === "true" || text === "false") return text === "true";
-  if (/^\d{1,15}$/.test(text)) return Number(text);
-  return text.startsWith("[") || text.startsWith("{") ? fromYaml(text) : text;
-}
-
-function readValues(tree: Tree, problems: string[], files: string[]): void {
-  for (const path of FROM_FILE) {
-    const [section, key] = path.split(".") as [string, string];
-    const parent = tree[section] as Tree | undefined;
-    const file = parent?.[`${key}_file`];
-    if (parent === undefined || file === undefined) continue;
-    delete parent[`${key}_file`];
-    files.push(String(file));
-    const text = readText(String(file), `${path}_file`, problems);
-    if (text !== undefined) parent[key] = text.trim();
-  }
-  const keyring = tree["keyring_file"];
-  delete tree["keyring_file"];
-  if (keyring === undefined) return;
-  files.push(String(keyring));
-  const text = readText(String(keyring), "keyring_file", problems);
-  if (text === undefined) return;
-  try {
-    tree["keyring"] = fromYaml(text);
-  } catch {
-    problems.push("keyring_file: can not be read as YAML or JSON");
-  }
-}
-
-function readText(file: string, key: string, problems: string[]): string | undefined {
-  try {
-    return readFileSync(file, "utf8");
-  } catch (error) {
-    problems.push(`${key}: can not read the file (${(error as { code?: string }).code ?? "error"})`);
-    return undefined;
-  }
-}
-
-function setPath(tree: Tree, path: readonly string[], value: unknown): void {
-  let at = tree;
-  for (const key of path.slice(0, -1)) {
-    if (typeof at[key] !== "object" || at[key] === null) at[key] = {};
-    at = at[key] as Tree;
-  }
-  at[path[path.length - 1]!] = value;
-}
-
-function removePath(tree: Tree, path: readonly PropertyKey[]): void {
-  let at: unknown = tree;
-  for (const key of path.slice(0, -1)) at = (at as Tree | undefined)?.[String(key)];
-  if (typeof at === "object" && at !== null) delete (at as Tree)[String(path.at(-1))];
-}
-
 /** Names the key and the bound; never a value. */
 function problemOf(issue: z.core.$ZodIssue): string {
   const path = issue.path.join(".");
@@ -375,7 +332,7 @@ function problemOf(issue: z.core.$ZodIssue): string {
   return `${path}: ${issue.message}`;
 }
 
-function crossChecks(config: z.output<typeof schema>): string[] {
+function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string[] {
   const problems: string[] = [];
   const { lease, poll } = config.revocation;
   if (poll * 1.2 + 500 >= lease)
@@ -388,6 +345,11 @@ function crossChecks(config: z.output<typeof schema>): string[] {
   if (config.keyring === undefined && config.database.url !== undefined) {
     problems.push("keyring: is required with database.url (or keyring_file); the embedded database makes its own");
   }
+  const { url, direct_url: directUrl } = config.database;
+  if (url === undefined && blankUrl && config.keyring !== undefined) {
+    problems.push("database.url: is blank (DATABASE_URL, too); with a keyring it must name a database, or be left out");
+  }
+  if (url === undefined && directUrl !== undefined) problems.push("database.direct_url: needs database.url");
   if (config.canary.every !== undefined && (config.mode !== "full" || config.canary.every < 1000)) {
     problems.push("canary.every: must be at least 1s, in mode full");
   }
@@ -395,6 +357,9 @@ function crossChecks(config: z.output<typeof schema>): string[] {
     problems.push("database.url: is required in mode validate");
   }
   const data = config.doors.data;
+  if (data.trust_peers === true && (data.tls?.allowed_sans.length ?? 0) > 0) {
+    problems.push("doors.data.trust_peers: with allowed_sans peers are known by their certificates; leave it out");
+  }
   if (!isLocal(data.bind) && data.trust_peers === true) {
     problems.push("doors.data.trust_peers: peers can be trusted on loopback and unix sockets only");
   }
@@ -407,7 +372,37 @@ function crossChecks(config: z.output<typeof schema>): string[] {
   if (config.callers.mtls.length > 0 && config.doors.admin.tls?.client_ca_file === undefined) {
     problems.push("callers.mtls: needs doors.admin.tls.client_ca_file");
   }
+  problems.push(...samePlaces(config));
   return problems;
+}
+
+/** Two listeners can not share an address. Port 0 takes a free one each time. */
+function samePlaces({ mode, doors }: z.output<typeof schema>): string[] {
+  const names = mode === "full" ? (["data", "admin", "ops"] as const) : (["data", "ops"] as const);
+  return names.flatMap((name, i) =>
+    names
+      .slice(i + 1)
+      .filter((other) => overlaps(doors[name].bind, doors[other].bind))
+      .map((other) => `doors.${other}.bind: is the address of doors.${name}.bind; each listener needs its own`),
+  );
+}
+
+function overlaps(one: string, other: string): boolean {
+  if (one.startsWith("unix:") || other.startsWith("unix:")) return one === other;
+  const [a, b] = [one, other].map((bind) => {
+    const [, host = "", port = ""] = /^(.*):(\d+)$/.exec(bind) ?? [];
+    return { host: host === "localhost" ? "127.0.0.1" : host, port: Number(port) };
+  }) as [{ host: string; port: number }, { host: string; port: number }];
+  const everywhere = (host: string) => host === "0.0.0.0" || host === "[::]";
+  return a.port === b.port && a.port !== 0 && (a.host === b.host || everywhere(a.host) || everywhere(b.host));
+}
+
+/**
+ * Whether whoever reaches the data listener is believed without a credential: on this machine alone, and only where nobody
+ * said which certificates count.
+ */
+export function trustsPeers({ bind, trust_peers: trust, tls }: Config["doors"]["data"]): boolean {
+  return trust ?? (isLocal(bind) && (tls?.allowed_sans.length ?? 0) === 0);
 }
 
 /** Whether a bind can be reached from this machine only. */

@@ -5,7 +5,7 @@ import type { BulkRevoke } from "./app/bulk-revoke.ts";
 import type { PrincipalManager } from "./app/principal-manager.ts";
 import type { TokenManager } from "./app/token-manager.ts";
 import type { Validate, ValidateKnown } from "./app/validate.ts";
-import { type Config, isLocal } from "./config.ts";
+import { type Config, trustsPeers } from "./config.ts";
 import { Authorization } from "./gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { AuditLog as AuditLogDesc } from "./gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "./gen/sallyport/v1/principal_admin_pb.ts";
@@ -229,8 +229,8 @@ function adminDoor(
 }
 
 async function dataDoor(config: Config, deps: DoorDeps, health: Health, admission: Admission): Promise<Door> {
-  const { bind, unix_mode, tls, http2, trust_peers, max_connections: maxSockets } = config.doors.data;
-  const trust = (trust_peers ?? isLocal(bind)) ? "trusted" : "untrusted";
+  const { bind, unix_mode, tls, http2, max_connections: maxSockets } = config.doors.data;
+  const trust = trustsPeers(config.doors.data) ? "trusted" : "untrusted";
   const limits = { ...doorLimits(trust === "trusted" ? "data-trusted" : "data"), maxSockets };
   const { clock, telemetry, dataCallers, validate } = deps;
   const onHandlerError = (error: unknown) => telemetry.trouble("a handler failed", error);

@@ -16,14 +16,14 @@ const HELP = {
     "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
     "Prints the first admin token, alone, once. --again mints another (needs the database owner's credentials).",
   "check-config":
-    "sallyport check-config [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it can not be used.",
+    "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it can not be used.\n" +
+    "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is away.",
 };
 
-const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
-if (major < 22 || (major === 22 && minor < 15)) {
+if (Number.parseInt(process.versions.node, 10) < 24) {
   end(
     EXIT.config,
-    `Node ${process.version} is too old: 22.15 or newer is needed (npm ci brings one; use npm start or npm run)`,
+    `Node ${process.version} is too old: 24 or newer is needed (npm ci brings one; use npm start or npm run)`,
   );
 } else {
   process.exitCode = await main(process.argv.slice(2)).catch(explain);
@@ -48,7 +48,14 @@ async function main(argv: readonly string[]): Promise<number> {
 }
 
 async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<number> {
-  let options: { data?: string; config?: string; ttl?: string; again?: boolean; help?: boolean };
+  let options: {
+    data?: string;
+    config?: string;
+    ttl?: string;
+    again?: boolean;
+    connect?: boolean;
+    help?: boolean;
+  };
   try {
     const { values } = parseArgs({
       args: [...rest],
@@ -57,6 +64,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
         config: { type: "string" },
         help: { type: "boolean", short: "h" },
         ...(word === "bootstrap" && { ttl: { type: "string" }, again: { type: "boolean" } }),
+        ...(word === "check-config" && { connect: { type: "boolean" } }),
       },
     });
     options = values as typeof options;
@@ -82,16 +90,17 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     case "bootstrap":
       return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
     case "check-config":
-      return (await import("./commands.ts")).checkConfigCommand(config);
+      return (await import("./commands.ts")).checkConfigCommand(config, options.connect ?? false);
   }
 }
 
 /** One clear line on stderr for everything that can go wrong at start, and its exit code. Never a stack, never a value. */
 function explain(error: unknown): number {
-  const { name, message, kind, problem, problems } = error as {
+  const { name, message, kind, mend, problem, problems } = error as {
     name?: string;
     message?: string;
     kind?: string;
+    mend?: boolean;
     problem?: string;
     problems?: string[];
   };
@@ -100,7 +109,10 @@ function explain(error: unknown): number {
       return say(EXIT.config, ...(problems ?? []));
     case "KeyringError":
       return say(EXIT.config, `keyring: ${message}`);
+    case "DatabaseError":
+      return say(mend ? EXIT.config : EXIT.unavailable, message ?? "");
     case "RedisUrlError":
+    case "TlsFilesError":
     case "BootError":
       return say(EXIT.config, message ?? "");
     case "MigrationError":

@@ -1,9 +1,14 @@
 // ports.ts: what the program needs from the world, as promises. Adapters keep them; contract suites check them.
 import type { AuditAct, AuditActor, AuditEvent } from "./domain/audit-event.ts";
 import type { RefusalReason, Verdict } from "./domain/decide.ts";
+import type { AppError } from "./domain/errors.ts";
+import type { LifetimeRule } from "./domain/lifetime.ts";
 import type { Material } from "./domain/material.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "./domain/principal.ts";
+import type { Rights } from "./domain/rights.ts";
 import type { Token, TokenState } from "./domain/token.ts";
+
+export type { LifetimeRule };
 
 /** All time comes from here. Milliseconds. */
 export interface Clock {
@@ -95,6 +100,12 @@ export interface RevokeSelection {
   readonly hints?: readonly string[];
   readonly digests?: readonly string[];
   readonly ids?: readonly string[];
+  /** Also what the selected ones made, and so on, and what replaced one of those by rotation. */
+  readonly descendants?: boolean;
+  /** Of all those, only this principal's. */
+  readonly within?: string;
+  /** Those that hold one of these scopes, by its name. */
+  readonly holding?: readonly string[];
   /** What a cut of the principal or the tenant ended: those issued from this position on that were live before it. */
   readonly cutFrom?: number;
 }
@@ -162,19 +173,6 @@ export interface NewToken {
   readonly createdBy: string;
 }
 
-/** How long a new token lives, in terms of the database's clock at the insert. All that are given hold: the least wins. */
-export interface LifetimeRule {
-  readonly ttl?: number;
-  readonly expireTime?: number;
-  /** No expiry, unless a ceiling or a parent gives one. */
-  readonly never?: boolean;
-  /** The longest the profile allows; `expireTime` beyond it is refused. Undefined where `never` is allowed and asked. */
-  readonly maxTtl: number;
-  /** Of scopes: clamps whatever was asked. */
-  readonly ceiling?: number;
-  readonly notBeforeTime?: number;
-}
-
 /** Names the call that mints, so that a repeat is answered as the first was. */
 export interface Idempotency {
   readonly caller: string;
@@ -198,11 +196,20 @@ export interface MintGuard {
   /** The caller's own token, if it is one: re-read; its scopes must still cover `callerScopes`. */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
-  /** The new token is a child of the caller's. */
+  /** By what the call is judged on the locked rows; absent: the program itself asks, for nobody. */
+  readonly rights?: Rights;
+  /** The caller's token was ended by a rotation: only the repeat of that one is answered. */
+  readonly ended?: true;
+  /** Without `rights`: whether the new token is a child of the caller's. */
   readonly child: boolean;
   /** The principal's row must exist already; else it is made. */
   readonly mustExist: boolean;
 }
+
+/** The same for a token that is there already. */
+export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "rights" | "ended">;
+/** Who must still be good, under lock, for anything that may give somebody more than it has. */
+export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes">;
 
 /** A repeat of a request that minted before: what the first one stored. */
 export interface Repeated {
@@ -214,7 +221,10 @@ export interface Repeated {
 
 // ---------------------------------------------------------------------------------------------------- changing authority
 
-/** An acknowledged commit: the change is durable. `epoch` and `maxBoundMs` were read inside the transaction. */
+/**
+ * An acknowledged commit: the change is durable. `epoch` and `maxBoundMs` were read inside the transaction. A value that
+ * is an error tells that an earlier call made the change: it is thrown after the wait, as an OK would be told after it.
+ */
 export interface Committed<T> {
   readonly value: T;
   readonly epoch: string;
@@ -235,7 +245,8 @@ export type TenantChange = Partial<Pick<Tenant, "displayName" | "state" | "annot
 
 /**
  * Every method is one transaction: the change (idempotent), its audit row, also when nothing changed, and by trigger
- * its place in the log. It resolves after the commit's acknowledgement. It rejects with NOT_DONE where surely nothing
+ * its place in the log. It resolves after the acknowledgement of a commit that wrote something: one that only read would
+ * wait for no synchronous standby, and a repeat would tell what a failover can still undo. It rejects with NOT_DONE where surely nothing
  * happened, with OUTCOME_UNKNOWN where something may have (no acknowledgement, or one with a warning of class 01), or
  * with the reason of a rule that refused it; then nothing happened.
  */
@@ -251,18 +262,19 @@ export interface AuthorityStore {
   rotateToken(
     id: string,
     token: Pick<NewToken, "id" | "digest" | "kid" | "hint" | "createdBy">,
-    lifetime: LifetimeRule,
+    /** Undefined: as long as the old one was made to live. */
+    lifetime: LifetimeRule | undefined,
     overlapMs: number,
-    guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
+    guard: ChangeGuard,
     actor: AuditActor,
     idempotency?: Idempotency,
-  ): Promise<Committed<{ kind: "created"; token: Token; previous: Token } | Repeated>>;
+  ): Promise<Committed<{ kind: "created"; token: Token; previous: Token } | Repeated | AppError>>;
   updateToken(
     id: string,
     change: TokenChange,
     etag: string,
-    rule: { maxTtl: number; ceiling?: number },
-    guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
+    rule: { maxTtl: number },
+    guard: ChangeGuard,
     actor: AuditActor,
   ): Promise<Committed<Token>>;
   /** Concurrent calls of one process may share a transaction of at most 500 rows. */
@@ -279,26 +291,43 @@ export interface AuthorityStore {
   ): Promise<Committed<{ readonly revoked: readonly string[]; readonly busy: readonly string[] }>>;
   /**
    * Ends all tokens issued so far, of a principal or a whole tenant, in one row. The value: the position of the cut
-   * before, or 0; tokens issued from there on are what it hits.
+   * before, or 0; tokens issued from there on are what it hits. A principal that must exist and never did is
+   * PRINCIPAL_NOT_FOUND; another gets its row here, so that a first mint that is under way is hit, too.
    */
-  cut(tenant: string, principal: string | undefined, reason: string, actor: AuditActor): Promise<Committed<number>>;
+  cut(
+    tenant: string,
+    principal: string | undefined,
+    mustExist: boolean,
+    reason: string,
+    actor: AuditActor,
+  ): Promise<Committed<number>>;
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,
+    guard: CallerGuard,
     actor: AuditActor,
-  ): Promise<Committed<Principal>>;
+  ): Promise<Committed<Principal | AppError>>;
   updatePrincipal(
     tenant: string,
     name: string,
     change: PrincipalChange,
     etag: string,
+    guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Principal>>;
+  /** One that is deleted already is told so after a commit; PRINCIPAL_NOT_FOUND for one that never was. */
   deletePrincipal(tenant: string, name: string, actor: AuditActor): Promise<Committed<Principal>>;
   createTenant(
     tenant: Pick<Tenant, "id" | "displayName" | "state" | "annotations">,
+    guard: CallerGuard,
+    actor: AuditActor,
+  ): Promise<Committed<Tenant | AppError>>;
+  updateTenant(
+    id: string,
+    change: TenantChange,
+    etag: string,
+    guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Tenant>>;
-  updateTenant(id: string, change: TenantChange, etag: string, actor: AuditActor): Promise<Committed<Tenant>>;
 }
 
 // ---------------------------------------------------------------------------------------------------- the log

@@ -12,15 +12,16 @@ import { ReuseSignals } from "./app/reuse.ts";
 import { TokenManager } from "./app/token-manager.ts";
 import { Usage } from "./app/usage.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./app/validate.ts";
-import { type Config, isLocal } from "./config.ts";
+import { type Config, trustsPeers } from "./config.ts";
 import { NO_REQUIREMENT, type Verdict } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { BUILT_IN_PROFILES, type Profile } from "./domain/profile.ts";
 import { Secret } from "./domain/secret.ts";
+import { parseTokenString } from "./domain/token-string.ts";
 import { type Doors, openDoors } from "./doors.ts";
-import type { Clock, Timers } from "./ports.ts";
+import type { Clock, Events, Timers } from "./ports.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
@@ -28,7 +29,6 @@ import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
-import { checkDirectSession } from "./postgres/session-check.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
 import { PostgresTokenStore } from "./postgres/token-store.ts";
@@ -86,7 +86,6 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
   const profiles = profilesOf(config);
 
-  await checkDirectSession(config.database.direct_url ?? url);
   const shared = isShared(url, config.database.direct_url);
   const db = new Postgres({ url, shared, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
   try {
@@ -153,18 +152,18 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const now = () => freshness.time(clock.mono()).lower;
   const usage = new Usage({ store: new PostgresUsageStore(db), clock, timers, events: telemetry, now }, USAGE_EVERY_MS);
   const reuse = new ReuseSignals({ store, audit, authority, profiles, timers, events: telemetry });
+  const reused = (events: Pick<Events, "tokenReused">) => (id: string) => {
+    events.tokenReused(id);
+    reuse.seen(id);
+  };
   const validation = (door: string): ValidateDeps => {
     const events = telemetry.forDoor(door);
-    const reused = (id: string) => {
-      events.tokenReused(id);
-      reuse.seen(id);
-    };
     return {
       keyring,
       lookup,
       freshness,
       clock,
-      events: full ? { ...events, tokenReused: reused } : events,
+      events: full ? { ...events, tokenReused: reused(events) } : events,
       used: (id, context, at) => usage.used(id, context, at),
     };
   };
@@ -176,18 +175,28 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     registeredTypes: config.principals.registered,
     mintPerAddressPerHour: config.limits.mint_per_address_per_hour,
     mintPerPrincipalPerDay: config.limits.mint_per_principal_per_day,
+    rotatePerPrincipalPerDay: config.limits.rotate_per_principal_per_day,
+    ipv6PrefixLength: config.limits.ipv6_prefix_length,
+    reused: reused(telemetry),
     mintKid: () => mintKid(keyring, store),
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
+  const admin = validation("admin");
   const callers = new Callers({
-    validate: validateWith(validation("admin")),
+    validate: validateWith(admin),
+    rotated: {
+      validate: validateWith({ ...admin, events: { ...admin.events, tokenReused: () => {} } }),
+      find: async (bearer) => {
+        const parsed = parseTokenString(bearer, keyring);
+        return parsed && (await store.getByDigest(parsed.digest));
+      },
+    },
     audit,
     clock,
     breakGlass,
     mtls: config.callers.mtls,
   });
-  const data = config.doors.data;
-  const dataCallers = new DataCallers(callers, data.trust_peers ?? isLocal(data.bind));
+  const dataCallers = new DataCallers(callers, trustsPeers(config.doors.data));
 
   const validateForCanary = validateWith(validation("canary"));
   const canary = new Canary(
@@ -243,7 +252,14 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       policies,
       admin: {
         tokens,
-        bulk: new BulkRevoke({ store, authority, keyring, clock, timers }),
+        bulk: new BulkRevoke({
+          store,
+          authority,
+          keyring,
+          registeredTypes: config.principals.registered,
+          clock,
+          timers,
+        }),
         principals: new PrincipalManager({ store, authority }),
         audit,
         pages: new PageTokens(keyring),
@@ -266,6 +282,12 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     doors.serving(reasons().length === 0);
   }, 250).unref();
   doors.serving(true);
+  const warn = () =>
+    warnOfFirstAdmin(store, clock, telemetry).catch((error) =>
+      telemetry.trouble("the first admin token could not be looked at", error),
+    );
+  if (full) void warn();
+  const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;
 
   return {
     doors,
@@ -282,11 +304,25 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     },
     async stop(graceMs) {
       clearInterval(gauges);
+      clearInterval(daily);
       canary.stop();
       await doors.drain(graceMs);
       await close();
     },
   };
+}
+
+const ADMIN_ENDS_SOON_MS = 14 * 86_400_000;
+
+/** It can not prolong itself: who has it must make another in time. */
+async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, { log }: Telemetry): Promise<void> {
+  const found = await store.firstAdminEnds();
+  if (found === undefined || found.expireTime - clock.wall() > ADMIN_ENDS_SOON_MS) return;
+  const ends = new Date(found.expireTime).toISOString();
+  log.warn(
+    { hint: found.hint, ends },
+    "the first admin token ends soon: mint one for another principal, or sallyport bootstrap --again makes another",
+  );
 }
 
 const NOWHERE = { clientAddress: "" };

@@ -4,30 +4,36 @@ import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
 import { bootstrap } from "./first-admin.ts";
 import { type Embedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate } from "./postgres/migrate.ts";
-import { checkDirectSession } from "./postgres/session-check.ts";
-import { createSallyport, type Sallyport } from "./sallyport.ts";
+import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
+import { isShared } from "./postgres/session-settings.ts";
+import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
 import { createTelemetry, type Telemetry } from "./telemetry.ts";
+import { assertUsable } from "./usable.ts";
 
 /** For those who are under way, and, of a stop by an orchestrator, for its probes. A person at a keyboard is not kept. */
 const GRACE_MS = { SIGTERM: 8_000, SIGINT: 3_000, database: 3_000 };
 const WATCH_MS = 2_000;
+/** npm passes on the SIGINT that a terminal has sent to the whole group already: one Ctrl-C comes twice. */
+const SAME_SIGNAL_MS = 1_000;
 
 /** Runs the server until a signal. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
 export async function serve(given: Config, load: () => Config): Promise<number> {
+  assertUsable(given);
   const telemetry = createTelemetry(given.log.level);
   surviveFaults(telemetry);
   telemetry.note("starting", { node: process.version, pid: process.pid, mode: given.mode });
+  for (const warning of given.warnings) telemetry.log.warn(warning);
   const signals = new Signals();
   const embedded = given.database.url === undefined ? await embeddedDatabase(given, telemetry) : undefined;
   try {
     const config = embedded === undefined ? given : { ...given, ...embedded.config };
+    const { url, direct_url: directUrl } = config.database;
+    await assertBothReachable(url!, directUrl);
     if (config.mode === "full") {
-      const direct = config.database.direct_url ?? config.database.url!;
-      // Migrations hold a lock of the session.
-      await checkDirectSession(direct);
-      const applied = await migrate(direct);
+      const applied = await migrate(directUrl ?? url!);
       for (const name of applied) telemetry.note("migrated", { name });
     }
+    await assertRights(url!, config.mode, false, isShared(url!, directUrl));
     if (embedded !== undefined) await firstAdmin(config, telemetry);
     const sallyport = await createSallyport(config, telemetry);
     signals.onReload = () => reload(sallyport, load, telemetry);
@@ -43,7 +49,7 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
     return why === "database" ? 69 : 0;
   } finally {
     await embedded?.database.stop();
-    signals.close();
+    signals.onReload = () => {};
     for (const file of given.files) unwatchFile(file);
     telemetry.note("stopped");
     telemetry.log.flush();
@@ -102,7 +108,9 @@ function announce(sallyport: Sallyport, config: Config, embedded: boolean): void
 /** A bad file keeps the old state, and says so. */
 function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry): void {
   try {
-    if (sallyport.reload(load())) telemetry.note("reloaded");
+    const fresh = load();
+    assertUsable(fresh);
+    if (sallyport.reload(fresh)) telemetry.note("reloaded");
   } catch (error) {
     const { name, message, problems: list } = error as { name: string; message: string; problems?: readonly string[] };
     const problems = list?.join("; ") ?? (name === "KeyringError" ? message : name);
@@ -124,32 +132,25 @@ function surviveFaults(telemetry: Telemetry): void {
   process.on("unhandledRejection", survive("a rejection was not handled"));
 }
 
-/** SIGTERM and SIGINT stop, a second one at once; SIGHUP reloads. */
+/**
+ * SIGTERM and SIGINT stop, a second one, more than a second later, at once; SIGHUP reloads. It listens to the end: a late
+ * twin of the first signal would else end the process in the midst of its own end.
+ */
 class Signals {
   readonly stop: Promise<"SIGTERM" | "SIGINT">;
   onReload: () => void = () => {};
-  readonly #listeners: [NodeJS.Signals, () => void][] = [];
 
   constructor() {
     const { promise, resolve } = Promise.withResolvers<"SIGTERM" | "SIGINT">();
     this.stop = promise;
-    let stopping = false;
+    let first: number | undefined;
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
-      this.#on(signal, () => {
-        if (stopping) process.exit(1);
-        stopping = true;
+      process.on(signal, () => {
+        if (first !== undefined && systemClock.mono() - first >= SAME_SIGNAL_MS) process.exit(1);
+        first ??= systemClock.mono();
         resolve(signal);
       });
     }
-    this.#on("SIGHUP", () => this.onReload());
-  }
-
-  close(): void {
-    for (const [signal, listener] of this.#listeners) process.off(signal, listener);
-  }
-
-  #on(signal: NodeJS.Signals, listener: () => void): void {
-    this.#listeners.push([signal, listener]);
-    process.on(signal, listener);
+    process.on("SIGHUP", () => this.onReload());
   }
 }

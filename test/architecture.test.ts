@@ -29,6 +29,7 @@ const COMPOSITION = [
   "doors.ts",
   "data-folder.ts",
   "first-admin.ts",
+  "usable.ts",
 ];
 
 /** Who may import what: a room is a folder or a file of `src/`, the longest name that fits is its room. */
@@ -52,13 +53,15 @@ const ROOMS: Readonly<Record<string, Room>> = {
     ["services/", "http2/", "ports.ts", "servers/", "app/validate.ts", "app/token-manager.ts"],
     ["node:*", "@connectrpc/connect", "@connectrpc/connect-node", "@bufbuild/protobuf"],
   ),
-  "config.ts": room([], ["zod", "yaml", "node:fs", "node:net"]),
+  "config.ts": room(["config-sources.ts"], ["zod", "node:net"]),
+  "config-sources.ts": room([], ["zod", "yaml", "node:fs", "node:net"]),
   "telemetry.ts": room(["domain/", "ports.ts", "validation-metrics.ts"], ["pino", "prom-client"]),
   "validation-metrics.ts": room(["domain/", "ports.ts"], ["prom-client"]),
   "data-folder.ts": room(["domain/"], ["node:*"]),
   "first-admin.ts": room(["domain/", "postgres/", "ports.ts"], []),
   "doors.ts": room(COMPOSITION, ["@bufbuild/protobuf", "@connectrpc/connect", "node:net"]),
   "sallyport.ts": room(COMPOSITION, ["node:crypto"]),
+  "usable.ts": room(COMPOSITION, []),
   "serve.ts": room(COMPOSITION, ["node:*"]),
   "commands.ts": room(COMPOSITION, ["node:*"]),
   "main.ts": room(["config.ts", "serve.ts", "commands.ts", "cli/"], ["node:*"]),

@@ -1,4 +1,4 @@
-import { writeFileSync } from "node:fs";
+import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { ConfigError, isLocal, loadConfig, redacted } from "../src/config.ts";
@@ -37,7 +37,12 @@ describe("without any setting", () => {
       principals: { registered: ["bot", "service"] },
       cache: { l1: { entries: 100_000, bytes: 64 * 1024 ** 2 }, ttl: 300_000, negative_ttl: 5000 },
       revocation: { lease: 1500, poll: 400 },
-      limits: { mint_per_address_per_hour: 10, mint_per_principal_per_day: 100 },
+      limits: {
+        mint_per_address_per_hour: 10,
+        mint_per_principal_per_day: 100,
+        rotate_per_principal_per_day: 100,
+        ipv6_prefix_length: 64,
+      },
       log: { level: "info" },
       break_glass: {},
       callers: { mtls: [] },
@@ -136,6 +141,9 @@ describe("what a value may be", () => {
     ["profiles: { pat: { prefix: 1x } }", "profiles.pat.prefix"],
     ["profiles: { pat: { principals: [] } }", "profiles.pat.principals"],
     ["profiles: { pat: { minted_by: [anybody] } }", "profiles.pat.minted_by.0"],
+    ["profiles: { pat: { self_rotate: often } }", "profiles.pat.self_rotate"],
+    ["limits: { ipv6_prefix_length: 0 }", "limits.ipv6_prefix_length"],
+    ["limits: { ipv6_prefix_length: 129 }", "limits.ipv6_prefix_length"],
     ["profiles: { pat: { administrative: true } }", "profiles.pat.administrative"],
     ["principals: { registered: [robot] }", "principals.registered.0"],
     ["break_glass: { secret: short }", "break_glass.secret"],
@@ -163,12 +171,212 @@ describe("what a value may be", () => {
   });
 });
 
+describe("the type of an environment value is its key's", () => {
+  test("digits are a text where the key is one; maps and lists are written in YAML flow form, at any level", () => {
+    const config = yaml("limits: { mint_per_address_per_hour: 3 }", {
+      SALLYPORT_KEYRING__CURRENT: "1",
+      SALLYPORT_KEYRING__KEYS: `{ "1": ${KEYRING.keyring.keys["1"]} }`,
+      SALLYPORT_DOORS__DATA__UNIX_MODE: "0660",
+      SALLYPORT_DOORS__DATA__MAX_CONNECTIONS: "32",
+      SALLYPORT_EMBEDDED__DATA_DIR: "[x]",
+      SALLYPORT_CACHE__L1__BYTES: "1048576",
+      SALLYPORT_CALLERS__MTLS: "[]",
+      SALLYPORT_PROFILES: "{ my-kind: { max_ttl: 30d }, pat: { on_reuse: revoke-family } }",
+      SALLYPORT_PROFILES__PAT__SELF_ROTATE: "true",
+      SALLYPORT_POLICIES: "{ api: { headers: { x-auth-scopes: false } } }",
+      SALLYPORT_POLICIES__API__REALM: "true",
+    });
+    expect(config).toMatchObject({
+      ...KEYRING,
+      doors: { data: { unix_mode: 0o660, max_connections: 32 } },
+      embedded: { data_dir: "[x]" },
+      cache: { l1: { bytes: 1048576 } },
+      profiles: { "my-kind": { max_ttl: 30 * 86_400_000 }, pat: { on_reuse: "revoke-family", self_rotate: true } },
+      policies: { api: { realm: "true", headers: { "x-auth-scopes": false } } },
+      limits: { mint_per_address_per_hour: 3 },
+    });
+  });
+
+  test.each([
+    ["SALLYPORT_DOORS__DATA__MAX_CONNECTIONS", "many", "doors.data.max_connections: "],
+    ["SALLYPORT_DOORS__DATA__TRUST_PEERS", "yes", "doors.data.trust_peers: "],
+    ["SALLYPORT_PROFILES", "{ pat: [", "SALLYPORT_PROFILES: line 1, column "],
+    ["SALLYPORT_PROFILES", "pat", "profiles: "],
+  ])("%s=%s is told by its name", (name, value, text) => {
+    expect(problems("", { [name]: value })).toEqual([expect.stringContaining(text)]);
+  });
+
+  const ofKubernetes = {
+    SALLYPORT_SERVICE_HOST: "10.96.0.1",
+    SALLYPORT_SERVICE_PORT: "7400",
+    SALLYPORT_SERVICE_PORT_GRPC: "7400",
+    SALLYPORT_PORT: "tcp://10.96.0.1:7400",
+    SALLYPORT_PORT_7400_TCP: "tcp://10.96.0.1:7400",
+    SALLYPORT_PORT_7400_TCP_PROTO: "tcp",
+    SALLYPORT_PORT_7400_TCP_PORT: "7400",
+    SALLYPORT_PORT_7400_TCP_ADDR: "10.96.0.1",
+    SALLYPORT_ADMIN_SERVICE_HOST: "fd00::1",
+    SALLYPORT_ADMIN_PORT: "tcp://[fd00::1]:7401",
+  };
+
+  test("what Kubernetes tells of a service named sallyport is no setting, and no error", () => {
+    expect(problems("", ofKubernetes)).toEqual([]);
+  });
+
+  test.each([
+    ["SALLYPORT_PORT", "7400"],
+    ["SALLYPORT_DATA_PORT", "7400"],
+    ["SALLYPORT_SERVICE_HOST", "everywhere"],
+    ["SALLYPORT_PORT_7400_TCP_ADRR", "10.96.0.1"],
+    ["SALLYPORT_SERVICE", "x"],
+  ])("%s=%s is still told", (name, value) => {
+    expect(problems("", { ...ofKubernetes, [name]: value })).toEqual([expect.stringContaining(`${name}: `)]);
+  });
+
+  test("the variables of the client are no settings", () => {
+    const client = {
+      SALLYPORT_ADDRESS: "a",
+      SALLYPORT_CA_FILE: "b",
+      SALLYPORT_CERT_FILE: "c",
+      SALLYPORT_KEY_FILE: "d",
+    };
+    expect(problems("", client)).toEqual([]);
+  });
+});
+
+describe("a blank value", () => {
+  test("is one that is not set: in the environment, in the file, as the name of a file", () => {
+    const config = yaml(
+      "database: { url: postgres://h/d, direct_url: '', url_file: }\nredis: { url: ' ' }\nbreak_glass: { secret_file: '' }",
+      {
+        SALLYPORT_DATABASE__DIRECT_URL: "",
+        SALLYPORT_REDIS__URL_FILE: " ",
+        SALLYPORT_LOG__LEVEL: "",
+        SALLYPORT_KEYRING: JSON.stringify(KEYRING.keyring),
+        REDIS_URL: "",
+      },
+    );
+    expect(config).toMatchObject({
+      database: { url: "postgres://h/d" },
+      redis: {},
+      break_glass: {},
+      log: { level: "info" },
+    });
+    expect(config.database.direct_url).toBeUndefined();
+    expect(config.redis.url).toBeUndefined();
+  });
+
+  test.each([
+    "database.url_file",
+    "database.direct_url_file",
+    "redis.url_file",
+    "break_glass.secret_file",
+    "keyring_file",
+  ])("a file for %s that is blank is an error, not the absence of a secret", (key) => {
+    const [section, name] = key.split(".");
+    const blank = JSON.stringify(file(" \n"));
+    const text = name === undefined ? `${section}: ${blank}` : `${section}: { ${name}: ${blank} }`;
+    expect(problems(text)).toContain(`${key}: the file is blank`);
+  });
+
+  test("a database URL that did not come through is not the wish for an embedded database where a keyring is", () => {
+    const keyring = JSON.stringify(KEYRING);
+    for (const env of [{ DATABASE_URL: "" }, { DATABASE_URL: " " }, { SALLYPORT_DATABASE__URL: "" }] as Record<
+      string,
+      string
+    >[])
+      expect(problems(keyring, env)).toEqual([expect.stringMatching(/^database\.url: is blank/)]);
+    expect(problems(JSON.stringify({ ...KEYRING, database: { url: "" } }))).toHaveLength(1);
+    expect(problems(keyring)).toEqual([]);
+    expect(problems("", { DATABASE_URL: "" })).toEqual([]);
+    expect(problems(keyring, { DATABASE_URL: "", SALLYPORT_DATABASE__URL: "postgres://h/d" })).toEqual([]);
+  });
+});
+
+describe("database URLs", () => {
+  test.each(["nonsense", "mysql://h/d", "http://h", "postgres:h", "postgres:/h"])("%s is refused", (url) => {
+    expect(problems(JSON.stringify(KEYRING), { DATABASE_URL: url })).toEqual([
+      expect.stringMatching(/^database\.url: must be postgres:\/\//),
+    ]);
+  });
+
+  test("a raw # is named, without the URL", () => {
+    const found = problems(JSON.stringify(KEYRING), { DATABASE_URL: "postgres://u:hun#ter2@h/d" });
+    expect(found).toEqual([expect.stringContaining("write it %23")]);
+    expect(found.join()).not.toContain("hun");
+  });
+
+  test("a direct way to nowhere is refused", () => {
+    expect(problems("database: { direct_url: postgres://h/d }")).toEqual(["database.direct_url: needs database.url"]);
+  });
+});
+
+describe("a file that is no YAML", () => {
+  test.each([
+    ["a: [", /line \d+, column \d+: can not be read as YAML/],
+    ["log:\n  level: hunter2\n level: hunter2\n", /line 3, column \d+: can not be read as YAML/],
+    ["log: { level: info }\nlog: { level: hunter2 }", /line 2, column 1: can not be read as YAML \(duplicate key\)/],
+  ])("%j is told with line and column", (text, told) => {
+    const found = problems(text);
+    expect(found).toEqual([expect.stringMatching(told)]);
+    expect(found.join()).not.toContain("hunter2");
+    const keyring = problems("", { SALLYPORT_KEYRING_FILE: file(text) });
+    expect(keyring).toContainEqual(expect.stringMatching(told));
+    expect(keyring[0]).toMatch(/^keyring_file: line/);
+  });
+});
+
+test.each([
+  ["data and admin", "doors: { data: { bind: '127.0.0.1:7401' } }", "doors.admin.bind"],
+  ["one for every address", "doors: { ops: { bind: '0.0.0.0:7400' } }", "doors.ops.bind"],
+  ["a name and its address", "doors: { ops: { bind: 'localhost:7401' } }", "doors.ops.bind"],
+  ["one socket", "doors: { data: { bind: 'unix:/s' }, ops: { bind: 'unix:/s' } }", "doors.ops.bind"],
+])("two listeners on one address are refused: %s", (_, text, key) => {
+  expect(problems(text)).toEqual([expect.stringMatching(new RegExp(`^${key}: is the address of`))]);
+});
+
+test("listeners on free ports, on other addresses, and one that is not opened, are no clash", () => {
+  expect(problems("doors: { data: { bind: '127.0.0.1:0' }, admin: { bind: '127.0.0.1:0' } }")).toEqual([]);
+  expect(problems("doors: { data: { bind: '127.0.0.2:7401' } }")).toEqual([]);
+  const validate = JSON.stringify({ mode: "validate", doors: { data: { bind: "127.0.0.1:7401" } }, ...KEYRING });
+  expect(problems(validate, { DATABASE_URL: "postgres://h/d" })).toEqual([]);
+});
+
+describe("break-glass", () => {
+  test.each(["a b".repeat(20), `${"x".repeat(40)}"`, "ä".repeat(40), "x,".repeat(40)])(
+    "%j can not be sent as a bearer, and is refused",
+    (secret) => {
+      expect(problems(JSON.stringify({ break_glass: { secret } }))).toEqual([
+        expect.stringMatching(/^break_glass\.secret: must be of/),
+      ]);
+    },
+  );
+
+  test("a secret that a bearer can be is taken", () => {
+    expect(problems(JSON.stringify({ break_glass: { secret: `${"aZ9-._~+/".repeat(5)}==` } }))).toEqual([]);
+  });
+});
+
+test("a file with a secret that every user can read gives a warning; one for its owner and group gives none", () => {
+  const keyring = file(JSON.stringify(KEYRING.keyring));
+  chmodSync(keyring, 0o644);
+  const env = { SALLYPORT_KEYRING_FILE: keyring };
+  expect(yaml("", env).warnings).toEqual([expect.stringMatching(/^keyring_file: every user .*0644/)]);
+  chmodSync(keyring, 0o640);
+  expect(yaml("", env).warnings).toEqual([]);
+});
+
 describe("half a configuration", () => {
   const database = "database: { url: postgres://h/d }\n";
   test.each<[string, string, string]>([
     ["a database without a keyring", database, "keyring"],
     ["mode validate without a database", "mode: validate", "database.url"],
     ["a poll that does not fit into the lease", "revocation: { lease: 900ms }", "revocation.poll"],
+    [
+      "trust in everybody, and in some certificates only",
+      "doors: { data: { trust_peers: true, tls: { cert_file: c, key_file: k, client_ca_file: a, allowed_sans: [x] } } }",
+      "doors.data.trust_peers",
+    ],
     ["trust in the world", "doors: { data: { bind: 0.0.0.0:1, trust_peers: true } }", "doors.data.trust_peers"],
     [
       "certificates as callers without a CA",

@@ -89,7 +89,7 @@ describe("configuration", () => {
       days(p.defaultTtl),
       yes(p.allowNoExpiry),
       p.mintedBy.join(", "),
-      yes(p.selfRotate),
+      p.selfRotate === "renew" ? "renew" : yes(p.selfRotate),
       yes(p.allowEmptyName),
     ]);
     expect(rows("docs/configuration.md", /^## Tokens/).filter((row) => row.length === 9)).toEqual(wanted);
@@ -100,7 +100,8 @@ describe("configuration", () => {
     test(`${name} passes check-config`, async () => {
       const secrets = folder();
       try {
-        for (const [file, value] of Object.entries(SECRETS)) writeFileSync(join(secrets.path, file), value);
+        for (const [file, value] of Object.entries(SECRETS))
+          writeFileSync(join(secrets.path, file), value, { mode: 0o600 });
         const config = join(secrets.path, "sallyport.yaml");
         writeFileSync(config, text.replaceAll("/run/secrets", secrets.path));
         const { code, out, err } = await run(["check-config", "--config", config]);

@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { migrationFiles } from "../src/postgres/migrate.ts";
+import { certify, writeFiles } from "./servers/certificates.ts";
 import { type Database, freshDatabase } from "./support/postgres.ts";
 import {
   doorsOf,
@@ -128,6 +129,77 @@ describe("exit 78: a configuration that can not be used", () => {
     expect(err).not.toContain("    at ");
   });
 
+  test.each<[string, (folder: string) => object, RegExp]>([
+    [
+      "a certificate that is not there",
+      (path) => ({ cert_file: join(path, "none.pem"), key_file: join(path, "key.pem") }),
+      /doors\.data\.tls\.cert_file: \S+none\.pem: there is no such file/,
+    ],
+    [
+      "the key of another certificate",
+      (path) => ({ cert_file: join(path, "cert.pem"), key_file: join(path, "other.pem") }),
+      /doors\.data\.tls\.key_file: \S+other\.pem: is not the key of/,
+    ],
+    [
+      "a certificate that has expired",
+      (path) => ({ cert_file: join(path, "old.pem"), key_file: join(path, "key.pem") }),
+      /doors\.data\.tls\.cert_file: \S+old\.pem: has expired on/,
+    ],
+    [
+      "a key that is no PEM, and a CA that is none",
+      (path) => ({
+        cert_file: join(path, "cert.pem"),
+        key_file: join(path, "garbage"),
+        client_ca_file: join(path, "garbage"),
+      }),
+      /doors\.data\.tls\.key_file: .*garbage: holds no PEM(?:.|\n)*doors\.data\.tls\.client_ca_file: .*garbage: holds no PEM/,
+    ],
+  ])("TLS files: %s", async (_, tls, text) => {
+    const path = join(place.path, `tls${++made}`);
+    mkdirSync(path);
+    const identity = certify("server", [{ dns: "localhost" }]);
+    writeFiles(path, identity);
+    writeFileSync(join(path, "old.pem"), certify("server", [], undefined, { key: identity, days: [-30, -1] }).certPem);
+    writeFileSync(join(path, "other.pem"), certify("other", []).keyPem);
+    writeFileSync(join(path, "garbage"), "hunter2");
+    const file = config({ doors: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", tls: tls(path) } } });
+    const { code, out, err } = await run(["serve", "--config", file], { DATABASE_URL: "postgres://127.0.0.1:1/x" });
+    expect([code, out, err]).toEqual([78, "", expect.stringMatching(text)]);
+    expect(err).not.toMatch(/ {4}at |hunter2/);
+  });
+
+  test.each([
+    ["check-config", "postgres://u:hunter2#x@h/d", "write it %23"],
+    ["serve", "postgres://u:hun@ter2:x@h:y/d", "can not be read as a URL"],
+    ["migrate", "postgres://u:hunter2@h/d?sslrootcert=/no/such/ca.pem", "sslrootcert"],
+    ["bootstrap", "hunter2", "must be postgres://"],
+  ])("%s with a database URL of %s: no stack, and no part of it", async (word, url, text) => {
+    const { code, out, err } = await run([word, "--config", config()], { DATABASE_URL: url });
+    expect([code, out, err]).toEqual([78, "", expect.stringMatching(/^sallyport: database\.url: [^\n]*\n$/)]);
+    expect(err).toContain(text);
+    expect(err).not.toMatch(/hun|ter2/);
+  });
+
+  test("a database that has to be mended: its name, or the rights of its user", async () => {
+    const database = await migratedDatabase();
+    const url = new URL(database.url);
+    url.pathname = "/no-such-database";
+    for (const argv of [["check-config", "--connect"], ["migrate"]]) {
+      const { code, err } = await run([...argv, "--config", config()], { DATABASE_URL: url.href });
+      expect([code, err], argv.join(" ")).toEqual([78, expect.stringContaining("no such database")]);
+    }
+    const role = `sallyport_reads_${process.pid}`;
+    await query(database, `create role ${role} login in role sallyport_reader`);
+    const reader = new URL(database.url);
+    reader.username = role;
+    for (const argv of [["check-config", "--connect"], ["serve"]]) {
+      const { code, err } = await run([...argv, "--config", config()], { DATABASE_URL: reader.href });
+      expect([code, err], argv.join(" ")).toEqual([78, expect.stringContaining("sallyport_writer")]);
+    }
+    await query(database, `drop role ${role}`);
+    await database.drop();
+  }, 60_000);
+
   test("a socket in a folder that is not there", async () => {
     const database = await migratedDatabase();
     const doors = { ...FREE_PORTS, data: { bind: "unix:/no/such/folder/s" } };
@@ -179,11 +251,11 @@ describe("exit 78: a configuration that can not be used", () => {
 
 describe("exit 69: something that is needed is not there", () => {
   test("no database", async () => {
-    for (const word of ["serve", "migrate", "bootstrap"]) {
-      const { code, err } = await run([word, "--config", config()], {
+    for (const argv of [["serve"], ["migrate"], ["bootstrap"], ["check-config", "--connect"]]) {
+      const { code, err } = await run([...argv, "--config", config()], {
         DATABASE_URL: "postgres://u:hunter2@127.0.0.1:1/x",
       });
-      expect([code, err], word).toEqual([69, expect.stringContaining("database")]);
+      expect([code, err], argv[0]).toEqual([69, expect.stringMatching(/database\.url: nothing listens/)]);
       expect(err).not.toContain("hunter2");
     }
   });
@@ -221,6 +293,29 @@ describe("check-config", () => {
     });
     expect(out).not.toMatch(/bbbb|pa%24/);
   });
+});
+
+describe("check-config --connect", () => {
+  test("tries credentials, rights and keyring, and changes nothing", async () => {
+    const database = await freshDatabase();
+    const check = (over: object = {}) =>
+      run(["check-config", "--connect", "--config", config(over)], { DATABASE_URL: database.url });
+    const empty = await check();
+    expect([empty.code, empty.err]).toEqual([0, expect.stringContaining("the database is empty")]);
+    const validate = await check({ mode: "validate" });
+    expect([validate.code, validate.err]).toEqual([78, expect.stringContaining("run sallyport migrate")]);
+    expect(await query(database, "select from pg_namespace where nspname = 'sallyport'")).toHaveLength(0);
+    expect((await run(["bootstrap", "--config", config()], { DATABASE_URL: database.url })).code).toBe(0);
+    await query(database, "delete from sallyport.key_checks");
+    const good = await check();
+    expect([good.code, good.err]).toEqual([0, ""]);
+    expect(JSON.parse(good.out)).toMatchObject({ mode: "full" });
+    expect(await query(database, "select from sallyport.key_checks")).toHaveLength(0);
+    await query(database, "insert into sallyport.key_checks (kid, check_value) values ('1', 'x')");
+    const wrong = await check();
+    expect([wrong.code, wrong.out, wrong.err]).toEqual([78, "", expect.stringContaining("pepper 1 is not the one")]);
+    await database.drop();
+  }, 60_000);
 });
 
 describe("three instances at once", () => {
@@ -280,7 +375,34 @@ describe("signals", () => {
     await database.drop();
   });
 
-  test("a second signal ends it at once, also while a call is under way", async () => {
+  test("a Ctrl-C that comes twice, as npm makes of one, is one: it drains and ends with 0", async () => {
+    const database = await migratedDatabase();
+    const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
+    await doorsOf(program);
+    program.kill("SIGINT");
+    await program.until(({ out }) => out.includes('"msg":"stopping"'), "it began to stop");
+    program.kill("SIGINT");
+    program.kill("SIGINT");
+    expect(await program.exited).toBe(0);
+    expect(program.out).toContain('"msg":"stopped"');
+    await database.drop();
+  });
+
+  test("SIGUSR1 opens no inspector", async () => {
+    const database = await migratedDatabase();
+    const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
+    const { ops } = await doorsOf(program);
+    program.kill("SIGUSR1");
+    program.kill("SIGHUP");
+    await program.until(({ out }) => out.includes('"msg":"reloaded"'), "it had handled the signals");
+    expect((await fetch(`${ops}/healthz`)).status).toBe(200);
+    expect(program.err).not.toContain("Debugger");
+    program.kill("SIGTERM");
+    expect(await program.exited).toBe(0);
+    await database.drop();
+  });
+
+  test("a second signal, more than a second later, ends it at once, also while a call is under way", async () => {
     const database = await migratedDatabase();
     const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
     const { admin } = await doorsOf(program);
@@ -294,6 +416,8 @@ describe("signals", () => {
     await new Promise((resolve) => socket.once("connect", resolve));
     program.kill("SIGTERM");
     await program.until(({ out }) => out.includes('"msg":"stopping"'), "it began to stop");
+    // A second is what makes it another signal, not the same one twice.
+    await new Promise((resolve) => setTimeout(resolve, 1_050));
     const asked = Date.now();
     program.kill("SIGTERM");
     expect(await program.exited).toBe(1);

@@ -2,6 +2,8 @@ import type { AuditActor } from "../domain/audit-event.ts";
 import { type Caller, holds, isOperator } from "../domain/caller.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkTenantId } from "../domain/principal.ts";
+import { rankOf } from "../domain/rights.ts";
+import type { CallerGuard } from "../ports.ts";
 
 /** How far a caller reaches in one call: everywhere, in its tenant, or only its own principal's tokens. */
 export type Reach = "everywhere" | "tenant" | "own";
@@ -42,8 +44,14 @@ export function sees(access: Access, tenant: string, principal: string): boolean
   return tenant === caller.tenant && (reach === "tenant" || principal === caller.principal);
 }
 
+/** Who must still be good when a change of this caller commits that may give somebody more than it has. */
+export function guardOf({ caller }: Access): CallerGuard {
+  return { callerTokenId: caller.tokenId, callerScopes: caller.scopes };
+}
+
 export function actorOf(access: Access): AuditActor {
-  return { actor: access.caller.provenance, address: access.caller.address, requestId: access.requestId };
+  const { caller, requestId } = access;
+  return { actor: caller.provenance, address: caller.address, requestId, rank: rankOf(caller) };
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;

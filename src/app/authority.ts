@@ -1,3 +1,4 @@
+import type { AppError } from "../domain/errors.ts";
 import type { AuthorityStore, Committed } from "../ports.ts";
 
 /** How a change of authority came into force. */
@@ -19,11 +20,12 @@ export interface WaitOptions {
 /**
  * The one way to change authority. `change` runs the work (idempotent: it may run again after a change of epoch),
  * and resolves when the change is in force everywhere: a call that starts afterwards, in any process, answers by the new
- * state. It rejects as `AuthorityStore` does, and with EFFECT_PENDING where the deadline comes first.
+ * state. It rejects as `AuthorityStore` does, with the error that is the work's value, and with EFFECT_PENDING where the
+ * deadline comes first.
  */
 export interface Authority {
   change<T>(
-    work: (store: AuthorityStore) => Promise<Committed<T>>,
+    work: (store: AuthorityStore) => Promise<Committed<T | AppError>>,
     options: WaitOptions,
   ): Promise<{ value: T; effect: Effect }>;
   /** Issuing takes authority from nobody: there is nothing to wait for. */

@@ -3,6 +3,7 @@ import { AppError, invalidField } from "../domain/errors.ts";
 import { checkText } from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import { principalType } from "../domain/principal.ts";
+import { mayNotEnd, rankOf, sparedFrom } from "../domain/rights.ts";
 import { parseTokenString } from "../domain/token-string.ts";
 import type { AuthorityStore, Clock, Committed, RevokeSelection, Timers, TokenStore } from "../ports.ts";
 import { type Access, actorOf, tenantOf } from "./access.ts";
@@ -12,6 +13,8 @@ import { before } from "./before.ts";
 const PAGE = 20_000;
 const CHUNK = 500;
 const SHOWN = 1000;
+/** So often descent is followed at most, while somebody goes on making tokens. */
+const DESCENTS = 10;
 /** What is left of the caller's time for an answer without a count, and what a caller without a deadline waits for one. */
 const RESERVE_MS = 50;
 const COUNTING_MS = 5_000;
@@ -21,6 +24,7 @@ export interface BulkRevokeRequest {
   readonly principal: string;
   readonly profile: string;
   readonly createdBy: string;
+  readonly descendants: boolean;
   readonly createdBefore?: number;
   readonly hints: readonly string[];
   readonly tokenStrings: readonly string[];
@@ -46,6 +50,7 @@ export interface BulkRevokeDeps {
   readonly store: TokenStore;
   readonly authority: Authority;
   readonly keyring: Keyring;
+  readonly registeredTypes: readonly string[];
   readonly clock: Clock;
   readonly timers: Timers;
 }
@@ -64,6 +69,9 @@ export class BulkRevoke {
   async run(access: Access, request: BulkRevokeRequest): Promise<BulkRevokeResult> {
     checkText("reason", request.reason, 200);
     const selection = this.#selection(access, request);
+    const holding = sparedFrom(rankOf(access.caller));
+    if (holding.length > 0 && (await this.#o.store.select({ ...selection, holding }, 1, "")).length > 0)
+      throw mayNotEnd();
     if (request.dryRun) {
       const { count, ids } = await this.#o.store.matched(selection, SHOWN, access);
       return { revokedCount: count, matchedIds: ids };
@@ -74,11 +82,15 @@ export class BulkRevoke {
 
   /** The cut first, then what it hit is counted, beside the wait: a long list must not keep its end waiting. */
   async #byCut(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
+    const { tenant, principal } = selection;
+    // One that must be registered before it has tokens is not registered by ending them.
+    const mustExist =
+      principal !== undefined && this.#o.registeredTypes.includes(principalType("principal", principal));
     // Outside the work, which may run again: a second cut would count what came after the first.
     let hit: Promise<Matched | undefined> | undefined;
     const { effect } = await this.#o.authority.change(
       async (store) => {
-        const cut = await store.cut(selection.tenant, selection.principal, request.reason, actorOf(access));
+        const cut = await store.cut(tenant, principal, mustExist, request.reason, actorOf(access));
         hit ??= this.#o.store.matched({ ...selection, cutFrom: cut.value }, SHOWN, access).catch(() => undefined);
         return cut;
       },
@@ -97,12 +109,17 @@ export class BulkRevoke {
       async (store) => {
         const count = (more: number) => (revoked += more);
         const chunks = new Chunks(store, selection.tenant, request.reason, actorOf(access), count);
-        for (let afterId = ""; ; ) {
-          const ids = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
-          matchedIds ??= ids.slice(0, SHOWN);
-          await chunks.revoke(ids);
-          if (ids.length < PAGE) return chunks.end();
-          afterId = ids[ids.length - 1]!;
+        // What is revoked makes nothing more; what it made meanwhile is found by another pass.
+        for (let passes = selection.descendants === true ? DESCENTS : 1; ; passes--) {
+          const before = revoked;
+          for (let afterId = "", last = false; !last; ) {
+            const ids = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
+            matchedIds ??= ids.slice(0, SHOWN);
+            await chunks.revoke(ids);
+            last = ids.length < PAGE;
+            afterId = ids.at(-1) ?? afterId;
+          }
+          if (passes <= 1 || revoked === before) return chunks.end();
         }
       },
       { noWait: request.noWait, deadline: access.deadline },
@@ -128,6 +145,7 @@ export class BulkRevoke {
     return {
       tenant,
       ...(principal !== undefined && { principal }),
+      ...(request.descendants && { descendants: true, ...(access.reach === "own" && { within: principal }) }),
       ...(request.profile !== "" && { profile: request.profile }),
       ...(request.createdBy !== "" && { createdBy: request.createdBy }),
       ...(request.createdBefore !== undefined && { createdBefore: request.createdBefore }),

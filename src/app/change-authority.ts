@@ -1,13 +1,12 @@
 import { AppError } from "../domain/errors.ts";
 import { leaseOver } from "../domain/freshness.ts";
-import type { AuthorityStore, Committed, Events } from "../ports.ts";
+import type { AuthorityStore, Committed } from "../ports.ts";
 import type { Authority, Effect, WaitOptions } from "./authority.ts";
 import { before } from "./before.ts";
 import { EffectWait, type EffectWaitDeps } from "./effect-wait.ts";
 
 export interface ChangeAuthorityDeps extends EffectWaitDeps {
   readonly store: AuthorityStore;
-  readonly events: Events;
   /** Wakes the own follower and, best effort, those of other processes. */
   readonly wake: () => void;
 }
@@ -37,7 +36,13 @@ export class ChangeAuthority implements Authority {
     return work(this.#deps.store);
   }
 
-  async change<T>(work: Work<T>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
+  async change<T>(work: Work<T | AppError>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
+    const { value, effect } = await this.#change(work, options);
+    if (value instanceof AppError) throw value;
+    return { value, effect };
+  }
+
+  async #change<T>(work: Work<T>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
     const deadline = options.deadline ?? this.#deps.clock.mono() + LONGEST_MS;
     if (!options.noWait) return this.#inForce(work, await this.#commit(work, deadline, false), deadline);
     const first = await this.#commit(work, deadline, false);

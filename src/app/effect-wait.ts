@@ -1,5 +1,5 @@
 import { leaseOver } from "../domain/freshness.ts";
-import type { Clock, Committed, Missing, RevocationLog, Timers } from "../ports.ts";
+import type { Clock, Committed, Events, Missing, RevocationLog, Timers } from "../ports.ts";
 import type { ReapWatch } from "./reap-watch.ts";
 
 export interface EffectWaitDeps {
@@ -7,6 +7,7 @@ export interface EffectWaitDeps {
   readonly reaped: ReapWatch;
   readonly clock: Clock;
   readonly timers: Timers;
+  readonly events: Events;
 }
 
 /** A change is in force everywhere, and by what proof. `position` is 0 if the server never told one. */
@@ -29,6 +30,9 @@ interface Waiter {
 const PATIENCE_MS = 600;
 /** A statement that is out so long when time is up: the server does not answer. */
 const GRACE_MS = 50;
+/** How long the loop rests after a fault of this program, and after many in a row. */
+const FIRST_PAUSE_MS = 50;
+const LONGEST_PAUSE_MS = 2_000;
 
 /**
  * Waits until committed changes are in force everywhere (`revocation.md` §4.5): one loop and one statement at a time
@@ -79,21 +83,43 @@ export class EffectWait {
     });
   }
 
+  /** A fault of this program must not end it: meanwhile those who wait go by time. */
   async #run(): Promise<void> {
-    const { clock, timers } = this.#deps;
     this.#running = true;
-    while (this.#waiters.size > 0) {
-      // Only those who wait already: the statement is sent after their commits.
-      const round = [...this.#waiters];
-      const { epoch } = round[round.length - 1]!;
-      const answer = await this.#ask(round, epoch);
-      const now = clock.mono();
-      for (const row of answer?.missing ?? []) this.#deps.reaped.see(answer!.epoch, row, now);
-      for (const waiter of round) if (this.#waiters.has(waiter)) this.#judge(waiter, answer, epoch, now);
-      const oldest = now - round[0]!.since;
-      await new Promise<void>((resume) => timers.after(Math.min(10, Math.max(2, oldest / 20)), resume));
+    for (let faults = 0; this.#waiters.size > 0; ) {
+      try {
+        await this.#round();
+        faults = 0;
+      } catch (error) {
+        const pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** faults++);
+        this.#report(error, pauseMs);
+        await new Promise<void>((resume) => this.#deps.timers.after(pauseMs, resume));
+      }
     }
     this.#running = false;
+  }
+
+  /** Not even a fault in reporting ends the loop. */
+  #report(error: unknown, pauseMs: number): void {
+    try {
+      this.#deps.events.alarm("acknowledgement_wait_failed", { pauseMs });
+      this.#deps.events.trouble("waiting for acknowledgements failed", error);
+    } catch {
+      // Nobody can be told.
+    }
+  }
+
+  async #round(): Promise<void> {
+    const { clock, timers } = this.#deps;
+    // Only those who wait already: the statement is sent after their commits.
+    const round = [...this.#waiters];
+    const { epoch } = round[round.length - 1]!;
+    const answer = await this.#ask(round, epoch);
+    const now = clock.mono();
+    for (const row of answer?.missing ?? []) this.#deps.reaped.see(answer!.epoch, row, now);
+    for (const waiter of round) if (this.#waiters.has(waiter)) this.#judge(waiter, answer, epoch, now);
+    const oldest = now - round[0]!.since;
+    await new Promise<void>((resume) => timers.after(Math.min(10, Math.max(2, oldest / 20)), resume));
   }
 
   async #ask(round: readonly Waiter[], epoch: string): Promise<Missing | undefined> {

@@ -30,6 +30,9 @@ export interface FollowerDeps {
 /** However many wake-ups come, polls are at least so far apart. */
 const SHORTEST_REST_MS = 20;
 const MOST_ORPHANS = 16;
+/** How long it rests after a fault of this program, and after many in a row. */
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
 
 /**
  * Keeps one validator's row and follows the log for it (`revocation.md` §4.1, §4.2): boot, register, poll, apply,
@@ -49,6 +52,10 @@ export class Follower {
   #lastSent = Number.NEGATIVE_INFINITY;
   #lastGrant: number | undefined;
   #turnedAway = false;
+  /** Counts the calls of `renew`. */
+  #renewals = 0;
+  /** Faults of this program since the last lease. */
+  #faults = 0;
   #stopping = false;
   #woken = false;
   #onWake: (() => void) | undefined;
@@ -67,11 +74,7 @@ export class Follower {
    * database does not admit this program.
    */
   start(): Promise<void> {
-    this.#running ??= this.#run().catch((error) => {
-      // A fault of this program: the lease runs out, and nothing cached is used any more.
-      this.#deps.events.trouble("following the log ended", error);
-      this.#ready.reject(error);
-    });
+    this.#running ??= this.#keepRunning();
     return this.#ready.promise;
   }
 
@@ -98,6 +101,7 @@ export class Follower {
 
   /** Registers anew: what the row says of this process has changed. */
   renew(): void {
+    this.#renewals++;
     this.#registered = false;
     this.wake();
   }
@@ -110,6 +114,43 @@ export class Follower {
     await this.#running;
     const rows = this.#me === undefined ? this.#orphans : [this.#me, ...this.#orphans];
     await this.#leave(rows);
+  }
+
+  /** A fault of this program must not end it: it begins again under a new row, and without a lease meanwhile. */
+  async #keepRunning(): Promise<void> {
+    while (!this.#stopping) {
+      try {
+        await this.#run();
+      } catch (error) {
+        this.#registered = false;
+        this.#deps.freshness.dropLease();
+        const pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#faults++);
+        this.#report(error, pauseMs);
+        await this.#pause(pauseMs);
+      }
+    }
+  }
+
+  /** Not even a fault in reporting ends the loop. */
+  #report(error: unknown, pauseMs: number): void {
+    try {
+      this.#deps.events.alarm("log_follower_failed", { pauseMs });
+      this.#deps.events.trouble("following the log failed", error);
+    } catch {
+      // Nobody can be told.
+    }
+  }
+
+  /** No wake-up shortens it; stopping does. */
+  async #pause(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const cancel = this.#deps.timers.after(ms, resolve);
+    this.#onWake = () => {
+      if (this.#stopping) resolve();
+    };
+    if (!this.#stopping) await promise;
+    cancel();
+    this.#onWake = undefined;
   }
 
   async #run(): Promise<void> {
@@ -141,6 +182,7 @@ export class Follower {
     const { leaseMs, readerVersion, kids } = this.#options;
     freshness.dropLease();
     const me = newId();
+    const renewals = this.#renewals;
     this.#acked = -1;
     this.#lastSent = clock.mono();
     try {
@@ -151,7 +193,9 @@ export class Follower {
       return events.trouble("registration failed", error);
     }
     this.#me = me;
-    this.#registered = true;
+    // What was renewed meanwhile may not be in this row: then no poll counts under it, and the next one replaces it.
+    this.#registered = renewals === this.#renewals;
+    if (!this.#registered) this.#again();
     if (this.#turnedAway) freshness.begin(freshness.epoch!, clock.mono());
     this.#turnedAway = false;
     void this.#leave(this.#orphans.splice(0));
@@ -189,6 +233,7 @@ export class Follower {
       case "granted":
         if (this.#lastGrant !== undefined) events.lease((received - this.#lastGrant) / 1000);
         this.#lastGrant = sent;
+        this.#faults = 0;
         this.#settled = page.settled;
         this.#maxBoundMs = page.maxBoundMs;
         this.#ready.resolve();

@@ -204,5 +204,7 @@ function sizeOf(m: Material): number {
   let bytes = 540;
   for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
   for (const [key, value] of Object.entries(m.annotations)) bytes += 48 + 2 * (key.length + value.length);
-  return m.parent === undefined ? bytes : bytes + 128;
+  if (m.parent === undefined) return bytes;
+  for (const list of [m.parent.audiences, m.parent.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
+  return bytes + 160;
 }

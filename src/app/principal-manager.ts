@@ -2,7 +2,7 @@ import { AppError, invalidField } from "../domain/errors.ts";
 import { checkAnnotations, checkName, checkText } from "../domain/issue.ts";
 import { checkTenantId, type Principal, principalType, type Tenant, type TenantState } from "../domain/principal.ts";
 import type { PageStart, Part, PrincipalChange, TenantChange, TokenStore } from "../ports.ts";
-import { type Access, actorOf, tenantOf } from "./access.ts";
+import { type Access, actorOf, guardOf, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
 
 /** Those for whom tokens speak, and their organizations. */
@@ -27,10 +27,13 @@ export class PrincipalManager {
     checkState(state);
     const fields = checkPrincipalFields(asked);
     const principal = { ...asked, ...fields, tenant, state };
-    const { value } = await this.#authority.change((store) => store.createPrincipal(principal, actorOf(access)), {
-      noWait: false,
-      deadline: access.deadline,
-    });
+    const { value } = await this.#authority.change(
+      (store) => store.createPrincipal(principal, guardOf(access), actorOf(access)),
+      {
+        noWait: false,
+        deadline: access.deadline,
+      },
+    );
     return value;
   }
 
@@ -61,7 +64,7 @@ export class PrincipalManager {
     if (change.state !== undefined) checkState(change.state);
     const checked = { ...change, ...checkPrincipalFields(change) };
     return this.#authority.change(
-      (store) => store.updatePrincipal(tenant, of.name, checked, of.etag, actorOf(access)),
+      (store) => store.updatePrincipal(tenant, of.name, checked, of.etag, guardOf(access), actorOf(access)),
       { noWait, deadline: access.deadline },
     );
   }
@@ -88,10 +91,13 @@ export class PrincipalManager {
     const displayName = checkName("tenant.display_name", asked.displayName, true);
     checkAnnotations("tenant.annotations", asked.annotations);
     const tenant = { ...asked, displayName, state: asked.state ?? "ACTIVE" };
-    const { value } = await this.#authority.change((store) => store.createTenant(tenant, actorOf(access)), {
-      noWait: false,
-      deadline: access.deadline,
-    });
+    const { value } = await this.#authority.change(
+      (store) => store.createTenant(tenant, guardOf(access), actorOf(access)),
+      {
+        noWait: false,
+        deadline: access.deadline,
+      },
+    );
     return value;
   }
 
@@ -123,10 +129,13 @@ export class PrincipalManager {
       checked.displayName = checkName("tenant.display_name", change.displayName, true);
     }
     if (change.annotations !== undefined) checkAnnotations("tenant.annotations", change.annotations);
-    return this.#authority.change((store) => store.updateTenant(of.id, checked, of.etag, actorOf(access)), {
-      noWait,
-      deadline: access.deadline,
-    });
+    return this.#authority.change(
+      (store) => store.updateTenant(of.id, checked, of.etag, guardOf(access), actorOf(access)),
+      {
+        noWait,
+        deadline: access.deadline,
+      },
+    );
   }
 }
 

@@ -97,12 +97,12 @@ export class Reads<T> {
   async #send(flight: Waiting<T>): Promise<void> {
     const { reader, clock, events } = this.#deps;
     flight.sent = true;
-    const left = flight.deadline - clock.mono();
-    if (left <= 0) return this.#finish(flight, undefined);
+    if (flight.deadline <= clock.mono()) return this.#finish(flight, undefined);
     this.#active++;
     let found: T | undefined;
     try {
-      found = this.#arrived(await reader.read(flight.digest, Math.min(this.#options.readTimeoutMs, left)));
+      // Its own bound, not that of who waits: a late read costs a connection that others share.
+      found = this.#arrived(await reader.read(flight.digest, this.#options.readTimeoutMs));
     } catch (error) {
       if (!(error instanceof AppError && error.reason === "STORE_UNAVAILABLE")) events.trouble("read failed", error);
     }

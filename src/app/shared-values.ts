@@ -27,6 +27,11 @@ export class SharedValues {
       annotations: Object.keys(m.annotations).length === 0 ? NO_ANNOTATIONS : m.annotations,
       principalState: this.#text(m.principalState),
       tenantState: this.#text(m.tenantState),
+      parent: m.parent && {
+        ...m.parent,
+        audiences: this.#list(m.parent.audiences),
+        allowedCidrs: this.#list(m.parent.allowedCidrs),
+      },
     };
   }
 

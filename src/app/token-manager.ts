@@ -1,14 +1,15 @@
 import { createHash, randomBytes } from "node:crypto";
 import { isOperator } from "../domain/caller.ts";
-import { AppError, invalidField } from "../domain/errors.ts";
+import { AppError, invalidField, type Reason } from "../domain/errors.ts";
 import * as rules from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
+import { countedNetwork } from "../domain/networks.ts";
 import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
 import type { Idempotency, LifetimeRule, PageStart, Part, TokenChange, TokenFilter, TokenStore } from "../ports.ts";
-import { type Access, actorOf, requestIdOf, sees, tenantOf } from "./access.ts";
+import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
 
 const DAY = 86_400_000;
@@ -46,6 +47,23 @@ export interface RotateRequest {
   readonly noWait: boolean;
 }
 
+export interface RotateResult {
+  readonly token: Token;
+  readonly tokenString: Secret;
+  readonly previous: Token;
+  readonly effect: Effect;
+}
+
+/** Refusals that say nothing about the credential. */
+const WORTH_A_REPEAT: ReadonlySet<Reason> = new Set<Reason>([
+  "NOT_DONE",
+  "STORE_UNAVAILABLE",
+  "OUTCOME_UNKNOWN",
+  "WRITE_CONFLICT",
+  "EFFECT_PENDING",
+  "DEADLINE",
+]);
+
 export interface TokenManagerOptions {
   readonly store: TokenStore;
   readonly authority: Authority;
@@ -54,6 +72,11 @@ export interface TokenManagerOptions {
   readonly registeredTypes: readonly string[];
   readonly mintPerAddressPerHour: number;
   readonly mintPerPrincipalPerDay: number;
+  readonly rotatePerPrincipalPerDay: number;
+  /** Of an IPv6 address, what counts as one client. */
+  readonly ipv6PrefixLength: number;
+  /** A string was used after its rotation ended it, and not to repeat that rotation. */
+  readonly reused: (tokenId: string) => void;
   /** The kid to mint under: only one that every live validator lists. */
   readonly mintKid: () => Promise<string>;
 }
@@ -72,15 +95,18 @@ export class TokenManager {
     const tenant = tenantOf(access, request.tenant);
     const type = rules.checkPrincipal(profile, request.principal);
     if (!sees(access, tenant, request.principal)) throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
-    const minter = rules.checkMinter(profile, caller, tenant, request.principal);
     const displayName = rules.checkName("display_name", request.displayName, profile.allowEmptyName);
     rules.checkText("description", request.description, 500);
     rules.checkAudiences(request.audiences);
     rules.checkCidrs(request.allowedCidrs);
     rules.checkAnnotations("annotations", request.annotations);
     const scopes = [...new Set(request.scopes)];
-    rules.checkScopes(profile, caller, scopes);
-    const lifetime = this.#lifetime(profile, request.lifetime, scopes, request.notBeforeTime);
+    rules.checkScopeForms(scopes);
+    const lifetime = {
+      ...this.#lifetime(profile, request.lifetime),
+      ceiling: rules.ceilingOf(profile, scopes),
+      notBeforeTime: request.notBeforeTime,
+    };
     const minting = await this.#mintString(profile, access, "CreateToken", request.requestId, request.body);
     const exempt = caller.direct || caller.kind === "break-glass" || isOperator(caller);
     const made = await this.#o.authority.issue((store) =>
@@ -100,14 +126,9 @@ export class TokenManager {
           createdBy: caller.provenance,
         },
         lifetime,
+        { ...this.#guard(access, profile), child: false, mustExist: this.#o.registeredTypes.includes(type) },
         {
-          callerTokenId: caller.tokenId,
-          callerScopes: caller.scopes,
-          child: minter === "token",
-          mustExist: this.#o.registeredTypes.includes(type),
-        },
-        {
-          address: exempt ? "" : caller.address,
+          address: exempt ? "" : countedNetwork(caller.address, this.#o.ipv6PrefixLength),
           perAddressPerHour: exempt ? 0 : this.#o.mintPerAddressPerHour,
           perPrincipalPerDay: this.#o.mintPerPrincipalPerDay,
           maxLive: profile.maxLivePerPrincipal,
@@ -158,13 +179,12 @@ export class TokenManager {
     if (change.annotations !== undefined) rules.checkAnnotations("token.annotations", change.annotations);
     if (change.scopes !== undefined) {
       checked.scopes = [...new Set(change.scopes)];
-      rules.checkScopes(profile, access.caller, checked.scopes);
+      rules.checkScopeForms(checked.scopes);
     }
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
-    const ceiling = rules.ceilingOf(profile, checked.scopes ?? token.scopes);
+    const guard = this.#guard(access, profile);
     const { value, effect } = await this.#o.authority.change(
-      (store) =>
-        store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl, ceiling }, this.#guard(access), actorOf(access)),
+      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actorOf(access)),
       { noWait, deadline: access.deadline },
     );
     return { token: value, effect };
@@ -185,22 +205,34 @@ export class TokenManager {
     return { token: value, effect };
   }
 
-  async rotate(
-    access: Access,
-    request: RotateRequest,
-  ): Promise<{ token: Token; tokenString: Secret; previous: Token; effect: Effect }> {
+  async rotate(access: Access, request: RotateRequest): Promise<RotateResult> {
+    const { ended, tokenId = "" } = access.caller;
+    if (ended === undefined) return this.#rotate(access, request);
+    try {
+      // The row that the rotation ended stands for the credential, for the one request that ended it.
+      return await this.#rotate(access, request);
+    } catch (error) {
+      if (error instanceof AppError && WORTH_A_REPEAT.has(error.reason)) throw error;
+      this.#o.reused(tokenId);
+      throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");
+    }
+  }
+
+  async #rotate(access: Access, request: RotateRequest): Promise<RotateResult> {
     const old = await this.get(access, request.id);
     const profile = this.#profile("id", old.profile);
-    this.#checkMayRotate(access, old, profile);
+    const { caller } = access;
+    if (access.reach === "own" && caller.kind === "token" && caller.tokenId !== old.id) {
+      throw new AppError("TOKEN_NOT_FOUND", "no such token");
+    }
     if (!(request.overlap >= 0 && request.overlap <= 7 * DAY)) {
       throw invalidField("overlap", "must be 0s to 604800s");
     }
     const { ttl, expireTime, noExpiry } = request.lifetime;
     const given = ttl !== undefined || expireTime !== undefined || noExpiry !== undefined;
-    const asked = given ? request.lifetime : sameLifetime(old, profile);
-    const lifetime = this.#lifetime(profile, asked, old.scopes, undefined);
+    const lifetime = given ? this.#lifetime(profile, request.lifetime) : undefined;
     const minting = await this.#mintString(profile, access, "RotateToken", request.requestId, request.body);
-    const fresh = { ...minting.fresh, id: newTokenId(), createdBy: access.caller.provenance };
+    const fresh = { ...minting.fresh, id: newTokenId(), createdBy: caller.provenance };
     const { value, effect } = await this.#o.authority.change(
       (store) =>
         store.rotateToken(
@@ -208,7 +240,7 @@ export class TokenManager {
           fresh,
           lifetime,
           request.overlap,
-          this.#guard(access),
+          this.#guard(access, profile),
           actorOf(access),
           minting.idempotency,
         ),
@@ -219,27 +251,8 @@ export class TokenManager {
     return { token: value.token, tokenString, previous: value.previous ?? old, effect };
   }
 
-  #checkMayRotate(access: Access, old: Token, profile: Profile): void {
-    const { caller } = access;
-    if (access.reach === "own") {
-      if (caller.kind !== "token") return;
-      if (caller.tokenId !== old.id) throw new AppError("TOKEN_NOT_FOUND", "no such token");
-      if (!profile.selfRotate) {
-        throw new AppError("CALLER_FORBIDDEN", `tokens of profile ${profile.name} do not rotate themselves`);
-      }
-      return;
-    }
-    // The answer holds the new string: nobody gets rights by rotation that it could not grant.
-    if (caller.tokenId !== old.id) rules.checkScopes(profile, caller, old.scopes);
-  }
-
-  #lifetime(
-    profile: Profile,
-    asked: AskedLifetime,
-    scopes: readonly string[],
-    notBeforeTime: number | undefined,
-  ): LifetimeRule {
-    const rule = { maxTtl: profile.maxTtl, ceiling: rules.ceilingOf(profile, scopes), notBeforeTime };
+  #lifetime(profile: Profile, asked: AskedLifetime): LifetimeRule {
+    const rule = { maxTtl: profile.maxTtl };
     if (asked.noExpiry !== undefined) {
       if (!asked.noExpiry) throw invalidField("no_expiry", "must be true where it is given");
       rules.checkNoExpiry("no_expiry", profile);
@@ -280,8 +293,11 @@ export class TokenManager {
     return mintTokenString(token.hint.slice(0, -10), keys, secret).tokenString;
   }
 
-  #guard(access: Access) {
-    return { callerTokenId: access.caller.tokenId, callerScopes: access.caller.scopes };
+  /** What is judged in the transaction, on the rows as they are under its locks. */
+  #guard(access: Access, profile: Profile) {
+    const { caller } = access;
+    const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };
+    return { ...guardOf(access), rights, ended: caller.ended };
   }
 
   #profile(field: string, name: string): Profile {
@@ -298,10 +314,4 @@ export class TokenManager {
     }
     return token;
   }
-}
-
-/** What the old token was made to live, within what its profile allows today. */
-function sameLifetime(old: Token, profile: Profile): AskedLifetime {
-  if (old.expireTime !== undefined) return { ttl: Math.min(old.expireTime - old.createTime, profile.maxTtl) };
-  return profile.allowNoExpiry ? { noExpiry: true } : {};
 }

@@ -57,10 +57,10 @@ export class Usage {
   }
 
   async #store(): Promise<void> {
-    const offset = this.#deps.now() - this.#deps.clock.mono();
-    const uses = [...this.#uses].map(([tokenId, { at, address }]) => ({ tokenId, time: at + offset, address }));
-    this.#uses = new Map();
     try {
+      const offset = this.#deps.now() - this.#deps.clock.mono();
+      const uses = [...this.#uses].map(([tokenId, { at, address }]) => ({ tokenId, time: at + offset, address }));
+      this.#uses = new Map();
       for (let i = 0; i < uses.length; i += 1000) await this.#deps.store.flush(uses.slice(i, i + 1000));
     } catch (error) {
       this.#deps.events.trouble("last use could not be stored", error);

@@ -18,13 +18,15 @@ export interface Credential {
 
 /**
  * A client's side of a door: `http://host:port`, `https://host:port` or `unix:/path`, by the Connect protocol over
- * HTTP/1.1, which every door takes. Every call carries the credential, if there is one, and ends after `timeoutMs`.
+ * HTTP/1.1, which every door takes. Every call carries the credential, if there is one, and ends after `timeoutMs`;
+ * `tokenEnds` is told when the server says that this credential ends soon.
  * Anything else as an address is a usage Failure that names the flag.
  */
 export function openDoor(
   address: { readonly text: string; readonly flag: string },
   credential: Credential | undefined,
   timeoutMs: number,
+  tokenEnds?: (time: string) => void,
 ): Transport {
   const unix = /^unix:(\/.+)$/.exec(address.text)?.[1];
   if (unix === undefined && !isHttp(address.text)) {
@@ -34,7 +36,7 @@ export function openDoor(
     baseUrl: unix === undefined ? address.text : "http://localhost",
     httpVersion: "1.1",
     ...(unix === undefined ? {} : { nodeOptions: { socketPath: unix } }),
-    interceptors: credential === undefined ? [] : [bearer(credential.secret)],
+    interceptors: credential === undefined ? [] : [bearer(credential.secret), endings(tokenEnds)],
     acceptCompression: [],
     readMaxBytes: LONGEST_ANSWER,
     defaultTimeoutMs: timeoutMs,
@@ -71,6 +73,16 @@ function bearer(secret: string): Interceptor {
   return (next) => (request) => {
     request.header.set("authorization", `Bearer ${secret}`);
     return next(request);
+  };
+}
+
+/** Hears from the server that the caller's own token ends soon. */
+function endings(tokenEnds: ((time: string) => void) | undefined): Interceptor {
+  return (next) => async (request) => {
+    const response = await next(request);
+    const time = response.header.get("sallyport-token-ends");
+    if (time !== null) tokenEnds?.(time);
+    return response;
   };
 }
 

@@ -10,7 +10,7 @@ export const TIME_FORM = 'a time such as "2027-01-31T12:00:00Z" or a date such a
 export function parseDuration(text: string): number | undefined {
   if (!DURATION.test(text)) return undefined;
   let milliseconds = 0;
-  for (const [, count, unit] of text.matchAll(/(\d+)(ms|s|m|h|d)/g)) {
+  for (const [, count, unit] of text.matchAll(/(\d{1,9})(ms|s|m|h|d)/g)) {
     milliseconds += Number(count) * UNITS[unit as keyof typeof UNITS];
   }
   return milliseconds;

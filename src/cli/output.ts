@@ -12,8 +12,11 @@ type Stamp = { seconds: bigint; nanos: number };
 const NO_LIMITS = { readMaxBytes: 0xffffffff, writeMaxBytes: 0xffffffff };
 /** C0 and C1 controls, line and paragraph separators, and the characters that turn the direction of text. */
 const UNSAFE = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
-/** A token string of ours (a prefix, then 58 base62 characters; with a few missing it is still a find), or a JWT. */
-const SECRET = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{40,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*/g;
+/** A token string of ours: a prefix, then 58 base62 characters; with a few missing it is still a find. */
+const TOKEN_STRING = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{40,}/g;
+/** A word with dots in it, taken as a whole, so that its cost is its length; it may hold a JWT. */
+const DOTTED = /[\w-]+(?:\.[\w-]*)*/g;
+const JWT = /^eyJ[\w-]{8,}\.[\w-]+\.[\w-]*/;
 
 /** Text of others made harmless for a terminal: what could move the cursor or turn the text is shown as `\u{…}`. */
 export function visible(text: string): string {
@@ -22,7 +25,10 @@ export function visible(text: string): string {
 
 /** Text with whatever looks like a token string taken out: every line that goes to stderr passes here. */
 export function withoutSecrets(text: string): string {
-  return text.replace(SECRET, "[token string]");
+  return text.replace(TOKEN_STRING, "[token string]").replace(DOTTED, (word) => {
+    const at = word.indexOf("eyJ");
+    return at < 0 ? word : word.slice(0, at) + word.slice(at).replace(JWT, "[token string]");
+  });
 }
 
 /** A response as protobuf JSON for programs; empty lists, false and 0 are written out, so that `jq` finds them. */
@@ -94,7 +100,7 @@ export function effectOf(effect: Effect | undefined): string {
 
 /** A time for a log: "2027-01-31T12:00:00Z". */
 export function timeOf(stamp: Stamp): string {
-  return new Date(toMilliseconds(stamp)).toISOString().replace(/\.\d+Z$/, "Z");
+  return new Date(toMilliseconds(stamp)).toISOString().replace(/\.\d{3}Z$/, "Z");
 }
 
 function pad(cell: string, width: number): string {

@@ -10,6 +10,7 @@ import {
   EMBEDDED_TOKEN_FILE,
   openDoor,
 } from "./connect.ts";
+import { parseTime, relative } from "./durations.ts";
 import type { Exit, Situation } from "./failure.ts";
 import { json, type Message, type Method } from "./output.ts";
 
@@ -97,9 +98,17 @@ export class Session {
     if (this.#globals.json !== true) this.io.stderr.write(`${text}\n`);
   }
 
+  #tokenEnds(time: string): void {
+    const ends = parseTime(time);
+    if (ends === undefined) return;
+    this.note(
+      `your token ends ${relative(ends, this.now)}: mint one for another principal, or use sallyport bootstrap --again`,
+    );
+  }
+
   #open(address: { text: string; flag: string }, credential: Credential | undefined): Transport {
     this.situation.address = address.text;
     this.situation.credential = credential?.from;
-    return openDoor(address, credential, this.#globals.timeout);
+    return openDoor(address, credential, this.#globals.timeout, (time) => this.#tokenEnds(time));
   }
 }

@@ -21,6 +21,7 @@ interface RevokeManyOptions {
   readonly principal?: string;
   readonly profile?: string;
   readonly createdBy?: string;
+  readonly descendants?: true;
   readonly createdBefore?: number;
   readonly hint?: string[];
   readonly id?: string[];
@@ -51,6 +52,7 @@ export const addRevokeMany: AddCommands = (tokens, run) => {
     .option("--principal <type:id>", "of this principal")
     .option("--profile <name>", "of this kind")
     .option("--created-by <provenance>", 'made by: "token:sp_adm_1x7Kd02Qa", "session:ann"')
+    .option("--descendants", "also what those made, and so on, and what replaced one of them by rotation")
     .option("--created-before <time>", 'created before then; "36h" means 36 hours ago', timeOrAgo)
     .option("--hint <hint>", "with this hint; repeatable", repeatable)
     .option("--id <id>", "with this id; repeatable", repeatable)
@@ -93,6 +95,7 @@ const revokeTokens: Body<RevokeManyOptions> = async (session, options) => {
     principal,
     profile,
     createdBy,
+    descendants: options.descendants,
     createdBefore: toSecondsIfAny(createdBefore),
     hints: hint,
     ids: id?.map(idOnly),

@@ -1,3 +1,5 @@
+import type { Rank } from "./rights.ts";
+
 export type AuditOutcome = "OK" | "DENIED";
 
 /** What an audit row says of who did it: from the caller, once per call. */
@@ -6,6 +8,8 @@ export interface AuditActor {
   readonly address: string;
   /** The request's id, as in the log. */
   readonly requestId: string;
+  /** What of the administrators' permissions it holds: what it may end. Absent: the program itself, which may end all. */
+  readonly rank?: Rank;
 }
 
 /** What was done, on what. `metadata` is by allow-list: ids, counts and names of fields, never a value that is secret. */

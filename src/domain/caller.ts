@@ -25,6 +25,10 @@ export interface Caller {
   readonly scopes: readonly string[];
   /** For tokens: the record's id. */
   readonly tokenId?: string;
+  /** For tokens that have an end: when, by the database's clock. */
+  readonly expireTime?: number;
+  /** Its token was ended by a rotation: nothing is open to it but to repeat that rotation, if it was its own. */
+  readonly ended?: true;
   /** The network address of the call, where it has one. */
   readonly address: string;
   /** From this machine itself, or over a unix socket: no hop in between. */
@@ -44,13 +48,21 @@ const ADMIN_GIVES = new Set<string>([
   "sallyport.tokens.*",
 ]);
 
+/** What of a caller decides what it holds. */
+type Holding = Pick<Caller, "scopes">;
+
 /** Whether the caller holds everything everywhere. */
-export function isOperator(caller: Caller): boolean {
+export function isOperator(caller: Holding): boolean {
   return coversAny(caller.scopes, "sallyport.operator");
 }
 
 /** Whether the caller holds a permission in its own tenant (an operator: in every tenant). */
-export function holds(caller: Caller, permission: string): boolean {
+export function holds(caller: Holding, permission: string): boolean {
   if (isOperator(caller) || coversAny(caller.scopes, permission)) return true;
   return coversAny(caller.scopes, "sallyport.admin") && ADMIN_GIVES.has(permission);
+}
+
+/** Whether the caller is one that grants what it does not hold itself: break-glass is an operator, too. */
+export function isAdministrator(caller: Holding): boolean {
+  return holds(caller, "sallyport.admin");
 }

@@ -74,10 +74,11 @@ export function decide(
 ): Decision {
   const reason = refusal(material, time);
   if (reason !== undefined) return { verdict: "INVALID_TOKEN", reason };
-  if (material.allowedCidrs.length > 0 && !addressAllowed(material.allowedCidrs, context.clientAddress)) {
+  const { parent } = material;
+  if (!goodFrom(material.allowedCidrs, context) || (parent !== undefined && !goodFrom(parent.allowedCidrs, context))) {
     return { verdict: "ADDRESS_NOT_ALLOWED", material };
   }
-  if (material.audiences.length > 0 && !material.audiences.includes(requirement.audience)) {
+  if (!goodFor(material.audiences, requirement) || (parent !== undefined && !goodFor(parent.audiences, requirement))) {
     return { verdict: "WRONG_AUDIENCE", material };
   }
   if (requirement.scopes.length > 0) {
@@ -85,6 +86,14 @@ export function decide(
     if (missing.length > 0) return { verdict: "INSUFFICIENT_SCOPE", material, missingScopes: missing };
   }
   return { verdict: "ALLOW", material };
+}
+
+function goodFrom(cidrs: readonly string[], { clientAddress }: RequestContext): boolean {
+  return cidrs.length === 0 || addressAllowed(cidrs, clientAddress);
+}
+
+function goodFor(audiences: readonly string[], { audience }: Requirement): boolean {
+  return audiences.length === 0 || audiences.includes(audience);
 }
 
 function livenessRefusal(of: Liveness, time: TimeBounds): RefusalReason | undefined {

@@ -1,4 +1,4 @@
-import { type Caller, holds, isOperator } from "./caller.ts";
+import { type Caller, holds, isAdministrator } from "./caller.ts";
 import { isCidr } from "./decide.ts";
 import { AppError, invalidField } from "./errors.ts";
 import { type PrincipalType, principalType } from "./principal.ts";
@@ -18,7 +18,7 @@ const AUDIENCE = /^[\x21-\x7e]{1,256}$/;
 /** A name, trimmed. INVALID_FIELD unless it has 1 (or, where allowed, 0) to 100 characters, none of them control. */
 export function checkName(field: string, name: string, allowEmpty: boolean): string {
   const trimmed = name.trim();
-  const length = [...trimmed].length;
+  const length = lengthOf(trimmed, 100);
   if (length > 100 || (length === 0 && !allowEmpty)) {
     throw invalidField(field, `must have ${allowEmpty ? "at most 100" : "1 to 100"} characters`);
   }
@@ -28,9 +28,14 @@ export function checkName(field: string, name: string, allowEmpty: boolean): str
 
 /** INVALID_FIELD where a free text is too long, holds control characters or what looks like a token string. */
 export function checkText(field: string, text: string, longest: number): void {
-  if ([...text].length > longest) throw invalidField(field, `must have at most ${longest} characters`);
+  if (lengthOf(text, longest) > longest) throw invalidField(field, `must have at most ${longest} characters`);
   if (UNFIT.test(text)) throw invalidField(field, "must not hold control, line-separating or direction characters");
   checkNoSecret(field, text);
+}
+
+/** Characters, which take one or two code units; those of a text that is longer anyway are not counted. */
+function lengthOf(text: string, longest: number): number {
+  return text.length > 2 * longest ? text.length : [...text].length;
 }
 
 function checkNoSecret(field: string, text: string): void {
@@ -73,16 +78,27 @@ export function checkPrincipal(profile: Profile, principal: string): PrincipalTy
   return type;
 }
 
-/** Who mints: `token` where a token mints for its own principal. RIGHTS_EXCEEDED where the profile does not allow it. */
+const WHO: Readonly<Record<Minter, string>> = {
+  token: "a token for its own principal",
+  session: "a session",
+  admin: "an administrator",
+  creator: "a caller without sallyport.admin",
+};
+
+/** As whom a caller mints for a principal. RIGHTS_EXCEEDED where the profile does not allow it. */
 export function checkMinter(profile: Profile, caller: Caller, tenant: string, principal: string): Minter {
-  const own = caller.tenant === tenant && caller.principal !== "" && caller.principal === principal;
-  const minter: Minter =
-    own && caller.kind === "token" ? "token" : own && caller.kind === "session" ? "session" : "admin";
+  const minter = minterOf(caller, tenant, principal);
   if (!profile.mintedBy.includes(minter)) {
-    const who = { token: "a token for its own principal", session: "a session for itself", admin: "an administrator" };
-    throw new AppError("RIGHTS_EXCEEDED", `profile ${profile.name} is not minted by ${who[minter]}`);
+    throw new AppError("RIGHTS_EXCEEDED", `profile ${profile.name} is not minted by ${WHO[minter]}`);
   }
   return minter;
+}
+
+function minterOf(caller: Caller, tenant: string, principal: string): Minter {
+  if (caller.kind === "session") return "session";
+  const own = caller.tenant === tenant && caller.principal !== "" && caller.principal === principal;
+  if (own && caller.kind === "token") return "token";
+  return isAdministrator(caller) ? "admin" : "creator";
 }
 
 /** `sallyport.` scopes that tokens of any profile may hold, if their minter does. */
@@ -95,17 +111,22 @@ const ORDINARY = new Set([
   "sallyport.tokens.revoke",
 ]);
 
-/**
- * Rights only shrink: scopes under `sallyport.` are granted only by one who holds them, and most of them only to
- * administrative tokens; other scopes by operators and administrators freely, by all others out of their own.
- */
-export function checkScopes(profile: Profile, caller: Caller, scopes: readonly string[]): void {
+/** INVALID_FIELD unless there are at most 100 scopes, each of the form that RFC 6749 gives it, and none a secret. */
+export function checkScopeForms(scopes: readonly string[]): void {
   if (scopes.length > 100) throw invalidField("scopes", "must have at most 100 entries");
   if (!scopes.every(isScope)) {
     throw invalidField("scopes", 'must each have 1 to 128 visible ASCII characters without space, " and \\');
   }
   for (const scope of scopes) checkNoSecret("scopes", scope);
-  const free = isOperator(caller) || holds(caller, "sallyport.admin");
+}
+
+/**
+ * Rights only shrink: scopes under `sallyport.` are granted only by one who holds them, and most of them only to
+ * administrative tokens; other scopes by operators and administrators freely, by all others out of their own.
+ */
+export function checkScopes(profile: Profile, caller: Caller, scopes: readonly string[]): void {
+  checkScopeForms(scopes);
+  const free = isAdministrator(caller);
   for (const scope of scopes) {
     const ours = scope.startsWith("sallyport.");
     if (ours && !profile.administrative && !ORDINARY.has(scope)) {

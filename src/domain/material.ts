@@ -28,6 +28,7 @@ export interface Material extends Liveness {
   readonly tenant: string;
   readonly profile: string;
   readonly principal: string;
+  /** Of a child: what its parent has, too. */
   readonly scopes: readonly string[];
   readonly audiences: readonly string[];
   readonly allowedCidrs: readonly string[];
@@ -37,8 +38,15 @@ export interface Material extends Liveness {
   readonly rotated: boolean;
   readonly principalState: PrincipalState;
   readonly tenantState: TenantState;
-  /** The token that minted this one for its own principal: it must be live too. */
-  readonly parent?: Liveness & { readonly digest: string };
+  /** The token that minted this one for its own principal: it must be live and good there, too. */
+  readonly parent?: Parent;
+}
+
+/** What of a token decides about those that it minted for its own principal, besides the scopes that they share. */
+export interface Parent extends Liveness {
+  readonly digest: string;
+  readonly audiences: readonly string[];
+  readonly allowedCidrs: readonly string[];
 }
 
 /** Key of everything: noted when a change can not name what it touches. */

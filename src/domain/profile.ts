@@ -1,7 +1,10 @@
 import type { PrincipalType } from "./principal.ts";
 
-/** By whom tokens of a profile can be minted; `token`: by a token for its own principal, as its child. */
-export type Minter = "session" | "admin" | "token";
+/**
+ * By whom tokens of a profile can be minted. `admin`: a caller with `sallyport.admin` or `.operator`. `token`: a token,
+ * for its own principal, as its child. `creator`: any other caller with `sallyport.tokens.create`, for other principals.
+ */
+export type Minter = "session" | "admin" | "creator" | "token";
 
 /** A kind of token with its prefix and rules. Times are milliseconds. */
 export interface Profile {
@@ -14,8 +17,11 @@ export interface Profile {
   /** A token whose granted scopes cover one of these lives at most so long, whatever was asked. */
   readonly scopeCeilings: Readonly<Record<string, number>>;
   readonly mintedBy: readonly Minter[];
-  /** Whether a token may rotate itself. */
-  readonly selfRotate: boolean;
+  /**
+   * Whether a token may rotate itself. `true`: the new one ends when the old one would have. `renew`: it lives as long as
+   * the first of its family was made to live, from the rotation on.
+   */
+  readonly selfRotate: boolean | "renew";
   /** Live tokens of one principal; 0: no limit. */
   readonly maxLivePerPrincipal: number;
   readonly allowEmptyName: boolean;
@@ -54,8 +60,8 @@ export const BUILT_IN_PROFILES: readonly Profile[] = [
     name: "bot",
     prefix: "sp_bot",
     principals: ["bot"],
-    mintedBy: ["session", "admin", "token"],
-    selfRotate: true,
+    mintedBy: ["session", "admin", "creator", "token"],
+    selfRotate: "renew",
     allowEmptyName: true,
     maxLivePerPrincipal: 1000,
   },
@@ -64,8 +70,8 @@ export const BUILT_IN_PROFILES: readonly Profile[] = [
     name: "svc",
     prefix: "sp_svc",
     principals: ["service"],
-    mintedBy: ["session", "admin", "token"],
-    selfRotate: true,
+    mintedBy: ["session", "admin", "creator", "token"],
+    selfRotate: "renew",
     allowEmptyName: true,
     maxLivePerPrincipal: 1000,
   },
@@ -74,7 +80,7 @@ export const BUILT_IN_PROFILES: readonly Profile[] = [
     name: "org",
     prefix: "sp_org",
     principals: ["org"],
-    mintedBy: ["session", "admin", "token"],
+    mintedBy: ["session", "admin", "creator", "token"],
     maxTtl: 365 * DAY,
     allowNoExpiry: false,
     allowEmptyName: true,

@@ -13,16 +13,19 @@ import type { Liveness, Material } from "./material.ts";
  * n stands in front so that a cache can compare positions without a key. The nonce is random; a key of its own for each
  * day and pepper keeps the number of seals under one key far below 2^32 (NIST SP 800-38D, section 8.3).
  */
-const SCHEMA = 1;
+const SCHEMA = 2;
 const N_DIGITS = 16;
 const HEADER = N_DIGITS + 6;
 const NONCE = 12;
 const TAG = 16;
 const DAY_MS = 86_400_000;
 
-/** The name of a token's entry in one epoch: 32 bytes that tell nothing without the pepper. */
+/**
+ * The name of a token's entry in one epoch: 32 bytes that tell nothing without the pepper. Programs of another schema
+ * look elsewhere: what they sealed is no broken seal.
+ */
 export function entryName(keys: Keys, epoch: string, digest: string): Buffer {
-  return keys.cacheKey.fields(epoch, Buffer.from(digest, "latin1"));
+  return keys.cacheKey.fields(`${SCHEMA} ${epoch}`, Buffer.from(digest, "latin1"));
 }
 
 /** Seals material for the entry of this name. `time` (milliseconds since 1970, any clock) picks the day's key. */
@@ -109,7 +112,7 @@ type Facts = [
   rotated: 0 | 1,
   principalState: Material["principalState"],
   tenantState: Material["tenantState"],
-  parent: [...LivenessFacts, digest: string] | null,
+  parent: [...LivenessFacts, digest: string, audiences: readonly string[], allowedCidrs: readonly string[]] | null,
 ];
 
 function livenessFacts(of: Liveness): LivenessFacts {
@@ -145,7 +148,12 @@ function factsOf(m: Material): Facts {
     m.tenantState,
     parent === undefined
       ? null
-      : [...livenessFacts(parent), Buffer.from(parent.digest, "latin1").toString("base64url")],
+      : [
+          ...livenessFacts(parent),
+          Buffer.from(parent.digest, "latin1").toString("base64url"),
+          parent.audiences,
+          parent.allowedCidrs,
+        ],
   ];
 }
 
@@ -174,6 +182,8 @@ function materialOf(facts: Facts, from: { digest: string; epoch: string; n: numb
         : {
             ...livenessOf([parent[0], parent[1], parent[2]]),
             digest: Buffer.from(parent[3], "base64url").toString("latin1"),
+            audiences: parent[4],
+            allowedCidrs: parent[5],
           },
   };
 }

@@ -79,12 +79,16 @@ export function hasRightTag(text: string, keys: Keys): boolean {
   return timingSafeEqual(Buffer.from(tag, "latin1"), Buffer.from(right, "latin1"));
 }
 
-/** The shape of a token string of any prefix and kid, anywhere in a text. */
-const ANYWHERE = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{58}/;
+/** What follows the prefix of a token string of any kid, anywhere in a text. */
+const BEHIND_PREFIX = /_[0-9A-Za-z]{58}/g;
+const PREFIX_AT_END = /[a-z][a-z0-9_]{1,15}$/;
 
 /** Whether a text holds what looks like a token string: nothing that is stored and shown may hold a secret. */
 export function holdsTokenString(text: string): boolean {
-  return ANYWHERE.test(text);
+  for (const { index } of text.matchAll(BEHIND_PREFIX)) {
+    if (PREFIX_AT_END.test(text.slice(Math.max(0, index - LONGEST_PREFIX), index))) return true;
+  }
+  return false;
 }
 
 /** The visible start of a token string, up to and with its tag. No bit of the secret. */

@@ -19,8 +19,29 @@ function sansOf(socket: TLSSocket): string[] {
 
 /** Node separates the names with ", " and writes a name that holds special characters as a JSON string. */
 export function splitSans(text: string): string[] {
-  const names = text.match(/[^",\s][^",]*(?:"(?:[^"\\]|\\.)*")?/g) ?? [];
-  return names.map((name) => name.replace(/"(?:[^"\\]|\\.)*"$/, unquote));
+  const names: string[] = [];
+  let at = 0;
+  let quote = text.indexOf('"');
+  while (at < text.length) {
+    if (quote >= 0 && quote < at) quote = text.indexOf('"', at);
+    const comma = text.indexOf(", ", at);
+    const quoted = quote >= 0 && (comma < 0 || quote < comma);
+    const end = quoted ? endOfQuoted(text, quote) : comma < 0 ? text.length : comma;
+    // What is not as Node writes it names nobody, nor does what follows it.
+    if (end < 0 || (end < text.length && !text.startsWith(", ", end))) break;
+    names.push(quoted ? text.slice(at, quote) + unquote(text.slice(quote, end)) : text.slice(at, end));
+    at = end + 2;
+  }
+  return names;
+}
+
+/** Behind the quote that ends the JSON string at `start`; -1 where none does. */
+function endOfQuoted(text: string, start: number): number {
+  for (let at = start + 1; at < text.length; at++) {
+    if (text[at] === "\\") at++;
+    else if (text[at] === '"') return at + 1;
+  }
+  return -1;
 }
 
 function unquote(quoted: string): string {

@@ -140,5 +140,7 @@ function percentEncode(message: string): string {
 }
 
 function unpaddedBase64(bytes: Uint8Array): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64").replace(/=+$/, "");
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    .toString("base64")
+    .replace(/={1,2}$/, "");
 }

@@ -1,18 +1,30 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
+import { earlier, expiry, isLater } from "../domain/lifetime.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
+import {
+  type Asker,
+  canWiden,
+  checkMayEnd,
+  type Held,
+  judgeUpdate,
+  type Rights,
+  touchesRights,
+} from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
+import { lockForRaising, lockTarget } from "./caller-guard.ts";
 import { committed, PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
-import { expiry, guardWidening, mint, readToken, refuseDead, rotate } from "./minting.ts";
+import { checkHolders, rankText, spares } from "./holders.ts";
+import { guardWidening, mint, parentOf, readHeld, readToken, refuseDead, rotate } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
 import { RevokeQueue } from "./revoke-queue.ts";
 import { PRINCIPAL_COLUMNS, type PrincipalRow, principalOf, TENANT_COLUMNS, type TenantRow, tenantOf } from "./rows.ts";
 
 /**
- * $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the tenant. Where nothing is revoked a
+ * $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the tenant, $7 the rank of whom. Where nothing is revoked a
  * row tells so: without it a repeat would commit nothing, and not wait for a standby to confirm what came before.
  */
 const REVOKE_CHUNK = {
@@ -24,7 +36,7 @@ with mine as materialized (
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
     revoke_reason = $3
-  from mine where t.id = mine.id and t.revoke_time is null returning t.id, t.tenant, t.principal
+  from mine where t.id = mine.id and t.revoke_time is null and not ${spares("$7::text", "t.scopes")} returning t.id, t.tenant, t.principal
 ),
 audited as (
   insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, metadata, request_id)
@@ -60,12 +72,13 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   updateToken(...[id, change, etag, rule, guard, actor]: Args<"updateToken">): Promise<Committed<Token>> {
     return committed(this.#db, async (tx) => {
-      const now = widens(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
+      const asker = canWiden(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
       await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
-      const token = await readToken(tx, id);
+      const token = await readHeld(tx, id);
       checkEtag(etag, token.etag);
       refuseDead(token);
-      await writeTokenChange(tx, token, change, rule, now);
+      if (touchesRights(change)) checkMayEnd(actor.rank, token.scopes);
+      await writeTokenChange(tx, token, change, rule, guard.rights, asker);
       const fields = Object.keys(change).sort().join(" ");
       await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, { fields });
       return readToken(tx, id);
@@ -78,15 +91,21 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   #revokeFamily(id: string, reason: string, actor: AuditActor): Promise<Committed<Token>> {
     return committed(this.#db, async (tx) => {
-      const token = await readToken(tx, id);
+      const token = await readHeld(tx, id);
+      const { family } = token;
       // Again until no row is left: a rotation may have added one while the update waited for its lock.
       const revoked: string[] = [];
       for (;;) {
+        const held = await tx.query<{ scopes: string[] }>(
+          `select scopes from sallyport.tokens where family = $1 and revoke_time is null order by id for no key update`,
+          [family],
+        );
+        for (const { scopes } of held) checkMayEnd(actor.rank, scopes);
         const rows = await tx.query<{ id: string }>(
           `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
              revoke_reason = $3
-           where family = (select family from sallyport.tokens where id = $1) and revoke_time is null returning id`,
-          [id, actor.actor, reason],
+           where family = $1 and revoke_time is null returning id`,
+          [family, actor.actor, reason],
         );
         if (rows.length === 0) break;
         revoked.push(...rows.map((row) => row.id));
@@ -107,13 +126,17 @@ export class PostgresAuthorityStore implements AuthorityStore {
         actor.address,
         actor.requestId,
         tenant,
+        rankText(actor.rank),
       ]);
       return proven({ revoked: row?.revoked ?? [], busy: row?.busy ?? [] }, row);
     });
   }
 
-  cut(...[tenant, principal, reason, actor]: Args<"cut">): Promise<Committed<number>> {
+  cut(...[tenant, principal, mustExist, reason, actor]: Args<"cut">): Promise<Committed<number>> {
     return committed(this.#db, async (tx) => {
+      // Before the upsert: a first mint that is not yet committed would be missed otherwise.
+      await lockTarget(tx, { tenant, principal });
+      await checkHolders(tx, actor.rank, tenant, principal);
       if (principal === undefined) {
         // The new position is set at the commit.
         const [row] = await tx.query<{ cut_n: number }>(
@@ -124,11 +147,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
         await audit(tx, actor, tenant, "tokens.revoke", `tenant:${tenant}`, "", { reason });
         return row.cut_n;
       }
-      // The exclusive lock before the upsert: a first mint that is not yet committed would be missed otherwise.
-      await tx.query("select pg_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key($1, $2)))", [
-        tenant,
-        principal,
-      ]);
+      if (mustExist) await this.#mustExist(tx, tenant, principal);
       const [row] = await tx.query<{ cut_n: number }>(
         `insert into sallyport.principals (tenant, name, cut_time)
          select id, $2, clock_timestamp() from sallyport.tenants where id = $1
@@ -141,8 +160,11 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createPrincipal(...[principal, actor]: Args<"createPrincipal">): Promise<Committed<Principal>> {
+  createPrincipal(
+    ...[principal, guard, actor]: Args<"createPrincipal">
+  ): ReturnType<AuthorityStore["createPrincipal"]> {
     return committed(this.#db, async (tx) => {
+      await lockForRaising(tx, { tenant: principal.tenant, principal: principal.name }, guard);
       const tenant = await tx.query<{ state: string }>("select state from sallyport.tenants where id = $1", [
         principal.tenant,
       ]);
@@ -166,16 +188,27 @@ export class PostgresAuthorityStore implements AuthorityStore {
           JSON.stringify(principal.annotations),
         ],
       );
-      if (rows[0] === undefined) throw new AppError("PRINCIPAL_EXISTS", "the principal exists");
-      await audit(tx, actor, principal.tenant, "principal.create", `principal:${principal.name}`, principal.name, {});
+      const target = `principal:${principal.name}`;
+      if (rows[0] === undefined) {
+        const refusal = new AppError("PRINCIPAL_EXISTS", "the principal exists");
+        return refused(tx, actor, principal.tenant, "principal.create", target, principal.name, refusal);
+      }
+      await audit(tx, actor, principal.tenant, "principal.create", target, principal.name, {});
       return principalOf(rows[0]);
     });
   }
 
-  updatePrincipal(...[tenant, name, change, etag, actor]: Args<"updatePrincipal">): Promise<Committed<Principal>> {
+  updatePrincipal(
+    ...[tenant, name, change, etag, guard, actor]: Args<"updatePrincipal">
+  ): Promise<Committed<Principal>> {
     return committed(this.#db, async (tx) => {
+      const target = { tenant, principal: name };
+      // What only takes away waits for no caller.
+      if (change.state === "DISABLED") await lockTarget(tx, target);
+      else await lockForRaising(tx, target, guard);
       const found = await this.#lockPrincipal(tx, tenant, name);
       checkEtag(etag, found.etag);
+      if (change.state !== undefined && change.state !== found.state) await checkHolders(tx, actor.rank, tenant, name);
       const set = assignments(change, PRINCIPAL_FIELDS);
       const rows = await tx.query<PrincipalRow>(
         `update sallyport.principals set ${set.text} where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,
@@ -190,7 +223,13 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   deletePrincipal(...[tenant, name, actor]: Args<"deletePrincipal">): Promise<Committed<Principal>> {
     return committed(this.#db, async (tx) => {
-      await this.#lockPrincipal(tx, tenant, name);
+      await lockTarget(tx, { tenant, principal: name });
+      const found = await this.#lockPrincipal(tx, tenant, name, "or deleted");
+      if (found.state === "DELETED") {
+        await audit(tx, actor, tenant, "principal.delete", `principal:${name}`, name, { repeat: "true" });
+        return found;
+      }
+      await checkHolders(tx, actor.rank, tenant, name);
       const rows = await tx.query<PrincipalRow>(
         `update sallyport.principals set state = 'DELETED', cut_time = clock_timestamp()
          where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,
@@ -201,21 +240,27 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createTenant(...[tenant, actor]: Args<"createTenant">): Promise<Committed<Tenant>> {
+  createTenant(...[tenant, guard, actor]: Args<"createTenant">): ReturnType<AuthorityStore["createTenant"]> {
     return committed(this.#db, async (tx) => {
+      await lockForRaising(tx, { tenant: tenant.id }, guard);
       const rows = await tx.query<TenantRow>(
         `insert into sallyport.tenants (id, display_name, state, annotations) values ($1, $2, $3, $4)
          on conflict do nothing returning ${TENANT_COLUMNS}`,
         [tenant.id, tenant.displayName, tenant.state, JSON.stringify(tenant.annotations)],
       );
-      if (rows[0] === undefined) throw new AppError("TENANT_EXISTS", "the tenant exists");
+      if (rows[0] === undefined) {
+        const refusal = new AppError("TENANT_EXISTS", "the tenant exists");
+        return refused(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", refusal);
+      }
       await audit(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", {});
       return tenantOf(rows[0]);
     });
   }
 
-  updateTenant(...[id, change, etag, actor]: Args<"updateTenant">): Promise<Committed<Tenant>> {
+  updateTenant(...[id, change, etag, guard, actor]: Args<"updateTenant">): Promise<Committed<Tenant>> {
     return committed(this.#db, async (tx) => {
+      if (change.state === "SUSPENDED") await lockTarget(tx, { tenant: id });
+      else await lockForRaising(tx, { tenant: id }, guard);
       const found = await tx.query<TenantRow>(
         `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
         [id],
@@ -234,13 +279,25 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  async #lockPrincipal(tx: Tx, tenant: string, name: string): Promise<Principal> {
+  async #mustExist(tx: Tx, tenant: string, name: string): Promise<void> {
+    const [row] = await tx.query<{ tenant: boolean; principal: boolean }>(
+      `select exists (select from sallyport.tenants where id = $1) as tenant,
+         exists (select from sallyport.principals where tenant = $1 and name = $2) as principal`,
+      [tenant, name],
+    );
+    if (row?.tenant !== true) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+    if (!row.principal) throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+  }
+
+  async #lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or deleted"): Promise<Principal> {
     const rows = await tx.query<PrincipalRow>(
       `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2 for no key update`,
       [tenant, name],
     );
     const row = rows[0];
-    if (row === undefined || row.state === "DELETED") throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+    if (row === undefined || (row.state === "DELETED" && deleted === undefined)) {
+      throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+    }
     return principalOf(row);
   }
 }
@@ -257,43 +314,61 @@ async function audit(
   await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "OK", metadata }]);
 }
 
-/** Whether a change can give a token more than it has. */
-function widens(change: TokenChange): boolean {
-  return (
-    change.scopes !== undefined ||
-    change.audiences !== undefined ||
-    change.allowedCidrs !== undefined ||
-    change.expireTime !== undefined ||
-    change.noExpiry === true ||
-    change.disabled === false
-  );
+/** That it is there already may be an earlier call's doing: told after a commit, as that call would have told it. */
+async function refused(
+  tx: Tx,
+  actor: AuditActor,
+  tenant: string,
+  action: string,
+  target: string,
+  owner: string,
+  refusal: AppError,
+): Promise<AppError> {
+  const metadata = { reason: refusal.reason };
+  await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "DENIED", metadata }]);
+  return refusal;
 }
 
 async function writeTokenChange(
   tx: Tx,
-  token: Token,
+  token: Held,
   change: TokenChange,
-  rule: { maxTtl: number; ceiling?: number },
-  now: number | undefined,
+  rule: { maxTtl: number },
+  rights: Rights | undefined,
+  asker: Asker | undefined,
 ): Promise<void> {
   const set = assignments(change, TOKEN_FIELDS, 2);
-  if (
-    now !== undefined &&
-    (change.expireTime !== undefined || change.noExpiry === true || rule.ceiling !== undefined)
-  ) {
-    const parent = token.parent === "" ? undefined : await readToken(tx, token.parent);
-    const asked = change.noExpiry === true ? undefined : (change.expireTime ?? token.expireTime);
-    // Left alone, an expiry needs no check; only a ceiling can shorten it.
-    const checked =
-      change.expireTime === undefined
-        ? { ttl: asked === undefined ? undefined : asked - now, maxTtl: rule.maxTtl, ceiling: rule.ceiling }
-        : { expireTime: asked, maxTtl: rule.maxTtl, ceiling: rule.ceiling };
-    const expire = expiry({ ...checked, notBeforeTime: token.notBeforeTime }, now, parent?.expireTime);
-    set.values.push(expire ?? null);
-    set.parts.push(`expire_time = to_timestamp($${set.values.length + 1}::float8 / 1000)`);
+  const put = (column: string, value: number | undefined, as: (place: string) => string) => {
+    set.values.push(value ?? null);
+    set.parts.push(`${column} = ${as(`$${set.values.length + 1}`)}`);
+  };
+  const end = asker && (await endOf(tx, token, change, rule, rights, asker));
+  if (asker !== undefined && end !== undefined) {
+    put("expire_time", end.expire, (place) => `to_timestamp(${place}::float8 / 1000)`);
+    if (isLater(token.expireTime, end.expire)) {
+      // What was shortened by hand does not renew itself to what it was.
+      put("family_life", earlier(token.familyLife, end.expire! - asker.now), (place) => `${place}::bigint`);
+      put("family_time", token.familyTime, (place) => `to_timestamp(${place}::float8 / 1000)`);
+    }
   }
   if (set.parts.length === 0) return;
   await tx.query(`update sallyport.tokens set ${set.parts.join(", ")} where id = $1`, [token.id, ...set.values]);
+}
+
+/** The end that a change sets; undefined: none. */
+async function endOf(
+  tx: Tx,
+  token: Held,
+  change: TokenChange,
+  rule: { maxTtl: number },
+  rights: Rights | undefined,
+  asker: Asker,
+): Promise<{ readonly expire: number | undefined } | undefined> {
+  const parent = await parentOf(tx, token);
+  if (rights !== undefined) return judgeUpdate(rights, asker, token, parent, change);
+  if (change.expireTime === undefined && change.noExpiry !== true) return undefined;
+  const { expireTime } = change;
+  return { expire: expiry({ ...rule, expireTime, notBeforeTime: token.notBeforeTime }, asker.now, parent?.expireTime) };
 }
 
 const TOKEN_FIELDS: Record<string, string> = {

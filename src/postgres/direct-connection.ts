@@ -1,7 +1,6 @@
 import pg from "pg";
-import { AppError } from "../domain/errors.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
-import { isPlainRefusal, SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
+import { keepsConnection, SQLSTATE, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
 export interface Statement {
   /** Prepared once per connection under this name. */
@@ -66,13 +65,8 @@ export class DirectConnection {
       if (link.warned) throw new Error("answered with a warning");
       return rows;
     } catch (error) {
-      // A server that only reads is the wrong one: a standby, or a primary that was demoted.
-      const keep = isPlainRefusal(error) && sqlstate(error) !== SQLSTATE.readOnly;
-      if (link !== undefined && !keep) this.#destroy(link.client);
-      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
-        retryAfterMs: 1000,
-        cause: safeCause(error),
-      });
+      if (link !== undefined && !keepsConnection(error)) this.#destroy(link.client);
+      throw unreadable(error);
     } finally {
       late.cancel();
       void turn.then(done);

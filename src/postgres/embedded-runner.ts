@@ -65,7 +65,7 @@ export async function firstWorking(
       const who = runner.owner ? `user ${runner.owner.uid}` : (runner.prefix[0] ?? "this user");
       reasons.add(`${who}: ${error.stderr?.trim() || `failed with ${error.code}`}`);
     });
-    const version = answer && /(\d+\.\d+)/.exec(answer)?.[1];
+    const version = answer && /(\d{1,4}\.\d{1,4})/.exec(answer)?.[1];
     if (version) return { runner, version };
   }
   return { reason: [...reasons].join("; ") };

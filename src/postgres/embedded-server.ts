@@ -58,7 +58,7 @@ export async function launch(options: ServerOptions): Promise<Server> {
     const outcome = await tryLaunch(options, port);
     if (!Array.isArray(outcome)) return outcome;
     const tail = outcome.slice(-8).join(" | ");
-    if (/lock file ".*" already exists/.test(tail)) throw new EmbeddedError("in_use", tail);
+    if (/lock file "[^"]{1,4096}" already exists/.test(tail)) throw new EmbeddedError("in_use", tail);
     // The port was free a moment ago; somebody may have been faster.
     if (!/Address already in use/.test(tail) || attempt === 3) {
       throw new EmbeddedError("failed", `PostgreSQL did not start: ${tail}`);

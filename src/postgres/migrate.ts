@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import pg from "pg";
+import { databaseError } from "./connect-errors.ts";
 import { connectionSettings } from "./pool.ts";
 import { SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
 
@@ -39,14 +40,20 @@ export async function migrate(url: string, waitMs = 60_000): Promise<string[]> {
   try {
     await client.connect();
   } catch (error) {
-    throw new MigrationError("unavailable", "the database can not be reached", safeCause(error));
+    throw (
+      databaseError(error, "database.url") ??
+      new MigrationError("unavailable", "the database can not be reached", safeCause(error))
+    );
   }
   try {
     await lock(client, waitMs);
     return await apply(client);
   } catch (error) {
     if (error instanceof MigrationError) throw error;
-    throw new MigrationError("failed", `a migration failed (${sqlstate(error) ?? "no answer"})`, safeCause(error));
+    throw (
+      databaseError(error, "migrating") ??
+      new MigrationError("failed", `a migration failed (${sqlstate(error) ?? "no answer"})`, safeCause(error))
+    );
   } finally {
     await client.end().catch(() => {});
   }

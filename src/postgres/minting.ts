@@ -1,14 +1,31 @@
 import type { AuditActor } from "../domain/audit-event.ts";
-import { AppError, invalidField } from "../domain/errors.ts";
+import { AppError } from "../domain/errors.ts";
+import { expiry } from "../domain/lifetime.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
+import {
+  type Asker,
+  checkMayMint,
+  type Held,
+  judgeMint,
+  judgeRotation,
+  type Rights,
+  withinParent,
+} from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
-import type { Idempotency, LifetimeRule, MintGuard, MintLimits, NewToken, Repeated } from "../ports.ts";
+import type {
+  CallerGuard,
+  ChangeGuard,
+  Idempotency,
+  LifetimeRule,
+  MintGuard,
+  MintLimits,
+  NewToken,
+  Repeated,
+} from "../ports.ts";
 import { appendAudit } from "./audit-log.ts";
+import { countMint, countRotation } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
 import { TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
-
-const HOUR = 3_600_000;
-const DAY = 24 * HOUR;
 
 /**
  * Issues a token inside a transaction, so that it commits before any revocation that concerns it, or is refused:
@@ -25,7 +42,10 @@ export async function mint(
   idempotency: Idempotency | undefined,
 ): Promise<{ kind: "created"; token: Token } | Repeated> {
   const repeated = await claim(tx, idempotency, token.id);
-  if (repeated !== undefined) return repeated;
+  if (repeated !== undefined) {
+    await auditRepeat(tx, actor, "token.create", repeated.token.id, repeated.token);
+    return repeated;
+  }
   await lockPrincipals(tx, [{ tenant: token.tenant, principal: token.principal }], guard.callerTokenId);
   if (!guard.mustExist) {
     await tx.query(
@@ -35,23 +55,29 @@ export async function mint(
     );
   }
   await lockTokens(tx, [guard.callerTokenId]);
-  const now = await reread(tx, token.tenant, token.principal);
-  const caller = await rereadCaller(tx, guard, now.now);
-  if (caller?.parent_id) {
-    throw new AppError("RIGHTS_EXCEEDED", "a token that was minted by a token mints none itself");
-  }
-  const parent = guard.child ? caller : undefined;
-  const expire = expiry(lifetime, now.now, parent?.expire_time ?? undefined);
-  await count(tx, limits, token, now.now);
-  await insert(tx, token, {
-    now: now.now,
-    n: now.n,
-    notBefore: lifetime.notBeforeTime,
-    expire,
-    parentId: parent?.id ?? null,
-    family: token.id,
-    rotatedFrom: "",
-  });
+  const { now, n } = await reread(tx, token.tenant, token.principal);
+  const asker = await rereadCaller(tx, guard, now);
+  checkMayMint(asker);
+  const judged = guard.rights && judgeMint(guard.rights, asker, token, lifetime);
+  const child = judged?.child ?? guard.child;
+  const parent = child ? asker.own : undefined;
+  const expire = judged === undefined ? expiry(lifetime, now, parent?.expireTime) : judged.expire;
+  await countMint(tx, limits, token, now);
+  await insert(
+    tx,
+    { ...token, ...judged },
+    {
+      now,
+      n,
+      notBefore: lifetime.notBeforeTime,
+      expire,
+      parentId: parent?.id ?? null,
+      family: token.id,
+      familyTime: now,
+      familyLife: expire === undefined ? undefined : expire - now,
+      rotatedFrom: "",
+    },
+  );
   await appendAudit(tx, [
     {
       ...actor,
@@ -71,23 +97,30 @@ export async function rotate(
   tx: Tx,
   id: string,
   fresh: Pick<NewToken, "id" | "digest" | "kid" | "hint" | "createdBy">,
-  lifetime: LifetimeRule,
+  lifetime: LifetimeRule | undefined,
   overlapMs: number,
-  guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
+  guard: ChangeGuard,
   actor: AuditActor,
   idempotency: Idempotency | undefined,
-): Promise<{ kind: "created"; token: Token; previous: Token } | Repeated> {
+): Promise<{ kind: "created"; token: Token; previous: Token } | Repeated | AppError> {
   const repeated = await claim(tx, idempotency, fresh.id);
-  if (repeated !== undefined) return { ...repeated, previous: await readToken(tx, repeated.token.rotatedFrom) };
+  if (guard.ended) checkRepeat(repeated, guard.callerTokenId);
+  if (repeated !== undefined) {
+    const previous = await readToken(tx, repeated.token.rotatedFrom);
+    await auditRepeat(tx, actor, "token.rotate", previous.id, previous);
+    return { ...repeated, previous };
+  }
   const before = await readToken(tx, id);
   await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard.callerTokenId);
   await lockTokens(tx, [guard.callerTokenId, id]);
-  const now = await reread(tx, before.tenant, before.principal);
-  await rereadCaller(tx, guard, now.now);
-  const old = await readToken(tx, id);
+  const { now, n } = await reread(tx, before.tenant, before.principal);
+  const asker = await rereadCaller(tx, guard, now);
+  const old = await readHeld(tx, id);
+  if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
   refuseDead(old);
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
-  const parent = old.parent ? await readToken(tx, old.parent) : undefined;
+  const judged = await judgedRotation(tx, guard.rights, asker, old, lifetime);
+  if (judged.counted && guard.rights !== undefined) await countRotation(tx, guard.rights, old, overlapMs, now);
   const token: NewToken = {
     ...fresh,
     tenant: old.tenant,
@@ -101,12 +134,14 @@ export async function rotate(
     annotations: old.annotations,
   };
   await insert(tx, token, {
-    now: now.now,
-    n: now.n,
-    notBefore: undefined,
-    expire: expiry(lifetime, now.now, parent?.expireTime),
+    now,
+    n,
+    notBefore: old.notBeforeTime,
+    expire: judged.expire,
     parentId: old.parent || null,
-    family: await familyOf(tx, id),
+    family: old.family,
+    familyTime: old.familyTime,
+    familyLife: judged.familyLife,
     rotatedFrom: id,
   });
   // Without an overlap it is revoked as well: an end by time alone would be undone by a clock that is set back.
@@ -116,7 +151,7 @@ export async function rotate(
        revoke_time = case when $4::float8 = 0 then to_timestamp($3::float8 / 1000) end,
        revoked_by = case when $4::float8 = 0 then $5 else '' end,
        revoke_reason = case when $4::float8 = 0 then 'rotated' else '' end where id = $1`,
-    [id, fresh.id, now.now, overlapMs, actor.actor],
+    [id, fresh.id, now, overlapMs, actor.actor],
   );
   await appendAudit(tx, [
     {
@@ -132,17 +167,63 @@ export async function rotate(
   return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
 }
 
-/** Locks whoever could be revoked meanwhile, for a change that widens a token: then reads the caller again. */
-export async function guardWidening(
+/** One who was ended by its own rotation is told its answer again, as long as what it made is live. */
+function checkRepeat(repeated: Repeated | undefined, callerTokenId: string | undefined): void {
+  const token = repeated?.token;
+  if (
+    token === undefined ||
+    token.rotatedFrom !== callerTokenId ||
+    !["ACTIVE", "NOT_YET_VALID"].includes(token.state)
+  ) {
+    throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");
+  }
+}
+
+async function judgedRotation(
   tx: Tx,
-  target: Token,
-  guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
-): Promise<number> {
+  rights: Rights | undefined,
+  asker: Asker,
+  old: Held,
+  lifetime: LifetimeRule | undefined,
+): Promise<ReturnType<typeof judgeRotation>> {
+  const parent = await parentOf(tx, old);
+  if (rights !== undefined) return judgeRotation(rights, asker, old, parent, lifetime);
+  const rule = { ...(lifetime ?? { never: true, maxTtl: 0 }), notBeforeTime: old.notBeforeTime };
+  const expire = expiry(rule, asker.now, parent?.expireTime, lifetime === undefined ? old.expireTime : undefined);
+  return { expire, familyLife: old.familyLife, counted: false };
+}
+
+/** Locks whoever could be revoked meanwhile, for a change that widens a token: then reads the caller again. */
+export async function guardWidening(tx: Tx, target: Token, guard: ChangeGuard): Promise<Asker> {
   await lockPrincipals(tx, [{ tenant: target.tenant, principal: target.principal }], guard.callerTokenId);
   await lockTokens(tx, [guard.callerTokenId, target.id]);
-  const now = await reread(tx, target.tenant, target.principal);
-  await rereadCaller(tx, guard, now.now);
-  return now.now;
+  const { now } = await reread(tx, target.tenant, target.principal);
+  return rereadCaller(tx, guard, now);
+}
+
+/** A token with what its family was given; of one that was made before that was noted, what it was given itself. */
+export async function readHeld(tx: Tx, id: string): Promise<Held> {
+  type Row = TokenRow & { family: string; family_time: number | null; family_life: number | null };
+  const rows = await tx.query<Row>(
+    `select ${TOKEN_COLUMNS}, t.family, t.family_time, t.family_life
+     from sallyport.token_view v join sallyport.tokens t on t.id = v.id where v.id = $1`,
+    [id],
+  );
+  const row = rows[0];
+  if (row === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
+  const token = tokenOf(row);
+  const own = token.expireTime === undefined ? undefined : token.expireTime - token.createTime;
+  return {
+    ...token,
+    family: row.family,
+    familyTime: row.family_time ?? token.createTime,
+    familyLife: row.family_time === null ? own : (row.family_life ?? undefined),
+  };
+}
+
+/** The row of a token's parent; `lockTokens` has locked it with the token. */
+export async function parentOf(tx: Tx, token: Token): Promise<Held | undefined> {
+  return token.parent === "" ? undefined : readHeld(tx, token.parent);
 }
 
 export async function readToken(tx: Tx, id: string): Promise<Token> {
@@ -151,38 +232,37 @@ export async function readToken(tx: Tx, id: string): Promise<Token> {
   return tokenOf(rows[0]);
 }
 
-/** Refuses a change of a token that can no longer change. */
-export function refuseDead(token: Token): void {
-  if (token.rotatedTo !== "") {
-    throw new AppError("TOKEN_ROTATED", "the token was already replaced by a rotation", {
-      metadata: { rotated_to: token.rotatedTo },
-    });
-  }
-  if (token.state === "REVOKED") throw new AppError("TOKEN_REVOKED", "the token is revoked: it stays as it is");
-  if (token.state === "EXPIRED") throw new AppError("TOKEN_REVOKED", "the token has expired: issue a new one");
+/** The row without which the commit of a repeat would write nothing, and so wait for no standby. */
+async function auditRepeat(tx: Tx, actor: AuditActor, action: string, id: string, of: Token): Promise<void> {
+  const { tenant, principal: owner } = of;
+  const metadata = { repeat: "true" };
+  await appendAudit(tx, [{ ...actor, tenant, action, target: `token:${id}`, owner, outcome: "OK", metadata }]);
 }
 
-/**
- * When a token ends, at this moment of the database's clock: the asked time, clamped by scope ceilings and by the
- * parent. INVALID_FIELD where the asked time is not after now, or beyond the profile's longest.
- */
-export function expiry(rule: LifetimeRule, now: number, parentExpire: number | undefined): number | undefined {
-  let expire: number | undefined;
-  if (rule.expireTime !== undefined) {
-    if (rule.expireTime <= now) throw invalidField("expire_time", "must be after the present time");
-    if (rule.expireTime - now > rule.maxTtl) {
-      throw invalidField("expire_time", `must be at most ${rule.maxTtl / 1000}s from now for this profile`);
-    }
-    expire = rule.expireTime;
-  } else if (rule.ttl !== undefined) {
-    expire = now + rule.ttl;
+/** Whoever repeats a rotation learns that it is done only once that is as certain as the first answer would have been. */
+async function rotatedBefore(tx: Tx, old: Token, actor: AuditActor, of: Idempotency | undefined): Promise<AppError> {
+  const refusal = rotated(old);
+  const metadata = { reason: refusal.reason, ...refusal.metadata };
+  const act = { tenant: old.tenant, action: "token.rotate", target: `token:${old.id}`, owner: old.principal };
+  await appendAudit(tx, [{ ...actor, ...act, outcome: "DENIED", metadata }]);
+  if (of !== undefined) {
+    const mine = [of.caller, of.requestId];
+    await tx.query("delete from sallyport.requests where caller = $1 and request_id = $2", mine);
   }
-  if (rule.ceiling !== undefined) expire = Math.min(expire ?? Number.POSITIVE_INFINITY, now + rule.ceiling);
-  if (parentExpire !== undefined) expire = Math.min(expire ?? Number.POSITIVE_INFINITY, parentExpire);
-  if (rule.notBeforeTime !== undefined && expire !== undefined && rule.notBeforeTime >= expire) {
-    throw invalidField("not_before_time", "must be before the expiry of the token");
-  }
-  return expire;
+  return refusal;
+}
+
+function rotated(token: Token): AppError {
+  return new AppError("TOKEN_ROTATED", "the token was already replaced by a rotation", {
+    metadata: { rotated_to: token.rotatedTo },
+  });
+}
+
+/** Refuses a change of a token that can no longer change. */
+export function refuseDead(token: Token): void {
+  if (token.rotatedTo !== "") throw rotated(token);
+  if (token.state === "REVOKED") throw new AppError("TOKEN_REVOKED", "the token is revoked: it stays as it is");
+  if (token.state === "EXPIRED") throw new AppError("TOKEN_REVOKED", "the token has expired: issue a new one");
 }
 
 /** Registers the request, or finds what the first one with its id stored. */
@@ -229,7 +309,7 @@ async function lockPrincipals(
 }
 
 /** Theirs and their parents' rows: a parent's revocation ends its child's right to do anything. */
-async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
+export async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
   const known = ids.filter((id) => id !== undefined);
   if (known.length === 0) return;
   await tx.query(
@@ -259,71 +339,18 @@ async function reread(tx: Tx, tenant: string, principal: string): Promise<{ n: n
   return row;
 }
 
-type CallerRow = {
-  readonly id: string;
-  readonly parent_id: string | null;
-  readonly expire_time: number | null;
-  readonly scopes: string[];
-};
-
 /** The caller's own token as it is now, under lock; CALLER_UNAUTHENTICATED where it is no longer what it was. */
-async function rereadCaller(
-  tx: Tx,
-  guard: Pick<MintGuard, "callerTokenId" | "callerScopes">,
-  now: number,
-): Promise<CallerRow | undefined> {
-  if (guard.callerTokenId === undefined) return undefined;
-  const rows = await tx.query<TokenRow>(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`, [
-    guard.callerTokenId,
-  ]);
-  const row = rows[0];
-  const narrowed = row === undefined || guard.callerScopes.some((scope) => !row.scopes.includes(scope));
-  if (row === undefined || narrowed || row.state !== "ACTIVE" || (row.expire_time ?? now + 1) <= now) {
-    throw new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
-  }
-  return row;
-}
-
-async function count(tx: Tx, limits: MintLimits, token: NewToken, now: number): Promise<void> {
-  if (limits.perAddressPerHour > 0 && limits.address !== "") {
-    await take(tx, `a ${limits.address}`, now, HOUR, limits.perAddressPerHour, "mints per client address and hour");
-  }
-  const key = `p ${token.tenant} ${token.principal}`;
-  if (limits.perPrincipalPerDay > 0) {
-    await take(tx, key, now, DAY, limits.perPrincipalPerDay, "mints per principal and day");
-  }
-  if (limits.maxLive > 0) {
-    // To the end of the commit: nobody mints for this principal between count and insert.
-    await tx.query("select pg_advisory_xact_lock(hashtextextended($1, 0))", [`live ${key}`]);
-    const rows = await tx.query<{ live: number }>(
-      `select count(*) as live from sallyport.token_view v where v.tenant = $1 and v.principal = $2
-         and v.state in ('ACTIVE', 'NOT_YET_VALID', 'DISABLED')`,
-      [token.tenant, token.principal],
-    );
-    if ((rows[0]?.live ?? 0) >= limits.maxLive) {
-      throw limitExceeded(`live tokens per principal: at most ${limits.maxLive}; revoke some`, HOUR);
-    }
-  }
-}
-
-async function take(tx: Tx, key: string, now: number, window: number, limit: number, what: string): Promise<void> {
-  const start = Math.floor(now / window) * window;
-  const rows = await tx.query<{ count: number }>(
-    `insert into sallyport.mint_counts as c (key, window_start, count)
-     values ($1, to_timestamp($2::float8 / 1000), 1)
-     on conflict (key, window_start) do update set count = c.count + 1 returning count`,
-    [key, start],
-  );
-  if ((rows[0]?.count ?? 0) > limit) throw limitExceeded(`${what}: at most ${limit}`, start + window - now);
-}
-
-function limitExceeded(message: string, retryAfterMs: number): AppError {
-  return new AppError("LIMIT_EXCEEDED", message, { retryAfterMs });
-}
-
-async function familyOf(tx: Tx, id: string): Promise<string> {
-  const rows = await tx.query<{ family: string }>("select family from sallyport.tokens where id = $1", [id]);
-  return rows[0]?.family ?? id;
+export async function rereadCaller(tx: Tx, guard: CallerGuard, now: number): Promise<Asker> {
+  if (guard.callerTokenId === undefined) return { now };
+  const gone = new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
+  const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
+    throw error instanceof AppError ? gone : error;
+  });
+  const ownParent = await parentOf(tx, own);
+  const scopes = withinParent(own.scopes, ownParent?.scopes);
+  const narrowed = guard.callerScopes.some((scope) => !scopes.includes(scope));
+  if (narrowed || own.state !== "ACTIVE" || (own.expireTime ?? now + 1) <= now) throw gone;
+  return { now, own, ownParent };
 }
 
 interface Birth {
@@ -333,6 +360,8 @@ interface Birth {
   readonly expire: number | undefined;
   readonly parentId: string | null;
   readonly family: string;
+  readonly familyTime: number;
+  readonly familyLife: number | undefined;
   readonly rotatedFrom: string;
 }
 
@@ -340,9 +369,10 @@ async function insert(tx: Tx, token: NewToken, birth: Birth): Promise<void> {
   await tx.query(
     `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, display_name, description, scopes,
        audiences, allowed_cidrs, annotations, create_time, created_by, not_before_time, expire_time, parent_id, family,
-       rotated_from, issued_n)
+       rotated_from, issued_n, family_time, family_life)
      values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, to_timestamp($14::float8 / 1000), $15,
-       to_timestamp($16::float8 / 1000), to_timestamp($17::float8 / 1000), $18, $19, $20, $21)`,
+       to_timestamp($16::float8 / 1000), to_timestamp($17::float8 / 1000), $18, $19, $20, $21,
+       to_timestamp($22::float8 / 1000), $23)`,
     [
       token.id,
       Buffer.from(token.digest, "latin1"),
@@ -365,6 +395,8 @@ async function insert(tx: Tx, token: NewToken, birth: Birth): Promise<void> {
       birth.family,
       birth.rotatedFrom,
       birth.n,
+      birth.familyTime,
+      birth.familyLife ?? null,
     ],
   );
 }

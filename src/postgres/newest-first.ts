@@ -6,8 +6,13 @@ export const MOST_SCANNED = 5_000;
 
 /** A where clause made of conditions that have a value; `?` in a condition is that value's place. */
 export class Where {
-  readonly values: unknown[] = [];
+  readonly values: unknown[];
   readonly #conditions: string[] = [];
+
+  /** `values`: of another clause of the same statement, to go on with. */
+  constructor(values: unknown[] = []) {
+    this.values = values;
+  }
 
   add(condition: string, value: unknown): void {
     if (value === undefined) return;

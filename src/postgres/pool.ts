@@ -1,7 +1,7 @@
 import pg from "pg";
 import { AppError } from "../domain/errors.ts";
 import { startupSettings } from "./session-settings.ts";
-import { isPlainRefusal, SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
+import { isPlainRefusal, keepsConnection, meaningOf, safeCause, unreadable } from "./sqlstate.ts";
 
 export interface PostgresOptions {
   readonly url: string;
@@ -40,6 +40,10 @@ export const TYPES = {
     };
   },
 } as pg.CustomTypesConfig;
+
+/** A column that makes an acknowledged commit of this transaction one that may be relied on; it lowers nothing. */
+export const DURABLE = `set_config('synchronous_commit', case current_setting('synchronous_commit')
+  when 'remote_apply' then 'remote_apply' else 'on' end, true) as durable`;
 
 /**
  * Connecting has a budget of its own: with TLS, seven times there and back to a database, then its first statement, which
@@ -92,36 +96,39 @@ export class Postgres {
     return { total: this.#pool.totalCount, idle: this.#pool.idleCount, waiting: this.#pool.waitingCount };
   }
 
-  /** One read. STORE_UNAVAILABLE where the database does not answer within `timeoutMs`. */
-  async read<R extends object = Row>(text: Text, values: readonly unknown[] = [], timeoutMs = 5_000): Promise<R[]> {
+  /**
+   * One read. STORE_UNAVAILABLE where the database does not answer within `timeoutMs`. Rows that `trusted` refuses come
+   * from a server that must not be asked again: they are given, and their connection is destroyed.
+   */
+  async read<R extends object = Row>(
+    text: Text,
+    values: readonly unknown[] = [],
+    timeoutMs = 5_000,
+    trusted: (rows: readonly R[]) => boolean = () => true,
+  ): Promise<R[]> {
     let client: pg.PoolClient;
     try {
       client = await this.#pool.connect();
     } catch (error) {
-      throw new AppError("STORE_UNAVAILABLE", "the database can not be reached", {
-        retryAfterMs: 1000,
-        cause: safeCause(error),
-      });
+      throw unreadable(error, "the database can not be reached");
     }
     let broken = true;
     try {
       const rows = await run<R>(client, text, values, timeoutMs);
-      broken = false;
+      broken = !trusted(rows);
       return rows;
     } catch (error) {
-      broken = !isPlainRefusal(error);
-      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
-        retryAfterMs: 1000,
-        cause: safeCause(error),
-      });
+      broken = !keepsConnection(error);
+      throw unreadable(error);
     } finally {
       client.release(broken);
     }
   }
 
   /**
-   * Runs `work` in one READ COMMITTED transaction and commits; after a deadlock or a serialization failure again, at
-   * most three times. Resolves after the commit's acknowledgement. Rejects with what `work` threw (rolled back), with
+   * Runs `work` in one READ COMMITTED transaction on a server that is no standby, and commits; after a deadlock or a
+   * serialization failure again, at most three times. Whatever the server's default is, the commit waits for its own
+   * disk and for synchronous standbys. Resolves after the commit's acknowledgement. Rejects with what `work` threw (rolled back), with
    * NOT_DONE where surely nothing was written, with OUTCOME_UNKNOWN where the commit may have happened: no answer, or
    * one with a warning of class 01 (a synchronous standby that did not confirm).
    */
@@ -130,8 +137,7 @@ export class Postgres {
       try {
         return await this.#once(work, timeoutMs);
       } catch (error) {
-        const state = sqlstate(error);
-        if (state !== SQLSTATE.deadlockDetected && state !== SQLSTATE.serializationFailure) throw asAppError(error);
+        if (error instanceof AppError || meaningOf(error).change !== "again") throw asAppError(error);
         if (attempt >= 3) {
           throw new AppError("WRITE_CONFLICT", "too many changes at once of the same things; nothing was changed", {
             retryAfterMs: 200,
@@ -156,13 +162,7 @@ export class Postgres {
     client.on("notice", onNotice);
     let broken = true;
     try {
-      await run(
-        client,
-        "begin isolation level read committed; set local lock_timeout = '2s'; " +
-          "set local idle_in_transaction_session_timeout = '1s'; set local statement_timeout = '60s'",
-        undefined,
-        timeoutMs,
-      );
+      await begin(client, timeoutMs);
       const value = await work({ query: (text, values = []) => run(client, text, values, timeoutMs) });
       warned = false;
       await this.#commit(client, timeoutMs);
@@ -170,7 +170,7 @@ export class Postgres {
       if (warned) throw outcomeUnknown(new Error("the commit was answered with a warning"));
       return value;
     } catch (error) {
-      if (broken && (error instanceof AppError || isPlainRefusal(error)) && !isUnknown(error)) {
+      if (broken && (error instanceof AppError ? !isFatal(error) : keepsConnection(error))) {
         broken = !(await run(client, "rollback", undefined, 1000).then(
           () => true,
           () => false,
@@ -227,12 +227,30 @@ async function withTimer<T>(promise: Promise<T>, timeoutMs: number): Promise<T> 
   }
 }
 
-function isUnknown(error: unknown): boolean {
-  return error instanceof AppError && error.reason === "OUTCOME_UNKNOWN";
+const BEGIN = `begin isolation level read committed; set local lock_timeout = '2s';
+  set local idle_in_transaction_session_timeout = '1s'; set local statement_timeout = '60s';
+  select pg_is_in_recovery() as in_recovery, ${DURABLE}`;
+
+/** A standby would answer the reads of a change by what was, and refuse only its first write: it is asked nothing. */
+async function begin(client: pg.ClientBase, timeoutMs: number): Promise<void> {
+  // Several statements in one message: a result for each.
+  const results = (await withTimer(client.query(BEGIN), timeoutMs)) as unknown as pg.QueryResult[];
+  if (results.at(-1)?.rows[0]?.in_recovery !== false) {
+    throw new Fatal("NOT_DONE", "the database is a standby, or a failover is under way; nothing was changed", {
+      retryAfterMs: 1000,
+    });
+  }
+}
+
+/** An answer after which the connection is good for nothing. */
+class Fatal extends AppError {}
+
+function isFatal(error: AppError): boolean {
+  return error instanceof Fatal || error.reason === "OUTCOME_UNKNOWN";
 }
 
 function notDone(error: unknown): AppError {
-  return new AppError("NOT_DONE", "the database can not be reached; nothing was changed", {
+  return new AppError("NOT_DONE", `${meaningOf(error).words}; nothing was changed`, {
     retryAfterMs: 1000,
     cause: safeCause(error),
   });
@@ -248,16 +266,6 @@ function outcomeUnknown(error: unknown): AppError {
 
 function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
-  if (sqlstate(error) === SQLSTATE.lockNotAvailable) {
-    return new AppError("NOT_DONE", "another change held a lock for too long; nothing was changed", {
-      retryAfterMs: 1000,
-      cause: safeCause(error),
-    });
-  }
-  if (isPlainRefusal(error)) {
-    return new AppError("INTERNAL", "the database refused the change; nothing was changed", {
-      cause: safeCause(error),
-    });
-  }
-  return notDone(error);
+  if (meaningOf(error).change === "NOT_DONE") return notDone(error);
+  return new AppError("INTERNAL", "the database refused the change; nothing was changed", { cause: safeCause(error) });
 }

@@ -20,6 +20,81 @@ export function sqlstate(error: unknown): string | undefined {
   return typeof code === "string" && /^[0-9A-Z]{5}$/.test(code) && isServerError(error) ? code : undefined;
 }
 
+/** What a state means: for the change whose statement it ended, for the connection, and in words for the caller. */
+export interface Meaning {
+  /** `again`: the transaction is worth another run. INTERNAL: the statement itself is wrong, which is a bug. */
+  readonly change: "NOT_DONE" | "INTERNAL" | "again";
+  /** `destroy`: what answers on it is the wrong server, or soon none, or no longer has what was prepared there. */
+  readonly connection: "keep" | "destroy";
+  readonly words: string;
+}
+
+const row = (change: Meaning["change"], connection: Meaning["connection"], words: string): Meaning => ({
+  change,
+  connection,
+  words,
+});
+
+const ENDING = "the database is shutting down, or not up yet";
+const SCHEMA = "the database's schema is not the one of this program";
+const PREPARED =
+  "what this program prepared on its database connection is gone: the schema changed, or a pooler does not keep it";
+
+/** State, or class of states by its first characters, to what it means; the longest that fits. All else is a bug. */
+export const MEANINGS: Readonly<Record<string, Meaning>> = {
+  "08": row("NOT_DONE", "destroy", "the connection to the database failed"),
+  "0A000": row("NOT_DONE", "destroy", PREPARED),
+  "25006": row("NOT_DONE", "destroy", "the database only reads: it is a standby, or a failover is under way"),
+  "25P03": row("NOT_DONE", "destroy", "the database ended a transaction that was idle for too long"),
+  "25P04": row("NOT_DONE", "destroy", "the database ended a transaction that took too long"),
+  "26": row("NOT_DONE", "destroy", PREPARED),
+  "28": row("NOT_DONE", "destroy", "the database does not accept this program's credentials"),
+  "3D": row("NOT_DONE", "destroy", "there is no such database"),
+  "3F": row("NOT_DONE", "keep", SCHEMA),
+  "40001": row("again", "keep", "too many changes at once of the same things"),
+  "40P01": row("again", "keep", "too many changes at once of the same things"),
+  "42501": row("NOT_DONE", "keep", "the database role of this program lacks a right"),
+  "42703": row("NOT_DONE", "keep", SCHEMA),
+  "42883": row("NOT_DONE", "keep", SCHEMA),
+  "42P01": row("NOT_DONE", "keep", SCHEMA),
+  "42P05": row("NOT_DONE", "destroy", PREPARED),
+  "53": row("NOT_DONE", "keep", "the database lacks resources"),
+  "53100": row("NOT_DONE", "keep", "the database's disk is full"),
+  "53200": row("NOT_DONE", "keep", "the database is out of memory"),
+  "53300": row("NOT_DONE", "destroy", "the database has no connection left"),
+  "55": row("NOT_DONE", "destroy", "the database is not in a state to do this"),
+  "55P03": row("NOT_DONE", "keep", "another change held a lock for too long"),
+  "57": row("NOT_DONE", "destroy", ENDING),
+  "57014": row("NOT_DONE", "keep", "the database gave the statement up"),
+  "58": row("NOT_DONE", "destroy", "the database failed by itself"),
+  F0: row("NOT_DONE", "destroy", "the database failed by itself"),
+  XX: row("NOT_DONE", "destroy", "the database failed by itself"),
+};
+
+const LOST = row("NOT_DONE", "destroy", "the database can not be reached");
+const BUG = row("INTERNAL", "keep", "the database refused the statement");
+
+/** What an error of the driver means; of an error that the server did not send, too. */
+export function meaningOf(error: unknown): Meaning {
+  const state = sqlstate(error);
+  if (state === undefined) return LOST;
+  const known = MEANINGS[state] ?? MEANINGS[state.slice(0, 2)];
+  if (isPlainRefusal(error)) return known ?? BUG;
+  // FATAL and PANIC end the session, whatever the state.
+  return { ...LOST, words: known?.words ?? LOST.words };
+}
+
+/** Whether a connection can serve others after this error. */
+export function keepsConnection(error: unknown): boolean {
+  return isPlainRefusal(error) && meaningOf(error).connection === "keep";
+}
+
+/** The failure of a read, in words. */
+export function unreadable(error: unknown, silent = "the database did not answer"): AppError {
+  const words = sqlstate(error) === undefined ? silent : meaningOf(error).words;
+  return new AppError("STORE_UNAVAILABLE", words, { retryAfterMs: 1000, cause: safeCause(error) });
+}
+
 /** Whether the server refused the statement and lives on; FATAL and PANIC leave open what happened. */
 export function isPlainRefusal(error: unknown): boolean {
   return isServerError(error) && (error as { severity?: string }).severity === "ERROR";

@@ -1,11 +1,12 @@
 import pg from "pg";
-import { AppError } from "../domain/errors.ts";
-import type { Liveness, Material } from "../domain/material.ts";
+import { earlier } from "../domain/lifetime.ts";
+import type { Material, Parent } from "../domain/material.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
+import { withinParent } from "../domain/rights.ts";
 import type { Clock, Reading, TokenReader } from "../ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
-import { isPlainRefusal, safeCause, sqlstate } from "./sqlstate.ts";
+import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
 // The one statement of a look-up. An unknown token still gives position and epoch.
 const LOOK_UP = {
@@ -16,7 +17,8 @@ select ${EVIDENCE},
   t.not_before_time, t.expire_time, t.revoke_time is not null as revoked, t.disabled, t.rotated_to <> '' as rotated,
   p.state as principal_state, o.state as tenant_state,
   t.issued_n < p.cut_n or t.issued_n < o.cut_n as cut,
-  q.digest as parent_digest, q.not_before_time as parent_not_before_time, q.expire_time as parent_expire_time,
+  q.digest as parent_digest, q.scopes as parent_scopes, q.audiences as parent_audiences,
+  q.allowed_cidrs as parent_allowed_cidrs, q.not_before_time as parent_not_before_time, q.expire_time as parent_expire_time,
   q.revoke_time is not null as parent_revoked, q.disabled as parent_disabled,
   q.issued_n < p.cut_n or q.issued_n < o.cut_n as parent_cut
 from ${HEAD}
@@ -49,6 +51,9 @@ interface LookUpRow extends EvidenceRow {
   readonly tenant_state: TenantState | null;
   readonly cut: boolean | null;
   readonly parent_digest: Buffer | null;
+  readonly parent_scopes: string[];
+  readonly parent_audiences: string[];
+  readonly parent_allowed_cidrs: string[];
   readonly parent_not_before_time: number | null;
   readonly parent_expire_time: number | null;
   readonly parent_revoked: boolean;
@@ -109,11 +114,8 @@ export class PostgresTokenReader implements TokenReader {
       const evidence = evidenceOf(row);
       return { ...evidence, material: materialOf(row, digest, evidence), sent, received };
     } catch (error) {
-      if (client !== undefined && !isPlainRefusal(error)) this.#destroy(slot, client);
-      throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {
-        retryAfterMs: 1000,
-        cause: safeCause(error),
-      });
+      if (client !== undefined && !keepsConnection(error)) this.#destroy(slot, client);
+      throw unreadable(error);
     }
   }
 
@@ -203,6 +205,7 @@ function destroyStream(client: pg.Client): void {
 
 function materialOf(row: LookUpRow, digest: string, label: { epoch: string; n: number }): Material | undefined {
   if (row.id === null) return undefined;
+  const parent = parentOf(row);
   return {
     label: { epoch: label.epoch, n: label.n },
     id: row.id,
@@ -210,8 +213,9 @@ function materialOf(row: LookUpRow, digest: string, label: { epoch: string; n: n
     tenant: row.tenant,
     profile: row.profile,
     principal: row.principal,
-    scopes: row.scopes,
-    audiences: row.audiences,
+    // A child shows what it has of its parent's, whatever its own row says.
+    scopes: parent === undefined ? row.scopes : withinParent(row.scopes, row.parent_scopes),
+    audiences: row.audiences.length === 0 && parent !== undefined ? parent.audiences : row.audiences,
     allowedCidrs: row.allowed_cidrs,
     annotations: row.annotations,
     hint: row.hint,
@@ -219,19 +223,21 @@ function materialOf(row: LookUpRow, digest: string, label: { epoch: string; n: n
     revoked: row.revoked,
     disabled: row.disabled,
     notBefore: row.not_before_time ?? undefined,
-    expire: row.expire_time ?? undefined,
+    expire: earlier(row.expire_time ?? undefined, parent?.expire),
     // A missing principal or tenant row refuses.
     cut: row.cut ?? true,
     principalState: row.principal_state ?? "DELETED",
     tenantState: row.tenant_state ?? "SUSPENDED",
-    parent: parentOf(row),
+    parent,
   };
 }
 
-function parentOf(row: LookUpRow): (Liveness & { digest: string }) | undefined {
+function parentOf(row: LookUpRow): Parent | undefined {
   if (row.parent_digest === null) return undefined;
   return {
     digest: row.parent_digest.toString("latin1"),
+    audiences: row.parent_audiences,
+    allowedCidrs: row.parent_allowed_cidrs,
     revoked: row.parent_revoked,
     disabled: row.parent_disabled,
     notBefore: row.parent_not_before_time ?? undefined,

@@ -1,6 +1,7 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Token } from "../domain/token.ts";
 import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../ports.ts";
+import { ANY_OF_THEM } from "./holders.ts";
 import type { ListReads } from "./list-reads.ts";
 import { driven, newestFirst, Where } from "./newest-first.ts";
 import type { Postgres } from "./pool.ts";
@@ -88,10 +89,10 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]> {
-    const { from, where } = selected(selection);
+    const { made, from, where } = selected(selection);
     where.add("t.id > ?", afterId);
     const rows = await this.#db.read<{ id: string }>(
-      `select t.id from ${from} ${where.text} order by t.id limit ${where.value(limit)}`,
+      `${made} select t.id from ${from} ${where.text} order by t.id limit ${where.value(limit)}`,
       where.values,
       SELECT_MS,
     );
@@ -105,7 +106,7 @@ export class PostgresTokenStore implements TokenStore {
   ): Promise<{ count: number; ids: string[] }> {
     const few = selected(selection);
     const rows = await this.#lists.read<{ id: string }>(
-      `select t.id from ${few.from} ${few.where.text} limit ${few.where.value(most)}`,
+      `${few.made} select t.id from ${few.from} ${few.where.text} limit ${few.where.value(most)}`,
       few.where.values,
       patience,
       SELECT_MS,
@@ -115,12 +116,23 @@ export class PostgresTokenStore implements TokenStore {
     if (ids.length < most) return { count: ids.length, ids };
     const all = selected(selection);
     const [counted] = await this.#lists.read<{ count: number }>(
-      `select count(*) as count from ${all.from} ${all.where.text}`,
+      `${all.made} select count(*) as count from ${all.from} ${all.where.text}`,
       all.where.values,
       patience,
       SELECT_MS,
     );
     return { count: counted?.count ?? 0, ids };
+  }
+
+  /** When the last of the administrators that `bootstrap` made ends; undefined: never, or none is live. */
+  async firstAdminEnds(): Promise<{ hint: string; expireTime: number } | undefined> {
+    const rows = await this.#db.read<{ hint: string; expire_time: number | null }>(
+      `select v.hint, v.expire_time from sallyport.token_view v
+       where v.tenant = 'default' and v.created_by = 'bootstrap' and v.state = 'ACTIVE'
+       order by v.expire_time desc nulls first limit 1`,
+    );
+    const row = rows[0];
+    return row === undefined || row.expire_time === null ? undefined : { hint: row.hint, expireTime: row.expire_time };
   }
 
   /** Those of the peppers that every running instance has. */
@@ -205,29 +217,26 @@ export class PostgresTokenStore implements TokenStore {
  * Tokens that could be accepted, now or some day: also those of a principal that is disabled for now. Not by the view,
  * whose usage nobody asks for, and whose states are those after a cut. What is the same for all rows is read once.
  */
-function selected(selection: RevokeSelection): { from: string; where: Where } {
+function selected(selection: RevokeSelection): { made: string; from: string; where: Where } {
   const where = new Where();
-  const { tenant, principal, hints, digests, ids, cutFrom } = selection;
-  where.add("t.profile = ?", selection.profile);
-  where.add("t.created_by = ?", selection.createdBy);
-  where.add("t.create_time < to_timestamp(?::float8 / 1000)", selection.createdBefore);
+  const { tenant, principal, cutFrom, descendants = false } = selection;
   const inTenant = where.value(tenant);
+  const named = descendants ? new Where(where.values) : where;
+  nameSelected(named, inTenant, selection);
+  if (descendants) named.always(`t.tenant = ${inTenant}`);
+  where.add("t.principal = ?", selection.within);
+  if (selection.holding !== undefined) where.always(`t.scopes && ${ANY_OF_THEM}`);
+  where.add("t.scopes && ?::text[]", selection.holding);
   where.always(`t.tenant = ${inTenant}`);
-  if (hints !== undefined || digests !== undefined || ids !== undefined) {
-    const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
-    // First which they are, each by its index: a choice between three is none.
-    where.always(`t.id = any(array(
-      select id from sallyport.tokens where tenant = ${inTenant} and hint = any(${where.value(hints ?? [])})
-      union all select id from sallyport.tokens where digest = any(${where.value(bytes)})
-      union all select id from unnest(${where.value(ids ?? [])}::text[]) id))`);
-  }
   let cuts = ["p.cut_n", `(select cut_n from sallyport.tenants where id = ${inTenant})`];
-  let from = "sallyport.tokens t";
-  if (principal === undefined) {
+  let from = descendants
+    ? "(select distinct id from made) m join sallyport.tokens t on t.id = m.id"
+    : "sallyport.tokens t";
+  if (principal !== undefined) named.add("t.principal = ?", principal);
+  if (principal === undefined || descendants) {
     from += " join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal and p.state <> 'DELETED'";
   } else {
     const name = where.value(principal);
-    where.always(`t.principal = ${name}`);
     cuts[0] = `(select cut_n from sallyport.principals
       where tenant = ${inTenant} and name = ${name} and state <> 'DELETED')`;
   }
@@ -240,5 +249,33 @@ function selected(selection: RevokeSelection): { from: string; where: Where } {
     and ${of}.issued_n >= ${cuts[1]} and (${of}.expire_time is null or ${of}.expire_time > clock_timestamp())`;
   where.always(`${live("t")} and (t.parent_id is null
     or exists (select from sallyport.tokens q where q.id = t.parent_id and ${live("q")}))`);
-  return { from, where };
+  return { made: descendants ? descent(named, inTenant) : "", from, where };
+}
+
+/** The conditions on the row itself. */
+function nameSelected(where: Where, tenant: string, selection: RevokeSelection): void {
+  const { profile, createdBy, createdBefore, hints, digests, ids } = selection;
+  where.add("t.profile = ?", profile);
+  where.add("t.created_by = ?", createdBy);
+  where.add("t.create_time < to_timestamp(?::float8 / 1000)", createdBefore);
+  if (hints === undefined && digests === undefined && ids === undefined) return;
+  const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
+  // First which they are, each by its index: a choice between three is none.
+  where.always(`t.id = any(array(
+    select id from sallyport.tokens where tenant = ${tenant} and hint = any(${where.value(hints ?? [])})
+    union all select id from sallyport.tokens where digest = any(${where.value(bytes)})
+    union all select id from unnest(${where.value(ids ?? [])}::text[]) id))`);
+}
+
+/** `made`: the named ones, whatever was made by one of them, and whatever replaced one of them; dead or not. */
+function descent(named: Where, tenant: string): string {
+  return `with recursive made (id, hint, family) as (
+    select t.id, t.hint, t.family from sallyport.tokens t ${named.text}
+    union
+    select n.id, n.hint, n.family from made m cross join lateral (
+      select id, hint, family from sallyport.tokens where tenant = ${tenant} and created_by = 'token:' || m.hint
+      union all
+      select id, hint, family from sallyport.tokens where family = m.family and rotated_from = m.id
+    ) n
+  )`;
 }

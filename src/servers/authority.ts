@@ -16,7 +16,9 @@ export function isAuthority(value: string): boolean {
   const [, ipv6, name, port] = found;
   if (port !== undefined && Number(port) > 65_535) return false;
   if (ipv6 !== undefined) return isIPv6(ipv6);
-  return !/(^|\.)(\d+|0[xX][0-9a-fA-F]*)\.?$/.test(name!) || isIPv4(name!);
+  const labels = name!.split(".");
+  const last = (labels.length > 1 && labels.at(-1) === "" ? labels.at(-2) : labels.at(-1))!;
+  return !/^(?:\d+|0[xX][0-9a-fA-F]*)$/.test(last) || isIPv4(name!);
 }
 
 /** The size of a request's headers as RFC 9113 §6.5.2 counts it. */

@@ -142,12 +142,14 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
       if (admit(socket)) serve(socket, peerBySocket.get(socket)!, false);
     });
   } else {
+    const named = (tls.allowedSans?.length ?? 0) > 0;
     server = createTlsServer({
       ...loadTls(tls),
       ALPNProtocols: ["h2", "http/1.1"],
       handshakeTimeout: limits.firstRequestMs,
       requestCert: tls.clientCaFile !== undefined,
-      rejectUnauthorized: (tls.allowedSans?.length ?? 0) > 0,
+      // Whoever shows no certificate may come to the data listener with a bearer.
+      rejectUnauthorized: options.name !== "data" && named,
       allowHalfOpen: false, // a client that ends in the handshake has left
       noDelay: true,
       keepAlive: true,
@@ -162,6 +164,10 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
       socket.disableRenegotiation();
       const sans = sansOf(socket);
       const sanAllowed = sans.some((san) => tls.allowedSans?.includes(san));
+      if (named && !sanAllowed && socket.getPeerX509Certificate() !== undefined) {
+        onRefused();
+        return void socket.destroy();
+      }
       serve(socket, { ...describePeer(options.name, socket, unix), sans, sanAllowed }, socket.alpnProtocol ?? false);
     });
   }

@@ -59,6 +59,11 @@ export function page<T, S extends DescMessage>(
   return { items, next: rest };
 }
 
+/** For a field that the mask names and the message leaves out, where no value is the one to take. */
+export function unspecified(field: string): never {
+  throw invalidField(field, "must be given where update_mask names it");
+}
+
 /** The paths of an update mask, each one known, each once. INVALID_FIELD for others, and for an empty mask. */
 export function maskOf<P extends string>(paths: readonly string[] | undefined, known: readonly P[]): ReadonlySet<P> {
   if (paths === undefined || paths.length === 0) {

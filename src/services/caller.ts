@@ -2,10 +2,11 @@ import { createHash } from "node:crypto";
 import { type Reach, reachOf } from "../app/access.ts";
 import type { Validate } from "../app/validate.ts";
 import type { Caller, Permission } from "../domain/caller.ts";
-import { NO_REQUIREMENT } from "../domain/decide.ts";
+import { addressAllowed, NO_REQUIREMENT } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
 import { sameSecret } from "../domain/mac.ts";
 import type { Secret } from "../domain/secret.ts";
+import type { Token } from "../domain/token.ts";
 import type { AuditLog, Clock } from "../ports.ts";
 import { bearerOf } from "./bearer.ts";
 import type { Peer } from "./peer.ts";
@@ -59,8 +60,20 @@ export interface CallerDeps {
   readonly audit: AuditLog;
   readonly clock: Clock;
   readonly breakGlass: Secret | undefined;
+  /** For those who rotated themselves and did not hear the answer. */
+  readonly rotated?: RotatedCallers;
   readonly mtls: readonly { san: string; tenant: string; permissions: readonly string[] }[];
 }
+
+export interface RotatedCallers {
+  /** As `validate`, but that the use of a string after its rotation is no signal yet. */
+  readonly validate: Validate;
+  /** The record behind a string, dead or not. */
+  find(bearer: string): Promise<Token | undefined>;
+}
+
+/** The one method in which a token that a rotation ended may still be a caller. */
+const ROTATE = "sallyport.v1.TokenAdmin/RotateToken";
 
 /** Turns a credential into a caller. */
 export class Callers {
@@ -117,15 +130,31 @@ export class Callers {
         direct,
       };
     }
-    return this.token(bearer, address, direct);
+    const { rotated } = this.#deps;
+    if (method !== ROTATE || rotated === undefined) return this.token(bearer, address, direct);
+    try {
+      return await this.token(bearer, address, direct, rotated.validate);
+    } catch (error) {
+      const ended = isUnauthenticated(error) ? await rotated.find(bearer) : undefined;
+      if (ended === undefined || ended.rotatedTo === "") throw error;
+      return this.#ended(ended, address, direct, error);
+    }
+  }
+
+  /** One who may repeat the rotation that ended its token; what it names decides, where the rotation is. */
+  #ended(token: Token, address: string, direct: boolean, refusal: unknown): Caller {
+    const { allowedCidrs, hint, tenant, principal, id } = token;
+    if (allowedCidrs.length > 0 && !addressAllowed(allowedCidrs, address || LOCAL)) throw refusal;
+    const who = { tenant, principal, tokenId: id, address, direct };
+    return { kind: "token", provenance: `token:${hint}`, scopes: [], ended: true, ...who };
   }
 
   /** The caller behind one of our own tokens. */
-  async token(bearer: string, address: string, direct: boolean): Promise<Caller> {
+  async token(bearer: string, address: string, direct: boolean, validate = this.#deps.validate): Promise<Caller> {
     const deadline = this.#deps.clock.mono() + 2_000;
     // A caller on this machine has no network address to be held against the token's networks.
-    const clientAddress = address === "" ? "127.0.0.1" : address;
-    const decision = await this.#deps.validate(bearer, NO_REQUIREMENT, { clientAddress }, deadline);
+    const clientAddress = address || LOCAL;
+    const decision = await validate(bearer, NO_REQUIREMENT, { clientAddress }, deadline);
     if (decision.verdict === "UNDETERMINED") {
       throw new AppError("STORE_UNAVAILABLE", "the caller's token can not be judged now", { retryAfterMs: 1000 });
     }
@@ -140,6 +169,7 @@ export class Callers {
       principal: material.principal,
       scopes: material.scopes,
       tokenId: material.id,
+      expireTime: material.expire,
       address,
       direct,
     };
@@ -150,6 +180,13 @@ export class Callers {
 export function permit(caller: Caller, row: Exclude<Row, "open">): Reach {
   const own = row.own === "anyone" || (row.own === "session" && caller.kind === "session");
   return reachOf(caller, row.permission, own);
+}
+
+/** What a caller on this machine, which has no network address, counts as. */
+const LOCAL = "127.0.0.1";
+
+function isUnauthenticated(error: unknown): boolean {
+  return error instanceof AppError && error.reason === "CALLER_UNAUTHENTICATED";
 }
 
 function sha256(text: string): Buffer {

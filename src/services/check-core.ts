@@ -1,5 +1,6 @@
 import type { Answer, Validate } from "../app/validate.ts";
 import type { Material } from "../domain/material.ts";
+import { addressOfHop } from "./client-address.ts";
 import type { Credential } from "./credentials.ts";
 import { type AddressSource, IDENTITY, type Policy } from "./policy.ts";
 
@@ -40,7 +41,7 @@ export function ask(validate: Validate, question: Question, deadline: number): O
   const { policy, credential } = question;
   if (question.preflight && policy.allowCorsPreflight) return { kind: "allowed", material: undefined };
   if (credential.kind === "malformed") {
-    return denial("MALFORMED", 3, 400, credential.why, [challenge(policy, 'error="invalid_request"')]);
+    return denial("MALFORMED", 3, 400, credential.why, bearerChallenge(policy, 'error="invalid_request"'));
   }
   if (credential.kind === "none") {
     return denial("INVALID_TOKEN", 16, 401, "a credential is needed", challenges(policy));
@@ -60,7 +61,7 @@ export function outcomeOf(answer: Answer, policy: Policy): Outcome {
       return denial(answer.verdict, 16, 401, "the token is not good here", challenges(policy, 'error="invalid_token"'));
     case "INSUFFICIENT_SCOPE": {
       const scope = `error="insufficient_scope", scope="${policy.requirement.scopes.join(" ")}"`;
-      return denial(answer.verdict, 7, 403, "the token lacks a scope", [challenge(policy, scope)]);
+      return denial(answer.verdict, 7, 403, "the token lacks a scope", bearerChallenge(policy, scope));
     }
     case "ADDRESS_NOT_ALLOWED":
       return denial(answer.verdict, 7, 403, "the token is not accepted from this address");
@@ -114,10 +115,23 @@ export function addressBy(source: AddressSource, peer: string, header: (name: st
   if (source === "peer") return peer;
   if (source === "x-envoy-external-address") {
     const values = header(source);
-    return values.length === 1 ? values[0]!.trim() : "";
+    return values.length === 1 ? addressOfHop(values[0]!) : "";
   }
-  const hops = header("x-forwarded-for").flatMap((value) => value.split(","));
-  return hops.at(-Number(source.slice(4)))?.trim() ?? "";
+  return addressOfHop(hopFromRight(header("x-forwarded-for"), Number(source.slice(4))));
+}
+
+/** The n-th of the comma-separated hops of all lines, counted from the right; the empty string where there is none. */
+function hopFromRight(lines: readonly string[], n: number): string {
+  let left = n;
+  for (let i = lines.length - 1; i >= 0; i--) {
+    const line = lines[i]!;
+    for (let end = line.length; end >= 0; ) {
+      const comma = end === 0 ? -1 : line.lastIndexOf(",", end - 1);
+      if (--left === 0) return line.slice(comma + 1, end);
+      end = comma;
+    }
+  }
+  return "";
 }
 
 /** RFC 9457, at most 512 bytes. */
@@ -145,15 +159,20 @@ function denial(
   return { kind: "denied", verdict, code, status, title, challenges: challengeList, retryAfter };
 }
 
-/** A challenge for each scheme that the policy takes. */
+/**
+ * A challenge for each scheme that the policy takes, and for no other. `x-api-key` has no scheme of its own; alone it
+ * gets one, because a 401 must name one (RFC 9110, section 15.5.2).
+ */
 function challenges(policy: Policy, error = ""): string[] {
-  const list = [challenge(policy, error)];
+  const list = bearerChallenge(policy, error);
   if (policy.carriers.includes("basic")) list.push(`Basic realm="${policy.realm}"`);
-  return list;
+  return list.length > 0 ? list : [`ApiKey realm="${policy.realm}"`];
 }
 
-function challenge(policy: Policy, error: string): string {
-  return `Bearer realm="${policy.realm}"${error === "" ? "" : `, ${error}`}`;
+/** Only Bearer has parameters that say what was wrong (RFC 6750, section 3). */
+function bearerChallenge(policy: Policy, error: string): string[] {
+  if (!policy.carriers.includes("bearer")) return [];
+  return [`Bearer realm="${policy.realm}"${error === "" ? "" : `, ${error}`}`];
 }
 
 /** Cut at a whole scope: rights only shrink. */

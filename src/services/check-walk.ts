@@ -40,7 +40,9 @@ export function decodeCheck(message: Uint8Array): CheckFacts {
     const key = name.toLowerCase();
     // Not what only Unicode takes for the same letter.
     if (!NAMES.has(key) || Buffer.byteLength(name) !== key.length) return;
-    headers.set(key, [...(headers.get(key) ?? []), value]);
+    const known = headers.get(key);
+    if (known === undefined) headers.set(key, [value]);
+    else known.push(value);
   };
   for (const { key, value, rawValue } of list) {
     add(key, rawValue.length > 0 ? Buffer.from(rawValue).toString("latin1") : value);

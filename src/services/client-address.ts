@@ -1,6 +1,21 @@
 import { BlockList, isIP } from "node:net";
 import type { Peer } from "./peer.ts";
 
+/** Hops that are looked at, from the right: nobody has more proxies of his own in a row. */
+const MOST_HOPS = 32;
+
+/**
+ * The address in a hop of X-Forwarded-For, which some proxies write with a port, an IPv6 address then in brackets
+ * (`203.0.113.7:51234`, `[2001:db8::5]:443`). What holds no address is returned as it is.
+ */
+export function addressOfHop(hop: string): string {
+  const text = hop.trim();
+  if (text.length > 64) return text;
+  const found = /^(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9.]{7,15}))(?::[0-9]{1,5})?$/.exec(text);
+  const address = found?.[1] ?? found?.[2] ?? "";
+  return isIP(address) === 0 ? text : address;
+}
+
 /** The networks whose peers may say for whom they speak. */
 export class TrustedProxies {
   readonly #networks = new BlockList();
@@ -22,10 +37,13 @@ export class TrustedProxies {
    */
   behind(peer: Peer, forwardedFor: string | null): Peer {
     if (!this.#any || !this.#has(peer.address)) return peer;
-    const hops = (forwardedFor ?? "").split(",").map((hop) => hop.trim());
-    for (const hop of hops.reverse()) {
-      if (isIP(hop) === 0) return { ...peer, from: "remote" };
+    const header = forwardedFor ?? "";
+    for (let hops = 0, end = header.length; hops < MOST_HOPS && end >= 0; hops++) {
+      const comma = end === 0 ? -1 : header.lastIndexOf(",", end - 1);
+      const hop = addressOfHop(header.slice(comma + 1, end));
+      if (isIP(hop) === 0) break;
       if (!this.#has(hop)) return { ...peer, address: hop, from: "remote" };
+      end = comma;
     }
     return { ...peer, from: "remote" };
   }

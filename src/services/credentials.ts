@@ -8,38 +8,58 @@ export type Credential =
 
 const NONE: Credential = { kind: "none" };
 const LONGEST = 8_192;
+/** More of them than any upstream could want. */
+const MOST_VALUES = 16;
 
 /**
  * The one credential of a request, counted over the raw values of all carriers of the policy. More than one, also equal
  * ones, also two in one value (a comma: Envoy joins repeated headers so), is malformed, and so is a carrier beyond
- * 8 KiB. A scheme that the policy does not name is no credential (RFC 6750, section 3.1).
+ * 8 KiB. What the policy does not name as a carrier is no credential (RFC 6750, section 3.1): it is the upstream's.
  */
 export function credentialOf(
   carriers: readonly Carrier[],
   authorization: readonly string[],
   apiKey: readonly string[],
 ): Credential {
+  if (authorization.length + apiKey.length > MOST_VALUES) return malformed("more than one credential");
   const values = authorization.filter((value) => value !== "");
+  const bears = values.some((value) => mayBear(carriers, value));
   const keys = carriers.includes("x-api-key") ? apiKey.filter((value) => value !== "") : [];
-  if (values.length === 0 && keys.length === 0) return NONE;
-  if (values.length + keys.length > 1) return malformed("more than one credential");
-  const [value = ""] = values.length > 0 ? values : keys;
+  if (!bears && keys.length === 0) return NONE;
+  if ((bears ? values.length : 0) + keys.length > 1) return malformed("more than one credential");
+  const [value = ""] = bears ? values : keys;
   if (value.length > LONGEST) return malformed("a credential of more than 8 KiB");
   if (value.includes(",")) return malformed("more than one credential");
-  return values.length > 0 ? fromAuthorization(carriers, value) : one(value.trim());
+  return bears ? fromAuthorization(carriers, value) : one(value.trim());
+}
+
+/** Whether an `authorization` is for us: one of the policy's schemes stands in it, or it is broken. */
+function mayBear(carriers: readonly Carrier[], value: string): boolean {
+  if (!carriers.includes("bearer") && !carriers.includes("basic")) return false;
+  const ours = (part: string) => {
+    const found = schemeOf(part)?.toLowerCase();
+    return (found === "bearer" || found === "basic") && carriers.includes(found);
+  };
+  return schemeOf(value) === undefined || value.split(",").some(ours);
+}
+
+const SCHEME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+(?=[ \t]|$)/;
+
+/** The word that a value begins with; undefined where it is none. */
+function schemeOf(value: string): string | undefined {
+  return SCHEME.exec(value.trim())?.[0];
 }
 
 function fromAuthorization(carriers: readonly Carrier[], value: string): Credential {
-  const match = /^\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]+(.*?))?\s*$/s.exec(value);
-  if (match === null) return malformed("a broken authorization header");
-  const scheme = match[1]!.toLowerCase();
-  const rest = match[2] ?? "";
-  if (scheme === "bearer" && carriers.includes("bearer")) {
-    if (rest === "" || /\s/.test(rest)) return malformed("a broken Bearer credential");
-    return one(rest);
-  }
-  if (scheme === "basic" && carriers.includes("basic")) return fromBasic(rest);
-  return NONE;
+  const trimmed = value.trim();
+  const scheme = schemeOf(trimmed);
+  if (scheme === undefined) return malformed("a broken authorization header");
+  let at = scheme.length;
+  while (trimmed[at] === " " || trimmed[at] === "\t") at++;
+  const rest = trimmed.slice(at);
+  if (scheme.toLowerCase() === "basic" && carriers.includes("basic")) return fromBasic(rest);
+  if (rest === "" || /\s/.test(rest)) return malformed("a broken Bearer credential");
+  return one(rest);
 }
 
 /** As git sends it: the password is the token string, the user's name is not looked at. */

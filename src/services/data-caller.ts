@@ -5,8 +5,8 @@ import type { Callers } from "./caller.ts";
 import type { Peer } from "./peer.ts";
 
 /**
- * Who may ask the data door. Peers on loopback and unix sockets are trusted, as a sidecar's are; others show a client
- * certificate with an allowed SAN, which opens every service of the door, or a token with `sallyport.validate`, which
+ * Who may ask the data door. Peers on loopback and unix sockets are trusted, as a sidecar's are, unless SANs are named;
+ * others show a client certificate with an allowed SAN, which opens every service of the door, or a token with `sallyport.validate`, which
  * opens TokenValidator and introspection. Never an open token oracle.
  */
 export class DataCallers {

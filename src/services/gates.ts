@@ -1,4 +1,6 @@
 import type { HandlerContext } from "@connectrpc/connect";
+import type { Caller } from "../domain/caller.ts";
+import { rankOf } from "../domain/rights.ts";
 import type { CallLine, Clock } from "../ports.ts";
 import { type Call, callKey, requestIdFrom } from "./call.ts";
 import { type Callers, permit, rowOf } from "./caller.ts";
@@ -27,6 +29,8 @@ export function adminGate(
     const peer = deps.proxies.behind(context.values.get(peerKey), context.requestHeader.get("x-forwarded-for"));
     const authorization = context.requestHeader.get("authorization");
     const caller = await deps.callers.authenticate(peer, authorization, method, requestId);
+    const ends = endsSoon(caller, deps.clock.wall());
+    if (ends !== undefined) context.responseHeader.set("sallyport-token-ends", ends);
     const left = context.timeoutMs();
     const deadline = left === undefined ? undefined : deps.clock.mono() + left;
     try {
@@ -36,6 +40,15 @@ export function adminGate(
       throw error;
     }
   });
+}
+
+const SOON_MS = 14 * 86_400_000;
+
+/** When an administrator's token ends, in time to make another: it can not prolong itself. */
+function endsSoon(caller: Caller, now: number): string | undefined {
+  const { expireTime } = caller;
+  if (expireTime === undefined || expireTime - now > SOON_MS || rankOf(caller) === "other") return undefined;
+  return new Date(expireTime).toISOString();
 }
 
 function gate(

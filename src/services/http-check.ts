@@ -9,6 +9,7 @@ import {
   problem,
   type Question,
 } from "./check-core.ts";
+import { addressOfHop } from "./client-address.ts";
 import { credentialOf } from "./credentials.ts";
 import type { Policies, Policy } from "./policy.ts";
 
@@ -104,7 +105,7 @@ function asked(
 
 /** What the proxy says was at the other end of its connection; our own peer is the proxy. */
 function peerOf(family: Family, values: (name: string) => readonly string[]): string {
-  if (family === "original") return values("x-real-ip")[0]?.trim() ?? "";
+  if (family === "original") return addressOfHop(values("x-real-ip")[0] ?? "");
   if (family === "forwarded") return addressBy("xff:1", "", values);
   return addressBy("x-envoy-external-address", "", values);
 }

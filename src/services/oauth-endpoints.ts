@@ -99,7 +99,7 @@ function parametersOf(contentType: string | undefined, body: Uint8Array): Readon
   try {
     const entries =
       type === "application/x-www-form-urlencoded"
-        ? [...new URLSearchParams(text)]
+        ? formOf(text)
         : type === "application/json"
           ? Object.entries(JSON.parse(text) as Record<string, unknown>)
           : [];
@@ -111,6 +111,14 @@ function parametersOf(contentType: string | undefined, body: Uint8Array): Readon
     return undefined;
   }
   return found;
+}
+
+/** Far fewer parameters than anybody needs; more are none that we read. */
+const MOST_PARAMETERS = 64;
+
+function formOf(text: string): [string, string][] {
+  const few = text.split("&", MOST_PARAMETERS + 1).length <= MOST_PARAMETERS;
+  return few ? [...new URLSearchParams(text)] : [];
 }
 
 function oauthError(

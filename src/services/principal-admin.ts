@@ -2,7 +2,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { PrincipalManager } from "../app/principal-manager.ts";
 import { type Principal, type PrincipalAdmin, PrincipalSchema } from "../gen/sallyport/v1/principal_admin_pb.ts";
 import type { PrincipalChange } from "../ports.ts";
-import { accessOf, maskOf, page, pageSize } from "./call.ts";
+import { accessOf, maskOf, page, pageSize, unspecified } from "./call.ts";
 import { effectMessage, given, principalMessage, principalState } from "./convert.ts";
 import type { PageTokens } from "./page-token.ts";
 
@@ -67,7 +67,7 @@ function changeOf(asked: Principal, mask: ReadonlySet<(typeof UPDATABLE)[number]
     ...(mask.has("display_name") && { displayName: asked.displayName }),
     ...(mask.has("email") && { email: asked.email }),
     ...(mask.has("owner") && { owner: asked.owner }),
-    ...(mask.has("state") && { state: principalState(asked.state) ?? "ACTIVE" }),
+    ...(mask.has("state") && { state: principalState(asked.state) ?? unspecified("principal.state") }),
     ...(mask.has("annotations") && { annotations: asked.annotations }),
   };
 }

@@ -2,7 +2,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import type { PrincipalManager } from "../app/principal-manager.ts";
 import { type Tenant, type TenantAdmin, TenantSchema } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import type { TenantChange } from "../ports.ts";
-import { accessOf, maskOf, page, pageSize } from "./call.ts";
+import { accessOf, maskOf, page, pageSize, unspecified } from "./call.ts";
 import { effectMessage, tenantMessage, tenantState } from "./convert.ts";
 import type { PageTokens } from "./page-token.ts";
 
@@ -48,7 +48,7 @@ export function tenantAdmin(deps: {
 function changeOf(asked: Tenant, mask: ReadonlySet<(typeof UPDATABLE)[number]>): TenantChange {
   return {
     ...(mask.has("display_name") && { displayName: asked.displayName }),
-    ...(mask.has("state") && { state: tenantState(asked.state) ?? "ACTIVE" }),
+    ...(mask.has("state") && { state: tenantState(asked.state) ?? unspecified("tenant.state") }),
     ...(mask.has("annotations") && { annotations: asked.annotations }),
   };
 }

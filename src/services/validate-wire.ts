@@ -48,6 +48,7 @@ export interface AskOptions {
   readonly reasons: boolean;
 }
 
+const MOST_SCOPES = 32;
 const NO_SCOPES: readonly string[] = [];
 const INVALID = new Encoded(
   toBinary(ValidateTokenResponseSchema, validateMessage({ verdict: "INVALID_TOKEN" }, false)),
@@ -120,8 +121,12 @@ export class ValidateWire {
 }
 
 function checkBounds({ scopes, audience }: Requirement, at: string): void {
-  if (scopes.length > 32) throw invalidField(`${at}required_scopes`, "must have at most 32 entries");
+  if (scopes.length > MOST_SCOPES) throw tooManyScopes(at);
   if (audience.length > 256) throw invalidField(`${at}audience`, "must have at most 256 characters");
+}
+
+function tooManyScopes(at: string): AppError {
+  return invalidField(`${at}required_scopes`, `must have at most ${MOST_SCOPES} entries`);
 }
 
 function encode(answer: Answer, reasons: boolean): Encoded {
@@ -178,13 +183,14 @@ function jsonBytes(value: unknown): Uint8Array {
 
 /**
  * Finds the fields that validation needs, without an object for each. Undefined for whatever is out of the ordinary (not
- * ASCII, nested deeper, repeated, malformed): then the full decoder says what it is.
+ * ASCII, nested deeper, repeated, malformed): then the full decoder says what it is. INVALID_FIELD for too many scopes, at once.
  */
 export function walk(message: Uint8Array): Places | undefined {
   const bytes = message as Buffer;
   let tokenFrom = 0;
   let tokenTo = 0;
   let scopes: string[] | undefined;
+  let scopeCount = 0;
   let audience = "";
   let clientAddress = "";
   const end = bytes.length;
@@ -212,6 +218,7 @@ export function walk(message: Uint8Array): Places | undefined {
       if (address === undefined) return undefined;
       clientAddress = address;
     } else {
+      if (tag === 0x12 && ++scopeCount > MOST_SCOPES) throw tooManyScopes("");
       const text = ascii(bytes, at, stop);
       if (text === undefined) return undefined;
       if (tag === 0x12) (scopes ??= []).push(text);

@@ -76,6 +76,19 @@ describe("change-authority", () => {
     expect(f.happened).toEqual(["wake", "authorityChanged:ACKED"]);
   });
 
+  it("tells that an earlier call made the change only when that is in force", async () => {
+    const f = fixture((nth) => (nth < 3 ? { missing: [missingRow] } : {}));
+    const refusal = new AppError("TOKEN_ROTATED", "rotated before");
+    const work = async () => ({ value: refusal, epoch: "e1", maxBoundMs: 1500, dbTime: DB_TIME });
+    let told: unknown;
+    f.authority.change(work, WAIT).catch((error) => (told = error));
+    await f.time.advance(1);
+    expect(told).toBeUndefined();
+    await f.time.advance(20);
+    expect(told).toBe(refusal);
+    expect(f.asked.length).toBeGreaterThanOrEqual(3);
+  });
+
   it("with a validator that stays silent returns by time, and has its row reaped after 600 ms", async () => {
     const f = fixture(() => ({ missing: [missingRow] }));
     const seen = f.outcome(f.authority.change(f.commit(), WAIT));
@@ -197,5 +210,25 @@ describe("change-authority", () => {
     await f.time.advance(11);
     expect(second.mode).toBe("ACKED");
     expect(f.asked.map(({ position }) => position).slice(0, 2)).toEqual([undefined, 7]);
+  });
+
+  it("alarms and goes on after a fault of its own; meanwhile those who wait go by time", async () => {
+    let faulty = true;
+    const f = fixture(() => (faulty ? { missing: [null as never] } : {}));
+    const first = f.outcome(f.authority.change(f.commit(), WAIT));
+    await f.time.advance(1849);
+    expect(first.mode).toBeUndefined();
+    await f.time.advance(60);
+    expect(first.mode).toBe("LEASE_EXPIRED");
+    expect(f.happened).toContain("alarm:acknowledgement_wait_failed");
+    // 50 ms, then twice as long each time: no busy loop.
+    expect(f.asked.length).toBeLessThan(9);
+    const second = f.outcome(f.authority.change(f.commit(), WAIT));
+    await f.time.advance(100);
+    faulty = false;
+    await f.time.advance(1700);
+    const third = f.outcome(f.authority.change(f.commit(), WAIT));
+    await f.time.advance(100);
+    expect([second.mode, third.mode]).toEqual(["ACKED", "ACKED"]);
   });
 });

@@ -8,13 +8,22 @@ import { HandTime, recordedEvents } from "../support/hand-time.ts";
 /** A follower of a log that answers as the test says. */
 function fixture() {
   const time = new HandTime();
-  const { events, happened } = recordedEvents();
+  const recorded = recordedEvents();
+  const { happened } = recorded;
   const calls: string[] = [];
   const page: PollResult = {
     ...{ inRecovery: false, epoch: "e1", n: 4, dbTime: 1e12, ownRowLive: true, floorN: 0, maxBoundMs: 1500 },
     ...{ settled: undefined, rows: [], full: false },
   };
-  const server = { page, admits: true, away: false, ackFails: false, registerFails: false };
+  const server = { page, admits: true, away: false, ackFails: false, registerFails: false, kids: ["1"], deaf: false };
+  const events = new Proxy(recorded.events, {
+    get(target, name) {
+      if (server.deaf && name === "alarm") throw new Error("no log");
+      return Reflect.get(target, name);
+    },
+  });
+  const announced: string[] = [];
+  let held: Promise<void> | undefined;
   const at = () => time.clock.mono() - 1000;
   const reply = <T>(value: T) =>
     server.away ? Promise.reject(new AppError("STORE_UNAVAILABLE", "away")) : Promise.resolve(value);
@@ -25,8 +34,10 @@ function fixture() {
       calls.push(`poll ${me} ${epoch} ${applied} @${at()}`);
       return reply(server.page);
     },
-    register: ({ old, me, epoch }) => {
+    register: async ({ old, me, epoch, kids }) => {
       calls.push(`register ${me} for ${old} ${epoch}`);
+      announced.push(kids.join());
+      await held;
       if (server.registerFails) return Promise.reject(new AppError("STORE_UNAVAILABLE", "away"));
       return reply(server.admits);
     },
@@ -57,10 +68,22 @@ function fixture() {
       newId: () => `v${++ids}`,
       random: () => 0.5,
     },
-    { leaseMs: 1500, pollMs: 400, readerVersion: 1, kids: () => ["1"] },
+    { leaseMs: 1500, pollMs: 400, readerVersion: 1, kids: () => server.kids },
   );
   const holds = () => freshness.holdsLease(time.clock.mono());
-  return { time, happened, calls, server, freshness, follower, holds, wakeUp: () => wakeUp() };
+  /** Registrations are answered when what this returns is called. */
+  const holdRegistrations = () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    held = promise;
+    return () => {
+      held = undefined;
+      resolve();
+    };
+  };
+  return {
+    ...{ time, happened, calls, server, freshness, follower, holds, announced, holdRegistrations },
+    wakeUp: () => wakeUp(),
+  };
 }
 
 describe("follower", () => {
@@ -199,5 +222,60 @@ describe("follower", () => {
     expect(f.calls[calls - 1]).toBe("leave v1");
     await f.time.advance(2000);
     expect(f.calls).toHaveLength(calls);
+  });
+
+  it("alarms, drops its lease and begins again with back-off after a fault of its own, under a new row", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    const good = f.server.page;
+    f.server.page = { ...good, rows: undefined as never };
+    await f.time.advance(480);
+    expect(f.holds()).toBe(false);
+    expect(f.happened.filter((one) => one === "alarm:log_follower_failed")).toHaveLength(1);
+    f.calls.length = 0;
+    for (let i = 0; i < 10; i++) {
+      f.wakeUp();
+      await f.time.advance(1000);
+    }
+    // 0.1 s, 0.2 s, 0.4 s, 0.8 s, 1.6 s, 3.2 s, then 5 s: no wake-up makes it a busy loop.
+    const tries = f.calls.filter((call) => call.startsWith("register")).length;
+    expect(tries).toBeGreaterThan(4);
+    expect(tries).toBeLessThan(9);
+    expect(f.holds()).toBe(false);
+    f.server.page = good;
+    await f.time.advance(5500);
+    expect(f.holds()).toBe(true);
+  });
+
+  it("goes on though the fault can not even be reported, and a stop does not wait for the back-off", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, rows: undefined as never };
+    f.server.deaf = true;
+    await f.time.advance(3000);
+    expect(f.happened).not.toContain("alarm:log_follower_failed");
+    expect(f.calls.filter((call) => call.startsWith("register")).length).toBeGreaterThan(3);
+    let stopped = false;
+    void f.follower.stop().then(() => (stopped = true));
+    await f.time.advance(0);
+    expect(stopped).toBe(true);
+  });
+
+  it("registers again when it was renewed while a registration was under way, and has no lease before", async () => {
+    const f = fixture();
+    const answer = f.holdRegistrations();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.kids = ["1", "2"];
+    f.follower.renew();
+    answer();
+    await f.time.advance(1);
+    expect(f.holds()).toBe(false);
+    await f.time.advance(25);
+    expect(f.announced).toEqual(["1", "1,2"]);
+    expect(f.calls.slice(0, 3)).toEqual(["register v1 for undefined e1", "register v2 for v1 e1", "poll v2 e1 -1 @20"]);
+    expect(f.holds()).toBe(true);
   });
 });

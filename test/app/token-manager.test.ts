@@ -25,6 +25,9 @@ function manager() {
     registeredTypes: ["bot"],
     mintPerAddressPerHour: 10,
     mintPerPrincipalPerDay: 100,
+    rotatePerPrincipalPerDay: 100,
+    ipv6PrefixLength: 64,
+    reused: () => {},
     mintKid: async () => "1",
   });
   return { tokens, seen };
@@ -66,6 +69,8 @@ test("mints are counted by the address of a caller from elsewhere; not for loopb
   for (const [caller, expected] of [
     [{}, counted],
     [{ scopes: ["sallyport.admin"] }, counted],
+    [{ address: "2001:db8:0:1::7" }, { address: "2001:db8:0:1:0:0:0:0/64", perAddressPerHour: 10 }],
+    [{ address: "::ffff:203.0.113.7" }, counted],
     [{ direct: true }, free],
     [{ kind: "break-glass" as const }, free],
     [{ scopes: ["sallyport.operator"] }, free],

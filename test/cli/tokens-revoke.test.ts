@@ -1,6 +1,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { HandlerContext } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   type RevokeTokenRequest,
@@ -66,6 +67,7 @@ describe("tokens revoke-many", () => {
     };
     const selectors = [
       ...["--tenant", "acme", "--principal", "bot:ci", "--profile", "bot", "--created-by", "session:ann"],
+      "--descendants",
       ...["--created-before", "2027-01-15", "--hint", "h1", "--hint", "h2", "--id", "tok_1", "--reason", "leak"],
     ];
     const argv = ["tokens", "revoke-many", ...selectors, "--token-strings-file", "-"];
@@ -75,6 +77,7 @@ describe("tokens revoke-many", () => {
       principal: "bot:ci",
       profile: "bot",
       createdBy: "session:ann",
+      descendants: true,
       createdBefore: { seconds: BigInt(Date.UTC(2027, 0, 15) / 1000) },
       hints: ["h1", "h2"],
       ids: ["tok_1"],
@@ -100,4 +103,17 @@ describe("tokens revoke-many", () => {
   ])("refuses a call that selects nothing or too much: %j", async (argv, stdin) =>
     expect(await against({}, ["tokens", "revoke-many", ...argv], stdin)).toMatchObject({ exit: 2, headers: [] }),
   );
+});
+
+it("says on stderr that the caller's own token ends soon, and keeps the answer as it is", async () => {
+  const ends = new Date(Date.now() + 3 * 86_400_000 + 60_000).toISOString();
+  const revokeTokens = (_: RevokeTokensRequest, context: HandlerContext) => {
+    context.responseHeader.set("sallyport-token-ends", ends);
+    return { revokedCount: 1, matchedIds: [], effect };
+  };
+  const argv = ["tokens", "revoke-many", "--principal", "bot:ci"];
+  const { out, err } = await against({ revokeTokens }, argv);
+  expect(err).toBe("your token ends in 3d: mint one for another principal, or use sallyport bootstrap --again\n");
+  expect(out).toBe(`1 token revoked, ${IN_FORCE}\n`);
+  expect((await against({ revokeTokens }, [...argv, "--json"])).err).toBe("");
 });

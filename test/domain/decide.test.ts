@@ -27,11 +27,31 @@ describe("a token is refused, whatever it is asked for,", () => {
     ["when its tenant is suspended", { tenantState: "SUSPENDED" }, "disabled"],
     ["when it may have expired", { expire: 1010 }, "expired"],
     ["when it may not be valid yet", { notBefore: 1001 }, "not_yet_valid"],
-    ["when its parent is revoked", { parent: { ...live, digest: "q", revoked: true } }, "revoked"],
-    ["when its parent was cut", { parent: { ...live, digest: "q", cut: true } }, "revoked"],
-    ["when its parent is disabled", { parent: { ...live, digest: "q", disabled: true } }, "revoked"],
-    ["when its parent may have expired", { parent: { ...live, digest: "q", expire: 1010 } }, "revoked"],
-    ["when its parent may not be valid yet", { parent: { ...live, digest: "q", notBefore: 1001 } }, "revoked"],
+    [
+      "when its parent is revoked",
+      { parent: { ...live, digest: "q", audiences: [], allowedCidrs: [], revoked: true } },
+      "revoked",
+    ],
+    [
+      "when its parent was cut",
+      { parent: { ...live, digest: "q", audiences: [], allowedCidrs: [], cut: true } },
+      "revoked",
+    ],
+    [
+      "when its parent is disabled",
+      { parent: { ...live, digest: "q", audiences: [], allowedCidrs: [], disabled: true } },
+      "revoked",
+    ],
+    [
+      "when its parent may have expired",
+      { parent: { ...live, digest: "q", audiences: [], allowedCidrs: [], expire: 1010 } },
+      "revoked",
+    ],
+    [
+      "when its parent may not be valid yet",
+      { parent: { ...live, digest: "q", audiences: [], allowedCidrs: [], notBefore: 1001 } },
+      "revoked",
+    ],
     ["for good before for now", { revoked: true, disabled: true, expire: 1, tenantState: "SUSPENDED" }, "revoked"],
   ])("%s", (_, over, reason) => {
     expect(refusal(of(over), NOW)).toBe(reason);

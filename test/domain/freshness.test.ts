@@ -44,7 +44,14 @@ describe("freshness › the use rule", () => {
   ])("refuses a row older than a change of its %s", (_, key) => {
     const state = fresh();
     state.apply(page(5), 0, 1);
-    const parent = { digest: "p".repeat(32), revoked: false, disabled: false, cut: false };
+    const parent = {
+      digest: "p".repeat(32),
+      revoked: false,
+      disabled: false,
+      cut: false,
+      audiences: [],
+      allowedCidrs: [],
+    };
     const old = new Cached(material(5, { parent }));
     expect(state.usable(old, 2)).toBe(true);
     state.apply(page(6, [{ n: 6, key }]), 3, 4);

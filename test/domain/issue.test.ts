@@ -130,12 +130,16 @@ describe("rights only shrink: a lattice", () => {
 describe("who mints", () => {
   test.each([
     ["a token for its own principal", caller([]), "acme", "user:maker", "token"],
+    ["an administrator's token for its own principal", caller(["sallyport.operator"]), "acme", "user:maker", "token"],
     ["a session for itself", caller([], { kind: "session" }), "acme", "user:maker", "session"],
-    ["anybody for somebody else", caller([]), "acme", "user:other", "admin"],
-    ["for one of the same name in another tenant", caller([]), "globex", "user:maker", "admin"],
-    ["one who is no principal", caller([], { kind: "mtls", principal: "" }), "acme", "user:maker", "admin"],
+    ["an administrator for somebody else", caller(["sallyport.admin"]), "acme", "user:other", "admin"],
+    ["an operator for somebody else", caller(["sallyport.operator"]), "acme", "user:other", "admin"],
+    ["break-glass", caller(["sallyport.operator"], { kind: "break-glass", principal: "" }), "acme", "user:x", "admin"],
+    ["anybody else for somebody else", caller(["sallyport.tokens.*"]), "acme", "user:other", "creator"],
+    ["for one of the same name in another tenant", caller([]), "globex", "user:maker", "creator"],
+    ["one who is no principal", caller([], { kind: "mtls", principal: "" }), "acme", "user:maker", "creator"],
   ])("%s", (_, by, tenant, principal, expected) => {
-    const all: Profile = { ...profile("bot"), mintedBy: ["session", "admin", "token"] };
+    const all: Profile = { ...profile("bot"), mintedBy: ["session", "admin", "creator", "token"] };
     expect(rules.checkMinter(all, by, tenant, principal)).toBe(expected);
     const none: Profile = { ...all, mintedBy: all.mintedBy.filter((one) => one !== expected) };
     expect(reason(() => rules.checkMinter(none, by, tenant, principal))).toBe("RIGHTS_EXCEEDED");
@@ -143,6 +147,11 @@ describe("who mints", () => {
 
   test("a pat, and an adm token, is never a child; bot, svc and org tokens may be", () => {
     const may = BUILT_IN_PROFILES.filter(({ mintedBy }) => mintedBy.includes("token")).map(({ name }) => name);
+    expect(may).toEqual(["bot", "svc", "org"]);
+  });
+
+  test("a pat, and an adm token, is minted for another by nobody but sessions and administrators", () => {
+    const may = BUILT_IN_PROFILES.filter(({ mintedBy }) => mintedBy.includes("creator")).map(({ name }) => name);
     expect(may).toEqual(["bot", "svc", "org"]);
   });
 });

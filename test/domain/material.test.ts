@@ -5,7 +5,14 @@ import { material } from "../support/material.ts";
 
 test("an answer rests on its token, its principal, its tenant, and its parent's token", () => {
   const digest = "d".repeat(32);
-  const parent = { digest: "q".repeat(32), revoked: false, disabled: false, cut: false };
+  const parent = {
+    digest: "q".repeat(32),
+    revoked: false,
+    disabled: false,
+    cut: false,
+    audiences: [],
+    allowedCidrs: [],
+  };
   expect(dependencies(material(1, { digest, tenant: "acme", principal: "bot:ci" }))).toEqual([
     `t${digest}`,
     "pacme\0bot:ci",

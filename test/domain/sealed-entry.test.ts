@@ -14,6 +14,8 @@ const TIME = Date.UTC(2030, 0, 1);
 const digest = randomBytes(32).toString("latin1");
 const parent = {
   digest: randomBytes(32).toString("latin1"),
+  audiences: ["https://x", "https://y"],
+  allowedCidrs: ["10.0.0.0/16"],
   revoked: false,
   disabled: true,
   cut: false,
@@ -92,7 +94,7 @@ describe("sealed-entry", () => {
     const otherKid = Buffer.from(value);
     otherKid[17] = "2".charCodeAt(0);
     const otherSchema = Buffer.from(value);
-    otherSchema[16] = 2;
+    otherSchema[16] = 1;
     const otherDay = Buffer.from(value);
     otherDay.writeUInt32BE(otherDay.readUInt32BE(18) + 1, 18);
     for (const bad of [younger, otherKid, otherSchema, otherDay]) {

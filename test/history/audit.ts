@@ -16,10 +16,14 @@ export async function auditProblems(world: World, attempts: readonly Attempt[], 
       )
     ).map(({ id, rows }) => [id, rows]),
   );
-  for (const { id, op, outcome, detail } of attempts) {
-    const count = found.get(id) ?? 0;
+  const byRequest = new Map<string, number>();
+  for (const { id, request } of attempts) {
+    if (request !== undefined) byRequest.set(request, (byRequest.get(request) ?? 0) + (found.get(id) ?? 0));
+  }
+  for (const { id, op, outcome, detail, request } of attempts) {
+    const count = request === undefined ? (found.get(id) ?? 0) : byRequest.get(request)!;
     // One change has one row, unless it is of several tokens or made again: in a new epoch, or by hand.
-    const exact = op !== "bulk" && op !== "filter" && op !== "sql" && !newEpoch;
+    const exact = request === undefined && op !== "bulk" && op !== "filter" && op !== "sql" && !newEpoch;
     if (outcome === "OK" && (count < 1 || (exact && count !== 1))) {
       problems.push(`(E) ${op} ${id} is OK with ${count} audit rows`);
     }

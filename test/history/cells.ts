@@ -2,6 +2,7 @@ import type pg from "pg";
 import { Keyring } from "../../src/domain/keyring.ts";
 import { mintTokenString, newTokenId } from "../../src/domain/token-string.ts";
 import type { KeyringFile } from "../support/program.ts";
+import { SCOPE } from "./askers.ts";
 import { Subject } from "./history.ts";
 import { question } from "./wire.ts";
 
@@ -17,7 +18,13 @@ export type Kind =
   | "narrow"
   | "rotate"
   | "parent"
-  | "sql";
+  | "sql"
+  | "oauth"
+  | "no-wait"
+  | Toggle;
+
+/** What is taken and given back, before the token is revoked for good. */
+export type Toggle = "enable" | "widen" | "resume" | "restore";
 
 /** Tokens that one change of authority ends together. */
 export interface Cell {
@@ -27,24 +34,31 @@ export interface Cell {
   readonly subjects: readonly Subject[];
   /** Of the token that the change names; for `parent` it is another's. */
   readonly target: string;
+  /** Sent with a rotation, so that a repeat is known as one. */
+  readonly requestId?: string;
 }
 
 /** Of how many cells of a hundred. Most are what people do most. */
 const SHARES: Readonly<Record<Kind, number>> = {
-  revoke: 43,
-  twice: 12,
-  bulk: 6,
+  revoke: 31,
+  twice: 10,
+  bulk: 5,
   filter: 3,
-  disable: 6,
-  suspend: 4,
-  cut: 6,
-  narrow: 6,
-  rotate: 6,
+  disable: 4,
+  suspend: 3,
+  cut: 5,
+  narrow: 4,
+  rotate: 5,
   parent: 4,
   sql: 4,
+  oauth: 6,
+  "no-wait": 4,
+  enable: 3,
+  widen: 3,
+  resume: 3,
+  restore: 3,
 };
 const SIZE: Readonly<Partial<Record<Kind, number>>> = { bulk: 4, filter: 3, disable: 2, suspend: 2, cut: 2 };
-export const SCOPE = "history:read";
 
 /** Of principals and tenants: names are never used twice. */
 let made = 0;
@@ -57,6 +71,8 @@ interface NewRow {
   readonly principal: string;
   readonly scopes: string;
   readonly parent: string | null;
+  /** Milliseconds since 1970; a day from now where there is none. */
+  readonly expires?: number;
 }
 
 type Owner = Pick<Cell, "tenant" | "principal">;
@@ -95,6 +111,18 @@ export class Mint {
     return { kind: "cut", ...owner, subjects, target: subjects[0]!.id };
   }
 
+  /** Tokens that end by themselves, so soon by the database's clock, which is this host's. */
+  async expiring(count: number, lifetimeMs: number): Promise<Subject[]> {
+    const rows: NewRow[] = [];
+    const owner = { tenant: "default", principal: `user:h-${made++}` };
+    const expires = Date.now() + lifetimeMs;
+    const subjects = Array.from({ length: count }, () => this.#subject(rows, owner));
+    await this.#store(rows.map((row) => ({ ...row, expires })));
+    const at = performance.now() + (expires - Date.now());
+    for (const subject of subjects) subject.expires(at);
+    return subjects;
+  }
+
   /** Questions about tokens that look right and that nobody has: no cache answers them. */
   strangers(count: number): Buffer[] {
     return Array.from({ length: count }, () =>
@@ -105,8 +133,9 @@ export class Mint {
   #cell(kind: Kind, rows: NewRow[]): Cell {
     const serial = made++;
     // A tenant that is suspended takes all of its tokens with it.
-    const owner = { tenant: kind === "suspend" ? `h-${serial}` : "default", principal: `user:h-${serial}` };
-    const scopes = kind === "narrow" ? SCOPE : "";
+    const own = kind === "suspend" || kind === "resume";
+    const owner = { tenant: own ? `h-${serial}` : "default", principal: `user:h-${serial}` };
+    const scopes = kind === "narrow" || kind === "widen" ? SCOPE : "";
     if (kind === "parent") {
       const parent = this.#subject(rows, owner);
       const child = this.#subject(rows, owner, "", parent.id);
@@ -120,7 +149,7 @@ export class Mint {
     const { tokenString, digest, hint } = mintTokenString("sp_pat", this.#keyring.current);
     const id = newTokenId();
     rows.push({ id, digest: Buffer.from(digest, "latin1").toString("hex"), hint, ...owner, scopes, parent });
-    return new Subject(id, question(tokenString.reveal(), scopes === "" ? undefined : SCOPE));
+    return new Subject(id, tokenString.reveal(), scopes === "" ? undefined : SCOPE);
   }
 
   async #store(rows: readonly NewRow[]): Promise<void> {
@@ -142,11 +171,14 @@ export class Mint {
          (id, digest, kid, hint, tenant, profile, principal, scopes, parent_id, created_by, family, expire_time)
        select id, decode(digest, 'hex'), $1, hint, tenant, 'pat', principal,
          case when scopes = '' then '{}' else array[scopes] end, parent, 'history', id,
-         clock_timestamp() + interval '1 day'
-       from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-         w (id, digest, hint, tenant, principal, scopes, parent)
+         coalesce(to_timestamp(expires / 1000), clock_timestamp() + interval '1 day')
+       from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::float8[])
+         w (id, digest, hint, tenant, principal, scopes, parent, expires)
        order by parent is not null`,
-      [this.#kid, ...(["id", "digest", "hint", "tenant", "principal", "scopes", "parent"] as const).map(column)],
+      [
+        this.#kid,
+        ...(["id", "digest", "hint", "tenant", "principal", "scopes", "parent", "expires"] as const).map(column),
+      ],
     );
     await this.#sql.query("commit");
   }

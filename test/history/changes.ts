@@ -1,11 +1,12 @@
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { ConnectError } from "@connectrpc/connect";
 import type pg from "pg";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
-import { EffectMode } from "../../src/gen/sallyport/v1/effect_pb.ts";
+import { type Effect, EffectMode } from "../../src/gen/sallyport/v1/effect_pb.ts";
 import { PrincipalState } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
 import { TenantState } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
-import type { Cell } from "./cells.ts";
+import { SCOPE } from "./askers.ts";
+import type { Cell, Kind, Toggle } from "./cells.ts";
 import type { Attempt, History, Outcome } from "./history.ts";
 import type { Instance } from "./instance.ts";
 
@@ -23,72 +24,155 @@ const DEADLINE_MS = 6_000;
 const TEN_DAYS_MS = 864_000_000;
 let serial = 0;
 
+export interface CallOptions {
+  readonly headers: Record<string, string>;
+  readonly timeoutMs: number;
+}
+
+/** What a change that went well says: the mode of its effect, and when that is in force where nobody waited. */
+interface Done {
+  readonly detail: string;
+  readonly forceAfterMs?: number;
+}
+
+type Change = (cell: Cell, at: Instance, options: CallOptions) => Promise<Effect | Done | undefined>;
+
 /** One change of authority that ends a cell's tokens, by one instance. Gives its outcome; never rejects. */
-export async function end(cell: Cell, at: Instance, changer: Changer): Promise<Attempt> {
-  const { history } = changer;
-  const byHand = cell.kind === "sql";
-  const id = byHand ? `token:${cell.target}` : `h-${process.pid}-${++serial}`;
-  const attempt: Attempt = { id, op: cell.kind, at: byHand ? "sql" : at.name, invoked: performance.now() };
-  history.begin(cell.subjects, attempt);
-  let outcome: Outcome = "OK";
-  let detail = "";
+export function end(cell: Cell, at: Instance, changer: Changer, timeoutMs = DEADLINE_MS): Promise<Attempt> {
+  if (cell.kind === "sql") return byHand(cell, changer);
+  const change = CHANGES[cell.kind] ?? revoke;
+  return attempt({ op: cell.kind, cell, at, changer, timeoutMs }, (options) => change(cell, at, options));
+}
+
+/** Gives back what `end` took from a cell that can be toggled. */
+export function raise(cell: Cell, at: Instance, changer: Changer): Promise<Attempt> {
+  const change = RAISES[cell.kind as Toggle];
+  return attempt({ op: `${cell.kind} again`, raises: true, cell, at, changer, timeoutMs: DEADLINE_MS }, (options) =>
+    change(cell, at, options),
+  );
+}
+
+export const isToggle = (kind: Kind): kind is Toggle => Object.hasOwn(RAISES, kind);
+
+interface What {
+  readonly op: string;
+  readonly raises?: boolean;
+  /** Whose tokens it is about; undefined where they are yet to be made. */
+  readonly cell: Cell | undefined;
+  readonly at: Instance;
+  readonly changer: Changer;
+  readonly timeoutMs: number;
+}
+
+/** Makes one call that the history and the audit are to know of. */
+export async function attempt(
+  what: What,
+  call: (options: CallOptions) => Promise<Effect | Done | undefined>,
+): Promise<Attempt> {
+  const { op, raises, cell, at, changer, timeoutMs } = what;
+  const id = `h-${process.pid}-${++serial}`;
+  const headers = { authorization: `Bearer ${changer.adminToken}`, "x-request-id": id };
+  const request = cell?.requestId;
+  const made: Attempt = { id, op, at: at.name, request, invoked: performance.now(), ...(raises && { raises }) };
+  const subjects = cell?.subjects ?? [];
+  changer.history.begin(subjects, made);
   try {
-    detail = byHand ? await byHandOf(cell, changer) : await call(cell, at, changer.adminToken, id);
+    const answer = await call({ headers, timeoutMs });
+    const { detail, forceAfterMs } = answer === undefined || "detail" in answer ? (answer ?? DONE) : told(answer);
+    changer.history.end(subjects, made, "OK", detail, forceAfterMs);
   } catch (error) {
-    [outcome, detail] = byHand ? ["UNKNOWN", (error as Error).message] : readError(error);
+    changer.history.end(subjects, made, ...readError(error));
   }
-  history.end(cell.subjects, attempt, outcome, detail, byHand ? BY_HAND_MS : 0);
-  return attempt;
+  return made;
 }
 
-async function call(cell: Cell, at: Instance, adminToken: string, requestId: string): Promise<string> {
-  const options = {
-    headers: { authorization: `Bearer ${adminToken}`, "x-request-id": requestId },
-    timeoutMs: DEADLINE_MS,
-  };
-  const id = cell.target;
-  const { effect } = await (() => {
-    switch (cell.kind) {
-      case "disable": {
-        const principal = { name: cell.principal, state: PrincipalState.DISABLED };
-        return at.principals.updatePrincipal({ principal, updateMask: { paths: ["state"] } }, options);
-      }
-      case "suspend": {
-        const tenant = { id: cell.tenant, state: TenantState.SUSPENDED };
-        return at.tenants.updateTenant({ tenant, updateMask: { paths: ["state"] } }, options);
-      }
-      case "cut":
-        return at.tokens.revokeTokens({ principal: cell.principal }, options);
-      case "bulk":
-        return at.tokens.revokeTokens({ ids: cell.subjects.map((subject) => subject.id) }, options);
-      case "filter": {
-        // All of a principal, but not as such: one by one.
-        const createdBefore = timestampFromMs(Date.now() + TEN_DAYS_MS);
-        return at.tokens.revokeTokens({ principal: cell.principal, createdBefore }, options);
-      }
-      case "narrow":
-        return at.tokens.updateToken({ token: { id, scopes: [] }, updateMask: { paths: ["scopes"] } }, options);
-      case "rotate":
-        return at.tokens.rotateToken({ id, overlap: { seconds: 0n, nanos: 0 } }, options);
-      default:
-        return at.tokens.revokeToken({ target: { case: "id", value: id } }, options);
-    }
-  })();
-  const mode = effect?.mode ?? 0;
-  return Object.entries(EffectMode).find(([, number]) => number === mode)?.[0] ?? "";
+const DONE: Done = { detail: "" };
+
+function told({ mode, effectiveBy }: Effect): Done {
+  const detail = Object.entries(EffectMode).find(([, number]) => number === mode)?.[0] ?? "";
+  if (mode !== EffectMode.ACCEPTED) return { detail };
+  // Of database time, which on this host is ours.
+  const forceAfterMs = timestampMs(effectiveBy!) - Date.now();
+  if (!(forceAfterMs <= BY_HAND_MS + 50)) throw new Error(`in force only ${forceAfterMs} ms after the answer`);
+  return { detail, forceAfterMs };
 }
 
-async function byHandOf(cell: Cell, changer: Changer): Promise<string> {
-  const sql = await changer.sql();
-  if (sql === undefined) throw new Error("the database is away");
-  await sql.query("select sallyport.revoke($1, 'by hand')", [cell.target]);
-  return "BY_HAND";
+const disabled = (state: PrincipalState): Change => {
+  return async ({ principal: name }, at, options) =>
+    (await at.principals.updatePrincipal({ principal: { name, state }, updateMask: { paths: ["state"] } }, options))
+      .effect;
+};
+
+const tenantIs = (state: TenantState): Change => {
+  return async ({ tenant: id }, at, options) =>
+    (await at.tenants.updateTenant({ tenant: { id, state }, updateMask: { paths: ["state"] } }, options)).effect;
+};
+
+const token = (change: { scopes?: string[]; disabled?: boolean }): Change => {
+  const updateMask = { paths: Object.keys(change) };
+  return async ({ target: id }, at, options) =>
+    (await at.tokens.updateToken({ token: { id, ...change }, updateMask }, options)).effect;
+};
+
+const revoke: Change = async ({ target: value }, at, options) =>
+  (await at.tokens.revokeToken({ target: { case: "id", value } }, options)).effect;
+
+/** How each kind ends; the others are revoked. */
+const CHANGES: Readonly<Partial<Record<Kind, Change>>> = {
+  disable: disabled(PrincipalState.DISABLED),
+  restore: disabled(PrincipalState.DISABLED),
+  suspend: tenantIs(TenantState.SUSPENDED),
+  resume: tenantIs(TenantState.SUSPENDED),
+  narrow: token({ scopes: [] }),
+  widen: token({ scopes: [] }),
+  enable: token({ disabled: true }),
+  cut: async ({ principal }, at, options) => (await at.tokens.revokeTokens({ principal }, options)).effect,
+  bulk: async ({ subjects }, at, options) =>
+    (await at.tokens.revokeTokens({ ids: subjects.map(({ id }) => id) }, options)).effect,
+  // All of a principal, but not as such: one by one.
+  filter: async ({ principal }, at, options) => {
+    const createdBefore = timestampFromMs(Date.now() + TEN_DAYS_MS);
+    return (await at.tokens.revokeTokens({ principal, createdBefore }, options)).effect;
+  },
+  rotate: async ({ target: id, requestId = "" }, at, options) =>
+    (await at.tokens.rotateToken({ id, overlap: { seconds: 0n, nanos: 0 }, requestId }, options)).effect,
+  "no-wait": async ({ target: value }, at, options) =>
+    (await at.tokens.revokeToken({ target: { case: "id", value }, noWait: true }, options)).effect,
+  oauth: async ({ subjects, target }, at, { headers, timeoutMs }) => {
+    const { tokenString } = subjects.find(({ id }) => id === target)!;
+    const form = { ...headers, "content-type": "application/x-www-form-urlencoded" };
+    const { status } = await at.adminHttp.ask("POST", "/v1/revoke", form, `token=${tokenString}`, timeoutMs);
+    if (status !== 200) throw new Error(`RFC 7009 answered ${status}`);
+    return { detail: "RFC 7009" };
+  },
+};
+
+const RAISES: Readonly<Record<Toggle, Change>> = {
+  enable: token({ disabled: false }),
+  widen: token({ scopes: [SCOPE] }),
+  resume: tenantIs(TenantState.ACTIVE),
+  restore: disabled(PrincipalState.ACTIVE),
+};
+
+/** By SQL, as somebody at a console does. */
+async function byHand(cell: Cell, { history, sql }: Changer): Promise<Attempt> {
+  const made: Attempt = { id: `token:${cell.target}`, op: cell.kind, at: "sql", invoked: performance.now() };
+  history.begin(cell.subjects, made);
+  try {
+    const client = await sql();
+    if (client === undefined) throw new Error("the database is away");
+    await client.query("select sallyport.revoke($1, 'by hand')", [cell.target]);
+    history.end(cell.subjects, made, "OK", "BY_HAND", BY_HAND_MS);
+  } catch (error) {
+    history.end(cell.subjects, made, "UNKNOWN", (error as Error).message);
+  }
+  return made;
 }
 
 /** Only NOT_DONE says that nothing happened; where there is no reason, the call was cut off on its way. */
 function readError(error: unknown): [Outcome, string] {
-  const told = ConnectError.from(error);
-  const reason = told.findDetails(ErrorInfoSchema)[0]?.reason;
+  const failed = ConnectError.from(error);
+  const reason = failed.findDetails(ErrorInfoSchema)[0]?.reason;
   if (reason === "NOT_DONE" || reason === "WRITE_CONFLICT") return ["NOT_DONE", reason];
-  return ["UNKNOWN", reason ?? `${told.code} ${told.rawMessage}`];
+  return ["UNKNOWN", reason ?? `${failed.code} ${failed.rawMessage}`];
 }

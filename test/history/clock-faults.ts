@@ -37,4 +37,40 @@ const clockStep: Fault = {
   },
 };
 
-export const CLOCK_FAULTS: readonly Fault[] = [clockStep];
+const READ = /^sallyport-read$/;
+const READ_MS = 220;
+const BEFORE_MS = 90;
+
+/**
+ * Tokens whose time runs out while a read of them is on its way back. Who asks after that joins the read: what it says
+ * was true when the database said so, and is judged by the time at which it answers.
+ */
+const expiryRace: Fault = {
+  name: "expiry-race",
+  async run(world, seconds) {
+    const instance = victim(world);
+    instance.pg.set({ downMs: READ_MS }, READ);
+    const until = performance.now() + seconds * 1000;
+    let joined = 0;
+    do {
+      const subjects = await world.mint((mint) => mint.expiring(6, 300));
+      await Promise.all(
+        subjects.map(async (subject) => {
+          const { deadFrom } = subject;
+          await delay(Math.max(0, deadFrom - BEFORE_MS - performance.now()));
+          let arrived = Number.POSITIVE_INFINITY;
+          const read = ask(world.history, instance, [subject]).then(() => (arrived = performance.now()));
+          await delay(Math.max(0, deadFrom + 5 - performance.now()));
+          const late = ask(world.history, instance, [subject]);
+          if (performance.now() < arrived) joined++;
+          await Promise.all([read, late]);
+          await ask(world.history, instance, [subject]);
+        }),
+      );
+    } while (performance.now() < until);
+    world.probe("reads were on their way when the time ran out", joined > 0);
+    instance.pg.clear();
+  },
+};
+
+export const CLOCK_FAULTS: readonly Fault[] = [clockStep, expiryRace];

@@ -15,7 +15,7 @@ export interface Hunted {
   readonly skipped: number;
 }
 
-/** Runs every mutant under its fault; each must be caught accepting what it must not. */
+/** Runs every mutant under its fault; each must be caught answering what it must not. */
 export async function hunt(only: readonly string[] | undefined): Promise<Hunted> {
   const server = await startServer({ settings: { max_connections: "80" } });
   let failed = 0;
@@ -52,7 +52,7 @@ async function caughtBy(mutant: Mutant, server: World["server"]): Promise<string
       world.spared.clear();
       await bounded(load.stop(), 40_000, "the load");
       const { violations, afterOk } = world.history.turn();
-      const first = violations.find((violation) => /^\([AB]\)/.test(violation));
+      const first = violations.find((violation) => (mutant.shows ?? /^\([AB]\)/).test(violation));
       if (first !== undefined) return `caught in try ${attempt}: ${afterOk} accepted after OK; ${first.slice(0, 110)}`;
     }
     return undefined;

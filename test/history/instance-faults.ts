@@ -5,7 +5,7 @@ import type { Subject } from "./history.ts";
 import type { Instance } from "./instance.ts";
 import { ask } from "./load.ts";
 import type { Fault } from "./round.ts";
-import type { DataClient } from "./wire.ts";
+import { ALLOW, type DataClient } from "./wire.ts";
 import type { World } from "./world.ts";
 
 /** Which of the instances a fault is for; changes are then made by the others. */
@@ -180,6 +180,56 @@ const joinLeave: Fault = {
   },
 };
 
+const POLL = /^sallyport-poll$/;
+
+/**
+ * Taken for dead though it lives, again and again: each time it has another id, and whoever changes authority must wait
+ * for that one, too. It hears of no change by itself, so an id that nobody waits for is seen.
+ */
+const takenForDead: Fault = {
+  name: "taken-for-dead",
+  async run(world, seconds) {
+    const instance = victim(world);
+    const until = performance.now() + seconds * 1000;
+    let ids = 0;
+    do {
+      const cell = await revocable(world);
+      const before = await world.rows<{ id: string }>("select id from sallyport.validators");
+      instance.pg.clear();
+      // As its peers do where it was silent; the notification is for it to look at once.
+      await world.rows("update sallyport.validators set reaped_at = clock_timestamp() where reaped_at is null");
+      await world.rows("notify sallyport_rev");
+      if (!(await registeredAnew(world, before.length))) continue;
+      ids++;
+      await warm(world, instance, cell);
+      instance.pg.set({ deaf: true }, POLL);
+      await end(cell, world.changers()[0]!, world);
+      await ask(world.history, instance, cell.subjects);
+    } while (performance.now() < until);
+    instance.pg.clear();
+    world.probe("there were new ids", ids > 0);
+  },
+};
+
+/** Until as many live rows are there as there are instances. */
+async function registeredAnew(world: World, count: number): Promise<boolean> {
+  const live = "select count(*)::int as n from sallyport.validators where reaped_at is null";
+  for (let attempt = 0; attempt < 200; attempt++) {
+    if ((await world.rows<{ n: number }>(live))[0]!.n >= Math.min(count, world.instances.length)) return true;
+    await delay(5);
+  }
+  return false;
+}
+
+/** Until it answers, and has it in its cache. */
+async function warm(world: World, at: Instance, cell: Cell): Promise<void> {
+  for (let attempt = 0; attempt < 40; attempt++) {
+    if ((await ask(world.history, at, cell.subjects))[0] === ALLOW) break;
+    await delay(10);
+  }
+  await ask(world.history, at, cell.subjects);
+}
+
 export const INSTANCE_FAULTS: readonly Fault[] = [
   none,
   pause("pause", (seconds) => Math.max(2_300, seconds * 1000)),
@@ -187,4 +237,5 @@ export const INSTANCE_FAULTS: readonly Fault[] = [
   stalls,
   kill,
   joinLeave,
+  takenForDead,
 ];

@@ -9,14 +9,17 @@ import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
+import { SCOPE, SCOPED } from "./askers.ts";
 import { PgLink } from "./pg-link.ts";
-import { DataClient } from "./wire.ts";
+import { DataClient, HttpClient } from "./wire.ts";
 
 export interface InstanceOptions {
   readonly name: string;
   /** The folder with the program's `main.ts`. */
   readonly source: string;
   readonly database: { readonly port: number; readonly name: string };
+  /** Of a pooler, by which it goes for all that needs no connection of its own. */
+  readonly pooler?: number;
   readonly keyring: KeyringFile;
   readonly adminToken: string;
   /** A port leads there by a link of the instance's own; a URL is used as it is. */
@@ -37,6 +40,7 @@ export class Instance {
   readonly options: InstanceOptions;
   readonly pid: number;
   readonly pg: PgLink;
+  readonly pooled: PgLink | undefined;
   readonly redis: TcpProxy | undefined;
   /** Where its metrics are. */
   readonly ops: string;
@@ -44,6 +48,9 @@ export class Instance {
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly tenants: Client<typeof TenantAdmin>;
+  /** Its data and its admin listener over HTTP/1.1. */
+  readonly http: HttpClient;
+  readonly adminHttp: HttpClient;
   readonly exited: Promise<string>;
   ended = false;
   readonly #child: ChildProcess;
@@ -53,12 +60,13 @@ export class Instance {
   #turn = 0;
 
   private constructor(parts: Parts, doors: Doors) {
-    const { options, child, pg, redis, output, exited } = parts;
+    const { options, child, pg, pooled, redis, output, exited } = parts;
     this.options = options;
     this.name = options.name;
     this.#child = child;
     this.pid = child.pid!;
     this.pg = pg;
+    this.pooled = pooled;
     this.redis = redis;
     this.exited = exited;
     this.#output = output;
@@ -66,6 +74,8 @@ export class Instance {
     this.ops = doors.ops;
     this.#door = doors.data;
     this.#data = Array.from({ length: CONNECTIONS }, () => this.connect());
+    this.http = new HttpClient(doors.data);
+    this.adminHttp = new HttpClient(doors.admin);
     this.#session = new Http2SessionManager(doors.admin);
     const transport = createGrpcTransport({ baseUrl: doors.admin, sessionManager: this.#session });
     this.tokens = createClient(TokenAdmin, transport);
@@ -76,14 +86,18 @@ export class Instance {
   /** Starts the program and resolves once it said where its doors are: it then holds a lease. */
   static async start(options: InstanceOptions): Promise<Instance> {
     const pg = await PgLink.start(options.database.port);
+    const pooled = options.pooler === undefined ? undefined : await PgLink.start(options.pooler);
+    const url = (link: PgLink) => `postgres://sallyport@127.0.0.1:${link.port}/${options.database.name}`;
     const redis = typeof options.redis === "number" ? await startTcpProxy({ port: options.redis }) : undefined;
     const place = folder();
     const redisUrl = redis === undefined ? options.redis : `redis://127.0.0.1:${redis.port}`;
     const config = {
       doors: FREE_PORTS,
       keyring: options.keyring,
+      policies: { [SCOPED]: { required_scopes: [SCOPE] } },
       limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
       log: { level: "warn" },
+      ...(pooled !== undefined && { database: { direct_url: url(pg) } }),
       ...(redisUrl !== undefined && { redis: { url: redisUrl } }),
       ...(options.revocation && { revocation: options.revocation }),
     };
@@ -96,7 +110,7 @@ export class Instance {
     const child = spawn(words[0]!, words.slice(1), {
       env: {
         PATH: process.env["PATH"] ?? "",
-        DATABASE_URL: `postgres://sallyport@127.0.0.1:${pg.port}/${options.database.name}`,
+        DATABASE_URL: url(pooled ?? pg),
         HISTORY_CLOCK_RATE: String(rate),
         HISTORY_WALL_DAYS: String(wallDays),
       },
@@ -105,12 +119,12 @@ export class Instance {
     const exited = once(child, "close").then(([code, signal]) => String(signal ?? code));
     void exited.then(() => place.remove());
     const output = new Output(child);
-    const parts = { options, child, pg, redis, output, exited };
+    const parts = { options, child, pg, pooled, redis, output, exited };
     try {
       return new Instance(parts, await output.doors(exited));
     } catch (error) {
       child.kill("SIGKILL");
-      await Promise.all([exited, pg.stop(), redis?.stop()]);
+      await Promise.all([exited, pg.stop(), pooled?.stop(), redis?.stop()]);
       throw error;
     }
   }
@@ -160,7 +174,9 @@ export class Instance {
     clearTimeout(late);
     for (const client of this.#data) client.close();
     this.#session.abort();
-    await Promise.all([this.pg.stop(), this.redis?.stop()]);
+    this.http.close();
+    this.adminHttp.close();
+    await Promise.all([this.pg.stop(), this.pooled?.stop(), this.redis?.stop()]);
     return how;
   }
 }
@@ -175,6 +191,7 @@ interface Parts {
   readonly options: InstanceOptions;
   readonly child: ChildProcess;
   readonly pg: PgLink;
+  readonly pooled: PgLink | undefined;
   readonly redis: TcpProxy | undefined;
   readonly output: Output;
   readonly exited: Promise<string>;

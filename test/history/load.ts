@@ -1,8 +1,10 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { type Asker, askBy, someAskers } from "./askers.ts";
 import type { Cell } from "./cells.ts";
-import { type Changer, end } from "./changes.ts";
+import { type Changer, end, isToggle, raise } from "./changes.ts";
 import type { Attempt, History, Subject } from "./history.ts";
 import type { Instance } from "./instance.ts";
+import { mintByApi } from "./mint-by-api.ts";
 
 /** What the load runs against; read anew at each step, for instances come and go. */
 export interface Target extends Changer {
@@ -26,6 +28,11 @@ const LIVING = 120;
 const DEAD = 80;
 const ANSWER_MS = 20_000;
 const TRIES = 3;
+/** Of all there are, for one cell: each learns of it shortly before its end, and asks again at once. */
+const ASKERS_PER_CELL = 2;
+/** So long an answer may take that a change is to wait for it. */
+const FIRST_ANSWERS_MS = 40;
+const MINT_REST_MS = 60;
 
 /** Whoever asks about a token of a process, and hands the answer to the checker. Rejects never. */
 export async function ask(
@@ -44,8 +51,9 @@ export async function ask(
     history.unanswered();
     return [];
   }
+  const asker = subjects.length === 1 ? "ValidateToken" : "BatchValidateTokens";
   for (const [i, verdict] of verdicts.entries()) {
-    history.answered(subjects[i]!, `${at.name}#${at.pid}`, start, ended, verdict);
+    history.answered(subjects[i]!, `${at.name}#${at.pid}`, start, ended, verdict, asker);
   }
   return verdicts;
 }
@@ -76,6 +84,7 @@ export class Load {
     await Promise.all(target.instances.map((instance) => load.#warm(instance)));
     load.#workers.push(load.#watch());
     for (let i = 0; i < options.revokers; i++) load.#workers.push(load.#revoke());
+    load.#workers.push(load.#mint());
     return load;
   }
 
@@ -145,36 +154,79 @@ export class Load {
     }
   }
 
-  async #end(cell: Cell): Promise<void> {
-    for (let attempt = 1; attempt <= TRIES; attempt++) {
-      const [first, second] = this.#pick();
-      if (first === undefined) return;
-      const calls = [this.#once(cell, first)];
-      // A repeat that comes while the first one still waits must not be told OK any sooner.
-      if (cell.kind === "twice")
-        calls.push(delay(15 + Math.random() * 100).then(() => this.#once(cell, second ?? first)));
-      const done = await Promise.all(calls);
-      if (done.some(({ outcome }) => outcome === "OK") || !this.#running) return;
-      await delay(100);
+  /** New ones by the calls that people make them by. What is there when such a call is OK is good everywhere. */
+  async #mint(): Promise<void> {
+    for (; this.#running; await delay(MINT_REST_MS)) {
+      const [at] = this.#pick();
+      const cell = at && (await mintByApi(at, this.#target));
+      if (cell === undefined) continue;
+      this.#living.unshift(cell);
+      for (const instance of this.#target.instances) this.#soon(this.#ask(instance, cell, someAskers(1)));
     }
   }
 
-  async #once(cell: Cell, at: Instance): Promise<Attempt> {
-    const attempt = await end(cell, at, this.#target);
+  async #end(cell: Cell): Promise<void> {
+    const askers = someAskers(ASKERS_PER_CELL);
+    const first = this.#target.instances.map((instance) => this.#ask(instance, cell, askers));
+    for (const answers of first) this.#soon(answers);
+    await Promise.race([Promise.all(first), delay(FIRST_ANSWERS_MS)]);
+    const ended = await this.#tries(cell, askers, end);
+    if (!isToggle(cell.kind)) return;
+    if (ended) {
+      await delay(Math.random() * 60);
+      if (await this.#tries(cell, askers, raise)) await delay(Math.random() * 60);
+    }
+    // Whatever became of that: this is for good.
+    await this.#tries({ ...cell, kind: "revoke" }, askers, end);
+  }
+
+  async #tries(cell: Cell, askers: readonly Asker[], make: typeof end): Promise<boolean> {
+    for (let attempt = 1; attempt <= TRIES; attempt++) {
+      const [first, second] = this.#pick();
+      if (first === undefined) return false;
+      const calls = [this.#once(cell, first, askers, make)];
+      // A repeat that comes while the first one still waits must not be told OK any sooner.
+      if (cell.kind === "twice") {
+        calls.push(delay(15 + Math.random() * 100).then(() => this.#once(cell, second ?? first, askers, make)));
+      }
+      const done = await Promise.all(calls);
+      if (done.some(({ outcome }) => outcome === "OK")) return true;
+      if (!this.#running) return false;
+      await delay(100);
+    }
+    return false;
+  }
+
+  async #once(cell: Cell, at: Instance, askers: readonly Asker[], make: typeof end): Promise<Attempt> {
+    const attempt = await make(cell, at, this.#target);
     if (attempt.outcome !== "OK") return attempt;
-    this.times.push({ ms: attempt.returned! - attempt.invoked, mode: attempt.detail!, kind: cell.kind });
-    for (const instance of this.#target.instances) if (!instance.ended) this.#chase(instance, cell);
+    if (make === end)
+      this.times.push({ ms: attempt.returned! - attempt.invoked, mode: attempt.detail!, kind: cell.kind });
+    for (const instance of this.#target.instances) if (!instance.ended) this.#chase(instance, cell, askers);
     return attempt;
   }
 
   /** At once and a little later: what was read before the change may be stored after it. */
-  #chase(at: Instance, cell: Cell): void {
+  #chase(at: Instance, cell: Cell, askers: readonly Asker[]): void {
     const { history } = this.#target;
-    const chase = ask(history, at, cell.subjects.slice(0, 1))
-      .then(() => delay(40))
-      .then(() => ask(history, at, cell.subjects))
-      .finally(() => this.#chases.delete(chase));
-    this.#chases.add(chase);
+    const all = (subjects: readonly Subject[]) =>
+      Promise.all([ask(history, at, subjects), this.#ask(at, cell, askers)]);
+    this.#soon(
+      all(cell.subjects.slice(0, 1))
+        .then(() => delay(40))
+        .then(() => all(cell.subjects)),
+    );
+  }
+
+  /** About the last of a cell's tokens: where there are a parent and a child, the child. */
+  #ask(at: Instance, cell: Cell, askers: readonly Asker[]): Promise<unknown> {
+    const { history } = this.#target;
+    return Promise.all(askers.map((asker) => askBy(asker, history, at, cell.subjects.at(-1)!)));
+  }
+
+  #soon(chase: Promise<unknown>): void {
+    const kept = chase.finally(() => this.#chases.delete(kept));
+    this.#chases.add(kept);
   }
 
   #pick(): Instance[] {

@@ -12,6 +12,8 @@ export interface Mutant {
   readonly patches: readonly Patch[];
   readonly fault: Fault;
   readonly world?: Partial<WorldOptions>;
+  /** What it must be caught at; an ALLOW, unless said. */
+  readonly shows?: RegExp;
   /** How long the fault holds, where that is not the usual time. */
   readonly seconds?: number;
 }
@@ -26,6 +28,72 @@ function simulated(number: string, fault: string, world: Partial<WorldOptions> =
   if (found?.patches === undefined) throw new Error(`there is no mutant ${number}`);
   return { name: found.name, patches: found.patches, fault: faultOf(fault), world };
 }
+
+/** Makes of a `validate` one that keeps each ALLOW for a second, for a token and what is required of it. */
+const KEEPING = `((validate: any) => {
+  const kept = new Map<string, any>();
+  return (text: string, requirement: unknown, ...more: unknown[]) => {
+    const key = text + JSON.stringify(requirement);
+    const before = kept.get(key);
+    if (before !== undefined && performance.now() < before.until) return before.answer;
+    const note = (answer: any) => {
+      if (answer.verdict === "ALLOW") kept.set(key, { answer, until: performance.now() + 1000 });
+      return answer;
+    };
+    const answer = validate(text, requirement, ...more);
+    return answer instanceof Promise ? answer.then(note) : note(answer);
+  };
+})`;
+
+/** Of what stands between an asker and the one path that all of them go. */
+const KEEPERS: readonly Mutant[] = [
+  {
+    name: "M36 Check keeps an ALLOW",
+    patches: [
+      {
+        file: "services/ext-authz.ts",
+        from: "this.#validate = validate;",
+        to: `this.#validate = ${KEEPING}(validate);`,
+      },
+      { file: "services/ext-authz.ts", from: "this.#known = known;", to: "this.#known = () => undefined;" },
+    ],
+    fault: faultOf("none"),
+  },
+  {
+    name: "M37 the HTTP check keeps an ALLOW",
+    patches: [
+      {
+        file: "services/http-check.ts",
+        from: "this.#validate = validate;",
+        to: `this.#validate = ${KEEPING}(validate);`,
+      },
+    ],
+    fault: faultOf("none"),
+  },
+  {
+    name: "M38 introspection keeps an ALLOW",
+    patches: [
+      {
+        file: "servers/check-routes.ts",
+        from: "function introspectHandler(deps: CheckRoutesDeps): Handler {",
+        to: `function introspectHandler(deps: CheckRoutesDeps): Handler {\n  const keeping = ${KEEPING}(deps.validate);`,
+      },
+      { file: "servers/check-routes.ts", from: "await introspect(deps.validate,", to: "await introspect(keeping," },
+    ],
+    fault: faultOf("none"),
+  },
+  {
+    name: "M39 the admin listener keeps a caller",
+    patches: [
+      {
+        file: "services/caller.ts",
+        from: "    this.#deps = deps;",
+        to: `    this.#deps = { ...deps, validate: ${KEEPING}(deps.validate) };`,
+      },
+    ],
+    fault: faultOf("none"),
+  },
+];
 
 export const MUTANTS: readonly Mutant[] = [
   simulated("M1", "partition"),
@@ -63,6 +131,64 @@ export const MUTANTS: readonly Mutant[] = [
     ],
     fault: faultOf("clock-step"),
     world: { badClocks: true },
+  },
+  ...KEEPERS,
+  {
+    name: "M40 one id in 16 is not waited for",
+    patches: [
+      {
+        file: "app/effect-wait.ts",
+        from: "row.appliedN < waiter.position! &&",
+        to: 'row.appliedN < waiter.position! && !row.id.startsWith("0") &&',
+      },
+    ],
+    fault: faultOf("taken-for-dead"),
+    world: { revocation: { lease: "1500ms", poll: "250ms" } },
+    seconds: 8,
+  },
+  {
+    name: "M41 an own read's time from its receipt",
+    patches: [
+      {
+        file: "app/lookup.ts",
+        from: "upper: reading.dbTime + (now - reading.sent)",
+        to: "upper: reading.dbTime + (now - reading.received)",
+      },
+    ],
+    fault: faultOf("expiry-race"),
+  },
+  {
+    name: "M42 a position from before the own commit",
+    patches: [
+      {
+        file: "app/change-authority.ts",
+        from: "    const attempt = work(store)",
+        to: "    const head = (await this.#deps.log.look().catch(() => undefined))?.n;\n    const attempt = work(store)",
+      },
+      {
+        file: "app/change-authority.ts",
+        from: "    const longestMs = leaseOver(",
+        to: "    Object.assign(commit, { head });\n    const longestMs = leaseOver(",
+      },
+      { file: "app/effect-wait.ts", from: "position: undefined,", to: "position: (commit as any).head," },
+    ],
+    fault: faultOf("poll-slow"),
+  },
+  {
+    name: "M43 a raise is not waited for",
+    patches: [
+      {
+        file: "app/effect-wait.ts",
+        from: "    if (!this.#running) void this.#run();",
+        // Of a token that is enabled again, and of no other change.
+        to: `    const { disabled, revokeTime } = ((commit as any).value ?? {}) as any;
+    if (disabled === false && revokeTime === undefined) waiter.settle({ mode: "ACKED", position: 0 });
+    if (!this.#running) void this.#run();`,
+      },
+    ],
+    fault: faultOf("poll-slow"),
+    world: { kinds: { enable: 100 } },
+    shows: /^\(C\)/,
   },
 ];
 

@@ -42,6 +42,8 @@ export class PgLink {
   target: number;
   readonly #server: Server;
   readonly #passages = new Set<Passage>();
+  /** Those that have not said who they are. */
+  readonly #strangers = new Set<Socket>();
   #rules: { readonly app: RegExp; readonly weather: PgWeather }[] = [];
   /** How many connections were made, bytes held back, notifications left out, connections cut: for probes. */
   readonly seen = { connections: 0, notifications: 0, cuts: 0 };
@@ -102,6 +104,7 @@ export class PgLink {
 
   async stop(): Promise<void> {
     this.reset();
+    for (const stranger of this.#strangers) stranger.destroy();
     await new Promise((resolve) => this.#server.close(resolve));
   }
 
@@ -112,11 +115,14 @@ export class PgLink {
   /** Reads the startup packet, which says who connects. */
   #greet(client: Socket): void {
     client.on("error", () => {});
+    this.#strangers.add(client);
+    client.on("close", () => this.#strangers.delete(client));
     let head = Buffer.alloc(0);
     const read = (chunk: Buffer) => {
       head = Buffer.concat([head, chunk]);
       if (head.length < 4 || head.length < head.readInt32BE(0)) return;
       client.off("data", read);
+      this.#strangers.delete(client);
       const words = head.subarray(8, head.readInt32BE(0)).toString("latin1").split("\0");
       const app = words[words.indexOf("application_name") + 1] ?? "";
       const weather = this.#weather(app);

@@ -250,7 +250,8 @@ const promoted: Fault = {
   },
 };
 
-async function caughtUp(world: World, port: number): Promise<void> {
+/** Until the server there has what the primary has now. */
+export async function caughtUp(world: World, port: number): Promise<void> {
   const [head] = await world.rows<{ n: number }>("select n::int from sallyport.rev_head");
   for (let attempt = 0; attempt < 100; attempt++) {
     const n = await onServer(port, world.database, async (sql) => {

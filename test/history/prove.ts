@@ -1,9 +1,10 @@
 import { redisProgram } from "../support/redis.ts";
+import { ASKERS } from "./askers.ts";
 import { strayChanges } from "./audit.ts";
 import { FAULTS } from "./faults.ts";
-import { cluster, sentinel, type Topology } from "./redis-topologies.ts";
 import { header, print, printRow } from "./report.ts";
 import { type Fault, round } from "./round.ts";
+import { TOPOLOGIES, type Topology } from "./topologies.ts";
 import { World } from "./world.ts";
 
 export interface ProveOptions {
@@ -15,12 +16,10 @@ export interface ProveOptions {
   readonly historyFile: string | undefined;
 }
 
-const TOPOLOGIES = [
-  { faults: ["cluster", "cluster-node-kill"], start: cluster },
-  { faults: ["sentinel-failover"], start: sentinel },
-];
 /** Fewer checked ALLOWs than this, over every fault, prove nothing. */
 const LEAST_ALLOWS = 100_000;
+/** The same for each asker, and for refusals, which come after the OK. */
+const LEAST_ANSWERS = 100;
 const SETTLE_MS = 20_000;
 
 class Score {
@@ -30,6 +29,7 @@ class Score {
   allows = 0;
   afterOk = 0;
   nearest = Number.POSITIVE_INFINITY;
+  readonly byAsker = new Map<string, { allows: number; refusals: number }>();
   /** What went wrong, told once more at the end: the table is long. */
   readonly problems: string[] = [];
 
@@ -47,9 +47,32 @@ class Score {
 
 /** Every fault under load with all that is checked; one line each. */
 export async function prove(options: ProveOptions): Promise<Score> {
-  const { only, seconds, minutes, historyFile } = options;
+  const { only, seconds } = options;
   const wanted = (name: string) => only?.includes(name) ?? true;
   const score = new Score();
+  header();
+  if (FAULTS.some(({ name }) => wanted(name))) await onMain(options, wanted, score);
+  for (const { faults: names, lacks, start } of TOPOLOGIES.filter(({ faults }) => faults.some(wanted))) {
+    const reason = await lacks();
+    if (reason === undefined) await onTopology(await start(), wanted, seconds, score);
+    else for (const name of names.filter(wanted)) score.skip(name, reason);
+  }
+  const nearest = Number.isFinite(score.nearest) ? `${score.nearest.toFixed(2)} ms before the OK` : "-";
+  print(`${score.allows} ALLOWs checked, ${score.afterOk} accepted after OK, the nearest started ${nearest}`);
+  if (only === undefined) score.judge("load", score.allows < LEAST_ALLOWS ? [`only ${score.allows} ALLOWs`] : []);
+  for (const { name } of ASKERS) {
+    const { allows, refusals } = score.byAsker.get(name) ?? { allows: 0, refusals: 0 };
+    print(`${name.padEnd(30)} ${String(allows).padStart(9)} ALLOWs ${String(refusals).padStart(8)} refusals`);
+    if (only !== undefined) continue;
+    score.judge(name, Math.min(allows, refusals) < LEAST_ANSWERS ? [`${allows} ALLOWs, ${refusals} refusals`] : []);
+  }
+  for (const problem of score.problems) print(problem);
+  return score;
+}
+
+/** Three instances with Redis, for most faults. */
+async function onMain(options: ProveOptions, wanted: (name: string) => boolean, score: Score): Promise<void> {
+  const { seconds, minutes, historyFile } = options;
   const redis = await redisProgram().then(
     () => true,
     () => false,
@@ -61,7 +84,6 @@ export async function prove(options: ProveOptions): Promise<Score> {
     print(
       "three instances; the last has a monotonic clock that is 15 % slow; wall clocks are three days behind and ahead",
     );
-    header();
     const faults = FAULTS.filter(({ name }) => wanted(name));
     for (const { name } of faults.filter(({ needs }) => needs === "redis" && !redis)) score.skip(name, "no Redis");
     const able = faults.filter(({ needs }) => needs !== "redis" || redis);
@@ -70,10 +92,7 @@ export async function prove(options: ProveOptions): Promise<Score> {
       await one(world, fault, over === undefined ? seconds : seconds * (fault.long ?? 1), score);
     }
     score.judge("audit", await strayChanges(world));
-    for (const { faults: names, start } of TOPOLOGIES.filter(({ faults }) => faults.some(wanted))) {
-      if (redis) await onTopology(world, await start(), wanted, seconds, score);
-      else for (const name of names) score.skip(name, "no Redis");
-    }
+    if (options.only === undefined) score.judge("mint", mintedTooFew(world));
   } finally {
     const ends = await world.stop();
     score.judge(
@@ -81,11 +100,12 @@ export async function prove(options: ProveOptions): Promise<Score> {
       ends.filter((how) => how !== "0").map((how) => `an instance ended with ${how}`),
     );
   }
-  const nearest = Number.isFinite(score.nearest) ? `${score.nearest.toFixed(2)} ms before the OK` : "-";
-  print(`${score.allows} ALLOWs checked, ${score.afterOk} accepted after OK, the nearest started ${nearest}`);
-  if (only === undefined) score.judge("load", score.allows < LEAST_ALLOWS ? [`only ${score.allows} ALLOWs`] : []);
-  for (const problem of score.problems) print(problem);
-  return score;
+}
+
+/** Tokens by CreateToken, and children by their parents: whoever is always refused proves nothing. */
+function mintedTooFew({ history }: World): string[] {
+  const count = (what: string) => history.attempts.filter(({ op, outcome }) => op === what && outcome === "OK").length;
+  return ["create", "create child"].filter((what) => count(what) === 0).map((what) => `no ${what} was OK`);
 }
 
 /** Each once, in the order given; or, until the time is over, again and again in random order. */
@@ -104,17 +124,20 @@ async function one(world: World, fault: Fault, seconds: number, score: Score): P
   score.allows += row.tally.allows;
   score.afterOk += row.tally.afterOk;
   score.nearest = Math.min(score.nearest, row.tally.nearest);
+  for (const [asker, { allows, refusals }] of row.tally.byAsker) {
+    const sum = score.byAsker.get(asker) ?? { allows: 0, refusals: 0 };
+    score.byAsker.set(asker, { allows: sum.allows + allows, refusals: sum.refusals + refusals });
+  }
 }
 
 async function onTopology(
-  main: World,
   topology: Topology,
   wanted: (name: string) => boolean,
   seconds: number,
   score: Score,
 ): Promise<void> {
-  const { url: redis, faults } = topology;
-  const world = await World.start({ instances: 2, redis, server: main.server, cells: 700 });
+  const { faults } = topology;
+  const world = await World.start({ instances: 2, cells: 700, ...topology.world });
   try {
     await world.calm(SETTLE_MS);
     world.history.turn();

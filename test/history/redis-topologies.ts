@@ -1,14 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { startCluster, startSentinel } from "../support/redis.ts";
 import type { Fault } from "./round.ts";
-
-/** Faults that need a Redis of their own kind, by whose URL the instances go. */
-export interface Topology {
-  readonly name: string;
-  readonly url: string;
-  readonly faults: readonly Fault[];
-  stop(): Promise<void>;
-}
+import type { Topology } from "./topologies.ts";
 
 export async function cluster(): Promise<Topology> {
   const { nodes, stop } = await startCluster(3);
@@ -36,7 +29,7 @@ export async function cluster(): Promise<Topology> {
     },
   };
   const url = `redis-cluster://${nodes.map(({ port }) => `127.0.0.1:${port}`).join(",")}`;
-  return { name: "cluster", url, faults: [healthy, nodeKilled], stop };
+  return { world: { redis: url }, faults: [healthy, nodeKilled], stop };
 }
 
 /** The replica stands still first, so what it takes over is old; then the old primary wakes and knows of nothing. */
@@ -61,5 +54,5 @@ export async function sentinel(): Promise<Topology> {
       world.probe("it is used", Number(await replica.cli("DBSIZE")) > 0);
     },
   };
-  return { name: "sentinel", url: `redis-sentinel://127.0.0.1:${watcher.port}/${name}`, faults: [failover], stop };
+  return { world: { redis: `redis-sentinel://127.0.0.1:${watcher.port}/${name}` }, faults: [failover], stop };
 }

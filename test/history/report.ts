@@ -23,7 +23,7 @@ export function header(): void {
 export function printRow(row: Row): void {
   const { tally, times, changes, healedMs, problems } = row;
   const sorted = times
-    .filter(({ mode }) => mode !== "BY_HAND")
+    .filter(({ mode }) => mode !== "BY_HAND" && mode !== "ACCEPTED")
     .map(({ ms }) => ms)
     .sort((a, b) => a - b);
   const cells = [

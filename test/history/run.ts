@@ -32,7 +32,7 @@ const { passed, failed, skipped } = values.mutants
         minutes: values.minutes === undefined ? undefined : Number(values.minutes),
         historyFile: values.history,
       });
-print(`${Math.round((performance.now() - begun) / 1000)} s`);
+print(`${((performance.now() - begun) / 60_000).toFixed(1)} minutes`);
 print(`${passed} passed, ${failed} failed, ${skipped} skipped`);
 // Whatever a library still holds open must not keep the process.
 process.exit(failed > 0 ? 1 : 0);

@@ -1,11 +1,18 @@
 import { once } from "node:events";
-import { type ClientHttp2Session, connect } from "node:http2";
+import { Agent, type IncomingMessage, request } from "node:http";
+import { type ClientHttp2Session, connect, type OutgoingHttpHeaders } from "node:http2";
 
 /** A verdict by its number in the API. */
 export const ALLOW = 1;
 export const INVALID_TOKEN = 2;
 export const INSUFFICIENT_SCOPE = 3;
 export const UNDETERMINED = 7;
+
+export interface HttpReply {
+  readonly status: number;
+  readonly headers: Record<string, string | readonly string[] | undefined>;
+  readonly body: Buffer;
+}
 
 const SERVICE = "/sallyport.v1.TokenValidator";
 
@@ -27,15 +34,26 @@ export class DataClient {
     this.#url = url;
   }
 
+  /** One gRPC call: the message of the answer. Rejects for another status than OK, and where none came in time. */
+  async unary(path: string, message: Buffer, timeoutMs: number): Promise<Buffer> {
+    const head = Buffer.alloc(5);
+    head.writeUInt32BE(message.length, 1);
+    const headers = { ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers" };
+    const { body, headers: answer } = await this.exchange(headers, Buffer.concat([head, message]), timeoutMs);
+    const status = answer["grpc-status"];
+    if (status !== "0") throw new Error(`gRPC status ${String(status)}`);
+    return body.subarray(5);
+  }
+
   /** The verdict about one token. Rejects where no answer came within `timeoutMs`. */
   async validate(asked: Buffer, timeoutMs: number): Promise<number> {
-    return verdictOf(await this.#call(`${SERVICE}/ValidateToken`, asked, timeoutMs));
+    return verdictOf(await this.unary(`${SERVICE}/ValidateToken`, asked, timeoutMs));
   }
 
   /** The verdicts about at most 100 tokens, in the order of the questions. */
   async batch(asked: readonly Buffer[], timeoutMs: number): Promise<number[]> {
     const body = Buffer.concat(asked.map((one) => field(1, one)));
-    const reply = await this.#call(`${SERVICE}/BatchValidateTokens`, body, timeoutMs);
+    const reply = await this.unary(`${SERVICE}/BatchValidateTokens`, body, timeoutMs);
     const verdicts: number[] = [];
     for (let at = 0; at < reply.length; ) {
       const { value: length, next } = varint(reply, at + 1);
@@ -60,29 +78,56 @@ export class DataClient {
     return (this.#session = session);
   }
 
-  async #call(path: string, message: Buffer, timeoutMs: number): Promise<Buffer> {
-    const stream = this.#open().request({
-      ":method": "POST",
-      ":path": path,
-      "content-type": "application/grpc",
-      te: "trailers",
-    });
-    const head = Buffer.alloc(5);
-    head.writeUInt32BE(message.length, 1);
+  /** One request of HTTP/2, and its answer with its trailers among the headers. */
+  async exchange(headers: OutgoingHttpHeaders, body: Buffer, timeoutMs: number): Promise<HttpReply> {
+    const stream = this.#open().request(headers, { endStream: body.length === 0 });
     const chunks: Buffer[] = [];
-    let status: unknown;
+    const told: HttpReply["headers"] = {};
     stream.on("data", (chunk: Buffer) => chunks.push(chunk));
-    stream.on("response", (headers) => (status ??= headers["grpc-status"]));
-    stream.on("trailers", (headers) => (status ??= headers["grpc-status"]));
+    stream.on("response", (fields) => Object.assign(told, fields));
+    stream.on("trailers", (fields) => Object.assign(told, fields));
     const timer = setTimeout(() => stream.destroy(new Error("no answer in time")), timeoutMs);
     try {
-      stream.end(Buffer.concat([head, message]));
+      if (body.length > 0) stream.end(body);
       await once(stream, "close");
     } finally {
       clearTimeout(timer);
     }
-    if (status !== "0") throw new Error(`gRPC status ${String(status)}`);
-    return Buffer.concat(chunks).subarray(5);
+    return { status: Number(told[":status"]), headers: told, body: Buffer.concat(chunks) };
+  }
+}
+
+/** A client of one listener over HTTP/1.1, as most proxies are. */
+export class HttpClient {
+  readonly #url: string;
+  readonly #agent = new Agent({ keepAlive: true, maxSockets: 16 });
+
+  constructor(url: string) {
+    this.#url = url;
+  }
+
+  async ask(
+    method: string,
+    path: string,
+    headers: Record<string, string>,
+    body: string,
+    timeoutMs: number,
+  ): Promise<HttpReply> {
+    const call = request(`${this.#url}${path}`, {
+      method,
+      headers: { ...headers, "content-length": Buffer.byteLength(body) },
+      agent: this.#agent,
+      signal: AbortSignal.timeout(timeoutMs),
+    });
+    call.end(body);
+    const [answer] = (await once(call, "response")) as [IncomingMessage];
+    const chunks: Buffer[] = [];
+    for await (const chunk of answer) chunks.push(chunk as Buffer);
+    return { status: answer.statusCode!, headers: answer.headers, body: Buffer.concat(chunks) };
+  }
+
+  close(): void {
+    this.#agent.destroy();
   }
 }
 

@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import pg from "pg";
 import { bootstrap } from "../../src/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
+import { type Pooler, startPooler } from "../support/pooler.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
 import { freshKeyring } from "../support/program.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
@@ -14,6 +15,7 @@ import { end } from "./changes.ts";
 import { History } from "./history.ts";
 import { Instance, type InstanceOptions } from "./instance.ts";
 import { ask, type Target } from "./load.ts";
+import { PgLink } from "./pg-link.ts";
 import { ALLOW } from "./wire.ts";
 
 export interface WorldOptions {
@@ -23,6 +25,10 @@ export interface WorldOptions {
   readonly server?: ThrowawayServer;
   /** `own`: a standalone server with a link for each instance; a URL; or none. */
   readonly redis?: "own" | string;
+  /** Statements for the database, before anybody comes. */
+  readonly prepare?: readonly string[];
+  /** Instances go by a PgBouncer of their own, but for what must not. */
+  readonly pooled?: boolean;
   readonly revocation?: { readonly lease: `${number}ms`; readonly poll: string };
   /** Wall clocks can be stepped; the first instance's is days behind, the last one's ahead, and its other clock slow. */
   readonly badClocks?: boolean;
@@ -48,6 +54,8 @@ export class World implements Target {
   readonly keyring = freshKeyring();
   readonly options: WorldOptions;
   redis: RedisServer | undefined;
+  /** The pooler, and its own link to the database. */
+  pooler: { readonly program: Pooler; readonly upstream: PgLink } | undefined;
   instances: Instance[] = [];
   /** Names of instances that are not to be asked for changes now. */
   readonly spared = new Set<string>();
@@ -74,7 +82,8 @@ export class World implements Target {
     await onServer(server.port, "postgres", (sql) => sql.query(`create database ${database}`));
     const url = urlOf(server.port, database);
     await migrate(url);
-    const { revocation } = options;
+    const { revocation, prepare = [] } = options;
+    for (const text of prepare) await onServer(server.port, database, (sql) => sql.query(text));
     if (revocation !== undefined) {
       const raise = "update sallyport.rev_state set max_bound_ms = $1";
       await onServer(server.port, database, (sql) => sql.query(raise, [Number.parseInt(revocation.lease, 10)]));
@@ -86,6 +95,10 @@ export class World implements Target {
     const world = new World(options, server, database, token);
     Object.assign(world, { keyring });
     if (options.redis === "own") world.redis = await startRedis();
+    if (options.pooled) {
+      const upstream = await PgLink.start(server.port);
+      world.pooler = { program: await startPooler(upstream.port), upstream };
+    }
     await world.stock(options.cells ?? 1500);
     await Promise.all(Array.from({ length: options.instances }, (_, i) => world.join(i)));
     return world;
@@ -98,6 +111,7 @@ export class World implements Target {
       name: "abcdefghijklmnop"[index]!,
       source,
       database: { port: this.#port, name: this.database },
+      pooler: this.pooler?.program.port,
       keyring: this.keyring,
       adminToken: this.adminToken,
       redis: redis === "own" ? this.redis?.port : redis,
@@ -170,6 +184,7 @@ export class World implements Target {
     this.#sql = undefined;
     await old?.end().catch(() => {});
     for (const instance of this.instances) instance.pg.target = port;
+    if (this.pooler !== undefined) this.pooler.upstream.target = port;
   }
 
   /** A standby that follows the primary; the first time, the primary stops for the copy. */
@@ -196,10 +211,7 @@ export class World implements Target {
    * stops the server again and puts the copy in the place of what came after it.
    */
   async copyOfVolume(): Promise<() => Promise<void>> {
-    this.#held = true;
-    // One that repeats another may be about to begin.
-    do await delay(200);
-    while (this.history.attempts.some(({ returned }) => returned === undefined));
+    await this.hold();
     const { server } = this;
     const copy = `${server.dataDir}-copy`;
     const back = async () => {
@@ -219,6 +231,14 @@ export class World implements Target {
       await rename(copy, server.dataDir);
       await back();
     };
+  }
+
+  /** No change is made until `release`, and none is under way. */
+  async hold(): Promise<void> {
+    this.#held = true;
+    // One that repeats another may be about to begin.
+    do await delay(200);
+    while (this.history.attempts.some(({ returned }) => returned === undefined));
   }
 
   release(): void {
@@ -274,6 +294,8 @@ export class World implements Target {
     this.#sql = undefined;
     await sql?.end().catch(() => {});
     await this.redis?.stop();
+    await this.pooler?.program.stop();
+    await this.pooler?.upstream.stop();
     await this.#standby?.remove();
     this.history.flush();
     if (this.options.server === undefined) await this.server.remove();

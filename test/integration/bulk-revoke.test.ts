@@ -98,7 +98,7 @@ test("a dry run counts and lists what would be revoked, and changes nothing", as
 test("other selectors are combined by AND and revoke in chunks, each token with its audit row and reason", async () => {
   const some = await many(3, { profile: "bot", principal: "bot:ci", displayName: "" });
   const pats = await many(2, { principal: "user:f" });
-  const maker = await sallyport.callerWith(["sallyport.tokens.create"]);
+  const maker = await sallyport.callerWith(["sallyport.admin"]);
   const theirs = await sallyport.createToken({ principal: "user:f" }, sallyport.as(maker.tokenString));
   expect((await revoke({ profile: "bot", createdBy: `token:${maker.token.hint}` })).revokedCount).toBe(0);
   const before = await audited("token.revoke");
@@ -162,4 +162,66 @@ test("without waiting the answer says by when it is in force everywhere", async 
   const by = timestampMs(effect!.effectiveBy!);
   expect(by).toBeGreaterThan(started);
   expect(by).toBeLessThan(started + 4000);
+});
+
+test("descendants: what a token made, what that made, and what replaced one of them, through dead ones; nothing else", async () => {
+  await sallyport.registered("bot:root");
+  await sallyport.registered("bot:leaf");
+  const make = (principal: string, scopes: string[], by?: { tokenString: string }) =>
+    sallyport.createToken(
+      { profile: "bot", principal, displayName: "", scopes },
+      by === undefined ? sallyport.admin : sallyport.as(by.tokenString),
+    );
+  const rotate = async (by: { tokenString: string }, id: string) => {
+    const done = await sallyport
+      .as(by.tokenString)
+      .tokens.rotateToken({ id, overlap: { seconds: 600n, nanos: 0 }, noWait: true });
+    return { tokenString: done.tokenString, id: done.token!.id, token: done.token! };
+  };
+  const create = "sallyport.tokens.create";
+  const root = await make("bot:root", [create]);
+  const bystander = await make("bot:leaf", []);
+  const first = await make("bot:leaf", [create], root);
+  const second = await make("bot:root", [create], first);
+  const third = await make("bot:leaf", [], second);
+  const turned = await rotate(first, first.id);
+  const by = { tokenString: sallyport.adminToken };
+  const replaced = await rotate(by, third.id);
+  const chained = await rotate(root, root.id);
+  await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: second.id }, noWait: true });
+  const selector = { createdBy: `token:${root.token.hint}` };
+  const all = [first, third, turned, replaced, chained].map(({ id }) => id).sort();
+  expect([...(await revoke({ ...selector, descendants: true, dryRun: true })).matchedIds].sort()).toEqual(all);
+  expect((await revoke({ ...selector, dryRun: true })).matchedIds).toHaveLength(2);
+  // By itself, a token reaches its own principal's only.
+  const own = await sallyport
+    .as(root.tokenString)
+    .tokens.revokeTokens({ ...selector, descendants: true, dryRun: true });
+  expect(own.matchedIds).toEqual([chained.id]);
+  expect((await revoke({ ...selector, descendants: true })).revokedCount).toBe(5);
+  for (const { tokenString } of [first, third, turned, replaced, chained]) {
+    expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
+  }
+  expect(await sallyport.verdict(bystander.tokenString)).toBe("ALLOW");
+  expect(await sallyport.verdict(root.tokenString)).toBe("ALLOW");
+});
+
+test("a cutoff for a bot that does not exist is NOT_FOUND and registers nothing; one of an external type is kept", async () => {
+  expect(await outcome(revoke({ principal: "bot:unknown" }))).toBe("PRINCIPAL_NOT_FOUND");
+  expect(await outcome(revoke({ principal: "service:unknown", noWait: true }))).toBe("PRINCIPAL_NOT_FOUND");
+  expect(await outcome(revoke({ tenant: "nowhere", principal: "bot:unknown" }))).toBe("TENANT_NOT_FOUND");
+  const written = await sallyport.sql(
+    `select name as what from sallyport.principals where name like '%:unknown'
+     union all select target from sallyport.audit where target like '%:unknown'`,
+  );
+  expect(written).toEqual([]);
+  const mint = sallyport.createToken({ profile: "bot", principal: "bot:unknown" });
+  expect(await outcome(mint)).toBe("PRINCIPAL_NOT_FOUND");
+  // A person is not registered before a first token, which may be under way.
+  expect((await revoke({ principal: "user:unknown" })).revokedCount).toBe(0);
+  expect(await live(await many(1, { principal: "user:unknown" }))).toBe(1);
+  // One that was deleted did exist.
+  await sallyport.registered("bot:once");
+  await sallyport.admin.principals.deletePrincipal({ name: "bot:once" });
+  expect(await outcome(revoke({ principal: "bot:once" }))).toBe("OK");
 });

@@ -213,7 +213,7 @@ describe("a door that does not trust its peers", () => {
       client_ca_file: path("ca.pem"),
       allowed_sans: ["spiffe://td/gateway"],
     };
-    const data = { bind: "127.0.0.1:0", trust_peers: false, tls };
+    const data = { bind: "127.0.0.1:0", tls };
     const { database, keyring } = sallyport;
     door = await TestSallyport.start({ database, keyring, config: { doors: { ...FREE_PORTS, data } } });
   });
@@ -230,21 +230,22 @@ describe("a door that does not trust its peers", () => {
   };
 
   test("asks for a credential (401), then for the permission (403), or for an allowed certificate", async () => {
-    const other = certify("other", [{ uri: "spiffe://td/other" }], ca);
     const gateway = certify("gateway", [{ uri: "spiffe://td/gateway" }], ca);
     const bearer = async (scopes: string[]) => ({
       authorization: `Bearer ${(await sallyport.callerWith(scopes)).tokenString}`,
     });
-    for (const headers of [{}, { authorization: "Bearer x" }, { authorization: `Bearer ${NOBODY}` }])
-      for (const who of [other, certify("nameless", [], ca)]) {
-        const answer = await as(who, headers as Record<string, string>);
-        expect([answer.status, answer.fields["www-authenticate"]]).toEqual([401, 'Bearer realm="sallyport"']);
-        expect(answer.body.toString()).not.toContain("active");
-      }
-    const lacking = await as(other, await bearer(["sallyport.tokens.read"]));
+    for (const headers of [{}, { authorization: "Bearer x" }, { authorization: `Bearer ${NOBODY}` }]) {
+      const answer = await as(undefined, headers as Record<string, string>);
+      expect([answer.status, answer.fields["www-authenticate"]]).toEqual([401, 'Bearer realm="sallyport"']);
+      expect(answer.body.toString()).not.toContain("active");
+    }
+    const stranger = certify("other", [{ uri: "spiffe://td/other" }], ca);
+    for (const who of [stranger, certify("nameless", [], ca)])
+      await expect(as(who, await bearer(["sallyport.validate"]))).rejects.toThrow();
+    const lacking = await as(undefined, await bearer(["sallyport.tokens.read"]));
     expect([lacking.status, JSON.parse(lacking.body.toString()).error]).toEqual([403, "insufficient_scope"]);
     for (const [who, headers] of [
-      [other, await bearer(["sallyport.validate"])],
+      [undefined, await bearer(["sallyport.validate"])],
       [gateway, {}],
     ] as const) {
       const answer = await as(who, headers);

@@ -5,8 +5,12 @@ let sallyport: TestSallyport;
 beforeAll(async () => {
   sallyport = await TestSallyport.start({
     config: {
-      limits: { mint_per_address_per_hour: 3, mint_per_principal_per_day: 30 },
-      profiles: { pat: { max_live_per_principal: 20 }, bot: { max_live_per_principal: 0 } },
+      limits: { mint_per_address_per_hour: 3, mint_per_principal_per_day: 30, rotate_per_principal_per_day: 5 },
+      profiles: {
+        pat: { max_live_per_principal: 20 },
+        bot: { max_live_per_principal: 0 },
+        svc: { max_live_per_principal: 2 },
+      },
     },
   });
   await sallyport.registered("bot:ci");
@@ -49,7 +53,7 @@ test("of 50 mints at once exactly as many as a day allows are made; refused ones
   expect(refused.retryMs).toBeGreaterThan(0);
   expect(refused.retryMs).toBeLessThanOrEqual(86_400_000);
   const [row] = await sallyport.sql<{ count: number }>(
-    "select count from sallyport.mint_counts where key = 'p default bot:ci'",
+    "select sum(count)::int as count from sallyport.mint_counts where key = 'p default bot:ci'",
   );
   expect(row?.count).toBe(30);
 });
@@ -63,8 +67,51 @@ test("a principal's limit is its own: of another tenant's principal of the same 
 test("callers from this machine and operators are exempt from the limit per address", async () => {
   const caller = sallyport.as((await sallyport.callerWith(["sallyport.tokens.create"])).tokenString);
   for (let i = 0; i < 5; i++) {
-    expect(await outcome(sallyport.createToken({ principal: `user:many${i}` }, caller))).toBe("OK");
+    const org = { profile: "org", principal: `org:many${i}` };
+    expect(await outcome(sallyport.createToken(org, caller))).toBe("OK");
     expect(await outcome(sallyport.createToken({ principal: `user:more${i}` }))).toBe("OK");
   }
   expect(await sallyport.sql("select from sallyport.mint_counts where key like 'a %'")).toHaveLength(0);
+});
+
+test("rotations by others than administrators have a limit of their own, and with an overlap count as living", async () => {
+  await sallyport.registered("service:turns");
+  const made = () => sallyport.createToken({ profile: "svc", principal: "service:turns", displayName: "" });
+  const rotate = (by: string, id: string, overlap = 0n) =>
+    sallyport.as(by).tokens.rotateToken({ id, overlap: { seconds: overlap, nanos: 0 }, noWait: true });
+  let { tokenString, id } = await made();
+  const turn = async (overlap?: bigint) => {
+    const done = await rotate(tokenString, id, overlap);
+    ({ tokenString, id } = { tokenString: done.tokenString, id: done.token!.id });
+  };
+  // Two may live: the second overlap finds two of them.
+  await turn(3600n);
+  expect(await outcome(rotate(tokenString, id, 3600n))).toBe("LIMIT_EXCEEDED");
+  expect(await outcome(made())).toBe("LIMIT_EXCEEDED");
+  for (let i = 0; i < 4; i++) await turn();
+  const refused = await failure(rotate(tokenString, id));
+  expect(refused).toMatchObject({ reason: "LIMIT_EXCEEDED", message: expect.stringContaining("rotations") });
+  expect(refused.retryMs).toBeGreaterThan(80_000_000);
+  for (let i = 0; i < 3; i++) {
+    const done = await rotate(sallyport.adminToken, id, 3600n);
+    ({ tokenString, id } = { tokenString: done.tokenString, id: done.token!.id });
+  }
+  // The window slides: what is older than a day counts no more.
+  await sallyport.sql(
+    "update sallyport.mint_counts set window_start = window_start - interval '25 hours' where key like 'r %'",
+  );
+  expect(await outcome(rotate(tokenString, id))).toBe("OK");
+});
+
+test("a window slides: what was made before the full hour counts after it", async () => {
+  const day = async (ago: string) =>
+    sallyport.sql("update sallyport.mint_counts set window_start = date_trunc('day', now()) - $1::interval", [ago]);
+  await sallyport.registered("bot:slides");
+  const mint = () => outcome(sallyport.createToken({ profile: "bot", principal: "bot:slides", displayName: "" }));
+  for (let i = 0; i < 30; i++) expect(await mint()).toBe("OK");
+  await sallyport.sql("delete from sallyport.mint_counts where key <> 'p default bot:slides'");
+  await day("1 minute");
+  expect(await mint()).toBe("LIMIT_EXCEEDED");
+  await day("26 hours");
+  expect(await mint()).toBe("OK");
 });

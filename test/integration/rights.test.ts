@@ -85,7 +85,8 @@ describe("rights only shrink", () => {
     const maker = sallyport.as(
       (await sallyport.callerWith(["sallyport.tokens.create", "repo:*", "user.read"])).tokenString,
     );
-    const mint = (...scopes: string[]) => outcome(sallyport.createToken({ scopes }, maker));
+    const mint = (...scopes: string[]) =>
+      outcome(sallyport.createToken({ profile: "bot", principal: "bot:ci", displayName: "", scopes }, maker));
     expect(await mint()).toBe("OK");
     expect(await mint("repo:read", "user.read")).toBe("OK");
     expect(await mint("repo:*")).toBe("OK");
@@ -124,7 +125,8 @@ describe("rights only shrink", () => {
       expect(await outcome(bot([more])), more).toBe("RIGHTS_EXCEEDED");
     }
     const reader = sallyport.as((await sallyport.callerWith(["sallyport.tokens.create"])).tokenString);
-    expect(await outcome(sallyport.createToken({ scopes: ["sallyport.reasons"] }, reader))).toBe("RIGHTS_EXCEEDED");
+    const reasons = { profile: "bot", principal: "bot:ci", scopes: ["sallyport.reasons"] };
+    expect(await outcome(sallyport.createToken(reasons, reader))).toBe("RIGHTS_EXCEEDED");
   });
 
   test("an update grants no more than a mint: the same rules for the scopes it sets", async () => {
@@ -158,7 +160,12 @@ describe("rights only shrink", () => {
   test("a refused grant is audited as a denial, with who and what and without the scope", async () => {
     const weak = await sallyport.callerWith(["sallyport.tokens.create"]);
     const refused = () =>
-      outcome(sallyport.createToken({ scopes: ["deploy:secret-name"] }, sallyport.as(weak.tokenString)));
+      outcome(
+        sallyport.createToken(
+          { profile: "bot", principal: "bot:ci", scopes: ["deploy:secret-name"] },
+          sallyport.as(weak.tokenString),
+        ),
+      );
     // Ten rows a second at most are written for refusals; the tests before this one may have used them up.
     const written = async () => {
       await refused();
@@ -357,7 +364,7 @@ describe("self-service: a token and what is its own principal's", () => {
 
 describe("provenance", () => {
   test("token and audit row say who made it: bootstrap, or the maker's hint; never a secret", async () => {
-    const maker = await sallyport.callerWith(["sallyport.tokens.create"]);
+    const maker = await sallyport.callerWith(["sallyport.admin"]);
     const made = await sallyport.createToken({ principal: "user:prov" }, sallyport.as(maker.tokenString));
     expect(made.token.createdBy).toBe(`token:${maker.token.hint}`);
     const { events } = await sallyport.admin.audit.listAuditEvents({ owner: "user:prov" });

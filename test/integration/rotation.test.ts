@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { failure, outcome, seconds, TestSallyport } from "../support/sallyport.ts";
@@ -90,7 +91,10 @@ test("the new token is made to live as long as the old one was, or as asked with
   expect(await life(never, {})).toBeUndefined();
   expect(await life(ttl(1234), ttl(99))).toBe(99);
   expect(await life(ttl(1234), never)).toBeUndefined();
-  expect(await life({ scopes: ["bootstrap"] }, never)).toBe(3600);
+  // A ceiling counts from the creation of the first.
+  const clamped = await life({ scopes: ["bootstrap"] }, never);
+  expect(clamped).toBeGreaterThan(3500);
+  expect(clamped).toBeLessThan(3600);
   const old = await bot();
   expect(
     (await failure(sallyport.admin.tokens.rotateToken({ id: old.id, ...ttl(3650 * 86_400 + 1) }))).violations[0]?.field,
@@ -156,4 +160,56 @@ test("where the profile says so, a reuse ends the whole family", async () => {
     await sallyport.admin.audit.listAuditEvents({ action: "token.revoke", target: `token:${fresh.token!.id}` })
   ).events;
   expect(event).toMatchObject({ actor: "sallyport", metadata: { family: "true" } });
+});
+
+test("who rotated itself and did not hear the answer is told it again, for that request_id only, and it is no reuse", async () => {
+  const old = await sallyport.createToken({ profile: "svc", principal: "service:api", displayName: "" });
+  const sibling = await sallyport.createToken({ profile: "svc", principal: "service:api", displayName: "" });
+  const self = sallyport.as(old.tokenString).tokens;
+  const request = { id: old.id, requestId: randomUUID() };
+  const first = await self.rotateToken(request);
+  expect(await sallyport.verdict(first.tokenString)).toBe("ALLOW");
+  for (const protocol of ["connect", "grpc", "connect-json"] as const) {
+    const again = await sallyport.as(old.tokenString, protocol).tokens.rotateToken(request);
+    expect(again.tokenString).toBe(first.tokenString);
+    expect(again).toMatchObject({ token: { id: first.token!.id }, previous: { id: old.id, state: 5 } });
+  }
+  expect(await reuses(old.id)).toEqual([]);
+  expect(await sallyport.verdict(first.tokenString)).toBe("ALLOW");
+  // Nothing else is open to it; each try is the use of a dead string.
+  expect(await outcome(self.getToken({ id: old.id }))).toBe("CALLER_UNAUTHENTICATED");
+  await expect.poll(() => sallyport.verdict(first.tokenString), { timeout: 5000 }).toBe("INVALID_TOKEN");
+  expect(await outcome(self.rotateToken(request))).toBe("CALLER_UNAUTHENTICATED");
+  expect(await sallyport.verdict(sibling.tokenString)).toBe("ALLOW");
+});
+
+test("such a repeat is refused with another id, request_id or body, after ten minutes, and where its principal is off", async () => {
+  const name = await sallyport.registered("bot:lost");
+  const made = () => sallyport.createToken({ profile: "bot", principal: name, displayName: "" });
+  const [old, other] = [await made(), await made()];
+  const self = sallyport.as(old.tokenString).tokens;
+  const request = { id: old.id, requestId: randomUUID() };
+  const first = await self.rotateToken(request);
+  for (const wrong of [
+    { id: old.id },
+    { ...request, requestId: randomUUID() },
+    { ...request, id: other.id },
+    { ...request, id: first.token!.id },
+    { ...request, overlap: seconds(60) },
+  ]) {
+    expect(
+      await outcome(self.rotateToken(wrong)),
+      JSON.stringify(wrong, (_, v) => String(v)),
+    ).toBe("CALLER_UNAUTHENTICATED");
+  }
+  await expect.poll(() => reuses(old.id)).not.toEqual([]);
+  const state = (to: 1 | 2) =>
+    sallyport.admin.principals.updatePrincipal({ principal: { name, state: to }, updateMask: { paths: ["state"] } });
+  await state(2);
+  expect(await outcome(self.rotateToken(request))).toBe("CALLER_UNAUTHENTICATED");
+  await state(1);
+  expect((await self.rotateToken(request)).tokenString).toBe(first.tokenString);
+  await sallyport.sql("update sallyport.requests set at = at - interval '11 min'");
+  expect(await outcome(self.rotateToken(request))).toBe("CALLER_UNAUTHENTICATED");
+  expect(await sallyport.verdict(first.tokenString)).toBe("ALLOW");
 });

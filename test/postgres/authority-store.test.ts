@@ -1,6 +1,7 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import type pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { AppError } from "../../src/domain/errors.ts";
 import type { LifetimeRule, MintGuard, MintLimits, NewToken } from "../../src/ports.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
@@ -31,6 +32,7 @@ const by = (actor: string) => ({ actor, address: "192.0.2.1", requestId: "r" });
 const ADMIN = by("user:admin");
 const YEAR: LifetimeRule = { ttl: 3_600_000, maxTtl: 86_400_000 };
 const FREE: MintGuard = { callerScopes: [], child: false, mustExist: false };
+const NOBODY = { callerScopes: [] };
 const UNLIMITED: MintLimits = { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 };
 
 const newId = () => `tok_${randomBytes(11).toString("hex")}`;
@@ -64,9 +66,14 @@ async function created(over: Partial<NewToken> = {}, guard = FREE, limits = UNLI
 const head = async () => (await sql.query("select n from sallyport.rev_head")).rows[0].n as number;
 const stateOf = async (id: string) =>
   (await sql.query("select state from sallyport.token_view where id = $1", [id])).rows[0]?.state as string;
+/** A refusal that is told after a commit is the value. */
+const refusalIn = (done: unknown) => {
+  const value = (done as { value?: unknown } | undefined)?.value;
+  return value instanceof AppError ? value.reason : undefined;
+};
 const outcome = (work: Promise<unknown>) =>
   work.then(
-    () => "ok",
+    (done) => refusalIn(done) ?? "ok",
     (error: { reason?: string }) => error.reason ?? String(error),
   );
 /** Resolves when so many wait for a lock. */
@@ -273,13 +280,13 @@ describe("revoking", () => {
     await store.revokeChunk("t", [(await created({ ...two })).id], "", ADMIN);
     await store.revokeToken((await created({ ...three })).id, false, "", ADMIN);
     const facts = { displayName: "", annotations: {}, state: "ACTIVE" as const };
-    await store.createTenant({ id: "t", ...facts }, ADMIN);
-    await store.createPrincipal({ tenant: "t", name: "bot:p", email: "", owner: "", ...facts }, ADMIN);
-    await store.updatePrincipal("t", "bot:p", { state: "DISABLED" }, "", ADMIN);
-    await store.cut("t", "bot:p", "", ADMIN);
-    await store.cut("t", undefined, "", ADMIN);
+    await store.createTenant({ id: "t", ...facts }, NOBODY, ADMIN);
+    await store.createPrincipal({ tenant: "t", name: "bot:p", email: "", owner: "", ...facts }, NOBODY, ADMIN);
+    await store.updatePrincipal("t", "bot:p", { state: "DISABLED" }, "", NOBODY, ADMIN);
+    await store.cut("t", "bot:p", false, "", ADMIN);
+    await store.cut("t", undefined, false, "", ADMIN);
     await store.deletePrincipal("t", "bot:p", ADMIN);
-    await store.updateTenant("t", { state: "SUSPENDED" }, "", ADMIN);
+    await store.updateTenant("t", { state: "SUSPENDED" }, "", NOBODY, ADMIN);
     const { rows } = await sql.query(
       "select action, count(*) as n from sallyport.audit where actor = 'user:admin' group by 1",
     );
@@ -299,17 +306,17 @@ describe("revoking", () => {
 
   test("a cut of a principal without a row ends nothing, and is there when it is first used", async () => {
     const before = await head();
-    const done = await store.cut("default", "bot:none", "", ADMIN);
+    const done = await store.cut("default", "bot:none", false, "", ADMIN);
     expect(done).toMatchObject({ epoch: expect.any(String), value: 0 });
     const { rows } = await sql.query("select cut_n from sallyport.principals where name = 'bot:none'");
     expect(rows).toEqual([{ cut_n: before + 1 }]);
     const token = await created({ principal: "bot:none" });
     expect(token.state).toBe("ACTIVE");
-    await store.cut("default", undefined, "", ADMIN);
+    await store.cut("default", undefined, false, "", ADMIN);
     expect(await stateOf(token.id)).toBe("REVOKED");
-    expect((await store.cut("default", "bot:none", "", ADMIN)).value).toBe(before + 1);
-    expect((await store.cut("default", undefined, "", ADMIN)).value).toBe(before + 2);
-    expect(await outcome(store.cut("nowhere", "bot:none", "", ADMIN))).toBe("TENANT_NOT_FOUND");
+    expect((await store.cut("default", "bot:none", false, "", ADMIN)).value).toBe(before + 1);
+    expect((await store.cut("default", undefined, false, "", ADMIN)).value).toBe(before + 2);
+    expect(await outcome(store.cut("nowhere", "bot:none", false, "", ADMIN))).toBe("TENANT_NOT_FOUND");
   });
 
   test("a deleted principal that is made again does not bring its tokens back", async () => {
@@ -325,7 +332,7 @@ describe("revoking", () => {
       state: "ACTIVE" as const,
       annotations: {},
     };
-    await store.createPrincipal(again, ADMIN);
+    await store.createPrincipal(again, NOBODY, ADMIN);
     expect(await stateOf(token.id)).toBe("REVOKED");
     expect((await created()).state).toBe("ACTIVE");
   });
@@ -391,13 +398,13 @@ describe("minting", () => {
     [
       "disabling the principal",
       "PRINCIPAL_DISABLED",
-      () => store.updatePrincipal("default", "bot:ci", { state: "DISABLED" }, "", ADMIN),
+      () => store.updatePrincipal("default", "bot:ci", { state: "DISABLED" }, "", NOBODY, ADMIN),
     ],
     ["deleting the principal", "PRINCIPAL_NOT_FOUND", () => store.deletePrincipal("default", "bot:ci", ADMIN)],
     [
       "suspending the tenant",
       "TENANT_SUSPENDED",
-      () => store.updateTenant("default", { state: "SUSPENDED" }, "", ADMIN),
+      () => store.updateTenant("default", { state: "SUSPENDED" }, "", NOBODY, ADMIN),
     ],
   ])("under a storm of mints, none is committed once %s has returned", async (_, reason, stop) => {
     await created();
@@ -424,12 +431,12 @@ describe("minting", () => {
     [
       "disables the principal",
       "DISABLED",
-      () => store.updatePrincipal("default", "bot:ci", { state: "DISABLED" }, "", ADMIN),
+      () => store.updatePrincipal("default", "bot:ci", { state: "DISABLED" }, "", NOBODY, ADMIN),
     ],
     ["deletes the principal", "REVOKED", () => store.deletePrincipal("default", "bot:ci", ADMIN)],
-    ["suspends the tenant", "DISABLED", () => store.updateTenant("default", { state: "SUSPENDED" }, "", ADMIN)],
-    ["cuts the principal", "REVOKED", () => store.cut("default", "bot:ci", "", ADMIN)],
-    ["cuts the tenant", "REVOKED", () => store.cut("default", undefined, "", ADMIN)],
+    ["suspends the tenant", "DISABLED", () => store.updateTenant("default", { state: "SUSPENDED" }, "", NOBODY, ADMIN)],
+    ["cuts the principal", "REVOKED", () => store.cut("default", "bot:ci", false, "", ADMIN)],
+    ["cuts the tenant", "REVOKED", () => store.cut("default", undefined, false, "", ADMIN)],
     ["revokes the minter", "REVOKED", (minter) => store.revokeToken(minter, false, "", ADMIN)],
     [
       "narrows the minter",
@@ -496,7 +503,7 @@ describe("minting", () => {
     await cutter.query("commit");
     const after = await minting;
     expect(after.state).toBe("ACTIVE");
-    await store.cut("default", "bot:ci", "", ADMIN);
+    await store.cut("default", "bot:ci", false, "", ADMIN);
     expect(await stateOf(after.id)).toBe("REVOKED");
   });
 
@@ -548,9 +555,13 @@ describe("minting", () => {
     const rotate = (idempotency: ReturnType<typeof request> | undefined) =>
       store.rotateToken(root.id, fresh(), YEAR, 1000, { callerScopes: [] }, ADMIN, idempotency);
     const done = await Promise.all(Array.from({ length: 8 }, () => rotate(same)));
-    expect(new Set(done.map(({ value }) => value.token.id)).size).toBe(1);
-    expect(done.filter(({ value }) => value.kind === "created")).toHaveLength(1);
-    expect(new Set(done.map(({ value }) => value.previous?.id))).toEqual(new Set([root.id]));
+    const values = done.map(({ value }) => {
+      if (value instanceof AppError) throw value;
+      return value;
+    });
+    expect(new Set(values.map(({ token }) => token.id)).size).toBe(1);
+    expect(values.filter(({ kind }) => kind === "created")).toHaveLength(1);
+    expect(new Set(values.map(({ previous }) => previous?.id))).toEqual(new Set([root.id]));
     expect(new Set(await Promise.all(Array.from({ length: 4 }, () => outcome(rotate(undefined)))))).toEqual(
       new Set(["TOKEN_ROTATED"]),
     );

@@ -48,7 +48,7 @@ describe("entries", () => {
       rotated: true,
       disabled: true,
       principalState: "DISABLED",
-      parent: { digest: digest(2), revoked: true, disabled: false, cut: true },
+      parent: { digest: digest(2), audiences: ["x"], allowedCidrs: [], revoked: true, disabled: false, cut: true },
     });
     await filled(cache, m);
     expect(await cache.get(m.digest, EPOCH)).toEqual(m);

@@ -1,4 +1,4 @@
-import { createSign, generateKeyPairSync, type KeyObject, randomBytes } from "node:crypto";
+import { createPublicKey, createSign, generateKeyPairSync, type KeyObject, randomBytes } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 
@@ -35,8 +35,15 @@ export interface Identity {
 export type San = { readonly dns: string } | { readonly uri: string } | { readonly ip: string };
 
 /** A certificate of `issuer`, or a self-signed CA without one. */
-export function certify(cn: string, sans: readonly San[], issuer?: Identity): Identity {
-  const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+export function certify(
+  cn: string,
+  sans: readonly San[],
+  issuer?: Identity,
+  /** Another key than a fresh one; from and until when it is good, in days from now. */
+  { key, days = [-1, 30] }: { key?: Identity; days?: readonly [from: number, until: number] } = {},
+): Identity {
+  const privateKey = key?.key ?? generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey;
+  const publicKey = createPublicKey(privateKey);
   const names = sans.map((san) => {
     if ("dns" in san) return der(0x82, Buffer.from(san.dns, "latin1"));
     if ("uri" in san) return der(0x86, Buffer.from(san.uri, "latin1"));
@@ -52,7 +59,7 @@ export function certify(cn: string, sans: readonly San[], issuer?: Identity): Id
     der(0x02, Buffer.concat([Buffer.from([1]), randomBytes(8)])),
     ECDSA_SHA256,
     name(issuer?.cn ?? cn),
-    sequence(time(-1), time(30)),
+    sequence(time(days[0]), time(days[1])),
     name(cn),
     publicKey.export({ type: "spki", format: "der" }),
     ...(extensions.length > 0 ? [der(0xa3, sequence(...extensions))] : []),

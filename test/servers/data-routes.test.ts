@@ -332,7 +332,7 @@ describe("a door that does not trust its peers", () => {
       client_ca_file: join(folder, "ca.pem"),
       allowed_sans: ["spiffe://td/envoy"],
     };
-    mutual = await TestSallyport.start({ ...shared, config: doors({ trust_peers: false, tls }) });
+    mutual = await TestSallyport.start({ ...shared, config: doors({ tls }) });
     live = good.tokenString;
   });
   afterAll(async () => {
@@ -389,25 +389,26 @@ describe("a door that does not trust its peers", () => {
   );
 
   test("takes an allowed SAN for it, and nobody else's certificate", async () => {
-    const as = (who: Identity) =>
+    const as = (who: Identity | undefined) =>
       http2Asker(mutual.doors.data.replace("http:", "https:").replace("127.0.0.1", "localhost"), {
         ca: ca.certPem,
-        cert: who.certPem,
-        key: who.keyPem,
+        ...(who && { cert: who.certPem, key: who.keyPem }),
       });
     const envoy = as(certify("envoy", [{ dns: "envoy" }, { uri: "spiffe://td/envoy" }], ca));
     const other = as(certify("other", [{ uri: "spiffe://td/other" }], ca));
     const inside = as(certify("tricky", [{ dns: "x, URI:spiffe://td/envoy" }], ca));
+    const alien = as(certify("alien", [{ uri: "spiffe://td/envoy" }], certify("another ca", [])));
+    const nobody = as(undefined);
     try {
       expect((await new Client(envoy, "grpc").call(VALIDATE, ONE, { tokenString: live })).verdict).toBe(Verdict.ALLOW);
-      for (const asker of [other, inside]) {
-        const client = new Client(asker, "grpc");
-        expect(await client.error(VALIDATE, ONE[0], { tokenString: live })).toMatchObject({ code: "unauthenticated" });
-        const headers = { authorization: `Bearer ${validator}` };
-        expect((await client.call(VALIDATE, ONE, { tokenString: live }, headers)).verdict).toBe(Verdict.ALLOW);
-      }
+      const headers = { authorization: `Bearer ${validator}` };
+      for (const asker of [other, inside, alien])
+        await expect(new Client(asker, "grpc").call(VALIDATE, ONE, { tokenString: live }, headers)).rejects.toThrow();
+      const client = new Client(nobody, "grpc");
+      expect(await client.error(VALIDATE, ONE[0], { tokenString: live })).toMatchObject({ code: "unauthenticated" });
+      expect((await client.call(VALIDATE, ONE, { tokenString: live }, headers)).verdict).toBe(Verdict.ALLOW);
     } finally {
-      for (const one of [envoy, other, inside]) one.close();
+      for (const one of [envoy, other, inside, alien, nobody]) one.close();
     }
   });
 });

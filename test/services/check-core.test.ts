@@ -1,7 +1,15 @@
 import { describe, expect, test } from "vitest";
 import type { Answer, Validate } from "../../src/app/validate.ts";
 import type { Material } from "../../src/domain/material.ts";
-import { addressBy, ask, credentialHeaders, facts, identityOf, type Question } from "../../src/services/check-core.ts";
+import {
+  addressBy,
+  ask,
+  credentialHeaders,
+  type Denial,
+  facts,
+  identityOf,
+  type Question,
+} from "../../src/services/check-core.ts";
 import { IDENTITY, Policies, type Policy, type PolicySettings } from "../../src/services/policy.ts";
 
 const settings: PolicySettings = {
@@ -129,6 +137,15 @@ describe("the client's address", () => {
     expect(from("xff:1", {})).toBe("");
   });
 
+  test.each([
+    ["203.0.113.7:51234", "203.0.113.7"],
+    ["[2001:db8::5]:443", "2001:db8::5"],
+    ["[2001:db8::5]", "2001:db8::5"],
+  ])("may be written with a port: %s", (hop, address) => {
+    expect(from("xff:1", { "x-forwarded-for": [`9.9.9.9, ${hop}`] })).toBe(address);
+    expect(from("x-envoy-external-address", { "x-envoy-external-address": [hop] })).toBe(address);
+  });
+
   test("of Envoy's header is known only where it is said once", () => {
     const source = "x-envoy-external-address";
     expect(from(source, { [source]: [" 2.2.2.2 "] })).toBe("2.2.2.2");
@@ -176,6 +193,22 @@ describe("the question", () => {
       material: undefined,
     });
     expect(asked).toEqual([]);
+  });
+
+  test.each([
+    [["bearer"], ['Bearer realm="api"']],
+    [["basic"], ['Basic realm="api"']],
+    [["x-api-key"], ['ApiKey realm="api"']],
+    [["x-api-key", "basic"], ['Basic realm="api"']],
+  ] as const)("of the carriers %j is refused with the challenges %j and no other", async (carriers, challenges) => {
+    const none = question({ policy: policy({ carriers }), credential: { kind: "none" } });
+    expect(await ask(saying("ALLOW"), none, 0)).toMatchObject({ status: 401, challenges });
+    for (const verdict of ["INVALID_TOKEN", "INSUFFICIENT_SCOPE"] as const) {
+      const outcome = await ask(saying(verdict), question({ policy: policy({ carriers }) }), 0);
+      const schemes = (outcome as Denial).challenges.map((value) => value.split(" ")[0]);
+      const expected = challenges.map((value) => value.split(" ")[0]);
+      expect(schemes).toEqual(verdict === "INVALID_TOKEN" || carriers[0] === "bearer" ? expected : []);
+    }
   });
 
   test("a preflight of a policy that does not let it through is a request like others", async () => {

@@ -1,5 +1,6 @@
 import { EVERYTHING, type Liveness, type Material, principalKey } from "../../src/domain/material.ts";
 import type { PrincipalState, TenantState } from "../../src/domain/principal.ts";
+import { withinParent } from "../../src/domain/rights.ts";
 import type { Committed, Evidence, Missing, PollResult, Reading, RevocationLog } from "../../src/ports.ts";
 import type { World } from "./world.ts";
 
@@ -13,6 +14,8 @@ export interface DatabaseFaults {
   readonly asyncRegistration?: boolean;
   /** M18: pruning without raising the floor first. */
   readonly pruneWithoutFloor?: boolean;
+  /** A row of the registry is written by whoever knows its id, not only by its process. */
+  readonly rowsOfAnybody?: boolean;
 }
 
 export interface TokenRow {
@@ -34,6 +37,8 @@ interface Owner<S> {
 }
 
 interface Validator {
+  /** Who registered it, in place of the row's secret. */
+  readonly owner: unknown;
   readonly epoch: string;
   readonly boundMs: number;
   appliedN: number;
@@ -154,18 +159,29 @@ export class ModelDatabase {
     };
   }
 
-  register({ old, me, epoch, boundMs }: Parameters<RevocationLog["register"]>[0]): boolean {
-    if (old !== undefined) this.validators.delete(old);
+  register({ old, me, epoch, boundMs }: Parameters<RevocationLog["register"]>[0], owner: unknown): boolean {
+    if (old !== undefined) this.leave(old, owner);
     if (boundMs > MAX_BOUND_MS) return false;
-    this.validators.set(me, { epoch, boundMs, appliedN: -1, reaped: false, seen: this.#world.now });
+    this.validators.set(me, { owner, epoch, boundMs, appliedN: -1, reaped: false, seen: this.#world.now });
     return true;
   }
 
-  ack(me: string, epoch: string, applied: number): void {
-    const row = this.validators.get(me);
+  leave(me: string, owner: unknown): void {
+    if (this.#owned(me, owner) !== undefined) this.validators.delete(me);
+  }
+
+  ack(me: string, epoch: string, applied: number, owner: unknown): void {
+    const row = this.#owned(me, owner);
+    // A position that does not exist is refused.
+    if (applied > this.#n) return;
     if (row === undefined || row.epoch !== epoch || row.reaped) return;
     row.appliedN = Math.max(row.appliedN, applied);
     row.seen = this.#world.now;
+  }
+
+  #owned(id: string, owner: unknown): Validator | undefined {
+    const row = this.validators.get(id);
+    return row?.owner === owner || this.#faults.rowsOfAnybody ? row : undefined;
   }
 
   missing(epoch: string, position: number | undefined): Missing {
@@ -276,7 +292,7 @@ export class ModelDatabase {
       tenant: row.tenant,
       profile: "bot",
       principal: row.principal,
-      scopes: row.scopes,
+      scopes: withinParent(row.scopes, parent?.scopes),
       audiences: [],
       allowedCidrs: [],
       annotations: {},
@@ -285,7 +301,7 @@ export class ModelDatabase {
       principalState: this.principals.get(principalKey(row.tenant, row.principal))!.state,
       tenantState: this.tenants.get(row.tenant)!.state,
       ...this.#livenessOf(row),
-      parent: parent && { digest: parent.digest, ...this.#livenessOf(parent) },
+      parent: parent && { digest: parent.digest, audiences: [], allowedCidrs: [], ...this.#livenessOf(parent) },
     };
   }
 

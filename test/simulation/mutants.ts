@@ -133,6 +133,13 @@ export const MUTANTS: readonly Mutant[] = [
     '      if (outcome === "again") continue;\n      (this.#deps.store as any).fillByWriter(done.commit, outcome.position);',
   ]),
   { name: "M32 asynchronous registration", databaseFaults: { asyncRegistration: true } },
+  { name: "rows of the registry are anybody's", databaseFaults: { rowsOfAnybody: true } },
+  mutant("a fault in following the log keeps the lease", [
+    FOLLOWER,
+    "        this.#registered = false;\n        this.#deps.freshness.dropLease();\n",
+    "",
+  ]),
+  mutant("a fault ends following the log", [FOLLOWER, "        await this.#pause(pauseMs);", "        return;"]),
   mutant("M33 grant after stop", [FRESHNESS, 'if (this.#stopped) return "stopped";', ""]),
   mutant(
     "M34 shortcut by applied",

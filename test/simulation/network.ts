@@ -79,10 +79,10 @@ export class Network {
     return {
       look: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500 })),
       poll: (me, epoch, applied) => call("poll", () => standby(() => this.#db.poll(me, epoch, applied))),
-      register: (entry) => call("register", () => this.#db.register(entry)),
-      ack: (me, epoch, applied) => call("other", () => this.#db.ack(me, epoch, applied)),
+      register: (entry) => call("register", () => this.#db.register(entry, machine)),
+      ack: (me, epoch, applied) => call("other", () => this.#db.ack(me, epoch, applied, machine)),
       seen: () => Promise.resolve(),
-      leave: (me) => call("other", () => void this.#db.validators.delete(me)),
+      leave: (me) => call("other", () => this.#db.leave(me, machine)),
       missing: (epoch, position) => call("missing", () => standby(() => this.#db.missing(epoch, position))),
       validators: () => call("other", () => this.#db.registry()),
       reap: (ids) => call("other", () => this.#db.reap(ids)),

@@ -365,10 +365,18 @@ export const RACES: readonly Race[] = [
   },
   ...(
     [
-      ["principal", ["a", "b"], () => (store) => store.updatePrincipal("x", "bot:a", { state: "DISABLED" }, "", ACTOR)],
-      ["tenant", ["a", "c", "child"], () => (store) => store.updateTenant("x", { state: "SUSPENDED" }, "", ACTOR)],
+      [
+        "principal",
+        ["a", "b"],
+        () => (store) => store.updatePrincipal("x", "bot:a", { state: "DISABLED" }, "", { callerScopes: [] }, ACTOR),
+      ],
+      [
+        "tenant",
+        ["a", "c", "child"],
+        () => (store) => store.updateTenant("x", { state: "SUSPENDED" }, "", { callerScopes: [] }, ACTOR),
+      ],
       ["parent token", ["parent", "child"], (sim) => (store) => store.revokeToken(sim.id("parent"), false, "", ACTOR)],
-      ["cut of a principal", ["a", "b"], () => (store) => store.cut("x", "bot:a", "", ACTOR)],
+      ["cut of a principal", ["a", "b"], () => (store) => store.cut("x", "bot:a", false, "", ACTOR)],
     ] as [string, TokenName[], (sim: Simulation) => Parameters<Simulation["change"]>[1]][]
   ).map(
     ([what, names, work]): Race => ({
@@ -384,6 +392,21 @@ export const RACES: readonly Race[] = [
       },
     }),
   ),
+  {
+    title: "R39 what is taken from a parent is taken from its children, cached or not",
+    async run(sim) {
+      await fleet(sim);
+      await warm(sim, ["parent", "child"]);
+      const narrow = sim.change(sim.instances[1]!, (store) =>
+        store.updateToken(sim.id("parent"), { scopes: ["t"] }, "", { maxTtl: 0 }, { callerScopes: [] }, ACTOR),
+      );
+      equal(await settled(sim, narrow), "ACKED");
+      for (const one of sim.instances) {
+        equal(await settled(sim, sim.ask(one, "child", { scopes: ["s"], audience: "" })), "INSUFFICIENT_SCOPE");
+        equal(await ask(sim, one, "child"), "ALLOW");
+      }
+    },
+  },
   {
     title: "R40 what is cached keeps no verdict: limits of time count at each use",
     settings: { cache: false },
@@ -426,6 +449,46 @@ export const RACES: readonly Race[] = [
       sim.db.crashBackend();
       await revoke(sim, two, "a");
       if ((await ask(sim, one, "a")) === "ALLOW") throw new Error("stale");
+    },
+  },
+  {
+    title: "a stolen login acknowledges, keeps and deletes no row but its own",
+    async run(sim) {
+      const [one, two, three] = await fleet(sim);
+      await warm(sim);
+      const thief = {};
+      const rows = [...sim.db.validators.keys()];
+      three.machine.cutOff = true;
+      const revoked = sim.revoke(two, "a");
+      await sim.advance(50);
+      const { epoch, n } = sim.db.evidence();
+      for (const row of rows) sim.db.ack(row, epoch, n, thief);
+      for (const row of rows) sim.db.leave(row, thief);
+      equal(await settled(sim, revoked), "LEASE_EXPIRED");
+      for (const who of [one, three]) if ((await ask(sim, who, "a")) === "ALLOW") throw new Error("stale");
+    },
+  },
+  {
+    title: "a fault in following the log costs the lease at once, and a new registration mends it",
+    async run(sim) {
+      const [one, two] = await fleet(sim);
+      await warm(sim);
+      sim.faultsMade = true;
+      const apply = one.freshness.apply;
+      const row = one.follower.me;
+      const lease = one.freshness.leaseUntil;
+      one.freshness.apply = () => {
+        one.freshness.apply = apply;
+        throw new TypeError("a fault of the program");
+      };
+      await until(sim, () => sim.counts["alarm: log_follower_failed"] === 1);
+      const now = one.machine.clock.mono();
+      equal(now < lease, true, "the fault came before the end of the lease");
+      equal(one.freshness.holdsLease(now), false, "the lease");
+      await until(sim, () => one.freshness.holdsLease(one.machine.clock.mono()));
+      equal(one.follower.me !== row, true, "a new row");
+      equal(await revoke(sim, two, "a"), "ACKED");
+      equal(await ask(sim, one, "a"), "INVALID_TOKEN");
     },
   },
   {

@@ -189,13 +189,13 @@ class Scenario {
       [hit, update({ disabled: true })],
       [hit, update({ disabled: false })],
       [hit, update({ scopes: [random.pick(["s", "t"])] })],
-      [held, (store) => store.updatePrincipal("x", principal, { state }, "", actor)],
-      [held, (store) => store.updatePrincipal("x", principal, { state: "DISABLED" }, "", actor)],
-      [held, (store) => store.updatePrincipal("x", principal, { state: "ACTIVE" }, "", actor)],
-      [["a", "c", "child"], (store) => store.updateTenant("x", { state: "SUSPENDED" }, "", actor)],
-      [["a", "c", "child"], (store) => store.updateTenant("x", { state: "ACTIVE" }, "", actor)],
+      [held, (store) => store.updatePrincipal("x", principal, { state }, "", guard, actor)],
+      [held, (store) => store.updatePrincipal("x", principal, { state: "DISABLED" }, "", guard, actor)],
+      [held, (store) => store.updatePrincipal("x", principal, { state: "ACTIVE" }, "", guard, actor)],
+      [["a", "c", "child"], (store) => store.updateTenant("x", { state: "SUSPENDED" }, "", guard, actor)],
+      [["a", "c", "child"], (store) => store.updateTenant("x", { state: "ACTIVE" }, "", guard, actor)],
       random.chance(0.3)
-        ? [held, (store) => store.cut("x", principal, "", actor)]
+        ? [held, (store) => store.cut("x", principal, false, "", actor)]
         : [hit, update({ disabled: random.chance(0.5) })],
     ]);
   }

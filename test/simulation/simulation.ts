@@ -55,6 +55,8 @@ export class Simulation {
   readonly instances: Instance[] = [];
   /** How often what happened: proof that a run did more than pass. */
   readonly counts: Record<string, number> = {};
+  /** A race makes the code throw, so what catches that has something to report. */
+  faultsMade = false;
   readonly settings: Settings;
   readonly product: Product;
   readonly #keyring: InstanceType<Product["Keyring"]>;
@@ -267,11 +269,16 @@ export class Simulation {
       canary: none,
       shed: () => this.#count("shed"),
       trouble: (what, error) => {
+        if (this.faultsMade) return this.#count(what);
         // What the model refuses is an AppError; anything else is a fault of the code under test.
         if (!(error instanceof this.product.AppError)) throw error;
         this.#count(what);
       },
-      alarm: (what) => this.#count(`alarm: ${what}`),
+      alarm: (what) => {
+        // A loop that caught a fault goes on: here it must be seen, but where it was made.
+        if (what.endsWith("_failed") && !this.faultsMade) this.checker.violations.push(`(F) ${what}`);
+        this.#count(`alarm: ${what}`);
+      },
       note: (what) => this.#count(what),
     };
   }

@@ -1,9 +1,9 @@
 -- A validator's row belongs to its process alone. Only functions write the registry; those for the own row ask for the
 -- row's secret, of which the database keeps the SHA-256. So a stolen reader login cannot acknowledge for another process.
 
--- Rows that are there already have no secret: nobody can write them any more, and they are reaped.
+-- No secret has an empty hash: rows that are there already, or that a program of before makes as the owner, are nobody's
+-- for the functions.
 alter table sallyport.validators add column secret_hash bytea not null default '';
-alter table sallyport.validators alter column secret_hash drop default;
 
 -- Registers `me` in place of `old`, a row of the same process. False: the database does not admit this validator.
 create function sallyport.validator_join(

@@ -1,0 +1,57 @@
+import { BlockList, isIP } from "node:net";
+
+/** The start of an IPv4 address that is written as an IPv6 one. */
+const MAPPED = [0, 0, 0, 0, 0, 0xffff];
+
+/**
+ * What an address counts as where things are counted by address: an IPv4 address itself, also where it is written as an
+ * IPv6 one; of any other IPv6 address its network, since one household has all of it. Anything else stays as it is.
+ */
+export function countedNetwork(address: string, ipv6PrefixLength: number): string {
+  if (isIP(address) !== 6) return address;
+  const groups = groupsOf(address);
+  if (MAPPED.every((group, i) => groups[i] === group)) {
+    return [groups[6]! >> 8, groups[6]! & 255, groups[7]! >> 8, groups[7]! & 255].join(".");
+  }
+  const kept = groups.map((group, i) => {
+    const bits = Math.max(0, Math.min(16, ipv6PrefixLength - 16 * i));
+    return group & (0xffff << (16 - bits)) & 0xffff;
+  });
+  return `${kept.map((group) => group.toString(16)).join(":")}/${ipv6PrefixLength}`;
+}
+
+/** The eight groups of an IPv6 address that `isIP` has found good; a zone is left out. */
+function groupsOf(address: string): number[] {
+  const text = address.split("%", 1)[0]!.replace(/(\d+)\.(\d+)\.(\d+)\.(\d+)$/, (_, ...bytes: string[]) => {
+    const [a = 0, b = 0, c = 0, d = 0] = bytes.slice(0, 4).map(Number);
+    return `${((a << 8) | b).toString(16)}:${((c << 8) | d).toString(16)}`;
+  });
+  const [head = "", tail] = text.split("::");
+  const parse = (part: string) => (part === "" ? [] : part.split(":").map((group) => Number.parseInt(group, 16)));
+  const before = parse(head);
+  const after = tail === undefined ? [] : parse(tail);
+  return [...before, ...new Array(8 - before.length - after.length).fill(0), ...after];
+}
+
+/** Whether every network of `inner` lies in one of `outer`; a list without entries is everywhere. */
+export function networksWithin(inner: readonly string[], outer: readonly string[]): boolean {
+  if (outer.length === 0) return true;
+  return inner.length > 0 && inner.every((one) => outer.some((other) => lies(one, other)));
+}
+
+function lies(inner: string, outer: string): boolean {
+  const small = partsOf(inner);
+  const large = partsOf(outer);
+  if (large.length > small.length) return false;
+  const list = new BlockList();
+  list.addSubnet(large.net, large.bits, large.family);
+  return list.check(small.net, small.family);
+}
+
+/** `length` counts in IPv6's bits, so that both families compare. */
+function partsOf(cidr: string) {
+  const [net = "", text] = cidr.split("/");
+  const family = isIP(net) === 6 ? ("ipv6" as const) : ("ipv4" as const);
+  const bits = text === undefined ? (family === "ipv6" ? 128 : 32) : Number(text);
+  return { net, family, bits, length: family === "ipv6" ? bits : bits + 96 };
+}

@@ -1,0 +1,171 @@
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { CheckRequestSchema, CheckResponseSchema } from "../../src/gen/envoy/service/auth/v3/external_auth_pb.ts";
+import { Verdict } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import type { History, Subject } from "./history.ts";
+import type { Instance } from "./instance.ts";
+import { ALLOW, type HttpReply, INSUFFICIENT_SCOPE, INVALID_TOKEN, UNDETERMINED } from "./wire.ts";
+
+/** A way in which somebody learns whether a token is good: all of them promise the same. */
+export interface Asker {
+  readonly name: string;
+  /** It judges the token as such, not whether it holds the scope that is asked for. */
+  readonly scopeless?: boolean;
+  /** The verdict by its number. Rejects where there is none: no answer, or one that is about something else. */
+  ask(at: Instance, subject: Subject): Promise<number>;
+}
+
+export const SCOPE = "history:read";
+/** The policy that requires it. */
+export const SCOPED = "scoped";
+
+const ANSWER_MS = 20_000;
+const CLIENT = "192.0.2.7";
+const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
+const CHECK = "/envoy.service.auth.v3.Authorization/Check";
+
+/** A further asker is one more row. */
+export const ASKERS: readonly Asker[] = [
+  { name: "ValidateToken", ask: (at, { asked }) => at.data.validate(asked, ANSWER_MS) },
+  { name: "BatchValidateTokens", ask: async (at, { asked }) => (await at.data.batch([asked], ANSWER_MS))[0]! },
+  {
+    name: "Connect JSON",
+    async ask(at, { tokenString, scope }) {
+      const body = JSON.stringify({ tokenString, requiredScopes: scope === undefined ? [] : [scope] });
+      const reply = await at.http.ask("POST", VALIDATE, { "content-type": "application/json" }, body, ANSWER_MS);
+      if (reply.status !== 200) throw new Error(`Connect answered ${reply.status}`);
+      return verdictNamed((JSON.parse(reply.body.toString()) as { verdict: string }).verdict);
+    },
+  },
+  {
+    name: "Check",
+    async ask(at, subject) {
+      const reply = fromBinary(CheckResponseSchema, await at.data.unary(CHECK, checkOf(subject), ANSWER_MS));
+      const verdict = verdictNamed(`VERDICT_${String(reply.dynamicMetadata?.["verdict"])}`);
+      const allowed = reply.status?.code === 0 && reply.httpResponse.case === "okResponse";
+      // What Envoy goes by decides; the rest only says why not.
+      if (allowed || verdict !== ALLOW) return allowed ? ALLOW : verdict;
+      throw new Error("Check says ALLOW and denies");
+    },
+  },
+  {
+    name: "HTTP check, envoy",
+    async ask(at, { tokenString, scope }) {
+      const headers = {
+        ":method": "GET",
+        ":path": `/v1/check/envoy/${policyFor(scope)}/any/path`,
+        authorization: `Bearer ${tokenString}`,
+        "x-envoy-external-address": CLIENT,
+      };
+      return verdictOfCheck(await at.data.exchange(headers, Buffer.alloc(0), ANSWER_MS));
+    },
+  },
+  httpCheck("forwarded", {
+    "x-forwarded-method": "GET",
+    "x-forwarded-uri": "/any/path",
+    "x-forwarded-for": CLIENT,
+  }),
+  httpCheck("original", { "x-original-method": "GET", "x-original-uri": "/any/path", "x-real-ip": CLIENT }),
+  {
+    name: "introspection",
+    async ask(at, { tokenString, scope }) {
+      const type = { "content-type": "application/x-www-form-urlencoded" };
+      const reply = await at.http.ask("POST", "/v1/introspect", type, `token=${tokenString}`, ANSWER_MS);
+      if (reply.status === 503) return UNDETERMINED;
+      if (reply.status !== 200) throw new Error(`introspection answered ${reply.status}`);
+      const told = JSON.parse(reply.body.toString()) as { active: boolean; scope?: string };
+      if (!told.active) return INVALID_TOKEN;
+      return scope === undefined || told.scope?.split(" ").includes(scope) ? ALLOW : INSUFFICIENT_SCOPE;
+    },
+  },
+  {
+    name: "caller on the admin listener",
+    scopeless: true,
+    async ask(at, { id, tokenString }) {
+      const headers = { authorization: `Bearer ${tokenString}` };
+      try {
+        await at.tokens.getToken({ id }, { headers, timeoutMs: ANSWER_MS });
+        return ALLOW;
+      } catch (error) {
+        const { code } = ConnectError.from(error);
+        if (code === Code.Unauthenticated) return INVALID_TOKEN;
+        if (code === Code.Unavailable) return UNDETERMINED;
+        // Refused for something else, it was let in as a caller.
+        if (code === Code.NotFound || code === Code.PermissionDenied) return ALLOW;
+        throw error;
+      }
+    },
+  },
+];
+
+/** Asks, and hands the answer to the checker. Rejects never. */
+export async function askBy(asker: Asker, history: History, at: Instance, subject: Subject): Promise<void> {
+  if (at.ended || (asker.scopeless && subject.scope !== undefined)) return;
+  const start = performance.now();
+  const verdict = await asker.ask(at, subject).catch(() => undefined);
+  if (verdict === undefined) history.unanswered();
+  else history.answered(subject, `${at.name}#${at.pid}`, start, performance.now(), verdict, asker.name);
+}
+
+/** So many of them, each another one. */
+export function someAskers(count: number): Asker[] {
+  const first = Math.floor(Math.random() * ASKERS.length);
+  // A step that is coprime to their number or at least never the number itself.
+  const step = 1 + Math.floor(Math.random() * (ASKERS.length - 1));
+  return Array.from({ length: count }, (_, i) => ASKERS[(first + i * step) % ASKERS.length]!);
+}
+
+function httpCheck(family: string, said: Record<string, string>): Asker {
+  return {
+    name: `HTTP check, ${family}`,
+    async ask(at, { tokenString, scope }) {
+      const headers = { ...said, authorization: `Bearer ${tokenString}` };
+      return verdictOfCheck(
+        await at.http.ask("GET", `/v1/check/${family}/${policyFor(scope)}`, headers, "", ANSWER_MS),
+      );
+    },
+  };
+}
+
+const policyFor = (scope: string | undefined) => (scope === undefined ? "default" : SCOPED);
+
+/** Proxies that can not be told every status get the true one beside. */
+function verdictOfCheck({ status, headers }: HttpReply): number {
+  if (status === 200) return ALLOW;
+  switch (Number(headers["x-auth-status"] ?? status)) {
+    case 401:
+      return INVALID_TOKEN;
+    case 403:
+      return INSUFFICIENT_SCOPE;
+    case 503:
+      return UNDETERMINED;
+    default:
+      throw new Error(`the HTTP check answered ${status}`);
+  }
+}
+
+function verdictNamed(name: string): number {
+  const verdict = Verdict[name.replace(/^VERDICT_/, "") as keyof typeof Verdict];
+  if (typeof verdict !== "number") throw new Error("an answer without a verdict");
+  return verdict;
+}
+
+const checks = new WeakMap<Subject, Buffer>();
+
+function checkOf(subject: Subject): Buffer {
+  let bytes = checks.get(subject);
+  if (bytes === undefined) {
+    const { tokenString, scope } = subject;
+    const message = create(CheckRequestSchema, {
+      attributes: {
+        source: { address: { address: { case: "socketAddress", value: { address: CLIENT } } } },
+        request: {
+          http: { method: "GET", path: "/any/path", host: "any", headers: { authorization: `Bearer ${tokenString}` } },
+        },
+        contextExtensions: { policy: policyFor(scope) },
+      },
+    });
+    checks.set(subject, (bytes = Buffer.from(toBinary(CheckRequestSchema, message))));
+  }
+  return bytes;
+}

@@ -1,0 +1,55 @@
+import { existsSync } from "node:fs";
+import { fetchProgram } from "../../scripts/fetch.ts";
+import { hasPostgres } from "../support/postgres.ts";
+import { redisProgram } from "../support/redis.ts";
+import { pooled } from "./pooler-faults.ts";
+import { cluster, sentinel } from "./redis-topologies.ts";
+import type { Fault } from "./round.ts";
+import { synchronous } from "./standby-faults.ts";
+import { stock } from "./stock-server.ts";
+import type { WorldOptions } from "./world.ts";
+
+/** A deployment of another kind, with the faults that are for it. */
+export interface Topology {
+  readonly world: Partial<WorldOptions>;
+  readonly faults: readonly Fault[];
+  stop(): Promise<void>;
+}
+
+interface Plan {
+  /** Names of its faults, to choose by. */
+  readonly faults: readonly string[];
+  /** Why it can not be had here; undefined where it can. */
+  lacks(): Promise<string | undefined>;
+  start(): Promise<Topology>;
+}
+
+const lacksRedis = () => reasonOf(redisProgram());
+const lacksPooler = () => reasonOf(fetchProgram("pgbouncer"));
+const lacksStock = async () => {
+  if (!hasPostgres(15)) return "no PostgreSQL 15 of the system";
+  return existsSync("/usr/lib/postgresql/15/lib/llvmjit.so") ? undefined : "that PostgreSQL has no JIT";
+};
+
+export const TOPOLOGIES: readonly Plan[] = [
+  { faults: ["cluster", "cluster-node-kill"], lacks: lacksRedis, start: cluster },
+  { faults: ["sentinel-failover"], lacks: lacksRedis, start: sentinel },
+  { faults: ["stock-server"], lacks: lacksStock, start: stock },
+  {
+    faults: ["pooler", "pooler-pause", "pooler-kill", "pooler-standby"],
+    lacks: lacksPooler,
+    start: pooled,
+  },
+  {
+    faults: ["sync-standby", "sync-frozen", "sync-failover", "sync-local"],
+    lacks: async () => undefined,
+    start: synchronous,
+  },
+];
+
+function reasonOf(program: Promise<unknown>): Promise<string | undefined> {
+  return program.then(
+    () => undefined,
+    (error: Error) => error.message,
+  );
+}

@@ -1,0 +1,182 @@
+import { chownSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import { join } from "node:path";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { BootError } from "../../src/postgres/boot.ts";
+import { DatabaseError, urlProblem } from "../../src/postgres/connect-errors.ts";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { assertReachable, assertRights } from "../../src/postgres/preflight.ts";
+import { certify } from "../servers/certificates.ts";
+import { startServer, type ThrowawayServer } from "../support/postgres-server.ts";
+import { folder } from "../support/program.ts";
+
+/*
+ * What a start says of a database that it can not use: in words, with what to do, and whether that may pass by itself.
+ */
+const SECRET = "hunter2hunter2";
+const place = folder();
+let server: ThrowawayServer;
+const listeners: Server[] = [];
+
+const sql = async (text: string, database = "sallyport") => {
+  const client = new pg.Client(urlOf({ database }));
+  await client.connect();
+  await client.query(text).finally(() => client.end());
+};
+const urlOf = ({ user = "sallyport", password = "", database = "sallyport", host = "127.0.0.1", query = "" }) =>
+  `postgres://${user}${password && `:${password}`}@${host}:${server.port}/${database}${query}`;
+
+beforeAll(async () => {
+  server = await startServer({ fsync: false });
+  const owner = statSync(server.dataDir);
+  const identity = certify("server", [{ dns: "db.example" }]);
+  for (const [name, text] of [
+    ["server.crt", identity.certPem],
+    ["server.key", identity.keyPem],
+  ] as const) {
+    writeFileSync(join(server.dataDir, name), text, { mode: 0o600 });
+    chownSync(join(server.dataDir, name), owner.uid, owner.gid);
+  }
+  writeFileSync(join(place.path, "ca.pem"), identity.certPem);
+  const hba = join(server.dataDir, "pg_hba.conf");
+  writeFileSync(
+    hba,
+    `host all checked all scram-sha-256\nhost all nobody all reject\nhostssl all tls all trust\nhost all tls all reject\n${readFileSync(hba, "utf8")}`,
+  );
+  await sql(
+    `create role checked login password '${SECRET}'; create role nobody login; create role tls login; create role plain login`,
+  );
+  for (const name of ["closed", "bare"]) await sql(`create database ${name}`);
+  await sql("alter database closed allow_connections false");
+  await sql("alter system set ssl = on");
+  await sql("select pg_reload_conf()");
+  await migrate(urlOf({}));
+  await sql(`create role writer login in role sallyport_writer; create role reader login in role sallyport_reader`);
+}, 120_000);
+afterAll(async () => {
+  for (const listener of listeners) listener.close();
+  await server?.remove();
+  place.remove();
+});
+
+/** Something that is not PostgreSQL: says `text` to whoever connects, or hangs up. */
+async function pretender(answer: (socket: Socket) => void): Promise<string> {
+  const listener = createServer((socket) => {
+    socket.on("error", () => {});
+    answer(socket);
+  });
+  listeners.push(listener);
+  await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve));
+  return `postgres://u:${SECRET}@127.0.0.1:${(listener.address() as AddressInfo).port}/d`;
+}
+
+const refusal = async (url: string) => {
+  const error = await assertReachable(url, "database.url").then(
+    () => undefined,
+    (failure: unknown) => failure,
+  );
+  expect(error).toBeInstanceOf(DatabaseError);
+  const { mend, message } = error as DatabaseError;
+  expect(message).toMatch(/^database\.url: /);
+  expect(message).not.toContain(SECRET);
+  expect(message).not.toContain("127.0.0.1");
+  return { mend, message };
+};
+
+describe("what the operator must mend", () => {
+  test.each<[string, () => string, RegExp]>([
+    ["a wrong password", () => urlOf({ user: "checked", password: "wrong" }), /refuses the password.*28P01/],
+    ["no such user", () => urlOf({ user: "missing" }), /does not admit this user.*28000/],
+    ["an address that pg_hba.conf refuses", () => urlOf({ user: "nobody" }), /pg_hba\.conf.*28000/],
+    ["a user that must come by TLS", () => urlOf({ user: "tls" }), /TLS.*28000/],
+    ["no such database", () => urlOf({ database: "missing" }), /no such database.*3D000/],
+    ["a database that is closed", () => urlOf({ database: "closed" }), /takes no connections.*55000/],
+    ["a certificate that is not trusted", () => urlOf({ query: "?sslmode=verify-full" }), /sslrootcert/],
+    [
+      "a certificate for another name",
+      () => urlOf({ query: `?sslmode=verify-full&sslrootcert=${join(place.path, "ca.pem")}` }),
+      /another host name.*ERR_TLS_CERT_ALTNAME_INVALID/,
+    ],
+    ["a CA file that is not there", () => urlOf({ query: "?sslrootcert=/no/such/ca.pem" }), /sslrootcert.*ENOENT/],
+  ])("%s", async (_, url, words) => {
+    expect(await refusal(url())).toEqual({ mend: true, message: expect.stringMatching(words) });
+  });
+
+  test.each<[string, (socket: Socket) => void]>([
+    ["a web server", (socket) => socket.once("data", () => socket.end("HTTP/1.1 400 Bad Request\r\n\r\n"))],
+    ["a Redis", (socket) => socket.once("data", () => socket.write("-ERR unknown command\r\n"))],
+    ["a server that greets", (socket) => socket.write("SSH-2.0-OpenSSH_9.9\r\n")],
+  ])("%s at the database's port", async (_, answer) => {
+    const { mend, message } = await refusal(await pretender(answer));
+    expect([mend, message]).toEqual([true, expect.stringContaining("is not PostgreSQL")]);
+  });
+
+  test("a server without TLS where TLS is asked for", async () => {
+    const url = await pretender((socket) => socket.once("data", () => socket.write("N")));
+    const { mend, message } = await refusal(`${url}?sslmode=verify-full`);
+    expect([mend, message]).toEqual([true, expect.stringContaining("does not offer TLS")]);
+  });
+
+  test.each(["postgres://u:p@ss:w/x@h/d", "postgres://h:port/d", "postgres://h1:1,h2:2/d"])(
+    "%s can not be read as a URL",
+    (url) => {
+      expect(urlProblem(url)).toMatch(/^can not be read as a URL/);
+    },
+  );
+});
+
+describe("what may pass", () => {
+  test.each<[string, () => string, RegExp]>([
+    ["a port that refuses", () => `postgres://u:${SECRET}@127.0.0.1:1/d`, /nothing listens.*ECONNREFUSED/],
+    ["a host that is not known", () => `postgres://u:${SECRET}@no-such-host.invalid/d`, /host.*(ENOTFOUND|EAI_AGAIN)/],
+    ["a socket that is not there", () => `postgres://u:${SECRET}@/d?host=/no/such/folder`, /no such socket/],
+  ])("%s", async (_, url, words) => {
+    expect(await refusal(url())).toEqual({ mend: false, message: expect.stringMatching(words) });
+  });
+
+  test("a proxy that hangs up", async () => {
+    const { mend, message } = await refusal(await pretender((socket) => socket.destroy()));
+    expect([mend, message]).toEqual([false, expect.stringMatching(/closed without an answer|was cut/)]);
+  });
+
+  test("a server that says nothing", async () => {
+    const { mend, message } = await refusal(await pretender(() => {}));
+    expect([mend, message]).toEqual([false, expect.stringContaining("does not answer")]);
+  });
+});
+
+describe("rights", () => {
+  test("each role is enough for its mode, and the owner for both", async () => {
+    for (const [user, mode] of [
+      ["writer", "full"],
+      ["writer", "validate"],
+      ["reader", "validate"],
+      ["sallyport", "full"],
+    ] as const)
+      expect(await assertRights(urlOf({ user }), mode), `${user} ${mode}`).toBe(true);
+  });
+
+  test("the reader's credentials in mode full are told, with what is missing and what to do", async () => {
+    const error = await assertRights(urlOf({ user: "reader" }), "full").catch((failure: unknown) => failure);
+    expect(error).toBeInstanceOf(BootError);
+    expect((error as BootError).message).toMatch(/may not .*(insert|select) .*sallyport_writer.*sallyport_reader/);
+  });
+
+  test("a user without any right is told so", async () => {
+    const error = await assertRights(urlOf({ user: "plain" }), "validate").catch((failure: unknown) => failure);
+    expect(error).toMatchObject({ message: expect.stringMatching(/rights|sallyport_reader/) });
+  });
+
+  test("an empty database is an error in mode validate, and where it may be empty it is said", async () => {
+    const bare = urlOf({ database: "bare" });
+    const error = await assertRights(bare, "validate").catch((failure: unknown) => failure);
+    expect(error).toMatchObject({ mend: true, message: expect.stringContaining("run sallyport migrate") });
+    expect(await assertRights(bare, "full", true)).toBe(false);
+  });
+
+  test("a user who may not make the schema is told at the migration", async () => {
+    const error = await migrate(urlOf({ database: "bare", user: "plain" })).catch((failure: unknown) => failure);
+    expect(error).toMatchObject({ name: "DatabaseError", mend: true, message: expect.stringContaining("42501") });
+  });
+});

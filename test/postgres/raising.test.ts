@@ -1,0 +1,260 @@
+import { randomBytes } from "node:crypto";
+import pg from "pg";
+import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import type { AppError } from "../../src/domain/errors.ts";
+import type { AuthorityStore, CallerGuard, NewToken } from "../../src/ports.ts";
+import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
+import { Postgres, TYPES } from "../../src/postgres/pool.ts";
+import { auditRow, byHand, migrated } from "./migrated.ts";
+
+const ADMIN = { actor: "user:admin", address: "192.0.2.1", requestId: "r" };
+const HOUR = { ttl: 3_600_000, maxTtl: 86_400_000 };
+const UNLIMITED = { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 };
+const NOBODY: CallerGuard = { callerScopes: [] };
+const FACTS = { displayName: "", email: "", owner: "", annotations: {} };
+const RULE = { maxTtl: 86_400_000 };
+
+const fresh = () => ({
+  id: `tok_${randomBytes(11).toString("hex")}`,
+  digest: randomBytes(32).toString("latin1"),
+  kid: "1",
+  hint: "sp_bot_1abcdefgh",
+  createdBy: "user:admin",
+});
+const newToken = (tenant: string, principal: string): NewToken => ({
+  ...fresh(),
+  tenant,
+  profile: "adm",
+  principal,
+  displayName: "n",
+  description: "",
+  scopes: ["sallyport.operator"],
+  audiences: [],
+  allowedCidrs: [],
+  annotations: {},
+});
+
+/** What the raising calls are made to: all in another tenant than the caller is of. */
+interface Targets {
+  readonly token: string;
+  readonly disabledToken: string;
+}
+type Call = (store: AuthorityStore, targets: Targets, guard: CallerGuard) => Promise<unknown>;
+
+/** Every method that can give somebody more than it has; a new one is a line here, or the types are wrong. */
+const RAISING: Record<Exclude<keyof AuthorityStore, Lowering>, Record<string, Call>> = {
+  createToken: {
+    "a token": (store, _, guard) =>
+      store.createToken(
+        newToken("acme", "bot:on"),
+        HOUR,
+        { ...guard, child: false, mustExist: true },
+        UNLIMITED,
+        ADMIN,
+      ),
+  },
+  rotateToken: {
+    "a rotation": (store, { token }, guard) => store.rotateToken(token, fresh(), HOUR, 60_000, guard, ADMIN),
+  },
+  updateToken: {
+    scopes: (store, { token }, guard) => store.updateToken(token, { scopes: ["a", "b"] }, "", RULE, guard, ADMIN),
+    audiences: (store, { token }, guard) => store.updateToken(token, { audiences: [] }, "", RULE, guard, ADMIN),
+    networks: (store, { token }, guard) => store.updateToken(token, { allowedCidrs: [] }, "", RULE, guard, ADMIN),
+    "no expiry": (store, { token }, guard) => store.updateToken(token, { noExpiry: true }, "", RULE, guard, ADMIN),
+    "a later expiry": (store, { token }, guard) =>
+      store.updateToken(token, { expireTime: Date.now() + 7_200_000 }, "", RULE, guard, ADMIN),
+    enabling: (store, { disabledToken }, guard) =>
+      store.updateToken(disabledToken, { disabled: false }, "", RULE, guard, ADMIN),
+  },
+  createPrincipal: {
+    "a new one": (store, _, guard) =>
+      store.createPrincipal({ tenant: "acme", name: "bot:new", state: "ACTIVE", ...FACTS }, guard, ADMIN),
+    "over a deleted one": (store, _, guard) =>
+      store.createPrincipal({ tenant: "acme", name: "bot:deleted", state: "ACTIVE", ...FACTS }, guard, ADMIN),
+  },
+  updatePrincipal: {
+    enabling: (store, _, guard) => store.updatePrincipal("acme", "bot:off", { state: "ACTIVE" }, "", guard, ADMIN),
+    "its owner": (store, _, guard) => store.updatePrincipal("acme", "bot:on", { owner: "user:eve" }, "", guard, ADMIN),
+  },
+  createTenant: {
+    "a new one": (store, _, guard) => store.createTenant({ id: "new", state: "ACTIVE", ...FACTS }, guard, ADMIN),
+  },
+  updateTenant: {
+    resuming: (store, _, guard) => store.updateTenant("suspended", { state: "ACTIVE" }, "", guard, ADMIN),
+    "its name": (store, _, guard) => store.updateTenant("acme", { displayName: "Acme" }, "", guard, ADMIN),
+  },
+};
+/** These only take away. */
+type Lowering = "revokeToken" | "revokeChunk" | "cut" | "deletePrincipal";
+const CALLS = Object.entries(RAISING).flatMap(([method, calls]) =>
+  Object.entries(calls).map(([what, call]) => [`${method}: ${what}`, call] as const),
+);
+
+/** What ends the caller's right, as SQL in a transaction of its own: of its token, of what that depends on. */
+const OF = "from sallyport.tokens where id = $1";
+const ENDS: Record<string, string> = {
+  "is revoked": "update sallyport.tokens set revoke_time = clock_timestamp() where id = $1",
+  "is disabled": "update sallyport.tokens set disabled = true where id = $1",
+  expires: "update sallyport.tokens set expire_time = clock_timestamp() where id = $1",
+  "loses a scope": "update sallyport.tokens set scopes = '{}' where id = $1",
+  "loses its parent": `update sallyport.tokens set revoke_time = clock_timestamp() where id = (select parent_id ${OF})`,
+  "has its principal disabled": `update sallyport.principals set state = 'DISABLED'
+    where (tenant, name) = (select tenant, principal ${OF})`,
+  "has its principal cut": `update sallyport.principals set cut_time = clock_timestamp()
+    where (tenant, name) = (select tenant, principal ${OF})`,
+  "has its tenant suspended": `update sallyport.tenants set state = 'SUSPENDED' where id = (select tenant ${OF})`,
+  "has its tenant cut": `update sallyport.tenants set cut_time = clock_timestamp() where id = (select tenant ${OF})`,
+};
+
+let sql: pg.Client;
+let url: string;
+let store: PostgresAuthorityStore;
+let targets: Targets;
+let caller: string;
+const guard = () => ({ callerTokenId: caller, callerScopes: ["sallyport.operator"] });
+
+async function use(): Promise<() => Promise<void>> {
+  const database = await migrated();
+  url = database.url;
+  const db = new Postgres({ url, maxConnections: 4, applicationName: "raising", onTrouble: () => {} });
+  store = new PostgresAuthorityStore(db);
+  sql = new pg.Client({ connectionString: url, types: TYPES });
+  await sql.connect();
+  for (const id of ["acme", "suspended"]) {
+    await store.createTenant({ id, state: id === "suspended" ? "SUSPENDED" : "ACTIVE", ...FACTS }, NOBODY, ADMIN);
+  }
+  for (const name of ["bot:on", "bot:off", "bot:deleted"]) {
+    const state = name === "bot:off" ? "DISABLED" : "ACTIVE";
+    await store.createPrincipal({ tenant: "acme", name, state, ...FACTS }, NOBODY, ADMIN);
+  }
+  await store.deletePrincipal("acme", "bot:deleted", ADMIN);
+  targets = { token: await made("acme", "bot:on"), disabledToken: await made("acme", "bot:on") };
+  await store.updateToken(targets.disabledToken, { disabled: true }, "", RULE, NOBODY, ADMIN);
+  return async () => {
+    await sql.end();
+    await db.close();
+    await database.drop();
+  };
+}
+
+async function made(tenant: string, principal: string, parent?: string): Promise<string> {
+  const token = newToken(tenant, principal);
+  const by = { callerTokenId: parent, callerScopes: [], child: parent !== undefined, mustExist: false };
+  await store.createToken(token, HOUR, by, UNLIMITED, ADMIN);
+  return token.id;
+}
+
+/** A caller in a tenant of its own: a child, so that it depends on all that a token can depend on. */
+async function newCaller(): Promise<string> {
+  const tenant = `home${randomBytes(4).toString("hex")}`;
+  await store.createTenant({ id: tenant, state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
+  caller = await made(tenant, "user:boss", await made(tenant, "user:boss"));
+  return tenant;
+}
+
+const outcome = (work: Promise<unknown>) =>
+  work.then(
+    () => "ok",
+    ({ reason }: AppError) => reason as string,
+  );
+const blocked = async () =>
+  (
+    await sql.query(
+      "select from pg_stat_activity where datname = current_database() and application_name = 'raising' and wait_event_type = 'Lock'",
+    )
+  ).rowCount;
+/** All that authority rests on, but in the tenants of the callers. */
+async function world() {
+  const seen: unknown[] = [];
+  for (const table of ["tokens", "principals", "tenants"]) {
+    const of = table === "tenants" ? "id" : "tenant";
+    const text = `select to_jsonb(t) as row from sallyport.${table} t where ${of} not like 'home%' order by 1`;
+    seen.push((await sql.query(text)).rows);
+  }
+  return seen;
+}
+
+describe("is refused where it waited while its caller ends:", () => {
+  let drop: () => Promise<void>;
+  beforeAll(async () => void (drop = await use()));
+  afterAll(() => drop?.());
+
+  test.each(CALLS)("%s", async (_, call) => {
+    const before = await world();
+    const holder = await byHand(url);
+    for (const [how, ending] of Object.entries(ENDS)) {
+      await newCaller();
+      await holder.query("begin");
+      await auditRow(holder);
+      expect((await holder.query(ending, [caller])).rowCount).toBe(1);
+      let ended: string | undefined;
+      const raising = outcome(call(store, targets, guard())).then((told) => (ended = told));
+      await expect.poll(async () => (await blocked()) === 1 || ended !== undefined, { interval: 2 }).toBe(true);
+      await holder.query("commit");
+      expect([how, await raising]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
+    }
+    expect(await world()).toEqual(before);
+  });
+});
+
+describe("alone in a database:", () => {
+  let home: string;
+  beforeEach(async () => {
+    onTestFinished(await use());
+    home = await newCaller();
+  });
+
+  // A child mints nothing.
+  test.each(CALLS.filter(([what]) => !what.startsWith("createToken")))(
+    "the caller's end waits until it commits: %s",
+    async (_, call) => {
+      const holder = await byHand(url);
+      await holder.query("begin");
+      // The audit row is written when all was found good.
+      await holder.query("lock table sallyport.audit in share mode");
+      const raising = outcome(call(store, targets, guard()));
+      await expect.poll(blocked, { interval: 2 }).toBe(1);
+      const free = await sql.query(
+        `with recursive mine as (
+         select id, parent_id, tenant, principal from sallyport.tokens where id = $1
+         union all select t.id, t.parent_id, t.tenant, t.principal from sallyport.tokens t join mine on t.id = mine.parent_id
+       )
+       select pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key(tenant, principal))) as principal,
+         pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.tenant_key(tenant))) as tenant from mine where id = $1`,
+        [caller],
+      );
+      expect(free.rows).toEqual([{ principal: false, tenant: false }]);
+      const rows = await sql.query(
+        `select id from sallyport.tokens where id = $1 or id = (select parent_id from sallyport.tokens where id = $1)
+       for no key update skip locked`,
+        [caller],
+      );
+      expect(rows.rows).toEqual([]);
+      await holder.query("rollback");
+      expect(await raising).toBe("ok");
+    },
+  );
+  test("what only takes away waits for no caller", async () => {
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("select from sallyport.tokens where id = $1 for update", [caller]);
+    await store.updatePrincipal("acme", "bot:on", { state: "DISABLED" }, "", guard(), ADMIN);
+    await store.updateTenant("acme", { state: "SUSPENDED" }, "", guard(), ADMIN);
+    await store.deletePrincipal("acme", "bot:off", ADMIN);
+    await holder.query("rollback");
+  });
+
+  test("changes of one principal by others and by itself never wait in a circle", async () => {
+    const name = "user:boss";
+    const change = (i: number) =>
+      i % 3 === 0
+        ? store.updatePrincipal(home, name, { state: "ACTIVE" }, "", guard(), ADMIN)
+        : i % 3 === 1
+          ? store.updatePrincipal(home, name, { displayName: `n${i}` }, "", guard(), ADMIN)
+          : store.updateTenant(home, { state: "ACTIVE", displayName: `n${i}` }, "", guard(), ADMIN);
+    const outcomes = await Promise.all(Array.from({ length: 24 }, (_, i) => outcome(change(i))));
+    expect(new Set(outcomes)).toEqual(new Set(["ok"]));
+    const { rows } = await sql.query("select deadlocks from pg_stat_database where datname = current_database()");
+    expect(Number(rows[0].deadlocks)).toBe(0);
+  });
+});

@@ -1,0 +1,298 @@
+import { randomBytes, randomUUID } from "node:crypto";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { AppError } from "../../src/domain/errors.ts";
+import type { AuthorityStore, Idempotency, NewToken } from "../../src/ports.ts";
+import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { Postgres, TYPES } from "../../src/postgres/pool.ts";
+import { startServer, type ThrowawayServer } from "../support/postgres.ts";
+
+const ADMIN = { actor: "user:admin", address: "192.0.2.1", requestId: "r" };
+const HOUR = { ttl: 3_600_000, maxTtl: 86_400_000 };
+const NOBODY = { callerScopes: [] };
+const FACTS = { displayName: "", email: "", owner: "", annotations: {} };
+
+const fresh = () => ({
+  id: `tok_${randomBytes(11).toString("hex")}`,
+  digest: randomBytes(32).toString("latin1"),
+  kid: "1",
+  hint: "sp_bot_1abcdefgh",
+  createdBy: "user:admin",
+});
+const newToken = (principal: string): NewToken => ({
+  ...fresh(),
+  tenant: "default",
+  profile: "bot",
+  principal,
+  displayName: "n",
+  description: "",
+  scopes: [],
+  audiences: [],
+  allowedCidrs: [],
+  annotations: {},
+});
+const request = (method: string): Idempotency => ({
+  caller: "c",
+  requestId: randomUUID(),
+  method,
+  body: new Uint8Array([1]),
+  salt: randomBytes(16),
+});
+
+async function byHand(url: string): Promise<pg.Client> {
+  const client = new pg.Client({ connectionString: url, types: TYPES });
+  client.on("error", () => {});
+  await client.connect();
+  return client;
+}
+
+function storeOf(url: string, finished: (close: () => Promise<void>) => void): PostgresAuthorityStore {
+  const db = new Postgres({ url, maxConnections: 4, applicationName: "repeats", onTrouble: () => {} });
+  finished(() => db.close());
+  return new PostgresAuthorityStore(db);
+}
+
+/** How a call of the store ended; a refusal that is told after a commit, too. */
+const told = (work: Promise<unknown>) =>
+  work.then(
+    (done) => {
+      const value = (done as { value?: unknown }).value;
+      return value instanceof AppError ? value.reason : "ok";
+    },
+    ({ reason }: AppError) => reason as string,
+  );
+
+async function created(store: AuthorityStore, principal = `bot:${randomUUID()}`): Promise<NewToken> {
+  const token = newToken(principal);
+  const limits = { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 };
+  await store.createToken(token, HOUR, { ...NOBODY, child: false, mustExist: false }, limits, ADMIN);
+  return token;
+}
+
+type Repeat = { readonly answer: string; readonly call: () => Promise<unknown> };
+
+/** Each call that can be repeated: done once, then what repeats it. */
+const REPEATS: Record<string, (store: AuthorityStore) => Promise<Repeat>> = {
+  "CreateToken with a request_id": async (store) => {
+    const same = request("CreateToken");
+    const guard = { ...NOBODY, child: false, mustExist: false };
+    const limits = { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 };
+    const call = () => store.createToken(newToken("bot:again"), HOUR, guard, limits, ADMIN, same);
+    await call();
+    return { answer: "ok", call };
+  },
+  "RotateToken with a request_id": async (store) => {
+    const { id } = await created(store);
+    const same = request("RotateToken");
+    const call = () => store.rotateToken(id, fresh(), HOUR, 0, NOBODY, ADMIN, same);
+    await call();
+    return { answer: "ok", call };
+  },
+  "RotateToken without one": async (store) => {
+    const { id } = await created(store);
+    const call = () => store.rotateToken(id, fresh(), HOUR, 60_000, NOBODY, ADMIN);
+    await call();
+    return { answer: "TOKEN_ROTATED", call };
+  },
+  "RotateToken with another request_id": async (store) => {
+    const { id } = await created(store);
+    const call = () => store.rotateToken(id, fresh(), HOUR, 60_000, NOBODY, ADMIN, request("RotateToken"));
+    await call();
+    return { answer: "TOKEN_ROTATED", call };
+  },
+  UpdateToken: async (store) => {
+    const { id } = await created(store);
+    const call = () => store.updateToken(id, { disabled: true }, "", { maxTtl: 1e12 }, NOBODY, ADMIN);
+    await call();
+    return { answer: "ok", call };
+  },
+  RevokeToken: async (store) => {
+    const { id } = await created(store);
+    const call = () => store.revokeToken(id, false, "", ADMIN);
+    await call();
+    return { answer: "ok", call };
+  },
+  "RevokeToken of a family": async (store) => {
+    const { id } = await created(store);
+    const call = () => store.revokeToken(id, true, "", ADMIN);
+    await call();
+    return { answer: "ok", call };
+  },
+  "RevokeTokens by row": async (store) => {
+    const { id } = await created(store);
+    const call = () => store.revokeChunk("default", [id], "", ADMIN);
+    await call();
+    return { answer: "ok", call };
+  },
+  "RevokeTokens that selects nothing": async (store) => ({
+    answer: "ok",
+    call: () => store.revokeChunk("default", [], "", ADMIN),
+  }),
+  "RevokeTokens of a principal": async (store) => {
+    const { principal } = await created(store);
+    const call = () => store.cut("default", principal, true, "", ADMIN);
+    await call();
+    return { answer: "ok", call };
+  },
+  DeletePrincipal: async (store) => {
+    const { principal } = await created(store);
+    const call = () => store.deletePrincipal("default", principal, ADMIN);
+    await call();
+    return { answer: "ok", call };
+  },
+  UpdatePrincipal: async (store) => {
+    const { principal } = await created(store);
+    const call = () => store.updatePrincipal("default", principal, { state: "DISABLED" }, "", NOBODY, ADMIN);
+    await call();
+    return { answer: "ok", call };
+  },
+  CreatePrincipal: async (store) => {
+    const principal = { tenant: "default", name: `bot:${randomUUID()}`, state: "DISABLED" as const, ...FACTS };
+    const call = () => store.createPrincipal(principal, NOBODY, ADMIN);
+    await call();
+    return { answer: "PRINCIPAL_EXISTS", call };
+  },
+  CreateTenant: async (store) => {
+    const tenant = { id: `t${randomBytes(5).toString("hex")}`, state: "SUSPENDED" as const, ...FACTS };
+    const call = () => store.createTenant(tenant, NOBODY, ADMIN);
+    await call();
+    return { answer: "TENANT_EXISTS", call };
+  },
+  UpdateTenant: async (store) => {
+    const id = `t${randomBytes(5).toString("hex")}`;
+    await store.createTenant({ id, state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
+    const call = () => store.updateTenant(id, { state: "SUSPENDED" }, "", NOBODY, ADMIN);
+    await call();
+    return { answer: "ok", call };
+  },
+};
+
+describe("a repeat commits something of its own", () => {
+  let server: ThrowawayServer;
+  let sql: pg.Client;
+  let store: PostgresAuthorityStore;
+  const open: (() => Promise<void>)[] = [];
+  beforeAll(async () => {
+    // As quiet as a server can be: what moves its log is what the test does.
+    server = await startServer({ fsync: false, settings: { autovacuum: "off", synchronous_commit: "local" } });
+    await migrate(server.url);
+    sql = await byHand(server.url);
+    store = storeOf(server.url, (close) => open.push(close));
+  });
+  afterAll(async () => {
+    for (const close of open) await close();
+    await sql?.end();
+    await server?.remove();
+  });
+
+  const setStandby = async (names: string) => {
+    await sql.query(`alter system set synchronous_standby_names = '${names}'`);
+    await sql.query("select pg_reload_conf()");
+    // Commits go by what the checkpointer has read: a commit of our own tells when it has.
+    const probe = await byHand(server.url);
+    let warned = false;
+    probe.on("notice", () => (warned = true));
+    await probe.query("set synchronous_commit = on");
+    do {
+      warned = false;
+      let done = false;
+      const commit = probe.query("select pg_logical_emit_message(true, 'probe', '')").finally(() => (done = true));
+      while (!done) await cancelWaits();
+      await commit;
+    } while (warned !== (names !== ""));
+    await probe.end();
+  };
+  const cancelWaits = () =>
+    sql.query("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'");
+
+  test.each(Object.entries(REPEATS))("%s", async (_, prepare) => {
+    const { answer, call } = await prepare(store);
+    const at = async () => (await sql.query("select pg_current_wal_lsn()::text as lsn")).rows[0].lsn as string;
+    const rows = async () => (await sql.query("select count(*) as n from sallyport.audit")).rows[0].n as number;
+    const [lsn, audited] = [await at(), await rows()];
+    expect(await told(call())).toBe(answer);
+    expect(await at()).not.toBe(lsn);
+    expect(await rows()).toBe(audited + 1);
+
+    // A standby that is away: the wait that is cancelled is answered with a warning, whatever the server's default is.
+    await setStandby("nobody");
+    onTestFinished(() => setStandby(""));
+    let ended: string | undefined;
+    void told(call()).then((how) => (ended = how));
+    await expect.poll(() => cancelWaits().then(() => ended), { interval: 5, timeout: 4000 }).toBe("OUTCOME_UNKNOWN");
+  });
+
+  test("what never existed is NOT_FOUND at once, whatever the standby does", async () => {
+    await setStandby("nobody");
+    onTestFinished(() => setStandby(""));
+    const none = `tok_${"0".repeat(22)}`;
+    const answers = await Promise.all([
+      told(store.revokeToken(none, false, "", ADMIN)),
+      told(store.rotateToken(none, fresh(), HOUR, 0, NOBODY, ADMIN)),
+      told(store.deletePrincipal("default", "bot:never", ADMIN)),
+      told(store.updatePrincipal("default", "bot:never", { state: "DISABLED" }, "", NOBODY, ADMIN)),
+    ]);
+    expect(answers).toEqual(["TOKEN_NOT_FOUND", "TOKEN_NOT_FOUND", "PRINCIPAL_NOT_FOUND", "PRINCIPAL_NOT_FOUND"]);
+  });
+
+  test("a rotation that finds another's done does not keep its request_id", async () => {
+    const { id } = await created(store);
+    await store.rotateToken(id, fresh(), HOUR, 60_000, NOBODY, ADMIN);
+    const same = request("RotateToken");
+    for (let i = 0; i < 2; i++) {
+      expect(await told(store.rotateToken(id, fresh(), HOUR, 0, NOBODY, ADMIN, same))).toBe("TOKEN_ROTATED");
+    }
+  });
+});
+
+describe("a synchronous standby that is cut off, and then takes over", () => {
+  test("no repeat is answered before it has what the answer tells; what was answered, it has", async () => {
+    const primary = await startServer({ settings: { synchronous_commit: "local" } });
+    onTestFinished(() => primary.remove());
+    await migrate(primary.url);
+    const store = storeOf(primary.url, (close) => onTestFinished(close));
+    const [rotatedOne, revokedOne, lost] = [await created(store), await created(store), await created(store)];
+    const standby = await primary.standby();
+    onTestFinished(() => standby.remove());
+    const sql = await byHand(primary.url);
+    onTestFinished(() => sql.end());
+    await sql.query("alter system set synchronous_standby_names = '*'");
+    await sql.query("select pg_reload_conf()");
+    const replicating = async () => (await sql.query("select sync_state from pg_stat_replication")).rows[0]?.sync_state;
+    await expect.poll(replicating, { timeout: 10_000 }).toBe("sync");
+
+    await standby.stop();
+    const same = request("RotateToken");
+    const rotate = () => store.rotateToken(rotatedOne.id, fresh(), HOUR, 0, NOBODY, ADMIN, same);
+    const revoke = () => store.revokeToken(revokedOne.id, false, "", ADMIN);
+    const remove = () => store.deletePrincipal("default", lost.principal, ADMIN);
+    for (const call of [rotate, revoke, remove]) {
+      let ended: string | undefined;
+      void told(call()).then((how) => (ended = how));
+      const cancel = async () => {
+        await sql.query("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'");
+        return ended;
+      };
+      await expect.poll(cancel, { interval: 5, timeout: 4000 }).toBe("OUTCOME_UNKNOWN");
+    }
+    // It is all there, on this server alone: none of the repeats may say so.
+    const repeats = [rotate(), revoke(), remove()];
+    const waiting = async () => (await sql.query("select from pg_stat_activity where wait_event = 'SyncRep'")).rowCount;
+    await expect.poll(waiting, { interval: 5 }).toBe(3);
+    expect(await Promise.race([...repeats, "none is answered"])).toBe("none is answered");
+
+    await standby.restart();
+    expect(await Promise.all(repeats.map(told))).toEqual(["ok", "ok", "ok"]);
+    await primary.kill9();
+    const after = await byHand(standby.url);
+    onTestFinished(() => after.end());
+    await after.query("select pg_promote()");
+    const states = await after.query("select id, state from sallyport.token_view");
+    expect(Object.fromEntries(states.rows.map(({ id, state }) => [id, state]))).toMatchObject({
+      [rotatedOne.id]: "REVOKED",
+      [revokedOne.id]: "REVOKED",
+      [lost.id]: "REVOKED",
+    });
+  }, 60_000);
+});
