@@ -29,7 +29,6 @@ import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
-import { checkDirectSession } from "./postgres/session-check.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
 import { PostgresTokenStore } from "./postgres/token-store.ts";
@@ -87,7 +86,6 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
   const profiles = profilesOf(config);
 
-  await checkDirectSession(config.database.direct_url ?? url);
   const shared = isShared(url, config.database.direct_url);
   const db = new Postgres({ url, shared, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
   try {
