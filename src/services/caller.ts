@@ -59,7 +59,13 @@ export interface CallerDeps {
   readonly audit: AuditLog;
   readonly clock: Clock;
   readonly breakGlass: Secret | undefined;
-  readonly mtls: readonly { san: string; tenant: string; permissions: readonly string[] }[];
+  /** \`scopes\`: what it may give to tokens besides. */
+  readonly mtls: readonly {
+    readonly san: string;
+    readonly tenant: string;
+    readonly permissions: readonly string[];
+    readonly scopes: readonly string[];
+  }[];
 }
 
 /** Turns a credential into a caller. */
@@ -89,7 +95,7 @@ export class Callers {
         provenance: `mtls:${mapped.san}`,
         tenant: mapped.tenant,
         principal: "",
-        scopes: mapped.permissions,
+        scopes: [...mapped.permissions, ...mapped.scopes],
         address,
         direct,
       };
