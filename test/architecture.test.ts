@@ -43,7 +43,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
     ["pg", "node:fs", "node:crypto", "node:events", "node:net", "node:timers/promises"],
   ),
   "postgres/embedded": room(["postgres/embedded"], ["node:*"]),
-  "redis/": room(["domain/", "ports.ts", "redis/"], ["ioredis", "node:crypto"]),
+  "redis/": room(["domain/", "ports.ts", "redis/"], ["ioredis", "node:crypto", "node:net", "node:tls"]),
   "services/": room(
     ["domain/", "ports.ts", "app/", "gen/", "services/"],
     ["@connectrpc/connect", "@bufbuild/protobuf", "@bufbuild/protovalidate", "node:crypto", "node:net"],
