@@ -7,9 +7,10 @@ import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
-import type { Idempotency, LifetimeRule, PageStart, TokenChange, TokenFilter, TokenStore } from "../ports.ts";
+import type { Clock, Idempotency, LifetimeRule, PageStart, TokenChange, TokenFilter, TokenStore } from "../ports.ts";
 import { type Access, actorOf, requestIdOf, sees, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
+import { Repeats } from "./repeats.ts";
 
 const DAY = 86_400_000;
 
@@ -49,6 +50,7 @@ export interface RotateRequest {
 export interface TokenManagerOptions {
   readonly store: TokenStore;
   readonly authority: Authority;
+  readonly clock: Pick<Clock, "mono">;
   readonly keyring: Keyring;
   readonly profiles: ReadonlyMap<string, Profile>;
   readonly registeredTypes: readonly string[];
@@ -61,9 +63,11 @@ export interface TokenManagerOptions {
 /** Tokens, by the rules of issue. It decides what; the authority makes it happen. */
 export class TokenManager {
   readonly #o: TokenManagerOptions;
+  readonly #repeats: Repeats;
 
   constructor(options: TokenManagerOptions) {
     this.#o = options;
+    this.#repeats = new Repeats(options.clock);
   }
 
   async create(access: Access, request: CreateRequest): Promise<{ token: Token; tokenString: Secret }> {
@@ -178,6 +182,7 @@ export class TokenManager {
     noWait: boolean,
   ): Promise<{ token: Token; effect: Effect }> {
     rules.checkText("reason", reason, 200);
+    if (token.revokeTime !== undefined) this.#repeats.admit(access);
     const { value, effect } = await this.#o.authority.change(
       (store) => store.revokeToken(token.id, family, reason, actorOf(access)),
       { noWait, deadline: access.deadline },
