@@ -96,7 +96,11 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     throw error;
   }
   const lists = new ListReads({ url, shared, clock, onTrouble });
-  const store = new PostgresTokenStore(db, lists, { epoch: () => freshness.epoch, wake: () => follower.wake() });
+  const store = new PostgresTokenStore(db, lists, {
+    clock,
+    epoch: () => freshness.epoch,
+    wake: () => follower.wake(),
+  });
   const audit = new PostgresAuditLog(db, lists);
   const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   reader.warmUp();

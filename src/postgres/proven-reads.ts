@@ -1,10 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { AppError } from "../domain/errors.ts";
-import { EVIDENCE, type EvidenceRow, evidenceOf } from "./evidence.ts";
+import type { Clock } from "../ports.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import type { Postgres, Text } from "./pool.ts";
 
 /** Which life of which server this program follows. */
 export interface Followed {
+  readonly clock: Clock;
   /** Undefined before the first one is known: then nothing is proven. */
   epoch(): string | undefined;
   /** Another one answered: let the follower look. */
@@ -34,13 +36,14 @@ export class ProvenReads {
     values: readonly unknown[],
     timeoutMs?: number,
   ): Promise<{ rows: R[]; epoch: string }> {
-    for (const until = performance.now() + PATIENCE_MS; ; ) {
+    const { clock } = this.#followed;
+    for (const until = clock.mono() + PATIENCE_MS; ; ) {
       type Row = EvidenceRow & { here: true | null } & R;
       const trusted = (all: readonly Row[]) => this.#proves(all[0]);
       const rows = await this.#db.read<Row>(statement, values, timeoutMs, trusted);
       if (trusted(rows)) return { rows: rows.filter(({ here }) => here), epoch: rows[0]!.epoch };
       this.#followed.wake();
-      if (performance.now() >= until) {
+      if (clock.mono() >= until) {
         throw new AppError("STORE_UNAVAILABLE", "a standby, or another life of the database, answered", {
           retryAfterMs: 1000,
         });
@@ -58,8 +61,7 @@ export class ProvenReads {
 
 /** A select, with the evidence beside each row of it; one row of evidence alone where it gives none. */
 export function proving(select: string, order = ""): string {
-  // Limits, so that nothing is planned for more rows than there are.
   return `select ${EVIDENCE}, found.*
-    from (select * from sallyport.rev_head limit 1) h cross join (select * from sallyport.rev_state limit 1) s
+    from ${HEAD}
       left join (select true as here, sought.* from (${select}) sought) found on true ${order}`;
 }
