@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { AppError } from "../domain/errors.ts";
-import { EVIDENCE, type EvidenceRow, evidenceOf } from "./evidence.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import type { Postgres, Text } from "./pool.ts";
 
 /** Which life of which server this program follows. */
@@ -58,8 +58,7 @@ export class ProvenReads {
 
 /** A select, with the evidence beside each row of it; one row of evidence alone where it gives none. */
 export function proving(select: string, order = ""): string {
-  // Limits, so that nothing is planned for more rows than there are.
   return `select ${EVIDENCE}, found.*
-    from (select * from sallyport.rev_head limit 1) h cross join (select * from sallyport.rev_state limit 1) s
+    from ${HEAD}
       left join (select true as here, sought.* from (${select}) sought) found on true ${order}`;
 }
