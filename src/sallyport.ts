@@ -171,6 +171,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const tokens = new TokenManager({
     store,
     authority,
+    clock,
     keyring,
     profiles,
     registeredTypes: config.principals.registered,

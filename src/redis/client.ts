@@ -6,6 +6,7 @@ import { Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis"
 import type { Clock, Events } from "../ports.ts";
 import { Breaker } from "./breaker.ts";
 import { parseRedisUrl, type RedisAddress } from "./redis-url.ts";
+import { boundReplies } from "./reply-bound.ts";
 
 export interface RedisConnectionOptions {
   /** A form that `parseRedisUrl` knows. */
@@ -84,6 +85,9 @@ export function openRedis(url: string, commandMs: number, onError: (error: Error
   const address = parseRedisUrl(url);
   const client = address.kind === "cluster" ? openCluster(address, commandMs) : new Redis(settings(address, commandMs));
   client.on("error", (error) => onError(safeCause(error)));
+  const onBound = () => onError(safeCause(new RangeError("a reply beyond all measure")));
+  if (client instanceof Cluster) client.on("+node", (node: Redis) => boundReplies(node, onBound));
+  else boundReplies(client, onBound);
   return client;
 }
 

@@ -192,6 +192,17 @@ test("answers that nobody reads are bounded over all connections", async () => {
   await expect.poll(() => budget.held).toBe(0);
 });
 
+test("a trusted connection outlives any number of calls that are answered with overload", async () => {
+  const never = route(() => new Promise<never>(() => {}));
+  await boot({ limits: { maxRunning: 1 }, routes: { "/t/Never": never } });
+  const client = await open();
+  client.send(grpcCall(1, "/t/Never"));
+  // Each with the frames that clients send around a call: together more than the budget for frames without one.
+  for (let id = 3; id < 6_003; id += 2) client.send(grpcCall(id, "/t/Never"), windowUpdate(0, 100));
+  expect((await client.response(6_001)).fields["grpc-status"]).toBe("8");
+  expect(fixture.errors).toEqual([]);
+});
+
 test("a length prefix over the limit is refused before anything is allocated for it", async () => {
   await boot();
   const client = await open();
