@@ -35,7 +35,7 @@ import type { Callers } from "./services/caller.ts";
 import { TrustedProxies } from "./services/client-address.ts";
 import type { DataCallers } from "./services/data-caller.ts";
 import type { Denials } from "./services/denials.ts";
-import { asAppError, levelOf, toConnectError } from "./services/errors.ts";
+import { asAppError, from, levelOf, toConnectError } from "./services/errors.ts";
 import { ExtAuthz } from "./services/ext-authz.ts";
 import { adminGate } from "./services/gates.ts";
 import { addHealth, Health } from "./services/health.ts";
@@ -234,6 +234,7 @@ function adminDoor(
       revocationPath({ clock, admission, called, denials, callers, tokens: admin.tokens, proxies }, rpc),
     ),
     onTrouble: (what, error) => telemetry.trouble(what, error),
+    onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),
   });
 }
 
@@ -260,10 +261,11 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
       authz: new ExtAuthz(validate, deps.policies, deps.validateKnown),
       httpCheck: new HttpCheck(validate, deps.policies),
     },
-    failed: (method, requestId, error) => {
+    failed: (method, requestId, error, address) => {
       const { reason, cause } = asAppError(error);
       const code = Code[toConnectError(error).code];
-      telemetry.called({ requestId, method, code, reason, seconds: 0, level: levelOf(reason), cause });
+      const level = levelOf(reason);
+      telemetry.called({ requestId, method, code, reason, ...from(reason, address), seconds: 0, level, cause });
     },
   });
   const budget = new ByteBudget(limits.bufferedBytes);
@@ -287,6 +289,7 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
       ? { http2: (socket: Socket, head: Buffer) => own.accept(socket, head, trust) }
       : { onStream: mountNode({ routes, budget, onHandlerError }) }),
     onTrouble: (what, error) => telemetry.trouble(what, error),
+    onHandshakeFailed: (address, why) => telemetry.handshakeFailed("data", address, why),
   });
   return {
     ...door,

@@ -470,6 +470,8 @@ export interface CallLine {
   readonly code: string;
   readonly reason?: string;
   readonly actor?: string;
+  /** Of a caller without a good credential: from where it came. */
+  readonly address?: string;
   readonly seconds: number;
   readonly level: "debug" | "info" | "warn" | "error";
   /** What an unexpected error was. */

@@ -200,6 +200,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     audit,
     clock,
     breakGlass,
+    events: telemetry,
     mtls: config.callers.mtls,
   });
   const dataCallers = new DataCallers(callers, trustsPeers(config.doors.data));

@@ -11,6 +11,8 @@ export interface Telemetry extends Events {
   /** The door of a validation is only known outside: it gives events of its own. */
   forDoor(door: string): Events;
   called(line: CallLine): void;
+  /** A TLS connection to a listener that did not come about. */
+  handshakeFailed(door: string, address: string, why: string): void;
   /** A counter of answered calls of one method, cheap enough for the hot path; they are not logged. */
   answered(method: string): () => void;
 }
@@ -40,6 +42,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     return false;
   };
   const strangers = new Sample(STRANGERS_PER_SECOND);
+  const handshakes = new Sample(STRANGERS_PER_SECOND);
   const events = (door: string): Events => {
     const count = validations.forDoor(door);
     return {
@@ -93,6 +96,12 @@ export function createTelemetry(level: string, destination?: { write(line: strin
         entry.count++;
       };
     },
+    handshakeFailed(door, address, why) {
+      m.handshakeFailures.inc({ door });
+      const unlogged = handshakes.unlogged(performance.now());
+      if (unlogged === undefined) return;
+      log.info({ door, address, why, ...(unlogged > 0 && { unlogged }) }, "a TLS handshake failed");
+    },
     called(line) {
       m.rpcs.inc({ method: line.method, code: line.code });
       m.rpcSeconds.observe({ method: line.method }, line.seconds);
@@ -105,7 +114,10 @@ export function createTelemetry(level: string, destination?: { write(line: strin
   };
 }
 
-/** Lines a second for calls without a good credential: anybody can make such. All are counted in `rpc_total`. */
+/**
+ * Lines a second for calls without a good credential, and as many for failed handshakes: anybody can make such. All are
+ * counted, in `rpc_total` and `tls_handshake_failures_total`.
+ */
 const STRANGERS_PER_SECOND = 10;
 
 /** Lets so many a second through, and counts the others. */
@@ -166,6 +178,7 @@ function metrics(registry: Registry) {
       },
     }),
     rpcSeconds: histogram("rpc_seconds", "Time of calls", ["method"]),
+    handshakeFailures: counter("tls_handshake_failures_total", "TLS connections that did not come about", ["door"]),
     shed: counter("shed_total", "Calls refused for load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
     reuses: counter("token_reuses_total", "Uses of token strings after their rotation had ended them"),

@@ -4,6 +4,7 @@ import { checkTenantId, type Principal, principalType, type Tenant, type TenantS
 import type { PageStart, Part, PrincipalChange, TenantChange, TokenStore } from "../ports.ts";
 import { type Access, actorOf, guardOf, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
+import { checkType, foundNothing } from "./known.ts";
 
 /** Those for whom tokens speak, and their organizations. */
 export class PrincipalManager {
@@ -44,13 +45,17 @@ export class PrincipalManager {
     return found;
   }
 
-  listPrincipals(
+  async listPrincipals(
     access: Access,
     filter: { tenant: string; type?: string; state?: Principal["state"] },
     limit: number,
     start?: PageStart,
   ): Promise<Part<Principal>> {
-    return this.#store.listPrincipals({ ...filter, tenant: tenantOf(access, filter.tenant) }, limit, start, access);
+    checkType("type", filter.type);
+    const tenant = tenantOf(access, filter.tenant);
+    const part = await this.#store.listPrincipals({ ...filter, tenant }, limit, start, access);
+    if (foundNothing(part, start)) await this.getTenant(tenant);
+    return part;
   }
 
   async updatePrincipal(

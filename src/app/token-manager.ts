@@ -4,6 +4,7 @@ import { AppError, invalidField, type Reason } from "../domain/errors.ts";
 import * as rules from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import { countedNetwork } from "../domain/networks.ts";
+import { principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
@@ -20,6 +21,7 @@ import type {
 } from "../ports.ts";
 import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
+import { foundNothing } from "./known.ts";
 import { Repeats } from "./repeats.ts";
 
 const DAY = 86_400_000;
@@ -167,10 +169,20 @@ export class TokenManager {
 
   async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
     const tenant = tenantOf(access, filter.tenant);
-    if (access.reach !== "own") return this.#o.store.list({ ...filter, tenant }, limit, start, access);
+    if (filter.principal !== undefined) principalType("principal", filter.principal);
+    const part = await this.#part(access, { ...filter, tenant }, limit, start);
+    if (!foundNothing(part, start)) return part;
+    // Tokens can be of a profile that is no longer configured: it is unknown only where there are none.
+    if (filter.profile !== undefined) this.#profile("profile", filter.profile);
+    if ((await this.#o.store.getTenant(tenant)) === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+    return part;
+  }
+
+  async #part(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
+    if (access.reach !== "own") return this.#o.store.list(filter, limit, start, access);
     const own = access.caller.principal;
     if (filter.principal !== undefined && filter.principal !== own) return { rows: [] };
-    return this.#o.store.list({ ...filter, tenant, principal: own }, limit, start, access);
+    return this.#o.store.list({ ...filter, principal: own }, limit, start, access);
   }
 
   async update(

@@ -17,7 +17,8 @@ import { effectOf, paragraphs } from "./output.ts";
 import type { AddCommands, Body } from "./session.ts";
 import { tokenRecord } from "./token-view.ts";
 
-const SHOWN_ONCE = "The token string, shown once: it is stored nowhere and cannot be had again.";
+/** What a server of before this field leaves unsaid. */
+const SHOWN_ONCE = "The token string is shown once: it is stored nowhere and cannot be had again.";
 
 interface CreateOptions extends LifetimeOptions {
   readonly profile: string;
@@ -92,8 +93,8 @@ const createToken: Body<CreateOptions> = async (session, options) => {
   });
   if (options.quiet === true) session.print(response.tokenString);
   else
-    session.answer(TokenAdmin.method.createToken, response, ({ token, tokenString }) =>
-      paragraphs(tokenRecord(token, session.now), `${SHOWN_ONCE}\n${tokenString}`),
+    session.answer(TokenAdmin.method.createToken, response, ({ token, tokenString, warning }) =>
+      paragraphs(tokenRecord(token, session.now), `${warning || SHOWN_ONCE}\n${tokenString}`),
     );
 };
 
@@ -107,11 +108,11 @@ const rotateToken: Body<RotateOptions> = async (session, options, [id = ""]) => 
   });
   if (options.quiet === true) session.print(response.tokenString);
   else
-    session.answer(TokenAdmin.method.rotateToken, response, ({ token, previous, effect, tokenString }) =>
+    session.answer(TokenAdmin.method.rotateToken, response, ({ token, previous, effect, tokenString, warning }) =>
       paragraphs(
         tokenRecord(token, session.now),
         `The old token ${previous?.id ?? id}: ${oldUntil(options.overlap)}; the change is ${effectOf(effect)}`,
-        `${SHOWN_ONCE}\n${tokenString}`,
+        `${warning || SHOWN_ONCE}\n${tokenString}`,
       ),
     );
 };

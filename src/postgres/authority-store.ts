@@ -38,11 +38,12 @@ done as (
     revoke_reason = $3
   from mine where t.id = mine.id and t.revoke_time is null and not ${spares("$7::text", "t.scopes")} returning t.id, t.tenant, t.principal
 ),
+why (why) as (select case when $3::text = '' then '{}'::jsonb else jsonb_build_object('reason', $3::text) end),
 audited as (
   insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, metadata, request_id)
-  select tenant, $2, $4, 'token.revoke', 'token:' || id, principal, '{"bulk": "true"}'::jsonb, $5 from done
+  select tenant, $2, $4, 'token.revoke', 'token:' || id, principal, '{"bulk": "true"}'::jsonb || why.why, $5 from done, why
   union all
-  select $6, $2, $4, 'tokens.revoke', 'tokens:', '', '{"revoked": "0"}', $5 where not exists (select from done)
+  select $6, $2, $4, 'tokens.revoke', 'tokens:', '', '{"revoked": "0"}'::jsonb || why.why, $5 from why where not exists (select from done)
 )
 select ${PROOF}, array(select id from done) as revoked, array(
   select id from sallyport.tokens t where id = any($1) and not exists (select from mine where mine.id = t.id)
@@ -111,7 +112,10 @@ export class PostgresAuthorityStore implements AuthorityStore {
         revoked.push(...rows.map((row) => row.id));
       }
       for (const target of new Set([id, ...revoked])) {
-        await audit(tx, actor, token.tenant, "token.revoke", `token:${target}`, token.principal, { family: "true" });
+        await audit(tx, actor, token.tenant, "token.revoke", `token:${target}`, token.principal, {
+          family: "true",
+          ...why(reason),
+        });
       }
       return readToken(tx, id);
     });
@@ -144,7 +148,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
           [tenant],
         );
         if (row === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
-        await audit(tx, actor, tenant, "tokens.revoke", `tenant:${tenant}`, "", { reason });
+        await audit(tx, actor, tenant, "tokens.revoke", `tenant:${tenant}`, "", why(reason));
         return row.cut_n;
       }
       if (mustExist) await this.#mustExist(tx, tenant, principal);
@@ -155,7 +159,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
         [tenant, principal],
       );
       if (row === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
-      await audit(tx, actor, tenant, "tokens.revoke", `principal:${principal}`, principal, { reason });
+      await audit(tx, actor, tenant, "tokens.revoke", `principal:${principal}`, principal, why(reason));
       return row.cut_n;
     });
   }
@@ -300,6 +304,11 @@ export class PostgresAuthorityStore implements AuthorityStore {
     }
     return principalOf(row);
   }
+}
+
+/** Why something was revoked, as its audit row tells it. */
+function why(reason: string): Record<string, string> {
+  return reason === "" ? {} : { reason };
 }
 
 async function audit(

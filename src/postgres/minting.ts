@@ -63,21 +63,18 @@ export async function mint(
   const parent = child ? asker.own : undefined;
   const expire = judged === undefined ? expiry(lifetime, now, parent?.expireTime) : judged.expire;
   await countMint(tx, limits, token, now);
-  await insert(
-    tx,
-    { ...token, ...judged },
-    {
-      now,
-      n,
-      notBefore: lifetime.notBeforeTime,
-      expire,
-      parentId: parent?.id ?? null,
-      family: token.id,
-      familyTime: now,
-      familyLife: expire === undefined ? undefined : expire - now,
-      rotatedFrom: "",
-    },
-  );
+  const given = { ...token, ...judged };
+  await insert(tx, given, {
+    now,
+    n,
+    notBefore: lifetime.notBeforeTime,
+    expire,
+    parentId: parent?.id ?? null,
+    family: token.id,
+    familyTime: now,
+    familyLife: expire === undefined ? undefined : expire - now,
+    rotatedFrom: "",
+  });
   await appendAudit(tx, [
     {
       ...actor,
@@ -86,10 +83,31 @@ export async function mint(
       target: `token:${token.id}`,
       owner: token.principal,
       outcome: "OK",
-      metadata: { profile: token.profile, hint: token.hint, kid: token.kid },
+      metadata: toldOf(given, expire, lifetime.notBeforeTime, parent?.id),
     },
   ]);
   return { kind: "created", token: await readToken(tx, token.id) };
+}
+
+/** What a token was given, as its audit row tells it; what it was not given is left out. */
+function toldOf(of: NewToken, expire: number | undefined, notBefore: number | undefined, parent: string | undefined) {
+  const told = {
+    profile: of.profile,
+    hint: of.hint,
+    kid: of.kid,
+    display_name: of.displayName,
+    scopes: of.scopes.join(" "),
+    audiences: of.audiences.join(" "),
+    allowed_cidrs: of.allowedCidrs.join(" "),
+    not_before_time: isoTime(notBefore),
+    expire_time: expire === undefined ? "never" : isoTime(expire),
+    parent: parent ?? "",
+  };
+  return Object.fromEntries(Object.entries(told).filter(([, value]) => value !== ""));
+}
+
+function isoTime(time: number | undefined): string {
+  return time === undefined ? "" : new Date(time).toISOString();
 }
 
 /** Replaces a token by a new one of the same rights and the same parent, and gives the old one its end. */

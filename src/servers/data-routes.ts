@@ -27,7 +27,7 @@ export interface DataRoutesDeps {
   /** Counts answered calls of a method. */
   readonly answered: (method: string) => () => void;
   /** Counted and logged, after the answer. */
-  readonly failed: (method: string, requestId: string, error: unknown) => void;
+  readonly failed: (method: string, requestId: string, error: unknown, address: string) => void;
 }
 
 const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
@@ -163,7 +163,7 @@ function answer(call: Call, bytes: Uint8Array): Reply {
 function failure(deps: DataRoutesDeps, call: Call, error: unknown): Reply {
   if (error instanceof ConnectError) return errorReply(call, error); // the client's own fault, with its answer
   const requestId = requestIdFrom(call.metadata("x-request-id"));
-  deps.failed(call.path.slice(1), requestId, error);
+  deps.failed(call.path.slice(1), requestId, error, deps.peerOf(call).address);
   return errorReply(call, toConnectError(error, requestId));
 }
 

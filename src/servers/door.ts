@@ -37,6 +37,8 @@ export interface DoorOptions {
   readonly onStream?: StreamListener;
   /** A fault on our side. What peers do wrong is only counted, in `stats()`. */
   onTrouble(what: string, error: unknown): void;
+  /** A TLS connection that did not come about: its peer's address, and why in a code. */
+  onHandshakeFailed?(address: string, why: string): void;
 }
 
 export interface DoorStats {
@@ -158,8 +160,13 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
       keepAlive: true,
     });
     server.on("connection", (socket: Socket) => admit(socket)); // before the handshake
-    server.on("tlsClientError", (_error, socket: TLSSocket) => {
+    const failed = (socket: TLSSocket, why: string): void => {
       onRefused();
+      options.onHandshakeFailed?.(describePeer(options.name, socket, unix).address, why);
+    };
+    server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: TLSSocket) => {
+      // A certificate that is refused ends the connection, which alone would look as if the client had left.
+      failed(socket, String(socket.authorizationError ?? error.code ?? "error"));
       socket.destroy(); // a handshake that timed out is not ended by Node
     });
     server.on("secureConnection", (socket: TLSSocket) => {
@@ -168,7 +175,7 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
       const sans = sansOf(socket);
       const sanAllowed = sans.some((san) => tls.allowedSans?.includes(san));
       if (named && !sanAllowed && socket.getPeerX509Certificate() !== undefined) {
-        onRefused();
+        failed(socket, "SAN_NOT_ALLOWED");
         return void socket.destroy();
       }
       serve(socket, { ...describePeer(options.name, socket, unix), sans, sanAllowed }, socket.alpnProtocol ?? false);

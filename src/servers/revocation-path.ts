@@ -7,7 +7,7 @@ import { requestIdFrom } from "../services/call.ts";
 import { type Callers, permit, rowOf } from "../services/caller.ts";
 import type { TrustedProxies } from "../services/client-address.ts";
 import type { Denials } from "../services/denials.ts";
-import { asAppError, levelOf, toConnectError } from "../services/errors.ts";
+import { asAppError, from, levelOf, toConnectError } from "../services/errors.ts";
 import { oauthFailure, revoke } from "../services/oauth-endpoints.ts";
 import { answer } from "./guard.ts";
 import { type DoorListener, type DoorRequest, peerOf } from "./peers.ts";
@@ -48,8 +48,9 @@ async function revocation(deps: RevocationPathDeps, req: DoorRequest) {
   const { clock, denials, called } = deps;
   const requestId = requestIdFrom(header(req, "x-request-id"));
   const started = clock.mono();
+  const peer = deps.proxies.behind(peerOf(req), header(req, "x-forwarded-for"));
   let caller: Awaited<ReturnType<Callers["authenticate"]>> | undefined;
-  const tell = (facts: Pick<CallLine, "code" | "level" | "reason" | "cause">) =>
+  const tell = (facts: Pick<CallLine, "code" | "level" | "reason" | "address" | "cause">) =>
     called({
       requestId,
       method: METHOD,
@@ -59,7 +60,6 @@ async function revocation(deps: RevocationPathDeps, req: DoorRequest) {
     });
   try {
     // Before the body is read: a stranger's bytes are not worth it.
-    const peer = deps.proxies.behind(peerOf(req), header(req, "x-forwarded-for"));
     caller = await deps.callers.authenticate(peer, header(req, "authorization"), METHOD, requestId);
     const row = rowOf(METHOD);
     const reach = row === "open" ? "own" : permit(caller, row);
@@ -77,7 +77,8 @@ async function revocation(deps: RevocationPathDeps, req: DoorRequest) {
     if (caller !== undefined && (reason === "RIGHTS_EXCEEDED" || reason === "CALLER_FORBIDDEN")) {
       denials.record({ caller, reach: "own", requestId }, METHOD, reason);
     }
-    tell({ code: Code[toConnectError(asAppError(thrown), requestId).code], reason, level: levelOf(reason), cause });
+    const code = Code[toConnectError(asAppError(thrown), requestId).code]!;
+    tell({ code, reason, ...from(reason, peer.address), level: levelOf(reason), cause });
     throw thrown;
   }
 }

@@ -1,5 +1,7 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import { tenantOf } from "../app/access.ts";
+import { foundNothing } from "../app/known.ts";
+import type { PrincipalManager } from "../app/principal-manager.ts";
 import { AuditEventSchema, type AuditLog as AuditLogService } from "../gen/sallyport/v1/audit_log_pb.ts";
 import type { AuditLog } from "../ports.ts";
 import { accessOf, page, pageSize } from "./call.ts";
@@ -9,9 +11,10 @@ import type { PageTokens } from "./page-token.ts";
 /** AuditLog: reads only. Rows are written by what they tell of. */
 export function auditLog(deps: {
   readonly audit: AuditLog;
+  readonly principals: Pick<PrincipalManager, "getTenant">;
   readonly pages: PageTokens;
 }): ServiceImpl<typeof AuditLogService> {
-  const { audit, pages } = deps;
+  const { audit, principals, pages } = deps;
   return {
     async listAuditEvents(request, context) {
       const access = accessOf(context);
@@ -32,7 +35,9 @@ export function auditLog(deps: {
         after,
         before,
       };
-      const part = await audit.list(filter, size, pages.open(request.pageToken, binding), access);
+      const start = pages.open(request.pageToken, binding);
+      const part = await audit.list(filter, size, start, access);
+      if (foundNothing(part, start)) await principals.getTenant(filter.tenant);
       const place = (of: { time: number; sequence: number }) => ({ time: of.time, key: String(of.sequence) });
       const { items, next } = page(part, AuditEventSchema, auditMessage, place);
       return { events: items, nextPageToken: pages.issue(next, binding) };

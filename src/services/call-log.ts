@@ -2,7 +2,7 @@ import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { CallLine, Clock } from "../ports.ts";
 import { callKey } from "./call.ts";
 import type { Denials } from "./denials.ts";
-import { asAppError, levelOf, toConnectError } from "./errors.ts";
+import { asAppError, from, levelOf, toConnectError } from "./errors.ts";
 
 export interface CallLogDeps {
   readonly clock: Clock;
@@ -35,8 +35,9 @@ export function callLog(deps: CallLogDeps): Interceptor {
         deps.denials.record(call?.access, method, error.reason);
       }
       const wire = toConnectError(error, call?.requestId);
-      const facts = { code: Code[wire.code], reason: error.reason, level: levelOf(error.reason), cause: error.cause };
-      deps.called({ ...line, ...facts, seconds });
+      const { reason, cause } = error;
+      const facts = { code: Code[wire.code], reason, level: levelOf(reason), cause };
+      deps.called({ ...line, ...facts, ...from(reason, call?.access?.caller.address), seconds });
       throw wire;
     }
   };

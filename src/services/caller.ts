@@ -7,7 +7,7 @@ import { AppError } from "../domain/errors.ts";
 import { sameSecret } from "../domain/mac.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
-import type { AuditLog, Clock } from "../ports.ts";
+import type { AuditLog, Clock, Events } from "../ports.ts";
 import { bearerOf } from "./bearer.ts";
 import type { Peer } from "./peer.ts";
 
@@ -60,6 +60,7 @@ export interface CallerDeps {
   readonly audit: AuditLog;
   readonly clock: Clock;
   readonly breakGlass: Secret | undefined;
+  readonly events: Pick<Events, "alarm">;
   /** For those who rotated themselves and did not hear the answer. */
   readonly rotated?: RotatedCallers;
   /** `scopes`: what it may give to tokens besides. */
@@ -126,6 +127,8 @@ export class Callers {
           metadata: {},
         },
       );
+      // It is there for the day on which nothing else helps: each use is worth a look.
+      this.#deps.events.alarm("break_glass_used", { method, address, requestId });
       return {
         kind: "break-glass",
         provenance: "break-glass",

@@ -53,6 +53,11 @@ export function levelOf(reason: Reason): Level {
   return TABLE[reason][1];
 }
 
+/** The address for the line about a failed log-in; the lines of callers who are known name these. */
+export function from(reason: Reason, address: string | undefined): { readonly address?: string } {
+  return reason === "CALLER_UNAUTHENTICATED" && address ? { address } : {};
+}
+
 /** Anything thrown, as an AppError: whatever is not one is INTERNAL, with a fixed text and the cause kept inside. */
 export function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;

@@ -6,12 +6,13 @@ import { type Call, callKey, requestIdFrom } from "./call.ts";
 import { type Callers, permit, rowOf } from "./caller.ts";
 import type { TrustedProxies } from "./client-address.ts";
 import type { Denials } from "./denials.ts";
-import { asAppError, levelOf, toConnectError } from "./errors.ts";
-import { peerKey } from "./peer.ts";
+import { asAppError, from, levelOf, toConnectError } from "./errors.ts";
+import { type Peer, peerKey } from "./peer.ts";
 
 export interface GateDeps {
   readonly clock: Clock;
   readonly called: (line: CallLine) => void;
+  readonly proxies: TrustedProxies;
 }
 
 type Gate = (context: HandlerContext) => Promise<void>;
@@ -20,13 +21,10 @@ type Gate = (context: HandlerContext) => Promise<void>;
  * Before the body of a call to the admin door is read: who calls, whether the method is open to that caller, and how
  * far the caller reaches. Deny by default.
  */
-export function adminGate(
-  deps: GateDeps & { readonly callers: Callers; readonly denials: Denials; readonly proxies: TrustedProxies },
-): Gate {
-  return gate(deps, async (context, method, requestId) => {
+export function adminGate(deps: GateDeps & { readonly callers: Callers; readonly denials: Denials }): Gate {
+  return gate(deps, async (context, method, requestId, peer) => {
     const row = rowOf(method);
     if (row === "open") return { requestId };
-    const peer = deps.proxies.behind(context.values.get(peerKey), context.requestHeader.get("x-forwarded-for"));
     const authorization = context.requestHeader.get("authorization");
     const caller = await deps.callers.authenticate(peer, authorization, method, requestId);
     const ends = endsSoon(caller, deps.clock.wall());
@@ -53,14 +51,15 @@ function endsSoon(caller: Caller, now: number): string | undefined {
 
 function gate(
   deps: GateDeps,
-  admit: (context: HandlerContext, method: string, requestId: string) => Promise<Call>,
+  admit: (context: HandlerContext, method: string, requestId: string, peer: Peer) => Promise<Call>,
 ): Gate {
   return async (context) => {
     const method = `${context.service.typeName}/${context.method.name}`;
     const requestId = requestIdFrom(context.requestHeader.get("x-request-id"));
     const started = deps.clock.mono();
+    const peer = deps.proxies.behind(context.values.get(peerKey), context.requestHeader.get("x-forwarded-for"));
     try {
-      context.values.set(callKey, await admit(context, method, requestId));
+      context.values.set(callKey, await admit(context, method, requestId, peer));
     } catch (thrown) {
       const error = asAppError(thrown);
       const seconds = (deps.clock.mono() - started) / 1000;
@@ -70,6 +69,7 @@ function gate(
         method,
         code: wire.code.toString(),
         reason: error.reason,
+        ...from(error.reason, peer.address),
         seconds,
         level: levelOf(error.reason),
         cause: error.cause,

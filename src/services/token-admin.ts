@@ -29,6 +29,9 @@ const UPDATABLE = [
   "disabled",
 ] as const;
 
+/** Beside every token string that is told. */
+const SHOWN_ONCE = "The token string is shown once: it is stored nowhere and cannot be had again.";
+
 export interface TokenAdminDeps {
   readonly tokens: TokenManager;
   readonly bulk: BulkRevoke;
@@ -45,7 +48,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         notBeforeTime: millis("not_before_time", request.notBeforeTime),
         body: canonical(request),
       });
-      return { token: tokenMessage(token), tokenString: tokenString.reveal() };
+      return { token: tokenMessage(token), tokenString: tokenString.reveal(), warning: SHOWN_ONCE };
     },
 
     async getToken(request, context) {
@@ -116,6 +119,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         tokenString: done.tokenString.reveal(),
         previous: tokenMessage(done.previous),
         effect: effectMessage(done.effect),
+        warning: SHOWN_ONCE,
       };
     },
   };

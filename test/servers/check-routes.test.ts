@@ -119,6 +119,7 @@ async function gate(
     validate,
     audit: { append: async () => {}, list: async () => ({ rows: [] }) },
     breakGlass: undefined,
+    events: { alarm: () => {} },
     mtls: [],
   });
   const admission = createAdmission({

@@ -119,6 +119,7 @@ describe("the table of permissions", () => {
 describe("who calls", () => {
   const here: Peer = { door: "admin", address: "127.0.0.1", from: "loopback", sans: [], sanAllowed: false };
   const audited: string[] = [];
+  const alarms: string[] = [];
   let auditAway = false;
   const callers = (answer: Answer, breakGlass?: string) =>
     new Callers({
@@ -131,6 +132,7 @@ describe("who calls", () => {
         list: async () => ({ rows: [] }),
       },
       clock: { mono: () => 0, wall: () => 0 },
+      events: { alarm: (what) => alarms.push(what) },
       breakGlass: breakGlass === undefined ? undefined : new Secret(breakGlass),
       mtls: [{ san: "spiffe://acme/ci", tenant: "acme", permissions: ["sallyport.tokens.create"], scopes: ["repo:*"] }],
     });

@@ -1,0 +1,246 @@
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { folder } from "../support/program.ts";
+import { outcome, seconds, TestSallyport } from "../support/sallyport.ts";
+
+const SECRET = "break-glass-".padEnd(40, "x");
+/** As the proxy in front of the admin listener tells it. */
+const CLIENT = "203.0.113.77";
+
+let sallyport: TestSallyport;
+const place = folder();
+beforeAll(async () => {
+  writeFileSync(join(place.path, "secret"), `${SECRET}\n`, { mode: 0o600 });
+  sallyport = await TestSallyport.start({
+    config: {
+      doors: {
+        data: { bind: "127.0.0.1:0" },
+        admin: { bind: "127.0.0.1:0", trusted_proxies: ["127.0.0.0/8"] },
+        ops: { bind: "127.0.0.1:0" },
+      },
+      break_glass: { secret_file: join(place.path, "secret") },
+    },
+  });
+});
+afterAll(async () => {
+  await sallyport?.stop();
+  place.remove();
+});
+
+interface Row {
+  readonly action: string;
+  readonly actor_address: string;
+  readonly owner: string;
+  readonly outcome: string;
+  readonly metadata: Record<string, string>;
+}
+
+/** The rows about a target, oldest first. */
+const about = (target: string) =>
+  sallyport.sql<Row>(
+    `select action, actor_address, owner, outcome, metadata from sallyport.audit where target = $1 order by seq`,
+    [target],
+  );
+const byId = (value: string) => ({ target: { case: "id" as const, value } });
+const iso = (time: { seconds: bigint; nanos: number }) =>
+  new Date(Number(time.seconds) * 1000 + time.nanos / 1e6).toISOString();
+
+/** A call through the proxy. */
+const through = (method: string, body: object, bearer: string | undefined, from = CLIENT) =>
+  sallyport.post("admin", `/sallyport.v1.${method}`, body, {
+    "x-forwarded-for": from,
+    ...(bearer !== undefined && { authorization: `Bearer ${bearer}` }),
+  });
+
+/** The lines of the log so far that hold all these. */
+const lines = (...parts: string[]) =>
+  sallyport.program.out
+    .split("\n")
+    .filter((line) => parts.every((part) => line.includes(part)))
+    .map((line) => JSON.parse(line));
+
+describe("behind a trusted proxy", () => {
+  test("the address of an RPC is the client's: in its row, and against the networks of its token", async () => {
+    const { id } = await sallyport.createToken();
+    expect((await through("TokenAdmin/RevokeToken", { id, noWait: true }, sallyport.adminToken)).status).toBe(200);
+    expect((await about(`token:${id}`)).at(-1)).toMatchObject({ action: "token.revoke", actor_address: CLIENT });
+    const bound = (
+      await sallyport.callerWith(["sallyport.tokens.read"], {
+        principal: "user:bound",
+        allowedCidrs: [`${CLIENT}/32`],
+      })
+    ).tokenString;
+    expect((await through("TokenAdmin/ListTokens", {}, bound)).status).toBe(200);
+    expect((await through("TokenAdmin/ListTokens", {}, bound, "203.0.113.78")).status).toBe(401);
+  });
+
+  test("so is that of /v1/revoke", async () => {
+    const { id, tokenString } = await sallyport.createToken();
+    const response = await sallyport.post("admin", "/v1/revoke", `token=${tokenString}`, {
+      "content-type": "application/x-www-form-urlencoded",
+      "x-forwarded-for": CLIENT,
+      authorization: `Bearer ${sallyport.adminToken}`,
+    });
+    expect(response.status).toBe(200);
+    expect((await about(`token:${id}`)).at(-1)).toMatchObject({ action: "token.revoke", actor_address: CLIENT });
+  });
+
+  test("a failed log-in is logged with it, by RPC and by /v1/revoke; one that is known, without", async () => {
+    const rpc = "203.0.113.101";
+    const path = "203.0.113.102";
+    expect((await through("TokenAdmin/ListTokens", {}, "nonsense", rpc)).status).toBe(401);
+    const revoke = await sallyport.post("admin", "/v1/revoke", "token=x", {
+      "content-type": "application/x-www-form-urlencoded",
+      "x-forwarded-for": path,
+    });
+    expect(revoke.status).toBe(401);
+    await sallyport.program.until(() => lines(rpc).length > 0 && lines(path).length > 0, "the lines were written");
+    expect(lines(rpc)).toMatchObject([{ reason: "CALLER_UNAUTHENTICATED", address: rpc, msg: "call" }]);
+    expect(lines(path)).toMatchObject([{ reason: "CALLER_UNAUTHENTICATED", address: path, msg: "call" }]);
+    expect(lines('"code":"OK"').some((line) => "address" in line)).toBe(false);
+  });
+});
+
+describe("the row of a new token", () => {
+  test("tells what the token was given", async () => {
+    const { id, token } = await sallyport.createToken({
+      principal: "user:told",
+      displayName: "for the nightly run",
+      scopes: ["repo:read", "wiki:*"],
+      audiences: ["https://a.example"],
+      allowedCidrs: ["198.51.100.0/24", "2001:db8::/32"],
+      lifetime: { case: "ttl", value: seconds(600) },
+    });
+    const { metadata, owner } = (await about(`token:${id}`))[0]!;
+    expect(owner).toBe("user:told");
+    expect(metadata).toEqual({
+      profile: "pat",
+      hint: token.hint,
+      kid: expect.stringMatching(/./),
+      display_name: "for the nightly run",
+      scopes: "repo:read wiki:*",
+      audiences: "https://a.example",
+      allowed_cidrs: "198.51.100.0/24 2001:db8::/32",
+      expire_time: iso(token.expireTime!),
+    });
+  });
+
+  test("tells whose child it is, with what it has from its parent, and that it has no end", async () => {
+    await sallyport.registered("bot:ci");
+    const bot = (scopes: string[], more: object, by?: string) =>
+      sallyport.createToken(
+        { profile: "bot", principal: "bot:ci", displayName: "", scopes, ...more },
+        by === undefined ? sallyport.admin : sallyport.as(by),
+      );
+    const forever = { lifetime: { case: "noExpiry" as const, value: true } };
+    const bound = { allowedCidrs: ["127.0.0.0/8"], ...forever };
+    const parent = await bot(["sallyport.tokens.create", "repo:*"], bound);
+    const child = await bot(["repo:read"], forever, parent.tokenString);
+    expect((await about(`token:${parent.id}`))[0]!.metadata).not.toHaveProperty("parent");
+    expect((await about(`token:${child.id}`))[0]!.metadata).toMatchObject({
+      scopes: "repo:read",
+      allowed_cidrs: "127.0.0.0/8",
+      expire_time: "never",
+      parent: parent.id,
+    });
+  });
+});
+
+describe("the row of a revocation", () => {
+  const REASON = "laptop was lost";
+
+  test("of one token names the owner and the reason, and no reason where none was given", async () => {
+    for (const reason of [REASON, ""]) {
+      const { id } = await sallyport.createToken({ principal: "user:owner" });
+      await sallyport.admin.tokens.revokeToken({ ...byId(id), reason, noWait: true });
+      expect((await about(`token:${id}`)).at(-1)).toMatchObject({
+        action: "token.revoke",
+        owner: "user:owner",
+        metadata: reason === "" ? {} : { reason },
+      });
+    }
+  });
+
+  test("of a family, too", async () => {
+    const { id } = await sallyport.createToken({ principal: "user:owner" });
+    await sallyport.admin.tokens.revokeToken({ ...byId(id), family: true, reason: REASON, noWait: true });
+    expect((await about(`token:${id}`)).at(-1)).toMatchObject({
+      owner: "user:owner",
+      metadata: { family: "true", reason: REASON },
+    });
+  });
+
+  test("of many has it in each row, whether by rows or by a cut, and where there was nothing to revoke", async () => {
+    const bulk = (request: object) => sallyport.admin.tokens.revokeTokens({ reason: REASON, noWait: true, ...request });
+    const made = [await sallyport.createToken({ principal: "user:bulk" }), await sallyport.createToken()];
+    await bulk({ ids: made.map(({ id }) => id) });
+    for (const [i, { id }] of made.entries()) {
+      expect((await about(`token:${id}`)).at(-1)).toMatchObject({
+        action: "token.revoke",
+        owner: i === 0 ? "user:bulk" : "user:ann",
+        metadata: { bulk: "true", reason: REASON },
+      });
+    }
+    await bulk({ ids: made.map(({ id }) => id) });
+    expect((await about("tokens:")).at(-1)!.metadata).toEqual({ revoked: "0", reason: REASON });
+    await bulk({ principal: "user:bulk" });
+    expect((await about("principal:user:bulk")).at(-1)).toMatchObject({
+      action: "tokens.revoke",
+      metadata: { reason: REASON },
+    });
+    await sallyport.admin.tenants.createTenant({ tenant: { id: "acme" } });
+    await bulk({ tenant: "acme" });
+    expect((await about("tenant:acme")).at(-1)).toMatchObject({
+      action: "tokens.revoke",
+      metadata: { reason: REASON },
+    });
+    const silent = await sallyport.createToken();
+    await bulk({ ids: [silent.id], reason: "" });
+    expect((await about(`token:${silent.id}`)).at(-1)!.metadata).toEqual({ bulk: "true" });
+  });
+});
+
+test("a caller that lacks the permission is recorded as denied", async () => {
+  const weak = await sallyport.callerWith(["repo:read"], { principal: "user:weak" });
+  const rows = () =>
+    sallyport.sql<Row & { target: string; actor: string }>(
+      "select target, actor, owner, outcome, metadata from sallyport.audit where action = 'caller.denied' order by seq",
+    );
+  expect(await outcome(sallyport.as(weak.tokenString).audit.listAuditEvents({}))).toBe("CALLER_FORBIDDEN");
+  await expect.poll(rows, { timeout: 5_000 }).toMatchObject([
+    {
+      target: "rpc:sallyport.v1.AuditLog/ListAuditEvents",
+      actor: `token:${weak.token.hint}`,
+      owner: "user:weak",
+      outcome: "DENIED",
+      metadata: { reason: "CALLER_FORBIDDEN" },
+    },
+  ]);
+});
+
+test("each use of break-glass raises an alarm, with the call and the address", async () => {
+  const alarms = async () =>
+    /alarms_total\{what="break_glass_used"\} (\d+)/.exec(
+      await (await fetch(`${sallyport.doors.ops}/metrics`)).text(),
+    )?.[1];
+  expect(await alarms()).toBeUndefined();
+  expect((await through("TenantAdmin/ListTenants", {}, SECRET)).status).toBe(200);
+  expect(await alarms()).toBe("1");
+  expect(lines("break_glass_used")).toMatchObject([
+    { alarm: true, level: "error", method: "sallyport.v1.TenantAdmin/ListTenants", address: CLIENT },
+  ]);
+  expect(sallyport.program.out).not.toContain(SECRET);
+});
+
+test("whoever gets a token string is told in one sentence that it is shown once", async () => {
+  const made = await through(
+    "TokenAdmin/CreateToken",
+    { profile: "pat", principal: "user:ann", displayName: "x" },
+    sallyport.adminToken,
+  );
+  const { warning, token } = (await made.json()) as { warning: string; token: { id: string } };
+  expect(warning).toMatch(/^[^.]*shown once[^.]*\.$/);
+  const rotated = await through("TokenAdmin/RotateToken", { id: token.id, noWait: true }, sallyport.adminToken);
+  expect(await rotated.json()).toMatchObject({ warning });
+});
