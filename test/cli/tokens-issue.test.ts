@@ -51,16 +51,20 @@ describe("tokens create", () => {
   });
 
   it("shows the record, the words and the token string; with --quiet the string alone; with --json all of it", async () => {
-    const createToken = () => ({ token, tokenString: STRING });
+    const warning = "A word of the server.";
+    const createToken = () => ({ token, tokenString: STRING, warning });
     const people = await against({ createToken }, flags);
     expect(people.out).toMatch(/^hint +sp_pat_1x7Kd02Qa$/m);
     expect(people.out).toMatch(/^expires +\S+Z \(in 90d\)$/m);
-    expect(people.out).toMatch(new RegExp(`shown once.*\n${STRING}\n$`));
+    expect(people.out).toMatch(new RegExp(`\n${warning}\n${STRING}\n$`));
+    const old = await against({ createToken: () => ({ token, tokenString: STRING }) }, flags);
+    expect(old.out).toMatch(new RegExp(`shown once.*\n${STRING}\n$`));
     expect((await against({ createToken }, [...flags, "--quiet"])).out).toBe(`${STRING}\n`);
     const programs = JSON.parse((await against({ createToken }, ["--json", ...flags])).out);
     expect(programs).toMatchObject({
       token: { id: "tok_1", state: "TOKEN_STATE_ACTIVE", scopes: [] },
       tokenString: STRING,
+      warning,
     });
   });
 

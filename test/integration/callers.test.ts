@@ -215,6 +215,8 @@ describe("the data door", () => {
       expect(await asked(weak, protocol)).toBe("CALLER_FORBIDDEN");
       expect(await asked(right, protocol)).toBe("OK");
     }
+    const refused = strict.program.out.split("\n").filter((line) => line.includes("CALLER_UNAUTHENTICATED"));
+    expect(refused.map((line) => JSON.parse(line).address)).toEqual(Array.from({ length: 6 }, () => "127.0.0.1"));
   });
 
   test("takes any string for a token string, and refuses only bounds that a caller can know", async () => {

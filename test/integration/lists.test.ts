@@ -192,10 +192,57 @@ describe("filters of tokens", () => {
 
   test("what names nothing finds nothing, whatever it is; a state that does not exist is refused", async () => {
     for (const text of ["%", "'", "user:%", "\\", "'; drop table sallyport.tokens; --", "ü🎉"]) {
-      expect((await sallyport.admin.tokens.listTokens({ principal: text })).tokens, text).toEqual([]);
+      expect((await sallyport.admin.tokens.listTokens({ hint: text })).tokens, text).toEqual([]);
+      expect((await failure(sallyport.admin.tokens.listTokens({ principal: text }))).violations[0]?.field).toBe(
+        "principal",
+      );
       expect((await sallyport.admin.audit.listAuditEvents({ owner: text })).events, text).toEqual([]);
     }
     expect((await failure(sallyport.admin.tokens.listTokens({ state: 9 as 1 }))).violations[0]?.field).toBe("state");
+  });
+});
+
+describe("a list by what does not exist", () => {
+  const told = async (call: Promise<unknown>) => {
+    const { reason, violations } = await failure(call);
+    return [reason, ...violations.map(({ field }) => field)];
+  };
+
+  test("of an unknown tenant is NOT_FOUND, of one without entries empty", async () => {
+    const { tokens, principals, audit, tenants } = sallyport.admin;
+    expect(await told(tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await told(principals.listPrincipals({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await told(audit.listAuditEvents({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    await tenants.createTenant({ tenant: { id: "still-empty" } });
+    expect((await tokens.listTokens({ tenant: "still-empty" })).tokens).toEqual([]);
+    expect((await principals.listPrincipals({ tenant: "still-empty" })).principals).toEqual([]);
+    expect((await audit.listAuditEvents({ tenant: "still-empty", owner: "user:nobody" })).events).toEqual([]);
+  });
+
+  test("of an unknown type of principal or profile is INVALID_FIELD, of one without entries empty", async () => {
+    const { tokens, principals } = sallyport.admin;
+    expect(await told(principals.listPrincipals({ type: "robot" }))).toEqual(["INVALID_FIELD", "type"]);
+    expect(await told(tokens.listTokens({ principal: "robot:ci" }))).toEqual(["INVALID_FIELD", "principal"]);
+    expect(await told(tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
+    expect((await principals.listPrincipals({ type: "org" })).principals).toEqual([]);
+    expect((await tokens.listTokens({ principal: "user:nobody", profile: "svc" })).tokens).toEqual([]);
+    // Without a permission, one lists one's own: the words are the same.
+    const own = sallyport.as((await sallyport.createToken({ principal: "user:lister" })).tokenString);
+    expect(await told(own.tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
+    expect(await told(own.tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect((await own.tokens.listTokens({ principal: "user:ann" })).tokens).toEqual([]);
+  });
+
+  test("the tokens of a profile that is no longer configured are listed", async () => {
+    const id = `tok_${"retired".padStart(22, "0")}`;
+    await sallyport.sql(
+      `with row as (insert into sallyport.audit (tenant, actor, action, target) values ('default', 'test', 'test', 'test'))
+       insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family)
+       values ($1::text, sha256(convert_to($1::text, 'UTF8')), '1', 'h', 'default', 'retired', 'user:admin', 'test', $1::text)`,
+      [id],
+    );
+    const { tokens } = await sallyport.admin.tokens.listTokens({ profile: "retired" });
+    expect(tokens.map((token) => token.id)).toEqual([id]);
   });
 });
 

@@ -163,7 +163,49 @@ describe("TLS by configuration", () => {
   });
 });
 
+/** Lines of the log about failed handshakes, and how many were counted of a listener. */
+async function handshakes(sallyport: TestSallyport, door: "data" | "admin") {
+  const lines = sallyport.program.out
+    .split("\n")
+    .filter((line) => line.includes("a TLS handshake failed"))
+    .map((line) => JSON.parse(line))
+    .filter((line) => line.door === door);
+  const metrics = await (await fetch(`${sallyport.doors.ops}/metrics`)).text();
+  const counted = new RegExp(`tls_handshake_failures_total\\{door="${door}"\\} (\\d+)`).exec(metrics)?.[1];
+  return { lines, counted: Number(counted ?? 0) };
+}
+
 describe("a TLS door", () => {
+  test("counts handshakes that fail, and logs some of them with address and cause", async () => {
+    writeFiles(folder, newServer(), ca);
+    const client_ca_file = join(folder, "ca.pem");
+    const named = { client_ca_file, allowed_sans: ["spiffe://td/envoy"] };
+    await using sallyport = await start({ tls: tlsOf(folder, named) }, { tls: tlsOf(folder) });
+    expect(await handshakes(sallyport, "admin")).toEqual({ lines: [], counted: 0 });
+    await expect(fetch(sallyport.doors.admin)).rejects.toThrow(); // cleartext
+    await expect.poll(async () => (await handshakes(sallyport, "admin")).counted).toBe(1);
+    expect((await handshakes(sallyport, "admin")).lines).toMatchObject([
+      { address: "127.0.0.1", why: "ERR_SSL_HTTP_REQUEST", level: "info" },
+    ]);
+    // Who got through is none; the certificate of a stranger is.
+    const known = createConnectTransport({
+      baseUrl: https(sallyport.doors.admin),
+      httpVersion: "1.1",
+      nodeOptions: { ca: ca.certPem },
+    });
+    expect(await outcome(createClient(TokenAdmin, known).listTokens({}))).toBe("CALLER_UNAUTHENTICATED");
+    const stranger = client(sallyport.doors.data, certify("client", [{ uri: "spiffe://td/other" }], ca));
+    await expect(stranger.verdict()).rejects.toThrow();
+    stranger.close();
+    await expect.poll(async () => (await handshakes(sallyport, "data")).counted).toBe(1);
+    expect((await handshakes(sallyport, "data")).lines).toMatchObject([
+      { address: "127.0.0.1", why: "SAN_NOT_ALLOWED" },
+    ]);
+    // A flood is counted to the last, and logged in part.
+    for (let n = 0; n < 40; n++) await fetch(sallyport.doors.admin).catch(() => {});
+    await expect.poll(async () => (await handshakes(sallyport, "admin")).counted).toBe(41);
+  });
+
   test("does not wait, when it stops, for a client that left in the middle of the handshake", async () => {
     writeFiles(folder, newServer());
     const sallyport = await start({ tls: tlsOf(folder) }, { tls: tlsOf(folder) });
@@ -220,7 +262,7 @@ describe("mTLS by configuration", () => {
     );
     const created = (scopes: string[]) =>
       patiently(
-        () => ci.createToken({ profile: "pat", principal: "user:by-scope", displayName: "x", scopes }),
+        () => ci.createToken({ profile: "org", principal: "org:by-scope", displayName: "x", scopes }),
         async (_, error) => String(error).includes("overloaded"),
       );
     expect((await created(["repo:read"])).token?.scopes).toEqual(["repo:read"]);
@@ -229,7 +271,7 @@ describe("mTLS by configuration", () => {
     // The command line comes in by the same files.
     for (const [name, text] of Object.entries({ "me.pem": cert, "me-key.pem": key, garbage: "x" }))
       writeFileSync(join(folder, name), text);
-    const create = ["tokens", "create", "--profile", "pat", "--principal", "user:by-cli", "--display-name", "x"];
+    const create = ["tokens", "create", "--profile", "org", "--principal", "org:by-cli", "--display-name", "x"];
     const address = ["--address", https(sallyport.doors.admin)];
     const at = (name: string) => join(folder, name);
     const flags = ["--ca-file", at("ca.pem"), "--cert-file", at("me.pem"), "--key-file", at("me-key.pem")];

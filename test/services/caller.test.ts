@@ -157,10 +157,12 @@ describe("who calls", () => {
       scopes: ["sallyport.operator"],
     });
     expect(audited).toEqual(["caller.break-glass"]);
+    expect(alarms).toEqual(["break_glass_used"]);
     await expect(ask(callers(refused, secret), `Bearer ${secret}x`)).rejects.toMatchObject({
       reason: "CALLER_UNAUTHENTICATED",
     });
     expect(audited).toHaveLength(1);
+    expect(alarms).toHaveLength(1);
   });
 
   test("where its use can not be audited, the break-glass secret opens nothing", async () => {
