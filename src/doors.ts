@@ -7,6 +7,7 @@ import type { TokenManager } from "./app/token-manager.ts";
 import type { Validate, ValidateKnown } from "./app/validate.ts";
 import { type Config, trustsPeers } from "./config.ts";
 import { Authorization } from "./gen/envoy/service/auth/v3/external_auth_pb.ts";
+import { Health as HealthDesc } from "./gen/grpc/health/v1/health_pb.ts";
 import { AuditLog as AuditLogDesc } from "./gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "./gen/sallyport/v1/principal_admin_pb.ts";
 import { TenantAdmin } from "./gen/sallyport/v1/tenant_admin_pb.ts";
@@ -31,6 +32,7 @@ import { callLog } from "./services/call-log.ts";
 import type { Callers } from "./services/caller.ts";
 import { TrustedProxies } from "./services/client-address.ts";
 import type { DataCallers } from "./services/data-caller.ts";
+import { reasonOf } from "./services/decode-errors.ts";
 import type { Denials } from "./services/denials.ts";
 import { asAppError, levelOf, toConnectError } from "./services/errors.ts";
 import { ExtAuthz } from "./services/ext-authz.ts";
@@ -195,7 +197,7 @@ function adminDoor(
       router.service(TenantAdmin, tenantAdmin(admin));
       router.service(AuditLogDesc, auditLog(admin));
       addHealth(router, health, "all");
-      addReflection(router, ADMIN_SERVICES);
+      addReflection(router, [...ADMIN_SERVICES, HealthDesc]);
     },
     gate: adminGate({
       clock,
@@ -204,6 +206,8 @@ function adminDoor(
       denials,
       proxies,
     }),
+    refused: ({ method, requestId, fault, error, seconds }) =>
+      called({ requestId, method, code: Code[error.code], reason: reasonOf(fault), seconds, level: "info" }),
     interceptors: [
       callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
       admission.interceptor, // before any work

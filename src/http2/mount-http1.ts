@@ -17,9 +17,6 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   "upgrade",
 ]);
 
-/** So long the rest of a body that nobody wants is read and dropped, so that its sender gets the answer. */
-const LINGER_MS = 500;
-
 /** Proxies add a client's own headers, so there may be more of them than on HTTP/2. */
 const LIMITS: Pick<Limits, "maxHeaderList" | "maxHeaderPairs"> = {
   ...DEFAULT_LIMITS,
@@ -45,7 +42,7 @@ export function mountHttp1(options: MountOptions): (request: IncomingMessage, re
     }
     if (head.protocol === "grpc") head.protocol = "http";
     const peer = peerOf(request.socket);
-    const call = new MountedCall(head, peer, (reply, read) => send(request, response, reply, read), tell);
+    const call = new MountedCall(head, peer, (reply) => send(request, response, reply), tell);
     response.once("close", () => call.abandon());
     call.serve(request);
   };
@@ -58,32 +55,17 @@ function* fieldsOf(request: IncomingMessage): Generator<readonly [string, string
   for (const pair of pairsIn(request.rawHeaders)) if (!HOP_BY_HOP.has(pair[0].toLowerCase())) yield pair;
 }
 
-function send(request: IncomingMessage, response: ServerResponse, reply: Reply, read: "wholly" | "partly"): void {
+/**
+ * What is left of the request is read and dropped, and how long is that server's to say: closed on a client that still
+ * writes, the connection is reset, and the answer lost with it (RFC 9112 §9.6).
+ */
+function send(request: IncomingMessage, response: ServerResponse, reply: Reply): void {
   if (response.destroyed || response.headersSent) return;
   const fields = reply.headers.flat();
-  // A body nobody will read would have to be read to keep the connection.
-  const unread = read === "partly" && hasBody(request);
   // Node stops its parser while an answer drains, and takes the next request, come too early, for a bad one: its client
   // would be cut off without an answer.
   const large = reply.body.length >= request.socket.writableHighWaterMark;
-  if (unread || large) fields.push("connection", "close");
+  if (large) fields.push("connection", "close");
   response.writeHead(reply.status, fields);
-  if (!unread) {
-    response.end(reply.body);
-    return;
-  }
-  // Closed on a client that still writes, the connection is reset, and the answer lost with it (RFC 9112 §9.6).
-  if (reply.body.length > 0) response.write(reply.body);
-  else response.flushHeaders();
-  const end = () => {
-    clearTimeout(timer);
-    response.end();
-  };
-  const timer = setTimeout(end, LINGER_MS).unref();
-  request.once("end", end).resume();
-}
-
-/** RFC 9112 §6.3. */
-function hasBody(request: IncomingMessage): boolean {
-  return request.headers["transfer-encoding"] !== undefined || (request.headers["content-length"] ?? "0") !== "0";
+  response.end(reply.body);
 }

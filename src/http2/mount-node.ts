@@ -8,7 +8,7 @@ import { peerOf } from "./peer.ts";
 import type { HeaderPair, Reply } from "./reply.ts";
 import { type Call, type Peer, type Routes, RouteTable } from "./routes.ts";
 
-/** A reset would overtake an answer that still waits to be encrypted. */
+/** How long an answer takes to leave after its last byte was handed over, before the next look. */
 const LINGER_MS = 100;
 
 export interface MountOptions {
@@ -54,7 +54,7 @@ function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: "wh
   const bodiless = method === "HEAD" || (reply.dataLength === 0 && trailers === undefined);
   // The client may stop sending what nobody will read (RFC 9113 §8.1).
   if (read === "partly" && !stream.endAfterHeaders) {
-    stream.once("finish", () => setTimeout(() => stream.close(NO_ERROR), LINGER_MS).unref());
+    stream.once("finish", () => setTimeout(resetAnswered, LINGER_MS, stream).unref());
   }
   if (trailers !== undefined) stream.once("wantTrailers", () => stream.sendTrailers(outgoing(trailers)));
   stream.respond(
@@ -63,6 +63,13 @@ function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: "wh
   );
   if (!bodiless) stream.end(reply.body);
   stream.resume();
+}
+
+/** A reset would overtake an answer that has not left. */
+function resetAnswered(stream: ServerHttp2Stream): void {
+  if (stream.destroyed || stream.closed || stream.readableEnded) return;
+  if (stream.state.localClose === 1) stream.close(NO_ERROR);
+  else setTimeout(resetAnswered, LINGER_MS, stream).unref();
 }
 
 /** Node wants the values of a repeated name as an array. */

@@ -92,6 +92,16 @@ describe("reflection", () => {
     );
   });
 
+  test.each([
+    ["google.rpc.ErrorInfo", "google/rpc/error_details.proto"],
+    ["google.rpc.BadRequest.FieldViolation", "google/rpc/error_details.proto"],
+    ["google.rpc.Status", "google/rpc/status.proto"],
+    ["grpc.reflection.v1.ServerReflection", "grpc/reflection/v1/reflection.proto"],
+    ["grpc.reflection.v1alpha.ServerReflectionRequest", "grpc/reflection/v1alpha/reflection.proto"],
+  ])("knows %s, which no service names", async (symbol, file) => {
+    expect(filesIn(await ask({ case: "fileContainingSymbol", value: symbol }))[0]).toBe(file);
+  });
+
   test("finds extensions by type and number, and tells all numbers of a type", async () => {
     const containingType = "google.protobuf.FieldOptions";
     const response = await ask({ case: "allExtensionNumbersOfType", value: containingType });
