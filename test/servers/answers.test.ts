@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TokenValidator, Verdict } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { mountHttp1 } from "../../src/http2/mount-http1.ts";
 import { http } from "../../src/http2/reply.ts";
 import type { RefusedCall } from "../../src/servers/connect-handler.ts";
@@ -181,5 +182,53 @@ describe("a refusal of a body that nobody read", () => {
     socket.write(`${head}Connection: close\r\nContent-Length: 2\r\n\r\n{}`);
     await raw.closed;
     expect(raw.text().match(/HTTP\/1\.1 \d+/g)?.[1]).toBe("HTTP/1.1 200");
+  });
+});
+
+describe("300 calls cancelled on a connection", () => {
+  test.each([
+    ["at once", 300],
+    ["in six waves", 50],
+  ])("%s leave the call beside them alone: it is answered", async (_, wave) => {
+    const answered = Promise.withResolvers<void>();
+    const slow = await openEchoDoor({
+      rpc: {
+        routes: (router) =>
+          router.service(TokenValidator, {
+            async validateToken() {
+              await answered.promise;
+              return { verdict: Verdict.ALLOW };
+            },
+          }),
+      },
+    });
+    doors.push(slow);
+    const raw = await rawConnect({ port: slow.port });
+    const seen = (wanted: number) => framesIn(raw.bytes()).filter(({ type }) => type === wanted);
+    const block = headerBlock([
+      [":method", "POST"],
+      [":scheme", "http"],
+      [":path", VALIDATE],
+      [":authority", "a"],
+      ["content-type", "application/grpc"],
+    ]);
+    const open = (id: number) => frame(Frame.HEADERS, END_HEADERS, id, block);
+    const call = [open(1), frame(Frame.DATA, END_STREAM, 1, Buffer.alloc(5))];
+    raw.socket.write(Buffer.concat([PREFACE, settings(), frame(Frame.SETTINGS, ACK, 0), ...call]));
+    let id = 1;
+    for (let waves = 1; id < 600; waves++) {
+      const frames: Buffer[] = [];
+      for (let i = 0; i < wave; i++) frames.push(open((id += 2)), frame(Frame.RST, 0, id, Buffer.from([0, 0, 0, 8])));
+      raw.socket.write(Buffer.concat([...frames, frame(Frame.PING, 0, 0, Buffer.alloc(8))]));
+      await raw.until(() => seen(Frame.PING).filter(({ flags }) => flags === ACK).length === waves);
+    }
+    answered.resolve();
+    const own = () => framesIn(raw.bytes()).filter(({ stream }) => stream === 1);
+    await raw.until(() => own().some(({ flags }) => (flags & END_STREAM) !== 0));
+    raw.socket.destroy();
+    expect(own().map(({ type }) => type)).toEqual([Frame.HEADERS, Frame.DATA, Frame.HEADERS]);
+    // At most the client is asked to go elsewhere: NO_ERROR.
+    for (const { payload } of seen(Frame.GOAWAY)) expect(payload.readUInt32BE(4)).toBe(0);
+    if (wave === 50) expect(seen(Frame.GOAWAY).length).toBeGreaterThan(0);
   });
 });
