@@ -7,7 +7,6 @@ import type { TokenManager } from "./app/token-manager.ts";
 import type { Validate, ValidateKnown } from "./app/validate.ts";
 import { type Config, trustsPeers } from "./config.ts";
 import { Authorization } from "./gen/envoy/service/auth/v3/external_auth_pb.ts";
-import { Health as HealthDesc } from "./gen/grpc/health/v1/health_pb.ts";
 import { AuditLog as AuditLogDesc } from "./gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "./gen/sallyport/v1/principal_admin_pb.ts";
 import { TenantAdmin } from "./gen/sallyport/v1/tenant_admin_pb.ts";
@@ -197,7 +196,7 @@ function adminDoor(
       router.service(TenantAdmin, tenantAdmin(admin));
       router.service(AuditLogDesc, auditLog(admin));
       addHealth(router, health, "all");
-      addReflection(router, [...ADMIN_SERVICES, HealthDesc]);
+      addReflection(router, ADMIN_SERVICES);
     },
     gate: adminGate({
       clock,
@@ -206,8 +205,8 @@ function adminDoor(
       denials,
       proxies,
     }),
-    refused: ({ method, requestId, fault, error, seconds }) =>
-      called({ requestId, method, code: Code[error.code], reason: reasonOf(fault), seconds, level: "info" }),
+    refused: ({ method, requestId, fault, error }) =>
+      called({ requestId, method, code: Code[error.code], reason: reasonOf(fault), seconds: 0, level: "info" }),
     interceptors: [
       callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
       admission.interceptor, // before any work

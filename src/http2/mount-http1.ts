@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { HeadReader } from "./head.ts";
 import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import type { MountOptions } from "./mount-node.ts";
-import { headOf, MountedCall, pairsIn } from "./mounted-call.ts";
+import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import { peerOf } from "./peer.ts";
 import type { Reply } from "./reply.ts";
 import { RouteTable } from "./routes.ts";
@@ -16,6 +16,9 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   "transfer-encoding",
   "upgrade",
 ]);
+
+/** How long a body that may never come is waited for when its answer has been sent. */
+const LINGER_MS = 500;
 
 /** Proxies add a client's own headers, so there may be more of them than on HTTP/2. */
 const LIMITS: Pick<Limits, "maxHeaderList" | "maxHeaderPairs"> = {
@@ -42,7 +45,7 @@ export function mountHttp1(options: MountOptions): (request: IncomingMessage, re
     }
     if (head.protocol === "grpc") head.protocol = "http";
     const peer = peerOf(request.socket);
-    const call = new MountedCall(head, peer, (reply) => send(request, response, reply), tell);
+    const call = new MountedCall(head, peer, (reply, read) => send(request, response, reply, read), tell);
     response.once("close", () => call.abandon());
     call.serve(request);
   };
@@ -59,13 +62,31 @@ function* fieldsOf(request: IncomingMessage): Generator<readonly [string, string
  * What is left of the request is read and dropped, and how long is that server's to say: closed on a client that still
  * writes, the connection is reset, and the answer lost with it (RFC 9112 §9.6).
  */
-function send(request: IncomingMessage, response: ServerResponse, reply: Reply): void {
+function send(request: IncomingMessage, response: ServerResponse, reply: Reply, read: Read): void {
   if (response.destroyed || response.headersSent) return;
   const fields = reply.headers.flat();
   // Node stops its parser while an answer drains, and takes the next request, come too early, for a bad one: its client
   // would be cut off without an answer.
   const large = reply.body.length >= request.socket.writableHighWaterMark;
-  if (large) fields.push("connection", "close");
+  // The next request must not be taken for a body that was announced.
+  const owed = read === "by-head" && hasBody(request);
+  if (large || owed) fields.push("connection", "close");
   response.writeHead(reply.status, fields);
-  response.end(reply.body);
+  if (!owed) {
+    response.end(reply.body);
+    return;
+  }
+  if (reply.body.length > 0) response.write(reply.body);
+  else response.flushHeaders();
+  const end = () => {
+    clearTimeout(timer);
+    response.end();
+  };
+  const timer = setTimeout(end, LINGER_MS).unref();
+  request.once("end", end).resume();
+}
+
+/** RFC 9112 §6.3. */
+function hasBody(request: IncomingMessage): boolean {
+  return request.headers["transfer-encoding"] !== undefined || (request.headers["content-length"] ?? "0") !== "0";
 }

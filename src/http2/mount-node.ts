@@ -3,7 +3,7 @@ import type { Socket } from "node:net";
 import { NO_ERROR, PROTOCOL_ERROR } from "./frame.ts";
 import { HeadReader } from "./head.ts";
 import { DEFAULT_LIMITS } from "./limits.ts";
-import { headOf, MountedCall, pairsIn } from "./mounted-call.ts";
+import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import { peerOf } from "./peer.ts";
 import type { HeaderPair, Reply } from "./reply.ts";
 import { type Call, type Peer, type Routes, RouteTable } from "./routes.ts";
@@ -48,12 +48,12 @@ export function mountNode(options: MountOptions): StreamListener {
   };
 }
 
-function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: "wholly" | "partly"): void {
+function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: Read): void {
   if (stream.destroyed || stream.closed) return;
   const { trailers } = reply;
   const bodiless = method === "HEAD" || (reply.dataLength === 0 && trailers === undefined);
   // The client may stop sending what nobody will read (RFC 9113 §8.1).
-  if (read === "partly" && !stream.endAfterHeaders) {
+  if (read !== "wholly" && !stream.endAfterHeaders) {
     stream.once("finish", () => setTimeout(resetAnswered, LINGER_MS, stream).unref());
   }
   if (trailers !== undefined) stream.once("wantTrailers", () => stream.sendTrailers(outgoing(trailers)));

@@ -46,7 +46,6 @@ export interface RefusedCall {
   readonly requestId: string;
   readonly fault: WireFault;
   readonly error: ConnectError;
-  readonly seconds: number;
 }
 
 type Refuse = (fault: WireFault, more?: WireMore) => Promise<UniversalServerResponse>;
@@ -140,12 +139,11 @@ async function serve(
   };
   const deadline = clampDeadline(header, route.limits);
   const fault = early ?? frameFault(route.limits, query, rules, header);
-  const started = performance.now();
   const requestId = requestIdFrom(header.get("x-request-id"));
   const refuse: Refuse = (fault, more) => {
     const error = wireError(fault, { ...more, requestId });
     const method = route.handle.requestPath.slice(1);
-    options.refused?.({ method, requestId, fault, error, seconds: (performance.now() - started) / 1000 });
+    options.refused?.({ method, requestId, fault, error });
     return refuseWith(route, request, error);
   };
   const response =

@@ -82,7 +82,9 @@ export function answerGrpc(req: DoorRequest, res: DoorResponse, error: ConnectEr
     "cache-control": "no-store",
     "grpc-status": String(error.code),
     "grpc-message": encodeURIComponent(error.rawMessage),
-    "grpc-status-details-bin": Buffer.from(encodedError(error).status).toString("base64").replace(/=+$/, ""),
+    "grpc-status-details-bin": Buffer.from(encodedError(error).status)
+      .toString("base64")
+      .replace(/={1,2}$/, ""),
   };
   if ("stream" in req) {
     const { stream } = res as Http2ServerResponse;

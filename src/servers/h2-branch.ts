@@ -127,13 +127,9 @@ function police(session: ServerHttp2Session, limits: DoorLimits, close: () => vo
   };
   let open = 0;
   let resets = h2.resetBurst;
-  let lastReset = performance.now();
-  /** Too many end the connection when the calls under way have been answered: not all were the one's who resets. */
+  /** Too many end the connection when the calls under way have been answered: they may be somebody else's. */
   const onReset = (): void => {
-    const now = performance.now();
-    resets = Math.min(h2.resetBurst, resets + ((now - lastReset) / 1_000) * h2.resetsPerSecond) - 1;
-    lastReset = now;
-    if (resets < 0) close();
+    if (--resets < 0) close();
   };
   let idle = after(limits.firstRequestMs, close);
   session.on("stream", (stream) => {
@@ -150,7 +146,10 @@ function police(session: ServerHttp2Session, limits: DoorLimits, close: () => vo
   });
   if (h2.ageMs > 0) after(h2.ageMs * (0.9 + Math.random() * 0.2), close); // jitter, not a secret
   let control = 0;
-  const window = setInterval(() => (control = 0), CONTROL_WINDOW_MS).unref();
+  const window = setInterval(() => {
+    control = 0;
+    resets = Math.min(h2.resetBurst, resets + (h2.resetsPerSecond * CONTROL_WINDOW_MS) / 1_000);
+  }, CONTROL_WINDOW_MS).unref();
   const count = (): void => {
     if (++control > h2.maxControlFrames) session.destroy();
   };

@@ -1,4 +1,3 @@
-import { Health as HealthDesc } from "../gen/grpc/health/v1/health_pb.ts";
 import { addHealth, type Health } from "../services/health.ts";
 import { addReflection } from "../services/reflection.ts";
 import { connectListener } from "./connect-handler.ts";
@@ -26,7 +25,7 @@ export function opsListener(options: OpsOptions): DoorListener {
   const rpc = connectListener({
     routes: (router) => {
       addHealth(router, health, "all");
-      addReflection(router, [HealthDesc]);
+      addReflection(router, []);
     },
     budget: new ByteBudget(limits.bufferedBytes),
     streamsPerConnection: limits.streamsPerConnection,

@@ -82,7 +82,8 @@ export interface WireMore {
 
 const UNDECODABLE = "the request cannot be decoded";
 // Words as names of fields are made of them; anything else may be a secret in the wrong place.
-const UNKNOWN_KEY = /: key "([a-z]+(?:_[a-z]+|[A-Z][a-z]+)*)" is unknown$/;
+const NAME = /^[a-z]+(?:_[a-z]+|[A-Z][a-z]+)*$/;
+const UNKNOWN = [': key "', '" is unknown'] as const;
 const LONGEST_NAME = 32;
 const FIELD = "cannot decode field ";
 
@@ -91,8 +92,9 @@ const FIELD = "cannot decode field ";
  * may be a secret: values never are.
  */
 export function violationOf(text: string): FieldViolation | undefined {
-  const unknown = UNKNOWN_KEY.exec(text)?.[1];
-  if (unknown !== undefined && unknown.length <= LONGEST_NAME)
+  const [before, after] = UNKNOWN;
+  const unknown = text.endsWith(after) ? text.slice(text.lastIndexOf(before) + before.length, -after.length) : "";
+  if (unknown.length <= LONGEST_NAME && NAME.test(unknown))
     return { field: unknown, description: `the method has no field "${unknown}"` };
   if (!text.startsWith(FIELD)) return undefined;
   const name = text.slice(FIELD.length).split(" ", 1)[0]!;

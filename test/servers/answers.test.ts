@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { TokenValidator, Verdict } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { mountHttp1 } from "../../src/http2/mount-http1.ts";
 import { http } from "../../src/http2/reply.ts";
@@ -230,5 +231,59 @@ describe("300 calls cancelled on a connection", () => {
     // At most the client is asked to go elsewhere: NO_ERROR.
     for (const { payload } of seen(Frame.GOAWAY)) expect(payload.readUInt32BE(4)).toBe(0);
     if (wave === 50) expect(seen(Frame.GOAWAY).length).toBeGreaterThan(0);
+  });
+});
+
+describe("a request that is judged by its head", () => {
+  const judged = { maxMessage: 1_000, deadlineMs: 10_000, byHead: true, handler: () => http(200, []) };
+  const mounted = mountHttp1({ routes: { exact: new Map(), prefix: [["/v1/check/", judged]] } });
+  const head = "POST /v1/check/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+
+  test("is answered although the body that it announces never comes, and its connection ends", async () => {
+    const own = await openEchoDoor({ name: "data", listener: mounted as DoorListener });
+    doors.push(own);
+    const raw = await rawConnect({ port: own.port });
+    raw.socket.write(head);
+    await raw.closed;
+    expect(raw.text()).toMatch(/^HTTP\/1\.1 200 .*\r\nconnection: close\r\n/is);
+  });
+
+  test("keeps its connection when the body comes", async () => {
+    const own = await openEchoDoor({ name: "data", listener: mounted as DoorListener });
+    doors.push(own);
+    const raw = await rawConnect({ port: own.port });
+    for (let i = 1; i <= 2; i++) {
+      raw.socket.write(`${head}12345`);
+      await raw.until((text) => text.split("HTTP/1.1 200").length - 1 === i);
+    }
+    raw.socket.destroy();
+  });
+});
+
+describe("a time in JSON", () => {
+  const at = async (body: object) => {
+    const own = await openEchoDoor({
+      rpc: { routes: (router) => router.service(TokenAdmin, { createToken: () => ({}), listTokens: () => ({}) }) },
+    });
+    doors.push(own);
+    const response = await fetch(`${own.url}/sallyport.v1.TokenAdmin/CreateToken`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(body),
+    });
+    return [response.status, ((await response.json()) as { message?: string }).message];
+  };
+
+  test.each(["2027-02-30T00:00:00Z", "2027-04-31T00:00:00Z", "2027-02-29T12:00:00+01:00", "2027-01-01T24:00:00Z"])(
+    "%s is none",
+    async (expireTime) => {
+      const said = 'the request cannot be decoded: the value of "expire_time" is none of its type';
+      expect(await at({ expireTime })).toEqual([400, said]);
+    },
+  );
+
+  test("of a day that there is, and a text that only looks like one, are taken", async () => {
+    expect((await at({ expireTime: "2028-02-29T23:59:59Z" }))[0]).toBe(200);
+    expect((await at({ displayName: "2027-02-30T00:00:00Z" }))[0]).toBe(200);
   });
 });

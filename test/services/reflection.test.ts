@@ -60,6 +60,7 @@ describe("reflection", () => {
   test("lists the services of the door and itself", async () => {
     const response = await ask({ case: "listServices", value: "" });
     expect(response.case === "listServicesResponse" && response.value.service.map(({ name }) => name)).toEqual([
+      "grpc.health.v1.Health",
       "grpc.reflection.v1.ServerReflection",
       "grpc.reflection.v1alpha.ServerReflection",
       "sallyport.v1.TokenAdmin",
