@@ -8,8 +8,8 @@ import { checkDatabase } from "./postgres/boot.ts";
 import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
-import { assertReachable, assertRights } from "./postgres/preflight.ts";
-import { checkDirectSession } from "./postgres/session-check.ts";
+import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
+import { isShared } from "./postgres/session-settings.ts";
 import { assertUsable } from "./usable.ts";
 
 /*
@@ -22,7 +22,6 @@ const LONGEST_TTL = 365 * 86_400_000;
 /** Brings the database to the newest schema. */
 export async function migrateCommand(config: Config): Promise<number> {
   return withDatabase(config, async (url) => {
-    await checkDirectSession(config.database.direct_url ?? url);
     const applied = await migrate(config.database.direct_url ?? url);
     const text =
       applied.length === 0
@@ -39,12 +38,12 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
   if (ttlMs === undefined) return say(2, "--ttl must be a duration of at most 365d such as 30d, 12h");
   const embedded = config.database.url === undefined;
   return withDatabase(config, async (url) => {
-    await checkDirectSession(config.database.direct_url ?? url);
     await migrate(config.database.direct_url ?? url);
     const keyring = embedded ? keyringOf(config.embedded.data_dir) : config.keyring!;
     let made: Secret | undefined;
     const done = await bootstrap({
       url,
+      shared: isShared(url, config.database.direct_url),
       keyring,
       ttlMs: embedded && ttl === undefined ? undefined : ttlMs,
       again,
@@ -77,16 +76,16 @@ async function checkConnection({ database, keyring, mode }: Config): Promise<voi
   const { url, direct_url: directUrl } = database;
   if (url === undefined)
     return void say(0, "without database.url there is no database to try: the embedded one starts with serve");
-  await assertReachable(url, "database.url");
-  if (directUrl !== undefined) await assertReachable(directUrl, "database.direct_url");
+  await assertBothReachable(url, directUrl);
+  const shared = isShared(url, directUrl);
   const full = mode === "full";
-  if (!(await assertRights(url, mode, full))) {
+  if (!(await assertRights(url, mode, full, shared))) {
     return void say(0, "the database is empty: serve or sallyport migrate makes the schema");
   }
-  const db = new Postgres({ url, maxConnections: 1, applicationName: "sallyport-check", onTrouble: () => {} });
+  const db = new Postgres({ url, shared, maxConnections: 1, applicationName: "sallyport-check", onTrouble: () => {} });
   try {
     const peppers = new Keyring(keyring!.current, keyring!.keys);
-    await checkDatabase(db, peppers, { fsyncOffAllowed: database.allow_fsync_off, mayWrite: false });
+    await checkDatabase(db, peppers, { fsyncOffAllowed: database.allow_fsync_off, mayWrite: false, shared });
   } finally {
     await db.close();
   }
@@ -97,8 +96,7 @@ async function withDatabase(config: Config, work: (url: string) => Promise<numbe
   assertUsable(config);
   const { url, direct_url: directUrl } = config.database;
   if (url !== undefined) {
-    await assertReachable(url, "database.url");
-    if (directUrl !== undefined) await assertReachable(directUrl, "database.direct_url");
+    await assertBothReachable(url, directUrl);
     return work(url);
   }
   const { data_dir } = config.embedded;

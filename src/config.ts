@@ -71,7 +71,22 @@ const door = {
   tls: tls.optional(),
 };
 
-const permission = z.string().regex(/^sallyport\.[a-z.*]+$/, "must be a permission such as sallyport.admin");
+/** As `services/caller.ts` asks for them. */
+const PERMISSIONS = ["operator", "admin", "tokens.create", "tokens.read", "tokens.revoke", "principals.write"]
+  .concat("audit.read", "validate", "reasons")
+  .map((name) => `sallyport.${name}`);
+
+const permission = z
+  .string()
+  .refine(
+    (text) => PERMISSIONS.some((one) => one === text || (text.endsWith(".*") && one.startsWith(text.slice(0, -1)))),
+    `must be one of ${PERMISSIONS.join(", ")}, or a beginning of them with .*`,
+  );
+
+const scope = z
+  .string()
+  .regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/, 'must be 1 to 128 visible characters without " and \\')
+  .refine((text) => !text.startsWith("sallyport."), "what begins with sallyport. is a permission");
 
 const profile = z.strictObject({
   prefix: z.string().regex(/^[a-z][a-z0-9_]{1,15}$/, "must be a letter, then 1 to 15 of a-z 0-9 _"),
@@ -133,7 +148,14 @@ const schema = z.strictObject({
   callers: z
     .strictObject({
       mtls: z
-        .array(z.strictObject({ san: z.string().min(1), tenant: z.string(), permissions: z.array(permission) }))
+        .array(
+          z.strictObject({
+            san: z.string().min(1),
+            tenant: z.string(),
+            permissions: z.array(permission),
+            scopes: z.array(scope).max(100).default([]),
+          }),
+        )
         .default([]),
     })
     .prefault({}),
@@ -204,9 +226,16 @@ const schema = z.strictObject({
     .strictObject({
       every: duration.optional(),
       peers: z
-        .array(z.string().regex(/^http:\/\/[^/\s]+$/, "must be http://host:port of a data door"))
+        .array(
+          z
+            .string()
+            .regex(/^(https?:\/\/[^/\s@?#]+|unix:\/.+)$/, "must be http://host:port, https://host:port or unix:/path"),
+        )
         .max(100)
         .default([]),
+      ca_file: z.string().optional(),
+      cert_file: z.string().optional(),
+      key_file: z.string().optional(),
     })
     .prefault({}),
   log: z
@@ -230,6 +259,7 @@ const OPTIONAL = [
   ...["data", "admin"].flatMap((name) =>
     ["cert_file", "key_file", "client_ca_file"].map((key) => `doors.${name}.tls.${key}`),
   ),
+  ...["ca_file", "cert_file", "key_file"].map((key) => `canary.${key}`),
 ];
 
 /**
@@ -264,6 +294,7 @@ export function loadConfig(file: string | undefined, env: Readonly<Record<string
     files.push(tls.cert_file, tls.key_file, ...(tls.client_ca_file ? [tls.client_ca_file] : []));
     secrets.push([`doors.${name}.tls.key_file`, tls.key_file]);
   }
+  if (config.canary.key_file !== undefined) secrets.push(["canary.key_file", config.canary.key_file]);
   return deepFreeze({ ...config, files, warnings: openToOthers(secrets) });
 }
 
@@ -367,6 +398,15 @@ function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string
     const section = config.doors[name].tls;
     if (section !== undefined && section.allowed_sans.length > 0 && section.client_ca_file === undefined) {
       problems.push(`doors.${name}.tls.client_ca_file: is required with allowed_sans`);
+    }
+  }
+  if ((config.canary.cert_file === undefined) !== (config.canary.key_file === undefined)) {
+    problems.push("canary.cert_file: needs canary.key_file, and the other way round");
+  }
+  const admitted = config.doors.admin.tls?.allowed_sans ?? [];
+  for (const [i, { san }] of config.callers.mtls.entries()) {
+    if (admitted.length > 0 && !admitted.includes(san)) {
+      problems.push(`callers.mtls.${i}.san: is not in doors.admin.tls.allowed_sans, so it can not come in`);
     }
   }
   if (config.callers.mtls.length > 0 && config.doors.admin.tls?.client_ca_file === undefined) {

@@ -1,4 +1,6 @@
 import type { Socket } from "node:net";
+import { totalmem } from "node:os";
+import { getHeapStatistics } from "node:v8";
 import type { DescService } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import type { BulkRevoke } from "./app/bulk-revoke.ts";
@@ -12,6 +14,7 @@ import { PrincipalAdmin } from "./gen/sallyport/v1/principal_admin_pb.ts";
 import { TenantAdmin } from "./gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "./gen/sallyport/v1/token_admin_pb.ts";
 import { TokenValidator } from "./gen/sallyport/v1/token_validator_pb.ts";
+import { ByteBudget } from "./http2/limits.ts";
 import { mountHttp1 } from "./http2/mount-http1.ts";
 import { mountNode } from "./http2/mount-node.ts";
 import { createUnaryServer } from "./http2/server.ts";
@@ -19,7 +22,7 @@ import type { AuditLog, Clock } from "./ports.ts";
 import { connectListener } from "./servers/connect-handler.ts";
 import { dataRoutes } from "./servers/data-routes.ts";
 import { type Door, openDoor } from "./servers/door.ts";
-import { ByteBudget, doorLimits } from "./servers/limits.ts";
+import { doorLimits } from "./servers/limits.ts";
 import { opsListener } from "./servers/ops.ts";
 import { type DoorListener, peersByCall } from "./servers/peers.ts";
 import { plainPaths } from "./servers/plain-paths.ts";
@@ -113,6 +116,7 @@ export async function openDoors(config: Config, deps: DoorDeps): Promise<Doors> 
     clock: deps.clock,
     onShed: (klass) => deps.telemetry.shed(klass),
     utilization: loopUtilization(),
+    memory: memoryInUse,
   });
   const drain = { admin: new AbortController(), ops: new AbortController() };
   let draining = false;
@@ -161,14 +165,17 @@ export async function openDoors(config: Config, deps: DoorDeps): Promise<Doors> 
 
 function opsDoor(config: Config, deps: DoorDeps, health: Health, drain: AbortSignal): Promise<Door> {
   const limits = doorLimits("ops");
+  const budget = new ByteBudget(limits.bufferedBytes);
   const { registry } = deps.telemetry;
   return openDoor({
     name: "ops",
     bind: config.doors.ops.bind,
     unixMode: config.doors.ops.unix_mode,
     limits,
+    budget,
     listener: opsListener({
       limits,
+      budget,
       health,
       metrics: async () => ({ type: registry.contentType, body: await registry.metrics() }),
       reasons: deps.reasons,
@@ -186,6 +193,7 @@ function adminDoor(
   drain: AbortSignal,
 ): Promise<Door> {
   const limits = doorLimits("admin");
+  const budget = new ByteBudget(limits.bufferedBytes);
   const proxies = new TrustedProxies(config.doors.admin.trusted_proxies);
   const { clock, telemetry, callers, denials, admin } = deps;
   const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
@@ -213,7 +221,7 @@ function adminDoor(
       bounds(), // before any handler
     ],
     grpcWeb: true,
-    budget: new ByteBudget(limits.bufferedBytes),
+    budget,
     streamsPerConnection: limits.streamsPerConnection,
     drain,
   });
@@ -223,6 +231,7 @@ function adminDoor(
     unixMode: config.doors.admin.unix_mode,
     tls: tlsOf(config.doors.admin.tls),
     limits,
+    budget,
     listener: plainPaths(
       { "/openapi.json": openApiPage },
       revocationPath({ clock, admission, called, denials, callers, tokens: admin.tokens, proxies }, rpc),
@@ -260,8 +269,10 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
       telemetry.called({ requestId, method, code, reason, seconds: 0, level: levelOf(reason), cause });
     },
   });
+  const budget = new ByteBudget(limits.bufferedBytes);
   const own = createUnaryServer({
     routes,
+    budget,
     onHandlerError,
     onConnectionError: ({ reason, error }) => {
       if (error !== undefined) telemetry.trouble(`data door: ${reason}`, error);
@@ -273,10 +284,11 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
     unixMode: unix_mode,
     tls: tlsOf(tls),
     limits,
-    listener: mountHttp1({ routes, onHandlerError }) as DoorListener,
+    budget,
+    listener: mountHttp1({ routes, budget, onHandlerError }) as DoorListener,
     ...(http2 === "own"
       ? { http2: (socket: Socket, head: Buffer) => own.accept(socket, head, trust) }
-      : { onStream: mountNode({ routes, onHandlerError }) }),
+      : { onStream: mountNode({ routes, budget, onHandlerError }) }),
     onTrouble: (what, error) => telemetry.trouble(what, error),
   });
   return {
@@ -286,6 +298,13 @@ async function dataDoor(config: Config, deps: DoorDeps, health: Health, admissio
       await Promise.all([own.drain(graceMs), door.drain(graceMs + 100)]);
     },
   };
+}
+
+/** Memory in use as a part of what there is, 0 to 1: of the container or machine, and of the heap's own limit. */
+function memoryInUse(): number {
+  const limit = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
+  const { used_heap_size, heap_size_limit } = getHeapStatistics();
+  return Math.max(process.memoryUsage.rss() / limit, used_heap_size / heap_size_limit);
 }
 
 /** How busy the event loop was since the last call, 0 to 1. */

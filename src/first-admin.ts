@@ -7,6 +7,8 @@ import { Postgres } from "./postgres/pool.ts";
 
 export interface FirstAdminOptions {
   readonly url: string;
+  /** Through a pooler. */
+  readonly shared?: boolean;
   readonly keyring: { readonly current: string; readonly keys: Readonly<Record<string, string>> };
   /** Milliseconds; undefined: without expiry. */
   readonly ttlMs: number | undefined;
@@ -25,6 +27,7 @@ export async function bootstrap(options: FirstAdminOptions): Promise<boolean> {
   const { tokenString, digest, hint } = mintTokenString(profile.prefix, keyring.current);
   const db = new Postgres({
     url: options.url,
+    ...(options.shared && { shared: true }),
     maxConnections: 1,
     applicationName: "sallyport-bootstrap",
     onTrouble: () => {},

@@ -110,14 +110,25 @@ export interface RevokeSelection {
   readonly cutFrom?: number;
 }
 
+/**
+ * All but the lists may decide what a change does: they are read on the primary of the epoch that this process follows,
+ * or reject with STORE_UNAVAILABLE; "there is none" is never the word of a standby.
+ */
 export interface TokenStore {
   get(id: string): Promise<Token | undefined>;
   getByDigest(digest: string): Promise<Token | undefined>;
   /** At most `limit` tokens after `start`. */
   list(filter: TokenFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Token>>;
-  /** Ids of tokens that could be accepted, now or some day, and are selected; in id order. */
-  select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]>;
-  /** How many tokens `select` would give, and the ids of at most `most` of them. */
+  /**
+   * Ids of tokens that could be accepted, now or some day, and are selected; in id order. With the epoch in which they
+   * were read.
+   */
+  select(
+    selection: RevokeSelection,
+    limit: number,
+    afterId: string,
+  ): Promise<{ readonly ids: readonly string[]; readonly epoch: string }>;
+  /** How many tokens `select` would give, and the ids of at most `most` of them. For people to read: no change rests on it. */
   matched(selection: RevokeSelection, most: number, patience?: Patience): Promise<{ count: number; ids: string[] }>;
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;
@@ -396,6 +407,8 @@ export interface RevocationLog {
   reap(ids: readonly string[]): Promise<void>;
   bury(ids: readonly string[], epoch: string): Promise<void>;
   settle(epoch: string): Promise<void>;
+  /** Draws a new incarnation, so a new epoch, if the present one is still this. Of many who call, one draws. */
+  draw(epoch: string): Promise<void>;
   /** Raises the floor over rows older than ten minutes, commits, then deletes them; one leader at a time. */
   prune(): Promise<void>;
   /** The last answer came from a server that must not be asked again: destroy the connection, open another. */

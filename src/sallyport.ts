@@ -12,8 +12,9 @@ import { ReuseSignals } from "./app/reuse.ts";
 import { TokenManager } from "./app/token-manager.ts";
 import { Usage } from "./app/usage.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./app/validate.ts";
+import { askPeer, peerTlsOf } from "./canary-peer.ts";
 import { type Config, trustsPeers } from "./config.ts";
-import { NO_REQUIREMENT, type Verdict } from "./domain/decide.ts";
+import { NO_REQUIREMENT } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
@@ -29,7 +30,6 @@ import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
-import { checkDirectSession } from "./postgres/session-check.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
 import { PostgresTokenStore } from "./postgres/token-store.ts";
@@ -87,7 +87,6 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
   const profiles = profilesOf(config);
 
-  await checkDirectSession(config.database.direct_url ?? url);
   const shared = isShared(url, config.database.direct_url);
   const db = new Postgres({ url, shared, maxConnections: full ? 10 : 1, applicationName: "sallyport", onTrouble });
   try {
@@ -97,7 +96,11 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     throw error;
   }
   const lists = new ListReads({ url, shared, clock, onTrouble });
-  const store = new PostgresTokenStore(db, lists);
+  const store = new PostgresTokenStore(db, lists, {
+    clock,
+    epoch: () => freshness.epoch,
+    wake: () => follower.wake(),
+  });
   const audit = new PostgresAuditLog(db, lists);
   const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   reader.warmUp();
@@ -172,6 +175,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const tokens = new TokenManager({
     store,
     authority,
+    clock,
     keyring,
     profiles,
     registeredTypes: config.principals.registered,
@@ -200,6 +204,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   });
   const dataCallers = new DataCallers(callers, trustsPeers(config.doors.data));
 
+  const peerTls = peerTlsOf(config);
   const validateForCanary = validateWith(validation("canary"));
   const canary = new Canary(
     {
@@ -214,7 +219,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
           ask: async (text) =>
             (await validateForCanary(text.reveal(), NO_REQUIREMENT, NOWHERE, clock.mono() + 2_000)).verdict,
         },
-        ...config.canary.peers.map((peer) => ({ name: peer, ask: (text: Secret) => askPeer(peer, text) })),
+        ...config.canary.peers.map((peer) => ({ name: peer, ask: (text: Secret) => askPeer(peer, text, peerTls) })),
       ],
     },
     config.canary.every ?? 0,
@@ -328,20 +333,6 @@ async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, { log }
 }
 
 const NOWHERE = { clientAddress: "" };
-
-/** Asks another instance's data door about a token, over its JSON API. */
-async function askPeer(peer: string, tokenString: Secret): Promise<Verdict> {
-  const response = await fetch(`${peer}/sallyport.v1.TokenValidator/ValidateToken`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ tokenString: tokenString.reveal() }),
-    redirect: "error",
-    signal: AbortSignal.timeout(2_000),
-  });
-  if (!response.ok) throw new Error(`peer answered ${response.status}`);
-  const { verdict } = (await response.json()) as { verdict?: string };
-  return (verdict?.replace(/^VERDICT_/, "") ?? "UNDETERMINED") as Verdict;
-}
 
 /** The cache outside, and wake-ups by the same server. Speed only: whatever happens there, answers and waits are right. */
 function openRedisRoom(url: string, config: Config, keyring: Keyring, clock: Clock, telemetry: Telemetry) {

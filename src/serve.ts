@@ -4,8 +4,8 @@ import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
 import { bootstrap } from "./first-admin.ts";
 import { type Embedded, startEmbedded } from "./postgres/embedded.ts";
 import { migrate } from "./postgres/migrate.ts";
-import { assertReachable, assertRights } from "./postgres/preflight.ts";
-import { checkDirectSession } from "./postgres/session-check.ts";
+import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
+import { isShared } from "./postgres/session-settings.ts";
 import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
 import { createTelemetry, type Telemetry } from "./telemetry.ts";
 import { assertUsable } from "./usable.ts";
@@ -28,16 +28,12 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
   try {
     const config = embedded === undefined ? given : { ...given, ...embedded.config };
     const { url, direct_url: directUrl } = config.database;
-    await assertReachable(url!, "database.url");
-    if (directUrl !== undefined) await assertReachable(directUrl, "database.direct_url");
+    await assertBothReachable(url!, directUrl);
     if (config.mode === "full") {
-      const direct = directUrl ?? url!;
-      // Migrations hold a lock of the session.
-      await checkDirectSession(direct);
-      const applied = await migrate(direct);
+      const applied = await migrate(directUrl ?? url!);
       for (const name of applied) telemetry.note("migrated", { name });
     }
-    await assertRights(url!, config.mode);
+    await assertRights(url!, config.mode, false, isShared(url!, directUrl));
     if (embedded !== undefined) await firstAdmin(config, telemetry);
     const sallyport = await createSallyport(config, telemetry);
     signals.onReload = () => reload(sallyport, load, telemetry);

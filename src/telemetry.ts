@@ -39,6 +39,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     lastLine.set(what, now);
     return false;
   };
+  const strangers = new Sample(STRANGERS_PER_SECOND);
   const events = (door: string): Events => {
     const count = validations.forDoor(door);
     return {
@@ -95,10 +96,43 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     called(line) {
       m.rpcs.inc({ method: line.method, code: line.code });
       m.rpcSeconds.observe({ method: line.method }, line.seconds);
-      const { level: at, cause, ...fields } = line;
+      const unlogged = line.reason === "CALLER_UNAUTHENTICATED" ? strangers.unlogged(performance.now()) : 0;
+      if (unlogged === undefined) return;
+      const { level: at, cause, ...others } = line;
+      const fields = unlogged > 0 ? { ...others, unlogged } : others;
       log[at](cause === undefined ? fields : { ...fields, err: cause }, "call");
     },
   };
+}
+
+/** Lines a second for calls without a good credential: anybody can make such. All are counted in `rpc_total`. */
+const STRANGERS_PER_SECOND = 10;
+
+/** Lets so many a second through, and counts the others. */
+class Sample {
+  readonly #perSecond: number;
+  #second = Number.NEGATIVE_INFINITY;
+  #taken = 0;
+  #left = 0;
+
+  constructor(perSecond: number) {
+    this.#perSecond = perSecond;
+  }
+
+  /** How many were left out since the last that was not; undefined for one to leave out. */
+  unlogged(now: number): number | undefined {
+    if (now - this.#second >= 1000) {
+      this.#second = now;
+      this.#taken = 0;
+    }
+    if (++this.#taken > this.#perSecond) {
+      this.#left++;
+      return undefined;
+    }
+    const left = this.#left;
+    this.#left = 0;
+    return left;
+  }
 }
 
 function metrics(registry: Registry) {

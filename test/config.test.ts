@@ -2,6 +2,7 @@ import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { ConfigError, isLocal, loadConfig, redacted } from "../src/config.ts";
+import { PERMISSIONS } from "../src/services/caller.ts";
 import { folder } from "./support/program.ts";
 
 const place = folder();
@@ -340,6 +341,46 @@ test("listeners on free ports, on other addresses, and one that is not opened, a
   expect(problems("doors: { data: { bind: '127.0.0.2:7401' } }")).toEqual([]);
   const validate = JSON.stringify({ mode: "validate", doors: { data: { bind: "127.0.0.1:7401" } }, ...KEYRING });
   expect(problems(validate, { DATABASE_URL: "postgres://h/d" })).toEqual([]);
+});
+
+describe("certificates as callers", () => {
+  const mtls = (over: object, sans: string[] = []) => ({
+    doors: { admin: { tls: { cert_file: "c", key_file: "k", client_ca_file: "a", allowed_sans: sans } } },
+    callers: { mtls: [{ san: "spiffe://td/ci", tenant: "acme", permissions: ["sallyport.admin"], ...over }] },
+  });
+  const of = (over: object, sans?: string[]) => problems(JSON.stringify(mtls(over, sans)));
+
+  test("may hold every permission that a call needs, and beginnings of them", () => {
+    const needed = Object.values(PERMISSIONS).flatMap((row) => (row === "open" ? [] : [row.permission]));
+    expect(of({ permissions: [...new Set(needed), "sallyport.reasons", "sallyport.tokens.*"] })).toEqual([]);
+  });
+
+  test.each(["sallyport.token.create", "sallyport.tokens", "sallyport.admins", "sallyport.tokenss.*", "repo:read"])(
+    "%s is no permission",
+    (permission) => {
+      expect(of({ permissions: [permission] })).toEqual([
+        expect.stringMatching(/^callers\.mtls\.0\.permissions\.0: must be one of sallyport\.operator, /),
+      ]);
+    },
+  );
+
+  test("have scopes to give, which are no permissions", () => {
+    expect(of({ scopes: ["repo:read", "repo:*"] })).toEqual([]);
+    for (const scope of ["sallyport.admin", "a b", ""]) expect(of({ scopes: [scope] }), scope).toHaveLength(1);
+  });
+
+  test("come in", () => {
+    expect(of({}, ["spiffe://td/other"])).toEqual([expect.stringMatching(/^callers\.mtls\.0\.san: is not in/)]);
+    expect(of({}, ["spiffe://td/ci"])).toEqual([]);
+  });
+});
+
+test("the canary's peers are reached by http, https and unix sockets, and its certificate has a key", () => {
+  const peers = (...list: string[]) => problems(JSON.stringify({ canary: { every: "1s", peers: list } }));
+  expect(peers("http://h:1", "https://h:1", "unix:/run/s")).toEqual([]);
+  for (const peer of ["h:1", "ftp://h", "https://u:p@h", "https://h/path", "unix:s"])
+    expect(peers(peer), peer).toEqual([expect.stringMatching(/^canary\.peers\.0: /)]);
+  expect(problems("canary: { cert_file: c }")).toEqual([expect.stringMatching(/^canary\.cert_file: /)]);
 });
 
 describe("break-glass", () => {

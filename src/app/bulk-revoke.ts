@@ -70,7 +70,7 @@ export class BulkRevoke {
     checkText("reason", request.reason, 200);
     const selection = this.#selection(access, request);
     const holding = sparedFrom(rankOf(access.caller));
-    if (holding.length > 0 && (await this.#o.store.select({ ...selection, holding }, 1, "")).length > 0)
+    if (holding.length > 0 && (await this.#o.store.select({ ...selection, holding }, 1, "")).ids.length > 0)
       throw mayNotEnd();
     if (request.dryRun) {
       const { count, ids } = await this.#o.store.matched(selection, SHOWN, access);
@@ -113,7 +113,8 @@ export class BulkRevoke {
         for (let passes = selection.descendants === true ? DESCENTS : 1; ; passes--) {
           const before = revoked;
           for (let afterId = "", last = false; !last; ) {
-            const ids = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
+            const { ids, epoch } = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
+            chunks.selectedIn(epoch);
             matchedIds ??= ids.slice(0, SHOWN);
             await chunks.revoke(ids);
             last = ids.length < PAGE;
@@ -166,6 +167,7 @@ class Chunks {
   readonly #actor: AuditActor;
   readonly #count: (more: number) => void;
   #last: Committed<unknown> | undefined;
+  #epoch: string | undefined;
 
   constructor(store: AuthorityStore, tenant: string, reason: string, actor: AuditActor, count: (more: number) => void) {
     this.#store = store;
@@ -173,6 +175,12 @@ class Chunks {
     this.#reason = reason;
     this.#actor = actor;
     this.#count = count;
+  }
+
+  /** What was selected in one life of the server is revoked in the same: another may have had others. */
+  selectedIn(epoch: string): void {
+    this.#epoch ??= epoch;
+    if (epoch !== this.#epoch) throw unsure();
   }
 
   /** A row that somebody holds keeps back no other: those are redone row by row, after the rest of the chunk. */
@@ -211,7 +219,8 @@ class Chunks {
 
   async #commit<T>(step: () => Promise<Committed<T>>): Promise<T> {
     const done = await this.afterFirst(step);
-    if (this.#last !== undefined && done.epoch !== this.#last.epoch) throw unsure();
+    this.#epoch ??= done.epoch;
+    if (done.epoch !== this.#epoch) throw unsure();
     this.#last = done;
     return done.value;
   }

@@ -1,6 +1,7 @@
+import { isWhole } from "../domain/epoch.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Freshness } from "../domain/freshness.ts";
-import type { Clock, Events, PollResult, RevocationLog, Timers, TokenReader } from "../ports.ts";
+import type { Clock, Events, Evidence, PollResult, RevocationLog, Timers, TokenReader } from "../ports.ts";
 import type { Lookup } from "./lookup.ts";
 
 export interface FollowerOptions {
@@ -33,6 +34,11 @@ const MOST_ORPHANS = 16;
 /** How long it rests after a fault of this program, and after many in a row. */
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
+/** What goes on is said again at this interval. */
+const SAY_AGAIN_MS = 60_000;
+
+const BACKWARDS = "history went backwards";
+const UNSEALED = "rows of the log were put back by a restore";
 
 /**
  * Keeps one validator's row and follows the log for it (`revocation.md` §4.1, §4.2): boot, register, poll, apply,
@@ -59,6 +65,8 @@ export class Follower {
   #stopping = false;
   #woken = false;
   #onWake: (() => void) | undefined;
+  /** What keeps it from any epoch, and when that was last said. */
+  #hindered: { readonly what: string; readonly at: number } | undefined;
   #settled: string | undefined;
   #maxBoundMs = 0;
 
@@ -171,6 +179,8 @@ export class Follower {
     try {
       const seen = await log.look();
       if (seen.inRecovery) return log.distrust();
+      if (!isWhole(seen.epoch)) return await this.#leaveHistory(UNSEALED, seen);
+      this.#hindered = undefined;
       freshness.begin(seen.epoch, clock.mono());
     } catch (error) {
       events.trouble("the database does not answer", error);
@@ -246,8 +256,31 @@ export class Follower {
         this.#registered = false;
         return this.#again();
       case "backwards":
-        return events.alarm("history went backwards", { head: page.n, applied: freshness.applied });
+        return this.#leaveHistory(BACKWARDS, page);
+      case "unsealed":
+        return this.#leaveHistory(UNSEALED, page);
     }
+  }
+
+  /**
+   * Positions under this incarnation may have been handed out twice: nothing begins before another is drawn, by this
+   * process or by any other. Until then each poll tries again.
+   */
+  async #leaveHistory(what: string, seen: Evidence): Promise<void> {
+    const { log, freshness, clock, events } = this.#deps;
+    const now = clock.mono();
+    const facts = { head: seen.n, applied: freshness.applied };
+    const said = this.#hindered?.what === what ? this.#hindered.at : undefined;
+    const due = said === undefined || now - said >= SAY_AGAIN_MS;
+    if (due) this.#hindered = { what, at: now };
+    if (said === undefined) events.alarm(what, facts);
+    try {
+      await log.draw(seen.epoch);
+      if (said === undefined) this.#again();
+    } catch (error) {
+      if (due) events.trouble("no new incarnation could be drawn", error);
+    }
+    if (said !== undefined && due) events.note(`${what}; everything is refused until it has a new incarnation`, facts);
   }
 
   #newEpoch(page: PollResult, now: number): void {
@@ -255,6 +288,7 @@ export class Follower {
     const facts = { head: page.n, applied: freshness.applied };
     if (page.n < freshness.applied) events.alarm("a new server has less history than the one before", facts);
     else events.note("another server, or another life of it", facts);
+    this.#hindered = undefined;
     freshness.begin(page.epoch, now);
     lookup.forget();
     reader.distrust();

@@ -36,9 +36,12 @@ export type Finding =
 
 interface Arrival {
   readonly reading: Reading;
+  readonly trusted: boolean;
   readonly cached: Cached | undefined;
 }
 
+/** Of L1's bytes, as much again for what its rows have alike. */
+const SHARED_PART = 8;
 const UNDETERMINED: Finding = { kind: "undetermined" };
 const MALFORMED: Finding = { kind: "malformed" };
 const FORGED: Finding = { kind: "unknown", tier: "none" };
@@ -55,14 +58,15 @@ export class Lookup {
   readonly #options: LookupOptions;
   readonly #l1: EntryCache;
   readonly #reads: Reads<Arrival>;
-  readonly #values = new SharedValues();
+  readonly #values: SharedValues;
   readonly #cacheReads = new Map<string, Promise<Material | undefined>>();
 
   constructor(deps: LookupDeps, options: LookupOptions) {
     this.#deps = deps;
     this.#options = options;
+    this.#values = new SharedValues(options.l1Bytes / SHARED_PART);
     this.#l1 = new EntryCache({ most: options.l1Entries, mostBytes: options.l1Bytes, sizeOf });
-    this.#reads = new Reads(deps, options, (reading) => this.#arrived(reading));
+    this.#reads = new Reads(deps, options, (reading, applied) => this.#arrived(reading, applied));
   }
 
   /**
@@ -139,7 +143,7 @@ export class Lookup {
       const shared = flight.sent;
       const arrival = await this.#reads.within(flight, deadline);
       if (arrival === undefined || this.#deps.freshness?.halted) return answer(UNDETERMINED);
-      if (!this.#trusted(arrival.reading)) {
+      if (!arrival.trusted || !this.#ofThisEpoch(arrival.reading)) {
         if (++strikes > 1) return answer(UNDETERMINED);
       } else if (!shared || this.#proven(arrival)) {
         return answer(this.#byReading(arrival));
@@ -154,17 +158,29 @@ export class Lookup {
     return cached !== undefined && freshness?.usable(cached, clock.mono()) === true;
   }
 
-  #trusted(reading: Reading): boolean {
+  #ofThisEpoch(reading: Reading): boolean {
     const { freshness } = this.#deps;
     return !reading.inRecovery && (freshness === undefined || reading.epoch === freshness.epoch);
   }
 
+  /**
+   * A server takes the snapshot of a statement before it runs it: one that was promoted in between tells its new epoch
+   * beside rows that it had as a standby. So a reading counts only if it was sent when this epoch was known here, and
+   * if it shows what was known here then.
+   */
+  #trusted(reading: Reading, applied: number): boolean {
+    const { freshness } = this.#deps;
+    if (!this.#ofThisEpoch(reading)) return false;
+    return freshness === undefined || (reading.sent >= freshness.sawEpoch && reading.n >= applied);
+  }
+
   /** Once per reading, in the tick of its arrival. */
-  #arrived(reading: Reading): Arrival {
+  #arrived(reading: Reading, applied: number): Arrival {
     const { freshness, reader, wake, cache, clock } = this.#deps;
     const { material } = reading;
     const cached = material && new Cached(this.#values.share(material));
-    if (!this.#trusted(reading)) {
+    const trusted = this.#trusted(reading, applied);
+    if (!trusted) {
       reader.distrust();
       wake?.();
     } else if (freshness !== undefined && cached !== undefined) {
@@ -174,7 +190,7 @@ export class Lookup {
         cache?.fill(cached.material);
       }
     }
-    return { reading, cached };
+    return { reading, trusted, cached };
   }
 
   /** What refuses for its state is not worth a place for long. */
@@ -199,10 +215,18 @@ export class Lookup {
   }
 }
 
+/** Scopes up to here are in the fixed part, with the encoded answers that hold them. */
+const FEW_SCOPES = 256;
+/** Times that scopes are kept beside the entry: in the encoded answers of each protocol, and in their frames. */
+const ANSWERS = 4;
+
 /** About what an entry takes of the heap, in bytes: the fixed part is measured in `test/app/lookup.test.ts`. */
 function sizeOf(m: Material): number {
   let bytes = 540;
   for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
+  let scopes = -FEW_SCOPES;
+  for (const scope of m.scopes) scopes += scope.length;
+  if (scopes > 0) bytes += ANSWERS * scopes;
   for (const [key, value] of Object.entries(m.annotations)) bytes += 48 + 2 * (key.length + value.length);
   if (m.parent === undefined) return bytes;
   for (const list of [m.parent.audiences, m.parent.allowedCidrs]) for (const item of list) bytes += 24 + item.length;

@@ -1,4 +1,5 @@
 import { AppError } from "../domain/errors.ts";
+import type { Freshness } from "../domain/freshness.ts";
 import type { Clock, Events, Reading, Timers, TokenReader } from "../ports.ts";
 import { before } from "./before.ts";
 
@@ -16,6 +17,7 @@ export interface ReadsDeps {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly events: Events;
+  readonly freshness?: Pick<Freshness, "applied">;
 }
 
 /** One read of one token, shared by all who may share it. */
@@ -35,19 +37,20 @@ interface Waiting<T> extends Flight<T> {
 
 /**
  * Reads of tokens: one at a time per token, a bounded number at once, a bounded number waiting. `arrived` is called
- * once per reading, in the tick in which it arrives, and gives what all who share it are handed.
+ * once per reading, in the tick in which it arrives, with the position that was applied here when it was sent, and gives
+ * what all who share it are handed.
  */
 export class Reads<T> {
   readonly #deps: ReadsDeps;
   readonly #options: ReadsOptions;
-  readonly #arrived: (reading: Reading) => T;
+  readonly #arrived: (reading: Reading, applied: number) => T;
   /** The latest flight of each token. */
   readonly #flights = new Map<string, Waiting<T>>();
   readonly #queue: Waiting<T>[] = [];
   #active = 0;
   #pumping = false;
 
-  constructor(deps: ReadsDeps, options: ReadsOptions, arrived: (reading: Reading) => T) {
+  constructor(deps: ReadsDeps, options: ReadsOptions, arrived: (reading: Reading, applied: number) => T) {
     this.#deps = deps;
     this.#options = options;
     this.#arrived = arrived;
@@ -100,9 +103,10 @@ export class Reads<T> {
     if (flight.deadline <= clock.mono()) return this.#finish(flight, undefined);
     this.#active++;
     let found: T | undefined;
+    const applied = this.#deps.freshness?.applied ?? -1;
     try {
       // Its own bound, not that of who waits: a late read costs a connection that others share.
-      found = this.#arrived(await reader.read(flight.digest, this.#options.readTimeoutMs));
+      found = this.#arrived(await reader.read(flight.digest, this.#options.readTimeoutMs), applied);
     } catch (error) {
       if (!(error instanceof AppError && error.reason === "STORE_UNAVAILABLE")) events.trouble("read failed", error);
     }

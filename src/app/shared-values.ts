@@ -1,21 +1,34 @@
 import type { Label, Material } from "../domain/material.ts";
 
 const MOST = 10_000;
+/** About what a kept value takes besides its characters. */
+const EACH = 128;
 const NONE: readonly string[] = Object.freeze([]);
 const NO_ANNOTATIONS: Readonly<Record<string, string>> = Object.freeze({});
 
 /**
  * One copy of what many rows have alike: tenants, principals, lists of scopes. A driver makes each row's values anew;
- * kept so, they are half of what a cached row takes. Bounded: when it is full it starts over.
+ * kept so, they are half of what a cached row takes. Bounded in number and bytes: when it is full it starts over.
  */
 export class SharedValues {
+  readonly #mostBytes: number;
+  #bytes = 0;
   #label: Label | undefined;
   readonly #texts = new Map<string, string>();
   readonly #lists = new Map<string, readonly string[]>();
 
+  constructor(mostBytes: number) {
+    this.#mostBytes = mostBytes;
+  }
+
+  /** About what is kept, in bytes. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   /** The same facts, in as little memory as there is. */
   share(m: Material): Material {
-    return {
+    const shared = {
       ...m,
       label: this.#labelOf(m.label),
       tenant: this.#text(m.tenant),
@@ -27,12 +40,11 @@ export class SharedValues {
       annotations: Object.keys(m.annotations).length === 0 ? NO_ANNOTATIONS : m.annotations,
       principalState: this.#text(m.principalState),
       tenantState: this.#text(m.tenantState),
-      parent: m.parent && {
-        ...m.parent,
-        audiences: this.#list(m.parent.audiences),
-        allowedCidrs: this.#list(m.parent.allowedCidrs),
-      },
     };
+    const { parent } = m;
+    if (parent === undefined) return shared;
+    const [audiences, allowedCidrs] = [this.#list(parent.audiences), this.#list(parent.allowedCidrs)];
+    return { ...shared, parent: { ...parent, audiences, allowedCidrs } };
   }
 
   /** Between two changes all rows are read at one position. */
@@ -52,8 +64,16 @@ export class SharedValues {
   #one<V>(known: Map<string, V>, key: string, value: V): V {
     const first = known.get(key);
     if (first !== undefined) return first;
-    if (known.size >= MOST) known.clear();
+    // A list is kept beside its key, which holds the same characters.
+    const bytes = EACH + 2 * key.length;
+    if (bytes > this.#mostBytes) return value;
+    if (known.size >= MOST || this.#bytes + bytes > this.#mostBytes) {
+      this.#texts.clear();
+      this.#lists.clear();
+      this.#bytes = 0;
+    }
     known.set(key, value);
+    this.#bytes += bytes;
     return value;
   }
 }

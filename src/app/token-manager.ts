@@ -8,9 +8,19 @@ import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
-import type { Idempotency, LifetimeRule, PageStart, Part, TokenChange, TokenFilter, TokenStore } from "../ports.ts";
+import type {
+  Clock,
+  Idempotency,
+  LifetimeRule,
+  PageStart,
+  Part,
+  TokenChange,
+  TokenFilter,
+  TokenStore,
+} from "../ports.ts";
 import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
 import type { Authority, Effect } from "./authority.ts";
+import { Repeats } from "./repeats.ts";
 
 const DAY = 86_400_000;
 
@@ -67,6 +77,7 @@ const WORTH_A_REPEAT: ReadonlySet<Reason> = new Set<Reason>([
 export interface TokenManagerOptions {
   readonly store: TokenStore;
   readonly authority: Authority;
+  readonly clock: Pick<Clock, "mono">;
   readonly keyring: Keyring;
   readonly profiles: ReadonlyMap<string, Profile>;
   readonly registeredTypes: readonly string[];
@@ -84,9 +95,11 @@ export interface TokenManagerOptions {
 /** Tokens, by the rules of issue. It decides what; the authority makes it happen. */
 export class TokenManager {
   readonly #o: TokenManagerOptions;
+  readonly #repeats: Repeats;
 
   constructor(options: TokenManagerOptions) {
     this.#o = options;
+    this.#repeats = new Repeats(options.clock);
   }
 
   async create(access: Access, request: CreateRequest): Promise<{ token: Token; tokenString: Secret }> {
@@ -198,6 +211,7 @@ export class TokenManager {
     noWait: boolean,
   ): Promise<{ token: Token; effect: Effect }> {
     rules.checkText("reason", reason, 200);
+    if (token.revokeTime !== undefined) this.#repeats.admit(access);
     const { value, effect } = await this.#o.authority.change(
       (store) => store.revokeToken(token.id, family, reason, actorOf(access)),
       { noWait, deadline: access.deadline },

@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { createSecureContext } from "node:tls";
 import type { Interceptor, Transport } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { usage } from "./failure.ts";
@@ -16,6 +17,13 @@ export interface Credential {
   readonly from: string;
 }
 
+/** Files of PEM: whom to believe behind `https://`, and the certificate to show. */
+export interface TlsFiles {
+  readonly caFile?: string;
+  readonly certFile?: string;
+  readonly keyFile?: string;
+}
+
 /**
  * A client's side of a door: `http://host:port`, `https://host:port` or `unix:/path`, by the Connect protocol over
  * HTTP/1.1, which every door takes. Every call carries the credential, if there is one, and ends after `timeoutMs`;
@@ -26,6 +34,7 @@ export function openDoor(
   address: { readonly text: string; readonly flag: string },
   credential: Credential | undefined,
   timeoutMs: number,
+  tls: TlsFiles = {},
   tokenEnds?: (time: string) => void,
 ): Transport {
   const unix = /^unix:(\/.+)$/.exec(address.text)?.[1];
@@ -35,12 +44,39 @@ export function openDoor(
   return createConnectTransport({
     baseUrl: unix === undefined ? address.text : "http://localhost",
     httpVersion: "1.1",
-    ...(unix === undefined ? {} : { nodeOptions: { socketPath: unix } }),
+    nodeOptions: unix !== undefined ? { socketPath: unix } : address.text.startsWith("https:") ? tlsOptions(tls) : {},
     interceptors: credential === undefined ? [] : [bearer(credential.secret), endings(tokenEnds)],
     acceptCompression: [],
     readMaxBytes: LONGEST_ANSWER,
     defaultTimeoutMs: timeoutMs,
   });
+}
+
+/** What the files hold, proven to fit together. A file that can not be used is a usage Failure that names it. */
+function tlsOptions({ caFile, certFile, keyFile }: TlsFiles) {
+  if ((certFile === undefined) !== (keyFile === undefined)) {
+    throw usage("a client certificate needs both --cert-file and --key-file");
+  }
+  const read = (what: string, file: string | undefined) => {
+    if (file === undefined) return undefined;
+    try {
+      const text = readFileSync(file);
+      if (text.includes("-----BEGIN ")) return text;
+    } catch (error) {
+      throw usage(`cannot read the ${what} ${file}: ${reasonOf(error)}`);
+    }
+    throw usage(`the ${what} ${file} is not PEM`);
+  };
+  const options = {
+    ...(caFile !== undefined && { ca: read("CA file", caFile) }),
+    ...(certFile !== undefined && { cert: read("certificate file", certFile), key: read("key file", keyFile) }),
+  };
+  try {
+    createSecureContext(options);
+  } catch {
+    throw usage(`the TLS files can not be used: ${[caFile, certFile, keyFile].filter(Boolean).join(", ")}`);
+  }
+  return options;
 }
 
 /** The credential in a file: one line, no blanks in it. A file that is not so is a usage Failure that names it. */

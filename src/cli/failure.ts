@@ -64,7 +64,9 @@ function fromSocket(error: ConnectError, { address, repeat }: Situation): Failur
       return unavailable(`the connection to ${address} was lost; ${again(repeat)}`);
     default:
       return /CERT|SIGNATURE/.test(cause.code)
-        ? unavailable(`the certificate of ${address} is not trusted (${cause.code}): NODE_EXTRA_CA_CERTS names its CA`)
+        ? unavailable(
+            `the certificate of ${address} is not trusted (${cause.code}): --ca-file or SALLYPORT_CA_FILE names its CA`,
+          )
         : unavailable(`no connection to ${address} (${cause.code}); ${again(repeat)}`);
   }
 }

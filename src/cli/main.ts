@@ -67,6 +67,9 @@ function programOf(run: Run, io: Io): Command {
       "--token-file <file>",
       `your token (for validate: the token to judge); default SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists`,
     )
+    .option("--ca-file <file>", "whom to believe behind https://; default SALLYPORT_CA_FILE, else the system's CAs")
+    .option("--cert-file <file>", "your client certificate; default SALLYPORT_CERT_FILE")
+    .option("--key-file <file>", "and its key; default SALLYPORT_KEY_FILE")
     .option("--json", "protobuf JSON for programs")
     .addOption(
       new Option("--timeout <duration>", "how long to wait for an answer").argParser(duration).default(15_000, "15s"),

@@ -26,6 +26,9 @@ export interface Io {
 export interface Globals {
   readonly address?: string;
   readonly tokenFile?: string;
+  readonly caFile?: string;
+  readonly certFile?: string;
+  readonly keyFile?: string;
   readonly json?: true;
   readonly timeout: number;
 }
@@ -109,6 +112,13 @@ export class Session {
   #open(address: { text: string; flag: string }, credential: Credential | undefined): Transport {
     this.situation.address = address.text;
     this.situation.credential = credential?.from;
-    return openDoor(address, credential, this.#globals.timeout, (time) => this.#tokenEnds(time));
+    const { timeout, caFile, certFile, keyFile } = this.#globals;
+    const { env } = this.io;
+    const tls = {
+      caFile: caFile ?? (env["SALLYPORT_CA_FILE"] || undefined),
+      certFile: certFile ?? (env["SALLYPORT_CERT_FILE"] || undefined),
+      keyFile: keyFile ?? (env["SALLYPORT_KEY_FILE"] || undefined),
+    };
+    return openDoor(address, credential, timeout, tls, (time) => this.#tokenEnds(time));
   }
 }

@@ -12,6 +12,7 @@
  * The state only ever gets stricter inside an epoch: a row refused for its position is never admitted later.
  */
 import type { TimeBounds } from "./decide.ts";
+import { incarnationOf, isWhole } from "./epoch.ts";
 import { dependencies, EVERYTHING, type Label, type Material } from "./material.ts";
 
 /** One poll's answer, as far as it says what is fresh. All of it from one snapshot of the primary. */
@@ -30,9 +31,10 @@ export interface LogPage {
 
 /**
  * What a poll did. `granted`: all applied, the lease moved. `recovery`, `epoch`, `unregistered`: nothing was applied.
- * `backwards`: history went backwards inside an epoch; everything is refused until another epoch begins.
+ * `backwards`: history went backwards inside an epoch; everything is refused until one of another incarnation begins.
+ * `unsealed`: rows were put back by a restore, and no epoch may begin on them.
  */
-export type Outcome = "granted" | "recovery" | "epoch" | "unregistered" | "backwards" | "stopped";
+export type Outcome = "granted" | "recovery" | "epoch" | "unregistered" | "backwards" | "unsealed" | "stopped";
 
 /** A row that somebody else read, or that was read before: to be used only through `Freshness.usable`. */
 export class Cached {
@@ -69,6 +71,8 @@ export class Freshness {
   #floor = 0;
   #leaseUntil = Number.NEGATIVE_INFINITY;
   #halted = false;
+  /** The incarnation in which history went backwards. */
+  #backwards: string | undefined;
   #stopped = false;
   #clock = { db: 0, sent: 0, received: 0 };
   /** Counts every change of deny map, floor, applied and epoch. Never falls. */
@@ -126,6 +130,7 @@ export class Freshness {
     this.#applied = -1;
     this.#floor = 0;
     this.#halted = false;
+    this.#backwards = undefined;
     this.#deny.clear();
     this.#gen++;
   }
@@ -134,7 +139,7 @@ export class Freshness {
     this.#leaseUntil = Number.NEGATIVE_INFINITY;
   }
 
-  /** Refuses everything until another epoch begins. */
+  /** Refuses everything until an epoch begins. */
   halt(): void {
     this.dropLease();
     this.#halted = true;
@@ -153,9 +158,16 @@ export class Freshness {
       this.dropLease();
       return "recovery";
     }
+    // However high its head has climbed since: positions were handed out twice.
+    if (this.#backwards !== undefined && incarnationOf(page.epoch) === this.#backwards) return "backwards";
+    if (!isWhole(page.epoch)) {
+      this.dropLease();
+      return "unsealed";
+    }
     if (page.epoch !== this.#epoch) return "epoch";
     if (page.n < this.#applied) {
       this.halt();
+      this.#backwards = incarnationOf(page.epoch);
       return "backwards";
     }
     if (!page.ownRowLive) {

@@ -10,8 +10,10 @@ const NO_BYTES: Buffer = Buffer.alloc(0);
 const SMALLEST_BODY = 1_024;
 /** Padding is credited when this much of a stream's window went into it. */
 const PADDING_CREDIT = 4_096;
-/** Frames that a call which its handler answered allows around it; a refusal allows none. */
+/** Frames that an answered call allows around it: one that its handler answered, or failed by our own fault. */
 const EARNED = 4;
+/** Failures that are not the peer's. */
+const OURS: ReadonlySet<Failure> = new Set(["overloaded", "deadline", "internal"]);
 
 /** From the octets of a request's body to its answer: gathers them, runs the handler, keeps the deadline. */
 export class Calls {
@@ -40,6 +42,8 @@ export class Calls {
   /** Answers in the handler's place, unless there is an answer. */
   giveUp(stream: Stream, why: Failure): void {
     if (stream.answered || stream.done) return;
+    // A proxy's clients can bring it about; its connection is not to end over what is ours.
+    if (this.connection.trusted && OURS.has(why)) this.connection.earn(EARNED);
     this.connection.answer(stream, failure(stream, why, stream.head));
     stream.abort();
   }
@@ -84,7 +88,8 @@ export class Calls {
     if (total <= had) return true;
     const { server } = this.connection;
     const size = Math.min(bodyLimit(stream.head), Math.max(total, had * 2, SMALLEST_BODY));
-    if (server.stats.buffered + size - had > server.limits.maxBuffered) return false;
+    const { budget } = server;
+    if (!(stream.receiving ? budget.takeWaiting(size - had) : budget.take(size - had))) return false;
     server.stats.buffered += size - had;
     const body = Buffer.allocUnsafeSlow(size);
     stream.body?.copy(body, 0, 0, stream.bodyLength);

@@ -14,6 +14,8 @@ import { Streams } from "./streams.ts";
 
 const INTERNAL_ERROR = 2;
 const LONGEST_DEBUG = 64;
+/** What a socket may hold of our answers before it counts: beyond it, the socket tells when it has drained. */
+const UNCOUNTED = 65_536;
 /**
  * One HTTP/2 connection of a server that never pushes (RFC 9113). All of it runs inside `receive` or `act`, while the
  * connection owns the output; whatever comes from elsewhere (an answer from another connection's handler, a timer)
@@ -39,6 +41,8 @@ export class Connection implements FrameSink, OutputOwner {
   private readonly amplification: Budget;
   private prefaceSeen = 0;
   private unacknowledged = 0;
+  /** Octets of the listener's budget for what the socket holds. */
+  private unread = 0;
   private readonly answers: Stream[] = [];
   private readonly jobs: (() => void)[] = [];
 
@@ -174,6 +178,7 @@ export class Connection implements FrameSink, OutputOwner {
     this.over = true;
     this.lifetime.closed();
     this.streams.abandonAll();
+    this.count(0);
   }
 
   broke(error: unknown, call: ServedCall): void {
@@ -181,7 +186,8 @@ export class Connection implements FrameSink, OutputOwner {
   }
 
   queued(octets: number): void {
-    if (octets <= this.server.limits.maxQueued || this.streams.sender.heldBack) return;
+    const counted = this.count(octets > UNCOUNTED ? octets : 0);
+    if ((counted && octets <= this.server.limits.maxQueued) || this.streams.sender.heldBack) return;
     this.streams.sender.heldBack = true;
     this.lifetime.heldBackAt = performance.now();
     this.pipe.pause();
@@ -189,10 +195,20 @@ export class Connection implements FrameSink, OutputOwner {
 
   /** The socket took everything that waited in it. */
   drained(): void {
+    this.count(0);
     if (!this.streams.sender.heldBack) return;
     this.streams.sender.heldBack = false;
     this.act(() => this.streams.sender.pump());
     if (!this.streams.sender.heldBack) this.pipe.resume();
+  }
+
+  /** Keeps the budget's count of unread answers right; false where the budget does not hold them. */
+  private count(octets: number): boolean {
+    const { budget } = this.server;
+    if (octets > this.unread && !budget.take(octets - this.unread)) return false;
+    if (octets < this.unread) budget.give(this.unread - octets);
+    this.unread = octets;
+    return true;
   }
 
   put(bytes: Uint8Array): void {

@@ -41,6 +41,8 @@ export class Head {
   malformed = false;
   /** More than the header limits allow. */
   oversized = false;
+  /** Octets of the list, RFC 9113 §6.5.2 counting. */
+  listSize = 0;
   /** The server's answers to what fails. */
   readonly failures: Failures;
 
@@ -92,6 +94,7 @@ export class HeadReader implements FieldSink {
   /** A request's head is complete only with :method, :scheme and :path; CONNECT has but its method (RFC 9113 §8.5). */
   finish(): Head {
     const head = this.head;
+    head.listSize = this.listSize;
     if (this.trailers) return head;
     const all = (1 << METHOD) | (1 << SCHEME) | (1 << PATH);
     const isConnect = head.method === "CONNECT" && (this.seen & ((1 << SCHEME) | (1 << PATH))) === 0;

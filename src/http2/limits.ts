@@ -88,3 +88,49 @@ export class Budget {
     if (this.left < this.capacity) this.left += amount;
   }
 }
+
+/**
+ * Bytes that all peers of a listener make it hold together: headers and bodies of requests that are not answered, and
+ * answers that are not read. What would exceed the whole is shed, not queued.
+ */
+export class ByteBudget {
+  private taken = 0;
+  private readonly most: number;
+  private readonly mostWaiting: number;
+
+  constructor(most: number) {
+    this.most = most;
+    this.mostWaiting = most - (most >> 2);
+  }
+
+  get held(): number {
+    return this.taken;
+  }
+
+  /** False, and nothing taken, when the budget does not hold them. */
+  take(bytes: number): boolean {
+    if (this.taken + bytes > this.most) return false;
+    this.taken += bytes;
+    return true;
+  }
+
+  /** The same for a request that is not whole: those who only begin requests leave a quarter to whoever ends them. */
+  takeWaiting(bytes: number): boolean {
+    return this.taken + bytes <= this.mostWaiting && this.take(bytes);
+  }
+
+  give(bytes: number): void {
+    this.taken -= bytes;
+  }
+}
+
+/**
+ * So little one HTTP/1.1 connection may hold of the part that is kept for whole requests: its small requests, too, come
+ * in pieces, and there are no more of them than connections.
+ */
+export const SMALL = 4_096;
+
+/** About what a request takes of the heap, by the octets of its header list: strings, and an object for each field. */
+export function weightOfHead(listSize: number): number {
+  return 1_024 + 2 * listSize;
+}

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { HeadReader } from "./head.ts";
-import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
+import { ByteBudget, DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import type { MountOptions } from "./mount-node.ts";
 import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import { peerOf } from "./peer.ts";
@@ -34,6 +34,7 @@ const LIMITS: Pick<Limits, "maxHeaderList" | "maxHeaderPairs"> = {
 export function mountHttp1(options: MountOptions): (request: IncomingMessage, response: ServerResponse) => void {
   const reader = new HeadReader(new RouteTable(options.routes), LIMITS);
   const tell = options.onHandlerError ?? (() => {});
+  const budget = options.budget ?? new ByteBudget(DEFAULT_LIMITS.maxBuffered);
 
   return (request, response) => {
     request.on("error", () => {}); // 'close' follows
@@ -45,7 +46,7 @@ export function mountHttp1(options: MountOptions): (request: IncomingMessage, re
     }
     if (head.protocol === "grpc") head.protocol = "http";
     const peer = peerOf(request.socket);
-    const call = new MountedCall(head, peer, (reply, read) => send(request, response, reply, read), tell);
+    const call = new MountedCall(head, peer, (reply, read) => send(request, response, reply, read), tell, budget);
     response.once("close", () => call.abandon());
     call.serve(request);
   };

@@ -2,7 +2,7 @@ import type { Http2Session, ServerHttp2Stream } from "node:http2";
 import type { Socket } from "node:net";
 import { NO_ERROR, PROTOCOL_ERROR } from "./frame.ts";
 import { HeadReader } from "./head.ts";
-import { DEFAULT_LIMITS } from "./limits.ts";
+import { ByteBudget, DEFAULT_LIMITS } from "./limits.ts";
 import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import { peerOf } from "./peer.ts";
 import type { HeaderPair, Reply } from "./reply.ts";
@@ -13,6 +13,8 @@ const LINGER_MS = 100;
 
 export interface MountOptions {
   readonly routes: Routes;
+  /** What it shares with others that serve the same listener; one of its own by default. */
+  readonly budget?: ByteBudget;
   /** What a handler or a `failed` hook threw; the call was answered "internal". Must not throw. */
   readonly onHandlerError?: (error: unknown, call: Call) => void;
 }
@@ -27,6 +29,7 @@ export function mountNode(options: MountOptions): StreamListener {
   const reader = new HeadReader(new RouteTable(options.routes), DEFAULT_LIMITS);
   const peers = new WeakMap<Http2Session, Peer>();
   const tell = options.onHandlerError ?? (() => {});
+  const budget = options.budget ?? new ByteBudget(DEFAULT_LIMITS.maxBuffered);
 
   return (stream, _headers, _flags, rawHeaders) => {
     stream.on("error", () => {}); // 'close' follows
@@ -42,7 +45,7 @@ export function mountNode(options: MountOptions): StreamListener {
       peer = peerOf(session.socket as Socket);
       peers.set(session, peer);
     }
-    const call = new MountedCall(head, peer, (reply, read) => send(stream, head.method, reply, read), tell);
+    const call = new MountedCall(head, peer, (reply, read) => send(stream, head.method, reply, read), tell, budget);
     stream.once("close", () => call.abandon());
     call.serve(stream);
   };

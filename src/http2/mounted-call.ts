@@ -10,6 +10,7 @@ import {
 } from "./exchange.ts";
 import { newField } from "./field.ts";
 import type { Head, HeadReader } from "./head.ts";
+import { type ByteBudget, SMALL } from "./limits.ts";
 import { Reply } from "./reply.ts";
 import type { Call, Failure, Peer, Protocol } from "./routes.ts";
 import { joined, pairsOf, valuesOf } from "./stream.ts";
@@ -38,6 +39,9 @@ export function headOf(reader: HeadReader, pairs: Iterable<readonly [name: strin
   return reader.finish();
 }
 
+/** What a piece of a body takes besides its octets. */
+const PIECE = 256;
+
 /** Name and value as Node's `rawHeaders` alternate them. */
 export function* pairsIn(raw: readonly string[]): Generator<[string, string]> {
   for (let at = 0; at + 1 < raw.length; at += 2) yield [raw[at]!, raw[at + 1]!];
@@ -53,19 +57,22 @@ export class MountedCall implements ServedCall {
   private readonly head: Head;
   private readonly send: Answer;
   private readonly tell: HandlerErrorHook;
+  private readonly budget: ByteBudget;
   private readonly controller = new AbortController();
   private chunks: Buffer[] = [];
   private length = 0;
+  private held = 0;
   private read = false;
   private begun = false;
   private answered = false;
   private timer: NodeJS.Timeout | undefined;
 
-  constructor(head: Head, peer: Peer, send: Answer, tell: HandlerErrorHook) {
+  constructor(head: Head, peer: Peer, send: Answer, tell: HandlerErrorHook, budget: ByteBudget) {
     this.head = head;
     this.peer = peer;
     this.send = send;
     this.tell = tell;
+    this.budget = budget;
     this.protocol = protocolFor(head);
     this.deadline = performance.now() + timeFor(head);
   }
@@ -136,6 +143,14 @@ export class MountedCall implements ServedCall {
       this.giveUp("oversized");
       return;
     }
+    const weight = bytes.length + PIECE;
+    const isWhole = this.length === this.head.contentLength;
+    const fits = isWhole || this.held + weight <= SMALL ? this.budget.take(weight) : this.budget.takeWaiting(weight);
+    if (!fits) {
+      this.giveUp("overloaded");
+      return;
+    }
+    this.held += weight;
     this.chunks.push(bytes);
     if (this.protocol !== "grpc" || this.length - bytes.length >= 5) return;
     const start = Buffer.concat(this.chunks);
@@ -176,7 +191,7 @@ export class MountedCall implements ServedCall {
   private answer(reply: Reply): void {
     if (this.answered) return;
     this.answered = true;
-    this.chunks = [];
+    this.release();
     clearTimeout(this.timer);
     this.send(reply, this.read ? "wholly" : this.byHead ? "by-head" : "partly");
   }
@@ -186,6 +201,13 @@ export class MountedCall implements ServedCall {
     clearTimeout(this.timer);
     if (this.answered) return;
     this.answered = true;
+    this.release();
     this.controller.abort();
+  }
+
+  private release(): void {
+    this.chunks = [];
+    this.budget.give(this.held);
+    this.held = 0;
   }
 }

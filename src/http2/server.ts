@@ -5,7 +5,7 @@ import { Connection } from "./connection.ts";
 import { GRPC_PREFIX } from "./exchange.ts";
 import { INITIAL_WINDOW } from "./frame.ts";
 import { HeadReader } from "./head.ts";
-import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
+import { ByteBudget, DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import { Output } from "./output.ts";
 import { peerOf } from "./peer.ts";
 import { type Call, type Peer, type Routes, RouteTable } from "./routes.ts";
@@ -24,6 +24,8 @@ export interface ConnectionError {
 export interface UnaryServerOptions {
   readonly routes: Routes;
   readonly limits?: Partial<Limits>;
+  /** What its connections share with others that serve the same listener; `limits.maxBuffered` for itself by default. */
+  readonly budget?: ByteBudget;
   /** Must not throw. */
   readonly onConnectionError?: (error: ConnectionError) => void;
   /** What a handler or a `failed` hook threw; the call was answered "internal". Must not throw. */
@@ -60,6 +62,7 @@ export interface ServerContext {
   readonly limits: Limits;
   readonly output: Output;
   readonly headReader: HeadReader;
+  readonly budget: ByteBudget;
   /** SETTINGS_INITIAL_WINDOW_SIZE: a whole message of the largest route fits. */
   readonly initialWindow: number;
   readonly stats: ServerStats;
@@ -93,6 +96,7 @@ export function createUnaryServer(options: UnaryServerOptions): UnaryServer {
     limits,
     output: new Output(),
     headReader: new HeadReader(table, limits),
+    budget: options.budget ?? new ByteBudget(limits.maxBuffered),
     initialWindow: Math.max(INITIAL_WINDOW, table.largestMessage + GRPC_PREFIX),
     stats,
     wake(connection) {

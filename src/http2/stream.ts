@@ -26,6 +26,8 @@ export class Stream implements ServedCall {
   /** Flow-controlled octets that came, less what was credited. */
   received = 0;
   padding = 0;
+  /** Octets of the listener's budget, besides those of the body. */
+  held = 0;
   /** The answer while it waits, and how much of its body is sent; -1 while its first HEADERS are not. */
   reply: Reply | undefined;
   sent = -1;

@@ -4,6 +4,7 @@ import { refusal } from "./exchange.ts";
 import * as frames from "./frame.ts";
 import type { Head } from "./head.ts";
 import { HeaderBlock } from "./header-block.ts";
+import { weightOfHead } from "./limits.ts";
 import type { Reply } from "./reply.ts";
 import { Sender } from "./sender.ts";
 import type { SettingsTarget } from "./settings.ts";
@@ -66,6 +67,17 @@ export class Streams implements SettingsTarget {
     this.newest = undefined;
     this.open.set(stream.id, stream);
     this.unwatched.push(stream);
+    if (this.hold(stream, weightOfHead(stream.head.listSize))) return;
+    stream.head.fields.length = 0;
+    this.calls.giveUp(stream, "overloaded");
+  }
+
+  /** Counts what a stream that stays open makes us keep; false where the listener's budget does not hold it. */
+  private hold(stream: Stream, octets: number): boolean {
+    const { budget } = this.connection.server;
+    if (!(stream.receiving ? budget.takeWaiting(octets) : budget.take(octets))) return false;
+    stream.held += octets;
+    return true;
   }
 
   /** The end of a read: what is still open now has its deadline enforced. */
@@ -187,7 +199,7 @@ export class Streams implements SettingsTarget {
 
   /** Nobody waits for any answer any more. */
   abandonAll(): void {
-    this.park();
+    if (this.newest !== undefined) this.remove(this.newest, "abandoned");
     for (const stream of this.open.values()) this.remove(stream, "abandoned");
   }
 
@@ -261,6 +273,10 @@ export class Streams implements SettingsTarget {
   /** The answer must wait for the peer: not for ever. */
   private waits(stream: Stream): void {
     if (stream === this.newest) this.park();
+    if (!this.hold(stream, stream.reply!.frames.length)) {
+      this.fail(stream.id, frames.ENHANCE_YOUR_CALM);
+      return;
+    }
     clearTimeout(stream.timer);
     const cancel = () => this.connection.act(() => stream.done || this.fail(stream.id, frames.CANCEL));
     stream.timer = setTimeout(cancel, this.connection.server.limits.undrainedMs);
@@ -279,7 +295,12 @@ export class Streams implements SettingsTarget {
   private remove(stream: Stream, why: "answered" | "abandoned"): void {
     if (stream === this.newest) this.newest = undefined;
     else this.open.delete(stream.id);
-    if (stream.body !== undefined) this.connection.server.stats.buffered -= stream.body.length;
+    const { stats, budget } = this.connection.server;
+    if (stream.body !== undefined) {
+      stats.buffered -= stream.body.length;
+      budget.give(stream.body.length);
+    }
+    if (stream.held > 0) budget.give(stream.held);
     stream.close(why);
     if (this.isEmpty) this.connection.lifetime.idle();
   }

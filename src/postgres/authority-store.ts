@@ -348,7 +348,7 @@ async function writeTokenChange(
     if (isLater(token.expireTime, end.expire)) {
       // What was shortened by hand does not renew itself to what it was.
       put("family_life", earlier(token.familyLife, end.expire! - asker.now), (place) => `${place}::bigint`);
-      put("family_time", token.familyTime, (place) => `to_timestamp(${place}::float8 / 1000)`);
+      put("family_time", token.familyTime, (place) => `coalesce(family_time, to_timestamp(${place}::float8 / 1000))`);
     }
   }
   if (set.parts.length === 0) return;

@@ -3,10 +3,18 @@ import type { Committed } from "../ports.ts";
 import { EVIDENCE, type EvidenceRow, HEAD } from "./evidence.ts";
 import type { Postgres, Tx } from "./pool.ts";
 
-/** What a transaction that changes authority reads besides. Needs `rev_head h` and `rev_state s` in the statement. */
-export const PROOF = `${EVIDENCE}, s.max_bound_ms`;
+// A change locks its table against changes of triggers to its end, so what stands here holds at its commit too.
+const NOTED = `(select count(*) from pg_trigger where tgname in ('noted_update', 'audited') and tgenabled in ('A', 'O')
+  and tgrelid in ('sallyport.tokens'::regclass, 'sallyport.principals'::regclass, 'sallyport.tenants'::regclass)
+) = 6 as noted`;
 
-export type ProofRow = EvidenceRow & { readonly max_bound_ms: number };
+/**
+ * What a transaction that changes authority reads besides. Needs `rev_head h` and `rev_state s` in the statement, and
+ * the change in the same statement or before it.
+ */
+export const PROOF = `${EVIDENCE}, s.max_bound_ms, ${NOTED}`;
+
+export type ProofRow = EvidenceRow & { readonly max_bound_ms: number; readonly noted: boolean };
 
 const READ_PROOF = {
   name: "sallyport-proof",
@@ -24,5 +32,10 @@ export async function committed<T>(db: Postgres, work: (tx: Tx) => Promise<T>): 
 
 export function proven<T>(value: T, row: ProofRow | undefined): Committed<T> {
   if (row === undefined) throw new AppError("INTERNAL", "the head row is missing");
+  if (!row.noted) {
+    // In the midst of a restore tables are there before their triggers; by hand they can be off at any time.
+    const text = "the database's triggers are not in place: a restore is under way, or they were disabled";
+    throw new AppError("NOT_DONE", `${text}; nothing was changed`, { retryAfterMs: 1000 });
+  }
   return { value, epoch: row.epoch, maxBoundMs: row.max_bound_ms, dbTime: row.db_time };
 }

@@ -82,11 +82,19 @@ export function urlProblem(url: string | undefined): string | undefined {
   }
 }
 
-/** Opens a connection, does `work` on it and closes it. Rejects with DatabaseError, which begins with `key`. */
-export async function withConnection<T>(url: string, key: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
+/**
+ * Opens a connection, does `work` on it and closes it. `shared`: through a pooler, where nothing may be set. Rejects with
+ * DatabaseError, which begins with `key`.
+ */
+export async function withConnection<T>(
+  url: string,
+  key: string,
+  work: (client: pg.Client) => Promise<T>,
+  shared = false,
+): Promise<T> {
   const problem = urlProblem(url);
   if (problem !== undefined) throw new DatabaseError(true, `${key}: ${problem}`);
-  const settings = { ...connectionSettings(url, "sallyport-check"), connectionTimeoutMillis: CONNECT_MS };
+  const settings = { ...connectionSettings(url, "sallyport-check", shared), connectionTimeoutMillis: CONNECT_MS };
   const client = new pg.Client(settings);
   client.on("error", () => {});
   try {

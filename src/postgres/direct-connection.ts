@@ -1,5 +1,6 @@
 import pg from "pg";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
+import { destroySession, standbyWatch } from "./session.ts";
 import { keepsConnection, SQLSTATE, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
 export interface Statement {
@@ -20,6 +21,7 @@ export interface DirectConnectionOptions {
 
 interface Link {
   readonly client: pg.Client;
+  readonly wasStandby: () => boolean;
   warned: boolean;
   /** The server's own bound, as it was set last. */
   boundMs: number;
@@ -63,7 +65,8 @@ export class DirectConnection {
       link.warned = false;
       const { rows } = await late.bound(link.client.query<R>({ ...statement, values: [...values] }));
       if (link.warned) throw new Error("answered with a warning");
-      return rows;
+      // Promoted since: the rows may be of a snapshot that it took as a standby.
+      return link.wasStandby() ? rows.map((row) => ({ ...row, in_recovery: true })) : rows;
     } catch (error) {
       if (link !== undefined && !keepsConnection(error)) this.#destroy(link.client);
       throw unreadable(error);
@@ -84,7 +87,7 @@ export class DirectConnection {
     if (client === undefined) return;
     this.#forget(client);
     const late = deadline(BOUND_MS);
-    await late.bound(client.end()).catch(() => destroyStream(client));
+    await late.bound(client.end()).catch(() => destroySession(client));
     late.cancel();
   }
 
@@ -97,7 +100,7 @@ export class DirectConnection {
     const { url, applicationName, channel, onNotification, onLost } = this.#options;
     // The server, too, gives up what nobody waits for any more.
     const client = new pg.Client(connectionSettings(url, applicationName, false, BOUND_MS));
-    const link: Link = { client, warned: false, boundMs: BOUND_MS };
+    const link: Link = { client, wasStandby: standbyWatch(client), warned: false, boundMs: BOUND_MS };
     let works = false;
     this.#open = client;
     const lost = (error: Error) => {
@@ -141,13 +144,8 @@ export class DirectConnection {
 
   #destroy(client: pg.Client): void {
     this.#forget(client);
-    destroyStream(client);
+    destroySession(client);
   }
-}
-
-/** `end()` would wait for a server that does not answer. */
-function destroyStream(client: pg.Client): void {
-  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 }
 
 function deadline(ms: number) {

@@ -1,18 +1,32 @@
 import type pg from "pg";
 import { BootError } from "./boot.ts";
 import { DatabaseError, withConnection } from "./connect-errors.ts";
+import { checkDirectSession } from "./session-check.ts";
+import { isShared } from "./session-settings.ts";
 
 /** Whether the database can be reached with these credentials. Rejects with DatabaseError, in words. */
-export async function assertReachable(url: string, key: string): Promise<void> {
-  await withConnection(url, key, (client) => client.query("select 1"));
+export async function assertReachable(url: string, key: string, shared = false): Promise<void> {
+  await withConnection(url, key, (client) => client.query("select 1"), shared);
+}
+
+/** The same of both URLs, and that the direct one is direct: a pooler there takes no startup options. */
+export async function assertBothReachable(url: string, directUrl: string | undefined): Promise<void> {
+  await checkDirectSession(directUrl ?? url);
+  await assertReachable(url, "database.url", isShared(url, directUrl));
+  if (directUrl !== undefined) await assertReachable(directUrl, "database.direct_url");
 }
 
 /**
  * Whether the database has our schema, and this user the rights of its mode: what a call would else find out later, as
  * INTERNAL. False where there is no schema, and one may be made. Rejects with DatabaseError or BootError.
  */
-export async function assertRights(url: string, mode: "full" | "validate", mayBeEmpty = false): Promise<boolean> {
-  return withConnection(url, "database.url", async (client) => {
+export async function assertRights(
+  url: string,
+  mode: "full" | "validate",
+  mayBeEmpty = false,
+  shared = false,
+): Promise<boolean> {
+  const check = async (client: pg.Client) => {
     const { rows } = await client.query<{ there: boolean }>(
       "select to_regnamespace('sallyport') is not null and to_regclass('sallyport.tokens') is not null as there",
     );
@@ -31,7 +45,8 @@ export async function assertRights(url: string, mode: "full" | "validate", mayBe
         ? `database.url: this user may not ${some}: mode full needs the role sallyport_writer, mode validate only sallyport_reader`
         : `database.url: this user may not ${some}: mode validate needs the role sallyport_reader`,
     );
-  });
+  };
+  return withConnection(url, "database.url", check, shared);
 }
 
 /** What the group role may do with our tables and this user may not; where the role is not there, the least of it. */

@@ -120,6 +120,10 @@ export class PostgresRevocationLog implements RevocationLog {
     await this.#must(this.#waits, epoch, sql.SETTLE, [epoch]);
   }
 
+  async draw(epoch: string): Promise<void> {
+    await one(this.#polls, sql.DRAW, [epoch]);
+  }
+
   /** Prunes what minting keeps for a while, too: nothing else runs once a minute in one process. */
   async prune(): Promise<void> {
     // A connection of its own: the lock that makes one leader ends with it, and deleting delays nobody.

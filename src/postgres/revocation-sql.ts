@@ -11,7 +11,12 @@ export const PAGE = 5000;
 /** The most log rows that one statement deletes. */
 export const BATCH = 5000;
 
-const STATE = `${EVIDENCE}, s.max_bound_ms, s.settled`;
+// A database or schema that was renamed, and is called so again, has its old epoch; but processes may hold leases of
+// the one that stood there meanwhile. Renaming writes these rows anew.
+const NAMED = `(select d.xmin || '.' || n.xmin from pg_database d cross join pg_namespace n
+  where d.datname = current_database() and n.nspname = 'sallyport')`;
+const STATE = `${EVIDENCE}, s.max_bound_ms,
+  case when split_part(s.settled, '#', 2) = ${NAMED} then split_part(s.settled, '#', 1) end as settled`;
 
 // Flushed here before it is answered, so that the crash of a backend loses nothing inside an epoch. No standby is waited
 // for: with its failover an epoch ends, and with it all that the registry says.
@@ -86,7 +91,14 @@ export const BURY = writing(
 
 export const SETTLE = writing(
   "settle",
-  "case when now.epoch = $1::text then sallyport.rev_settle($1::text) end",
+  `case when now.epoch = $1::text then sallyport.rev_settle($1::text || '#' || ${NAMED}) end`,
+  LOCAL,
+);
+
+/** $1 the epoch that was seen. */
+export const DRAW = writing(
+  "draw",
+  "case when now.epoch = $1::text then sallyport.draw_incarnation(split_part($1::text, '/', 2)::uuid) end",
   LOCAL,
 );
 

@@ -6,7 +6,8 @@ import { withinParent } from "../domain/rights.ts";
 import type { Clock, Reading, TokenReader } from "../ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
-import { keepsConnection, safeCause, unreadable } from "./sqlstate.ts";
+import { destroySession, standbyWatch } from "./session.ts";
+import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
 // The one statement of a look-up. An unknown token still gives position and epoch.
 const LOOK_UP = {
@@ -28,6 +29,7 @@ from ${HEAD}
   left join sallyport.tokens q on q.id = t.parent_id`,
 };
 
+const QUERY_CANCELED = "57014";
 /** The server's own bound: of a read that nobody waits for any more. Milliseconds. */
 const STATEMENT_MS = 500;
 
@@ -70,15 +72,22 @@ export interface TokenReaderOptions {
   readonly onTrouble: (what: string, error: unknown) => void;
 }
 
+/** One of the connections: from the attempt to connect to its end. */
+interface Slot {
+  readonly client: pg.Client;
+  readonly link: Promise<pg.Client>;
+  readonly wasStandby: () => boolean;
+  /** It has answered a look-up. */
+  warm: boolean;
+}
+
 /**
  * Reads tokens over a few pipelined connections: single named statements only, each bounded in time. A statement that
  * is late, or a connection that fails, costs the connection; the next read opens another.
  */
 export class PostgresTokenReader implements TokenReader {
   readonly #options: TokenReaderOptions;
-  readonly #slots: (Promise<pg.Client> | undefined)[];
-  /** Those that have answered a look-up. */
-  readonly #warm = new WeakSet<Promise<pg.Client>>();
+  readonly #slots: (Slot | undefined)[];
   #next = 0;
   #closed = false;
 
@@ -89,40 +98,52 @@ export class PostgresTokenReader implements TokenReader {
 
   /** Opens what is not open, before anybody waits for it. */
   warmUp(): void {
-    for (const slot of this.#slots.keys()) this.#client(slot).catch(() => {});
+    for (const at of this.#slots.keys()) this.#slot(at);
   }
 
   /** Whether there is a connection that has answered a look-up. */
   get warm(): boolean {
-    return this.#slots.some((pending) => pending !== undefined && this.#warm.has(pending));
+    return this.#slots.some((slot) => slot?.warm === true);
   }
 
   async read(digest: string, timeoutMs: number): Promise<Reading> {
-    const slot = this.#choose();
-    const { clock } = this.#options;
-    const deadline = clock.mono() + timeoutMs;
-    let client: pg.Client | undefined;
-    try {
-      client = await within(this.#client(slot), timeoutMs);
-      const sent = clock.mono();
-      const query = client.query<LookUpRow>({ ...LOOK_UP, values: [Buffer.from(digest, "latin1")] });
-      const { rows } = await within(query, deadline - clock.mono());
-      const received = clock.mono();
-      const row = rows[0];
-      if (row === undefined) throw new Error("the head row is missing");
-      const evidence = evidenceOf(row);
-      return { ...evidence, material: materialOf(row, digest, evidence), sent, received };
-    } catch (error) {
-      if (client !== undefined && !keepsConnection(error)) this.#destroy(slot, client);
-      throw unreadable(error);
+    const deadline = this.#options.clock.mono() + timeoutMs;
+    for (let again = true; ; again = false) {
+      const at = this.#choose();
+      const slot = this.#slot(at);
+      try {
+        return await this.#readOn(slot, digest, deadline);
+      } catch (error) {
+        // Of a connection that was given up for what another read met: this one may ask once more.
+        const givenUp = this.#slots[at] !== slot;
+        // One that is still being opened is kept: it is late for this call only.
+        if (!givenUp && slot?.warm === true && !keepsConnection(error)) {
+          this.#destroy(slot);
+          this.#options.onTrouble("database connection lost", safeCause(error));
+        }
+        if (again && givenUp && !this.#closed && this.#options.clock.mono() < deadline) continue;
+        throw unreadable(error);
+      }
     }
   }
 
+  async #readOn(slot: Slot | undefined, digest: string, deadline: number): Promise<Reading> {
+    const { clock } = this.#options;
+    if (slot === undefined) throw new Error("closed");
+    const client = await within(slot.link, deadline - clock.mono());
+    const sent = clock.mono();
+    const query = client.query<LookUpRow>({ ...LOOK_UP, values: [Buffer.from(digest, "latin1")] });
+    const { rows } = await within(query, deadline - clock.mono());
+    const received = clock.mono();
+    const row = rows[0];
+    if (row === undefined) throw new Error("the head row is missing");
+    const evidence = evidenceOf(row);
+    const inRecovery = evidence.inRecovery || slot.wasStandby();
+    return { ...evidence, inRecovery, material: materialOf(row, digest, evidence), sent, received };
+  }
+
   distrust(): void {
-    for (const [slot, pending] of this.#slots.entries()) {
-      this.#slots[slot] = undefined;
-      pending?.then((client) => void client.end().catch(() => {})).catch(() => {});
-    }
+    for (const slot of [...this.#slots]) this.#destroy(slot);
   }
 
   async close(): Promise<void> {
@@ -130,49 +151,46 @@ export class PostgresTokenReader implements TokenReader {
     this.distrust();
   }
 
-  #client(slot: number): Promise<pg.Client> {
-    if (this.#closed) return Promise.reject(new Error("closed"));
-    const open = this.#slots[slot];
+  #slot(at: number): Slot | undefined {
+    if (this.#closed) return undefined;
+    const open = this.#slots[at];
     if (open !== undefined) return open;
     const { url, shared } = this.#options;
     const client = new pg.Client({
       ...connectionSettings(url, "sallyport-read", shared, STATEMENT_MS),
       pipeline: true,
     } as pg.ClientConfig);
-    const pending = connected(client);
-    pending.then(() => this.#warm.add(pending)).catch(() => {});
+    const wasStandby = standbyWatch(client);
+    const slot: Slot = { client, link: connected(client), wasStandby, warm: false };
     const forget = () => {
-      if (this.#slots[slot] === pending) this.#slots[slot] = undefined;
+      if (this.#slots[at] === slot) this.#slots[at] = undefined;
     };
     client.on("error", (error) => {
+      if (this.#slots[at] !== slot) return;
       forget();
       this.#options.onTrouble("database connection lost", safeCause(error));
     });
     client.on("end", forget);
-    pending.catch(forget);
-    this.#slots[slot] = pending;
-    return pending;
+    slot.link.then(() => (slot.warm = true), forget);
+    this.#slots[at] = slot;
+    return slot;
   }
 
   /** The next in turn; one that is still being opened only where no other is there. */
   #choose(): number {
     const first = this.#next++;
-    const slots = this.#slots.map((_, at) => (first + at) % this.#slots.length);
-    const warm = slots.find((slot) => this.#warm.has(this.#slots[slot]!));
-    if (warm !== slots[0]) this.#client(slots[0]!).catch(() => {});
-    return warm ?? slots[0]!;
+    const order = this.#slots.map((_, i) => (first + i) % this.#slots.length);
+    const warm = order.find((at) => this.#slots[at]?.warm === true);
+    if (warm !== order[0]) this.#slot(order[0]!);
+    return warm ?? order[0]!;
   }
 
-  #destroy(slot: number, client: pg.Client): void {
-    const pending = this.#slots[slot];
-    void pending?.then(
-      (current) => {
-        if (current === client && this.#slots[slot] === pending) this.#slots[slot] = undefined;
-      },
-      () => {},
-    );
-    // `end()` would wait for the server that does not answer.
-    destroyStream(client);
+  /** At once, with all that is under way on it: `end()` would let that finish, and wait for a server that may be away. */
+  #destroy(slot: Slot | undefined): void {
+    if (slot === undefined) return;
+    const at = this.#slots.indexOf(slot);
+    if (at >= 0) this.#slots[at] = undefined;
+    destroySession(slot.client);
   }
 }
 
@@ -186,19 +204,16 @@ async function connected(client: pg.Client): Promise<pg.Client> {
     const first = client.query({ ...LOOK_UP, values: [Buffer.alloc(32)] }).then(
       () => {},
       (error) => {
-        if (!keepsConnection(error)) throw error;
+        // Too slow even for the server's own bound: the next one on it is faster.
+        if (sqlstate(error) !== QUERY_CANCELED) throw error;
       },
     );
     await within(first, CONNECT_MS);
     return client;
   } catch (error) {
-    destroyStream(client);
+    destroySession(client);
     throw error;
   }
-}
-
-function destroyStream(client: pg.Client): void {
-  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 }
 
 function materialOf(row: LookUpRow, digest: string, label: { epoch: string; n: number }): Material | undefined {

@@ -5,6 +5,7 @@ import { ANY_OF_THEM } from "./holders.ts";
 import type { ListReads } from "./list-reads.ts";
 import { driven, newestFirst, Where } from "./newest-first.ts";
 import type { Postgres } from "./pool.ts";
+import { type Followed, ProvenReads, proving } from "./proven-reads.ts";
 import {
   PRINCIPAL_COLUMNS,
   type PrincipalRow,
@@ -19,33 +20,38 @@ import {
 
 const BY_ID = {
   name: "sallyport-token",
-  text: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`,
+  text: proving(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`),
 };
 const BY_DIGEST = {
   name: "sallyport-token-by-digest",
-  text: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`,
+  text: proving(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`),
 };
 
 /** For a bulk revocation, which reads much. Milliseconds. */
 const SELECT_MS = 30_000;
 
-/** The records, as they are now. Reads of the admin door; validation has its own statement. */
+/**
+ * The records, as they are now. Reads of the admin listener; validation has its own statement. All but the lists may
+ * decide what a change does, and are proven.
+ */
 export class PostgresTokenStore implements TokenStore {
   readonly #db: Postgres;
   readonly #lists: ListReads;
+  readonly #proven: ProvenReads;
 
-  constructor(db: Postgres, lists: ListReads) {
+  constructor(db: Postgres, lists: ListReads, followed: Followed) {
     this.#db = db;
     this.#lists = lists;
+    this.#proven = new ProvenReads(db, followed);
   }
 
   async get(id: string): Promise<Token | undefined> {
-    const rows = await this.#db.read<TokenRow>(BY_ID, [id]);
+    const { rows } = await this.#proven.rows<TokenRow>(BY_ID, [id]);
     return rows[0] && tokenOf(rows[0]);
   }
 
   async getByDigest(digest: string): Promise<Token | undefined> {
-    const rows = await this.#db.read<TokenRow>(BY_DIGEST, [Buffer.from(digest, "latin1")]);
+    const { rows } = await this.#proven.rows<TokenRow>(BY_DIGEST, [Buffer.from(digest, "latin1")]);
     return rows[0] && tokenOf(rows[0]);
   }
 
@@ -88,15 +94,22 @@ export class PostgresTokenStore implements TokenStore {
     return { rows: rows.map(tokenOf), rest };
   }
 
-  async select(selection: RevokeSelection, limit: number, afterId: string): Promise<string[]> {
+  async select(
+    selection: RevokeSelection,
+    limit: number,
+    afterId: string,
+  ): Promise<{ ids: readonly string[]; epoch: string }> {
     const { made, from, where } = selected(selection);
     where.add("t.id > ?", afterId);
-    const rows = await this.#db.read<{ id: string }>(
-      `${made} select t.id from ${from} ${where.text} order by t.id limit ${where.value(limit)}`,
+    const { rows, epoch } = await this.#proven.rows<{ id: string }>(
+      proving(
+        `${made} select t.id from ${from} ${where.text} order by t.id limit ${where.value(limit)}`,
+        "order by found.id",
+      ),
       where.values,
       SELECT_MS,
     );
-    return rows.map((row) => row.id);
+    return { ids: rows.map((row) => row.id), epoch };
   }
 
   async matched(
@@ -137,17 +150,20 @@ export class PostgresTokenStore implements TokenStore {
 
   /** Those of the peppers that every running instance has. */
   async kidsOfAll(kids: readonly string[]): Promise<string[]> {
-    const rows = await this.#db.read<{ kid: string }>(
-      `select k as kid from unnest($1::text[]) with ordinality as of (k, place) where not exists (
-         select from sallyport.validators v where v.reaped_at is null and not (k = any(v.kids))) order by place`,
+    const { rows } = await this.#proven.rows<{ kid: string }>(
+      proving(
+        `select k as kid, place from unnest($1::text[]) with ordinality as of (k, place) where not exists (
+           select from sallyport.validators v where v.reaped_at is null and not (k = any(v.kids)))`,
+        "order by found.place",
+      ),
       [kids],
     );
     return rows.map((row) => row.kid);
   }
 
   async getPrincipal(tenant: string, name: string): Promise<Principal | undefined> {
-    const rows = await this.#db.read<PrincipalRow>(
-      `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2`,
+    const { rows } = await this.#proven.rows<PrincipalRow>(
+      proving(`select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2`),
       [tenant, name],
     );
     return rows[0] && principalOf(rows[0]);
@@ -183,7 +199,10 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async getTenant(id: string): Promise<Tenant | undefined> {
-    const rows = await this.#db.read<TenantRow>(`select ${TENANT_COLUMNS} from sallyport.tenants where id = $1`, [id]);
+    const { rows } = await this.#proven.rows<TenantRow>(
+      proving(`select ${TENANT_COLUMNS} from sallyport.tenants where id = $1`),
+      [id],
+    );
     return rows[0] && tenantOf(rows[0]);
   }
 

@@ -1,9 +1,12 @@
 // redis/: speed only. Nothing here is believed, and nothing waits for it.
 import { randomInt } from "node:crypto";
+import { isIP } from "node:net";
+import { checkServerIdentity, type PeerCertificate } from "node:tls";
 import { Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
 import type { Clock, Events } from "../ports.ts";
 import { Breaker } from "./breaker.ts";
 import { parseRedisUrl, type RedisAddress } from "./redis-url.ts";
+import { boundReplies } from "./reply-bound.ts";
 
 export interface RedisConnectionOptions {
   /** A form that `parseRedisUrl` knows. */
@@ -82,6 +85,9 @@ export function openRedis(url: string, commandMs: number, onError: (error: Error
   const address = parseRedisUrl(url);
   const client = address.kind === "cluster" ? openCluster(address, commandMs) : new Redis(settings(address, commandMs));
   client.on("error", (error) => onError(safeCause(error)));
+  const onBound = () => onError(safeCause(new RangeError("a reply beyond all measure")));
+  if (client instanceof Cluster) client.on("+node", (node: Redis) => boundReplies(node, onBound));
+  else boundReplies(client, onBound);
   return client;
 }
 
@@ -96,7 +102,7 @@ function settings(address: RedisAddress, commandMs: number): RedisOptions {
           failoverDetector: true,
           sentinelCommandTimeout: 1000,
           sentinelRetryStrategy: reconnectDelay,
-          ...(address.tls && { enableTLSForSentinelMode: true, sentinelTLS: {} }),
+          ...(address.tls && { enableTLSForSentinelMode: true, sentinelTLS: verified(address) }),
         }
       : { host: first!.host, port: first!.port }),
     ...shared(address, commandMs),
@@ -122,16 +128,32 @@ function openCluster(address: RedisAddress, commandMs: number): Cluster {
     retryDelayOnFailover: commandMs,
     retryDelayOnClusterDown: commandMs,
     retryDelayOnTryAgain: commandMs,
+    // Left as a name, by which its certificate is verified.
+    ...(address.tls && { dnsLookup: (host, done) => done(null, host) }),
   };
   return new Cluster([...address.hosts], options);
 }
 
-function shared({ username, password, tls }: RedisAddress, commandMs: number) {
+/**
+ * Chain and name of a certificate are verified. Cluster and sentinels tell of nodes by address, while certificates are for
+ * names: of a node without a name, a certificate for one of those that the URL names is good.
+ */
+function verified({ names }: RedisAddress) {
+  return {
+    checkServerIdentity(host: string, certificate: PeerCertificate): Error | undefined {
+      const error = checkServerIdentity(host, certificate);
+      if (error === undefined || isIP(host) === 0) return error;
+      return names.some((name) => checkServerIdentity(name, certificate) === undefined) ? undefined : error;
+    },
+  };
+}
+
+function shared(address: RedisAddress, commandMs: number) {
+  const { username, password, tls } = address;
   return {
     ...(username !== undefined && { username }),
     ...(password !== undefined && { password }),
-    // Name and chain of the certificate are verified, as Node does by default.
-    ...(tls && { tls: {} }),
+    ...(tls && { tls: verified(address) }),
     protocol: 2,
     connectTimeout: 1000,
     commandTimeout: commandMs,

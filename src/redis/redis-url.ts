@@ -1,3 +1,5 @@
+import { isIP } from "node:net";
+
 /** Where Redis is. One of: a server, a cluster by some of its nodes, a primary by the sentinels that watch it. */
 export interface RedisAddress {
   readonly kind: "server" | "cluster" | "sentinel";
@@ -7,6 +9,8 @@ export interface RedisAddress {
   readonly password?: string;
   /** Number of the database; clusters have only 0. */
   readonly db: number;
+  /** Host names that a node's certificate may be for, besides its own: those of the URL. */
+  readonly names: readonly string[];
   /** The name under which the sentinels watch the primary. */
   readonly master: string;
 }
@@ -16,15 +20,17 @@ export class RedisUrlError extends Error {
   override readonly name = "RedisUrlError";
 }
 
-const FORM = /^(rediss?)(?:-(cluster|sentinel))?:\/\/(?:([^@/]*)@)?([^@/?#]+)(?:\/([^?#]*))?$/;
+const FORM =
+  /^(rediss?)(?:-(cluster|sentinel))?:\/\/(?:([^@/]*)@)?([^@/?#]+)(?:\/([^?#]*))?(?:\?server_name=([A-Za-z0-9.,_-]+))?$/;
 const HOST = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/;
 
 /**
  * Reads `redis://[user:password@]host:port[/db]`, `redis-cluster://…host:port,host:port`, or
- * `redis-sentinel://…host:port,host:port/master[/db]`; with `rediss` instead, by TLS. Throws RedisUrlError.
+ * `redis-sentinel://…host:port,host:port/master[/db]`; with `rediss` instead, by TLS, where `?server_name=name,name` tells
+ * further names that certificates are for. Throws RedisUrlError.
  */
 export function parseRedisUrl(url: string): RedisAddress {
-  const [, scheme, kind = "server", user, hosts, path = ""] = FORM.exec(url) ?? [];
+  const [, scheme, kind = "server", user, hosts, path = "", serverNames] = FORM.exec(url) ?? [];
   if (scheme === undefined || hosts === undefined) {
     throw new RedisUrlError("redis.url must be redis://, redis-cluster:// or redis-sentinel:// and host:port");
   }
@@ -38,12 +44,14 @@ export function parseRedisUrl(url: string): RedisAddress {
   const [db = "", ...rest] = parts;
   if (rest.length > 0 || !/^\d{0,4}$/.test(db)) throw new RedisUrlError("redis.url: what follows the hosts is wrong");
   if (kind === "cluster" && Number(db) !== 0) throw new RedisUrlError("redis.url: a cluster has only database 0");
+  if (serverNames !== undefined && scheme !== "rediss") throw new RedisUrlError("redis.url: server_name needs rediss");
   return {
     kind: kind as RedisAddress["kind"],
     tls: scheme === "rediss",
     hosts: places,
     ...credentials(user),
     db: Number(db),
+    names: [...places.map(({ host }) => host), ...(serverNames?.split(",") ?? [])].filter((name) => isIP(name) === 0),
     master,
   };
 }

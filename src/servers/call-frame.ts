@@ -1,5 +1,6 @@
+import type { ByteBudget } from "../http2/limits.ts";
 import type { CallState, WireFault } from "../services/decode-errors.ts";
-import type { ByteBudget, RpcLimits } from "./limits.ts";
+import type { RpcLimits } from "./limits.ts";
 import type { DoorRequest } from "./peers.ts";
 
 const LONGEST_STREAM_MS = 86_400_000;

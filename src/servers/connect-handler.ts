@@ -1,5 +1,6 @@
 import { type ConnectError, createContextValues } from "@connectrpc/connect";
 import type { UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import type { ByteBudget } from "../http2/limits.ts";
 import { requestIdFrom } from "../services/call.ts";
 import {
   type CallState,
@@ -23,7 +24,7 @@ import {
   speaksGrpc,
 } from "./call-frame.ts";
 import { answer, answerGrpc } from "./guard.ts";
-import type { ByteBudget, RpcLimits } from "./limits.ts";
+import type { RpcLimits } from "./limits.ts";
 import { connectionOf, type DoorListener, type DoorRequest, type DoorResponse, peerOf } from "./peers.ts";
 import { abandon } from "./responses.ts";
 import { type Route, type RpcRouteOptions, refusal, rpcRoutes } from "./rpc-routes.ts";

@@ -1,5 +1,6 @@
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { createServer as createTlsServer, type TLSSocket, type Server as TlsServer } from "node:tls";
+import { ByteBudget } from "../http2/limits.ts";
 import type { Peer } from "../services/peer.ts";
 import { onFirstBytes } from "./first-bytes.ts";
 import { guarded } from "./guard.ts";
@@ -23,6 +24,8 @@ export interface DoorOptions {
   readonly unixMode?: number;
   readonly tls?: TlsFiles;
   readonly limits: DoorLimits;
+  /** What peers make the listener hold, shared with whoever reads bodies; one of `limits.bufferedBytes` by default. */
+  readonly budget?: ByteBudget;
   /** Answers requests of both protocols. It runs behind the guard. */
   readonly listener: DoorListener;
   /**
@@ -69,7 +72,7 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
   const sockets = new Set<Socket>();
   const undecided = new Set<Socket>();
   const perAddress = new Map<string, number>();
-  const responses = new OpenResponses();
+  const responses = new OpenResponses(options.budget ?? new ByteBudget(limits.bufferedBytes), limits.bufferedBytes);
   let draining = false;
   let refusedSockets = 0;
   let refusedRequests = 0;

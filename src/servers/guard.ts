@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerResponse } from "node:http2";
 import type { ConnectError } from "@connectrpc/connect";
+import { weightOfHead } from "../http2/limits.ts";
 import { wireError } from "../services/decode-errors.ts";
 import { encodedError } from "../services/errors.ts";
 import { type AuthorityRules, headerListSize, requestFault } from "./authority.ts";
@@ -30,9 +31,15 @@ export function guarded(listener: DoorListener, hooks: GuardHooks): DoorListener
     try {
       (req as IncomingMessage).on("error", ignore);
       (res as ServerResponse).on("error", ignore);
-      hooks.responses.add(req, res);
-      if (hooks.draining()) lastOfConnection(res);
-      if ("stream" in req && headerListSize(req) > hooks.maxHeaderBytes) {
+      const listSize = headerListSize(req);
+      const fits = hooks.responses.add(req, res, weightOfHead(listSize));
+      if (hooks.draining() || !fits) lastOfConnection(res);
+      if (!fits) {
+        hooks.onRefused();
+        overloaded(req, res);
+        return;
+      }
+      if ("stream" in req && listSize > hooks.maxHeaderBytes) {
         hooks.onRefused();
         tooLarge(req, res);
         return;
@@ -95,8 +102,23 @@ export function answerGrpc(req: DoorRequest, res: DoorResponse, error: ConnectEr
 
 /** 431, or RESOURCE_EXHAUSTED to gRPC, whose clients know no 431. */
 function tooLarge(req: DoorRequest, res: DoorResponse): void {
-  if (!answerGrpc(req, res, wireError("too_large", { message: "headers too large" })))
-    answer(res, 431, { code: "resource_exhausted", message: "headers too large" });
+  exhausted(req, res, 431, wireError("too_large", { message: "headers too large" }));
+}
+
+/** The listener holds as much for its peers as it may. */
+function overloaded(req: DoorRequest, res: DoorResponse): void {
+  exhausted(req, res, 503, wireError("overloaded", { message: "overloaded" }), { "retry-after": "1" });
+}
+
+function exhausted(
+  req: DoorRequest,
+  res: DoorResponse,
+  httpStatus: number,
+  error: ConnectError,
+  headers: Readonly<Record<string, string>> = {},
+): void {
+  if (answerGrpc(req, res, error)) return;
+  answer(res, httpStatus, { code: "resource_exhausted", message: error.rawMessage }, headers);
 }
 
 function failed(req: DoorRequest, res: DoorResponse, hooks: GuardHooks, error: unknown): void {

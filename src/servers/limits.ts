@@ -35,7 +35,7 @@ export interface DoorLimits {
   };
   /** Unread response bytes that do not move for so long end the stream or connection. */
   readonly stalledMs: number;
-  /** Request bytes held by all requests of the door together. */
+  /** Bytes that all peers of the listener can make it hold together: headers, bodies and unread answers. */
   readonly bufferedBytes: number;
   /** Server streams (health Watch, reflection) of one connection. */
   readonly streamsPerConnection: number;
@@ -91,7 +91,7 @@ export function doorLimits(door: "data" | "data-trusted" | "admin" | "ops"): Doo
         maxSocketsPerAddress: 16,
         h1: { ...h1, keepAliveMs: 15_000 },
         h2,
-        bufferedBytes: 1 * MiB,
+        bufferedBytes: 4 * MiB,
       };
   }
 }
@@ -125,29 +125,4 @@ const byPath: Readonly<Record<string, RpcLimits>> = {
 /** The limits of an RPC by its path; those of the admin door's calls for any other. */
 export function rpcLimits(path: string): RpcLimits {
   return Object.hasOwn(byPath, path) ? byPath[path]! : { readMaxBytes: 256 * KiB, deadlineMs: 10_000, gzip: true };
-}
-
-/** Bytes that all requests of a door hold together. A request that would exceed the whole is shed, not queued. */
-export class ByteBudget {
-  #held = 0;
-  readonly #max: number;
-
-  constructor(max: number) {
-    this.#max = max;
-  }
-
-  get held(): number {
-    return this.#held;
-  }
-
-  /** False, and nothing taken, when the budget does not hold them. */
-  take(bytes: number): boolean {
-    if (this.#held + bytes > this.#max) return false;
-    this.#held += bytes;
-    return true;
-  }
-
-  give(bytes: number): void {
-    this.#held -= bytes;
-  }
 }

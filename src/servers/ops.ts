@@ -1,7 +1,8 @@
+import { ByteBudget } from "../http2/limits.ts";
 import { addHealth, type Health } from "../services/health.ts";
 import { addReflection } from "../services/reflection.ts";
 import { connectListener } from "./connect-handler.ts";
-import { ByteBudget, type DoorLimits } from "./limits.ts";
+import type { DoorLimits } from "./limits.ts";
 import type { DoorListener } from "./peers.ts";
 import { type Page, plainPaths } from "./plain-paths.ts";
 
@@ -12,6 +13,8 @@ export interface OpsOptions {
   metrics(): Promise<{ readonly type: string; readonly body: string }>;
   /** Why the program cannot answer now; empty when it can. Fixed words, no secret: anybody who reaches the door reads them. */
   reasons(): readonly string[];
+  /** What its requests share with what else the listener holds. */
+  readonly budget?: ByteBudget;
   /** Aborted when the door drains: Watch streams end. */
   readonly drain?: AbortSignal;
 }
@@ -27,7 +30,7 @@ export function opsListener(options: OpsOptions): DoorListener {
       addHealth(router, health, "all");
       addReflection(router, []);
     },
-    budget: new ByteBudget(limits.bufferedBytes),
+    budget: options.budget ?? new ByteBudget(limits.bufferedBytes),
     streamsPerConnection: limits.streamsPerConnection,
     grpcWeb: false,
     ...(options.drain === undefined ? {} : { drain: options.drain }),

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { constants, type Http2ServerRequest } from "node:http2";
+import { type ByteBudget, SMALL } from "../http2/limits.ts";
 import { connectionOf, type DoorRequest, type DoorResponse } from "./peers.ts";
 
 /**
@@ -13,6 +14,8 @@ const TRAILERS_MS = 20;
 interface Open {
   readonly req: DoorRequest;
   readonly res: DoorResponse;
+  /** Bytes of the budget. */
+  readonly held: number;
   pending: number;
   still: number;
 }
@@ -20,6 +23,14 @@ interface Open {
 /** The responses that a door is writing: counted, watched for readers that do not read, and closed properly. */
 export class OpenResponses {
   readonly #open = new Set<Open>();
+  readonly #budget: ByteBudget;
+  readonly #mostUnread: number;
+
+  /** `budget` is for what requests hold; `mostUnread` are the bytes that all answers together may have unread. */
+  constructor(budget: ByteBudget, mostUnread: number) {
+    this.#budget = budget;
+    this.#mostUnread = mostUnread;
+  }
 
   get size(): number {
     return this.#open.size;
@@ -31,9 +42,14 @@ export class OpenResponses {
     return false;
   }
 
-  /** Follows a response to its end. What is left of its request is then dropped: HTTP/2 resets, HTTP/1.1 lingers. */
-  add(req: DoorRequest, res: DoorResponse): void {
-    const entry: Open = { req, res, pending: 0, still: 0 };
+  /**
+   * Follows a response to its end. What is left of its request is then dropped: HTTP/2 resets, HTTP/1.1 lingers. False
+   * when the budget does not hold the request's `weight`.
+   */
+  add(req: DoorRequest, res: DoorResponse, weight: number): boolean {
+    const isWhole = weight <= SMALL || !hasBody(req);
+    const fits = isWhole ? this.#budget.take(weight) : this.#budget.takeWaiting(weight);
+    const entry: Open = { req, res, held: fits ? weight : 0, pending: 0, still: 0 };
     this.#open.add(entry);
     if ("stream" in req) {
       // The response's own `finish` waits for the request; the stream's comes when the answer has left.
@@ -43,7 +59,11 @@ export class OpenResponses {
     } else {
       res.once("finish", () => linger(req));
     }
-    res.once("close", () => this.#open.delete(entry));
+    res.once("close", () => {
+      this.#open.delete(entry);
+      this.#budget.give(entry.held);
+    });
+    return fits;
   }
 
   /** From now on every HTTP/1.1 response ends its connection (RFC 9112 §9.6). */
@@ -51,13 +71,18 @@ export class OpenResponses {
     for (const { res } of this.#open) lastOfConnection(res);
   }
 
-  /** Called every `intervalMs`: resets what has had unread bytes, and no movement, for `stalledMs`. */
+  /**
+   * Called every `intervalMs`: resets what has had unread bytes, and no movement, for `stalledMs`, and where all together
+   * have too many, those that have not moved.
+   */
   sweep(intervalMs: number, stalledMs: number): void {
+    let unread = 0;
     for (const entry of this.#open) {
       const pending = pendingBytes(entry.res);
+      unread += pending;
       entry.still = pending > 0 && pending === entry.pending ? entry.still + intervalMs : 0;
       entry.pending = pending;
-      if (entry.still >= stalledMs) abandon(entry.req);
+      if (entry.still >= stalledMs || (entry.still > 0 && unread > this.#mostUnread)) abandon(entry.req);
       else if ("stream" in entry.req) resetAnswered(entry.req);
     }
   }
@@ -72,6 +97,11 @@ export function lastOfConnection(res: DoorResponse): void {
 export function abandon(req: DoorRequest): void {
   if ("stream" in req) req.stream.close(constants.NGHTTP2_CANCEL);
   else req.socket.destroy();
+}
+
+function hasBody(req: DoorRequest): boolean {
+  if ("stream" in req) return !req.stream.endAfterHeaders;
+  return req.headers["transfer-encoding"] !== undefined || (req.headers["content-length"] ?? "0") !== "0";
 }
 
 function pendingBytes(res: DoorResponse): number {

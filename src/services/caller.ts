@@ -62,7 +62,13 @@ export interface CallerDeps {
   readonly breakGlass: Secret | undefined;
   /** For those who rotated themselves and did not hear the answer. */
   readonly rotated?: RotatedCallers;
-  readonly mtls: readonly { san: string; tenant: string; permissions: readonly string[] }[];
+  /** `scopes`: what it may give to tokens besides. */
+  readonly mtls: readonly {
+    readonly san: string;
+    readonly tenant: string;
+    readonly permissions: readonly string[];
+    readonly scopes: readonly string[];
+  }[];
 }
 
 export interface RotatedCallers {
@@ -102,7 +108,7 @@ export class Callers {
         provenance: `mtls:${mapped.san}`,
         tenant: mapped.tenant,
         principal: "",
-        scopes: mapped.permissions,
+        scopes: [...mapped.permissions, ...mapped.scopes],
         address,
         direct,
       };

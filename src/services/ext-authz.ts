@@ -28,6 +28,8 @@ import { Encoded } from "./validate-wire.ts";
 type Option = MessageInitShape<typeof HeaderValueOptionSchema>;
 
 const NO_VALUES: readonly string[] = [];
+const MOST_DENIED = 1_000;
+const LONGEST_KEY = 1_024;
 
 /**
  * Envoy's `Check`. While the process lives its answer is never an RPC error: an RPC error is what `failure_mode_allow`
@@ -119,8 +121,8 @@ export class ExtAuthz {
     let encoded = this.#denied.get(key);
     if (encoded === undefined) {
       encoded = new Encoded(deny(denied, plainText, bare ? "none" : "deniedResponse"));
-      // Realms and scopes come from the operator's configuration: there are few.
-      if (this.#denied.size < 1_000) this.#denied.set(key, encoded);
+      // Realms and scopes come from the operator's configuration: there are few, and they are short.
+      if (key.length <= LONGEST_KEY && this.#denied.size < MOST_DENIED) this.#denied.set(key, encoded);
     }
     return encoded;
   }

@@ -57,11 +57,15 @@ const DEFAULT: PolicySettings = {
 };
 
 const MOST_ROUTES = 1_000;
+/** Of the extensions of all routes that are remembered, and of one route: those of an operator are far below. */
+const MOST_ROUTE_BYTES = 1 << 20;
+const LONGEST_ROUTE = 8_192;
 
 /** The named policies; `default` is always there. Reloading replaces them all. */
 export class Policies {
   #policies: ReadonlyMap<string, Policy> = new Map();
   readonly #merged = new Map<string, Policy>();
+  #mergedBytes = 0;
 
   constructor(settings: Readonly<Record<string, PolicySettings>>) {
     this.replace(settings);
@@ -70,20 +74,33 @@ export class Policies {
   replace(settings: Readonly<Record<string, PolicySettings>>): void {
     const all = Object.entries({ default: DEFAULT, ...settings });
     this.#policies = new Map(all.map(([name, of]) => [name, policyOf(name, of)]));
-    this.#merged.clear();
+    this.#forget();
+  }
+
+  /** The extensions that are remembered, in bytes. */
+  get bytes(): number {
+    return this.#mergedBytes;
   }
 
   /**
    * `merged`, once for all requests of a route: `raw` are the bytes of its extensions. Routes come from the operator's
-   * configuration: there are few.
+   * configuration: there are few. Bounded in number and bytes; when it is full it starts over.
    */
   forRoute(raw: string, extensions: () => ReadonlyMap<string, string> | undefined): Policy | undefined {
     const known = this.#merged.get(raw);
     if (known !== undefined) return known;
     const read = extensions();
     const made = read && merged(this, read);
-    if (made !== undefined && this.#merged.size < MOST_ROUTES) this.#merged.set(raw, made);
+    if (made === undefined || raw.length > LONGEST_ROUTE) return made;
+    if (this.#merged.size >= MOST_ROUTES || this.#mergedBytes + raw.length > MOST_ROUTE_BYTES) this.#forget();
+    this.#merged.set(raw, made);
+    this.#mergedBytes += raw.length;
     return made;
+  }
+
+  #forget(): void {
+    this.#merged.clear();
+    this.#mergedBytes = 0;
   }
 
   get(name: string): Policy | undefined {

@@ -15,7 +15,16 @@ function fixture() {
     ...{ inRecovery: false, epoch: "e1", n: 4, dbTime: 1e12, ownRowLive: true, floorN: 0, maxBoundMs: 1500 },
     ...{ settled: undefined, rows: [], full: false },
   };
-  const server = { page, admits: true, away: false, ackFails: false, registerFails: false, kids: ["1"], deaf: false };
+  const server = {
+    page,
+    admits: true,
+    away: false,
+    ackFails: false,
+    registerFails: false,
+    kids: ["1"],
+    deaf: false,
+    drawFails: false,
+  };
   const events = new Proxy(recorded.events, {
     get(target, name) {
       if (server.deaf && name === "alarm") throw new Error("no log");
@@ -44,6 +53,12 @@ function fixture() {
     ack: (me, _epoch, applied) => {
       calls.push(`ack ${me} ${applied}`);
       return server.ackFails ? Promise.reject(new AppError("STORE_UNAVAILABLE", "away")) : reply(undefined);
+    },
+    draw: (epoch) => {
+      calls.push(`draw ${epoch}`);
+      if (server.drawFails) return Promise.reject(new AppError("STORE_UNAVAILABLE", "refused"));
+      server.page = { ...server.page, epoch: `${epoch.replace(/~$/, "")}+` };
+      return reply(undefined);
     },
     leave: (me) => {
       calls.push(`leave ${me}`);
@@ -200,14 +215,63 @@ describe("follower", () => {
     expect(f.calls.filter((call) => call === "ack v1 4")).toHaveLength(3);
   });
 
-  it("refuses everything and alarms when history goes backwards inside an epoch", async () => {
+  it("leaves a history that went backwards by itself: alarm, a new incarnation, and from the start again", async () => {
     const f = fixture();
     void f.follower.start();
     await f.time.advance(1);
     f.server.page = { ...f.server.page, n: 3 };
-    await f.time.advance(500);
+    f.calls.length = 0;
+    await f.time.advance(399);
     expect([f.freshness.halted, f.holds()]).toEqual([true, false]);
-    expect(f.happened).toContain("alarm:history went backwards");
+    await f.time.advance(60);
+    expect(f.calls.map((call) => call.split(" @")[0])).toEqual([
+      "poll v1 e1 4",
+      "draw e1",
+      "poll v1 e1 4",
+      "forget",
+      "distrust reader",
+      "register v2 for v1 e1+",
+      "poll v2 e1+ -1",
+      "ack v2 3",
+    ]);
+    expect([f.freshness.halted, f.holds()]).toEqual([false, true]);
+    expect(f.happened.filter((what) => what === "alarm:history went backwards")).toHaveLength(1);
+  });
+
+  it("refuses until a new incarnation is there, however high the head climbs, and says why once a minute", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.drawFails = true;
+    f.server.page = { ...f.server.page, n: 3 };
+    await f.time.advance(500);
+    f.server.page = { ...f.server.page, n: 9 };
+    f.happened.length = 0;
+    await f.time.advance(300_000);
+    expect([f.freshness.halted, f.holds()]).toEqual([true, false]);
+    expect(f.calls).not.toContain("ack v1 9");
+    const said = (what: string) => f.happened.filter((line) => line.startsWith(what)).length;
+    expect([said("note:history went backwards"), said("trouble:no new incarnation"), said("alarm")]).toEqual([5, 5, 0]);
+  });
+
+  it("begins no epoch on rows that a restore put back: one is drawn first, at the boot too", async () => {
+    const f = fixture();
+    f.server.page = { ...f.server.page, epoch: "e1~" };
+    void f.follower.start();
+    await f.time.advance(500);
+    expect(f.calls.filter((call) => !call.startsWith("poll")).slice(0, 2)).toEqual([
+      "draw e1~",
+      "register v1 for undefined e1+",
+    ]);
+    expect(f.holds()).toBe(true);
+    f.server.drawFails = true;
+    f.server.page = { ...f.server.page, epoch: "e9~" };
+    await f.time.advance(500);
+    expect(f.holds()).toBe(false);
+    expect(f.freshness.epoch).toBe("e1+");
+    f.server.drawFails = false;
+    await f.time.advance(1000);
+    expect([f.freshness.epoch, f.holds()]).toEqual(["e9+", true]);
   });
 
   it("stops: drops its lease at once, polls no more, deletes its row", async () => {

@@ -181,6 +181,47 @@ describe("lookup", () => {
     expect(counts()).toEqual({ distrusted: 2, woken: 2 });
   });
 
+  it("reads again what was sent before this epoch was known here: its rows may be a standby's, promoted since", async () => {
+    const { find, reads, freshness, poll, time, counts } = fixture();
+    poll();
+    const text = tokenString();
+    const answer = find(text);
+    await turn();
+    await time.advance(5);
+    freshness.begin("2/i/200", time.clock.mono());
+    reads[0]!.answer({ epoch: "2/i/200", material: material(5, { digest: reads[0]!.digest }) });
+    await turn();
+    expect(counts()).toEqual({ distrusted: 1, woken: 1 });
+    reads[1]!.answer({ epoch: "2/i/200", material: undefined });
+    expect(await answer).toBe("unknown store");
+  });
+
+  it("reads again what shows less than was known when it was sent, and nobody keeps it", async () => {
+    const { find, reads, poll, counts } = fixture();
+    poll(9);
+    const text = tokenString();
+    const answer = find(text);
+    await turn();
+    reads[0]!.answer({ n: 8 });
+    await turn();
+    expect(reads).toHaveLength(2);
+    reads[1]!.answer({ n: 8 });
+    expect(await answer).toBe("undetermined");
+    expect(counts()).toEqual({ distrusted: 2, woken: 2 });
+    expect(find(text)).toBeInstanceOf(Promise);
+  });
+
+  it("takes what was overtaken on its way: it showed all that was known when it was sent", async () => {
+    const { find, reads, poll } = fixture();
+    poll(5);
+    const answer = find(tokenString());
+    await turn();
+    poll(6);
+    reads[0]!.answer({ n: 5 });
+    expect(await answer).toBe("found store");
+    expect(reads).toHaveLength(1);
+  });
+
   it("answers nothing at all once history went backwards", async () => {
     const { find, poll, freshness } = fixture();
     poll(5);

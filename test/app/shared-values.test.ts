@@ -3,7 +3,7 @@ import { SharedValues } from "../../src/app/shared-values.ts";
 import { material } from "../support/material.ts";
 
 it("shared values › says the same, and keeps equal lists once", () => {
-  const values = new SharedValues();
+  const values = new SharedValues(1 << 20);
   const [one, two] = [1, 2].map((n) => material(n, { scopes: ["a", "b"], annotations: { k: "v" } }));
   const first = values.share(one!);
   const second = values.share(two!);
@@ -13,8 +13,29 @@ it("shared values › says the same, and keeps equal lists once", () => {
 });
 
 it("shared values › keeps apart lists that only look alike when joined", () => {
-  const values = new SharedValues();
+  const values = new SharedValues(1 << 20);
   expect(values.share(material(1, { scopes: ["a", "b"] })).scopes).toEqual(["a", "b"]);
   expect(values.share(material(1, { scopes: ['a","b'] })).scopes).toEqual(['a","b']);
   expect(values.share(material(1, { audiences: ["a", "b"] })).audiences).toEqual(["a", "b"]);
+});
+
+it("shared values › are bounded in bytes, whatever rows hold", () => {
+  const values = new SharedValues(1 << 20);
+  let most = 0;
+  for (let n = 0; n < 1_000; n++) {
+    const scopes = Array.from({ length: 100 }, (_, i) => `${n}.${i}.${"s".repeat(120)}`);
+    const row = material(n, { scopes, principal: `user:${n}` });
+    expect(values.share(row)).toEqual(row);
+    most = Math.max(most, values.bytes);
+  }
+  expect(most).toBeGreaterThan(1 << 19);
+  expect(most).toBeLessThanOrEqual(1 << 20);
+});
+
+it("shared values › does not keep what alone is more than all may be", () => {
+  const values = new SharedValues(4_096);
+  const scopes = ["s".repeat(4_096)];
+  expect(values.share(material(1, { scopes })).scopes).toBe(scopes);
+  const other = [...scopes];
+  expect(values.share(material(2, { scopes: other })).scopes).toBe(other);
 });

@@ -19,6 +19,7 @@ function manager() {
   };
   const tokens = new TokenManager({
     store: {} as never,
+    clock: { mono: () => 0 },
     authority: { issue: (work: (store: never) => unknown) => work(store as never) } as never,
     keyring,
     profiles: new Map(BUILT_IN_PROFILES.map((profile) => [profile.name, profile])),

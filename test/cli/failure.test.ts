@@ -54,7 +54,7 @@ describe("failure", () => {
     ],
     [apiError(Code.Internal, "INTERNAL", "internal error"), 70, /internal error/],
     [new ConnectError("HTTP 404", Code.Unimplemented), 69, /right door\? \(admin 7401, data 7400\)/],
-    [broken("DEPTH_ZERO_SELF_SIGNED_CERT"), 69, /not trusted .*NODE_EXTRA_CA_CERTS/],
+    [broken("DEPTH_ZERO_SELF_SIGNED_CERT"), 69, /not trusted .*--ca-file or SALLYPORT_CA_FILE/],
     [broken("ENOTFOUND"), 69, /^the host of http:\/\/127\.0\.0\.1:7401 is unknown$/],
     [broken("EACCES"), 69, /^this user may not connect/],
     [broken("HPE_INVALID_CONSTANT"), 69, /^no connection to .*HPE_INVALID_CONSTANT/],

@@ -105,6 +105,32 @@ describe("freshness › the use rule", () => {
     expect(state.halted).toBe(outcome === "backwards");
   });
 
+  it("stays refused once history went backwards, until another incarnation begins", () => {
+    const state = fresh();
+    state.begin("1/i/100", 0);
+    state.apply(page(5, [], { epoch: "1/i/100" }), 0, 1);
+    for (const [n, epoch] of [
+      [4, "1/i/100"],
+      [9, "1/i/100"],
+      [9, "2/i/200"],
+      [9, "2/i/200~"],
+    ] as const) {
+      expect(state.apply(page(n, [], { epoch }), 2, 3)).toBe("backwards");
+      expect([state.halted, state.holdsLease(3)]).toEqual([true, false]);
+    }
+    expect(state.apply(page(4, [], { epoch: "1/j/100" }), 4, 5)).toBe("epoch");
+    state.begin("1/j/100", 5);
+    expect(state.apply(page(4, [], { epoch: "1/j/100" }), 6, 7)).toBe("granted");
+    expect([state.halted, state.holdsLease(8)]).toEqual([false, true]);
+  });
+
+  it("loses its lease by a poll that shows rows that a restore put back, whichever epoch it is", () => {
+    const state = fresh();
+    state.apply(page(5), 0, 1);
+    expect(state.apply(page(5, [], { epoch: "2/i/200~" }), 2, 3)).toBe("unsealed");
+    expect([state.halted, state.holdsLease(3)]).toEqual([false, false]);
+  });
+
   it("applies nothing of a poll of another epoch, and forgets all when that begins", () => {
     const state = fresh();
     state.apply(page(5, [{ n: 5, key: "tx" }]), 0, 1);

@@ -5,6 +5,7 @@ import { NETWORK_FAULTS } from "./network-faults.ts";
 import { OVERLOAD } from "./overload.ts";
 import { POSTGRES_FAULTS } from "./postgres-faults.ts";
 import { REDIS_FAULTS } from "./redis-faults.ts";
+import { RESTORE_FAULTS } from "./restore-faults.ts";
 import type { Fault } from "./round.ts";
 import { VOLUME_COPY } from "./volume-copy.ts";
 
@@ -18,4 +19,5 @@ export const FAULTS: readonly Fault[] = [
   ...REDIS_FAULTS,
   ...POSTGRES_FAULTS,
   VOLUME_COPY,
+  ...RESTORE_FAULTS,
 ];

@@ -23,7 +23,7 @@ export async function hunt(only: readonly string[] | undefined): Promise<Hunted>
   try {
     for (const mutant of mutants) {
       const begun = performance.now();
-      const caught = await bounded(caughtBy(mutant, server), 90_000, "the hunt").catch((error: Error) => {
+      const caught = await bounded(caughtBy(mutant, server), 150_000, "the hunt").catch((error: Error) => {
         print(`${mutant.name}: ${error.message}`);
         return undefined;
       });

@@ -32,7 +32,7 @@ export interface InstanceOptions {
 const CLOCKS = join(import.meta.dirname, "clocks.ts");
 /** Of validators to one instance: what waits on one of them is taken up at another time than what waits on the next. */
 const CONNECTIONS = 4;
-const READY_MS = 30_000;
+const READY_MS = 60_000;
 
 /** A real Sallyport as a child process, with its own links to the database and to Redis, and clients of its doors. */
 export class Instance {

@@ -44,7 +44,7 @@ export async function round(world: World, fault: Fault, seconds: number): Promis
   const problems: string[] = [];
   await delay(200);
   try {
-    await bounded(fault.run(world, seconds), 60_000, fault.name);
+    await bounded(fault.run(world, seconds), 90_000, fault.name);
   } catch (error) {
     problems.push(`the fault failed: ${String((error as Error).stack ?? error).slice(0, 600)}`);
   }

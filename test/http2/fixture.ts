@@ -1,6 +1,6 @@
 // A listener on a free port with routes that the tests of this room share.
 import type { AddressInfo } from "node:net";
-import type { Limits } from "../../src/http2/limits.ts";
+import type { ByteBudget, Limits } from "../../src/http2/limits.ts";
 import { createUnaryListener } from "../../src/http2/listener.ts";
 import { connectMessage, grpcMessage, http, type Reply } from "../../src/http2/reply.ts";
 import type { Call, Handler, Route } from "../../src/http2/routes.ts";
@@ -20,6 +20,7 @@ export interface FixtureOptions {
   readonly routes?: Readonly<Record<string, Route>>;
   readonly prefix?: readonly (readonly [string, Route])[];
   readonly limits?: Partial<Limits>;
+  readonly budget?: ByteBudget;
   readonly trust?: "trusted" | "untrusted";
   readonly reads?: "shared" | "own";
 }
@@ -50,6 +51,7 @@ export async function start(options: FixtureOptions = {}): Promise<Fixture> {
       prefix: options.prefix ?? [],
     },
     limits: options.limits,
+    budget: options.budget,
     trust: options.trust ?? "trusted",
     reads: options.reads,
     onHttp1: (socket) => socket.destroy(),

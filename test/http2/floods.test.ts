@@ -13,6 +13,7 @@ import {
   SETTINGS,
   WINDOW_UPDATE,
 } from "../../src/http2/frame.ts";
+import { ByteBudget } from "../../src/http2/limits.ts";
 import { grpcMessage } from "../../src/http2/reply.ts";
 import { type Fixture, type FixtureOptions, route, start } from "./fixture.ts";
 import {
@@ -156,6 +157,50 @@ test("bodies in assembly are bounded over all connections; more is answered, not
   next.send(headers(1, grpcHead("/t/Echo")), data(1, half, 0));
   await next.call(3, "/t/Echo");
   expect(fixture.server.stats().buffered).toBeLessThanOrEqual(32_768);
+});
+
+test("headers of open streams are bounded over all connections; a whole request of another is answered", async () => {
+  const budget = new ByteBudget(1 << 20);
+  await boot({ budget });
+  const large = literal("x-large", "x".repeat(15_000));
+  const attackers = [await open(), await open()];
+  for (const client of attackers) {
+    for (let id = 1; id < 101; id += 2) client.send(headers(id, grpcHead("/t/Echo", large)));
+  }
+  for (const client of attackers) expect((await client.response(99)).fields["grpc-status"]).toBe("8");
+  expect(budget.held).toBeGreaterThan(1 << 19);
+  expect(budget.held).toBeLessThanOrEqual(3 << 18);
+  const other = await open();
+  await other.call(1, "/t/Echo");
+  for (const client of attackers) client.destroy();
+  other.destroy();
+  await expect.poll(() => budget.held).toBe(0);
+});
+
+test("answers that nobody reads are bounded over all connections", async () => {
+  const budget = new ByteBudget(1 << 20);
+  const large = route(() => grpcMessage(Buffer.alloc(100_000)));
+  await boot({ budget, routes: { "/t/Large": large, "/t/Echo": route((content) => grpcMessage(content)) } });
+  const client = await open([4, 0]); // no window on any stream
+  for (let id = 1; id < 41; id += 2) client.send(grpcCall(id, "/t/Large"));
+  expect(await client.resetOf(39)).toBe(ENHANCE_YOUR_CALM);
+  expect(budget.held).toBeGreaterThan(1 << 19);
+  const other = await open();
+  await other.call(1, "/t/Echo");
+  client.destroy();
+  other.destroy();
+  await expect.poll(() => budget.held).toBe(0);
+});
+
+test("a trusted connection outlives any number of calls that are answered with overload", async () => {
+  const never = route(() => new Promise<never>(() => {}));
+  await boot({ limits: { maxRunning: 1 }, routes: { "/t/Never": never } });
+  const client = await open();
+  client.send(grpcCall(1, "/t/Never"));
+  // Each with the frames that clients send around a call: together more than the budget for frames without one.
+  for (let id = 3; id < 6_003; id += 2) client.send(grpcCall(id, "/t/Never"), windowUpdate(0, 100));
+  expect((await client.response(6_001)).fields["grpc-status"]).toBe("8");
+  expect(fixture.errors).toEqual([]);
 });
 
 test("a length prefix over the limit is refused before anything is allocated for it", async () => {

@@ -124,7 +124,7 @@ export function deliver(stream: Buffer, cuts: readonly number[]): Outcome {
     at = cut;
   }
   connection.closed();
-  return { output: output(), errors, leaked: context.stats.buffered };
+  return { output: output(), errors, leaked: context.stats.buffered + context.budget.held };
 }
 
 /** Throws unless the output is whole frames that a client could follow. */

@@ -1,7 +1,7 @@
 // Connections over a pipe that is no socket: every write is kept, every read overwritten.
 import { Connection } from "../../src/http2/connection.ts";
 import { HeadReader } from "../../src/http2/head.ts";
-import { DEFAULT_LIMITS } from "../../src/http2/limits.ts";
+import { ByteBudget, DEFAULT_LIMITS } from "../../src/http2/limits.ts";
 import { Output, type Pipe } from "../../src/http2/output.ts";
 import { type Route, RouteTable } from "../../src/http2/routes.ts";
 import type { ConnectionError, ServerContext } from "../../src/http2/server.ts";
@@ -40,6 +40,7 @@ export function harnessContext(routes: Readonly<Record<string, Route>>): Harness
     limits: DEFAULT_LIMITS,
     output: new Output(),
     headReader: new HeadReader(table, DEFAULT_LIMITS),
+    budget: new ByteBudget(DEFAULT_LIMITS.maxBuffered),
     initialWindow: 65_535,
     stats: { connections: 0, requests: 0, refused: 0, cancelled: 0, connectionErrors: 0, buffered: 0 },
     wake: (connection) => woken.add(connection),

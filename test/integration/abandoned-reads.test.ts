@@ -57,9 +57,11 @@ async function readers(): Promise<number[]> {
   return (await sallyport.sql<{ pid: number }>(`${text} order by pid`)).map(({ pid }) => pid);
 }
 
-test("a caller that gives up its read takes no connection from the others", async () => {
+// A read has 400 ms: a machine that is too busy for that gets another try.
+test("a caller that gives up its read takes no connection from the others", { retry: 3 }, async () => {
+  await proxy.set({ kind: "pass" });
   const strings: string[] = [];
-  for (let i = 0; i < 120; i++) strings.push((await sallyport.createToken({ displayName: `t${i}` })).tokenString);
+  for (let i = 0; i < 40; i++) strings.push((await sallyport.createToken({ displayName: `t${i}` })).tokenString);
   await validate(strings.pop()!, 2_000); // the connections are there
   await validate(strings.pop()!, 2_000);
   await proxy.set({ kind: "latency", ms: AWAY_MS });

@@ -318,7 +318,7 @@ describe("bootstrap", () => {
     expect(await run(["bootstrap"], env)).toMatchObject({ code: 1, out: "" });
     await server.stop();
     await database.drop();
-  });
+  }, 120_000);
 
   test.each([["--ttl", "0s"], ["--ttl", "366d"], ["--ttl", "soon"], ["--nonsense"]])(
     "%s %s is a usage error",

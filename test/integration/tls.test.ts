@@ -6,15 +6,18 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { askPeer } from "../../src/canary-peer.ts";
+import { Secret } from "../../src/domain/secret.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import {
   ValidateTokenRequestSchema,
   ValidateTokenResponseSchema,
   Verdict,
 } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { cli } from "../cli/peer.ts";
 import { certify, type Identity, writeFiles } from "../servers/certificates.ts";
 import { framed, http2Asker, TYPES } from "../servers/data-door.ts";
-import { FREE_PORTS } from "../support/program.ts";
+import { FREE_PORTS, patiently } from "../support/program.ts";
 import { outcome, TestSallyport } from "../support/sallyport.ts";
 
 const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
@@ -199,6 +202,84 @@ describe("mTLS by configuration", () => {
       for (const stranger of [undefined, named("spiffe://td/other"), named(san, certify("another ca", []))])
         expect(await outcome(as(stranger, http).listTokens({}))).toBe("CALLER_UNAUTHENTICATED");
     }
+  });
+
+  test("a certificate gives the scopes that it was given, and no others", async () => {
+    writeFiles(folder, newServer(), ca);
+    const tls = tlsOf(folder, { client_ca_file: join(folder, "ca.pem") });
+    const caller = { san: "spiffe://td/ci", tenant: "default", permissions: ["sallyport.tokens.create"] };
+    await using sallyport = await start({}, { tls }, { callers: { mtls: [{ ...caller, scopes: ["repo:*"] }] } });
+    const { certPem: cert, keyPem: key } = named(caller.san);
+    const ci = createClient(
+      TokenAdmin,
+      createConnectTransport({
+        baseUrl: https(sallyport.doors.admin),
+        httpVersion: "1.1",
+        nodeOptions: { ca: ca.certPem, cert, key },
+      }),
+    );
+    const created = (scopes: string[]) =>
+      patiently(
+        () => ci.createToken({ profile: "pat", principal: "user:by-scope", displayName: "x", scopes }),
+        async (_, error) => String(error).includes("overloaded"),
+      );
+    expect((await created(["repo:read"])).token?.scopes).toEqual(["repo:read"]);
+    for (const scopes of [["wiki:read"], ["sallyport.admin"], ["sallyport.tokens.read"]])
+      expect(await outcome(created(scopes)), scopes[0]).not.toBe("OK");
+    // The command line comes in by the same files.
+    for (const [name, text] of Object.entries({ "me.pem": cert, "me-key.pem": key, garbage: "x" }))
+      writeFileSync(join(folder, name), text);
+    const create = ["tokens", "create", "--profile", "pat", "--principal", "user:by-cli", "--display-name", "x"];
+    const address = ["--address", https(sallyport.doors.admin)];
+    const at = (name: string) => join(folder, name);
+    const flags = ["--ca-file", at("ca.pem"), "--cert-file", at("me.pem"), "--key-file", at("me-key.pem")];
+    const env = { SALLYPORT_TOKEN: "" };
+    const typed = (argv: readonly string[], env: Record<string, string>) =>
+      patiently(
+        () => cli(argv, { env }),
+        async (ran) => ran?.err.includes("overloaded") ?? false,
+      );
+    const files = { SALLYPORT_CA_FILE: flags[1]!, SALLYPORT_CERT_FILE: flags[3]!, SALLYPORT_KEY_FILE: flags[5]! };
+    expect(await typed([...create, ...address, ...flags], env)).toMatchObject({ exit: 0 });
+    expect(await typed([...create, ...address], { ...env, ...files })).toMatchObject({ exit: 0 });
+    const untrusted = await cli([...create, ...address], { env });
+    expect([untrusted.exit, untrusted.err]).toEqual([69, expect.stringContaining("--ca-file")]);
+    for (const [given, told] of [
+      [["--ca-file", at("none")], "there is no such file"],
+      [["--ca-file", at("garbage")], "is not PEM"],
+      [flags.slice(0, 4), "needs both"],
+      [[...flags.slice(0, 5), at("key.pem")], "can not be used"],
+    ] as const) {
+      const { exit, err } = await cli([...create, ...address, ...given], { env });
+      expect([exit, err], told).toEqual([2, expect.stringContaining(told)]);
+    }
+  });
+
+  test("the canary asks by https with its certificate, and over a unix socket", async () => {
+    writeFiles(folder, newServer(), ca);
+    const envoy = named("spiffe://td/canary");
+    writeFileSync(join(folder, "me.pem"), envoy.certPem);
+    writeFileSync(join(folder, "me-key.pem"), envoy.keyPem);
+    const tls = tlsOf(folder, { client_ca_file: join(folder, "ca.pem"), allowed_sans: ["spiffe://td/canary"] });
+    await using mutual = await start({ tls });
+    const bind = `unix:${join(folder, "data.sock")}`;
+    await using local = await start({ bind });
+    const secret = new Secret(tokenString);
+    const files = {
+      caFile: join(folder, "ca.pem"),
+      certFile: join(folder, "me.pem"),
+      keyFile: join(folder, "me-key.pem"),
+    };
+    const ask = (...args: Parameters<typeof askPeer>) =>
+      patiently(
+        () => askPeer(...args),
+        async (_, error) => String(error).includes("answered 429"),
+      );
+    expect(await ask(https(mutual.doors.data), secret, files)).toBe("ALLOW");
+    expect(await ask(local.doors.data, new Secret("sp_pat_1x"), {})).toBe("INVALID_TOKEN");
+    expect(await ask(bind, secret, {})).toBe("ALLOW");
+    await expect(ask(https(mutual.doors.data), secret, { caFile: files.caFile })).rejects.toThrow("answered 401");
+    await expect(ask(https(mutual.doors.data), secret, {})).rejects.toThrow();
   });
 
   test("a CA that is replaced is believed at once, and the old one no more", async () => {

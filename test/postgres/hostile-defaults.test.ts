@@ -81,7 +81,7 @@ describe("with every default of the sessions against it", () => {
     expect(effect?.mode).toBeGreaterThan(0);
     expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
     expect((await admin.tokens.revokeTokens({ principal: "bot:ci" })).effect?.position).toBeGreaterThan(0n);
-  });
+  }, 120_000);
 });
 
 describe("on connections that are shared, where nothing is set", () => {
@@ -177,7 +177,7 @@ describe("through a pooler", () => {
         expect([word, code]).toEqual([word, 78]);
         expect(err).toContain("database.direct_url");
       }
-    });
+    }, 120_000);
   }
 
   test("with a direct URL past it: nothing is set on the shared connections but within a transaction", async () => {
@@ -205,5 +205,5 @@ describe("through a pooler", () => {
     expect(text).not.toMatch(/\bset\s+(?!local\b|[a-z_]+\s*=\s*(?:\$|date_trunc|clock|coalesce|excluded))/i);
     expect(text).not.toMatch(/set_config\([^)]*false\s*\)/i);
     expect(text).not.toMatch(/pg_(?:try_)?advisory_lock\(/i);
-  });
+  }, 120_000);
 });

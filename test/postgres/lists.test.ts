@@ -85,7 +85,7 @@ beforeAll(async () => {
   );
   db = new Postgres({ url: database.url, maxConnections: 2, applicationName: "test", onTrouble });
   lists = new Explained({ url: database.url, clock: systemClock, onTrouble });
-  store = new PostgresTokenStore(db, lists);
+  store = new PostgresTokenStore(db, lists, { clock: systemClock, epoch: () => undefined, wake() {} });
   audit = new PostgresAuditLog(db, lists);
 }, 120_000);
 afterAll(async () => {

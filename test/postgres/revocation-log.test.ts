@@ -196,9 +196,9 @@ describe("the registry", () => {
     await fresh();
     await sql.query(`alter database ${new URL(database.url).pathname.slice(1)} set synchronous_commit = off`);
     await sql.query(
-      `create table seen (what text, setting text);
+      `create table public.seen (what text, setting text);
        create function note() returns trigger language plpgsql security definer as $$
-       begin insert into seen values (tg_op, current_setting('synchronous_commit')); return null; end $$;
+       begin insert into public.seen values (tg_op, current_setting('synchronous_commit')); return null; end $$;
        create constraint trigger seen after insert or update on sallyport.validators deferrable initially deferred
          for each row execute function note()`,
     );
@@ -206,7 +206,7 @@ describe("the registry", () => {
     const { me, epoch } = await joined(log);
     await log.ack(me, epoch, 0);
     await log.reap([me]);
-    const { rows } = await sql.query({ text: "select what, setting from seen", rowMode: "array" });
+    const { rows } = await sql.query({ text: "select what, setting from public.seen", rowMode: "array" });
     expect(rows).toEqual([
       ["INSERT", "local"],
       ["UPDATE", "off"],

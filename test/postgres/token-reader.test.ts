@@ -1,14 +1,18 @@
 import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, onTestFinished, test } from "vitest";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
 import { PostgresTokenReader } from "../../src/postgres/token-reader.ts";
 import { systemClock } from "../../src/sallyport.ts";
+import { startServer } from "../support/postgres.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
-import { migrated } from "./migrated.ts";
+import { byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
 
 const DIGEST = "x".repeat(32);
-/** What Check waits for. */
-const CHECK_MS = 150;
+/** What a call waits for, and what each session's first look-up takes: Check waits 150, with less room for a busy machine. */
+const CALL_MS = 600;
+const FIRST_MS = 1_200;
 
 function reading(url: string, connections: number): PostgresTokenReader {
   const reader = new PostgresTokenReader({ url, connections, clock: systemClock, onTrouble: () => {} });
@@ -54,7 +58,7 @@ async function slowToBegin(url: string, ms: number) {
 /** Reads until one is answered in time; how many were not. */
 async function refusedFirst(reader: PostgresTokenReader): Promise<number> {
   for (let refused = 0; ; refused++) {
-    const found = await reader.read(DIGEST, CHECK_MS).catch(() => undefined);
+    const found = await reader.read(DIGEST, CALL_MS).catch(() => undefined);
     if (found !== undefined) return refused;
     expect(refused).toBeLessThan(50);
   }
@@ -63,22 +67,22 @@ async function refusedFirst(reader: PostgresTokenReader): Promise<number> {
 test("a session whose first look-up is later than any call waits for is kept: only the first calls are refused", async () => {
   const database = await migrated();
   onTestFinished(() => database.drop());
-  const { url, sessions } = await slowToBegin(database.url, 400);
+  const { url, sessions } = await slowToBegin(database.url, FIRST_MS);
   const reader = reading(url, 1);
   const refused = await refusedFirst(reader);
   expect(refused).toBeGreaterThan(0);
-  for (let i = 0; i < 20; i++) await reader.read(DIGEST, CHECK_MS);
+  for (let i = 0; i < 20; i++) await reader.read(DIGEST, CALL_MS);
   expect(sessions()).toBe(1);
 });
 
 test("opened before anybody asks, it refuses none", async () => {
   const database = await migrated();
   onTestFinished(() => database.drop());
-  const { url, sessions } = await slowToBegin(database.url, 400);
+  const { url, sessions } = await slowToBegin(database.url, FIRST_MS);
   const reader = reading(url, 2);
   reader.warmUp();
-  await reader.read(DIGEST, 2_000);
-  for (let i = 0; i < 20; i++) await reader.read(DIGEST, CHECK_MS);
+  await reader.read(DIGEST, 5_000);
+  for (let i = 0; i < 20; i++) await reader.read(DIGEST, CALL_MS);
   expect(sessions()).toBe(2);
 });
 
@@ -91,9 +95,9 @@ test("while one connection is being opened, the other one serves all", async () 
   url.port = String(proxy.port);
   const reader = reading(url.href, 2);
   reader.warmUp();
-  await reader.read(DIGEST, 2_000);
+  await reader.read(DIGEST, 5_000);
   while (proxy.connections().length < 2) await delay(5);
-  for (let i = 0; i < 4; i++) await reader.read(DIGEST, 2_000);
+  for (let i = 0; i < 4; i++) await reader.read(DIGEST, 5_000);
   const [lost] = proxy.connections();
   // New connections go nowhere from here on; the one that is left works.
   const gone = new Promise((resolve) => lost!.once("close", resolve));
@@ -105,4 +109,56 @@ test("while one connection is being opened, the other one serves all", async () 
   await gone;
   await delay(20);
   for (let i = 0; i < 20; i++) await reader.read(DIGEST, 1_000);
+});
+
+test("what is under way on a connection that is distrusted is not answered by it, and asks once more", async () => {
+  const database = await migrated();
+  onTestFinished(() => database.drop());
+  const sql = await byHand(database.url);
+  await makeTokens(sql, 1);
+  const reader = reading(database.url, 1);
+  expect((await reader.read(digestOf(1), 5_000)).material?.id).toBe(tokenId(1));
+  const holder = await byHand(database.url);
+  await holder.query("begin; lock table sallyport.tokens in access exclusive mode");
+  const waiting = () =>
+    sql.query<{ pid: number }>(
+      `select pid from pg_stat_activity
+       where application_name = 'sallyport-read' and wait_event_type = 'Lock' and datname = current_database()`,
+    );
+  const asked = reader.read(digestOf(1), 20_000);
+  await expect.poll(async () => (await waiting()).rows.length, { timeout: 10_000 }).toBe(1);
+  const distrusted = systemClock.mono();
+  reader.distrust();
+  await holder.query("rollback");
+  const { sent, material } = await asked;
+  expect(material?.id).toBe(tokenId(1));
+  expect(sent).toBeGreaterThanOrEqual(distrusted);
+});
+
+test("a session that began on a standby counts as a standby's after the promotion, until it is another", async () => {
+  const server = await startServer({ fsync: false });
+  onTestFinished(() => server.remove());
+  await migrate(server.url);
+  const standby = await server.standby();
+  onTestFinished(() => standby.remove());
+  const reader = reading(standby.url, 1);
+  const log = new PostgresRevocationLog({ url: standby.url, connections: 1, onTrouble: () => {} });
+  onTestFinished(() => log.close());
+  expect(await reader.read(digestOf(1), 5_000)).toMatchObject({ inRecovery: true });
+  expect(await log.look()).toMatchObject({ inRecovery: true });
+  await server.stop();
+  const client = await byHand(standby.url);
+  await client.query("select pg_promote()");
+  await expect
+    .poll(async () => (await client.query("select pg_is_in_recovery() as is")).rows[0].is, { timeout: 10_000 })
+    .toBe(false);
+  for (const seen of [await reader.read(digestOf(1), 5_000), await log.look()]) {
+    expect(seen).toMatchObject({ inRecovery: true });
+    expect(seen.epoch).toMatch(/^00000002\//);
+  }
+  reader.distrust();
+  log.distrust();
+  for (const seen of [await reader.read(digestOf(1), 5_000), await log.look()]) {
+    expect(seen).toMatchObject({ inRecovery: false });
+  }
 });

@@ -118,6 +118,26 @@ function identity(its: Suite, stage: () => Stage): void {
       expectOurs(await ask(edge.port, { headers: [...forged, bearer(scene.tokens.good)] }), its.passes);
     });
 
+    test("nor does an identity get lost that a Connection header names", async () => {
+      const { edge, scene } = stage();
+      const named = ["x-auth-principal", "X-Auth-Tenant", "x-auth-token-id", "X-AUTH-SCOPES", "x-auth-profile"];
+      const values = named.flatMap((name) => [name, `close, ${name}`, `${name}, keep-alive`, `upgrade, ${name}`]);
+      for (const value of [...values, named.join(",")]) {
+        const reply = await ask(edge.port, { headers: [["Connection", value], bearer(scene.tokens.good)] });
+        expect([value, reply.status]).toEqual([value, 200]);
+        expectOurs(reply, []);
+        // Nor does it tell the service's own proxies and frameworks to drop one.
+        expect(arrived(reply, "connection").join()).not.toMatch(/x-auth/i);
+      }
+      // Some proxies take out what it names before they ask: then there is no credential, and no answer but a denial.
+      for (const value of ["close, authorization", "x-forwarded-uri, x-original-uri, x-real-ip"]) {
+        const reply = await ask(edge.port, { headers: [["Connection", value], bearer(scene.tokens.good)] });
+        if (reply.status === 200) expectOurs(reply, []);
+        else
+          expect([reply.status, reply.seen]).toEqual([expect.toSatisfy((status: number) => status < 500), undefined]);
+      }
+    });
+
     test("spelled with underscores", async () => {
       const { edge, scene } = stage();
       const reply = await ask(edge.port, { headers: [...underscored, bearer(scene.tokens.good)] });

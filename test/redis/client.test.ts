@@ -233,3 +233,59 @@ test("by sentinels it follows the primary to the replica within seconds", TIMED,
   expect(Math.max(...(await misses(opened, 20)))).toBeLessThan(LIMIT);
   await heals(opened, 15_000);
 });
+
+describe("a reply beyond all measure", () => {
+  /** A server that answers the first command of each connection so, and counts what it got rid of. */
+  async function hostile(reply: (write: (bytes: Buffer | string) => Promise<boolean>) => Promise<unknown>) {
+    const state = { sent: 0, connections: 0 };
+    const server = createServer((socket) => {
+      state.connections++;
+      socket.on("error", () => {});
+      const write = (bytes: Buffer | string) =>
+        new Promise<boolean>((resolve) => {
+          if (socket.destroyed) return resolve(false);
+          socket.once("close", () => resolve(false));
+          socket.write(bytes, () => {
+            state.sent += bytes.length;
+            resolve(!socket.destroyed);
+          });
+        });
+      socket.once("data", () => void reply(write));
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    onTestFinished(() => void server.close());
+    return { state, url: `redis://127.0.0.1:${(server.address() as { port: number }).port}` };
+  }
+
+  test("of 256 MB ends its connection after a few: it is a miss, and the memory stays as it is", async () => {
+    const piece = Buffer.alloc(1 << 16, "x");
+    const { state, url } = await hostile(async (write) => {
+      await write(`$${256 << 20}\r\n`);
+      for (let i = 0; i < 4096 && (await write(piece)); i++);
+    });
+    const opened = openCache(url, PATIENT);
+    await opened.ready;
+    const before = process.memoryUsage.rss();
+    expect(await opened.cache.get(m.digest, EPOCH)).toBeUndefined();
+    expect(process.memoryUsage.rss() - before).toBeLessThan(64 << 20);
+    expect(state.sent).toBeLessThan(32 << 20);
+    expect(opened.journal.lines.join()).toContain("RangeError");
+  });
+
+  test.each(["*90000000\r\n", "*1\r\n*90000000\r\n"])(
+    "of a list that is only announced ends it: %j",
+    async (header) => {
+      const { url } = await hostile(async (write) => {
+        await write(header.slice(0, 5));
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        await write(header.slice(5));
+      });
+      const opened = openCache(url, PATIENT);
+      await opened.ready;
+      const before = process.memoryUsage.rss();
+      expect(await opened.cache.get(m.digest, EPOCH)).toBeUndefined();
+      expect(process.memoryUsage.rss() - before).toBeLessThan(64 << 20);
+      expect(opened.journal.lines.join()).toContain("RangeError");
+    },
+  );
+});

@@ -40,7 +40,19 @@ test.each([
     },
   ],
 ])("%s is read", (url, address) => {
-  expect(parseRedisUrl(url)).toEqual(address);
+  expect(parseRedisUrl(url)).toEqual({ ...address, names: expect.any(Array) });
+});
+
+test("certificates may be for the host names of the URL, and for those of server_name", () => {
+  const names = (url: string) => parseRedisUrl(url).names;
+  expect(names("rediss-cluster://a.example:1,10.0.0.1,[::1]:2,b")).toEqual(["a.example", "b"]);
+  expect(names("rediss-sentinel://10.0.0.1/main?server_name=r1.example,r2.example")).toEqual([
+    "r1.example",
+    "r2.example",
+  ]);
+  expect(names("rediss://u:p@h/1?server_name=x")).toEqual(["h", "x"]);
+  for (const url of ["redis://h?server_name=x", "rediss://h?server_name=", "rediss://h?other=x"])
+    expect(() => parseRedisUrl(url), url).toThrow(/redis\.url/);
 });
 
 test.each([

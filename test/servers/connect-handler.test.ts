@@ -14,7 +14,7 @@ import {
   ValidateTokenResponseSchema,
   Verdict,
 } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
-import { ByteBudget } from "../../src/servers/limits.ts";
+import { ByteBudget } from "../../src/http2/limits.ts";
 import { peerKey } from "../../src/services/peer.ts";
 import { clients, type EchoDoor, openEchoDoor, VALIDATE } from "./echo-door.ts";
 

@@ -70,7 +70,7 @@ describe("the limits of each door", () => {
       },
     });
     expect(short("ops")).toMatchObject({
-      door: { maxSockets: 64, maxSocketsPerAddress: 16, bufferedBytes: 1 << 20 },
+      door: { maxSockets: 64, maxSocketsPerAddress: 16, bufferedBytes: 4 << 20 },
       h1: { keepAliveMs: 15000 },
     });
   });

@@ -2,9 +2,10 @@ import { type Client, createClient, type Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { TokenValidator, Verdict } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { ByteBudget } from "../../src/http2/limits.ts";
 import { type ConnectListenerOptions, connectListener } from "../../src/servers/connect-handler.ts";
 import { type Door, type DoorOptions, openDoor } from "../../src/servers/door.ts";
-import { ByteBudget, type DoorLimits, doorLimits } from "../../src/servers/limits.ts";
+import { type DoorLimits, doorLimits } from "../../src/servers/limits.ts";
 
 export const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
 

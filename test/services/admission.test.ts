@@ -6,6 +6,7 @@ let now = 0;
 let shed: AdmissionClass[] = [];
 let admission: Admission;
 let busy = 0;
+let memory = 0;
 const pass = (ms: number) => {
   now += ms;
   vi.advanceTimersByTime(ms);
@@ -14,12 +15,14 @@ beforeEach(() => {
   vi.useFakeTimers({ toFake: ["setTimeout", "setInterval", "clearTimeout", "clearInterval"] });
   now = 0;
   busy = 0;
+  memory = 0;
   shed = [];
   admission = createAdmission({
     clock: { mono: () => now },
     concurrency: { validate: 4, admin: 10, health: 2 },
     onShed: (klass) => shed.push(klass),
     utilization: () => busy,
+    memory: () => memory,
   });
 });
 afterEach(() => {
@@ -41,6 +44,16 @@ const settled = async (entry: ReturnType<typeof enter>): Promise<string> =>
   ]);
 
 describe("admission", () => {
+  test("sheds what can grow the memory while little of it is left, never health or a revocation", async () => {
+    memory = 0.86;
+    pass(200);
+    for (const klass of ["validate", "admin"] as const) expect(() => enter(klass)).toThrow(/overloaded/);
+    for (const klass of ["health", "revoke"] as const) expect(await settled(enter(klass))).toBe("in");
+    memory = 0.84;
+    pass(200);
+    for (const klass of ["validate", "admin"] as const) expect(await settled(enter(klass))).toBe("in");
+  });
+
   test("lets in at once while there is room, without a promise", () => {
     expect(typeof enter("validate", 4)).toBe("function");
   });

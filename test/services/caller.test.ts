@@ -132,7 +132,7 @@ describe("who calls", () => {
       },
       clock: { mono: () => 0, wall: () => 0 },
       breakGlass: breakGlass === undefined ? undefined : new Secret(breakGlass),
-      mtls: [{ san: "spiffe://acme/ci", tenant: "acme", permissions: ["sallyport.tokens.create"] }],
+      mtls: [{ san: "spiffe://acme/ci", tenant: "acme", permissions: ["sallyport.tokens.create"], scopes: ["repo:*"] }],
     });
   const refused: Answer = { verdict: "INVALID_TOKEN", tier: "none" };
   const secret = "b".repeat(32);
@@ -174,7 +174,7 @@ describe("who calls", () => {
       provenance: "mtls:spiffe://acme/ci",
       tenant: "acme",
       principal: "",
-      scopes: ["sallyport.tokens.create"],
+      scopes: ["sallyport.tokens.create", "repo:*"],
     });
     await expect(ask(callers(refused), null, { ...here, sans: ["spiffe://acme/ci2"] })).rejects.toMatchObject({
       reason: "CALLER_UNAUTHENTICATED",

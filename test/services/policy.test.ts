@@ -24,6 +24,22 @@ describe("a policy with what the proxy's configuration adds for a route", () => 
     });
   });
 
+  test("of routes is remembered within a bound in bytes, and a large route is not", () => {
+    const mine = new Policies({ api: settings });
+    let most = 0;
+    for (let route = 0; route < 5_000; route++) {
+      const raw = `${route}${"r".repeat(4_000)}`;
+      expect(mine.forRoute(raw, () => new Map([["realm", `r${route}`]]))?.realm).toBe(`r${route}`);
+      most = Math.max(most, mine.bytes);
+    }
+    expect(most).toBeLessThanOrEqual(1 << 20);
+    expect(most).toBeGreaterThan(1 << 19);
+    const large = "r".repeat(100_000);
+    mine.replace({ api: settings });
+    expect(mine.forRoute(large, () => new Map([["realm", "l"]]))?.realm).toBe("l");
+    expect(mine.bytes).toBe(0);
+  });
+
   test("of one route is made once, and anew when the policies are replaced", () => {
     const mine = new Policies({ api: settings });
     let made = 0;

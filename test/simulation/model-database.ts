@@ -10,6 +10,8 @@ export interface DatabaseFaults {
   readonly sequence?: boolean;
   /** M27: the epoch does not tell two lives of a server apart. */
   readonly epochWithoutStart?: boolean;
+  /** M56: the epoch does not tell a restored dump from what it was made of. */
+  readonly epochWithoutFiles?: boolean;
   /** M32: a backend's crash can lose a registration inside an epoch. */
   readonly asyncRegistration?: boolean;
   /** M18: pruning without raising the floor first. */
@@ -73,6 +75,8 @@ export class ModelDatabase {
   #settled: string | undefined;
   #timeline = 1;
   #start = 1;
+  #incarnation = 1;
+  #files = 1;
   #log: { n: number; key: string }[] = [];
   readonly #pageSize: number;
 
@@ -83,7 +87,9 @@ export class ModelDatabase {
   }
 
   get epoch(): string {
-    return this.#faults.epochWithoutStart ? `${this.#timeline}/i` : `${this.#timeline}/i/${this.#start}`;
+    const { epochWithoutStart, epochWithoutFiles } = this.#faults;
+    const start = epochWithoutStart ? "" : `/${this.#start}`;
+    return `${this.#timeline}/${this.#incarnation}${start}${epochWithoutFiles ? "" : `/${this.#files}`}`;
   }
 
   get dbTime(): number {
@@ -135,6 +141,12 @@ export class ModelDatabase {
   read(digest: string): Omit<Reading, "sent" | "received"> {
     const evidence = this.evidence();
     return { ...evidence, material: this.#labelled(this.versions.length - 1, digest, evidence) };
+  }
+
+  /** What a server answers that took its snapshot of this version as a standby, and is the primary by now. */
+  readBound(digest: string, version: number): Omit<Reading, "sent" | "received"> {
+    const evidence = { ...this.evidence(), n: this.versions[version]!.n };
+    return { ...evidence, material: this.#labelled(version, digest, evidence) };
   }
 
   /** What a standby answers that is `behind` versions behind. */
@@ -221,6 +233,10 @@ export class ModelDatabase {
     if (epoch === this.epoch) this.#settled = epoch;
   }
 
+  draw(epoch: string): void {
+    if (epoch === this.epoch) this.#incarnation++;
+  }
+
   prune(): void {
     const upTo = this.#n - Math.floor(this.#world.random.between(0, 3));
     if (!this.#faults.pruneWithoutFloor) this.#floorN = Math.max(this.#floorN, upTo);
@@ -245,6 +261,18 @@ export class ModelDatabase {
     for (const id of this.validators.keys()) if (this.#world.random.chance(0.6)) this.validators.delete(id);
     this.#loseAcks();
     if (!sameTimeline && keep < this.versions.length - 1) this.#goBackTo(this.versions[keep]!);
+  }
+
+  /** A dump of this version is restored in place, while the server runs: the tables are others, the rows those of then. */
+  restore(version: number): void {
+    this.#files++;
+    this.validators.clear();
+    this.goBack(version);
+  }
+
+  /** The rows are those of then, and nothing else shows it. */
+  goBack(version: number): void {
+    this.#goBackTo(this.versions[version]!);
   }
 
   /** One backend dies, and with it what was committed asynchronously. The epoch stays. */

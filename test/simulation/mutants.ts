@@ -107,6 +107,18 @@ export const MUTANTS: readonly Mutant[] = [
     [LOOKUP, "freshness.holdsLease(clock.mono())", "freshness.holdsLease(clock.wall())"],
   ),
   { name: "M27 epoch without start time", databaseFaults: { epochWithoutStart: true } },
+  { name: "M56 epoch without file nodes", databaseFaults: { epochWithoutFiles: true } },
+  mutant("M57 begins again under the same incarnation", [
+    FOLLOWER,
+    "return this.#leaveHistory(BACKWARDS, page);",
+    "return this.#newEpoch(page, received);",
+  ]),
+  mutant("M57 no incarnation is drawn", [FOLLOWER, "await log.draw(seen.epoch);", ""]),
+  mutant("M58 a snapshot from before the epoch is believed", [
+    LOOKUP,
+    "(reading.sent >= freshness.sawEpoch && reading.n >= applied)",
+    "true",
+  ]),
   mutant("M29 the principal is no dependency", [
     "domain/material.ts",
     "principalKey(of.tenant, of.principal), `o",

@@ -32,6 +32,7 @@ export class Network {
   readonly #product: Product;
   readonly #listeners = new Map<Machine, () => void>();
   readonly #held: { machine: Machine; kind: Kind; out: number; back: number }[] = [];
+  readonly #bound = new Map<Machine, number>();
   /** Versions that a failover took away before their commit was acknowledged. */
   readonly lost: { from: number; to: number }[] = [];
   /** The latest version whose commit was acknowledged to anybody. */
@@ -48,6 +49,11 @@ export class Network {
     this.#held.push({ machine, kind, out, back });
   }
 
+  /** The next read from this machine is run on the snapshot of this version. */
+  bind(machine: Machine, version: number): void {
+    this.#bound.set(machine, version);
+  }
+
   wakeUp(): void {
     const { random } = this.#world;
     for (const [machine, listener] of this.#listeners) {
@@ -59,11 +65,14 @@ export class Network {
     return {
       read: async (digest, timeoutMs) => {
         const sent = machine.clock.mono();
-        const row = await this.#call(machine, "read", timeoutMs, () =>
-          this.#world.random.chance(this.weather.standby)
+        const bound = this.#bound.get(machine);
+        this.#bound.delete(machine);
+        const row = await this.#call(machine, "read", timeoutMs, () => {
+          if (bound !== undefined) return this.#db.readBound(digest, bound);
+          return this.#world.random.chance(this.weather.standby)
             ? this.#db.readOfStandby(digest, Math.floor(this.#world.random.between(0, 4)))
-            : this.#db.read(digest),
-        );
+            : this.#db.read(digest);
+        });
         return { ...row, sent, received: machine.clock.mono() };
       },
       distrust: () => {},
@@ -88,6 +97,7 @@ export class Network {
       reap: (ids) => call("other", () => this.#db.reap(ids)),
       bury: (ids, epoch) => call("other", () => this.#db.bury(ids, epoch)),
       settle: (epoch) => call("other", () => this.#db.settle(epoch)),
+      draw: (epoch) => call("other", () => this.#db.draw(epoch)),
       prune: () => call("other", () => this.#db.prune()),
       distrust: () => {},
       onWakeUp: (listener) => void this.#listeners.set(machine, listener),

@@ -64,6 +64,34 @@ async function staleCache(sim: Simulation, bring: () => void): Promise<void> {
   for (let i = 0; i < 20; i++) equal(await ask(sim, one, "a"), "INVALID_TOKEN");
 }
 
+/** Changes of another token that nobody was told about. */
+function unseenChanges(sim: Simulation, count: number): void {
+  for (let i = 0; i < count; i++) {
+    sim.db.commit(() => {
+      const row = sim.db.tokens.get(sim.digest("b"))!;
+      row.disabled = !row.disabled;
+      return { keys: [`t${row.digest}`], value: undefined };
+    });
+  }
+}
+
+/** The cache outside has nothing but `positive`, of a position that the revocation will not reach. */
+async function refusedOnceRevoked(
+  sim: Simulation,
+  positive: Material,
+  [one, two]: readonly [Instance, Instance, Instance],
+): Promise<void> {
+  await sim.advance(3500);
+  equal(await ask(sim, one, "a"), "ALLOW");
+  equal(await revoke(sim, two, "a"), "ACKED");
+  for (let i = 0; i < 10; i++) {
+    sim.adversary.empty();
+    sim.adversary.fill(positive);
+    one.lookup.forget();
+    equal(await ask(sim, one, "a"), "INVALID_TOKEN");
+  }
+}
+
 export const RACES: readonly Race[] = [
   {
     title: "R1 a row read before a revocation and stored after it is not used",
@@ -295,6 +323,54 @@ export const RACES: readonly Race[] = [
         equal(await ask(sim, one, "a"), "INVALID_TOKEN");
         one.lookup.forget();
       }
+    },
+  },
+  {
+    title: "R46 what was read before a dump was put back is not used after it, by processes that know nothing of it",
+    async run(sim) {
+      const before = await fleet(sim);
+      const dump = sim.db.versions.length - 1;
+      unseenChanges(sim, 6);
+      const positive = rowOf(sim, "a");
+      for (const { machine } of before) machine.dead = true;
+      sim.db.restore(dump);
+      await refusedOnceRevoked(sim, positive, await fleet(sim));
+    },
+  },
+  {
+    title: "R47 history that goes backwards inside an epoch is left under a new incarnation, by all, without a restart",
+    async run(sim) {
+      const all = await fleet(sim);
+      await warm(sim);
+      const dump = sim.db.versions.length - 1;
+      unseenChanges(sim, 6);
+      const positive = rowOf(sim, "a");
+      await sim.advance(600);
+      sim.db.goBack(dump);
+      await sim.advance(1000);
+      for (const one of all) equal(one.freshness.halted, false, "halted");
+      equal(new Set(all.map(({ freshness }) => freshness.epoch)).size, 1, "the number of epochs");
+      await refusedOnceRevoked(sim, positive, all);
+    },
+  },
+  {
+    title: "R48 a look-up bound on a standby and run after its promotion shows rows of then: it is asked again",
+    settings: { cache: false },
+    async run(sim) {
+      const [one, two] = await fleet(sim);
+      await warm(sim);
+      const behind = sim.db.versions.length - 1;
+      equal(await revoke(sim, two, "a"), "ACKED");
+      one.lookup.forget();
+      sim.network.bind(one.machine, behind);
+      sim.network.hold(one.machine, "read", 250, 1);
+      const asked = sim.ask(one, "a");
+      await sim.advance(20);
+      sim.db.takeOver(false, sim.db.versions.length - 1);
+      one.follower.wake();
+      await sim.advance(100);
+      equal(one.freshness.epoch, sim.db.epoch, "its epoch");
+      if ((await settled(sim, asked)) === "ALLOW") throw new Error("stale");
     },
   },
   {

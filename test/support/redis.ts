@@ -123,6 +123,41 @@ export async function startSentinel(): Promise<
   }
 }
 
+/** What makes a server speak TLS beside cleartext: its certificate, key and CA in a folder, as `writeFiles` names them. */
+const tlsArgs = (folder: string, port: number) => [
+  ...["--tls-port", String(port), "--tls-auth-clients", "no", "--tls-replication", "yes", "--tls-cluster", "yes"],
+  ...["--tls-cert-file", join(folder, "cert.pem"), "--tls-key-file", join(folder, "key.pem")],
+  ...["--tls-ca-cert-file", join(folder, "ca.pem")],
+];
+
+/** A cluster of one node under TLS, which tells its address, not its name. `port` is that of TLS. */
+export async function startTlsCluster(files: string): Promise<{ port: number; stop(): Promise<void> }> {
+  const [port, bus] = [await freePort(), await freePort()];
+  const folder = await mkdtemp(join(tmpdir(), "sallyport-redis-"));
+  const announced = ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-tls-port", String(port)];
+  const own = ["--cluster-enabled", "yes", "--cluster-config-file", join(folder, "nodes.conf"), "--cluster-port"];
+  const node = await startRedis({ args: [...own, String(bus), ...announced, ...tlsArgs(files, port)] });
+  await node.cli("CLUSTER", "ADDSLOTSRANGE", 0, 16383);
+  await until(async () => String(await node.cli("CLUSTER", "INFO")).includes("cluster_state:ok"));
+  const stop = () => node.stop().then(() => rm(folder, { recursive: true, force: true }));
+  return { port, stop };
+}
+
+/** A primary and a sentinel under TLS; the sentinel tells the primary's address, not its name. */
+export async function startTlsSentinel(files: string): Promise<{ port: number; name: string; stop(): Promise<void> }> {
+  const [ofPrimary, port] = [await freePort(), await freePort()];
+  const folder = await mkdtemp(join(tmpdir(), "sallyport-redis-"));
+  const primary = await startRedis({ args: tlsArgs(files, ofPrimary) });
+  await writeFile(join(folder, "sentinel.conf"), `sentinel monitor main 127.0.0.1 ${ofPrimary} 1\n`);
+  const args = ["--sentinel", ...tlsArgs(files, port)];
+  const sentinel = await launch(await freePort(), args, join(folder, "sentinel.conf"));
+  const stop = async () => {
+    await Promise.all([primary.stop(), sentinel.stop()]);
+    await rm(folder, { recursive: true, force: true });
+  };
+  return { port, name: "main", stop };
+}
+
 let program: Promise<string> | undefined;
 
 /** The server program: one in PATH, Debian's or PyPI's from the cache; rejects with what was tried. */

@@ -1,0 +1,67 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { AppError } from "../domain/errors.ts";
+import type { Clock } from "../ports.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
+import type { Postgres, Text } from "./pool.ts";
+
+/** Which life of which server this program follows. */
+export interface Followed {
+  readonly clock: Clock;
+  /** Undefined before the first one is known: then nothing is proven. */
+  epoch(): string | undefined;
+  /** Another one answered: let the follower look. */
+  wake(): void;
+}
+
+/** What is read again for so long: connections of a server that was left, and a follower that has not looked yet. */
+const PATIENCE_MS = 600;
+const PAUSE_MS = 100;
+
+/**
+ * Reads that decide what a change of authority does. Each shows in the same snapshot which server answered: rows of a
+ * standby, or of another life, are not given, and their connection is destroyed.
+ */
+export class ProvenReads {
+  readonly #db: Postgres;
+  readonly #followed: Followed;
+
+  constructor(db: Postgres, followed: Followed) {
+    this.#db = db;
+    this.#followed = followed;
+  }
+
+  /** The rows of a statement made by `proving`, and the epoch of all of them. STORE_UNAVAILABLE where none is proven. */
+  async rows<R extends object>(
+    statement: Text,
+    values: readonly unknown[],
+    timeoutMs?: number,
+  ): Promise<{ rows: R[]; epoch: string }> {
+    const { clock } = this.#followed;
+    for (const until = clock.mono() + PATIENCE_MS; ; ) {
+      type Row = EvidenceRow & { here: true | null } & R;
+      const trusted = (all: readonly Row[]) => this.#proves(all[0]);
+      const rows = await this.#db.read<Row>(statement, values, timeoutMs, trusted);
+      if (trusted(rows)) return { rows: rows.filter(({ here }) => here), epoch: rows[0]!.epoch };
+      this.#followed.wake();
+      if (clock.mono() >= until) {
+        throw new AppError("STORE_UNAVAILABLE", "a standby, or another life of the database, answered", {
+          retryAfterMs: 1000,
+        });
+      }
+      await delay(PAUSE_MS);
+    }
+  }
+
+  #proves(row: EvidenceRow | undefined): boolean {
+    if (row === undefined) return false;
+    const { inRecovery, epoch } = evidenceOf(row);
+    return !inRecovery && epoch === this.#followed.epoch();
+  }
+}
+
+/** A select, with the evidence beside each row of it; one row of evidence alone where it gives none. */
+export function proving(select: string, order = ""): string {
+  return `select ${EVIDENCE}, found.*
+    from ${HEAD}
+      left join (select true as here, sought.* from (${select}) sought) found on true ${order}`;
+}

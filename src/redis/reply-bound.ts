@@ -1,0 +1,50 @@
+import type { Redis } from "ioredis";
+
+/** More than any reply that we ask for: an entry is below 128 KiB. */
+const MOST_BYTES = 1 << 20;
+/** Announces an array of a million elements or more: the driver would make room for all of them at once. */
+const LARGE_ARRAY = /[*~>%]\d{7,19}\r/;
+const LONGEST_HEADER = 21;
+
+/** What of ioredis we need: its socket, and the commands that wait for a reply. */
+interface Inside {
+  readonly stream: {
+    prependListener(event: "data", listener: (bytes: Buffer) => void): unknown;
+    once(event: "close", listener: () => void): unknown;
+    removeAllListeners(event: "data"): unknown;
+    destroy(): unknown;
+  };
+  readonly commandQueue: { peekFront(): unknown };
+}
+
+/**
+ * Ends a connection whose server sends a reply beyond all measure, before the driver has gathered it: nothing that Redis
+ * answers may grow our memory. `onBound` is told.
+ */
+export function boundReplies(client: Redis, onBound: () => void): void {
+  client.on("connect", () => {
+    const inside = client as unknown as Inside;
+    const { stream } = inside;
+    let waits: unknown;
+    let bytes = 0;
+    let tail = "";
+    // A message came: what was sent until then was one.
+    const whole = () => (bytes = 0);
+    client.on("message", whole);
+    stream.once("close", () => client.off("message", whole));
+    // Before the driver's own listener: what is refused here never reaches it.
+    stream.prependListener("data", (chunk) => {
+      const first = inside.commandQueue.peekFront();
+      if (first !== waits) bytes = 0;
+      waits = first;
+      bytes += chunk.length;
+      const text = tail + chunk.toString("latin1");
+      const large = LARGE_ARRAY.test(text);
+      tail = text.slice(-LONGEST_HEADER);
+      if (bytes <= MOST_BYTES && !large) return;
+      stream.removeAllListeners("data");
+      stream.destroy();
+      onBound();
+    });
+  });
+}

@@ -1,0 +1,65 @@
+import { setTimeout as delay } from "node:timers/promises";
+import { type Place, WAYS, type Way } from "../support/restore.ts";
+import type { Cell } from "./cells.ts";
+import { end } from "./changes.ts";
+import { ask } from "./load.ts";
+import type { Fault } from "./round.ts";
+import { ALLOW } from "./wire.ts";
+import type { World } from "./world.ts";
+
+const BACK_MS = 15_000;
+
+/**
+ * An older state is put back while the instances run and are asked. What was revoked since lives again (limit b); but
+ * positions are used a second time, and nothing of the other history passes for something of this one.
+ */
+function restored(name: string, way: Way): Fault {
+  return {
+    name,
+    newEpoch: true,
+    async run(world, seconds) {
+      const { history } = world;
+      const place: Place = { port: world.server.port, database: world.database, binDir: world.server.binDir };
+      const [there, cached, ...lost] = await world.mint((mint) => mint.cells(5, { revoke: 1 }));
+      world.probe("all are there", await allAllow(world, there!));
+      await world.hold();
+      const restore = await way.keep(place);
+      for (const cell of lost) world.probe("it was ended", await untilOk(world, cell));
+      // Read by all for the first time, and kept outside, as of a position that another change will have.
+      world.probe("all have it as of the last position", await allAllow(world, cached!));
+      for (const cell of lost) history.lost(cell.subjects);
+      await restore();
+      for (const cell of lost) world.probe("it lives again", await allAllow(world, cell));
+      world.probe("a change is made in the restored state", await untilOk(world, cached!));
+      await Promise.all(world.instances.map((instance) => ask(history, instance, cached!.subjects)));
+      for (const cell of lost) world.probe("it was ended again", await untilOk(world, cell));
+      await Promise.all(
+        lost.flatMap((cell) => world.instances.map((instance) => ask(history, instance, cell.subjects))),
+      );
+      world.release();
+      await delay(seconds * 500);
+    },
+  };
+}
+
+const nameOf = ({ name }: Way) => `restore-${name.toLowerCase().replaceAll(/[^a-z]+/g, "-")}`;
+
+/** Where the client programs of the server's version are not here, those ways are left to `test/integration`. */
+export const RESTORE_FAULTS: readonly Fault[] = WAYS.filter(({ programs }) => !programs).map((way) =>
+  restored(nameOf(way), way),
+);
+
+async function untilOk(world: World, cell: Cell): Promise<boolean> {
+  for (const until = performance.now() + BACK_MS; performance.now() < until; await delay(20)) {
+    if ((await end(cell, world.instances[0]!, world)).outcome === "OK") return true;
+  }
+  return false;
+}
+
+async function allAllow(world: World, cell: Cell): Promise<boolean> {
+  for (const until = performance.now() + BACK_MS; performance.now() < until; await delay(50)) {
+    const answers = await Promise.all(world.instances.map((at) => ask(world.history, at, cell.subjects)));
+    if (answers.every(([verdict]) => verdict === ALLOW)) return true;
+  }
+  return false;
+}

@@ -1,0 +1,130 @@
+import { setTimeout as delay } from "node:timers/promises";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { bootstrap } from "../../src/first-admin.ts";
+import { EffectMode } from "../../src/gen/sallyport/v1/effect_pb.ts";
+import { migrate } from "../../src/postgres/migrate.ts";
+import { hasPostgres, startServer, type ThrowawayServer } from "../support/postgres.ts";
+import { freshKeyring } from "../support/program.ts";
+import { type RedisServer, redisProgram, startRedis } from "../support/redis.ts";
+import { type Place, WAYS } from "../support/restore.ts";
+import { TestSallyport } from "../support/sallyport.ts";
+
+const redisIsHere = await redisProgram().then(
+  () => true,
+  () => false,
+);
+const BACK_MS = 20_000;
+let server: ThrowawayServer;
+let redis: RedisServer;
+let made = 0;
+
+beforeAll(async () => {
+  server = await startServer({ major: hasPostgres(15) ? 15 : 18, fsync: false });
+  if (redisIsHere) redis = await startRedis();
+});
+afterAll(async () => {
+  await redis?.stop();
+  await server?.remove();
+});
+
+/** A deployment on a database that will be restored. */
+async function deployment() {
+  const name = `restored_${++made}`;
+  const place: Place = { port: server.port, database: name, binDir: server.binDir };
+  const database = { url: `postgres://sallyport@127.0.0.1:${server.port}/${name}`, drop: async () => {} };
+  const admin = new pg.Client(server.url.replace(/sallyport$/, "postgres"));
+  await admin.connect();
+  await admin.query(`create database ${name}`);
+  await admin.end();
+  await migrate(database.url);
+  const keyring = freshKeyring();
+  let adminToken = "";
+  const keep = (secret: { reveal(): string }) => (adminToken = secret.reveal());
+  await bootstrap({ url: database.url, keyring, ttlMs: 86_400_000, again: false, keep });
+  const config = { redis: { url: redis.url } };
+  return { place, adminToken, start: () => TestSallyport.start({ database, keyring, config }) };
+}
+
+/** Asks until the answer is the one that must come: an instance needs a moment to see what was done to its database. */
+async function until(expected: string, ask: () => Promise<string>): Promise<void> {
+  let last = "";
+  for (const end = performance.now() + BACK_MS; performance.now() < end; await delay(30)) {
+    last = await ask().catch((error: Error) => error.message);
+    if (last === expected) return;
+  }
+  expect(last).toBe(expected);
+}
+
+async function patiently<T>(work: () => Promise<T>): Promise<T> {
+  for (const end = performance.now() + BACK_MS; ; await delay(100)) {
+    const result = await work().catch((error) => {
+      if (performance.now() > end) throw error;
+    });
+    if (result !== undefined) return result;
+  }
+}
+
+/** Mints X, keeps the database, revokes others, reads X at a position that will be handed out again, restores, revokes X. */
+async function story(
+  way: (typeof WAYS)[number],
+  place: Place,
+  adminToken: string,
+  instances: () => readonly TestSallyport[],
+  restored: (restore: () => Promise<void>) => Promise<void>,
+) {
+  const admin = () => instances()[0]!.as(adminToken).tokens;
+  const revoke = (id: string) => patiently(() => admin().revokeToken({ target: { case: "id", value: id } }));
+  const mint = () => patiently(() => instances()[0]!.createToken({}, instances()[0]!.as(adminToken)));
+  const all = (expected: string, tokenString: string) =>
+    Promise.all(instances().map((one) => until(expected, () => one.verdict(tokenString))));
+  const [x, y, z] = [await mint(), await mint(), await mint()];
+  await all("ALLOW", z.tokenString);
+
+  const restore = await way.keep(place);
+  for (const { id } of [y, z]) await revoke(id);
+  await all("INVALID_TOKEN", z.tokenString);
+  // For the first time, so it lies outside as of the last position.
+  await all("ALLOW", x.tokenString);
+  await delay(50);
+  await restored(restore);
+  // What was revoked since lives again: a backup's limit, and the proof that it was restored.
+  await all("ALLOW", z.tokenString);
+  await all("ALLOW", x.tokenString);
+
+  const { effect } = await revoke(x.id);
+  const verdicts = await Promise.all(instances().flatMap((one) => [1, 2, 3].map(() => one.verdict(x.tokenString))));
+  expect(verdicts, `after OK of position ${effect?.position}`).toEqual(verdicts.map(() => "INVALID_TOKEN"));
+  // And a change is acknowledged by all, as ever.
+  await patiently(async () => ((await revoke(z.id)).effect?.mode === EffectMode.ACKED ? true : undefined));
+}
+
+describe.skipIf(!redisIsHere)("a token that was restored and then revoked is refused at once, everywhere", () => {
+  describe.for(["running", "stopped"] as const)("instances %s", (when) => {
+    let parts: Awaited<ReturnType<typeof deployment>>;
+    let instances: TestSallyport[];
+    beforeAll(async () => {
+      parts = await deployment();
+      instances = await Promise.all(when === "running" ? [parts.start(), parts.start()] : [parts.start()]);
+    });
+    afterAll(() => Promise.all((instances ?? []).map((one) => one.stop().catch(() => {}))));
+
+    test.for(WAYS.map((way) => [way.name, way] as const))("%s", { timeout: 90_000 }, async ([, way], { skip }) => {
+      skip(way.programs && !hasPostgres(15), "no client programs of this version");
+      const { place, adminToken, start } = parts;
+      await story(
+        way,
+        place,
+        adminToken,
+        () => instances,
+        async (restore) => {
+          if (when === "running") return restore();
+          // The new one has nothing of its own, and takes from outside what it finds there.
+          await instances[0]!.halt();
+          await restore();
+          instances = [await start()];
+        },
+      );
+    });
+  });
+});
