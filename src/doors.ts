@@ -34,6 +34,7 @@ import { callLog } from "./services/call-log.ts";
 import type { Callers } from "./services/caller.ts";
 import { TrustedProxies } from "./services/client-address.ts";
 import type { DataCallers } from "./services/data-caller.ts";
+import { reasonOf } from "./services/decode-errors.ts";
 import type { Denials } from "./services/denials.ts";
 import { asAppError, from, levelOf, toConnectError } from "./services/errors.ts";
 import { ExtAuthz } from "./services/ext-authz.ts";
@@ -212,6 +213,8 @@ function adminDoor(
       denials,
       proxies,
     }),
+    refused: ({ method, requestId, fault, error }) =>
+      called({ requestId, method, code: Code[error.code], reason: reasonOf(fault), seconds: 0, level: "info" }),
     interceptors: [
       callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
       admission.interceptor, // before any work

@@ -20,7 +20,11 @@ export function parseDuration(text: string): number | undefined {
 export function parseTime(text: string): number | undefined {
   if (!RFC3339.test(text)) return undefined;
   const milliseconds = Date.parse(text.replace(" ", "T").toUpperCase());
-  return Number.isNaN(milliseconds) ? undefined : milliseconds;
+  const day = text.slice(0, 10);
+  const midnight = Date.parse(day);
+  // Date takes February 30 for March 2, and 24:00 for the next day.
+  if (Number.isNaN(milliseconds) || new Date(midnight).toISOString().slice(0, 10) !== day) return undefined;
+  return text.slice(11, 13) === "24" ? undefined : milliseconds;
 }
 
 /** Milliseconds as the seconds and nanoseconds of a protobuf Duration or Timestamp. */

@@ -20,7 +20,16 @@ const REPLIES = {
   notFound: http(404, []),
   badRequest: http(400, []),
   methodNotAllowed: http(405, ALLOW_POST),
-  unsupportedMediaType: http(415, []),
+  unsupportedMediaType: http(
+    415,
+    [["content-type", "application/json"]],
+    Buffer.from(
+      JSON.stringify({
+        code: "invalid_argument",
+        message: "content-type must be application/json or application/proto, or application/grpc over HTTP/2",
+      }),
+    ),
+  ),
 };
 const HEADER_FIELDS_TOO_LARGE = http(431, []);
 
@@ -31,7 +40,7 @@ export function refusal(head: Head, call: ServedCall): Reply | undefined {
   if (head.oversized) return grpc ? failure(call, "oversized", head) : HEADER_FIELDS_TOO_LARGE;
   if (head.method === "CONNECT") return REPLIES.methodNotAllowed;
   if (!head.authorityIsGood) return grpc ? failure(call, "undecodable", head) : REPLIES.badRequest;
-  if (target === undefined) return grpc ? told(call, "unknown-method", head) : REPLIES.notFound;
+  if (target === undefined) return head.failures.unknown?.(head.path, call.protocol) ?? unknown(call, head);
   if (target.plain) return undefined;
   if (head.method !== "POST") return REPLIES.methodNotAllowed;
   if (grpc) {
@@ -40,6 +49,10 @@ export function refusal(head: Head, call: ServedCall): Reply | undefined {
     return undefined;
   }
   return head.protocol === "http" ? REPLIES.unsupportedMediaType : connectRefusal(head, call);
+}
+
+function unknown(call: ServedCall, head: Head): Reply {
+  return call.protocol === "grpc" ? told(call, "unknown-method", head) : REPLIES.notFound;
 }
 
 function connectRefusal(head: Head, call: ServedCall): Reply | undefined {

@@ -29,7 +29,10 @@ const GRPC_IDENTITY: readonly HeaderPair[] = [["grpc-accept-encoding", "identity
 export type WireFailure = Failure | "cardinality" | "unknown-method";
 
 /** The answers to failures in each protocol, prepared once. */
-export type Failures = Readonly<Record<WireFailure, Readonly<Record<Protocol, Reply>>>>;
+export interface Failures extends Readonly<Record<WireFailure, Readonly<Record<Protocol, Reply>>>> {
+  /** The answer to a path without a route, where it says more than "unknown-method". */
+  readonly unknown?: (path: string, protocol: Protocol) => Reply;
+}
 
 /** The answers to failures with the errors that `tell` makes for RPCs; without it, and in plain HTTP, bare ones. */
 export function prepareFailures(tell?: (failure: WireFailure, protocol: Exclude<Protocol, "http">) => Reply): Failures {

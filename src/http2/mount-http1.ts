@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { HeadReader } from "./head.ts";
 import { ByteBudget, DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import type { MountOptions } from "./mount-node.ts";
-import { headOf, MountedCall, pairsIn } from "./mounted-call.ts";
+import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import { peerOf } from "./peer.ts";
 import type { Reply } from "./reply.ts";
 import { RouteTable } from "./routes.ts";
@@ -17,7 +17,7 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   "upgrade",
 ]);
 
-/** So long the rest of a body that nobody wants is read and dropped, so that its sender gets the answer. */
+/** How long a body that may never come is waited for when its answer has been sent. */
 const LINGER_MS = 500;
 
 /** Proxies add a client's own headers, so there may be more of them than on HTTP/2. */
@@ -59,21 +59,24 @@ function* fieldsOf(request: IncomingMessage): Generator<readonly [string, string
   for (const pair of pairsIn(request.rawHeaders)) if (!HOP_BY_HOP.has(pair[0].toLowerCase())) yield pair;
 }
 
-function send(request: IncomingMessage, response: ServerResponse, reply: Reply, read: "wholly" | "partly"): void {
+/**
+ * What is left of the request is read and dropped, and how long is that server's to say: closed on a client that still
+ * writes, the connection is reset, and the answer lost with it (RFC 9112 §9.6).
+ */
+function send(request: IncomingMessage, response: ServerResponse, reply: Reply, read: Read): void {
   if (response.destroyed || response.headersSent) return;
   const fields = reply.headers.flat();
-  // A body nobody will read would have to be read to keep the connection.
-  const unread = read === "partly" && hasBody(request);
   // Node stops its parser while an answer drains, and takes the next request, come too early, for a bad one: its client
   // would be cut off without an answer.
   const large = reply.body.length >= request.socket.writableHighWaterMark;
-  if (unread || large) fields.push("connection", "close");
+  // The next request must not be taken for a body that was announced.
+  const owed = read === "by-head" && hasBody(request);
+  if (large || owed) fields.push("connection", "close");
   response.writeHead(reply.status, fields);
-  if (!unread) {
+  if (!owed) {
     response.end(reply.body);
     return;
   }
-  // Closed on a client that still writes, the connection is reset, and the answer lost with it (RFC 9112 §9.6).
   if (reply.body.length > 0) response.write(reply.body);
   else response.flushHeaders();
   const end = () => {

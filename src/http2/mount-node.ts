@@ -3,12 +3,12 @@ import type { Socket } from "node:net";
 import { NO_ERROR, PROTOCOL_ERROR } from "./frame.ts";
 import { HeadReader } from "./head.ts";
 import { ByteBudget, DEFAULT_LIMITS } from "./limits.ts";
-import { headOf, MountedCall, pairsIn } from "./mounted-call.ts";
+import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import { peerOf } from "./peer.ts";
 import type { HeaderPair, Reply } from "./reply.ts";
 import { type Call, type Peer, type Routes, RouteTable } from "./routes.ts";
 
-/** A reset would overtake an answer that still waits to be encrypted. */
+/** How long an answer takes to leave after its last byte was handed over, before the next look. */
 const LINGER_MS = 100;
 
 export interface MountOptions {
@@ -51,13 +51,13 @@ export function mountNode(options: MountOptions): StreamListener {
   };
 }
 
-function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: "wholly" | "partly"): void {
+function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: Read): void {
   if (stream.destroyed || stream.closed) return;
   const { trailers } = reply;
   const bodiless = method === "HEAD" || (reply.dataLength === 0 && trailers === undefined);
   // The client may stop sending what nobody will read (RFC 9113 §8.1).
-  if (read === "partly" && !stream.endAfterHeaders) {
-    stream.once("finish", () => setTimeout(() => stream.close(NO_ERROR), LINGER_MS).unref());
+  if (read !== "wholly" && !stream.endAfterHeaders) {
+    stream.once("finish", () => setTimeout(resetAnswered, LINGER_MS, stream).unref());
   }
   if (trailers !== undefined) stream.once("wantTrailers", () => stream.sendTrailers(outgoing(trailers)));
   stream.respond(
@@ -66,6 +66,13 @@ function send(stream: ServerHttp2Stream, method: string, reply: Reply, read: "wh
   );
   if (!bodiless) stream.end(reply.body);
   stream.resume();
+}
+
+/** A reset would overtake an answer that has not left. */
+function resetAnswered(stream: ServerHttp2Stream): void {
+  if (stream.destroyed || stream.closed || stream.readableEnded) return;
+  if (stream.state.localClose === 1) stream.close(NO_ERROR);
+  else setTimeout(resetAnswered, LINGER_MS, stream).unref();
 }
 
 /** Node wants the values of a repeated name as an array. */

@@ -21,8 +21,11 @@ export interface MountedRequest {
   on(event: "end", listener: () => void): unknown;
 }
 
-/** Sends the answer; "partly" when the request has not been read to its end. */
-export type Answer = (reply: Reply, read: "wholly" | "partly") => void;
+/** How much of the request has been read: "by-head" where its body may never come. */
+export type Read = "wholly" | "partly" | "by-head";
+
+/** Sends the answer. */
+export type Answer = (reply: Reply, read: Read) => void;
 
 export type HandlerErrorHook = (error: unknown, call: Call) => void;
 
@@ -44,6 +47,8 @@ export function* pairsIn(raw: readonly string[]): Generator<[string, string]> {
   for (let at = 0; at + 1 < raw.length; at += 2) yield [raw[at]!, raw[at + 1]!];
 }
 
+const NO_BODY = Buffer.alloc(0);
+
 /** One request on one of Node's servers: the same rules as on ours, with Node's streams underneath. */
 export class MountedCall implements ServedCall {
   readonly protocol: Protocol;
@@ -58,6 +63,7 @@ export class MountedCall implements ServedCall {
   private length = 0;
   private held = 0;
   private read = false;
+  private begun = false;
   private answered = false;
   private timer: NodeJS.Timeout | undefined;
 
@@ -122,10 +128,16 @@ export class MountedCall implements ServedCall {
       return;
     }
     this.timer = setTimeout(() => this.giveUp("deadline"), left);
+    // A body that came along with its head is read by then.
+    if (this.byHead) setImmediate(() => this.begin(NO_BODY));
+  }
+
+  private get byHead(): boolean {
+    return this.head.target?.route.byHead === true;
   }
 
   private take(bytes: Buffer): void {
-    if (this.answered) return;
+    if (this.answered || this.byHead) return;
     this.length += bytes.length;
     if (this.length > bodyLimit(this.head)) {
       this.giveUp("oversized");
@@ -148,8 +160,12 @@ export class MountedCall implements ServedCall {
 
   private finish(): void {
     this.read = true;
-    if (this.answered) return;
-    const body = this.chunks.length === 1 ? this.chunks[0]! : Buffer.concat(this.chunks);
+    this.begin(this.chunks.length === 1 ? this.chunks[0]! : Buffer.concat(this.chunks));
+  }
+
+  private begin(body: Buffer): void {
+    if (this.answered || this.begun) return;
+    this.begun = true;
     this.chunks = [];
     const result = perform(this.head, this, body, 0, body.length);
     if (result instanceof Reply) this.answer(result);
@@ -177,7 +193,7 @@ export class MountedCall implements ServedCall {
     this.answered = true;
     this.release();
     clearTimeout(this.timer);
-    this.send(reply, this.read ? "wholly" : "partly");
+    this.send(reply, this.read ? "wholly" : this.byHead ? "by-head" : "partly");
   }
 
   /** Nobody waits for the answer any more. */

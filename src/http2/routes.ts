@@ -53,6 +53,11 @@ export interface Route {
   /** "rpc" (the default) answers gRPC and Connect unary; "http" takes any method and content type as plain HTTP. */
   readonly kind?: "rpc" | "http";
   /**
+   * The head says it all: a body is neither waited for nor given to the handler. Proxies that ask about a request often
+   * announce its body and send none. On Node's servers only; HTTP/2 holds a client to what it announces.
+   */
+  readonly byHead?: boolean;
+  /**
    * Answers in the handler's place, so that a route whose errors would open a door can refuse inside an OK RPC. When
    * present it is also given its deadline a little before the client's, so that this answer arrives first. Must not
    * throw; absent, the protocol's own error is answered.

@@ -81,7 +81,7 @@ async function take(tx: Tx, { key, window, most, what }: Limit, now: number): Pr
   let over = counted.reduce((sum, row) => sum + row.count, 1) - most;
   if (over <= 0) return;
   const frees = counted.find((row) => (over -= row.count) <= 0);
-  throw exceeded(`${what}: at most ${most}`, (frees?.start ?? now) + window + step - now);
+  throw exceeded(`${what}: at most ${most}`, Math.min(window, (frees?.start ?? now) + window + step - now));
 }
 
 function exceeded(message: string, retryAfterMs: number): AppError {

@@ -1,4 +1,5 @@
 import { isIPv4, isIPv6 } from "node:net";
+import { isAuthority as isRfcAuthority } from "../http2/authority.ts";
 import type { DoorRequest } from "./peers.ts";
 
 const MAX_BYTES = 255;
@@ -29,11 +30,19 @@ export function headerListSize(req: DoorRequest): number {
   return size;
 }
 
+/** Where one kind of listener bears more than the others. */
+export interface AuthorityRules {
+  /** A unix socket: clients of gRPC make an authority of its path, `%2Frun%2Fsallyport.sock`. */
+  readonly unix: boolean;
+  /** Probes come, and those of HTTP/1.0 need no `Host` (RFC 9112 §3.2). */
+  readonly probes: boolean;
+}
+
 /**
  * What is wrong with the frame of a request, before anything looks at its meaning: exactly one well-formed authority
  * (RFC 9112 §3.2, RFC 9113 §8.3.1) and a path that begins with a slash. Undefined when it may be served.
  */
-export function requestFault(req: DoorRequest): string | undefined {
+export function requestFault(req: DoorRequest, rules: AuthorityRules): string | undefined {
   let authority: string | undefined;
   let host: string | undefined;
   const raw = req.rawHeaders;
@@ -50,8 +59,9 @@ export function requestFault(req: DoorRequest): string | undefined {
   if (authority !== undefined && host !== undefined && authority.toLowerCase() !== host.toLowerCase())
     return "two different authorities";
   const named = authority ?? host;
-  if (named === undefined) return "no authority";
-  if (!isAuthority(named)) return "malformed authority";
+  if (named === undefined) {
+    if (!rules.probes || req.httpVersion !== "1.0") return "no authority";
+  } else if (!(rules.unix ? isRfcAuthority : isAuthority)(named)) return "malformed authority";
   if (typeof req.url !== "string" || !req.url.startsWith("/")) return "malformed path";
   return undefined;
 }

@@ -38,6 +38,7 @@ export function checkRoutes(deps: CheckRoutesDeps): { exact: [string, Route][]; 
   const httpCheck: Route = {
     kind: "http",
     handler: httpCheckHandler(deps),
+    byHead: true,
     maxMessage: FORM_BYTES,
     deadlineMs: HTTP_CHECK_MS,
     failed: (call, kind) => plain(deps.httpCheck.refuse(call.path, whyOf(kind))),

@@ -1,8 +1,18 @@
-import type { ServerResponse } from "node:http";
-import { createContextValues } from "@connectrpc/connect";
+import { type ConnectError, createContextValues } from "@connectrpc/connect";
 import type { UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import type { ByteBudget } from "../http2/limits.ts";
-import { type CallState, callStateKey, codeOf, faultOf, type WireFault, wireError } from "../services/decode-errors.ts";
+import { requestIdFrom } from "../services/call.ts";
+import {
+  type CallState,
+  callStateKey,
+  codeOf,
+  faultOf,
+  messageOf,
+  violationOf,
+  type WireFault,
+  type WireMore,
+  wireError,
+} from "../services/decode-errors.ts";
 import { peerKey } from "../services/peer.ts";
 import {
   type BodyRules,
@@ -13,12 +23,13 @@ import {
   release,
   speaksGrpc,
 } from "./call-frame.ts";
-import { answer } from "./guard.ts";
+import { answer, answerGrpc } from "./guard.ts";
 import type { RpcLimits } from "./limits.ts";
 import { connectionOf, type DoorListener, type DoorRequest, type DoorResponse, peerOf } from "./peers.ts";
 import { abandon } from "./responses.ts";
 import { type Route, type RpcRouteOptions, refusal, rpcRoutes } from "./rpc-routes.ts";
 import { writeResponse } from "./write-response.ts";
+import { whyUnknown } from "./wrong-listener.ts";
 
 export interface ConnectListenerOptions extends RpcRouteOptions {
   /** Bytes that all requests of the door hold together. */
@@ -26,7 +37,19 @@ export interface ConnectListenerOptions extends RpcRouteOptions {
   readonly streamsPerConnection: number;
   /** Answers paths that are no RPC; 404, or UNIMPLEMENTED to gRPC, by default. */
   readonly fallback?: DoorListener;
+  /** A call was answered by the transport, before or beside its handler. Counted and logged. */
+  readonly refused?: (call: RefusedCall) => void;
 }
+
+export interface RefusedCall {
+  /** `sallyport.v1.TokenAdmin/GetToken` */
+  readonly method: string;
+  readonly requestId: string;
+  readonly fault: WireFault;
+  readonly error: ConnectError;
+}
+
+type Refuse = (fault: WireFault, more?: WireMore) => Promise<UniversalServerResponse>;
 
 /** Connect parses the URL that it is given; what the peer calls us stays out of it. */
 const ORIGIN = "http://sallyport";
@@ -55,18 +78,18 @@ export function connectListener(options: ConnectListenerOptions): DoorListener {
   };
 }
 
-/** The answer to a path that nothing serves: 404, or UNIMPLEMENTED to a gRPC client. */
+/** The answer to a path that nothing serves: 404, or UNIMPLEMENTED to a gRPC client. It says who does serve it. */
 export const unknownPath: DoorListener = (req, res) => {
-  const { rawMessage } = wireError("unknown_method");
-  const type = req.headers["content-type"];
-  if (!type?.startsWith("application/grpc")) return answer(res, 404, { code: "unimplemented", message: "not found" });
-  (res as ServerResponse).writeHead(200, {
-    "content-type": type.startsWith("application/grpc-web") ? "application/grpc-web+proto" : "application/grpc",
-    "grpc-status": "12",
-    "grpc-message": encodeURIComponent(rawMessage),
-  });
-  res.end();
+  const message = whyUnknown(req.url!, peerOf(req).door);
+  if (!answerGrpc(req, res, wireError("unknown_method", { message })))
+    answer(res, 404, { code: "unimplemented", message });
 };
+
+/** What an RPC takes, for whoever came with another content type or none. */
+function unsupportedType(res: DoorResponse): void {
+  const message = "content-type must be application/json or application/proto, or application/grpc over HTTP/2";
+  answer(res, 415, { code: "invalid_argument", message });
+}
 
 async function serve(
   options: ConnectListenerOptions,
@@ -81,6 +104,8 @@ async function serve(
     await new Promise(setImmediate);
     if (req.stream.destroyed) return;
   }
+  if (req.method === "POST" && !route.handle.supportedContentType(req.headers["content-type"] ?? ""))
+    return unsupportedType(res);
   const header = headersOf(req);
   if (header === undefined) return answer(res, 400, { code: "invalid_argument", message: "malformed header" });
   const state: CallState = { decoded: false, admitted: false };
@@ -115,12 +140,19 @@ async function serve(
   };
   const deadline = clampDeadline(header, route.limits);
   const fault = early ?? frameFault(route.limits, query, rules, header);
+  const requestId = requestIdFrom(header.get("x-request-id"));
+  const refuse: Refuse = (fault, more) => {
+    const error = wireError(fault, { ...more, requestId });
+    const method = route.handle.requestPath.slice(1);
+    options.refused?.({ method, requestId, fault, error });
+    return refuseWith(route, request, error);
+  };
   const response =
     fault !== undefined
-      ? await refuse(route, request, fault)
+      ? await refuse(fault)
       : typeof deadline === "string"
-        ? await refuse(route, request, deadline)
-        : await withinDeadline(route, request, state, route.stream ? 0 : deadline);
+        ? await refuse(deadline)
+        : await withinDeadline(route, request, state, route.stream ? 0 : deadline, refuse);
   if (response === undefined || gone) return abandon(req);
   try {
     await writeResponse(response, res);
@@ -147,8 +179,9 @@ async function withinDeadline(
   request: UniversalServerRequest,
   state: CallState,
   deadlineMs: number,
+  refuse: Refuse,
 ): Promise<UniversalServerResponse | undefined> {
-  const answered = run(route, request, state);
+  const answered = run(route, request, state, refuse);
   if (deadlineMs === 0) return answered;
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<"late">((resolve) => {
@@ -156,7 +189,7 @@ async function withinDeadline(
   });
   const first = await Promise.race([answered, late]);
   clearTimeout(timer);
-  return first === "late" ? refuse(route, request, "deadline") : first;
+  return first === "late" ? refuse("deadline") : first;
 }
 
 /** A call by connect, with connect's own words for what it could not decode replaced by ours. */
@@ -164,19 +197,26 @@ async function run(
   route: Route,
   request: UniversalServerRequest,
   state: CallState,
+  refuse: Refuse,
 ): Promise<UniversalServerResponse | undefined> {
   const response = await route.handle(request);
   if (state.decoded || !state.admitted) return response;
   const code = await codeOf(response);
   if (code === undefined) return response;
   const fault = state.fault ?? faultOf(code);
-  return fault === undefined ? undefined : refuse(route, request, fault);
+  if (fault === undefined) return undefined;
+  const violation = fault === "undecodable" ? violationOf(await messageOf(response)) : undefined;
+  return refuse(fault, violation === undefined ? {} : { violation });
 }
 
-function refuse(route: Route, request: UniversalServerRequest, fault: WireFault): Promise<UniversalServerResponse> {
+function refuseWith(
+  route: Route,
+  request: UniversalServerRequest,
+  error: ConnectError,
+): Promise<UniversalServerResponse> {
   const header = new Headers(request.header);
   for (const name of ["grpc-timeout", "connect-timeout-ms"]) header.delete(name);
-  return route.refuse({ ...request, header, body: nothing(), contextValues: refusal(wireError(fault)) });
+  return route.refuse({ ...request, header, body: nothing(), contextValues: refusal(error) });
 }
 
 async function* nothing(): AsyncGenerator<Uint8Array> {}

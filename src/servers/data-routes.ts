@@ -1,6 +1,6 @@
 import { ConnectError } from "@connectrpc/connect";
-import { prepareFailures, type WireFailure } from "../http2/failures.ts";
-import { connectError, connectMessage, grpcMessage, grpcStatus, type Reply } from "../http2/reply.ts";
+import { type Failures, prepareFailures, type WireFailure } from "../http2/failures.ts";
+import { connectError, connectMessage, grpcMessage, grpcStatus, http, type Reply } from "../http2/reply.ts";
 import type { Call, Handler, Route, Routes } from "../http2/routes.ts";
 import type { Clock } from "../ports.ts";
 import type { Admission } from "../services/admission.ts";
@@ -14,6 +14,7 @@ import type { ValidateWire } from "../services/validate-wire.ts";
 import { type CheckRoutesDeps, checkRoutes } from "./check-routes.ts";
 import { rpcLimits } from "./limits.ts";
 import { preparedReply } from "./prepared-reply.ts";
+import { whyUnknown } from "./wrong-listener.ts";
 
 export interface DataRoutesDeps {
   readonly clock: Clock;
@@ -45,12 +46,21 @@ const FAULTS: Readonly<Record<WireFailure, WireFault>> = {
   cardinality: "cardinality",
   "unknown-method": "unknown_method",
 };
-const FAILURES = prepareFailures((failure, protocol) => {
+const PREPARED = prepareFailures((failure, protocol) => {
   const error = wireError(FAULTS[failure]);
   if (failure === "compressed")
     error.metadata.set(protocol === "grpc" ? "grpc-accept-encoding" : "accept-encoding", "identity");
   return errorReply({ protocol }, error);
 });
+const FAILURES: Failures = {
+  ...PREPARED,
+  unknown: (path, protocol) => {
+    const message = whyUnknown(path, "data");
+    if (protocol === "grpc") return errorReply({ protocol }, wireError("unknown_method", { message }));
+    const body = Buffer.from(JSON.stringify({ code: "unimplemented", message }));
+    return http(404, [["content-type", "application/json"]], body);
+  },
+};
 
 /** What the data door answers, for the own HTTP/2 server and for both servers of Node: the same routes on each. */
 export function dataRoutes(deps: DataRoutesDeps): Routes {

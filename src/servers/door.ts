@@ -83,6 +83,7 @@ export async function openDoor(options: DoorOptions): Promise<Door> {
   const listener = guarded(options.listener, {
     responses,
     maxHeaderBytes: limits.h2.maxHeaderBytes,
+    authority: { unix, probes: options.name === "ops" },
     draining: () => draining,
     onRefused,
     onTrouble: (what, error) => options.onTrouble(`${options.name} door: ${what}`, error),

@@ -1,6 +1,10 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Http2ServerResponse } from "node:http2";
+import type { ConnectError } from "@connectrpc/connect";
 import { weightOfHead } from "../http2/limits.ts";
-import { headerListSize, requestFault } from "./authority.ts";
+import { wireError } from "../services/decode-errors.ts";
+import { encodedError } from "../services/errors.ts";
+import { type AuthorityRules, headerListSize, requestFault } from "./authority.ts";
 import type { DoorListener, DoorRequest, DoorResponse } from "./peers.ts";
 import { abandon, lastOfConnection, type OpenResponses } from "./responses.ts";
 
@@ -8,6 +12,7 @@ export interface GuardHooks {
   readonly responses: OpenResponses;
   /** Of an HTTP/2 request. Node holds a client to it only once the client has acknowledged our SETTINGS. */
   readonly maxHeaderBytes: number;
+  readonly authority: AuthorityRules;
   /** While true, HTTP/1.1 responses end their connections. */
   draining(): boolean;
   /** A peer sent what is not a request. Counted. */
@@ -39,10 +44,11 @@ export function guarded(listener: DoorListener, hooks: GuardHooks): DoorListener
         tooLarge(req, res);
         return;
       }
-      const fault = requestFault(req);
+      const fault = requestFault(req, hooks.authority);
       if (fault !== undefined) {
         hooks.onRefused();
-        answer(res, 400, { code: "invalid_argument", message: fault });
+        if (!answerGrpc(req, res, wireError("undecodable", { message: fault })))
+          answer(res, 400, { code: "invalid_argument", message: fault });
         return;
       }
       const done = listener(req, res);
@@ -70,37 +76,57 @@ export function answer(
   res.end(text);
 }
 
+/**
+ * Answers a gRPC or gRPC-Web client with a status, in headers that end the stream: after a DATA frame, even an empty one,
+ * stock clients look for it in trailers only. False, and nothing is done, when the client speaks neither. The text must
+ * hold no byte of the request.
+ */
+export function answerGrpc(req: DoorRequest, res: DoorResponse, error: ConnectError): boolean {
+  const type = req.headers["content-type"];
+  if (!type?.startsWith("application/grpc")) return false;
+  const headers = {
+    "content-type": type.startsWith("application/grpc-web") ? "application/grpc-web+proto" : "application/grpc",
+    "cache-control": "no-store",
+    "grpc-status": String(error.code),
+    "grpc-message": encodeURIComponent(error.rawMessage),
+    "grpc-status-details-bin": Buffer.from(encodedError(error).status)
+      .toString("base64")
+      .replace(/={1,2}$/, ""),
+  };
+  if ("stream" in req) {
+    const { stream } = res as Http2ServerResponse;
+    if (!stream.destroyed && !stream.headersSent) stream.respond({ ":status": 200, ...headers }, { endStream: true });
+  } else (res as ServerResponse).writeHead(200, { ...headers, "content-length": "0" }).end();
+  return true;
+}
+
 /** 431, or RESOURCE_EXHAUSTED to gRPC, whose clients know no 431. */
 function tooLarge(req: DoorRequest, res: DoorResponse): void {
-  exhausted(req, res, 431, "headers too large");
+  exhausted(req, res, 431, wireError("too_large", { message: "headers too large" }));
 }
 
 /** The listener holds as much for its peers as it may. */
 function overloaded(req: DoorRequest, res: DoorResponse): void {
-  exhausted(req, res, 503, "overloaded", { "retry-after": "1" });
+  exhausted(req, res, 503, wireError("overloaded", { message: "overloaded" }), { "retry-after": "1" });
 }
 
 function exhausted(
   req: DoorRequest,
   res: DoorResponse,
   httpStatus: number,
-  message: string,
+  error: ConnectError,
   headers: Readonly<Record<string, string>> = {},
 ): void {
-  if (!req.headers["content-type"]?.startsWith("application/grpc")) {
-    answer(res, httpStatus, { code: "resource_exhausted", message }, headers);
-    return;
-  }
-  const status = { "grpc-status": "8", "grpc-message": encodeURIComponent(message) };
-  (res as ServerResponse).writeHead(200, { "content-type": "application/grpc", ...status });
-  res.end();
+  if (answerGrpc(req, res, error)) return;
+  answer(res, httpStatus, { code: "resource_exhausted", message: error.rawMessage }, headers);
 }
 
 function failed(req: DoorRequest, res: DoorResponse, hooks: GuardHooks, error: unknown): void {
   hooks.onTrouble("listener failed", error);
   try {
     if (res.headersSent) abandon(req);
-    else answer(res, 500, { code: "internal", message: "internal error" });
+    else if (!answerGrpc(req, res, wireError("internal")))
+      answer(res, 500, { code: "internal", message: "internal error" });
   } catch {
     abandon(req); // the stream went away in between
   }

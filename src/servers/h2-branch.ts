@@ -13,6 +13,8 @@ import type { DoorListener } from "./peers.ts";
 const CONTROL_WINDOW_MS = 10_000;
 /** After GOAWAY: how long streams under way may take before the session is torn down. */
 const CLOSE_GRACE_MS = 15_000;
+/** How many resets the library still takes while a client that resets too much is asked to leave. */
+const BEYOND_RESETS = 1_000;
 /** Between the announcement that no new streams are wanted and the refusal of them (threats K11). */
 const GOAWAY_ROUND_TRIP_MS = 200;
 
@@ -58,9 +60,11 @@ export function h2Branch(
       maxSettings: 32,
       maxOutstandingPings: 10,
       maxSessionInvalidFrames: 50,
-      maxSessionRejectedStreams: h2.maxRejectedStreams,
-      streamResetBurst: h2.resetBurst,
-      streamResetRate: h2.resetsPerSecond,
+      // Beyond these the library ends the connection with INTERNAL_ERROR, and every call on it: `police` comes first.
+      // Streams that were reset in one breath count as open until their turn, so that later ones are rejected.
+      maxSessionRejectedStreams: h2.maxRejectedStreams + BEYOND_RESETS,
+      streamResetBurst: h2.resetBurst + BEYOND_RESETS,
+      streamResetRate: h2.resetsPerSecond * 2,
       settings: {
         maxConcurrentStreams: h2.maxConcurrentStreams,
         maxHeaderListSize: h2.maxHeaderBytes,
@@ -108,7 +112,7 @@ export function h2Branch(
   };
 }
 
-/** Time, age, idleness, silence and control frames of one session. */
+/** Time, age, idleness, silence, resets and control frames of one session. */
 function police(session: ServerHttp2Session, limits: DoorLimits, close: () => void): void {
   const { h2 } = limits;
   const timers = new Set<NodeJS.Timeout>();
@@ -122,10 +126,16 @@ function police(session: ServerHttp2Session, limits: DoorLimits, close: () => vo
     timers.delete(timer);
   };
   let open = 0;
+  let resets = h2.resetBurst;
+  /** Too many end the connection when the calls under way have been answered: they may be somebody else's. */
+  const onReset = (): void => {
+    if (--resets < 0) close();
+  };
   let idle = after(limits.firstRequestMs, close);
   session.on("stream", (stream) => {
     open++;
     cancel(idle);
+    stream.once("aborted", onReset);
     stream.once("close", () => {
       open--;
       if (open === 0 && h2.idleMs > 0 && !session.closed) {
@@ -136,7 +146,10 @@ function police(session: ServerHttp2Session, limits: DoorLimits, close: () => vo
   });
   if (h2.ageMs > 0) after(h2.ageMs * (0.9 + Math.random() * 0.2), close); // jitter, not a secret
   let control = 0;
-  const window = setInterval(() => (control = 0), CONTROL_WINDOW_MS).unref();
+  const window = setInterval(() => {
+    control = 0;
+    resets = Math.min(h2.resetBurst, resets + (h2.resetsPerSecond * CONTROL_WINDOW_MS) / 1_000);
+  }, CONTROL_WINDOW_MS).unref();
   const count = (): void => {
     if (++control > h2.maxControlFrames) session.destroy();
   };

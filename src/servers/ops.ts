@@ -1,5 +1,6 @@
 import { ByteBudget } from "../http2/limits.ts";
 import { addHealth, type Health } from "../services/health.ts";
+import { addReflection } from "../services/reflection.ts";
 import { connectListener } from "./connect-handler.ts";
 import type { DoorLimits } from "./limits.ts";
 import type { DoorListener } from "./peers.ts";
@@ -20,12 +21,15 @@ export interface OpsOptions {
 
 /**
  * The ops door: `/metrics`; `/healthz`, 200 as long as the event loop runs; `/readyz`, 200 or 503 with the reasons; and
- * gRPC health with Watch. Never TLS, never a caller: probes come without credentials.
+ * gRPC health with Watch and reflection. Never TLS, never a caller: probes come without credentials.
  */
 export function opsListener(options: OpsOptions): DoorListener {
   const { limits, health } = options;
   const rpc = connectListener({
-    routes: (router) => addHealth(router, health, "all"),
+    routes: (router) => {
+      addHealth(router, health, "all");
+      addReflection(router, []);
+    },
     budget: options.budget ?? new ByteBudget(limits.bufferedBytes),
     streamsPerConnection: limits.streamsPerConnection,
     grpcWeb: false,

@@ -3,8 +3,11 @@ import { constants, type Http2ServerRequest } from "node:http2";
 import { type ByteBudget, SMALL } from "../http2/limits.ts";
 import { connectionOf, type DoorRequest, type DoorResponse } from "./peers.ts";
 
-/** How long the rest of a request is read and dropped after its answer, so that the client can read the answer. */
-const LINGER_MS = 1_000;
+/**
+ * How long the rest of a request is read and dropped after its answer, so that the client can read the answer: most send
+ * their whole body first. A connection that is closed on unread bytes is reset, and the answer may be lost with it.
+ */
+const LINGER_MS = 5_000;
 /** How long trailers take to leave after the body; the sweep looks again. */
 const TRAILERS_MS = 20;
 
@@ -114,7 +117,9 @@ function resetAnswered({ stream }: Http2ServerRequest): void {
 /** Reads and drops the rest of a request, for a while: closing at once could take the answer away from the client. */
 function linger(message: IncomingMessage): void {
   if (message.complete || message.socket.destroyed) return;
-  const timer = setTimeout(() => message.socket.destroy(), LINGER_MS).unref();
+  // After a pause of the whole process the timer is due before the bytes that came meanwhile: they are read first.
+  const end = (): void => void setImmediate(() => message.complete || message.socket.destroy());
+  const timer = setTimeout(end, LINGER_MS).unref();
   message.once("end", () => clearTimeout(timer));
   message.resume();
 }

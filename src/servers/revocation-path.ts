@@ -8,7 +8,7 @@ import { type Callers, permit, rowOf } from "../services/caller.ts";
 import type { TrustedProxies } from "../services/client-address.ts";
 import type { Denials } from "../services/denials.ts";
 import { asAppError, from, levelOf, toConnectError } from "../services/errors.ts";
-import { oauthFailure, revoke } from "../services/oauth-endpoints.ts";
+import { bearerOfClient, clientSecretOf, oauthFailure, revoke } from "../services/oauth-endpoints.ts";
 import { answer } from "./guard.ts";
 import { type DoorListener, type DoorRequest, peerOf } from "./peers.ts";
 import { lastOfConnection } from "./responses.ts";
@@ -59,14 +59,22 @@ async function revocation(deps: RevocationPathDeps, req: DoorRequest) {
       ...facts,
     });
   try {
-    // Before the body is read: a stranger's bytes are not worth it.
-    caller = await deps.callers.authenticate(peer, header(req, "authorization"), METHOD, requestId);
+    // Before the body is read, where it can be: a stranger's bytes are not worth it.
+    const contentType = header(req, "content-type") ?? undefined;
+    let authorization = header(req, "authorization");
+    let body: Uint8Array | undefined;
+    if (authorization !== null) authorization = bearerOfClient(authorization);
+    else if (peer.sans.length === 0) {
+      body = await bodyOf(req);
+      authorization = clientSecretOf(contentType, body);
+    }
+    caller = await deps.callers.authenticate(peer, authorization, METHOD, requestId);
     const row = rowOf(METHOD);
     const reach = row === "open" ? "own" : permit(caller, row);
     const leave = await deps.admission.enter("revoke", 1, LONGEST_MS);
     try {
       const access = { caller, reach, requestId, deadline: started + LONGEST_MS };
-      const reply = await revoke(deps.tokens, access, header(req, "content-type") ?? undefined, await bodyOf(req));
+      const reply = await revoke(deps.tokens, access, contentType, body ?? (await bodyOf(req)));
       tell({ code: "OK", level: "info" });
       return reply;
     } finally {

@@ -1,4 +1,4 @@
-import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethod, DescService } from "@bufbuild/protobuf";
 import {
   type ConnectError,
   type ConnectRouter,
@@ -14,6 +14,7 @@ import {
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { compressionGzip } from "@connectrpc/connect-node";
 import { callStateKey, decodeGuard, translation, wireError } from "../services/decode-errors.ts";
+import { jsonTextOf } from "../services/json-times.ts";
 import { RESPONSE_MAX_BYTES, type RpcLimits, rpcLimits } from "./limits.ts";
 
 export interface RpcRouteOptions {
@@ -65,13 +66,13 @@ export function rpcRoutes(options: RpcRouteOptions): Map<string, Route> {
   const common = {
     grpcWeb: options.grpcWeb,
     writeMaxBytes: RESPONSE_MAX_BYTES,
-    // Misspelt fields and broken UTF-8 are errors, not "nothing was said".
-    jsonOptions: { ignoreUnknownFields: false, textDecoder: new TextDecoder("utf-8", { fatal: true }) },
   };
-  const add = (path: string, register: (router: ConnectRouter) => void): void => {
+  const add = (path: string, input: DescMessage, register: (router: ConnectRouter) => void): void => {
     const limits = (options.limits ?? rpcLimits)(path);
     const perRoute = {
       ...common,
+      // Misspelt fields, broken UTF-8 and days that no calendar has are errors, not "nothing was said".
+      jsonOptions: { ignoreUnknownFields: false, textDecoder: jsonTextOf(input) },
       readMaxBytes: limits.readMaxBytes,
       acceptCompression: limits.gzip ? [compressionGzip] : [],
       interceptors: [decodeGuard(toConnectError), ...(options.interceptors ?? [])],
@@ -91,11 +92,11 @@ export function rpcRoutes(options: RpcRouteOptions): Map<string, Route> {
     handlers: [],
     service<S extends DescService>(service: S, implementation: Partial<ServiceImpl<S>>) {
       for (const method of service.methods)
-        add(`/${service.typeName}/${method.name}`, (one) => void one.service(service, implementation));
+        add(`/${service.typeName}/${method.name}`, method.input, (one) => void one.service(service, implementation));
       return router;
     },
     rpc<M extends DescMethod>(method: M, implementation: MethodImpl<M>) {
-      add(`/${method.parent.typeName}/${method.name}`, (one) => void one.rpc(method, implementation));
+      add(`/${method.parent.typeName}/${method.name}`, method.input, (one) => void one.rpc(method, implementation));
       return router;
     },
   };

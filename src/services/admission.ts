@@ -1,7 +1,6 @@
 import type { Interceptor } from "@connectrpc/connect";
 import { AppError } from "../domain/errors.ts";
 import type { Clock } from "../ports.ts";
-import { wireError } from "./decode-errors.ts";
 
 /** What competes with what. Revocations share the slots of `admin` and have some that no other call gets. */
 export type AdmissionClass = "validate" | "admin" | "revoke" | "health";
@@ -90,16 +89,8 @@ export function createAdmission(options: AdmissionOptions): Admission {
   const interceptor: Interceptor = (next) => async (req) => {
     if (req.stream) return next(req); // few, and limited per connection
     const weight = "requests" in req.message ? (req.message.requests as readonly unknown[]).length : 1;
-    let leave: () => void;
-    try {
-      leave = await enter(
-        classOf(req.service.typeName, req.method.name),
-        Math.max(1, weight),
-        Number.POSITIVE_INFINITY,
-      );
-    } catch {
-      throw wireError("overloaded", RETRY_AFTER_MS);
-    }
+    const klass = classOf(req.service.typeName, req.method.name);
+    const leave = await enter(klass, Math.max(1, weight), Number.POSITIVE_INFINITY);
     try {
       return await next(req);
     } finally {

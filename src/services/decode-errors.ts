@@ -1,5 +1,6 @@
 import { Code, ConnectError, type ContextKey, createContextKey, type Interceptor } from "@connectrpc/connect";
 import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
+import { AppError, type FieldViolation } from "../domain/errors.ts";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 
 /** Why a call ends before, or beside, its handler. Each has one answer, the same for everybody. */
@@ -46,7 +47,7 @@ const answers: Readonly<Record<WireFault, { code: Code; reason: string; message:
     message: "too many open streams on this connection",
   },
   unknown_method: { code: Code.Unimplemented, reason: "UNIMPLEMENTED", message: "no such method" },
-  unknown_service: { code: Code.NotFound, reason: "SERVICE_UNKNOWN", message: "no such service at this door" },
+  unknown_service: { code: Code.NotFound, reason: "SERVICE_UNKNOWN", message: "no such service at this listener" },
   internal: { code: Code.Internal, reason: "INTERNAL", message: "internal error" },
 };
 
@@ -54,16 +55,63 @@ const answers: Readonly<Record<WireFault, { code: Code; reason: string; message:
  * The answer to a fault (AIP-193): one ErrorInfo of the domain `sallyport`, BadRequest or RetryInfo where they help. The
  * text is fixed: nothing of the request is in it, because what cannot be decoded may be a secret in the wrong place.
  */
-export function wireError(fault: WireFault, retryAfterMs = 1_000): ConnectError {
+export function wireError(fault: WireFault, more: WireMore = {}): ConnectError {
   const { code, reason, message } = answers[fault];
-  const error = new ConnectError(message, code);
-  error.details.push({ desc: ErrorInfoSchema, value: { reason, domain: "sallyport" } });
-  if (code === Code.InvalidArgument) error.details.push({ desc: BadRequestSchema, value: {} });
-  if (fault === "overloaded") {
-    const retryDelay = { seconds: BigInt(Math.floor(retryAfterMs / 1_000)), nanos: (retryAfterMs % 1_000) * 1_000_000 };
-    error.details.push({ desc: RetryInfoSchema, value: { retryDelay } });
+  const { violation, requestId } = more;
+  const text = more.message ?? (violation === undefined ? message : `${UNDECODABLE}: ${violation.description}`);
+  const error = new ConnectError(text, code);
+  const metadata = requestId === undefined ? {} : { request_id: requestId };
+  error.details.push({ desc: ErrorInfoSchema, value: { reason, domain: "sallyport", metadata } });
+  if (code === Code.InvalidArgument) {
+    const fieldViolations = violation === undefined ? [] : [violation];
+    error.details.push({ desc: BadRequestSchema, value: { fieldViolations } });
   }
+  if (fault === "overloaded")
+    error.details.push({ desc: RetryInfoSchema, value: { retryDelay: { seconds: 1n, nanos: 0 } } });
+  if (requestId !== undefined) error.metadata.set("x-request-id", requestId);
   return error;
+}
+
+/** What an answer to a fault says besides its kind. */
+export interface WireMore {
+  /** In the place of the fixed text; no byte of the request may be in it. */
+  readonly message?: string;
+  readonly violation?: FieldViolation;
+  readonly requestId?: string;
+}
+
+const UNDECODABLE = "the request cannot be decoded";
+// Words as names of fields are made of them; anything else may be a secret in the wrong place.
+const NAME = /^[a-z]+(?:_[a-z]+|[A-Z][a-z]+)*$/;
+const UNKNOWN = [': key "', '" is unknown'] as const;
+const LONGEST_NAME = 32;
+const FIELD = "cannot decode field ";
+
+/**
+ * Which field a decoder of JSON complains of, from its text. Undefined where that cannot be told without repeating what
+ * may be a secret: values never are.
+ */
+export function violationOf(text: string): FieldViolation | undefined {
+  const [before, after] = UNKNOWN;
+  const unknown = text.endsWith(after) ? text.slice(text.lastIndexOf(before) + before.length, -after.length) : "";
+  if (unknown.length <= LONGEST_NAME && NAME.test(unknown))
+    return { field: unknown, description: `the method has no field "${unknown}"` };
+  if (!text.startsWith(FIELD)) return undefined;
+  const name = text.slice(FIELD.length).split(" ", 1)[0]!;
+  const field = name.slice(name.lastIndexOf(".") + 1);
+  return { field, description: `the value of "${field}" is none of its type` };
+}
+
+/** The error for a request in JSON that a decoder threw at. */
+export function undecodable(thrown: unknown): AppError {
+  const violation = thrown instanceof Error ? violationOf(thrown.message) : undefined;
+  if (violation === undefined) return new AppError("UNDECODABLE", answers.undecodable.message);
+  return new AppError("UNDECODABLE", `${UNDECODABLE}: ${violation.description}`, { violations: [violation] });
+}
+
+/** The reason by which a fault is counted. */
+export function reasonOf(fault: WireFault): string {
+  return answers[fault].reason;
 }
 
 /** What the transport knows about one call, from its first byte to its answer. */
@@ -74,6 +122,18 @@ export interface CallState {
   admitted: boolean;
   /** Why the transport ended the body early. */
   fault?: WireFault;
+}
+
+/** The message in an error of Connect's JSON, made by connect; "" where it has none. Reads the body. */
+export async function messageOf(response: UniversalServerResponse): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  try {
+    for await (const chunk of response.body ?? []) chunks.push(chunk);
+    const { message } = JSON.parse(Buffer.concat(chunks).toString("utf8")) as { message?: unknown };
+    return typeof message === "string" ? message : "";
+  } catch {
+    return "";
+  }
 }
 
 export const callStateKey: ContextKey<CallState> = createContextKey<CallState>(

@@ -1,4 +1,4 @@
-import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { create, type DescMessage, type Message, type MessageInitShape, toBinary, toJson } from "@bufbuild/protobuf";
 import { AnySchema } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { AppError, type Reason } from "../domain/errors.ts";
@@ -66,17 +66,22 @@ export function asAppError(error: unknown): AppError {
 
 /** An error's details as encoded messages, and all of it as the google.rpc.Status of `grpc-status-details-bin`. */
 export function encodedError(error: ConnectError): {
-  details: { type: string; value: Uint8Array }[];
+  details: { type: string; value: Uint8Array; debug?: unknown }[];
   status: Uint8Array;
 } {
   const details = error.details.map((detail) =>
     "desc" in detail
-      ? { type: detail.desc.typeName, value: toBinary(detail.desc, create(detail.desc, detail.value)) }
+      ? detailOf(detail.desc, create(detail.desc, detail.value))
       : { type: detail.type, value: detail.value },
   );
   const any = details.map(({ type, value }) => create(AnySchema, { typeUrl: `type.googleapis.com/${type}`, value }));
   const status = create(StatusSchema, { code: error.code, message: error.rawMessage, details: any });
   return { details, status: toBinary(StatusSchema, status) };
+}
+
+/** `debug` is for people who read the JSON of Connect. */
+function detailOf(desc: DescMessage, message: Message): { type: string; value: Uint8Array; debug: unknown } {
+  return { type: desc.typeName, value: toBinary(desc, message), debug: toJson(desc, message) };
 }
 
 /** The error on the wire (AIP-193): one ErrorInfo of domain `sallyport`, and what else helps. */

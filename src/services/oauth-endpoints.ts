@@ -54,6 +54,30 @@ export async function revoke(
   return { status: 200, headers: [NO_STORE], body: "" };
 }
 
+const BASIC = /^basic +([A-Za-z0-9+/]{1,12288}={0,2})$/i;
+
+/**
+ * The `authorization` of a client of OAuth, which sends its secret by Basic (`client_secret_basic`, RFC 6749, section
+ * 2.3.1): the secret is a token, and so a Bearer credential; the client's id is not looked at. Other values stay as they are.
+ */
+export function bearerOfClient(authorization: string): string {
+  const encoded = BASIC.exec(authorization)?.[1];
+  if (encoded === undefined) return authorization;
+  const text = Buffer.from(encoded, "base64").toString("latin1");
+  const secret = text.slice(text.indexOf(":") + 1);
+  try {
+    return `Bearer ${decodeURIComponent(secret.replaceAll("+", " "))}`;
+  } catch {
+    return `Bearer ${secret}`;
+  }
+}
+
+/** The same for a secret in the body (`client_secret_post`); null where there is none. */
+export function clientSecretOf(contentType: string | undefined, body: Uint8Array): string | null {
+  const secret = parametersOf(contentType, body)?.get("client_secret");
+  return secret === undefined ? null : `Bearer ${secret}`;
+}
+
 /** An error of the caller or of ours, as OAuth says it (RFC 6749, section 5.2; RFC 6750, section 3). */
 export function oauthFailure(error: unknown): HttpAnswer {
   const reason = error instanceof AppError ? error.reason : "INTERNAL";

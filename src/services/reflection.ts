@@ -8,6 +8,9 @@ import {
 } from "@bufbuild/protobuf";
 import { FileDescriptorProtoSchema } from "@bufbuild/protobuf/wkt";
 import { Code, type ConnectRouter } from "@connectrpc/connect";
+import { file_google_rpc_error_details } from "../gen/google/rpc/error_details_pb.ts";
+import { file_google_rpc_status } from "../gen/google/rpc/status_pb.ts";
+import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import * as v1 from "../gen/grpc/reflection/v1/reflection_pb.ts";
 import * as v1alpha from "../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 
@@ -20,9 +23,10 @@ export interface Schema {
   readonly extensions: readonly DescExtension[];
 }
 
-/** Collects the files of the services and all that they import. */
-export function schemaOf(services: readonly DescService[]): Schema {
+/** Collects the files of the services, all that they import, and some more. */
+export function schemaOf(services: readonly DescService[], more: readonly DescFile[] = []): Schema {
   const files = new Map<string, DescFile>();
+  for (const file of more) closure(file, files);
   for (const { file } of services) closure(file, files);
   const symbols = new Map<string, DescFile>();
   const extensions: DescExtension[] = [];
@@ -48,11 +52,12 @@ export function schemaOf(services: readonly DescService[]): Schema {
 }
 
 /**
- * Adds the server reflection protocol, v1 and v1alpha (some tools ask the old one only), which shows these services and
- * itself. Every file comes with all that it imports, so that one answer is enough.
+ * Adds the server reflection protocol, v1 and v1alpha (some tools ask the old one only), which shows these services,
+ * health and itself, and knows the details of errors: no service names them, for they travel as Any. Every file comes with all that it imports, so that one answer is enough.
  */
 export function addReflection(router: ConnectRouter, services: readonly DescService[]): void {
-  const schema = schemaOf([...services, v1.ServerReflection, v1alpha.ServerReflection]);
+  const details = [file_google_rpc_error_details, file_google_rpc_status];
+  const schema = schemaOf([...services, Health, v1.ServerReflection, v1alpha.ServerReflection], details);
   router.service(v1.ServerReflection, {
     async *serverReflectionInfo(requests) {
       for await (const request of requests) yield create(v1.ServerReflectionResponseSchema, reply(schema, request));

@@ -1,7 +1,7 @@
 import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
 import type { Answer, Validate, ValidateKnown } from "../app/validate.ts";
 import type { RequestContext, Requirement } from "../domain/decide.ts";
-import { AppError, invalidField } from "../domain/errors.ts";
+import { type AppError, invalidField } from "../domain/errors.ts";
 import type { Material } from "../domain/material.ts";
 import {
   BatchValidateTokensRequestSchema,
@@ -13,6 +13,7 @@ import {
 } from "../gen/sallyport/v1/token_validator_pb.ts";
 import { ascii } from "./bytes.ts";
 import { validateMessage } from "./convert.ts";
+import { undecodable } from "./decode-errors.ts";
 
 /*
  * TokenValidator on bytes: what the data door's own transport calls. The binary question is walked by hand, and the
@@ -138,21 +139,11 @@ function questionOf(request: ValidateTokenRequest): Question {
   return { tokenString, scopes, audience, clientAddress: request.context?.clientAddress ?? "" };
 }
 
-function undecodable(cause?: unknown): AppError {
-  return new AppError(
-    "UNDECODABLE",
-    "the request cannot be decoded: it is malformed, or has a field that the method does not know",
-    {
-      cause,
-    },
-  );
-}
-
 function decode(message: Uint8Array): Question {
   try {
     return questionOf(fromBinary(ValidateTokenRequestSchema, message));
   } catch {
-    throw undecodable();
+    throw undecodable(undefined);
   }
 }
 
@@ -160,7 +151,7 @@ function decodeBatch(message: Uint8Array) {
   try {
     return fromBinary(BatchValidateTokensRequestSchema, message);
   } catch {
-    throw undecodable();
+    throw undecodable(undefined);
   }
 }
 
@@ -172,8 +163,8 @@ function parse<S extends typeof ValidateTokenRequestSchema | typeof BatchValidat
 ) {
   try {
     return fromJson(schema, JSON.parse(utf8.decode(message)), { ignoreUnknownFields: false });
-  } catch {
-    throw undecodable();
+  } catch (error) {
+    throw undecodable(error);
   }
 }
 

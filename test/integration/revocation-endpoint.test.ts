@@ -75,6 +75,32 @@ describe.each(WRITTEN)("with %s", (_name, written) => {
   });
 });
 
+describe("a client of OAuth that authenticates", () => {
+  const ask = async (headers: Record<string, string>, body: Record<string, string>) => {
+    const answer = await fetch(`${sallyport.doors.admin}${PATH}`, {
+      method: "POST",
+      headers: { "content-type": FORM, ...headers },
+      body: `${new URLSearchParams(body)}`,
+    });
+    return answer.status;
+  };
+  const basic = (secret: string) => ({
+    authorization: `Basic ${Buffer.from(`client%3A1:${encodeURIComponent(secret)}`).toString("base64")}`,
+  });
+  const ways: [string, (secret: string, token: string) => Promise<number>][] = [
+    ["by client_secret_basic", (secret, token) => ask(basic(secret), { token })],
+    ["by client_secret_post", (secret, token) => ask({}, { token, client_id: "client", client_secret: secret })],
+  ];
+
+  test.each(ways)("%s revokes where its secret is a token that may", async (_, by) => {
+    const { tokenString } = await sallyport.createToken();
+    expect(await by(NOBODY, tokenString)).toBe(401);
+    expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
+    expect(await by(sallyport.adminToken, tokenString)).toBe(200);
+    expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
+  });
+});
+
 test("a string of somebody else, of another tenant or of nobody answers as a revoked one does, and changes nothing", async () => {
   const mine = await sallyport.createToken({ principal: "user:mine" });
   const theirs = await sallyport.createToken({ principal: "user:theirs" });

@@ -149,6 +149,7 @@ describe("grpcurl", () => {
     const path = await fetchProgram("grpcurl");
     const { stdout } = await exec(path, ["-plaintext", target("admin"), "list"]);
     expect(stdout.trim().split("\n")).toEqual([
+      "grpc.health.v1.Health",
       "grpc.reflection.v1.ServerReflection",
       "grpc.reflection.v1alpha.ServerReflection",
       "sallyport.v1.AuditLog",
@@ -174,6 +175,45 @@ describe("grpcurl", () => {
         "grpc.health.v1.Health/Check",
       ]);
       expect(JSON.parse(stdout), door).toEqual({ status: "SERVING" });
+    }
+  });
+
+  test("asks the admin and the ops listener for their health by what they show, and reads the details of an error", async () => {
+    const path = await fetchProgram("grpcurl");
+    for (const door of ["admin", "ops"] as const) {
+      const { stdout } = await exec(path, ["-plaintext", target(door), "grpc.health.v1.Health/Check"]);
+      expect(JSON.parse(stdout), door).toEqual({ status: "SERVING" });
+    }
+    const text = await failed(
+      exec(path, [
+        "-plaintext",
+        "-H",
+        `authorization: Bearer ${sallyport.adminToken}`,
+        "-d",
+        JSON.stringify({ ...CREATE, ttl: "0s" }),
+        target("admin"),
+        "sallyport.v1.TokenAdmin/CreateToken",
+      ]),
+    );
+    expect(text).toContain('"reason": "INVALID_FIELD"');
+  });
+
+  test("is told UNIMPLEMENTED for a method that no listener has, and for one of another listener where that is", async () => {
+    const path = await fetchProgram("grpcurl");
+    const call = (door: "data" | "admin" | "ops") =>
+      failed(
+        exec(path, [
+          "-plaintext",
+          "-protoset",
+          join(ROOT, "proto/sallyport.binpb"),
+          target(door),
+          door === "data" ? "sallyport.v1.AuditLog/ListAuditEvents" : "sallyport.v1.TokenValidator/ValidateToken",
+        ]),
+      );
+    for (const door of ["data", "admin", "ops"] as const) {
+      const said = await call(door);
+      expect(said, door).toContain("Code: Unimplemented");
+      expect(said, door).toContain(`is on the ${door === "data" ? "admin" : "data"} listener`);
     }
   });
 
@@ -259,6 +299,13 @@ with grpc.insecure_channel(bad) as channel:
         call(b'', timeout=5)
     except grpc.RpcError as e:
         print(e.code().name, e.details())
+for target in sys.argv[4:]:
+    with grpc.insecure_channel(target) as channel:
+        call = channel.unary_unary('/no.Such/Method', request_serializer=same, response_deserializer=same)
+        try:
+            call(b'', timeout=5)
+        except grpc.RpcError as e:
+            print(e.code().name)
 `;
 
 describe("grpcio", () => {
@@ -268,16 +315,18 @@ describe("grpcio", () => {
     const request = Buffer.from(
       toBinary(ValidateTokenRequestSchema, create(ValidateTokenRequestSchema, { tokenString })),
     ).toString("hex");
-    const { stdout } = await exec("python3", ["-c", PYTHON, target("data"), request, target("admin")], {
+    const everywhere = (["data", "admin", "ops"] as const).map(target);
+    const { stdout } = await exec("python3", ["-c", PYTHON, target("data"), request, target("admin"), ...everywhere], {
       env: { ...process.env, PYTHONPATH: library },
     });
-    const [answered, refused] = stdout.trim().split("\n");
+    const [answered, refused, ...unknown] = stdout.trim().split("\n");
     const [distinct, hex] = answered!.split(" ");
     expect(distinct).toBe("1");
     expect(fromBinary(ValidateTokenResponseSchema, Buffer.from(hex!, "hex"))).toMatchObject({
       verdict: 1,
       token: { id },
     });
+    expect(unknown).toEqual(["UNIMPLEMENTED", "UNIMPLEMENTED", "UNIMPLEMENTED"]);
     expect(refused).toBe("UNAUTHENTICATED a credential is needed: authorization: Bearer …");
   });
 });

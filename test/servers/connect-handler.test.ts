@@ -124,7 +124,10 @@ describe("one port", () => {
 
   test("an unknown path is 404 in JSON, and UNIMPLEMENTED to gRPC", async () => {
     const plain = await post(`${door.url}/nowhere`, "{}");
-    expect([plain.status, JSON.parse(plain.text)]).toEqual([404, { code: "unimplemented", message: "not found" }]);
+    expect([plain.status, JSON.parse(plain.text)]).toEqual([
+      404,
+      { code: "unimplemented", message: "the admin listener has no such method" },
+    ]);
     expect(await grpcCall(door.url, "/no.Such/Method", envelope(Buffer.alloc(0)))).toMatchObject({
       status: "12",
       http: "200",
@@ -157,7 +160,7 @@ describe("what cannot be decoded", () => {
     test(`${name} is INVALID_ARGUMENT with a fixed text`, async () => {
       const answer = await post(door.url + VALIDATE, body, headers);
       expect([answer.status, JSON.parse(answer.text).code]).toEqual([400, "invalid_argument"]);
-      expect(JSON.parse(answer.text).details[0].debug).toEqual({ reason: "UNDECODABLE", domain: "sallyport" });
+      expect(JSON.parse(answer.text).details[0].debug).toMatchObject({ reason: "UNDECODABLE", domain: "sallyport" });
       expect(answer.text).not.toContain("canary");
     });
 

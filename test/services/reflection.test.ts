@@ -60,6 +60,7 @@ describe("reflection", () => {
   test("lists the services of the door and itself", async () => {
     const response = await ask({ case: "listServices", value: "" });
     expect(response.case === "listServicesResponse" && response.value.service.map(({ name }) => name)).toEqual([
+      "grpc.health.v1.Health",
       "grpc.reflection.v1.ServerReflection",
       "grpc.reflection.v1alpha.ServerReflection",
       "sallyport.v1.TokenAdmin",
@@ -90,6 +91,16 @@ describe("reflection", () => {
     expect(filesIn(await ask({ case: "fileContainingSymbol", value: symbol }))[0]).toBe(
       "sallyport/v1/token_admin.proto",
     );
+  });
+
+  test.each([
+    ["google.rpc.ErrorInfo", "google/rpc/error_details.proto"],
+    ["google.rpc.BadRequest.FieldViolation", "google/rpc/error_details.proto"],
+    ["google.rpc.Status", "google/rpc/status.proto"],
+    ["grpc.reflection.v1.ServerReflection", "grpc/reflection/v1/reflection.proto"],
+    ["grpc.reflection.v1alpha.ServerReflectionRequest", "grpc/reflection/v1alpha/reflection.proto"],
+  ])("knows %s, which no service names", async (symbol, file) => {
+    expect(filesIn(await ask({ case: "fileContainingSymbol", value: symbol }))[0]).toBe(file);
   });
 
   test("finds extensions by type and number, and tells all numbers of a type", async () => {
