@@ -1,20 +1,20 @@
 // The decision alone, in one process without sockets: what it costs, and what a cached token takes of the heap.
 // As a program (`node --expose-gc bench/decision.ts`) it prints its figures as JSON.
 import { execFileSync } from "node:child_process";
-import { Lookup } from "../src/app/lookup.ts";
-import { Usage } from "../src/app/usage.ts";
-import { type Validate, validateKnownWith, validateWith } from "../src/app/validate.ts";
+import { ValidateTokenCodec } from "../src/data-plane/validate-token.ts";
 import { NO_REQUIREMENT } from "../src/domain/decide.ts";
 import { Freshness } from "../src/domain/freshness.ts";
 import { freshKeyring, Keyring } from "../src/domain/keyring.ts";
-import type { Material } from "../src/domain/material.ts";
+import type { TokenSnapshot } from "../src/domain/token-snapshot.ts";
 import { mintTokenString } from "../src/domain/token-string.ts";
 import { Verdict } from "../src/gen/sallyport/v1/token_validator_pb.ts";
-import { grpcMessage, type Reply } from "../src/http2/reply.ts";
-import type { TokenReader } from "../src/ports.ts";
+import { grpcMessage, type Reply } from "../src/http2/unary/reply.ts";
 import { systemClock, systemTimers } from "../src/sallyport.ts";
-import { ValidateWire } from "../src/services/validate-wire.ts";
-import { createTelemetry } from "../src/telemetry.ts";
+import { createTelemetry } from "../src/telemetry/telemetry.ts";
+import { LastUse } from "../src/validation/last-use.ts";
+import { Lookup } from "../src/validation/lookup.ts";
+import type { TokenReader } from "../src/validation/ports.ts";
+import { type Validate, validateKnownWith, validateWith } from "../src/validation/validate.ts";
 import { median } from "./measure.ts";
 import { digits } from "./report.ts";
 import { validateGrpc } from "./request.ts";
@@ -95,7 +95,7 @@ function question(tokenString: string): Uint8Array {
 }
 
 /** The program's own parts over a store that answers at once. */
-function decider(keyring: Keyring): { wire: ValidateWire; lookup: Lookup; validate: Validate } {
+function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; validate: Validate } {
   const clock = systemClock;
   const timers = systemTimers;
   const telemetry = createTelemetry("fatal");
@@ -104,7 +104,7 @@ function decider(keyring: Keyring): { wire: ValidateWire; lookup: Lookup; valida
   const page = {
     inRecovery: false,
     epoch: EPOCH,
-    n: 1,
+    position: 1,
     dbTime: Date.now(),
     ownRowLive: true,
     floorN: 0,
@@ -116,11 +116,11 @@ function decider(keyring: Keyring): { wire: ValidateWire; lookup: Lookup; valida
     read: (digest) => {
       const at = clock.mono();
       return Promise.resolve({
-        ...{ inRecovery: false, epoch: EPOCH, n: 1, dbTime: Date.now() },
-        ...{ material: materialOf(digest), sent: at, received: at },
+        ...{ inRecovery: false, epoch: EPOCH, position: 1, dbTime: Date.now() },
+        ...{ snapshot: snapshotOf(digest), sent: at, received: at },
       });
     },
-    distrust: () => {},
+    reconnect: () => {},
   };
   const lookup = new Lookup(
     { freshness, reader, clock, timers, events: telemetry },
@@ -130,20 +130,20 @@ function decider(keyring: Keyring): { wire: ValidateWire; lookup: Lookup; valida
     },
   );
   const store = { flush: async () => {} };
-  const usage = new Usage({ store, clock, timers, events: telemetry, now: Date.now }, 60_000);
+  const usage = new LastUse({ store, clock, timers, events: telemetry, now: Date.now }, 60_000);
   const used = usage.used.bind(usage);
-  const deps = { keyring, lookup, freshness, clock, events: telemetry.forDoor("data"), used };
+  const deps = { keyring, lookup, freshness, clock, events: telemetry.forListener("data"), used };
   const validate = validateWith(deps);
-  return { wire: new ValidateWire(validate, validateKnownWith(deps)), lookup, validate };
+  return { wire: new ValidateTokenCodec(validate, validateKnownWith(deps)), lookup, validate };
 }
 
 let made = 0;
 
 /** As the database client gives it: every string is a new one. */
-function materialOf(digest: string): Material {
+function snapshotOf(digest: string): TokenSnapshot {
   const fresh = (text: string) => Buffer.from(text).toString("latin1");
   return {
-    label: { epoch: EPOCH, n: 1 },
+    version: { epoch: EPOCH, position: 1 },
     id: fresh(`tok_${String(made++).padStart(22, "0")}`),
     digest,
     ...{ tenant: fresh("default"), profile: fresh("pat"), principal: fresh(`user:u${made % 1000}`) },
@@ -155,7 +155,7 @@ function materialOf(digest: string): Material {
 }
 
 /** What the transport is handed for an answer that needed no I/O: its prepared reply. */
-function hit(encoded: ReturnType<ValidateWire["binary"]>): Reply {
+function hit(encoded: ReturnType<ValidateTokenCodec["binary"]>): Reply {
   if (encoded instanceof Promise) throw new Error("an L1 hit waited for something");
   return (encoded.prepared ??= grpcMessage(encoded.bytes)) as Reply;
 }

@@ -3,9 +3,9 @@ import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { freshKeyring, Keyring } from "../src/domain/keyring.ts";
 import { mintTokenString } from "../src/domain/token-string.ts";
+import { type Embedded, startEmbedded } from "../src/embedded/embedded.ts";
 import { TokenAdmin } from "../src/gen/sallyport/v1/token_admin_pb.ts";
-import { type Embedded, startEmbedded } from "../src/postgres/embedded.ts";
-import { doorsOf, FREE_PORTS, Program, run, writeConfig } from "../test/support/program.ts";
+import { FREE_PORTS, listenersOf, Program, run, writeConfig } from "../test/support/program.ts";
 import { type RedisServer, startRedis } from "../test/support/redis.ts";
 import { pin, SERVER_CORE } from "./machine.ts";
 import type { Subject } from "./subject.ts";
@@ -55,7 +55,7 @@ export class Product {
     const unix = `unix:${join(this.#folder, "data.sock")}`;
     if (variant === "redis") this.#redis ??= await startRedis();
     const config = writeConfig(this.#folder, {
-      doors: {
+      listeners: {
         ...FREE_PORTS,
         data: {
           bind: variant === "unix" ? unix : `127.0.0.1:${port}`,
@@ -74,8 +74,8 @@ export class Product {
     if (this.#admin === "") await this.#bootstrap(config);
     const flags = this.#subjects.length === 0 && this.#flags !== "" ? { NODE_OPTIONS: this.#flags } : undefined;
     const program = new Program(["serve", "--config", config], flags);
-    const { data, ops } = await doorsOf(program).then(({ admin, ...rest }) => {
-      if (this.#subjects.length === 0) this.#adminDoor = admin;
+    const { data, ops } = await listenersOf(program).then(({ admin, ...rest }) => {
+      if (this.#subjects.length === 0) this.#adminListener = admin;
       return rest;
     });
     pin(program.pid, SERVER_CORE);
@@ -96,7 +96,7 @@ export class Product {
     return subject;
   }
 
-  #adminDoor = "";
+  #adminListener = "";
 
   get databaseUrl(): string {
     return this.#database.url;
@@ -107,9 +107,9 @@ export class Product {
     return new Keyring(current, keys);
   }
 
-  /** The admin door of the first instance, and what its calls carry. */
+  /** The admin listener of the first instance, and what its calls carry. */
   admin() {
-    const transport = createConnectTransport({ baseUrl: this.#adminDoor, httpVersion: "2", useBinaryFormat: true });
+    const transport = createConnectTransport({ baseUrl: this.#adminListener, httpVersion: "2", useBinaryFormat: true });
     return { admin: createClient(TokenAdmin, transport), headers: { authorization: `Bearer ${this.#admin}` } };
   }
 

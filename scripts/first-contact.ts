@@ -17,10 +17,10 @@ const node = foreign.map((folder) => join(folder, "node")).find((file) => exists
 const env: NodeJS.ProcessEnv = {
   PATH: [dirname(node), ...foreign].join(delimiter),
   HOME: process.env["HOME"],
-  // Doors of its own: this machine may have a Sallyport already.
-  SALLYPORT_DOORS__DATA__BIND: "127.0.0.1:0",
-  SALLYPORT_DOORS__ADMIN__BIND: "127.0.0.1:0",
-  SALLYPORT_DOORS__OPS__BIND: "127.0.0.1:0",
+  // Listeners of its own: this machine may have a Sallyport already.
+  SALLYPORT_LISTENERS__DATA__BIND: "127.0.0.1:0",
+  SALLYPORT_LISTENERS__ADMIN__BIND: "127.0.0.1:0",
+  SALLYPORT_LISTENERS__OPS__BIND: "127.0.0.1:0",
 };
 const results: boolean[] = [];
 
@@ -39,7 +39,7 @@ try {
   const started = await startAndInterrupt(npm);
   const drained = started.code === 0 && started.text.includes('"msg":"stopped"');
   check("npm start, Ctrl-C", drained && /"node":"v(2[4-9]|[3-9]\d)/.test(started.text), started.text);
-  const tested = await run(npm, ["test", "--", "test/domain", "test/config.test.ts"]);
+  const tested = await run(npm, ["test", "--", "test/domain", "test/config/config.test.ts"]);
   check("npm test", tested.code === 0 && / 0 failed/.test(tested.text), tested.text);
   const linted = await run(npm, ["run", "-s", "types"]);
   check("npm run types", linted.code === 0, linted.text);

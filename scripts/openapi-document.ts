@@ -41,7 +41,7 @@ export function openApiOf(image: Uint8Array): { paths: Json } & Json {
       version: "v1",
       description:
         "The Connect JSON form of sallyport.v1: POST a JSON object to the path of an RPC. Fields are lowerCamelCase; " +
-        "unknown fields are refused. TokenValidator is served by the data door, everything else by the admin door.",
+        "unknown fields are refused. TokenValidator is served by the data listener, everything else by the admin listener.",
     },
     tags: services.map((one) => ({
       name: one.name,

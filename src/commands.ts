@@ -1,11 +1,12 @@
 import { existsSync } from "node:fs";
-import { type Config, redacted } from "./config.ts";
-import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
+import { redacted } from "./config/print.ts";
+import type { Config } from "./config/schema.ts";
 import { Keyring } from "./domain/keyring.ts";
 import type { Secret } from "./domain/secret.ts";
-import { bootstrap } from "./first-admin.ts";
+import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
+import { runningEmbedded, startEmbedded } from "./embedded/embedded.ts";
 import { checkDatabase } from "./postgres/boot.ts";
-import { runningEmbedded, startEmbedded } from "./postgres/embedded.ts";
+import { bootstrap } from "./postgres/first-admin.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";

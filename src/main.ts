@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import type { Config } from "./config.ts";
+import type { Config } from "./config/schema.ts";
 
 /*
  * The program. `serve`, `migrate`, `bootstrap` and `check-config` are here; any other word is a command of the client.
@@ -10,7 +10,7 @@ import type { Config } from "./config.ts";
 const EXIT = { ok: 0, no: 1, usage: 2, unavailable: 69, bug: 70, config: 78 } as const;
 
 const HELP = {
-  serve: "sallyport serve [--data DIR] [--config FILE]\n\nRuns the server: the data, admin and ops doors.",
+  serve: "sallyport serve [--data DIR] [--config FILE]\n\nRuns the server: the data, admin and ops listeners.",
   migrate: "sallyport migrate [--config FILE]\n\nBrings the database to the schema of this program.",
   bootstrap:
     "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
@@ -75,7 +75,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     process.stdout.write(`${HELP[word]}\n`);
     return EXIT.ok;
   }
-  const { loadConfig } = await import("./config.ts");
+  const { loadConfig } = await import("./config/load.ts");
   const load = (): Config => {
     const env = { ...process.env };
     if (options.data !== undefined) env["SALLYPORT_EMBEDDED__DATA_DIR"] = options.data;

@@ -1,19 +1,10 @@
 import { randomUUID } from "node:crypto";
-import type { Authority } from "./app/authority.ts";
-import { BulkRevoke } from "./app/bulk-revoke.ts";
-import { Canary } from "./app/canary.ts";
-import { ChangeAuthority } from "./app/change-authority.ts";
-import { Follower } from "./app/follower.ts";
-import { Housekeeping } from "./app/housekeeping.ts";
-import { Lookup } from "./app/lookup.ts";
-import { PrincipalManager } from "./app/principal-manager.ts";
-import { ReapWatch } from "./app/reap-watch.ts";
-import { ReuseSignals } from "./app/reuse.ts";
-import { TokenManager } from "./app/token-manager.ts";
-import { Usage } from "./app/usage.ts";
-import { type ValidateDeps, validateKnownWith, validateWith } from "./app/validate.ts";
-import { askPeer, peerTlsOf } from "./canary-peer.ts";
-import { type Config, trustsPeers } from "./config.ts";
+import { PageTokens } from "./admin-api/page-token.ts";
+import { trustsPeers } from "./config/checks.ts";
+import type { Config } from "./config/schema.ts";
+import { DataCallers } from "./data-plane/data-caller.ts";
+import { Policies } from "./data-plane/policy.ts";
+import type { Clock, Timers } from "./domain/clock.ts";
 import { NO_REQUIREMENT } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
@@ -21,8 +12,11 @@ import { Keyring } from "./domain/keyring.ts";
 import { BUILT_IN_PROFILES, type Profile } from "./domain/profile.ts";
 import { Secret } from "./domain/secret.ts";
 import { parseTokenString } from "./domain/token-string.ts";
-import { type Doors, openDoors } from "./doors.ts";
-import type { Clock, Events, Timers } from "./ports.ts";
+import { type Listeners, openListeners } from "./listeners.ts";
+import { BulkRevoke } from "./management/bulk-revoke.ts";
+import { PrincipalManager } from "./management/principal-manager.ts";
+import { ReuseDetection } from "./management/reuse-detection.ts";
+import { TokenManager } from "./management/token-manager.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
@@ -37,16 +31,24 @@ import { PostgresUsageStore } from "./postgres/usage-store.ts";
 import { RedisConnection } from "./redis/client.ts";
 import { RedisTokenCache } from "./redis/token-cache.ts";
 import { RedisWakeUps } from "./redis/wakeups.ts";
-import { Callers } from "./services/caller.ts";
-import { DataCallers } from "./services/data-caller.ts";
-import { Denials } from "./services/denials.ts";
-import { PageTokens } from "./services/page-token.ts";
-import { Policies } from "./services/policy.ts";
-import type { Telemetry } from "./telemetry.ts";
+import { Canary } from "./revocation/canary.ts";
+import { askPeer, peerTlsOf } from "./revocation/canary-peer.ts";
+import { ChangeAuthority } from "./revocation/change-authority.ts";
+import type { Authority } from "./revocation/effect.ts";
+import { Follower } from "./revocation/follower.ts";
+import { Housekeeping } from "./revocation/housekeeping.ts";
+import { ReapedValidators } from "./revocation/reaped-validators.ts";
+import { Callers } from "./rpc/caller.ts";
+import { DenialAudit } from "./rpc/denial-audit.ts";
+import type { Events } from "./telemetry/events.ts";
+import type { Telemetry } from "./telemetry/telemetry.ts";
+import { LastUse } from "./validation/last-use.ts";
+import { Lookup } from "./validation/lookup.ts";
+import { type ValidateDeps, validateKnownWith, validateWith } from "./validation/validate.ts";
 
 /** A running Sallyport. */
 export interface Sallyport {
-  readonly doors: Doors;
+  readonly listeners: Listeners;
   /** Why it can not answer now; empty when it can. */
   reasons(): readonly string[];
   /**
@@ -75,7 +77,7 @@ export const systemTimers: Timers = {
 };
 
 /**
- * The composition root: a straight line from configuration to open doors. `config.database.url` and `config.keyring` are
+ * The composition root: a straight line from configuration to open listeners. `config.database.url` and `config.keyring` are
  * set, and the database is migrated. Rejects with BootError, KeyringError or BindError.
  */
 export async function createSallyport(config: Config, telemetry: Telemetry): Promise<Sallyport> {
@@ -136,7 +138,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     },
   );
   redis?.wakeUps.onWakeUp(() => follower.wake());
-  const reaped = new ReapWatch();
+  const reaped = new ReapedValidators();
   const authority: Authority = new ChangeAuthority({
     store: new PostgresAuthorityStore(db),
     log,
@@ -155,14 +157,17 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   );
 
   const now = () => freshness.time(clock.mono()).lower;
-  const usage = new Usage({ store: new PostgresUsageStore(db), clock, timers, events: telemetry, now }, USAGE_EVERY_MS);
-  const reuse = new ReuseSignals({ store, audit, authority, profiles, timers, events: telemetry });
+  const usage = new LastUse(
+    { store: new PostgresUsageStore(db), clock, timers, events: telemetry, now },
+    USAGE_EVERY_MS,
+  );
+  const reuse = new ReuseDetection({ store, audit, authority, profiles, timers, events: telemetry });
   const reused = (events: Pick<Events, "tokenReused">) => (id: string) => {
     events.tokenReused(id);
     reuse.seen(id);
   };
-  const validation = (door: string): ValidateDeps => {
-    const events = telemetry.forDoor(door);
+  const validation = (listener: string): ValidateDeps => {
+    const events = telemetry.forListener(listener);
     return {
       keyring,
       lookup,
@@ -203,7 +208,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     events: telemetry,
     mtls: config.callers.mtls,
   });
-  const dataCallers = new DataCallers(callers, trustsPeers(config.doors.data));
+  const dataCallers = new DataCallers(callers, trustsPeers(config.listeners.data));
 
   const peerTls = peerTlsOf(config);
   const validateForCanary = validateWith(validation("canary"));
@@ -248,13 +253,13 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     await db.close();
   };
   const open = () =>
-    openDoors(config, {
+    openListeners(config, {
       clock,
       telemetry,
       reasons,
       callers,
       dataCallers,
-      denials: new Denials({ audit, clock, events: telemetry }),
+      denials: new DenialAudit({ audit, clock, events: telemetry }),
       validate: validateWith(validation("data")),
       validateKnown: validateKnownWith(validation("data")),
       policies,
@@ -274,7 +279,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       },
     });
   // A program that can not start must not live on: what has been opened would keep it.
-  const doors = await follower
+  const listeners = await follower
     .start()
     .then(open)
     .catch(async (error) => {
@@ -287,9 +292,9 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const gauges = setInterval(() => {
     telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
     telemetry.cacheEntries("l1", lookup.entries);
-    doors.serving(reasons().length === 0);
+    listeners.serving(reasons().length === 0);
   }, 250).unref();
-  doors.serving(true);
+  listeners.serving(true);
   const warn = () =>
     warnOfFirstAdmin(store, clock, telemetry).catch((error) =>
       telemetry.trouble("the first admin token could not be looked at", error),
@@ -298,7 +303,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;
 
   return {
-    doors,
+    listeners,
     reasons,
     reload(fresh) {
       if (fresh.keyring !== undefined) {
@@ -308,13 +313,13 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
           storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("new peppers could not be noted", error));
       }
       policies.replace(fresh.policies);
-      return doors.reload();
+      return listeners.reload();
     },
     async stop(graceMs) {
       clearInterval(gauges);
       clearInterval(daily);
       canary.stop();
-      await doors.drain(graceMs);
+      await listeners.drain(graceMs);
       await close();
     },
   };

@@ -1,13 +1,13 @@
 import { existsSync, unwatchFile, watchFile } from "node:fs";
-import type { Config } from "./config.ts";
-import { adminTokenFile, keyringOf, writeSecret } from "./data-folder.ts";
-import { bootstrap } from "./first-admin.ts";
-import { type Embedded, startEmbedded } from "./postgres/embedded.ts";
+import type { Config } from "./config/schema.ts";
+import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
+import { type Embedded, startEmbedded } from "./embedded/embedded.ts";
+import { bootstrap } from "./postgres/first-admin.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
-import { createTelemetry, type Telemetry } from "./telemetry.ts";
+import { createTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
 import { assertUsable } from "./usable.ts";
 
 /** For those who are under way, and, of a stop by an orchestrator, for its probes. A person at a keyboard is not kept. */
@@ -80,11 +80,11 @@ async function firstAdmin(config: Config, telemetry: Telemetry): Promise<void> {
     telemetry.note("the admin token file is gone: sallyport bootstrap --again makes another", { file });
 }
 
-/** Tells a person where the doors are, and what to paste to try them. */
+/** Tells a person where the listeners are, and what to paste to try them. */
 function announce(sallyport: Sallyport, config: Config, embedded: boolean): void {
-  const { data, admin, ops } = sallyport.doors;
-  const url = (door: { address: string; port: number }) =>
-    door.port === 0 ? `unix:${door.address}` : `http://${door.address}:${door.port}`;
+  const { data, admin, ops } = sallyport.listeners;
+  const url = (listener: { address: string; port: number }) =>
+    listener.port === 0 ? `unix:${listener.address}` : `http://${listener.address}:${listener.port}`;
   const lines = ["", `data  ${url(data)}`, ...(admin ? [`admin ${url(admin)}`] : []), `ops   ${url(ops)}`];
   if (embedded && admin !== undefined && admin.port !== 0 && data.port !== 0) {
     const file = adminTokenFile(config.embedded.data_dir);

@@ -1,9 +1,10 @@
-import { type Config, ConfigError } from "./config.ts";
+import { ConfigError } from "./config/load.ts";
+import type { Config } from "./config/schema.ts";
 import { Keyring } from "./domain/keyring.ts";
+import { tlsProblems } from "./listen/tls.ts";
 import { urlProblem } from "./postgres/connect-errors.ts";
 import { parseRedisUrl } from "./redis/redis-url.ts";
 import { profilesOf, systemClock } from "./sallyport.ts";
-import { tlsProblems } from "./servers/tls.ts";
 
 /**
  * Whether a configuration that is well written can be used: its keyring, URLs, and the files that it names. Throws
@@ -21,11 +22,11 @@ export function assertUsable(config: Config): void {
       thrown(() => config.keyring && new Keyring(config.keyring.current, config.keyring.keys)),
     ),
     ...(["data", "admin"] as const).flatMap((name) => {
-      const { tls } = config.doors[name];
+      const { tls } = config.listeners[name];
       if (tls === undefined || (name === "admin" && config.mode !== "full")) return [];
       const files = { certFile: tls.cert_file, keyFile: tls.key_file, clientCaFile: tls.client_ca_file };
       return tlsProblems(files, systemClock.wall()).map(
-        ({ key, file, problem }) => `doors.${name}.tls.${key}: ${file}: ${problem}`,
+        ({ key, file, problem }) => `listeners.${name}.tls.${key}: ${file}: ${problem}`,
       );
     }),
   ];

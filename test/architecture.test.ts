@@ -5,73 +5,75 @@ import { expect, test } from "vitest";
 const SRC = join(import.meta.dirname, "../src");
 
 interface Room {
-  /** Rooms and files of `src/` that it may import from. */
+  /** Folders and files of `src/` that it may import from. */
   readonly inside: readonly string[];
   /** Packages; `node:*` stands for every module of Node. */
   readonly outside: readonly string[];
 }
 
 const room = (inside: string[], outside: string[]): Room => ({ inside, outside });
-/** The composition layer: what puts rooms together sees all of them. */
+/** The composition layer: it puts the folders together and sees all of them. */
 const COMPOSITION = [
   "domain/",
-  "ports.ts",
-  "app/",
+  "telemetry/",
+  "config/",
+  "validation/",
+  "revocation/",
+  "management/",
   "postgres/",
   "redis/",
-  "services/",
+  "embedded/",
+  "rpc/",
+  "listen/",
   "http2/",
-  "servers/",
+  "data-plane/",
+  "admin-api/",
+  "ops/",
   "gen/",
-  "config.ts",
-  "telemetry.ts",
+  "listeners.ts",
   "sallyport.ts",
-  "doors.ts",
-  "data-folder.ts",
-  "first-admin.ts",
-  "canary-peer.ts",
   "usable.ts",
 ];
 
-/** Who may import what: a room is a folder or a file of `src/`, the longest name that fits is its room. */
+/** The core, from the base up. Each folder sees those before it. */
+const CORE = ["domain/", "telemetry/", "validation/", "revocation/", "management/"];
+const below = (folder: string) => CORE.slice(0, CORE.indexOf(folder) + 1);
+/** What every listener's own folder sees. */
+const TRANSPORT = [...CORE, "gen/", "rpc/", "listen/", "http2/"];
+const CONNECT = ["@connectrpc/connect", "@bufbuild/protobuf"];
+
+/** Who may import what. The longest name that fits a file is its room: a folder or a file of `src/`. */
 const ROOMS: Readonly<Record<string, Room>> = {
   "domain/": room(["domain/"], ["node:crypto", "node:zlib", "node:net", "node:util"]),
-  "ports.ts": room(["domain/"], []),
-  "app/": room(["domain/", "app/", "ports.ts"], ["node:crypto"]),
+  "telemetry/": room(below("telemetry/"), ["pino", "prom-client"]),
+  "config/": room(["config/"], ["zod", "yaml", "node:fs", "node:net"]),
+  "validation/": room(below("validation/"), []),
+  "revocation/": room(below("revocation/"), []),
+  // A client of another instance: the one place outside `cli/` that calls a listener.
+  "revocation/canary-peer.ts": room(["config/", "domain/"], ["node:http", "node:https", "node:fs"]),
+  "management/": room(below("management/"), ["node:crypto"]),
   "postgres/": room(
-    ["domain/", "ports.ts", "postgres/"],
+    [...CORE, "postgres/"],
     ["pg", "node:fs", "node:crypto", "node:events", "node:net", "node:timers/promises"],
   ),
-  "postgres/embedded": room(["postgres/embedded"], ["node:*"]),
-  "redis/": room(["domain/", "ports.ts", "redis/"], ["ioredis", "node:crypto", "node:net", "node:tls"]),
-  "services/": room(
-    ["domain/", "ports.ts", "app/", "gen/", "services/"],
-    ["@connectrpc/connect", "@bufbuild/protobuf", "@bufbuild/protovalidate", "node:crypto", "node:net"],
-  ),
+  "redis/": room([...CORE, "redis/"], ["ioredis", "node:crypto", "node:net", "node:tls"]),
+  "embedded/": room(["domain/", "embedded/"], ["pg", "node:*"]),
   "http2/": room(["http2/"], ["node:net", "node:tls", "node:buffer", "node:http", "node:http2"]),
-  "servers/": room(
-    // Of app/ the types of what is handed to the paths that are no RPC.
-    ["services/", "http2/", "ports.ts", "servers/", "app/validate.ts", "app/token-manager.ts"],
-    ["node:*", "@connectrpc/connect", "@connectrpc/connect-node", "@bufbuild/protobuf"],
-  ),
-  "config.ts": room(["config-sources.ts"], ["zod", "node:net"]),
-  "config-sources.ts": room([], ["zod", "yaml", "node:fs", "node:net"]),
-  "telemetry.ts": room(["domain/", "ports.ts", "validation-metrics.ts"], ["pino", "prom-client"]),
-  "validation-metrics.ts": room(["domain/", "ports.ts"], ["prom-client"]),
-  "data-folder.ts": room(["domain/"], ["node:*"]),
-  "first-admin.ts": room(["domain/", "postgres/", "ports.ts"], []),
-  "doors.ts": room(COMPOSITION, ["@bufbuild/protobuf", "@connectrpc/connect", "node:net", "node:os", "node:v8"]),
+  "rpc/": room([...CORE, "gen/", "rpc/"], [...CONNECT, "@bufbuild/protovalidate", "node:crypto", "node:net"]),
+  "listen/": room(["rpc/", "http2/", "listen/"], [...CONNECT, "@connectrpc/connect-node", "node:*"]),
+  "data-plane/": room([...TRANSPORT, "data-plane/"], [...CONNECT, "node:*"]),
+  "admin-api/": room([...TRANSPORT, "admin-api/"], [...CONNECT, "node:*"]),
+  "ops/": room([...TRANSPORT, "ops/"], [...CONNECT, "node:*"]),
+  "listeners.ts": room(COMPOSITION, [...CONNECT, "node:net", "node:os", "node:v8"]),
   "sallyport.ts": room(COMPOSITION, ["node:crypto"]),
-  "canary-peer.ts": room(["config.ts", "domain/"], ["node:http", "node:https", "node:fs"]),
   "usable.ts": room(COMPOSITION, []),
   "serve.ts": room(COMPOSITION, ["node:*"]),
   "commands.ts": room(COMPOSITION, ["node:*"]),
-  "main.ts": room(["config.ts", "serve.ts", "commands.ts", "cli/"], ["node:*"]),
+  "main.ts": room(["config/", "serve.ts", "commands.ts", "cli/"], ["node:*"]),
   "cli/": room(
     ["gen/", "cli/"],
     ["commander", "@connectrpc/connect", "@connectrpc/connect-node", "@bufbuild/protobuf", "node:*"],
   ),
-  "client/": room(["gen/", "client/"], ["@grpc/grpc-js", "@connectrpc/connect", "@bufbuild/protobuf", "node:*"]),
   "gen/": room(["gen/"], ["@bufbuild/protobuf", "@bufbuild/protovalidate"]),
 };
 
@@ -86,14 +88,14 @@ interface Scan {
 
 /** What is refused on sight, and where alone it may stand. */
 const SCANS: readonly Scan[] = [
-  { what: "makes a ConnectError", pattern: /new ConnectError\(|ConnectError\.from\(/, except: ["services/", "cli/"] },
-  { what: "names a gRPC code", pattern: /\bCode\.[A-Z]/, except: ["services/", "cli/"] },
+  { what: "makes a ConnectError", pattern: /new ConnectError\(|ConnectError\.from\(/, except: ["rpc/", "cli/"] },
+  { what: "names a gRPC code", pattern: /\bCode\.[A-Z]/, except: ["rpc/", "cli/"] },
   { what: "reads process.env", pattern: /process\.env\b/, except: ["main.ts"] },
   {
     what: "reads a clock of its own",
     // The transport keeps time of its own connections; a log line's thinning decides nothing.
     pattern: /\bDate\.now\(|\bnew Date\(\)|\bperformance\.(?:now|timeOrigin)\b|\bhrtime\b/,
-    except: ["sallyport.ts", "cli/", "http2/", "telemetry.ts"],
+    except: ["sallyport.ts", "cli/", "http2/", "telemetry/"],
   },
   // A path of the program itself is not what a peer sent.
   { what: "parses a URL", pattern: /new URL\((?!"[^"]*", import\.meta\.url|name, FOLDER)/, except: ["cli/"] },
@@ -105,7 +107,7 @@ const SCANS: readonly Scan[] = [
   {
     what: "uses Math.random",
     pattern: /\bMath\.random\b/,
-    except: ["sallyport.ts", "http2/lifetime.ts", "servers/h2-branch.ts"],
+    except: ["sallyport.ts", "http2/server/lifetime.ts", "listen/h2-branch.ts"],
   },
   { what: "has a default export", pattern: /\bexport default\b/, except: [] },
   { what: "swallows an error", pattern: /catch\s*(?:\([^)]*\)\s*)?\{\s*\}/, except: [], comments: true },
@@ -113,19 +115,27 @@ const SCANS: readonly Scan[] = [
     what: "reveals a secret",
     pattern: /\.reveal\(/,
     except: [
-      "services/token-admin.ts",
-      "services/caller.ts",
+      "admin-api/token-admin.ts",
+      "rpc/caller.ts",
       "serve.ts",
       "commands.ts",
       "sallyport.ts",
-      "canary-peer.ts",
+      "revocation/canary-peer.ts",
     ],
   },
   { what: "has SQL", pattern: /\b(?:from|into|update) sallyport\.[a-z_]+/, except: ["postgres/"] },
   {
     what: "names envoy's types",
     pattern: /\benvoy\.(?:service|config|type)\./,
-    except: ["services/ext-authz.ts", "services/caller.ts", "services/admission.ts", "servers/", "gen/"],
+    except: [
+      "data-plane/check/ext-authz.ts",
+      "rpc/caller.ts",
+      "rpc/admission.ts",
+      "listen/",
+      "data-plane/routes.ts",
+      "data-plane/check/routes.ts",
+      "gen/",
+    ],
   },
   { what: "is an enum", pattern: /^\s*(?:export )?(?:const )?enum \w/m, except: ["gen/"] },
   { what: "disables a check of the compiler", pattern: /@ts-(?:ignore|nocheck|expect-error)/, except: ["gen/"] },
@@ -184,7 +194,7 @@ function withoutComments(source: string): string {
 
 const sources = files().map((file) => ({ file, source: readFileSync(join(SRC, file), "utf8") }));
 
-test("every file imports only what its room may", () => {
+test("every file imports only what its folder may", () => {
   expect(sources.flatMap(({ file, source }) => importsOutOfRoom(file, source))).toEqual([]);
 });
 
@@ -194,11 +204,11 @@ test("nothing stands where it is refused on sight", () => {
 });
 
 test("the scan sees what it looks for", () => {
-  expect(importsOutOfRoom("services/http-check.ts", 'import { Postgres } from "../postgres/pool.ts";')).toEqual([
-    "services/http-check.ts may not import postgres/pool.ts",
-  ]);
-  expect(importsOutOfRoom("app/lookup.ts", 'const pg = await import("pg");')).toEqual([
-    "app/lookup.ts may not import pg",
+  expect(
+    importsOutOfRoom("data-plane/check/http-check.ts", 'import { Postgres } from "../../postgres/pool.ts";'),
+  ).toEqual(["data-plane/check/http-check.ts may not import postgres/pool.ts"]);
+  expect(importsOutOfRoom("validation/lookup.ts", 'const pg = await import("pg");')).toEqual([
+    "validation/lookup.ts may not import pg",
   ]);
   expect(importsOutOfRoom("domain/a.ts", 'import { b } from "./b.ts"; // from "pg"')).toEqual([]);
   expect(importsOutOfRoom("attic/a.ts", "")).toEqual(["attic/a.ts is in no room of the table"]);
@@ -212,7 +222,7 @@ test("the scan sees what it looks for", () => {
     ["say(tokenString.reveal())", "reveals a secret"],
     ["throw new ConnectError('x')", "makes a ConnectError"],
   ] as const) {
-    expect(refusedOnSight("app/x.ts", line)).toContain(`app/x.ts ${what}`);
+    expect(refusedOnSight("validation/x.ts", line)).toContain(`validation/x.ts ${what}`);
   }
 });
 

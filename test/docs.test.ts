@@ -1,16 +1,15 @@
 import { randomBytes } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { stripTypeScriptTypes } from "node:module";
 import { dirname, join, relative } from "node:path";
 import { PassThrough } from "node:stream";
 import { Code } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
 import { parseAllDocuments } from "yaml";
-import { z } from "zod";
 import { runCli } from "../src/cli/main.ts";
+import { FROM_FILE, schema } from "../src/config/schema.ts";
 import { BUILT_IN_PROFILES } from "../src/domain/profile.ts";
-import { errorTable } from "../src/services/errors.ts";
-import { createTelemetry } from "../src/telemetry.ts";
+import { errorTable } from "../src/rpc/errors.ts";
+import { createTelemetry } from "../src/telemetry/telemetry.ts";
 import { folder, run } from "./support/program.ts";
 
 const ROOT = join(import.meta.dirname, "..");
@@ -19,6 +18,8 @@ const PAGES = [
   "README.md",
   "CHANGELOG.md",
   "SECURITY.md",
+  "CONTRIBUTING.md",
+  "test/README.md",
   ...readdirSync(join(ROOT, "docs"), { recursive: true, encoding: "utf8" })
     .filter((file) => file.endsWith(".md"))
     .map((file) => `docs/${file}`),
@@ -160,6 +161,29 @@ test("links between pages lead somewhere, anchors too", () => {
   expect(broken).toEqual([]);
 });
 
+test("every § that the code cites is a section of docs/protocol.md, or of an RFC", () => {
+  const sections = new Set(
+    [...read("docs/protocol.md").matchAll(/^#{2,3} (\d+(?:\.\d+)?)\.? /gm)].map((found) => found[1]!),
+  );
+  expect(sections.size).toBeGreaterThan(20);
+  const files = ["src", "test", "scripts", "bench"].flatMap((folder) =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" })
+      .filter((file) => /\.(ts|sql|pml)$/.test(file) && !file.startsWith("gen/") && file !== "docs.test.ts")
+      .map((file) => `${folder}/${file}`),
+  );
+  const unresolved = files.flatMap((file) => {
+    const text = read(file);
+    return [...text.matchAll(/§ ?(\d+(?:\.\d+)*)/g)]
+      .filter(({ index, 1: section }) => {
+        const before = text.slice(Math.max(0, index - 60), index).replace(/\s+(\*|--|\/\/)?\s*/g, " ");
+        if (/docs\/protocol\.md`? (§[\d.]+,? ?(and )?)*$/.test(before)) return !sections.has(section!);
+        return !/RFC \d+[^;)]*$/.test(before);
+      })
+      .map((found) => `${file}: ${found[0]}`);
+  });
+  expect(unresolved).toEqual([]);
+});
+
 test("scripts that the pages name are there", () => {
   const { scripts } = JSON.parse(read("package.json")) as { scripts: Record<string, string> };
   for (const page of PAGES) {
@@ -174,14 +198,6 @@ test("scripts that the pages name are there", () => {
 
 /** Leaf keys of the schema with their defaults (undefined: none), and the keys that a file can hold. */
 function settings(): { keys: Map<string, string | undefined>; files: string[] } {
-  // The schema is not exported: the module's own text is run for it.
-  const text = stripTypeScriptTypes(read("src/config.ts"))
-    .replace(/^import [^;]*;/gm, "")
-    .replace(/^export /gm, "");
-  const { schema, FROM_FILE } = new Function("z", `${text}\nreturn { schema, FROM_FILE };`)(z) as {
-    schema: z.ZodType;
-    FROM_FILE: string[];
-  };
   return { keys: new Map(leaves(schema, "")), files: FROM_FILE };
 }
 

@@ -6,14 +6,14 @@ import { promisify } from "node:util";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { migrationFiles } from "../src/postgres/migrate.ts";
-import { certify, writeFiles } from "./servers/certificates.ts";
+import { certify, writeFiles } from "./listen/certificates.ts";
 import { type Database, freshDatabase } from "./support/postgres.ts";
 import {
-  doorsOf,
   FREE_PORTS,
   fetchPatiently,
   folder,
   freshKeyring,
+  listenersOf,
   Program,
   run,
   writeConfig,
@@ -25,7 +25,7 @@ import { migratedDatabase } from "./support/sallyport.ts";
  */
 const place = folder();
 const keyring = freshKeyring();
-const settings = { doors: FREE_PORTS, database: { allow_fsync_off: true }, keyring };
+const settings = { listeners: FREE_PORTS, database: { allow_fsync_off: true }, keyring };
 let made = 0;
 /** A configuration file of its own. */
 const config = (over: object = {}) => {
@@ -75,7 +75,7 @@ describe("exit 78: a configuration that can not be used", () => {
   test("all problems at once, each naming its key, none its value", async () => {
     const secret = "hunter2-hunter2";
     const file = config({
-      doors: { data: { bind: "everywhere" }, attic: {} },
+      listeners: { data: { bind: "everywhere" }, attic: {} },
       log: { level: secret },
       revocation: { lease: "fast" },
       break_glass: { secret },
@@ -87,8 +87,8 @@ describe("exit 78: a configuration that can not be used", () => {
       });
       expect([code, out], word).toEqual([78, ""]);
       for (const key of [
-        "doors.data.bind",
-        "doors.attic",
+        "listeners.data.bind",
+        "listeners.attic",
         "log.level",
         "revocation.lease",
         "break_glass.secret",
@@ -104,9 +104,9 @@ describe("exit 78: a configuration that can not be used", () => {
     ["half a configuration: a database without a keyring", { keyring: undefined }, "keyring"],
     ["a poll that does not fit into the lease", { revocation: { lease: "500ms" } }, "revocation.poll"],
     [
-      "a data door that trusts the world",
-      { doors: { ...FREE_PORTS, data: { bind: "0.0.0.0:0", trust_peers: true } } },
-      "doors.data.trust_peers",
+      "a data listener that trusts the world",
+      { listeners: { ...FREE_PORTS, data: { bind: "0.0.0.0:0", trust_peers: true } } },
+      "listeners.data.trust_peers",
     ],
     ["a pepper that is too short", { keyring: { current: "1", keys: { "1": "c2hvcnQ=" } } }, "keyring: keys.1"],
     ["a current key that is not there", { keyring: { current: "2", keys: keyring.keys } }, "keyring: current"],
@@ -114,12 +114,12 @@ describe("exit 78: a configuration that can not be used", () => {
     [
       "SANs without a CA",
       {
-        doors: {
+        listeners: {
           ...FREE_PORTS,
           admin: { bind: "127.0.0.1:0", tls: { cert_file: "/c", key_file: "/k", allowed_sans: ["x"] } },
         },
       },
-      "doors.admin.tls.client_ca_file",
+      "listeners.admin.tls.client_ca_file",
     ],
   ])("%s", async (_, over, text) => {
     const { code, err } = await run(["check-config", "--config", config(over)], {
@@ -133,17 +133,17 @@ describe("exit 78: a configuration that can not be used", () => {
     [
       "a certificate that is not there",
       (path) => ({ cert_file: join(path, "none.pem"), key_file: join(path, "key.pem") }),
-      /doors\.data\.tls\.cert_file: \S+none\.pem: there is no such file/,
+      /listeners\.data\.tls\.cert_file: \S+none\.pem: there is no such file/,
     ],
     [
       "the key of another certificate",
       (path) => ({ cert_file: join(path, "cert.pem"), key_file: join(path, "other.pem") }),
-      /doors\.data\.tls\.key_file: \S+other\.pem: is not the key of/,
+      /listeners\.data\.tls\.key_file: \S+other\.pem: is not the key of/,
     ],
     [
       "a certificate that has expired",
       (path) => ({ cert_file: join(path, "old.pem"), key_file: join(path, "key.pem") }),
-      /doors\.data\.tls\.cert_file: \S+old\.pem: has expired on/,
+      /listeners\.data\.tls\.cert_file: \S+old\.pem: has expired on/,
     ],
     [
       "a key that is no PEM, and a CA that is none",
@@ -152,7 +152,7 @@ describe("exit 78: a configuration that can not be used", () => {
         key_file: join(path, "garbage"),
         client_ca_file: join(path, "garbage"),
       }),
-      /doors\.data\.tls\.key_file: .*garbage: holds no PEM(?:.|\n)*doors\.data\.tls\.client_ca_file: .*garbage: holds no PEM/,
+      /listeners\.data\.tls\.key_file: .*garbage: holds no PEM(?:.|\n)*listeners\.data\.tls\.client_ca_file: .*garbage: holds no PEM/,
     ],
   ])("TLS files: %s", async (_, tls, text) => {
     const path = join(place.path, `tls${++made}`);
@@ -162,7 +162,7 @@ describe("exit 78: a configuration that can not be used", () => {
     writeFileSync(join(path, "old.pem"), certify("server", [], undefined, { key: identity, days: [-30, -1] }).certPem);
     writeFileSync(join(path, "other.pem"), certify("other", []).keyPem);
     writeFileSync(join(path, "garbage"), "hunter2");
-    const file = config({ doors: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", tls: tls(path) } } });
+    const file = config({ listeners: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", tls: tls(path) } } });
     const { code, out, err } = await run(["serve", "--config", file], { DATABASE_URL: "postgres://127.0.0.1:1/x" });
     expect([code, out, err]).toEqual([78, "", expect.stringMatching(text)]);
     expect(err).not.toMatch(/ {4}at |hunter2/);
@@ -202,8 +202,8 @@ describe("exit 78: a configuration that can not be used", () => {
 
   test("a socket in a folder that is not there", async () => {
     const database = await migratedDatabase();
-    const doors = { ...FREE_PORTS, data: { bind: "unix:/no/such/folder/s" } };
-    const { code, err } = await run(["serve", "--config", config({ doors })], { DATABASE_URL: database.url });
+    const listeners = { ...FREE_PORTS, data: { bind: "unix:/no/such/folder/s" } };
+    const { code, err } = await run(["serve", "--config", config({ listeners })], { DATABASE_URL: database.url });
     expect([code, err]).toEqual([78, "sallyport: /no/such/folder/s: there is no such folder\n"]);
     await database.drop();
   });
@@ -211,7 +211,7 @@ describe("exit 78: a configuration that can not be used", () => {
   test("a pepper that is not the one of the database's tokens, or is missing", async () => {
     const database = await migratedDatabase();
     const first = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
-    await doorsOf(first);
+    await listenersOf(first);
     first.kill("SIGTERM");
     expect(await first.exited).toBe(0);
     const wrong = await run(["serve", "--config", config({ keyring: freshKeyring() })], { DATABASE_URL: database.url });
@@ -260,19 +260,22 @@ describe("exit 69: something that is needed is not there", () => {
     }
   });
 
-  test.each(["data", "admin", "ops"])("the port of the %s door is in use: it says which, and ends", async (door) => {
-    const database = await migratedDatabase();
-    const taken = createServer();
-    await new Promise<void>((resolve) => taken.listen(0, "127.0.0.1", resolve));
-    const bind = `127.0.0.1:${(taken.address() as AddressInfo).port}`;
-    const doors = { ...FREE_PORTS, [door]: { bind } };
-    const { code, err } = await run(["serve", "--config", config({ doors })], { DATABASE_URL: database.url });
-    expect([code, err]).toEqual([69, expect.stringContaining(`${bind} is in use`)]);
-    // Whoever starts instead need not wait for it.
-    expect(await query(database, "select from sallyport.validators")).toHaveLength(0);
-    taken.close();
-    await database.drop();
-  });
+  test.each(["data", "admin", "ops"])(
+    "the port of the %s listener is in use: it says which, and ends",
+    async (listener) => {
+      const database = await migratedDatabase();
+      const taken = createServer();
+      await new Promise<void>((resolve) => taken.listen(0, "127.0.0.1", resolve));
+      const bind = `127.0.0.1:${(taken.address() as AddressInfo).port}`;
+      const listeners = { ...FREE_PORTS, [listener]: { bind } };
+      const { code, err } = await run(["serve", "--config", config({ listeners })], { DATABASE_URL: database.url });
+      expect([code, err]).toEqual([69, expect.stringContaining(`${bind} is in use`)]);
+      // Whoever starts instead need not wait for it.
+      expect(await query(database, "select from sallyport.validators")).toHaveLength(0);
+      taken.close();
+      await database.drop();
+    },
+  );
 });
 
 describe("check-config", () => {
@@ -325,7 +328,7 @@ describe("three instances at once", () => {
       { length: 3 },
       () => new Program(["serve", "--config", config()], { DATABASE_URL: database.url }),
     );
-    const doors = await Promise.all(programs.map(doorsOf));
+    const listeners = await Promise.all(programs.map(listenersOf));
     expect(await query(database, "select version from sallyport.migrations")).toHaveLength(migrationFiles().length);
     expect(await query(database, "select from sallyport.validators")).toHaveLength(3);
     const keys = await query(database, "select kid from sallyport.key_checks");
@@ -340,17 +343,19 @@ describe("three instances at once", () => {
         })
       ).json() as Promise<Record<string, never>>;
     const { tokenString, token } = (await post(
-      doors[0]!.admin,
+      listeners[0]!.admin,
       "TokenAdmin/CreateToken",
       { profile: "pat", principal: "user:a", displayName: "x" },
       out.trim(),
     )) as unknown as { tokenString: string; token: { id: string } };
     const verdicts = async () =>
       Promise.all(
-        doors.map(async ({ data }) => (await post(data, "TokenValidator/ValidateToken", { tokenString }))["verdict"]),
+        listeners.map(
+          async ({ data }) => (await post(data, "TokenValidator/ValidateToken", { tokenString }))["verdict"],
+        ),
       );
     expect(await verdicts()).toEqual(["VERDICT_ALLOW", "VERDICT_ALLOW", "VERDICT_ALLOW"]);
-    await post(doors[1]!.admin, "TokenAdmin/RevokeToken", { id: token.id }, out.trim());
+    await post(listeners[1]!.admin, "TokenAdmin/RevokeToken", { id: token.id }, out.trim());
     expect(await verdicts()).toEqual(["VERDICT_INVALID_TOKEN", "VERDICT_INVALID_TOKEN", "VERDICT_INVALID_TOKEN"]);
     for (const program of programs) program.kill("SIGTERM");
     expect(await Promise.all(programs.map(({ exited }) => exited))).toEqual([0, 0, 0]);
@@ -364,7 +369,7 @@ describe("signals", () => {
     const database = await migratedDatabase();
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
       const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
-      const { ops } = await doorsOf(program);
+      const { ops } = await listenersOf(program);
       program.kill(signal);
       expect(await program.exited).toBe(0);
       expect(program.out).toContain(`"because":"${signal}"`);
@@ -378,7 +383,7 @@ describe("signals", () => {
   test("a Ctrl-C that comes twice, as npm makes of one, is one: it drains and ends with 0", async () => {
     const database = await migratedDatabase();
     const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
-    await doorsOf(program);
+    await listenersOf(program);
     program.kill("SIGINT");
     await program.until(({ out }) => out.includes('"msg":"stopping"'), "it began to stop");
     program.kill("SIGINT");
@@ -391,7 +396,7 @@ describe("signals", () => {
   test("SIGUSR1 opens no inspector", async () => {
     const database = await migratedDatabase();
     const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
-    const { ops } = await doorsOf(program);
+    const { ops } = await listenersOf(program);
     program.kill("SIGUSR1");
     program.kill("SIGHUP");
     await program.until(({ out }) => out.includes('"msg":"reloaded"'), "it had handled the signals");
@@ -405,7 +410,7 @@ describe("signals", () => {
   test("a second signal, more than a second later, ends it at once, also while a call is under way", async () => {
     const database = await migratedDatabase();
     const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
-    const { admin } = await doorsOf(program);
+    const { admin } = await listenersOf(program);
     // A request whose body never comes: the drain waits for it.
     const { connect } = await import("node:net");
     const socket = connect(Number(new URL(admin).port), "127.0.0.1");
@@ -430,16 +435,16 @@ describe("signals", () => {
 describe("the embedded database", () => {
   const data = join(place.path, "data");
   let first: Program;
-  let doors: { data: string; admin: string; ops: string };
+  let listeners: { data: string; admin: string; ops: string };
   const env = {
-    SALLYPORT_DOORS__DATA__BIND: "127.0.0.1:0",
-    SALLYPORT_DOORS__ADMIN__BIND: "127.0.0.1:0",
-    SALLYPORT_DOORS__OPS__BIND: "127.0.0.1:0",
+    SALLYPORT_LISTENERS__DATA__BIND: "127.0.0.1:0",
+    SALLYPORT_LISTENERS__ADMIN__BIND: "127.0.0.1:0",
+    SALLYPORT_LISTENERS__OPS__BIND: "127.0.0.1:0",
   };
   const serve = () => new Program(["serve", "--data", data], env);
   beforeAll(async () => {
     first = serve();
-    doors = await doorsOf(first);
+    listeners = await listenersOf(first);
   }, 60_000);
   afterAll(async () => {
     first.kill("SIGTERM");
@@ -486,7 +491,7 @@ describe("the embedded database", () => {
     const second = serve();
     expect(await second.exited).toBe(69);
     expect(second.err).toMatch(/^sallyport: .*another/m);
-    expect((await fetch(`${doors.ops}/readyz`)).status).toBe(200);
+    expect((await fetch(`${listeners.ops}/readyz`)).status).toBe(200);
   });
 
   test("bootstrap beside a running instance says that an admin exists; with --again it replaces the file", async () => {
@@ -498,7 +503,7 @@ describe("the embedded database", () => {
     expect(readFileSync(join(data, "admin-token"), "utf8")).toBe(again.out);
     expect(again.out).not.toBe(before);
     for (const bearer of [before.trim(), again.out.trim()]) {
-      const response = await fetchPatiently(`${doors.admin}/sallyport.v1.TenantAdmin/ListTenants`, {
+      const response = await fetchPatiently(`${listeners.admin}/sallyport.v1.TenantAdmin/ListTenants`, {
         method: "POST",
         headers: { "content-type": "application/json", authorization: `Bearer ${bearer}` },
         body: "{}",
@@ -518,16 +523,16 @@ describe("the embedded database", () => {
         })
       ).json()) as { tokenString: string; token: { id: string }; verdict: string };
     const create = () =>
-      post(doors.admin, "TokenAdmin/CreateToken", { profile: "pat", principal: "user:ann", displayName: "x" });
+      post(listeners.admin, "TokenAdmin/CreateToken", { profile: "pat", principal: "user:ann", displayName: "x" });
     const kept = await create();
     const gone = await create();
-    await post(doors.admin, "TokenAdmin/RevokeToken", { id: gone.token.id });
+    await post(listeners.admin, "TokenAdmin/RevokeToken", { id: gone.token.id });
     first.kill("SIGKILL");
     await first.exited;
     first = serve();
-    doors = await doorsOf(first);
+    listeners = await listenersOf(first);
     const verdict = async (tokenString: string) =>
-      (await post(doors.data, "TokenValidator/ValidateToken", { tokenString })).verdict;
+      (await post(listeners.data, "TokenValidator/ValidateToken", { tokenString })).verdict;
     expect(await verdict(kept.tokenString)).toBe("VERDICT_ALLOW");
     expect(await verdict(gone.tokenString)).toBe("VERDICT_INVALID_TOKEN");
     expect(readFileSync(join(data, "admin-token"), "utf8").trim()).toBe(bearer);
@@ -539,7 +544,7 @@ describe("the embedded database", () => {
     expect(await first.exited).toBe(0);
     rmSync(join(data, "admin-token"));
     first = serve();
-    doors = await doorsOf(first);
+    listeners = await listenersOf(first);
     expect(existsSync(join(data, "admin-token"))).toBe(false);
     expect(first.out).toContain("sallyport bootstrap --again");
   }, 60_000);

@@ -1,6 +1,14 @@
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { createContextValues, type UnaryRequest } from "@connectrpc/connect";
 import { expect, test } from "vitest";
+import { PageTokens } from "../src/admin-api/page-token.ts";
+import { addressBy } from "../src/data-plane/check/authorization.ts";
+import { decodeCheck, readCheck } from "../src/data-plane/check/check-request.ts";
+import { HttpCheck } from "../src/data-plane/check/http-check.ts";
+import { credentialOf } from "../src/data-plane/credentials.ts";
+import { introspect } from "../src/data-plane/introspection.ts";
+import { merged, Policies } from "../src/data-plane/policy.ts";
+import { ValidateTokenCodec } from "../src/data-plane/validate-token.ts";
 import { checkAnnotations, checkAudiences, checkCidrs, checkName, checkText } from "../src/domain/issue.ts";
 import { Keyring } from "../src/domain/keyring.ts";
 import { checkTenantId, principalType } from "../src/domain/principal.ts";
@@ -9,26 +17,18 @@ import { holdsTokenString, parseTokenString } from "../src/domain/token-string.t
 import { CheckRequestSchema } from "../src/gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { RevokeTokensRequestSchema, TokenAdmin } from "../src/gen/sallyport/v1/token_admin_pb.ts";
 import { ValidateTokenRequestSchema } from "../src/gen/sallyport/v1/token_validator_pb.ts";
-import { isAuthority as isHttp2Authority } from "../src/http2/authority.ts";
-import { protocolOf } from "../src/http2/head.ts";
-import { HpackDecoder, HpackError } from "../src/http2/hpack.ts";
-import { splitSans } from "../src/http2/peer.ts";
-import { parseConnectTimeout, parseGrpcTimeout } from "../src/http2/timeout.ts";
-import { isAuthority } from "../src/servers/authority.ts";
-import { encodingOf } from "../src/servers/call-frame.ts";
-import { parseSans } from "../src/servers/peers.ts";
-import { bearerOf } from "../src/services/bearer.ts";
-import { bounds } from "../src/services/bounds.ts";
-import { requestIdFrom } from "../src/services/call.ts";
-import { addressBy } from "../src/services/check-core.ts";
-import { decodeCheck, readCheck } from "../src/services/check-walk.ts";
-import { TrustedProxies } from "../src/services/client-address.ts";
-import { credentialOf } from "../src/services/credentials.ts";
-import { HttpCheck } from "../src/services/http-check.ts";
-import { introspect } from "../src/services/oauth-endpoints.ts";
-import { PageTokens } from "../src/services/page-token.ts";
-import { merged, Policies } from "../src/services/policy.ts";
-import { ValidateWire } from "../src/services/validate-wire.ts";
+import { splitSans } from "../src/http2/server/peer.ts";
+import { isAuthority as isHttp2Authority } from "../src/http2/unary/authority.ts";
+import { protocolOf } from "../src/http2/unary/head.ts";
+import { parseConnectTimeout, parseGrpcTimeout } from "../src/http2/unary/timeout.ts";
+import { HpackDecoder, HpackError } from "../src/http2/wire/hpack.ts";
+import { isAuthority } from "../src/listen/authority.ts";
+import { parseSans } from "../src/listen/peers.ts";
+import { encodingOf } from "../src/listen/request-limits.ts";
+import { bearerOf } from "../src/rpc/bearer.ts";
+import { requestIdFrom } from "../src/rpc/call.ts";
+import { TrustedProxies } from "../src/rpc/client-address.ts";
+import { validateRequest } from "../src/rpc/validate-request.ts";
 
 /** The largest input that any limit lets through to a parser of text. */
 const LARGEST = 64 * 1024;
@@ -43,11 +43,11 @@ const policies = new Policies({});
 const pages = new PageTokens(keyring);
 const proxies = new TrustedProxies(["127.0.0.0/8", "10.0.0.0/8"]);
 const httpCheck = new HttpCheck(() => ({ verdict: "INVALID_TOKEN", tier: "none" }) as never, policies);
-const wire = new ValidateWire(() => ({ verdict: "INVALID_TOKEN", tier: "none" }) as never);
+const wire = new ValidateTokenCodec(() => ({ verdict: "INVALID_TOKEN", tier: "none" }) as never);
 const carriers = ["bearer", "basic", "x-api-key"] as const;
 const ALWAYS = Number.POSITIVE_INFINITY;
 const utf8 = (text: string) => Buffer.from(text, "utf8");
-const peer = { door: "admin", address: "127.0.0.1", from: "loopback", sans: [], sanAllowed: false } as const;
+const peer = { listener: "admin", address: "127.0.0.1", from: "loopback", sans: [], sanAllowed: false } as const;
 
 /** Pieces that a hostile text repeats: what parsers take for white space, separators, quotes, digits and names. */
 const PIECES = [
@@ -266,7 +266,7 @@ test.each(Object.keys(BYTE_PARSERS))("%s: twice the bytes cost twice", (name) =>
 });
 
 test("the bounds of the admin listener: twice the entries cost twice", () => {
-  const check = bounds()((async () => ({})) as never);
+  const check = validateRequest()((async () => ({})) as never);
   const fault = growth((size) => {
     const request = create(RevokeTokensRequestSchema, { reason: "a".repeat(size) });
     const bytes = toBinary(RevokeTokensRequestSchema, request);

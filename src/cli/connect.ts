@@ -25,12 +25,12 @@ export interface TlsFiles {
 }
 
 /**
- * A client's side of a door: `http://host:port`, `https://host:port` or `unix:/path`, by the Connect protocol over
- * HTTP/1.1, which every door takes. Every call carries the credential, if there is one, and ends after `timeoutMs`;
+ * A client's side of a listener: `http://host:port`, `https://host:port` or `unix:/path`, by the Connect protocol over
+ * HTTP/1.1, which every listener takes. Every call carries the credential, if there is one, and ends after `timeoutMs`;
  * `tokenEnds` is told when the server says that this credential ends soon.
  * Anything else as an address is a usage Failure that names the flag.
  */
-export function openDoor(
+export function openListener(
   address: { readonly text: string; readonly flag: string },
   credential: Credential | undefined,
   timeoutMs: number,

@@ -24,7 +24,7 @@ export function usage(message: string): Failure {
 
 /** What a message needs to know about the run: filled as the command goes on. */
 export interface Situation {
-  /** The door in use. */
+  /** The listener in use. */
   address?: string;
   /** Where the caller's credential came from ("the file ./data/admin-token"); undefined: there was none. */
   credential?: string;
@@ -123,7 +123,7 @@ function fromCode(error: ConnectError, { address, credential, repeat }: Situatio
     case Code.ResourceExhausted:
       return refused(`${error.rawMessage}; ${tryAgain(error)}`);
     case Code.Unimplemented:
-      return unavailable(`${address} does not serve this command: is it the right door? (admin 7401, data 7400)`);
+      return unavailable(`${address} does not serve this command: is it the right listener? (admin 7401, data 7400)`);
     case Code.Internal:
     case Code.Unknown:
     case Code.DataLoss:

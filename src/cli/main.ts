@@ -1,4 +1,4 @@
-// cli/: a stranger. It enters by the doors only, and knows nothing of the program but its generated API.
+// cli/: a stranger. It enters by the listeners only, and knows nothing of the program but its generated API.
 import { Command, CommanderError, Option } from "commander";
 import { addAudit } from "./audit.ts";
 import { ADMIN_ADDRESS, EMBEDDED_TOKEN_FILE } from "./connect.ts";
@@ -12,7 +12,7 @@ import { addTokens } from "./tokens.ts";
 import { addValidate } from "./validate.ts";
 
 const SERVER_COMMANDS = {
-  serve: "run the server: the data, admin and ops doors",
+  serve: "run the server: the data, admin and ops listeners",
   migrate: "bring the database to the schema of this program",
   bootstrap: "print the first admin token, once; --again mints another",
   "check-config": "check the configuration and print it, secrets left out",
@@ -62,7 +62,10 @@ function programOf(run: Run, io: Io): Command {
       getErrHelpWidth: () => widthOf(io.stderr),
     })
     .configureHelp({ showGlobalOptions: true })
-    .option("--address <address>", `the admin door; default SALLYPORT_ADDRESS, else ${ADMIN_ADDRESS}; or unix:/path`)
+    .option(
+      "--address <address>",
+      `the admin listener; default SALLYPORT_ADDRESS, else ${ADMIN_ADDRESS}; or unix:/path`,
+    )
     .option(
       "--token-file <file>",
       `your token (for validate: the token to judge); default SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists`,

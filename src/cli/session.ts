@@ -8,7 +8,7 @@ import {
   credentialFromFile,
   DATA_ADDRESS,
   EMBEDDED_TOKEN_FILE,
-  openDoor,
+  openListener,
 } from "./connect.ts";
 import { parseTime, relative } from "./durations.ts";
 import type { Exit, Situation } from "./failure.ts";
@@ -40,7 +40,7 @@ export type Run = <Options>(body: Body<Options>) => (...given: unknown[]) => Pro
 /** Adds the commands of a noun to the program. */
 export type AddCommands = (program: Command, run: Run) => void;
 
-/** One run of one command: which doors, as whom, how it prints. Keeps `situation` true for the error message. */
+/** One run of one command: which listeners, as whom, how it prints. Keeps `situation` true for the error message. */
 export class Session {
   readonly io: Io;
   readonly now: number;
@@ -54,7 +54,7 @@ export class Session {
     this.#globals = globals;
   }
 
-  /** The admin door, with the caller's credential: `--token-file`, else SALLYPORT_TOKEN, else the embedded one. */
+  /** The admin listener, with the caller's credential: `--token-file`, else SALLYPORT_TOKEN, else the embedded one. */
   admin(): Transport {
     const { address, tokenFile } = this.#globals;
     const text = address ?? (this.io.env["SALLYPORT_ADDRESS"] || ADMIN_ADDRESS);
@@ -66,7 +66,7 @@ export class Session {
     return this.#open({ text, flag: address === undefined ? "SALLYPORT_ADDRESS" : "--address" }, credential);
   }
 
-  /** The data door. It trusts its peers as a sidecar, or wants a credential with `sallyport.validate`. */
+  /** The data listener. It trusts its peers as a sidecar, or wants a credential with `sallyport.validate`. */
   data(address: string | undefined, callerTokenFile: string | undefined): Transport {
     const text = address ?? (this.io.env["SALLYPORT_DATA_ADDRESS"] || DATA_ADDRESS);
     const credential =
@@ -119,6 +119,6 @@ export class Session {
       certFile: certFile ?? (env["SALLYPORT_CERT_FILE"] || undefined),
       keyFile: keyFile ?? (env["SALLYPORT_KEY_FILE"] || undefined),
     };
-    return openDoor(address, credential, timeout, tls, (time) => this.#tokenEnds(time));
+    return openListener(address, credential, timeout, tls, (time) => this.#tokenEnds(time));
   }
 }

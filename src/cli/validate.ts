@@ -13,18 +13,18 @@ interface ValidateOptions {
   readonly clientAddress?: string;
 }
 
-/** `sallyport validate`: ask the data door about a token, as a service would. */
+/** `sallyport validate`: ask the data listener about a token, as a service would. */
 export const addValidate: AddCommands = (program, run) => {
   program
     .command("validate")
-    .description("ask the data door whether a token is good; the token comes from stdin or --token-file")
+    .description("ask the data listener whether a token is good; the token comes from stdin or --token-file")
     .option("--scope <scope>", "a scope that it must have; repeatable", repeatable)
     .option("--audience <audience>", "the audience that it must be for")
     .option("--client-address <address>", "the address that it is used from")
-    .option("--data-address <address>", "the data door; default SALLYPORT_DATA_ADDRESS, else http://127.0.0.1:7400")
+    .option("--data-address <address>", "the data listener; default SALLYPORT_DATA_ADDRESS, else http://127.0.0.1:7400")
     .option(
       "--caller-token-file <file>",
-      "your own token, for a door that does not trust its peers; default SALLYPORT_TOKEN",
+      "your own token, for a listener that does not trust its peers; default SALLYPORT_TOKEN",
     )
     .addHelpText("after", "\nExit codes: 0 ALLOW, 1 any refusal, 69 UNDETERMINED or no answer.")
     // Checked below: commander would print the excess arguments, and one of them is likely a token string.
@@ -34,7 +34,7 @@ export const addValidate: AddCommands = (program, run) => {
 
 const validate: Body<ValidateOptions> = async (session, options, args) => {
   if (args.length > 0) throw usage("a token string goes into stdin or --token-file, never on a command line");
-  if (session.adminAddress !== undefined) throw usage("validate asks the data door: --data-address, not --address");
+  if (session.adminAddress !== undefined) throw usage("validate asks the data listener: --data-address, not --address");
   const tokenString = (await readText(session.judgedTokenFile ?? "-", session.io)).replace(/\r?\n$/, "");
   const transport = session.data(options.dataAddress, options.callerTokenFile);
   const response = await createClient(TokenValidator, transport).validateToken({

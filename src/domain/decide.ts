@@ -1,6 +1,6 @@
 import { BlockList, isIP } from "node:net";
-import type { Liveness, Material } from "./material.ts";
 import { missingScopes } from "./scope.ts";
+import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
 
 /** The answer about a token. */
 export type Verdict =
@@ -50,42 +50,42 @@ export interface Decision {
   readonly reason?: RefusalReason;
   readonly missingScopes?: readonly string[];
   /** The token that was judged; absent where there is none to show (INVALID_TOKEN, UNDETERMINED). */
-  readonly material?: Material;
+  readonly snapshot?: TokenSnapshot;
 }
 
 export const NO_REQUIREMENT: Requirement = { scopes: [], audience: "" };
 
-/** Why a token of this material is not live at this time; undefined if it is. */
-export function refusal(material: Material, time: TimeBounds): RefusalReason | undefined {
-  if (material.principalState === "DELETED") return "principal_gone";
-  const own = livenessRefusal(material, time);
+/** Why a token of this snapshot is not live at this time; undefined if it is. */
+export function refusal(snapshot: TokenSnapshot, time: TimeBounds): RefusalReason | undefined {
+  if (snapshot.principalState === "DELETED") return "principal_gone";
+  const own = livenessRefusal(snapshot, time);
   if (own === "revoked") return own;
-  if (material.parent !== undefined && livenessRefusal(material.parent, time) !== undefined) return "revoked";
-  if (material.tenantState !== "ACTIVE" || material.principalState !== "ACTIVE") return "disabled";
+  if (snapshot.parent !== undefined && livenessRefusal(snapshot.parent, time) !== undefined) return "revoked";
+  if (snapshot.tenantState !== "ACTIVE" || snapshot.principalState !== "ACTIVE") return "disabled";
   return own;
 }
 
-/** Judges a token by its material. Pure: the same facts and time give the same decision. */
+/** Judges a token by its snapshot. Pure: the same facts and time give the same decision. */
 export function decide(
-  material: Material,
+  snapshot: TokenSnapshot,
   requirement: Requirement,
   context: RequestContext,
   time: TimeBounds,
 ): Decision {
-  const reason = refusal(material, time);
+  const reason = refusal(snapshot, time);
   if (reason !== undefined) return { verdict: "INVALID_TOKEN", reason };
-  const { parent } = material;
-  if (!goodFrom(material.allowedCidrs, context) || (parent !== undefined && !goodFrom(parent.allowedCidrs, context))) {
-    return { verdict: "ADDRESS_NOT_ALLOWED", material };
+  const { parent } = snapshot;
+  if (!goodFrom(snapshot.allowedCidrs, context) || (parent !== undefined && !goodFrom(parent.allowedCidrs, context))) {
+    return { verdict: "ADDRESS_NOT_ALLOWED", snapshot };
   }
-  if (!goodFor(material.audiences, requirement) || (parent !== undefined && !goodFor(parent.audiences, requirement))) {
-    return { verdict: "WRONG_AUDIENCE", material };
+  if (!goodFor(snapshot.audiences, requirement) || (parent !== undefined && !goodFor(parent.audiences, requirement))) {
+    return { verdict: "WRONG_AUDIENCE", snapshot };
   }
   if (requirement.scopes.length > 0) {
-    const missing = missingScopes(material.scopes, requirement.scopes);
-    if (missing.length > 0) return { verdict: "INSUFFICIENT_SCOPE", material, missingScopes: missing };
+    const missing = missingScopes(snapshot.scopes, requirement.scopes);
+    if (missing.length > 0) return { verdict: "INSUFFICIENT_SCOPE", snapshot, missingScopes: missing };
   }
-  return { verdict: "ALLOW", material };
+  return { verdict: "ALLOW", snapshot };
 }
 
 function goodFrom(cidrs: readonly string[], { clientAddress }: RequestContext): boolean {

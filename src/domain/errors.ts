@@ -1,6 +1,6 @@
 /**
  * Why an RPC fails. The tables from a reason to a gRPC code, an HTTP status and a log level are in
- * `services/errors.ts`; nothing else in the program knows a wire code.
+ * `rpc/errors.ts`; nothing else in the program knows a wire code.
  */
 export type Reason =
   | "INVALID_FIELD"

@@ -13,18 +13,18 @@
  */
 import type { TimeBounds } from "./decide.ts";
 import { incarnationOf, isWhole } from "./epoch.ts";
-import { dependencies, EVERYTHING, type Label, type Material } from "./material.ts";
+import { dependencies, EVERYTHING, type TokenSnapshot, type Version } from "./token-snapshot.ts";
 
 /** One poll's answer, as far as it says what is fresh. All of it from one snapshot of the primary. */
 export interface LogPage {
   readonly inRecovery: boolean;
   readonly epoch: string;
-  readonly n: number;
+  readonly position: number;
   readonly dbTime: number;
   readonly ownRowLive: boolean;
   readonly floorN: number;
   /** The newest rows with a position above `applied`. */
-  readonly rows: readonly { readonly n: number; readonly key: string }[];
+  readonly rows: readonly { readonly position: number; readonly key: string }[];
   /** Older rows above `applied` may be missing. */
   readonly full: boolean;
 }
@@ -34,19 +34,19 @@ export interface LogPage {
  * `backwards`: history went backwards inside an epoch; everything is refused until one of another incarnation begins.
  * `unsealed`: rows were put back by a restore, and no epoch may begin on them.
  */
-export type Outcome = "granted" | "recovery" | "epoch" | "unregistered" | "backwards" | "unsealed" | "stopped";
+export type PollOutcome = "granted" | "recovery" | "epoch" | "unregistered" | "backwards" | "unsealed" | "stopped";
 
 /** A row that somebody else read, or that was read before: to be used only through `Freshness.usable`. */
 export class Cached {
-  readonly material: Material;
+  readonly snapshot: TokenSnapshot;
   /** The generation at which all dependencies were last found good. */
   checked = -1;
   /** For the cache that holds it: its end on a clock of that cache, and whether it was used lately. */
   until = 0;
   used = false;
 
-  constructor(material: Material) {
-    this.material = material;
+  constructor(snapshot: TokenSnapshot) {
+    this.snapshot = snapshot;
   }
 }
 
@@ -152,7 +152,7 @@ export class Freshness {
   }
 
   /** Takes one poll's answer, in one tick. `sent` was read before the poll went out, `received` now. */
-  apply(page: LogPage, sent: number, received: number): Outcome {
+  apply(page: LogPage, sent: number, received: number): PollOutcome {
     if (this.#stopped) return "stopped";
     if (page.inRecovery) {
       this.dropLease();
@@ -165,7 +165,7 @@ export class Freshness {
       return "unsealed";
     }
     if (page.epoch !== this.#epoch) return "epoch";
-    if (page.n < this.#applied) {
+    if (page.position < this.#applied) {
       this.halt();
       this.#backwards = incarnationOf(page.epoch);
       return "backwards";
@@ -174,10 +174,10 @@ export class Freshness {
       this.dropLease();
       return "unregistered";
     }
-    if (page.n > this.#applied) this.#gen++;
+    if (page.position > this.#applied) this.#gen++;
     let floor = Math.max(this.#floor, page.floorN);
-    let lowest = page.n;
-    for (const { n, key } of page.rows.toSorted((a, b) => a.n - b.n)) {
+    let lowest = page.position;
+    for (const { position: n, key } of page.rows.toSorted((a, b) => a.position - b.position)) {
       lowest = Math.min(lowest, n);
       if (key === EVERYTHING) floor = Math.max(floor, n);
       else this.#raise(key, n);
@@ -186,25 +186,25 @@ export class Freshness {
     if (page.full) floor = Math.max(floor, lowest);
     this.#raiseFloor(floor);
     this.#bound();
-    this.#applied = page.n;
+    this.#applied = page.position;
     this.#clock = { db: page.dbTime, sent, received };
     if (!this.#halted) this.#leaseUntil = Math.max(this.#leaseUntil, sent + this.#leaseMs);
     return "granted";
   }
 
   /** An own answer refused this key's token as of `label`: no older row of it may be used after that. */
-  refused(key: string, label: Label): void {
-    if (label.epoch !== this.#epoch || label.n <= this.#floor) return;
-    this.#raise(key, label.n);
+  refused(key: string, label: Version): void {
+    if (label.epoch !== this.#epoch || label.position <= this.#floor) return;
+    this.#raise(key, label.position);
     this.#bound();
   }
 
-  /** The use rule: the only door to a row that was not read for this very call. Valid in this tick only. */
+  /** The use rule: the only listener to a row that was not read for this very call. Valid in this tick only. */
   usable(cached: Cached, mono: number): boolean {
-    const { epoch, n } = cached.material.label;
+    const { epoch, position: n } = cached.snapshot.version;
     if (epoch !== this.#epoch || !(mono < this.#leaseUntil) || n < this.#floor) return false;
     if (cached.checked === this.#gen) return true;
-    for (const key of dependencies(cached.material)) if (n < (this.#deny.get(key) ?? 0)) return false;
+    for (const key of dependencies(cached.snapshot)) if (n < (this.#deny.get(key) ?? 0)) return false;
     cached.checked = this.#gen;
     return true;
   }

@@ -1,9 +1,9 @@
 import { createCipheriv, createDecipheriv, createSecretKey, hkdfSync, type KeyObject, randomBytes } from "node:crypto";
 import type { Keyring, Keys } from "./keyring.ts";
-import type { Liveness, Material } from "./material.ts";
+import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
 
 /*
- * Material as it lies in a cache outside the process, which is trusted with nothing: it can not read an entry, change
+ * TokenSnapshot as it lies in a cache outside the process, which is trusted with nothing: it can not read an entry, change
  * one, or put one under another name, position or epoch. An old entry of the same name it can bring back; that is what
  * the label is for.
  *
@@ -28,18 +28,18 @@ export function entryName(keys: Keys, epoch: string, digest: string): Buffer {
   return keys.cacheKey.fields(`${SCHEMA} ${epoch}`, Buffer.from(digest, "latin1"));
 }
 
-/** Seals material for the entry of this name. `time` (milliseconds since 1970, any clock) picks the day's key. */
-export function seal(material: Material, name: Uint8Array, keys: Keys, time: number): Buffer {
+/** Seals snapshot for the entry of this name. `time` (milliseconds since 1970, any clock) picks the day's key. */
+export function seal(snapshot: TokenSnapshot, name: Uint8Array, keys: Keys, time: number): Buffer {
   const day = Math.floor(time / DAY_MS);
   const header = Buffer.alloc(HEADER);
-  header.write(String(material.label.n).padStart(N_DIGITS, "0"), "latin1");
+  header.write(String(snapshot.version.position).padStart(N_DIGITS, "0"), "latin1");
   header[N_DIGITS] = SCHEMA;
   header.write(keys.kid, N_DIGITS + 1, "latin1");
   header.writeUInt32BE(day, N_DIGITS + 2);
   const nonce = randomBytes(NONCE);
   const cipher = createCipheriv("aes-256-gcm", dayKey(keys, day), nonce, { authTagLength: TAG });
-  cipher.setAAD(associated(header, name, material.digest, material.label.epoch));
-  const sealed = cipher.update(JSON.stringify(factsOf(material)), "utf8");
+  cipher.setAAD(associated(header, name, snapshot.digest, snapshot.version.epoch));
+  const sealed = cipher.update(JSON.stringify(factsOf(snapshot)), "utf8");
   return Buffer.concat([header, nonce, sealed, cipher.final(), cipher.getAuthTag()]);
 }
 
@@ -52,7 +52,7 @@ export function open(
   name: Uint8Array,
   wanted: { readonly digest: string; readonly epoch: string },
   keyring: Pick<Keyring, "get">,
-): Material | undefined {
+): TokenSnapshot | undefined {
   if (value.length < HEADER + NONCE + TAG) return undefined;
   const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
   const header = bytes.subarray(0, HEADER);
@@ -72,7 +72,7 @@ export function open(
     // Not ours, or changed: the caller counts it as a bad seal.
     return undefined;
   }
-  return materialOf(JSON.parse(text), { digest: wanted.digest, epoch: wanted.epoch, n: Number(digits) });
+  return snapshotOf(JSON.parse(text), { digest: wanted.digest, epoch: wanted.epoch, n: Number(digits) });
 }
 
 function associated(header: Buffer, name: Uint8Array, digest: string, epoch: string): Buffer {
@@ -110,8 +110,8 @@ type Facts = [
   annotations: [string, string][],
   hint: string,
   rotated: 0 | 1,
-  principalState: Material["principalState"],
-  tenantState: Material["tenantState"],
+  principalState: TokenSnapshot["principalState"],
+  tenantState: TokenSnapshot["tenantState"],
   parent: [...LivenessFacts, digest: string, audiences: readonly string[], allowedCidrs: readonly string[]] | null,
 ];
 
@@ -130,7 +130,7 @@ function livenessOf([flags, notBefore, expire]: LivenessFacts): Liveness {
   };
 }
 
-function factsOf(m: Material): Facts {
+function factsOf(m: TokenSnapshot): Facts {
   const { parent } = m;
   return [
     livenessFacts(m),
@@ -157,11 +157,11 @@ function factsOf(m: Material): Facts {
   ];
 }
 
-function materialOf(facts: Facts, from: { digest: string; epoch: string; n: number }): Material {
+function snapshotOf(facts: Facts, from: { digest: string; epoch: string; n: number }): TokenSnapshot {
   const [own, id, tenant, profile, principal, scopes, audiences, allowedCidrs, annotations, hint] = facts;
   const [, , , , , , , , , , rotated, principalState, tenantState, parent] = facts;
   return {
-    label: { epoch: from.epoch, n: from.n },
+    version: { epoch: from.epoch, position: from.n },
     id,
     digest: from.digest,
     tenant,

@@ -1,5 +1,5 @@
 import type { AuditAct, AuditActor, AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
-import type { AuditFilter, AuditLog, PageStart, Part, Patience } from "../ports.ts";
+import type { AuditFilter, AuditLog, PageStart, Part, Patience } from "../management/ports.ts";
 import type { ListReads } from "./list-reads.ts";
 import { driven, newestFirst } from "./newest-first.ts";
 import type { Postgres, Tx } from "./pool.ts";

@@ -12,7 +12,8 @@ import {
   touchesRights,
 } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
-import type { AuthorityStore, Committed, PrincipalChange, TenantChange, TokenChange } from "../ports.ts";
+import type { AuthorityStore, PrincipalChange, TenantChange, TokenChange } from "../revocation/authority-store.ts";
+import type { Committed } from "../revocation/ports.ts";
 import { appendAudit } from "./audit-log.ts";
 import { lockForRaising, lockTarget } from "./caller-guard.ts";
 import { committed, PROOF, type ProofRow, proven } from "./committed.ts";

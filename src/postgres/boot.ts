@@ -1,7 +1,7 @@
 import { AppError } from "../domain/errors.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import { sameSecret } from "../domain/mac.ts";
-import type { NewToken } from "../ports.ts";
+import type { NewToken } from "../revocation/authority-store.ts";
 import { committed } from "./committed.ts";
 import { mint } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";

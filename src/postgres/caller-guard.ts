@@ -1,4 +1,4 @@
-import type { CallerGuard } from "../ports.ts";
+import type { CallerGuard } from "../revocation/authority-store.ts";
 import { lockTokens, rereadCaller } from "./minting.ts";
 import type { Tx } from "./pool.ts";
 
@@ -23,7 +23,7 @@ export async function lockTarget(tx: Tx, { tenant, principal }: Target): Promise
 /**
  * The same for a change that may give somebody more than it has, with the caller's token, its parent, principal and
  * tenant locked as well and read again afterwards: the change commits before the caller's revocation, or is refused with
- * CALLER_UNAUTHENTICATED (docs/revocation.md, "Minting must not outlive a revocation").
+ * CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
  */
 export async function lockForRaising(tx: Tx, { tenant, principal }: Target, guard: CallerGuard): Promise<void> {
   await tx.query(

@@ -1,5 +1,5 @@
 import { AppError } from "../domain/errors.ts";
-import type { Committed } from "../ports.ts";
+import type { Committed } from "../revocation/ports.ts";
 import { EVIDENCE, type EvidenceRow, HEAD } from "./evidence.ts";
 import type { Postgres, Tx } from "./pool.ts";
 

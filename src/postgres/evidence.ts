@@ -1,4 +1,4 @@
-import type { Evidence } from "../ports.ts";
+import type { Evidence } from "../domain/evidence.ts";
 
 /**
  * The server's epoch, made in SQL: timeline / incarnation / start time / head and state, each by its oid and by the path
@@ -32,7 +32,7 @@ export interface EvidenceRow {
 }
 
 export function evidenceOf(row: EvidenceRow): Evidence {
-  return { inRecovery: row.in_recovery, epoch: row.epoch, n: row.head_n, dbTime: row.db_time };
+  return { inRecovery: row.in_recovery, epoch: row.epoch, position: row.head_n, dbTime: row.db_time };
 }
 
 /**

@@ -1,6 +1,7 @@
 import pg from "pg";
+import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
-import type { Clock, Patience } from "../ports.ts";
+import type { Patience } from "../management/ports.ts";
 import { connectionSettings, type Row } from "./pool.ts";
 import { safeCause } from "./sqlstate.ts";
 

@@ -1,7 +1,7 @@
 import { AppError } from "../domain/errors.ts";
 import type { Rights } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
-import type { MintLimits } from "../ports.ts";
+import type { MintLimits } from "../revocation/authority-store.ts";
 import type { Tx } from "./pool.ts";
 
 const HOUR = 3_600_000;

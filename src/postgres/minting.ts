@@ -1,5 +1,6 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
+import type { LifetimeRule } from "../domain/lifetime.ts";
 import { expiry } from "../domain/lifetime.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import {
@@ -16,12 +17,11 @@ import type {
   CallerGuard,
   ChangeGuard,
   Idempotency,
-  LifetimeRule,
   MintGuard,
   MintLimits,
   NewToken,
   Repeated,
-} from "../ports.ts";
+} from "../revocation/authority-store.ts";
 import { appendAudit } from "./audit-log.ts";
 import { countMint, countRotation } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
@@ -30,7 +30,7 @@ import { TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 /**
  * Issues a token inside a transaction, so that it commits before any revocation that concerns it, or is refused:
  * shared locks of the principals and tenants first, then the token rows of those involved, then all of it read again in
- * a new statement (docs/revocation.md, "Minting must not outlive a revocation").
+ * a new statement (docs/protocol.md §3.4).
  */
 export async function mint(
   tx: Tx,

@@ -1,4 +1,4 @@
-import type { PageStart, Part, Patience } from "../ports.ts";
+import type { PageStart, Part, Patience } from "../management/ports.ts";
 import type { ListReads } from "./list-reads.ts";
 
 /** So many rows are asked at most whether they fit what no index knows; then a page ends, full or not. */

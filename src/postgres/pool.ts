@@ -71,7 +71,7 @@ export function connectionSettings(
 }
 
 /**
- * Connections for reads of the admin door, and for mutations. A statement that does not settle in time costs its
+ * Connections for reads of the admin listener, and for mutations. A statement that does not settle in time costs its
  * connection; the pool makes another.
  */
 export class Postgres {

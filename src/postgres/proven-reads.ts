@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
+import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
-import type { Clock } from "../ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import type { Postgres, Text } from "./pool.ts";
 

@@ -1,7 +1,8 @@
 import { createHash, randomBytes } from "node:crypto";
 import { AppError } from "../domain/errors.ts";
+import type { Evidence } from "../domain/evidence.ts";
 import { Mac } from "../domain/mac.ts";
-import type { Evidence, Missing, PollResult, RevocationLog, ValidatorRow } from "../ports.ts";
+import type { PollResult, RevocationLog, Unacknowledged, ValidatorRow } from "../revocation/ports.ts";
 import { DirectConnection, type Statement } from "./direct-connection.ts";
 import { type EvidenceRow, evidenceOf } from "./evidence.ts";
 import * as sql from "./revocation-sql.ts";
@@ -51,7 +52,7 @@ export class PostgresRevocationLog implements RevocationLog {
     this.#waits = options.connections === 1 ? this.#polls : this.#connection("sallyport-wait", {});
   }
 
-  async look(): Promise<Evidence & { maxBoundMs: number }> {
+  async readEpoch(): Promise<Evidence & { maxBoundMs: number }> {
     const row = await one<StateRow>(this.#polls, sql.LOOK, []);
     return { ...evidenceOf(row), maxBoundMs: row.max_bound_ms };
   }
@@ -64,7 +65,7 @@ export class PostgresRevocationLog implements RevocationLog {
       floorN: row.floor_n,
       maxBoundMs: row.max_bound_ms,
       settled: row.settled ?? undefined,
-      rows: row.ns.map((n, at) => ({ n: Number(n), key: row.keys[at]!.toString("latin1") })),
+      rows: row.ns.map((n, at) => ({ position: Number(n), key: row.keys[at]!.toString("latin1") })),
       full: row.ns.length === sql.PAGE,
     };
   }
@@ -83,15 +84,15 @@ export class PostgresRevocationLog implements RevocationLog {
     await this.#must(this.#polls, epoch, sql.ACK, [...this.#own(me), epoch, applied]);
   }
 
-  async seen(me: string): Promise<void> {
+  async heartbeat(me: string): Promise<void> {
     await one(this.#polls, sql.SEEN, this.#own(me));
   }
 
-  async leave(me: string): Promise<void> {
+  async deregister(me: string): Promise<void> {
     await one(this.#polls, sql.LEAVE, this.#own(me));
   }
 
-  async missing(epoch: string, position: number | undefined): Promise<Missing> {
+  async unacknowledged(epoch: string, position: number | undefined): Promise<Unacknowledged> {
     const row = await this.#told(one<MissingRow>(this.#waits, sql.MISSING, [epoch, position ?? null]));
     this.#check(this.#waits, epoch, row);
     return {
@@ -112,11 +113,11 @@ export class PostgresRevocationLog implements RevocationLog {
     await this.#told(one(this.#waits, sql.REAP, [ids]));
   }
 
-  async bury(ids: readonly string[], epoch: string): Promise<void> {
+  async deleteReaped(ids: readonly string[], epoch: string): Promise<void> {
     await this.#must(this.#waits, epoch, sql.BURY, [ids, epoch]);
   }
 
-  async settle(epoch: string): Promise<void> {
+  async markSettled(epoch: string): Promise<void> {
     await this.#must(this.#waits, epoch, sql.SETTLE, [epoch]);
   }
 
@@ -148,7 +149,7 @@ export class PostgresRevocationLog implements RevocationLog {
     }
   }
 
-  distrust(): void {
+  reconnect(): void {
     this.#polls.drop();
     this.#waits.drop();
   }

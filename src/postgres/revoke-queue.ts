@@ -2,7 +2,7 @@ import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
 import { checkMayEnd } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
-import type { Committed } from "../ports.ts";
+import type { Committed } from "../revocation/ports.ts";
 import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { rankText, spares } from "./holders.ts";

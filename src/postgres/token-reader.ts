@@ -1,9 +1,10 @@
 import pg from "pg";
+import type { Clock } from "../domain/clock.ts";
 import { earlier } from "../domain/lifetime.ts";
-import type { Material, Parent } from "../domain/material.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import { withinParent } from "../domain/rights.ts";
-import type { Clock, Reading, TokenReader } from "../ports.ts";
+import type { Parent, TokenSnapshot } from "../domain/token-snapshot.ts";
+import type { Reading, TokenReader } from "../validation/ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
 import { destroySession, standbyWatch } from "./session.ts";
@@ -139,16 +140,16 @@ export class PostgresTokenReader implements TokenReader {
     if (row === undefined) throw new Error("the head row is missing");
     const evidence = evidenceOf(row);
     const inRecovery = evidence.inRecovery || slot.wasStandby();
-    return { ...evidence, inRecovery, material: materialOf(row, digest, evidence), sent, received };
+    return { ...evidence, inRecovery, snapshot: snapshotOf(row, digest, evidence), sent, received };
   }
 
-  distrust(): void {
+  reconnect(): void {
     for (const slot of [...this.#slots]) this.#destroy(slot);
   }
 
   async close(): Promise<void> {
     this.#closed = true;
-    this.distrust();
+    this.reconnect();
   }
 
   #slot(at: number): Slot | undefined {
@@ -216,11 +217,15 @@ async function connected(client: pg.Client): Promise<pg.Client> {
   }
 }
 
-function materialOf(row: LookUpRow, digest: string, label: { epoch: string; n: number }): Material | undefined {
+function snapshotOf(
+  row: LookUpRow,
+  digest: string,
+  version: { epoch: string; position: number },
+): TokenSnapshot | undefined {
   if (row.id === null) return undefined;
   const parent = parentOf(row);
   return {
-    label: { epoch: label.epoch, n: label.n },
+    version: { epoch: version.epoch, position: version.position },
     id: row.id,
     digest,
     tenant: row.tenant,

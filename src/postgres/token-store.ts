@@ -1,6 +1,6 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Token } from "../domain/token.ts";
-import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../ports.ts";
+import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../management/ports.ts";
 import { ANY_OF_THEM } from "./holders.ts";
 import type { ListReads } from "./list-reads.ts";
 import { driven, newestFirst, Where } from "./newest-first.ts";

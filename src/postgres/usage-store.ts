@@ -1,8 +1,8 @@
-import type { UsageStore } from "../ports.ts";
+import type { LastUseStore } from "../validation/ports.ts";
 import type { Postgres } from "./pool.ts";
 
 /** Last use, in a table of its own: nothing that validation waits for, nothing that takes a position. */
-export class PostgresUsageStore implements UsageStore {
+export class PostgresUsageStore implements LastUseStore {
   readonly #db: Postgres;
 
   constructor(db: Postgres) {

@@ -1,4 +1,4 @@
-import type { Clock } from "../ports.ts";
+import type { Clock } from "../domain/clock.ts";
 
 /**
  * Lets one attempt in a while through where the last one failed, and all where it did not: what hangs costs one

@@ -1,8 +1,10 @@
 import { createHash } from "node:crypto";
+import type { Clock } from "../domain/clock.ts";
 import type { Keyring } from "../domain/keyring.ts";
-import type { Material } from "../domain/material.ts";
 import { entryName, open, seal } from "../domain/sealed-entry.ts";
-import type { Clock, Events, TokenCache } from "../ports.ts";
+import type { TokenSnapshot } from "../domain/token-snapshot.ts";
+import type { Events } from "../telemetry/events.ts";
+import type { TokenCache } from "../validation/ports.ts";
 import { type Commands, type RedisConnection, replyCode } from "./client.ts";
 
 export interface RedisTokenCacheOptions {
@@ -30,7 +32,7 @@ return 1`;
 const FILL_SHA = createHash("sha1").update(FILL).digest("hex");
 
 /**
- * L2. Names and seals are made with the keyring's current pepper, of whichever pepper the token is: material does not
+ * L2. Names and seals are made with the keyring's current pepper, of whichever pepper the token is: snapshot does not
  * say it. While a new pepper is being rolled out, processes that differ in it miss each other's entries, and no more.
  */
 export class RedisTokenCache implements TokenCache {
@@ -49,22 +51,22 @@ export class RedisTokenCache implements TokenCache {
     return this.#options.redis.ready;
   }
 
-  async get(digest: string, epoch: string): Promise<Material | undefined> {
+  async get(digest: string, epoch: string): Promise<TokenSnapshot | undefined> {
     const { redis, keyring } = this.#options;
     const name = entryName(keyring.current, epoch, digest);
     const value = await redis.ask((commands) => commands.getBuffer(keyOf(name)));
     if (value === undefined || value === null) return undefined;
-    const material = open(value, name, { digest, epoch }, keyring);
-    if (material === undefined) this.#badSeal();
-    return material;
+    const snapshot = open(value, name, { digest, epoch }, keyring);
+    if (snapshot === undefined) this.#badSeal();
+    return snapshot;
   }
 
-  fill(material: Material): void {
+  fill(snapshot: TokenSnapshot): void {
     const { redis, keyring, clock } = this.#options;
     if (!redis.ready || this.#fills >= MOST_FILLS) return;
     const keys = keyring.current;
-    const name = entryName(keys, material.label.epoch, material.digest);
-    const value = seal(material, name, keys, clock.wall());
+    const name = entryName(keys, snapshot.version.epoch, snapshot.digest);
+    const value = seal(snapshot, name, keys, clock.wall());
     this.#fills++;
     void redis.ask((commands) => this.#store(commands, keyOf(name), value)).finally(() => this.#fills--);
   }

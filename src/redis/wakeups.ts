@@ -1,5 +1,6 @@
 import type { Cluster, Redis } from "ioredis";
-import type { Events, WakeUps } from "../ports.ts";
+import type { WakeUps } from "../revocation/ports.ts";
+import type { Events } from "../telemetry/events.ts";
 import { openRedis, type RedisConnection, safeCause } from "./client.ts";
 
 export interface RedisWakeUpsOptions {

@@ -4,7 +4,7 @@ import { cli, peer } from "./peer.ts";
 
 it("audit list sends the filters and shows who did what to what", async () => {
   let sent: ListAuditEventsRequest | undefined;
-  await using door = await peer((router) =>
+  await using listener = await peer((router) =>
     router.service(AuditLog, {
       listAuditEvents: (request) => {
         sent = request;
@@ -17,7 +17,7 @@ it("audit list sends the filters and shows who did what to what", async () => {
   );
   const filters = ["--tenant", "acme", "--actor", "session:ann", "--action", "token.revoke", "--owner", "bot:ci"];
   const times = ["--target", "token:tok_1", "--after", "2027-01-01", "--before", "2027-02-01"];
-  const { exit, out } = await cli(["audit", "list", ...filters, ...times, "--address", door.address]);
+  const { exit, out } = await cli(["audit", "list", ...filters, ...times, "--address", listener.address]);
   expect(exit).toBe(0);
   expect(sent).toMatchObject({
     tenant: "acme",

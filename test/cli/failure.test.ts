@@ -53,7 +53,7 @@ describe("failure", () => {
       /made and durable.*in force at 2027-01-15T08:00:00Z at the latest/,
     ],
     [apiError(Code.Internal, "INTERNAL", "internal error"), 70, /internal error/],
-    [new ConnectError("HTTP 404", Code.Unimplemented), 69, /right door\? \(admin 7401, data 7400\)/],
+    [new ConnectError("HTTP 404", Code.Unimplemented), 69, /right listener\? \(admin 7401, data 7400\)/],
     [broken("DEPTH_ZERO_SELF_SIGNED_CERT"), 69, /not trusted .*--ca-file or SALLYPORT_CA_FILE/],
     [broken("ENOTFOUND"), 69, /^the host of http:\/\/127\.0\.0\.1:7401 is unknown$/],
     [broken("EACCES"), 69, /^this user may not connect/],

@@ -17,7 +17,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-const door = (socketPath?: string) =>
+const listener = (socketPath?: string) =>
   peer((router) => router.service(TokenAdmin, { listTokens: () => ({ tokens: [] }) }), socketPath);
 
 describe("help", () => {
@@ -66,7 +66,7 @@ describe("help", () => {
 
 describe("credential", () => {
   const authorizationOf = async (argv: string[], env: Record<string, string>) => {
-    await using admin = await door();
+    await using admin = await listener();
     const { exit } = await cli(["tokens", "list", "--address", admin.address, ...argv], { env });
     return { exit, authorization: admin.headers[0]?.authorization };
   };
@@ -94,7 +94,7 @@ describe("credential", () => {
     },
   );
 
-  it("names the file that the door does not accept, or says that there was none", async () => {
+  it("names the file that the listener does not accept, or says that there was none", async () => {
     await using admin = await peer((router) =>
       router.service(TokenAdmin, {
         listTokens: () => {
@@ -112,8 +112,8 @@ describe("credential", () => {
 
 describe("address", () => {
   it("is --address, else SALLYPORT_ADDRESS; a unix socket too", async () => {
-    await using tcp = await door();
-    await using unix = await door(join(folder, "admin.sock"));
+    await using tcp = await listener();
+    await using unix = await listener(join(folder, "admin.sock"));
     expect(await cli(["tokens", "list"], { env: { SALLYPORT_ADDRESS: unix.address } })).toMatchObject({ exit: 0 });
     expect(
       await cli(["--address", tcp.address, "tokens", "list"], { env: { SALLYPORT_ADDRESS: unix.address } }),
@@ -133,7 +133,7 @@ describe("address", () => {
   );
 
   it("asks whether Sallyport is running when nothing answers", async () => {
-    const gone = await door();
+    const gone = await listener();
     await gone[Symbol.asyncDispose]();
     for (const address of [gone.address, `unix:${folder}/no.sock`]) {
       const { exit, out, err } = await cli(["tokens", "list", "--address", address]);
@@ -142,8 +142,8 @@ describe("address", () => {
     }
   });
 
-  it("tells the door how long it waits: --timeout, by default 15 s", async () => {
-    await using admin = await door();
+  it("tells the listener how long it waits: --timeout, by default 15 s", async () => {
+    await using admin = await listener();
     await cli(["tokens", "list", "--address", admin.address]);
     await cli(["tokens", "list", "--address", admin.address, "--timeout", "1m"]);
     expect(admin.headers.map((headers) => headers["connect-timeout-ms"])).toEqual(["15000", "60000"]);
@@ -161,10 +161,10 @@ describe("address", () => {
     await new Promise((resolve) => silent.close(resolve));
   });
 
-  it("says so when what answers is no Sallyport door", async () => {
+  it("says so when what answers is no Sallyport listener", async () => {
     await using other = await peer(() => undefined);
     const { exit, err } = await cli(["tokens", "list", "--address", other.address]);
     expect(exit).toBe(69);
-    expect(err).toContain("is it the right door? (admin 7401, data 7400)");
+    expect(err).toContain("is it the right listener? (admin 7401, data 7400)");
   });
 });

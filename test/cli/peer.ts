@@ -6,7 +6,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { runCli } from "../../src/cli/main.ts";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 
-/** A door that speaks the protocol and answers with what a test gives it: what a stranger sees of Sallyport. */
+/** A listener that speaks the protocol and answers with what a test gives it: what a stranger sees of Sallyport. */
 export interface Peer extends AsyncDisposable {
   /** For `--address`. */
   readonly address: string;

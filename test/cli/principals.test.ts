@@ -15,8 +15,8 @@ const effect = { mode: EffectMode.LEASE_EXPIRED, position: 7n, waited: { seconds
 const IN_FORCE = "in force everywhere after 1.5 s (LEASE_EXPIRED), position 7";
 
 async function against(impl: Partial<ServiceImpl<typeof PrincipalAdmin>>, argv: string[]) {
-  await using door = await peer((router) => router.service(PrincipalAdmin, impl));
-  return { ...(await cli(["principals", ...argv, "--address", door.address])), calls: door.headers.length };
+  await using listener = await peer((router) => router.service(PrincipalAdmin, impl));
+  return { ...(await cli(["principals", ...argv, "--address", listener.address])), calls: listener.headers.length };
 }
 
 describe("principals", () => {

@@ -7,8 +7,8 @@ import { cli, peer } from "./peer.ts";
 const effect = { mode: EffectMode.ACCEPTED, position: 9n, effectiveBy: { seconds: 1_800_000_000n, nanos: 0 } };
 
 async function against(impl: Partial<ServiceImpl<typeof TenantAdmin>>, argv: string[]) {
-  await using door = await peer((router) => router.service(TenantAdmin, impl));
-  return { ...(await cli(["tenants", ...argv, "--address", door.address])), calls: door.headers.length };
+  await using listener = await peer((router) => router.service(TenantAdmin, impl));
+  return { ...(await cli(["tenants", ...argv, "--address", listener.address])), calls: listener.headers.length };
 }
 
 describe("tenants", () => {

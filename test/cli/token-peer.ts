@@ -19,8 +19,8 @@ export const token = {
 export const effect = { mode: EffectMode.ACKED, position: 42n, waited: { seconds: 0n, nanos: 12_000_000 } };
 export const IN_FORCE = "in force everywhere after 12 ms (ACKED), position 42";
 
-/** Runs one command against a door with these methods. */
+/** Runs one command against a listener with these methods. */
 export async function against(impl: Partial<ServiceImpl<typeof TokenAdmin>>, argv: string[], stdin?: string) {
-  await using door = await peer((router) => router.service(TokenAdmin, impl));
-  return { ...(await cli([...argv, "--address", door.address], { stdin })), headers: door.headers };
+  await using listener = await peer((router) => router.service(TokenAdmin, impl));
+  return { ...(await cli([...argv, "--address", listener.address], { stdin })), headers: listener.headers };
 }

@@ -36,7 +36,7 @@ describe("tokens list", () => {
     expect(err).toBe("");
   });
 
-  /** A door with 1234 tokens, in pages of at most 500. */
+  /** A listener with 1234 tokens, in pages of at most 500. */
   function many(sizes: number[]): Partial<ServiceImpl<typeof TokenAdmin>> {
     return {
       listTokens: ({ pageSize, pageToken }) => {

@@ -19,7 +19,7 @@ async function validate(
   env: Record<string, string> = {},
 ) {
   let sent: ValidateTokenRequest | undefined;
-  await using door = await peer((router) =>
+  await using listener = await peer((router) =>
     router.service(TokenValidator, {
       validateToken: (request) => {
         sent = request;
@@ -28,8 +28,8 @@ async function validate(
       },
     }),
   );
-  const run = await cli(["validate", ...argv], { stdin, env: { SALLYPORT_DATA_ADDRESS: door.address, ...env } });
-  return { ...run, sent, headers: door.headers };
+  const run = await cli(["validate", ...argv], { stdin, env: { SALLYPORT_DATA_ADDRESS: listener.address, ...env } });
+  return { ...run, sent, headers: listener.headers };
 }
 
 describe("validate", () => {

@@ -18,11 +18,11 @@ import {
 } from "@bufbuild/protobuf";
 import { type Any, anyPack, FileDescriptorSetSchema } from "@bufbuild/protobuf/wkt";
 import { StatusSchema } from "../../src/gen/google/rpc/status_pb.ts";
-import { createUnaryListener } from "../../src/http2/listener.ts";
-import { mountHttp1 } from "../../src/http2/mount-http1.ts";
-import { connectError, grpcStatus, type HeaderPair, http, Reply } from "../../src/http2/reply.ts";
-import type { Call, Routes } from "../../src/http2/routes.ts";
-import { createUnaryServer } from "../../src/http2/server.ts";
+import { createUnaryListener } from "../../src/http2/server/listener.ts";
+import { createUnaryServer } from "../../src/http2/server/server.ts";
+import { mountHttp1 } from "../../src/http2/unary/mount-http1.ts";
+import { connectError, grpcStatus, type HeaderPair, http, Reply } from "../../src/http2/unary/reply.ts";
+import type { Routes, UnaryCall } from "../../src/http2/unary/routes.ts";
 
 const PACKAGE = "connectrpc.conformance.v1";
 const INVALID_ARGUMENT = 3;
@@ -123,7 +123,7 @@ function secured(): Server {
   });
 }
 
-async function unary(body: Uint8Array, call: Call): Promise<Reply> {
+async function unary(body: Uint8Array, call: UnaryCall): Promise<Reply> {
   let request: UnaryRequest;
   try {
     request = (
@@ -159,7 +159,7 @@ async function unary(body: Uint8Array, call: Call): Promise<Reply> {
 }
 
 function succeeded(
-  call: Call,
+  call: UnaryCall,
   response: Message,
   headers: readonly HeaderPair[],
   trailers: readonly HeaderPair[],
@@ -183,7 +183,7 @@ function succeeded(
 }
 
 function failed(
-  call: Call,
+  call: UnaryCall,
   code: number,
   text: string,
   details: Any[],
@@ -216,7 +216,7 @@ function grouped(fields: readonly (readonly [string, string])[]): { name: string
   return [...found].map(([name, value]) => ({ name, value }));
 }
 
-function timeoutOf(call: Call): number | undefined {
+function timeoutOf(call: UnaryCall): number | undefined {
   const connect = call.metadata("connect-timeout-ms");
   if (connect !== undefined) return Number(connect);
   const grpc = /^(\d+)([HMSmun])$/.exec(call.metadata("grpc-timeout") ?? "");

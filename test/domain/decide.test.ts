@@ -9,16 +9,16 @@ import {
   refusal,
   type TimeBounds,
 } from "../../src/domain/decide.ts";
-import type { Material } from "../../src/domain/material.ts";
-import { material } from "../support/material.ts";
+import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
+import { snapshot } from "../support/token-snapshot.ts";
 
 const NOW: TimeBounds = { lower: 1000, upper: 1010 };
 const HERE = { clientAddress: "10.1.2.3" };
-const of = (over: Partial<Material> = {}) => material(1, over);
+const of = (over: Partial<TokenSnapshot> = {}) => snapshot(1, over);
 const live = { revoked: false, disabled: false, cut: false };
 
 describe("a token is refused, whatever it is asked for,", () => {
-  test.each<[string, Partial<Material>, string]>([
+  test.each<[string, Partial<TokenSnapshot>, string]>([
     ["when it is revoked", { revoked: true }, "revoked"],
     ["when it was issued before a cut", { cut: true }, "revoked"],
     ["when it is disabled", { disabled: true }, "disabled"],
@@ -89,14 +89,14 @@ describe("a live token", () => {
     const token = of({ scopes: ["repo:*"], audiences: ["a"], allowedCidrs: ["10.0.0.0/8"] });
     const ask = (scopes: string[], audience: string, clientAddress: string) =>
       decide(token, { scopes, audience }, { clientAddress }, NOW);
-    expect(ask(["deploy"], "b", "192.0.2.1")).toEqual({ verdict: "ADDRESS_NOT_ALLOWED", material: token });
-    expect(ask(["deploy"], "b", "10.0.0.1")).toEqual({ verdict: "WRONG_AUDIENCE", material: token });
+    expect(ask(["deploy"], "b", "192.0.2.1")).toEqual({ verdict: "ADDRESS_NOT_ALLOWED", snapshot: token });
+    expect(ask(["deploy"], "b", "10.0.0.1")).toEqual({ verdict: "WRONG_AUDIENCE", snapshot: token });
     expect(ask(["repo:x", "deploy"], "a", "10.0.0.1")).toEqual({
       verdict: "INSUFFICIENT_SCOPE",
-      material: token,
+      snapshot: token,
       missingScopes: ["deploy"],
     });
-    expect(ask(["repo:x"], "a", "10.0.0.1")).toEqual({ verdict: "ALLOW", material: token });
+    expect(ask(["repo:x"], "a", "10.0.0.1")).toEqual({ verdict: "ALLOW", snapshot: token });
   });
 
   test("without audiences is good everywhere, with some only where one of them is named", () => {
@@ -172,7 +172,7 @@ describe("networks", () => {
   });
 });
 
-test("the decision is a pure function of material, question and time: nothing that is not asked for can widen it", () => {
+test("the decision is a pure function of snapshot, question and time: nothing that is not asked for can widen it", () => {
   const flags = fc.record({
     revoked: fc.boolean(),
     disabled: fc.boolean(),

@@ -1,11 +1,21 @@
 import { fc, test as prop } from "@fast-check/vitest";
 import { describe, expect, it } from "vitest";
 import { Cached, Freshness, type LogPage } from "../../src/domain/freshness.ts";
-import { dependencies } from "../../src/domain/material.ts";
-import { EPOCH, material } from "../support/material.ts";
+import { dependencies } from "../../src/domain/token-snapshot.ts";
+import { EPOCH, snapshot } from "../support/token-snapshot.ts";
 
-function page(n: number, rows: { n: number; key: string }[] = [], over: Partial<LogPage> = {}): LogPage {
-  return { inRecovery: false, epoch: EPOCH, n, dbTime: 1e12, ownRowLive: true, floorN: 0, rows, full: false, ...over };
+function page(n: number, rows: { position: number; key: string }[] = [], over: Partial<LogPage> = {}): LogPage {
+  return {
+    inRecovery: false,
+    epoch: EPOCH,
+    position: n,
+    dbTime: 1e12,
+    ownRowLive: true,
+    floorN: 0,
+    rows,
+    full: false,
+    ...over,
+  };
 }
 
 function fresh(denyLimit?: number): Freshness {
@@ -14,17 +24,17 @@ function fresh(denyLimit?: number): Freshness {
   return state;
 }
 
-const [tokenKey, principalKey, tenantKey] = dependencies(material(0)) as [string, string, string];
+const [tokenKey, principalKey, tenantKey] = dependencies(snapshot(0)) as [string, string, string];
 
 describe("freshness › the use rule", () => {
   it("admits nothing before the first poll", () => {
-    expect(fresh().usable(new Cached(material(5)), 0)).toBe(false);
+    expect(fresh().usable(new Cached(snapshot(5)), 0)).toBe(false);
   });
 
   it("counts the lease from before the send, to the millisecond", () => {
     const state = fresh();
     expect(state.apply(page(5), 100, 550)).toBe("granted");
-    const entry = new Cached(material(5));
+    const entry = new Cached(snapshot(5));
     expect(state.usable(entry, 1599.9)).toBe(true);
     expect(state.usable(entry, 1600)).toBe(false);
   });
@@ -52,18 +62,18 @@ describe("freshness › the use rule", () => {
       audiences: [],
       allowedCidrs: [],
     };
-    const old = new Cached(material(5, { parent }));
+    const old = new Cached(snapshot(5, { parent }));
     expect(state.usable(old, 2)).toBe(true);
-    state.apply(page(6, [{ n: 6, key }]), 3, 4);
+    state.apply(page(6, [{ position: 6, key }]), 3, 4);
     expect(state.usable(old, 5)).toBe(false);
-    expect(state.usable(new Cached(material(6, { parent })), 5)).toBe(true);
+    expect(state.usable(new Cached(snapshot(6, { parent })), 5)).toBe(true);
   });
 
   it("refuses every older row after a change of everything", () => {
     const state = fresh();
-    state.apply(page(7, [{ n: 7, key: "*" }]), 0, 1);
-    expect(state.usable(new Cached(material(6)), 2)).toBe(false);
-    expect(state.usable(new Cached(material(7)), 2)).toBe(true);
+    state.apply(page(7, [{ position: 7, key: "*" }]), 0, 1);
+    expect(state.usable(new Cached(snapshot(6)), 2)).toBe(false);
+    expect(state.usable(new Cached(snapshot(7)), 2)).toBe(true);
   });
 
   it("refuses what is older than the lowest row of a full page, and than pruned rows", () => {
@@ -72,8 +82,8 @@ describe("freshness › the use rule", () => {
       page(
         100,
         [
-          { n: 40, key: "tx" },
-          { n: 99, key: "ty" },
+          { position: 40, key: "tx" },
+          { position: 99, key: "ty" },
         ],
         { full: true, floorN: 10 },
       ),
@@ -90,18 +100,18 @@ describe("freshness › the use rule", () => {
   it("refuses rows of another epoch", () => {
     const state = fresh();
     state.apply(page(5), 0, 1);
-    expect(state.usable(new Cached(material(9, {}, "2/i/200")), 2)).toBe(false);
+    expect(state.usable(new Cached(snapshot(9, {}, "2/i/200")), 2)).toBe(false);
   });
 
   it.each([
     ["recovery", { inRecovery: true }],
     ["unregistered", { ownRowLive: false }],
-    ["backwards", { n: 4 }],
+    ["backwards", { position: 4 }],
   ] as const)("loses its lease by a poll that says %s", (outcome, over) => {
     const state = fresh();
     state.apply(page(5), 0, 1);
     expect(state.apply(page(5, [], over), 2, 3)).toBe(outcome);
-    expect(state.usable(new Cached(material(5)), 4)).toBe(false);
+    expect(state.usable(new Cached(snapshot(5)), 4)).toBe(false);
     expect(state.halted).toBe(outcome === "backwards");
   });
 
@@ -133,7 +143,7 @@ describe("freshness › the use rule", () => {
 
   it("applies nothing of a poll of another epoch, and forgets all when that begins", () => {
     const state = fresh();
-    state.apply(page(5, [{ n: 5, key: "tx" }]), 0, 1);
+    state.apply(page(5, [{ position: 5, key: "tx" }]), 0, 1);
     expect(state.apply(page(2, [], { epoch: "2" }), 2, 3)).toBe("epoch");
     expect(state.applied).toBe(5);
     state.begin("2", 3);
@@ -153,20 +163,20 @@ describe("revocation › races of the state", () => {
   it("R45: an own refusal counts at once, although `applied` is the same", () => {
     const state = fresh();
     state.apply(page(5), 0, 1);
-    const entry = new Cached(material(5));
+    const entry = new Cached(snapshot(5));
     expect(state.usable(entry, 2)).toBe(true);
-    state.refused(tokenKey, { epoch: EPOCH, n: 6 });
+    state.refused(tokenKey, { epoch: EPOCH, position: 6 });
     expect(state.usable(entry, 2)).toBe(false);
   });
 
   it("R33: an own refusal outlives later polls and goes only under a floor", () => {
     const state = fresh();
     state.apply(page(5), 0, 1);
-    state.refused(tokenKey, { epoch: EPOCH, n: 8 });
+    state.refused(tokenKey, { epoch: EPOCH, position: 8 });
     state.apply(page(6), 2, 3);
-    expect(state.usable(new Cached(material(7)), 4)).toBe(false);
-    state.refused(tokenKey, { epoch: "another", n: 99 });
-    expect(state.usable(new Cached(material(8)), 4)).toBe(true);
+    expect(state.usable(new Cached(snapshot(7)), 4)).toBe(false);
+    state.refused(tokenKey, { epoch: "another", position: 99 });
+    expect(state.usable(new Cached(snapshot(8)), 4)).toBe(true);
   });
 
   it("R40: bounds database time by the send and the receipt of the last good poll", () => {
@@ -197,7 +207,7 @@ describe("freshness › properties", () => {
     "is never laxer than an unbounded memory of the log, never lowers its floor, never admits again, never throws",
     (steps, limit) => {
       const state = fresh(limit);
-      const log: { n: number; key: string }[] = [];
+      const log: { position: number; key: string }[] = [];
       const truth = new Map<string, number>();
       const note = (key: string, n: number) => truth.set(key, Math.max(truth.get(key) ?? 0, n));
       const refused = new Set<number>();
@@ -208,16 +218,16 @@ describe("freshness › properties", () => {
         if (s.kind === "refuse") {
           const key = keys[s.key + 1]!;
           const at = Math.max(0, n + s.ahead);
-          state.refused(key, { epoch: EPOCH, n: at });
+          state.refused(key, { epoch: EPOCH, position: at });
           note(key, at);
         } else {
           for (let i = 0; i < s.ahead; i++) {
             const key = keys[s.picks[i % Math.max(1, s.picks.length)] ?? 4]!;
-            log.push({ n: ++n, key });
+            log.push({ position: ++n, key });
             note(key, n);
           }
           if (s.prune < n) pruned = Math.max(pruned, s.prune);
-          const rows = log.filter((row) => row.n > Math.max(state.applied, pruned));
+          const rows = log.filter((row) => row.position > Math.max(state.applied, pruned));
           const newest = rows.slice(-s.pageSize).reverse();
           state.apply(page(n, newest, { floorN: pruned, full: newest.length === s.pageSize }), 0, 1);
         }
@@ -226,7 +236,7 @@ describe("freshness › properties", () => {
         floor = state.floor;
         if (state.applied < n && state.applied >= 0) throw new Error("the poll applies all it saw");
         for (let at = 0; at <= n + 5; at++) {
-          const usable = state.usable(new Cached(material(at)), 2);
+          const usable = state.usable(new Cached(snapshot(at)), 2);
           const needed = Math.max(...[tokenKey, principalKey, tenantKey, "*"].map((key) => truth.get(key) ?? 0));
           if (usable) expect(at).toBeGreaterThanOrEqual(needed);
           if (usable) expect(refused.has(at)).toBe(false);
@@ -240,13 +250,13 @@ describe("freshness › properties", () => {
     "answers the same with the generation shortcut as without",
     (events) => {
       const state = fresh(3);
-      const kept = [0, 2, 4, 6, 8].map((n) => new Cached(material(n)));
+      const kept = [0, 2, 4, 6, 8].map((n) => new Cached(snapshot(n)));
       let n = 0;
       for (const [what, key] of events) {
-        if (what < 4) state.apply(page(++n, [{ n, key: keys[key]! }]), 0, 1);
-        else state.refused(keys[key + 1]!, { epoch: EPOCH, n: n + what - 4 });
+        if (what < 4) state.apply(page(++n, [{ position: n, key: keys[key]! }]), 0, 1);
+        else state.refused(keys[key + 1]!, { epoch: EPOCH, position: n + what - 4 });
         for (const entry of kept) {
-          expect(state.usable(entry, 2)).toBe(state.usable(new Cached(entry.material), 2));
+          expect(state.usable(entry, 2)).toBe(state.usable(new Cached(entry.snapshot), 2));
         }
       }
     },
@@ -258,8 +268,8 @@ describe("freshness › properties", () => {
     let worst = 0;
     const before = performance.now();
     for (let pageNo = 0; pageNo < 100; pageNo++) {
-      const rows: { n: number; key: string }[] = [];
-      for (let i = 0; i < 5000; i++) rows.push({ n: ++n, key: `t${n.toString().padStart(32, "0")}` });
+      const rows: { position: number; key: string }[] = [];
+      for (let i = 0; i < 5000; i++) rows.push({ position: ++n, key: `t${n.toString().padStart(32, "0")}` });
       const t = performance.now();
       state.apply(page(n, rows), pageNo, pageNo);
       worst = Math.max(worst, performance.now() - t);

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { loadConfig } from "../../src/config.ts";
+import { loadConfig } from "../../src/config/load.ts";
 import { BUILT_IN_PROFILES } from "../../src/domain/profile.ts";
 import { profilesOf } from "../../src/sallyport.ts";
 

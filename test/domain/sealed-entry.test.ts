@@ -2,9 +2,9 @@ import { randomBytes } from "node:crypto";
 import { fc, test as prop } from "@fast-check/vitest";
 import { describe, expect, it } from "vitest";
 import { freshKeyring, Keyring } from "../../src/domain/keyring.ts";
-import type { Material } from "../../src/domain/material.ts";
 import { entryName, open, seal } from "../../src/domain/sealed-entry.ts";
-import { EPOCH, material } from "../support/material.ts";
+import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
+import { EPOCH, snapshot } from "../support/token-snapshot.ts";
 
 const pepper = () => freshKeyring().keys["1"]!;
 const keyring = new Keyring("1", { "1": pepper(), "2": pepper() });
@@ -22,7 +22,7 @@ const parent = {
   notBefore: undefined,
   expire: 9e12,
 };
-const full: Material = material(42, {
+const full: TokenSnapshot = snapshot(42, {
   digest,
   scopes: ["a.*", "b"],
   audiences: ["https://x"],
@@ -43,12 +43,12 @@ const wanted = { digest, epoch: EPOCH };
 describe("sealed-entry", () => {
   it("gives back all that was sealed, with the label", () => {
     expect(open(seal(full, name, keys, TIME), name, wanted, keyring)).toEqual(full);
-    const bare = material(0, { digest, notBefore: undefined, expire: undefined, parent: undefined });
+    const bare = snapshot(0, { digest, notBefore: undefined, expire: undefined, parent: undefined });
     expect(open(seal(bare, name, keys, TIME), name, wanted, keyring)).toEqual(bare);
   });
 
   it("keeps an annotation named __proto__ an annotation", () => {
-    const odd = material(1, { digest, annotations: JSON.parse('{"__proto__":"x"}') });
+    const odd = snapshot(1, { digest, annotations: JSON.parse('{"__proto__":"x"}') });
     const back = open(seal(odd, name, keys, TIME), name, wanted, keyring)!;
     expect(Object.entries(back.annotations)).toEqual([["__proto__", "x"]]);
   });
@@ -128,7 +128,7 @@ describe("sealed-entry", () => {
     }),
     fc.maxSafeNat(),
   ])("gives back what was sealed", (over, n) => {
-    const sealed = material(n, { digest, parent, ...over });
+    const sealed = snapshot(n, { digest, parent, ...over });
     expect(open(seal(sealed, name, keys, TIME), name, wanted, keyring)).toEqual(sealed);
   });
 });

@@ -51,7 +51,7 @@ export function questionFields(pick: Pick): Buffer[] {
   });
 }
 
-/** A CheckRequest about as Envoy sends it: attributes with peer, request and extensions (`proxies.md` §5.1 has the numbers). */
+/** A CheckRequest about as Envoy sends it: attributes with peer, request and extensions. */
 export function checkRequest(pick: Pick): Buffer {
   const string = (field: number): Buffer => delimited(pick, field, words(pick));
   const some = (most: number, make: () => Buffer): Buffer => Buffer.concat(many(pick, most, make));

@@ -5,18 +5,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import { stringify } from "yaml";
-import { ConfigError, loadConfig, redacted } from "../../src/config.ts";
+import { PageTokens } from "../../src/admin-api/page-token.ts";
+import { ConfigError, loadConfig } from "../../src/config/load.ts";
+import { redacted } from "../../src/config/print.ts";
+import { type CheckFacts, decodeCheck, readCheck } from "../../src/data-plane/check/check-request.ts";
+import { questionAt, walk } from "../../src/data-plane/validate-token.ts";
 import { AppError } from "../../src/domain/errors.ts";
 import { freshKeyring, Keyring } from "../../src/domain/keyring.ts";
-import type { Material } from "../../src/domain/material.ts";
 import { entryName, open, seal } from "../../src/domain/sealed-entry.ts";
+import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import { hasRightTag, mintTokenString, parseTokenString } from "../../src/domain/token-string.ts";
 import { ValidateTokenRequestSchema } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
-import { bearerOf } from "../../src/services/bearer.ts";
-import { type CheckFacts, decodeCheck, readCheck } from "../../src/services/check-walk.ts";
-import { PageTokens } from "../../src/services/page-token.ts";
-import { questionAt, walk } from "../../src/services/validate-wire.ts";
-import { EPOCH, material } from "../support/material.ts";
+import { bearerOf } from "../../src/rpc/bearer.ts";
+import { EPOCH, snapshot } from "../support/token-snapshot.ts";
 import { checkRequest, questionFields } from "./messages.ts";
 import { damaged, damagedText, many, one, type Pick, text } from "./pick.ts";
 
@@ -106,7 +107,7 @@ function sealedEntry(pick: Pick): void {
   const digest = Buffer.from(many(pick, 0, () => 0).concat(Array.from({ length: 32 }, () => pick(256)))).toString(
     "latin1",
   );
-  const facts: Material = material(pick(2 ** 31), {
+  const facts: TokenSnapshot = snapshot(pick(2 ** 31), {
     digest,
     scopes: many(pick, 4, () => text(pick).toWellFormed()),
     annotations: JSON.parse(`{${pick(2) === 0 ? '"__proto__":"x"' : ""}}`),
@@ -168,7 +169,7 @@ function configTree(pick: Pick): Record<string, unknown> {
     ])();
   const tree: Record<string, unknown> = {
     mode: "full",
-    doors: { data: { bind: "127.0.0.1:0", unix_mode: "0600" }, admin: { tls: { cert_file: "c", key_file: "k" } } },
+    listeners: { data: { bind: "127.0.0.1:0", unix_mode: "0600" }, admin: { tls: { cert_file: "c", key_file: "k" } } },
     database: { url: `postgres://u:${SECRET}@localhost/x` },
     redis: { url: `redis://:${SECRET}@localhost` },
     keyring: { current: "1", keys: { "1": SECRET } },
@@ -201,7 +202,7 @@ function config(pick: Pick): void {
   writeFileSync(file, pick(3) === 0 ? damaged(pick, Buffer.from(yaml)) : yaml);
   const env: Record<string, string> = {};
   for (let n = pick(3); n > 0; n--) {
-    const levels = many(pick, 3, () => one(pick, ["DOORS", "DATA", "BIND", "LOG", "LEVEL", "KEYRING", text(pick)]));
+    const levels = many(pick, 3, () => one(pick, ["LISTENERS", "DATA", "BIND", "LOG", "LEVEL", "KEYRING", text(pick)]));
     env[`SALLYPORT_${levels.join("__")}`] = one(pick, [
       text(pick),
       "[",

@@ -1,5 +1,5 @@
 import { expect } from "vitest";
-import { END_HEADERS, END_STREAM, Frame, frame, framesIn, headerBlock, PREFACE, settings } from "../servers/wire.ts";
+import { END_HEADERS, END_STREAM, Frame, frame, framesIn, headerBlock, PREFACE, settings } from "../listen/wire.ts";
 import { answerOf, type Case, dial, h1Status, type Target, withSession } from "./hostile-wire.ts";
 
 const BAD = ["[::1", "a b", "a:99999", "a%zz", "256.256.256.256", "a".repeat(300), "user@a", "a/b", "[::1]x", ""];
@@ -7,7 +7,7 @@ const BAD = ["[::1", "a b", "a:99999", "a%zz", "256.256.256.256", "a".repeat(300
 const h1 = (version: string, target: Target, host: string | undefined): string =>
   `POST ${target.rpc.path} HTTP/${version}\r\n${host === undefined ? "" : `Host: ${host}\r\n`}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}`;
 
-/** One request would have ended a process that trusts the URL parser: see `servers/authority.ts`. */
+/** One request would have ended a process that trusts the URL parser: see `listen/authority.ts`. */
 export const authority: readonly Case[] = [
   ...["1.0", "1.1"].map((version) => ({
     title: `HTTP/${version} without an authority, or with a bad one, is answered 400`,

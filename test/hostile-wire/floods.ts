@@ -1,4 +1,4 @@
-import { END_HEADERS, END_STREAM, Frame, frame, headerBlock, PREFACE, settings } from "../servers/wire.ts";
+import { END_HEADERS, END_STREAM, Frame, frame, headerBlock, PREFACE, settings } from "../listen/wire.ts";
 import { type Case, dial, pour, type Target } from "./hostile-wire.ts";
 
 const block = (target: Target): Buffer =>
@@ -10,7 +10,7 @@ const block = (target: Target): Buffer =>
     ["content-type", "application/grpc"],
   ]);
 
-/** Pours pieces of frames until all are written or the door hangs up; it must take them or hang up, in time. */
+/** Pours pieces of frames until all are written or the listener hangs up; it must take them or hang up, in time. */
 const flood = (
   title: string,
   times: number,
@@ -56,7 +56,7 @@ export const floods: readonly Case[] = [
       ),
   },
   {
-    title: "made you reset: 20,000 streams that the door must reset (CVE-2025-8671)",
+    title: "made you reset: 20,000 streams that the listener must reset (CVE-2025-8671)",
     run: (target) =>
       streams(target, 20_000, (id, headers) =>
         Buffer.concat([frame(Frame.HEADERS, END_HEADERS, id, headers), frame(Frame.WINDOW, 0, id, Buffer.alloc(4))]),

@@ -8,7 +8,7 @@ import {
 import { connect as netConnect, type Socket } from "node:net";
 import { connect as tlsConnect } from "node:tls";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { type RawConnection, rawConnect } from "../servers/wire.ts";
+import { type RawConnection, rawConnect } from "../listen/wire.ts";
 import { authority } from "./authority.ts";
 import { floods } from "./floods.ts";
 import { http1 } from "./http1.ts";
@@ -17,12 +17,12 @@ import { rpc } from "./rpc.ts";
 import { slow } from "./slow.ts";
 import { tls } from "./tls.ts";
 
-/** A running door, whoever runs it. */
+/** A running listener, whoever runs it. */
 export interface Target {
   readonly port: number;
-  /** The CA of a TLS door. */
+  /** The CA of a TLS listener. */
   readonly ca?: string;
-  /** A unary RPC that the door answers, with a request of at most 100 bytes. */
+  /** A unary RPC that the listener answers, with a request of at most 100 bytes. */
   readonly rpc: { readonly path: string; readonly message: Uint8Array };
   /** The process that must stay alive, and how much memory it may ever have had (`VmHWM`), where that can be seen. */
   readonly pid: number;
@@ -34,7 +34,7 @@ export interface Target {
   close(): Promise<void>;
 }
 
-/** One hostile thing. It asserts what the door answers, if it has to answer; the frame asserts that the door lives on. */
+/** One hostile thing. It asserts what the listener answers, if it has to answer; the frame asserts that the listener lives on. */
 export interface Case {
   readonly title: string;
   run(target: Target): Promise<void>;
@@ -43,7 +43,7 @@ export interface Case {
 const families: Readonly<Record<string, readonly Case[]>> = { authority, http1, http2, floods, rpc, slow };
 
 /**
- * The corpus of hostile bytes against one door. After every case an ordinary request is answered, the process is the
+ * The corpus of hostile bytes against one listener. After every case an ordinary request is answered, the process is the
  * same, and its memory never passed the cap.
  */
 export function hostileWire(name: string, open: () => Promise<Target>): void {
@@ -69,7 +69,11 @@ export function hostileWire(name: string, open: () => Promise<Target>): void {
       });
     describe("tls", () => {
       for (const one of tls)
-        test(one.title, ({ skip }) => (target.ca === undefined ? skip("a cleartext door") : one.run(target)), 15_000);
+        test(
+          one.title,
+          ({ skip }) => (target.ca === undefined ? skip("a cleartext listener") : one.run(target)),
+          15_000,
+        );
     });
   });
 }

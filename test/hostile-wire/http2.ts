@@ -1,6 +1,6 @@
 import { constants } from "node:http2";
 import { expect } from "vitest";
-import { END_HEADERS, END_STREAM, Frame, frame, headerBlock, PREFACE, settings } from "../servers/wire.ts";
+import { END_HEADERS, END_STREAM, Frame, frame, headerBlock, PREFACE, settings } from "../listen/wire.ts";
 import { answerOf, type Case, dial, pour, type Target, withSession } from "./hostile-wire.ts";
 
 type Field = readonly [string, string];
@@ -14,7 +14,7 @@ const request = (target: Target, ...more: Field[]): Field[] => [
   ...more,
 ];
 
-/** Sends frames after the preface; the door may answer, reset or hang up, but within two seconds something of it. */
+/** Sends frames after the preface; the listener may answer, reset or hang up, but within two seconds something of it. */
 const frames = (title: string, make: (target: Target) => Buffer): Case => ({
   title,
   async run(target) {

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { Agent, request } from "node:http";
 import { connect, type Socket } from "node:net";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
-import { END_HEADERS, frameOf, PING } from "../../src/http2/frame.ts";
+import { END_HEADERS, frameOf, PING } from "../../src/http2/wire/frame.ts";
 import { grpcHead, headers, literal, RawClient } from "../http2/raw-client.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 
@@ -35,7 +35,7 @@ function rss(): number {
 function validate(tokenString: string): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   const path = "/sallyport.v1.TokenValidator/ValidateToken";
-  const asked = request(sallyport.doors.data + path, {
+  const asked = request(sallyport.listeners.data + path, {
     method: "POST",
     agent,
     headers: { "content-type": "application/json" },
@@ -53,7 +53,7 @@ function validate(tokenString: string): Promise<string> {
 
 /** A connection whose answers are read and dropped; what it sends is sent at the peer's pace. */
 async function open(): Promise<(bytes: Uint8Array) => Promise<void>> {
-  const socket = connect(Number(new URL(sallyport.doors.data).port), "127.0.0.1");
+  const socket = connect(Number(new URL(sallyport.listeners.data).port), "127.0.0.1");
   sockets.push(socket);
   socket.on("error", () => {}).resume();
   await new Promise<void>((resolve) => socket.once("connect", () => resolve()));
@@ -95,7 +95,7 @@ test("open HTTP/2 streams with large headers", async () => {
   const opened = Array.from({ length: 256 }, (_, i) => headers(2 * i + 1, block, END_HEADERS));
   const ping = frameOf(PING, 0, 0, Buffer.alloc(8));
   const { more, verdicts } = await attack(async () => {
-    const port = Number(new URL(sallyport.doors.data).port);
+    const port = Number(new URL(sallyport.listeners.data).port);
     const clients = await Promise.all(Array.from({ length: 32 }, () => RawClient.connect(port)));
     sockets.push(...clients.map(({ socket }) => socket));
     for (const client of clients) client.send(...opened, ping);

@@ -1,11 +1,11 @@
-// The corpus against the whole program: every door, the data door on both of its servers, in cleartext and under TLS.
+// The corpus against the whole program: every listener, the data listener on both of its servers, in cleartext and under TLS.
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect } from "vitest";
 import { ValidateTokenRequestSchema } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
-import { certify, writeFiles } from "../servers/certificates.ts";
+import { certify, writeFiles } from "../listen/certificates.ts";
 import { FREE_PORTS } from "../support/program.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 import { envelope, grpc, hostileWire, type Target } from "./hostile-wire.ts";
@@ -33,9 +33,9 @@ afterAll(async () => {
 });
 
 async function start(
-  door: "data" | "admin" | "ops",
+  listener: "data" | "admin" | "ops",
   transport: "cleartext" | "tls",
-  http2: "own" | "node" = "own",
+  http2: "builtin" | "node" = "builtin",
 ): Promise<Target> {
   const { database, folder } = shared;
   const tls = {
@@ -43,26 +43,29 @@ async function start(
     key_file: join(folder, "key.pem"),
     client_ca_file: join(folder, "ca.pem"),
   };
-  const secured = (name: string) => ({ bind: "127.0.0.1:0", ...(transport === "tls" && name === door ? { tls } : {}) });
+  const secured = (name: string) => ({
+    bind: "127.0.0.1:0",
+    ...(transport === "tls" && name === listener ? { tls } : {}),
+  });
   const program = await TestSallyport.start({
     database: database.database,
     keyring: database.keyring,
-    config: { doors: { ...FREE_PORTS, data: { ...secured("data"), http2 }, admin: secured("admin") } },
+    config: { listeners: { ...FREE_PORTS, data: { ...secured("data"), http2 }, admin: secured("admin") } },
   });
   const target: Target = {
-    port: Number(new URL(program.doors[door]).port),
+    port: Number(new URL(program.listeners[listener]).port),
     ...(transport === "tls" ? { ca: ca.certPem } : {}),
-    rpc: door === "data" ? VALIDATE : HEALTH,
+    rpc: listener === "data" ? VALIDATE : HEALTH,
     pid: program.program.pid,
     rssCapBytes: 400 * MiB,
-    keepsIdle: door === "data" && http2 === "own", // it is bound to the loopback
+    keepsIdle: listener === "data" && http2 === "builtin", // it is bound to the loopback
     async normalRequest() {
       const answer = await grpc(target, envelope(target.rpc.message));
       if (answer.grpc !== 0) throw new Error(`an ordinary call was answered ${JSON.stringify(answer)}`);
     },
     async close() {
-      // The other doors lived through it too, and the program still ends as it should.
-      expect((await fetch(`${program.doors.ops}/healthz`)).status).toBe(200);
+      // The other listeners lived through it too, and the program still ends as it should.
+      expect((await fetch(`${program.listeners.ops}/healthz`)).status).toBe(200);
       const code = await program.halt();
       const { out, err } = program.program;
       await program.dispose();
@@ -76,10 +79,10 @@ async function start(
   return target;
 }
 
-hostileWire("data door of the program", () => start("data", "cleartext", "own"));
-hostileWire("data door of the program under TLS", () => start("data", "tls", "own"));
-hostileWire("data door of the program on node:http2", () => start("data", "cleartext", "node"));
-hostileWire("data door of the program on node:http2 under TLS", () => start("data", "tls", "node"));
-hostileWire("admin door of the program", () => start("admin", "cleartext"));
-hostileWire("admin door of the program under TLS", () => start("admin", "tls"));
-hostileWire("ops door of the program", () => start("ops", "cleartext"));
+hostileWire("data listener of the program", () => start("data", "cleartext", "builtin"));
+hostileWire("data listener of the program under TLS", () => start("data", "tls", "builtin"));
+hostileWire("data listener of the program on node:http2", () => start("data", "cleartext", "node"));
+hostileWire("data listener of the program on node:http2 under TLS", () => start("data", "tls", "node"));
+hostileWire("admin listener of the program", () => start("admin", "cleartext"));
+hostileWire("admin listener of the program under TLS", () => start("admin", "tls"));
+hostileWire("ops listener of the program", () => start("ops", "cleartext"));

@@ -1,5 +1,5 @@
 import { expect } from "vitest";
-import { END_HEADERS, Frame, frame, headerBlock, PREFACE, settings } from "../servers/wire.ts";
+import { END_HEADERS, Frame, frame, headerBlock, PREFACE, settings } from "../listen/wire.ts";
 import { type Case, dial, type Target } from "./hostile-wire.ts";
 
 /** Long enough for the limits of 5 s and 10 s and the second in which they are looked at. */

@@ -1,7 +1,7 @@
 import { connect as netConnect } from "node:net";
 import { connect as tlsConnect } from "node:tls";
-import { certify } from "../servers/certificates.ts";
-import { rawConnect } from "../servers/wire.ts";
+import { certify } from "../listen/certificates.ts";
+import { rawConnect } from "../listen/wire.ts";
 import type { Case } from "./hostile-wire.ts";
 
 export const tls: readonly Case[] = [

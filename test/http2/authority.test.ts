@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { isAuthority } from "../../src/http2/authority.ts";
+import { isAuthority } from "../../src/http2/unary/authority.ts";
 
 test.each([
   "localhost",

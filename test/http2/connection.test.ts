@@ -1,4 +1,7 @@
 import { afterEach, describe, expect, test } from "vitest";
+import type { Stream } from "../../src/http2/server/stream.ts";
+import { grpcMessage, type Reply } from "../../src/http2/unary/reply.ts";
+import type { UnaryRoute } from "../../src/http2/unary/routes.ts";
 import {
   CONTINUATION,
   END_HEADERS,
@@ -14,10 +17,7 @@ import {
   RST_STREAM,
   SETTINGS,
   STREAM_CLOSED,
-} from "../../src/http2/frame.ts";
-import { grpcMessage, type Reply } from "../../src/http2/reply.ts";
-import type { Route } from "../../src/http2/routes.ts";
-import type { Stream } from "../../src/http2/stream.ts";
+} from "../../src/http2/wire/frame.ts";
 import { echo, type Fixture, type FixtureOptions, route, seeded, start } from "./fixture.ts";
 import { harness, harnessContext } from "./harness.ts";
 import {
@@ -422,7 +422,7 @@ describe("deadlines", () => {
     expect(performance.now() - began).toBeGreaterThan(80);
   });
 
-  test.each<[string, Partial<Route>, string, number]>([
+  test.each<[string, Partial<UnaryRoute>, string, number]>([
     ["the client's", {}, "2S", 2_000],
     ["the route's when the client asks for more", {}, "9S", 3_000],
     [

@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { connectError, grpcMessage, grpcStatus, http } from "../../src/http2/reply.ts";
-import type { Call, Routes } from "../../src/http2/routes.ts";
+import { connectError, grpcMessage, grpcStatus, http } from "../../src/http2/unary/reply.ts";
+import type { Routes, UnaryCall } from "../../src/http2/unary/routes.ts";
 import { answerIn, echo, route, seeded } from "./fixture.ts";
 import { type Answer, type Ask, type Mount, mounts } from "./mounts.ts";
 import { message } from "./raw-client.ts";
 
 const asJson = (value: unknown): Uint8Array => Buffer.from(JSON.stringify(value));
-const facts = (call: Call): unknown => ({
+const facts = (call: UnaryCall): unknown => ({
   path: call.path,
   protocol: call.protocol,
   method: call.method,
@@ -20,7 +20,7 @@ const facts = (call: Call): unknown => ({
   peer: [call.peer.address, call.peer.unix, call.peer.certificateSans()],
 });
 const hang = () => new Promise<never>(() => {});
-const refusing = { failed: (call: Call, kind: string) => answerIn(call, Buffer.from(kind)) };
+const refusing = { failed: (call: UnaryCall, kind: string) => answerIn(call, Buffer.from(kind)) };
 
 const routes: Routes = {
   exact: new Map([

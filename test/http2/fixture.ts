@@ -1,10 +1,10 @@
 // A listener on a free port with routes that the tests of this room share.
 import type { AddressInfo } from "node:net";
-import type { ByteBudget, Limits } from "../../src/http2/limits.ts";
-import { createUnaryListener } from "../../src/http2/listener.ts";
-import { connectMessage, grpcMessage, http, type Reply } from "../../src/http2/reply.ts";
-import type { Call, Handler, Route } from "../../src/http2/routes.ts";
-import type { ConnectionError, UnaryServer } from "../../src/http2/server.ts";
+import type { ByteBudget, Limits } from "../../src/http2/server/limits.ts";
+import { createUnaryListener } from "../../src/http2/server/listener.ts";
+import type { ConnectionError, UnaryServer } from "../../src/http2/server/server.ts";
+import { connectMessage, grpcMessage, http, type Reply } from "../../src/http2/unary/reply.ts";
+import type { Handler, UnaryCall, UnaryRoute } from "../../src/http2/unary/routes.ts";
 
 export interface Fixture {
   readonly port: number;
@@ -17,15 +17,15 @@ export interface Fixture {
 }
 
 export interface FixtureOptions {
-  readonly routes?: Readonly<Record<string, Route>>;
-  readonly prefix?: readonly (readonly [string, Route])[];
+  readonly routes?: Readonly<Record<string, UnaryRoute>>;
+  readonly prefix?: readonly (readonly [string, UnaryRoute])[];
   readonly limits?: Partial<Limits>;
   readonly budget?: ByteBudget;
   readonly trust?: "trusted" | "untrusted";
   readonly reads?: "shared" | "own";
 }
 
-export const route = (handler: Handler, more: Partial<Route> = {}): Route => ({
+export const route = (handler: Handler, more: Partial<UnaryRoute> = {}): UnaryRoute => ({
   handler,
   maxMessage: 65_536,
   deadlineMs: 5_000,
@@ -35,7 +35,7 @@ export const route = (handler: Handler, more: Partial<Route> = {}): Route => ({
 /** Answers with the message it was given, in the protocol it was asked in. */
 export const echo: Handler = (message, call) => answerIn(call, message);
 
-export function answerIn(call: Call, bytes: Uint8Array): Reply {
+export function answerIn(call: UnaryCall, bytes: Uint8Array): Reply {
   if (call.protocol === "grpc") return grpcMessage(bytes);
   if (call.protocol === "http") return http(200, [["content-type", "text/plain"]], bytes);
   return connectMessage(bytes, call.protocol === "connect-json" ? "application/json" : "application/proto");

@@ -1,5 +1,7 @@
 import { connect } from "node:net";
 import { afterEach, describe, expect, test } from "vitest";
+import { ByteBudget } from "../../src/http2/server/limits.ts";
+import { grpcMessage } from "../../src/http2/unary/reply.ts";
 import {
   CONTINUATION,
   END_HEADERS,
@@ -12,9 +14,7 @@ import {
   PRIORITY,
   SETTINGS,
   WINDOW_UPDATE,
-} from "../../src/http2/frame.ts";
-import { ByteBudget } from "../../src/http2/limits.ts";
-import { grpcMessage } from "../../src/http2/reply.ts";
+} from "../../src/http2/wire/frame.ts";
 import { type Fixture, type FixtureOptions, route, start } from "./fixture.ts";
 import {
   data,

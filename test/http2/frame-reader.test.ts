@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { frameOf } from "../../src/http2/frame.ts";
-import { FrameReader, type FrameSink } from "../../src/http2/frame-reader.ts";
+import { frameOf } from "../../src/http2/wire/frame.ts";
+import { FrameReader, type FrameSink } from "../../src/http2/wire/frame-reader.ts";
 import { seeded } from "./fixture.ts";
 
 const sample = [

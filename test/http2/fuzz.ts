@@ -1,10 +1,19 @@
 // Valid streams that were damaged and cut, and what must be true of the answer.
-import type { Field } from "../../src/http2/field.ts";
-import { CONTINUATION, END_HEADERS, END_STREAM, frameOf, HEADERS, PREFACE, SETTINGS } from "../../src/http2/frame.ts";
-import { FrameReader } from "../../src/http2/frame-reader.ts";
-import { HpackDecoder } from "../../src/http2/hpack.ts";
-import { grpcMessage } from "../../src/http2/reply.ts";
-import type { ConnectionError } from "../../src/http2/server.ts";
+
+import type { ConnectionError } from "../../src/http2/server/server.ts";
+import { grpcMessage } from "../../src/http2/unary/reply.ts";
+import type { Field } from "../../src/http2/wire/field.ts";
+import {
+  CONTINUATION,
+  END_HEADERS,
+  END_STREAM,
+  frameOf,
+  HEADERS,
+  PREFACE,
+  SETTINGS,
+} from "../../src/http2/wire/frame.ts";
+import { FrameReader } from "../../src/http2/wire/frame-reader.ts";
+import { HpackDecoder } from "../../src/http2/wire/hpack.ts";
 import { echo, route } from "./fixture.ts";
 import { harness, harnessContext } from "./harness.ts";
 import {

@@ -1,10 +1,10 @@
 // Connections over a pipe that is no socket: every write is kept, every read overwritten.
-import { Connection } from "../../src/http2/connection.ts";
-import { HeadReader } from "../../src/http2/head.ts";
-import { ByteBudget, DEFAULT_LIMITS } from "../../src/http2/limits.ts";
-import { Output, type Pipe } from "../../src/http2/output.ts";
-import { type Route, RouteTable } from "../../src/http2/routes.ts";
-import type { ConnectionError, ServerContext } from "../../src/http2/server.ts";
+import { Connection } from "../../src/http2/server/connection.ts";
+import { ByteBudget, DEFAULT_LIMITS } from "../../src/http2/server/limits.ts";
+import { Output, type Pipe } from "../../src/http2/server/output.ts";
+import type { ConnectionError, ServerContext } from "../../src/http2/server/server.ts";
+import { HeadReader } from "../../src/http2/unary/head.ts";
+import { RouteTable, type UnaryRoute } from "../../src/http2/unary/routes.ts";
 
 /** A pipe that takes everything at once, or says how much waits in it. */
 export class KeepingPipe implements Pipe {
@@ -32,7 +32,7 @@ export interface HarnessContext {
   wakeAll(): void;
 }
 
-export function harnessContext(routes: Readonly<Record<string, Route>>): HarnessContext {
+export function harnessContext(routes: Readonly<Record<string, UnaryRoute>>): HarnessContext {
   const errors: ConnectionError[] = [];
   const woken = new Set<Connection>();
   const table = new RouteTable({ exact: new Map(Object.entries(routes)), prefix: [] });

@@ -1,10 +1,10 @@
 import { connect } from "node:http2";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { describe, expect, test } from "vitest";
-import type { Field } from "../../src/http2/field.ts";
-import { frameOf, HEADERS, PREFACE, SETTINGS } from "../../src/http2/frame.ts";
-import { FrameReader } from "../../src/http2/frame-reader.ts";
-import { HpackDecoder, HpackError } from "../../src/http2/hpack.ts";
+import type { Field } from "../../src/http2/wire/field.ts";
+import { frameOf, HEADERS, PREFACE, SETTINGS } from "../../src/http2/wire/frame.ts";
+import { FrameReader } from "../../src/http2/wire/frame-reader.ts";
+import { HpackDecoder, HpackError } from "../../src/http2/wire/hpack.ts";
 import { seeded } from "./fixture.ts";
 import { indexed, literal } from "./raw-client.ts";
 

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { decodeHuffman, huffmanBound } from "../../src/http2/huffman.ts";
-import { HUFFMAN_CODES, HUFFMAN_LENGTHS } from "../../src/http2/tables.ts";
+import { decodeHuffman, huffmanBound } from "../../src/http2/wire/huffman.ts";
+import { HUFFMAN_CODES, HUFFMAN_LENGTHS } from "../../src/http2/wire/tables.ts";
 import { seeded } from "./fixture.ts";
 
 /** Bit by bit from the table, with nothing in common with the decoder. */

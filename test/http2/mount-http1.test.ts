@@ -1,7 +1,7 @@
 import { createServer } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { mountHttp1 } from "../../src/http2/mount-http1.ts";
+import { mountHttp1 } from "../../src/http2/unary/mount-http1.ts";
 import { echo, route } from "./fixture.ts";
 
 const server = createServer(

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { Output, type OutputOwner } from "../../src/http2/output.ts";
+import { Output, type OutputOwner } from "../../src/http2/server/output.ts";
 import { KeepingPipe } from "./harness.ts";
 
 /** Keeps what it is given, not a copy of it, as a socket does that is behind. */

@@ -1,6 +1,6 @@
 // A client that speaks HTTP/2 frame by frame, so that tests can say what no well-behaved client would.
 import { connect, type Socket } from "node:net";
-import type { Field } from "../../src/http2/field.ts";
+import type { Field } from "../../src/http2/wire/field.ts";
 import {
   DATA,
   END_HEADERS,
@@ -12,9 +12,9 @@ import {
   RST_STREAM,
   SETTINGS,
   WINDOW_UPDATE,
-} from "../../src/http2/frame.ts";
-import { FrameReader } from "../../src/http2/frame-reader.ts";
-import { HpackDecoder } from "../../src/http2/hpack.ts";
+} from "../../src/http2/wire/frame.ts";
+import { FrameReader } from "../../src/http2/wire/frame-reader.ts";
+import { HpackDecoder } from "../../src/http2/wire/hpack.ts";
 
 export interface Frame {
   readonly type: number;

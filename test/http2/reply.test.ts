@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
-import type { Field } from "../../src/http2/field.ts";
-import { HpackDecoder } from "../../src/http2/hpack.ts";
-import { connectError, connectMessage, grpcMessage, grpcStatus, http, Reply } from "../../src/http2/reply.ts";
+import { connectError, connectMessage, grpcMessage, grpcStatus, http, Reply } from "../../src/http2/unary/reply.ts";
+import type { Field } from "../../src/http2/wire/field.ts";
+import { HpackDecoder } from "../../src/http2/wire/hpack.ts";
 
 /** The frames of a reply as [type, flags, id, payload or fields]. */
 function framesOf(reply: Reply): unknown[] {

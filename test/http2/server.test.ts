@@ -7,6 +7,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createServer as createTlsServer, type TLSSocket } from "node:tls";
 import { afterEach, describe, expect, test } from "vitest";
+import { createUnaryListener } from "../../src/http2/server/listener.ts";
+import { splitSans } from "../../src/http2/server/peer.ts";
+import { createUnaryServer } from "../../src/http2/server/server.ts";
+import { mountHttp1 } from "../../src/http2/unary/mount-http1.ts";
+import { grpcMessage } from "../../src/http2/unary/reply.ts";
+import type { ConnectionPeer, Routes } from "../../src/http2/unary/routes.ts";
 import {
   END_HEADERS,
   END_STREAM,
@@ -16,13 +22,7 @@ import {
   PING,
   PREFACE,
   REFUSED_STREAM,
-} from "../../src/http2/frame.ts";
-import { createUnaryListener } from "../../src/http2/listener.ts";
-import { mountHttp1 } from "../../src/http2/mount-http1.ts";
-import { splitSans } from "../../src/http2/peer.ts";
-import { grpcMessage } from "../../src/http2/reply.ts";
-import type { Peer, Routes } from "../../src/http2/routes.ts";
-import { createUnaryServer } from "../../src/http2/server.ts";
+} from "../../src/http2/wire/frame.ts";
 import { echo, type Fixture, route, start } from "./fixture.ts";
 import { grpcCall, grpcHead, headers, httpHead, literal, RawClient, reset, settings } from "./raw-client.ts";
 
@@ -183,7 +183,7 @@ describe("draining under load", () => {
 });
 
 describe("accept", () => {
-  const seen: Peer[] = [];
+  const seen: ConnectionPeer[] = [];
   const routes: Routes = {
     exact: new Map([
       [
@@ -202,32 +202,34 @@ describe("accept", () => {
     async (reads) => {
       const server = createUnaryServer({ routes, reads });
       const closed = Promise.withResolvers<void>();
-      const door = createServer((socket) => {
+      const listener = createServer((socket) => {
         socket.once("close", () => closed.resolve());
         socket.once("data", (head) => server.accept(socket, head, "trusted"));
       });
-      const client = await open(await listening(door));
-      expect((await client.call(1, "/t/Echo", "through the door")).body.toString("latin1", 5)).toBe("through the door");
+      const client = await open(await listening(listener));
+      expect((await client.call(1, "/t/Echo", "through the listener")).body.toString("latin1", 5)).toBe(
+        "through the listener",
+      );
       expect(server.stats()).toMatchObject({ connections: 1, requests: 1 });
       client.destroy();
-      await closed.promise; // the door's own listener hears the end
-      await new Promise((resolve) => door.close(resolve)); // and the door can close: nothing of it stays open
+      await closed.promise; // the listener's own listener hears the end
+      await new Promise((resolve) => listener.close(resolve)); // and the listener can close: nothing of it stays open
     },
   );
 
   test.each(["shared", "own"] as const)(
-    "ends when the door destroys the socket it gave away, %s reads",
+    "ends when the listener destroys the socket it gave away, %s reads",
     async (reads) => {
       const server = createUnaryServer({ routes, reads });
       let given: Socket | undefined;
-      const door = createServer((socket) => {
+      const listener = createServer((socket) => {
         given = socket;
         socket.once("data", (head) => server.accept(socket, head, "trusted"));
       });
-      const client = await open(await listening(door));
+      const client = await open(await listening(listener));
       given!.destroy();
       await client.end();
-      await new Promise((resolve) => door.close(resolve));
+      await new Promise((resolve) => listener.close(resolve));
       expect(server.stats().connections).toBe(0);
     },
   );
@@ -263,10 +265,10 @@ describe("accept", () => {
     );
     const identity = { key: readFileSync(key), cert: readFileSync(cert), ca: readFileSync(cert) };
     const server = createUnaryServer({ routes });
-    const door = createTlsServer({ ...identity, requestCert: true, ALPNProtocols: ["h2"] }, (socket: TLSSocket) =>
+    const listener = createTlsServer({ ...identity, requestCert: true, ALPNProtocols: ["h2"] }, (socket: TLSSocket) =>
       server.accept(socket, undefined, "trusted"),
     );
-    const port = await listening(door);
+    const port = await listening(listener);
     const session = connectHttp2(`https://127.0.0.1:${port}`, { ...identity, checkServerIdentity: () => undefined });
     const bytes = Buffer.alloc(60_000, "tls ");
     const answers = await Promise.all(
@@ -280,7 +282,7 @@ describe("accept", () => {
     expect(seen.at(-1)!.certificateSans()).toEqual(["URI:spiffe://a.test/envoy", "DNS:envoy.a.test"]);
     session.destroy();
     server.close();
-    await new Promise((resolve) => door.close(resolve));
+    await new Promise((resolve) => listener.close(resolve));
   });
 });
 

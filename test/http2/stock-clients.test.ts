@@ -1,6 +1,6 @@
 import { Client, credentials, type Deadline, Metadata, type ServiceError, status } from "@grpc/grpc-js";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { grpcMessage, grpcStatus } from "../../src/http2/reply.ts";
+import { grpcMessage, grpcStatus } from "../../src/http2/unary/reply.ts";
 import { type Fixture, route, start } from "./fixture.ts";
 
 let fixture: Fixture;

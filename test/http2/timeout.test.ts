@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { parseConnectTimeout, parseGrpcTimeout } from "../../src/http2/timeout.ts";
+import { parseConnectTimeout, parseGrpcTimeout } from "../../src/http2/unary/timeout.ts";
 
 test.each([
   ["1H", 3_600_000],

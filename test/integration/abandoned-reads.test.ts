@@ -33,7 +33,7 @@ afterAll(async () => {
 /** The verdict of Connect's JSON, or the HTTP status where there is none. */
 function validate(tokenString: string, timeoutMs: number): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
-  const asked = request(`${far.doors.data}/sallyport.v1.TokenValidator/ValidateToken`, {
+  const asked = request(`${far.listeners.data}/sallyport.v1.TokenValidator/ValidateToken`, {
     method: "POST",
     agent,
     headers: { "content-type": "application/json", "connect-timeout-ms": String(timeoutMs) },

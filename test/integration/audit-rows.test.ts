@@ -14,7 +14,7 @@ beforeAll(async () => {
   writeFileSync(join(place.path, "secret"), `${SECRET}\n`, { mode: 0o600 });
   sallyport = await TestSallyport.start({
     config: {
-      doors: {
+      listeners: {
         data: { bind: "127.0.0.1:0" },
         admin: { bind: "127.0.0.1:0", trusted_proxies: ["127.0.0.0/8"] },
         ops: { bind: "127.0.0.1:0" },
@@ -222,7 +222,7 @@ test("a caller that lacks the permission is recorded as denied", async () => {
 test("each use of break-glass raises an alarm, with the call and the address", async () => {
   const alarms = async () =>
     /alarms_total\{what="break_glass_used"\} (\d+)/.exec(
-      await (await fetch(`${sallyport.doors.ops}/metrics`)).text(),
+      await (await fetch(`${sallyport.listeners.ops}/metrics`)).text(),
     )?.[1];
   expect(await alarms()).toBeUndefined();
   expect((await through("TenantAdmin/ListTenants", {}, SECRET)).status).toBe(200);

@@ -2,9 +2,9 @@ import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { bootstrap } from "../../src/first-admin.ts";
 import { TokenValidator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
-import { PERMISSIONS } from "../../src/services/caller.ts";
+import { bootstrap } from "../../src/postgres/first-admin.ts";
+import { PERMISSIONS } from "../../src/rpc/caller.ts";
 import { folder, freshKeyring, run } from "../support/program.ts";
 import { failure, migratedDatabase, outcome, type Protocol, TestSallyport } from "../support/sallyport.ts";
 
@@ -81,12 +81,12 @@ describe("without a good credential", () => {
     }
     const health = await sallyport.post("admin", "/grpc.health.v1.Health/Check", {});
     expect([health.status, await health.json()]).toEqual([200, { status: "SERVING" }]);
-    expect((await fetch(`${sallyport.doors.admin}/openapi.json`)).status).toBe(200);
+    expect((await fetch(`${sallyport.listeners.admin}/openapi.json`)).status).toBe(200);
   });
 
   test("a token in a URL is no credential, and no answer", async () => {
     const query = `?message=%7B%7D&encoding=json&connect=v1`;
-    const path = `${sallyport.doors.admin}/sallyport.v1.TokenAdmin/ListTokens${query}`;
+    const path = `${sallyport.listeners.admin}/sallyport.v1.TokenAdmin/ListTokens${query}`;
     expect(
       (await fetch(`${path}&access_token=${sallyport.adminToken}&authorization=Bearer%20${sallyport.adminToken}`))
         .status,
@@ -96,7 +96,7 @@ describe("without a good credential", () => {
     });
     expect(get.status).toBe(200);
     for (const mutation of ["CreateToken", "RevokeToken", "RevokeTokens", "RotateToken", "UpdateToken"]) {
-      const response = await fetch(`${sallyport.doors.admin}/sallyport.v1.TokenAdmin/${mutation}${query}`, {
+      const response = await fetch(`${sallyport.listeners.admin}/sallyport.v1.TokenAdmin/${mutation}${query}`, {
         headers: { authorization: `Bearer ${sallyport.adminToken}` },
       });
       expect(response.status, mutation).toBe(405);
@@ -169,7 +169,7 @@ describe("break-glass", () => {
   });
 });
 
-describe("the data door", () => {
+describe("the data listener", () => {
   test("trusts its peers on loopback: anybody asks, and a bad credential gives nothing and takes nothing", async () => {
     const { tokenString } = await sallyport.createToken();
     for (const protocol of ["connect-json", "connect", "grpc"] as const) {
@@ -180,23 +180,28 @@ describe("the data door", () => {
     }
   });
 
-  test("has no admin service, no reflection, and the admin door no validator", async () => {
-    for (const [door, path] of [
+  test("has no admin service, no reflection, and the admin listener no validator", async () => {
+    for (const [listener, path] of [
       ["data", "sallyport.v1.TokenAdmin/ListTokens"],
       ["data", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"],
       ["admin", "sallyport.v1.TokenValidator/ValidateToken"],
       ["ops", "sallyport.v1.TokenAdmin/ListTokens"],
       ["ops", "sallyport.v1.TokenValidator/ValidateToken"],
     ] as const) {
-      const response = await sallyport.post(door, `/${path}`, {}, { authorization: `Bearer ${sallyport.adminToken}` });
-      expect([404, 405, 415, 501], `${door} ${path}`).toContain(response.status);
+      const response = await sallyport.post(
+        listener,
+        `/${path}`,
+        {},
+        { authorization: `Bearer ${sallyport.adminToken}` },
+      );
+      expect([404, 405, 415, 501], `${listener} ${path}`).toContain(response.status);
     }
   });
 
   test("that does not trust its peers needs sallyport.validate; without it nothing is told of any token", async () => {
     await using strict = await TestSallyport.start({
       config: {
-        doors: {
+        listeners: {
           data: { bind: "127.0.0.1:0", trust_peers: false },
           admin: { bind: "127.0.0.1:0" },
           ops: { bind: "127.0.0.1:0" },

@@ -16,7 +16,11 @@ let second: TestSallyport;
 beforeAll(async () => {
   await new Promise<void>((resolve) => liar.listen(0, "127.0.0.1", resolve));
   first = await TestSallyport.start();
-  const peers = [first.doors.data, `http://127.0.0.1:${(liar.address() as AddressInfo).port}`, "http://127.0.0.1:9"];
+  const peers = [
+    first.listeners.data,
+    `http://127.0.0.1:${(liar.address() as AddressInfo).port}`,
+    "http://127.0.0.1:9",
+  ];
   const { database, keyring } = first;
   second = await TestSallyport.start({ database, keyring, config: { canary: { every: "1s", peers } } });
 });
@@ -28,7 +32,7 @@ afterAll(async () => {
 
 test("the canary sees every instance refuse what it revoked, and raises an alarm for the one that does not", async () => {
   const metric = async (outcome: string) => {
-    const text = await (await fetch(`${second.doors.ops}/metrics`)).text();
+    const text = await (await fetch(`${second.listeners.ops}/metrics`)).text();
     return Number(new RegExp(`^sallyport_canary_total\\{outcome="${outcome}"\\} (\\d+)`, "m").exec(text)?.[1] ?? 0);
   };
   // Itself and the other instance refuse; the liar accepts; nobody listens on the last.

@@ -2,13 +2,13 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { IDENTITY } from "../../src/data-plane/policy.ts";
 import {
   CheckRequestSchema,
   type CheckResponse,
   CheckResponseSchema,
 } from "../../src/gen/envoy/service/auth/v3/external_auth_pb.ts";
-import { IDENTITY } from "../../src/services/policy.ts";
-import { framed, http2Asker } from "../servers/data-door.ts";
+import { framed, http2Asker } from "../data-plane/data-listener.ts";
 import { FREE_PORTS } from "../support/program.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 
@@ -25,8 +25,8 @@ let poor: string;
 beforeAll(async () => {
   sallyport = await TestSallyport.start({ config: { policies: POLICIES } });
   const { database, keyring } = sallyport;
-  const doors = { ...FREE_PORTS, data: { bind: "127.0.0.1:0", http2: "node" } };
-  node = await TestSallyport.start({ database, keyring, config: { policies: POLICIES, doors } });
+  const listeners = { ...FREE_PORTS, data: { bind: "127.0.0.1:0", http2: "node" } };
+  node = await TestSallyport.start({ database, keyring, config: { policies: POLICIES, listeners } });
   good = await sallyport.createToken({ scopes: ["api.read"] });
   poor = (await sallyport.createToken({ scopes: ["other"] })).tokenString;
 });
@@ -51,7 +51,7 @@ interface Asked {
 
 /** One HTTP/1.1 connection on which everything is written by hand; answers in order. */
 class Http1 {
-  readonly #socket = connect(Number(new URL(sallyport.doors.data).port), "127.0.0.1");
+  readonly #socket = connect(Number(new URL(sallyport.listeners.data).port), "127.0.0.1");
   #rest = "";
   #waiting: { head: boolean; resolve(answer: Answer): void; reject(error: Error): void }[] = [];
 
@@ -152,8 +152,8 @@ const NOT_SAID = IDENTITY.map(() => undefined);
 
 describe.each([
   ["HTTP/1.1", () => new Http1()],
-  ["h2c", () => new H2c(sallyport.doors.data)],
-  ["h2c on node:http2", () => new H2c(node.doors.data)],
+  ["h2c", () => new H2c(sallyport.listeners.data)],
+  ["h2c on node:http2", () => new H2c(node.listeners.data)],
 ] as const)("the HTTP check over %s", (protocol, open) => {
   let client: Http1 | H2c;
   beforeAll(() => {
@@ -378,8 +378,8 @@ test("an absolute target is refused on HTTP/1.1, and no check is answered in its
 
 describe("policies of a new configuration", () => {
   const GRPC = { "content-type": "application/grpc", te: "trailers" };
-  const check = async (door: string, policy: string): Promise<CheckResponse> => {
-    const asker = http2Asker(door);
+  const check = async (listener: string, policy: string): Promise<CheckResponse> => {
+    const asker = http2Asker(listener);
     const http = { headers: { authorization: `Bearer ${good.tokenString}` } };
     const attributes = { request: { http }, contextExtensions: { policy } };
     const question = toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes }));
@@ -394,9 +394,9 @@ describe("policies of a new configuration", () => {
     await using reloaded = await TestSallyport.start({ database, keyring, config: { policies } });
     const ask = async (policy: string) => {
       const headers = { authorization: `Bearer ${good.tokenString}` };
-      const answer = await fetch(`${reloaded.doors.data}/v1/check/envoy/${policy}`, { headers });
+      const answer = await fetch(`${reloaded.listeners.data}/v1/check/envoy/${policy}`, { headers });
       await answer.arrayBuffer();
-      const { status } = await check(reloaded.doors.data, policy);
+      const { status } = await check(reloaded.listeners.data, policy);
       return [answer.status, status?.code, answer.headers.get("x-old"), answer.headers.get("x-new")];
     };
     expect([await ask("stays"), await ask("goes"), await ask("comes"), await ask("renames")]).toEqual([

@@ -16,8 +16,8 @@ import {
   ValidateTokenResponseSchema,
   Verdict,
 } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
-import { certify, type Identity, writeFiles } from "../servers/certificates.ts";
-import { framed, type Poured, pourUntilGoaway } from "../servers/data-door.ts";
+import { framed, type Poured, pourUntilGoaway } from "../data-plane/data-listener.ts";
+import { certify, type Identity, writeFiles } from "../listen/certificates.ts";
 import { FREE_PORTS } from "../support/program.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 
@@ -48,7 +48,7 @@ const another = (data: object = {}): Promise<TestSallyport> =>
   TestSallyport.start({
     database: stays.database,
     keyring: stays.keyring,
-    config: { doors: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", ...data } } },
+    config: { listeners: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", ...data } } },
   });
 const portOf = (url: string): number => Number(new URL(url).port);
 
@@ -156,7 +156,7 @@ function rawLoad(connections: number, dial: () => Socket): Promise<Poured[]> {
   );
 }
 
-/** Watches health at the ops door; when it was told what, until the stream ended. */
+/** Watches health at the ops listener; when it was told what, until the stream ended. */
 function watch(url: string) {
   const seen: { status: Status; at: number }[] = [];
   const client = createClient(Health, createGrpcTransport({ baseUrl: url }));
@@ -188,9 +188,9 @@ describe("SIGTERM under load", () => {
       const leaves = await another({ http2, ...(secure ? { tls } : {}) });
       const other = secure ? await another({ tls }) : stays;
       const creds = secure ? credentials.createSsl(Buffer.from(ca.certPem)) : credentials.createInsecure();
-      const urls = [leaves.doors.data, other.doors.data] as [string, string];
+      const urls = [leaves.listeners.data, other.listeners.data] as [string, string];
       const loads = [grpcLoad(urls, creds, 8), ...(secure ? [] : [http1Load(urls, 8)])];
-      const port = portOf(leaves.doors.data);
+      const port = portOf(leaves.listeners.data);
       const poured =
         http2 === "own"
           ? rawLoad(secure ? 8 : 16, () =>
@@ -199,7 +199,7 @@ describe("SIGTERM under load", () => {
                 : netConnect(port, "127.0.0.1"),
             )
           : Promise.resolve([]);
-      const watching = watch(leaves.doors.ops);
+      const watching = watch(leaves.listeners.ops);
       await Promise.all([watching.first, enough(...loads)]);
       await new Promise((resolve) => setTimeout(resolve, 500)); // load in full flow
       const { code, ms } = await end(leaves.program);
@@ -233,7 +233,7 @@ describe("a drain", () => {
     const rows = async () => Number((await stays.sql("select count(*) from sallyport.validators"))[0]!["count"]);
     const before = await rows();
     const idle: Socket[] = [];
-    for (const url of Object.values(leaves.doors)) {
+    for (const url of Object.values(leaves.listeners)) {
       for (const bytes of ["", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"]) {
         const socket = netConnect(portOf(url), "127.0.0.1");
         socket.on("error", () => {}).resume();
@@ -243,11 +243,11 @@ describe("a drain", () => {
       }
     }
     const agent = new Agent({ keepAlive: true });
-    for (const url of [leaves.doors.data, leaves.doors.admin, leaves.doors.ops])
+    for (const url of [leaves.listeners.data, leaves.listeners.admin, leaves.listeners.ops])
       await new Promise((resolve) =>
         httpRequest(url, { agent }, (response) => response.resume().once("end", resolve)).end(),
       );
-    const channel = createClient(TokenValidator, createGrpcTransport({ baseUrl: leaves.doors.data }));
+    const channel = createClient(TokenValidator, createGrpcTransport({ baseUrl: leaves.listeners.data }));
     await channel.validateToken({ tokenString });
     const { code, ms } = await end(leaves.program);
     expect(code).toBe(0);
@@ -260,7 +260,7 @@ describe("a drain", () => {
 
   test("gives those who poll /readyz time to see it, while all is served as before", async () => {
     const leaves = await another();
-    const ready = async () => (await fetch(`${leaves.doors.ops}/readyz`)).status;
+    const ready = async () => (await fetch(`${leaves.listeners.ops}/readyz`)).status;
     expect(await ready()).toBe(200);
     const ended = end(leaves.program);
     await expect.poll(ready, { interval: 20 }).toBe(503);
@@ -282,7 +282,7 @@ describe("a drain", () => {
 
   test("by Ctrl-C takes a moment, whoever polls", async () => {
     const leaves = await another();
-    await fetch(`${leaves.doors.ops}/readyz`, { headers: { connection: "close" } });
+    await fetch(`${leaves.listeners.ops}/readyz`, { headers: { connection: "close" } });
     const { code, ms } = await end(leaves.program, "SIGINT");
     expect(code).toBe(0);
     expect(ms).toBeLessThan(2_000);
@@ -291,7 +291,7 @@ describe("a drain", () => {
 
   test("ends at once at a second signal", async () => {
     const leaves = await another();
-    const ready = async () => (await fetch(`${leaves.doors.ops}/readyz`)).status;
+    const ready = async () => (await fetch(`${leaves.listeners.ops}/readyz`)).status;
     expect(await ready()).toBe(200);
     leaves.program.kill("SIGTERM");
     await expect.poll(ready, { interval: 20 }).toBe(503);

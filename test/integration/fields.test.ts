@@ -16,7 +16,7 @@ import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { failure, outcome, seconds, TestSallyport } from "../support/sallyport.ts";
 
 /*
- * Every field of every request of the admin door, walked by reflection: hostile text in each string must be an answer of
+ * Every field of every request of the admin listener, walked by reflection: hostile text in each string must be an answer of
  * the API (a refusal that names the field, or "no such thing"), never an INTERNAL error, and never echoed.
  */
 let sallyport: TestSallyport;

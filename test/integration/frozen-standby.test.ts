@@ -1,6 +1,6 @@
 import pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { bootstrap } from "../../src/first-admin.ts";
+import { bootstrap } from "../../src/postgres/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
 import { freshKeyring } from "../support/program.ts";

@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { certify, type Identity, writeFiles } from "../servers/certificates.ts";
-import { http2Asker, type RawAnswer } from "../servers/data-door.ts";
+import { http2Asker, type RawAnswer } from "../data-plane/data-listener.ts";
+import { certify, type Identity, writeFiles } from "../listen/certificates.ts";
 import { FREE_PORTS } from "../support/program.ts";
 import { seconds, TestSallyport } from "../support/sallyport.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
@@ -27,7 +27,7 @@ interface Answer {
 
 async function post(body: string, type: string | undefined = FORM, of = sallyport, headers = {}): Promise<Answer> {
   const all = { ...(type !== "" && { "content-type": type }), ...headers };
-  const answer = await fetch(`${of.doors.data}${PATH}`, { method: "POST", headers: all, body: Buffer.from(body) });
+  const answer = await fetch(`${of.listeners.data}${PATH}`, { method: "POST", headers: all, body: Buffer.from(body) });
   return { status: answer.status, headers: answer.headers, body: await answer.text() };
 }
 
@@ -154,12 +154,12 @@ test("a repeated parameter, none, another type, and what can not be read are 400
 
 test("other methods are 405, and a token in a query is never looked at", async () => {
   for (const method of ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"]) {
-    const url = `${sallyport.doors.data}${PATH}?${form(sallyport.adminToken)}`;
+    const url = `${sallyport.listeners.data}${PATH}?${form(sallyport.adminToken)}`;
     const answer = await fetch(url, { method });
     expect([answer.status, answer.headers.get("allow")], method).toEqual([405, "POST"]);
     expect(await answer.text()).not.toContain("active");
   }
-  const both = await fetch(`${sallyport.doors.data}${PATH}?${form(sallyport.adminToken)}`, {
+  const both = await fetch(`${sallyport.listeners.data}${PATH}?${form(sallyport.adminToken)}`, {
     method: "POST",
     headers: { "content-type": FORM },
     body: form("x"),
@@ -172,7 +172,7 @@ test("a body over 64 KiB is refused", async () => {
 });
 
 test("HTTP/2 answers the same", async () => {
-  const asker = http2Asker(sallyport.doors.data);
+  const asker = http2Asker(sallyport.listeners.data);
   try {
     const ask = (token: string) => asker.ask(PATH, { "content-type": FORM }, Buffer.from(form(token)));
     expect((await ask(NOBODY)).body.toString()).toBe(INACTIVE);
@@ -192,16 +192,16 @@ test("no secret that was asked about stands in the log at its most talkative", a
   const odd = "sp_pat_thisIsNoTokenButMightBeOneOfSomebody";
   for (const [, ask] of FORMS) for (const token of [made.tokenString, odd]) await ask(token);
   await post(`${form(made.tokenString)}&${form(odd)}`);
-  await fetch(`${sallyport.doors.data}${PATH}?${form(odd)}`);
+  await fetch(`${sallyport.listeners.data}${PATH}?${form(odd)}`);
   const said = sallyport.program.out + sallyport.program.err;
   for (const secret of [made.tokenString.slice(-40), made.tokenString.slice(20), odd, odd.slice(10)])
     expect(said.includes(secret)).toBe(false);
 });
 
-describe("a door that does not trust its peers", () => {
+describe("a listener that does not trust its peers", () => {
   let folder: string;
   let ca: Identity;
-  let door: TestSallyport;
+  let listener: TestSallyport;
   const path = (name: string) => join(folder, name);
   beforeAll(async () => {
     folder = mkdtempSync(join(tmpdir(), "sallyport-introspect-"));
@@ -215,15 +215,15 @@ describe("a door that does not trust its peers", () => {
     };
     const data = { bind: "127.0.0.1:0", tls };
     const { database, keyring } = sallyport;
-    door = await TestSallyport.start({ database, keyring, config: { doors: { ...FREE_PORTS, data } } });
+    listener = await TestSallyport.start({ database, keyring, config: { listeners: { ...FREE_PORTS, data } } });
   });
   afterAll(async () => {
-    await door?.stop();
+    await listener?.stop();
     rmSync(folder, { recursive: true, force: true });
   });
 
   const as = async (who: Identity | undefined, headers: Record<string, string> = {}): Promise<RawAnswer> => {
-    const url = door.doors.data.replace("http:", "https:").replace("127.0.0.1", "localhost");
+    const url = listener.listeners.data.replace("http:", "https:").replace("127.0.0.1", "localhost");
     const asker = http2Asker(url, { ca: ca.certPem, ...(who && { cert: who.certPem, key: who.keyPem }) });
     const body = Buffer.from(form(sallyport.adminToken));
     return asker.ask(PATH, { "content-type": FORM, ...headers }, body).finally(() => asker.close());

@@ -50,5 +50,5 @@ test("an instance needs the writer's rights only, a validating one the reader's,
     "INVALID_TOKEN",
     "INVALID_TOKEN",
   ]);
-  expect(reader.doors.admin).toBe("");
+  expect(reader.listeners.admin).toBe("");
 }, 60_000);

@@ -102,7 +102,7 @@ const h1 =
   (tokenString) =>
     new Promise((resolve, reject) => {
       const req = httpRequest(
-        `${sallyport.doors.data}/sallyport.v1.TokenValidator/ValidateToken`,
+        `${sallyport.listeners.data}/sallyport.v1.TokenValidator/ValidateToken`,
         { method: "POST", headers: { "content-type": type } },
         (res) => {
           const chunks: Buffer[] = [];
@@ -118,7 +118,7 @@ const h2 =
   (type: string, encode: (tokenString: string) => Buffer): Ask =>
   (tokenString) =>
     new Promise((resolve, reject) => {
-      const session = connect(sallyport.doors.data);
+      const session = connect(sallyport.listeners.data);
       session.on("error", reject);
       const stream = session.request({
         ":method": "POST",
@@ -221,7 +221,7 @@ describe("the true reason", () => {
   });
 
   test("is in the metrics, without any token in a label", async () => {
-    const metrics = await (await fetch(`${sallyport.doors.ops}/metrics`)).text();
+    const metrics = await (await fetch(`${sallyport.listeners.ops}/metrics`)).text();
     for (const reason of [
       "malformed",
       "unknown",

@@ -1,8 +1,8 @@
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { bootstrap } from "../../src/first-admin.ts";
 import { EffectMode } from "../../src/gen/sallyport/v1/effect_pb.ts";
+import { bootstrap } from "../../src/postgres/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { hasPostgres, startServer, type ThrowawayServer } from "../support/postgres.ts";
 import { freshKeyring } from "../support/program.ts";

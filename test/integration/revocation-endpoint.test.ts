@@ -25,7 +25,7 @@ interface Answer {
 }
 
 async function revoke(by: string | undefined, body: string, type = FORM): Promise<Answer> {
-  const answer = await fetch(`${sallyport.doors.admin}${PATH}`, {
+  const answer = await fetch(`${sallyport.listeners.admin}${PATH}`, {
     method: "POST",
     headers: {
       ...(type !== "" && { "content-type": type }),
@@ -77,7 +77,7 @@ describe.each(WRITTEN)("with %s", (_name, written) => {
 
 describe("a client of OAuth that authenticates", () => {
   const ask = async (headers: Record<string, string>, body: Record<string, string>) => {
-    const answer = await fetch(`${sallyport.doors.admin}${PATH}`, {
+    const answer = await fetch(`${sallyport.listeners.admin}${PATH}`, {
       method: "POST",
       headers: { "content-type": FORM, ...headers },
       body: `${new URLSearchParams(body)}`,
@@ -179,7 +179,7 @@ test.each([
   ["a little too large leaves the connection as it was", 200_000, ["HTTP/1.1 400", "HTTP/1.1 200"]],
   ["far too large ends the connection, and nothing after it is answered", 3_000_000, ["HTTP/1.1 400"]],
 ])("a body that is %s", async (_what, length, expected) => {
-  const { port } = new URL(sallyport.doors.admin);
+  const { port } = new URL(sallyport.listeners.admin);
   const socket = connect(Number(port), "127.0.0.1");
   let seen = "";
   const ended = new Promise((resolve) => socket.once("close", resolve));
@@ -201,7 +201,7 @@ test.each([
 test("other methods are 405, and a token in the query is never looked at", async () => {
   const { tokenString } = await sallyport.createToken();
   const headers = { authorization: `Bearer ${sallyport.adminToken}` };
-  const url = `${sallyport.doors.admin}${PATH}?${form(tokenString)}`;
+  const url = `${sallyport.listeners.admin}${PATH}?${form(tokenString)}`;
   for (const method of ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"]) {
     const answer = await fetch(url, { method, headers });
     expect([answer.status, answer.headers.get("allow")], method).toEqual([405, "POST"]);
@@ -234,8 +234,8 @@ test("it waits as RevokeToken does: no instance accepts the token after the answ
   expect(await other.verdict(held.tokenString)).not.toBe("ALLOW");
 });
 
-test("a client that goes away while it sends leaves the door as it was", async () => {
-  const { port } = new URL(sallyport.doors.admin);
+test("a client that goes away while it sends leaves the listener as it was", async () => {
+  const { port } = new URL(sallyport.listeners.admin);
   const socket = connect(Number(port), "127.0.0.1");
   const head = `POST ${PATH} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer ${sallyport.adminToken}\r\n`;
   await new Promise<void>((sent) =>

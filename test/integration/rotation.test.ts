@@ -146,7 +146,7 @@ test("the use of a string after its rotation ended it is audited, and counted; a
         metadata: { uses: "1", rotated_to: expect.stringMatching(/^tok_/) },
       },
     ]);
-  const metrics = await (await fetch(`${sallyport.doors.ops}/metrics`)).text();
+  const metrics = await (await fetch(`${sallyport.listeners.ops}/metrics`)).text();
   expect(metrics).toMatch(/^sallyport_token_reuses_total [1-9]/m);
 });
 

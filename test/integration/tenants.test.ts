@@ -1,11 +1,11 @@
 import { ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
-import { PERMISSIONS } from "../../src/services/caller.ts";
+import { PERMISSIONS } from "../../src/rpc/caller.ts";
 import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
 
 /*
- * Tenants are walls. Every RPC of the admin door is called on an object of one's own, of another person, of another
+ * Tenants are walls. Every RPC of the admin listener is called on an object of one's own, of another person, of another
  * tenant and on one that does not exist, by callers of every reach. What may not be seen must answer exactly as what is
  * not there.
  */
@@ -87,7 +87,7 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
   "AuditLog/ListAuditEvents": (by, of) => by.audit.listAuditEvents({ tenant: of.tenant }),
 };
 
-test("the matrix has every RPC of the admin door", () => {
+test("the matrix has every RPC of the admin listener", () => {
   const methods = Object.entries(PERMISSIONS)
     .filter(([method, row]) => row !== "open" && method.startsWith("sallyport.") && !method.includes("TokenValidator"))
     .map(([method]) => method.replace("sallyport.v1.", ""));

@@ -6,7 +6,6 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { askPeer } from "../../src/canary-peer.ts";
 import { Secret } from "../../src/domain/secret.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import {
@@ -14,9 +13,10 @@ import {
   ValidateTokenResponseSchema,
   Verdict,
 } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { askPeer } from "../../src/revocation/canary-peer.ts";
 import { cli } from "../cli/peer.ts";
-import { certify, type Identity, writeFiles } from "../servers/certificates.ts";
-import { framed, http2Asker, TYPES } from "../servers/data-door.ts";
+import { framed, http2Asker, TYPES } from "../data-plane/data-listener.ts";
+import { certify, type Identity, writeFiles } from "../listen/certificates.ts";
 import { FREE_PORTS, patiently } from "../support/program.ts";
 import { outcome, TestSallyport } from "../support/sallyport.ts";
 
@@ -48,7 +48,7 @@ const start = (data: object, admin: object = {}, config: object = {}) =>
     database: store.database,
     keyring: store.keyring,
     config: {
-      doors: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", ...data }, admin: { bind: "127.0.0.1:0", ...admin } },
+      listeners: { ...FREE_PORTS, data: { bind: "127.0.0.1:0", ...data }, admin: { bind: "127.0.0.1:0", ...admin } },
       ...config,
     },
   });
@@ -86,14 +86,14 @@ describe("TLS by configuration", () => {
     async (http2) => {
       writeFiles(folder, newServer());
       await using sallyport = await start({ tls: tlsOf(folder), http2 }, { tls: tlsOf(folder) });
-      const kept = client(sallyport.doors.data);
+      const kept = client(sallyport.listeners.data);
       expect(await kept.verdict()).toBe(Verdict.ALLOW);
-      const before = [await serial(sallyport.doors.data), await serial(sallyport.doors.admin)];
+      const before = [await serial(sallyport.listeners.data), await serial(sallyport.listeners.admin)];
       expect(before[0]).toBe(before[1]);
       writeFiles(folder, newServer());
       sallyport.program.kill("SIGHUP");
       await sallyport.program.until(({ out }) => out.includes('"reloaded"'), "it reloaded");
-      const after = [await serial(sallyport.doors.data), await serial(sallyport.doors.admin)];
+      const after = [await serial(sallyport.listeners.data), await serial(sallyport.listeners.admin)];
       expect(after[0]).toBe(after[1]);
       expect(after[0]).not.toBe(before[0]);
       expect(await kept.verdict()).toBe(Verdict.ALLOW);
@@ -112,13 +112,13 @@ describe("TLS by configuration", () => {
     const direct = mkdtempSync(join(tmpdir(), "sallyport-tls-"));
     writeFiles(direct, newServer());
     await using sallyport = await start({ tls: tlsOf(join(folder, "current")) }, { tls: tlsOf(direct) });
-    const kept = client(sallyport.doors.data);
-    const [linked, plain] = [await serial(sallyport.doors.data), await serial(sallyport.doors.admin)];
+    const kept = client(sallyport.listeners.data);
+    const [linked, plain] = [await serial(sallyport.listeners.data), await serial(sallyport.listeners.admin)];
     version("v2");
     writeFiles(direct, newServer());
     const patience = { timeout: 10_000, interval: 100 };
-    await expect.poll(() => serial(sallyport.doors.data), patience).not.toBe(linked);
-    await expect.poll(() => serial(sallyport.doors.admin), patience).not.toBe(plain);
+    await expect.poll(() => serial(sallyport.listeners.data), patience).not.toBe(linked);
+    await expect.poll(() => serial(sallyport.listeners.admin), patience).not.toBe(plain);
     expect(await kept.verdict()).toBe(Verdict.ALLOW);
     kept.close();
     rmSync(direct, { recursive: true });
@@ -127,8 +127,8 @@ describe("TLS by configuration", () => {
   test("a certificate that can not be used keeps the old one, says so, and the next good one is taken", async () => {
     writeFiles(folder, newServer());
     await using sallyport = await start({ tls: tlsOf(folder) });
-    const kept = client(sallyport.doors.data);
-    const before = await serial(sallyport.doors.data);
+    const kept = client(sallyport.listeners.data);
+    const before = await serial(sallyport.listeners.data);
     const complaints = () => sallyport.program.out.split('"alarm":true').length - 1;
     const notes = () => sallyport.program.out.split('"reloaded"').length - 1;
     const bad: readonly [string, () => void][] = [
@@ -143,7 +143,7 @@ describe("TLS by configuration", () => {
       const had = complaints();
       sallyport.program.kill("SIGHUP");
       await sallyport.program.until(() => complaints() > had, `it complained of ${what}`);
-      expect(await serial(sallyport.doors.data), what).toBe(before);
+      expect(await serial(sallyport.listeners.data), what).toBe(before);
       expect(await kept.verdict()).toBe(Verdict.ALLOW);
       await new Promise((resolve) => setTimeout(resolve, 1_100)); // a kind of trouble has a line a second
     }
@@ -152,7 +152,7 @@ describe("TLS by configuration", () => {
     writeFiles(folder, newServer());
     sallyport.program.kill("SIGHUP");
     await sallyport.program.until(() => notes() > 0, "it reloaded");
-    expect(await serial(sallyport.doors.data)).not.toBe(before);
+    expect(await serial(sallyport.listeners.data)).not.toBe(before);
     kept.close();
   });
 
@@ -164,37 +164,37 @@ describe("TLS by configuration", () => {
 });
 
 /** Lines of the log about failed handshakes, and how many were counted of a listener. */
-async function handshakes(sallyport: TestSallyport, door: "data" | "admin") {
+async function handshakes(sallyport: TestSallyport, listener: "data" | "admin") {
   const lines = sallyport.program.out
     .split("\n")
     .filter((line) => line.includes("a TLS handshake failed"))
     .map((line) => JSON.parse(line))
-    .filter((line) => line.door === door);
-  const metrics = await (await fetch(`${sallyport.doors.ops}/metrics`)).text();
-  const counted = new RegExp(`tls_handshake_failures_total\\{door="${door}"\\} (\\d+)`).exec(metrics)?.[1];
+    .filter((line) => line.listener === listener);
+  const metrics = await (await fetch(`${sallyport.listeners.ops}/metrics`)).text();
+  const counted = new RegExp(`tls_handshake_failures_total\\{listener="${listener}"\\} (\\d+)`).exec(metrics)?.[1];
   return { lines, counted: Number(counted ?? 0) };
 }
 
-describe("a TLS door", () => {
+describe("a TLS listener", () => {
   test("counts handshakes that fail, and logs some of them with address and cause", async () => {
     writeFiles(folder, newServer(), ca);
     const client_ca_file = join(folder, "ca.pem");
     const named = { client_ca_file, allowed_sans: ["spiffe://td/envoy"] };
     await using sallyport = await start({ tls: tlsOf(folder, named) }, { tls: tlsOf(folder) });
     expect(await handshakes(sallyport, "admin")).toEqual({ lines: [], counted: 0 });
-    await expect(fetch(sallyport.doors.admin)).rejects.toThrow(); // cleartext
+    await expect(fetch(sallyport.listeners.admin)).rejects.toThrow(); // cleartext
     await expect.poll(async () => (await handshakes(sallyport, "admin")).counted).toBe(1);
     expect((await handshakes(sallyport, "admin")).lines).toMatchObject([
       { address: "127.0.0.1", why: "ERR_SSL_HTTP_REQUEST", level: "info" },
     ]);
     // Who got through is none; the certificate of a stranger is.
     const known = createConnectTransport({
-      baseUrl: https(sallyport.doors.admin),
+      baseUrl: https(sallyport.listeners.admin),
       httpVersion: "1.1",
       nodeOptions: { ca: ca.certPem },
     });
     expect(await outcome(createClient(TokenAdmin, known).listTokens({}))).toBe("CALLER_UNAUTHENTICATED");
-    const stranger = client(sallyport.doors.data, certify("client", [{ uri: "spiffe://td/other" }], ca));
+    const stranger = client(sallyport.listeners.data, certify("client", [{ uri: "spiffe://td/other" }], ca));
     await expect(stranger.verdict()).rejects.toThrow();
     stranger.close();
     await expect.poll(async () => (await handshakes(sallyport, "data")).counted).toBe(1);
@@ -202,14 +202,15 @@ describe("a TLS door", () => {
       { address: "127.0.0.1", why: "SAN_NOT_ALLOWED" },
     ]);
     // A flood is counted to the last, and logged in part.
-    for (let n = 0; n < 40; n++) await fetch(sallyport.doors.admin).catch(() => {});
+    for (let n = 0; n < 40; n++) await fetch(sallyport.listeners.admin).catch(() => {});
     await expect.poll(async () => (await handshakes(sallyport, "admin")).counted).toBe(41);
   });
 
   test("does not wait, when it stops, for a client that left in the middle of the handshake", async () => {
     writeFiles(folder, newServer());
     const sallyport = await start({ tls: tlsOf(folder) }, { tls: tlsOf(folder) });
-    for (const door of ["data", "admin"] as const) for (let n = 0; n < 5; n++) await serial(sallyport.doors[door]);
+    for (const listener of ["data", "admin"] as const)
+      for (let n = 0; n < 5; n++) await serial(sallyport.listeners[listener]);
     const from = performance.now();
     expect(await sallyport.halt()).toBe(0);
     expect(performance.now() - from).toBeLessThan(3_000); // the handshake has 5 s
@@ -220,7 +221,7 @@ describe("a TLS door", () => {
 describe("mTLS by configuration", () => {
   const named = (uri: string, issuer = ca) => certify("client", [{ uri }], issuer);
 
-  test("a client certificate is a caller of the admin door by its SAN, with just its permissions", async () => {
+  test("a client certificate is a caller of the admin listener by its SAN, with just its permissions", async () => {
     writeFiles(folder, newServer(), ca);
     const tls = tlsOf(folder, { client_ca_file: join(folder, "ca.pem") });
     const san = "spiffe://td/ci";
@@ -230,7 +231,7 @@ describe("mTLS by configuration", () => {
       createClient(
         TokenAdmin,
         createConnectTransport({
-          baseUrl: https(sallyport.doors.admin),
+          baseUrl: https(sallyport.listeners.admin),
           httpVersion: http,
           nodeOptions: { ca: ca.certPem, ...(who && { cert: who.certPem, key: who.keyPem }) },
         }),
@@ -255,7 +256,7 @@ describe("mTLS by configuration", () => {
     const ci = createClient(
       TokenAdmin,
       createConnectTransport({
-        baseUrl: https(sallyport.doors.admin),
+        baseUrl: https(sallyport.listeners.admin),
         httpVersion: "1.1",
         nodeOptions: { ca: ca.certPem, cert, key },
       }),
@@ -272,7 +273,7 @@ describe("mTLS by configuration", () => {
     for (const [name, text] of Object.entries({ "me.pem": cert, "me-key.pem": key, garbage: "x" }))
       writeFileSync(join(folder, name), text);
     const create = ["tokens", "create", "--profile", "org", "--principal", "org:by-cli", "--display-name", "x"];
-    const address = ["--address", https(sallyport.doors.admin)];
+    const address = ["--address", https(sallyport.listeners.admin)];
     const at = (name: string) => join(folder, name);
     const flags = ["--ca-file", at("ca.pem"), "--cert-file", at("me.pem"), "--key-file", at("me-key.pem")];
     const env = { SALLYPORT_TOKEN: "" };
@@ -317,11 +318,11 @@ describe("mTLS by configuration", () => {
         () => askPeer(...args),
         async (_, error) => String(error).includes("answered 429"),
       );
-    expect(await ask(https(mutual.doors.data), secret, files)).toBe("ALLOW");
-    expect(await ask(local.doors.data, new Secret("sp_pat_1x"), {})).toBe("INVALID_TOKEN");
+    expect(await ask(https(mutual.listeners.data), secret, files)).toBe("ALLOW");
+    expect(await ask(local.listeners.data, new Secret("sp_pat_1x"), {})).toBe("INVALID_TOKEN");
     expect(await ask(bind, secret, {})).toBe("ALLOW");
-    await expect(ask(https(mutual.doors.data), secret, { caFile: files.caFile })).rejects.toThrow("answered 401");
-    await expect(ask(https(mutual.doors.data), secret, {})).rejects.toThrow();
+    await expect(ask(https(mutual.listeners.data), secret, { caFile: files.caFile })).rejects.toThrow("answered 401");
+    await expect(ask(https(mutual.listeners.data), secret, {})).rejects.toThrow();
   });
 
   test("a CA that is replaced is believed at once, and the old one no more", async () => {
@@ -334,7 +335,7 @@ describe("mTLS by configuration", () => {
     const next = certify("next ca", []);
     const [old, fresh] = [named("spiffe://td/envoy"), named("spiffe://td/envoy", next)];
     const ask = async (who: Identity) => {
-      const one = client(sallyport.doors.data, who);
+      const one = client(sallyport.listeners.data, who);
       return one.verdict().finally(one.close);
     };
     expect(await ask(old)).toBe(Verdict.ALLOW);
@@ -346,18 +347,18 @@ describe("mTLS by configuration", () => {
     await expect(ask(old)).rejects.toThrow();
   });
 
-  test("a cleartext client is not served at a TLS door, nor one that believes another CA", async () => {
+  test("a cleartext client is not served at a TLS listener, nor one that believes another CA", async () => {
     writeFiles(folder, newServer());
     await using sallyport = await start({ tls: tlsOf(folder) });
-    await expect(fetch(`${sallyport.doors.data}/`)).rejects.toThrow();
+    await expect(fetch(`${sallyport.listeners.data}/`)).rejects.toThrow();
     const stranger = createGrpcTransport({
-      baseUrl: https(sallyport.doors.data),
+      baseUrl: https(sallyport.listeners.data),
       nodeOptions: { ca: certify("x", []).certPem },
     });
     const refused = await createClient(TokenAdmin, stranger)
       .listTokens({})
       .catch((error) => error);
     expect(refused).toBeInstanceOf(ConnectError);
-    expect((await fetch(`${sallyport.doors.ops}/healthz`)).status).toBe(200); // always cleartext
+    expect((await fetch(`${sallyport.listeners.ops}/healthz`)).status).toBe(200); // always cleartext
   });
 });

@@ -12,12 +12,12 @@ import {
 import { TestSallyport } from "../support/sallyport.ts";
 
 /*
- * Stock clients against the real program, on every door: each makes a token, has it judged, revokes it, and is told so.
+ * Stock clients against the real program, on every listener: each makes a token, has it judged, revokes it, and is told so.
  */
 const ROOT = join(import.meta.dirname, "../..");
 const exec = promisify(execFile);
 let sallyport: TestSallyport;
-const target = (door: "data" | "admin" | "ops") => new URL(sallyport.doors[door]).host;
+const target = (listener: "data" | "admin" | "ops") => new URL(sallyport.listeners[listener]).host;
 beforeAll(async () => {
   sallyport = await TestSallyport.start();
 });
@@ -36,7 +36,7 @@ interface Answer {
 /** A client that calls an RPC with JSON and gives the answer as JSON, or its error text. */
 interface Stock {
   readonly name: string;
-  call(door: "data" | "admin", method: string, body: object, bearer?: string): Promise<Answer>;
+  call(listener: "data" | "admin", method: string, body: object, bearer?: string): Promise<Answer>;
   /** What a call with a bad bearer is told. */
   refused(method: string): Promise<string>;
 }
@@ -49,11 +49,11 @@ const failed = async (call: Promise<unknown>) =>
   );
 
 const curl = (flags: string[]): Omit<Stock, "name"> => {
-  const ask = async (door: "data" | "admin", method: string, body: object, bearer?: string) => {
+  const ask = async (listener: "data" | "admin", method: string, body: object, bearer?: string) => {
     const { stdout } = await exec("curl", [
       "-sS",
       ...flags,
-      `http://${target(door)}/sallyport.v1.${method}`,
+      `http://${target(listener)}/sallyport.v1.${method}`,
       "-H",
       "content-type: application/json",
       ...(bearer ? ["-H", `authorization: Bearer ${bearer}`] : []),
@@ -66,7 +66,7 @@ const curl = (flags: string[]): Omit<Stock, "name"> => {
 };
 
 const bufCurl = (protocol: string, flags: string[]): Omit<Stock, "name"> => {
-  const ask = async (door: "data" | "admin", method: string, body: object, bearer?: string) => {
+  const ask = async (listener: "data" | "admin", method: string, body: object, bearer?: string) => {
     const { stdout } = await exec(
       join(ROOT, "node_modules/.bin/buf"),
       [
@@ -79,7 +79,7 @@ const bufCurl = (protocol: string, flags: string[]): Omit<Stock, "name"> => {
         ...(bearer ? ["-H", `authorization: Bearer ${bearer}`] : []),
         "-d",
         JSON.stringify(body),
-        `http://${target(door)}/sallyport.v1.${method}`,
+        `http://${target(listener)}/sallyport.v1.${method}`,
       ],
       { cwd: ROOT },
     );
@@ -89,16 +89,16 @@ const bufCurl = (protocol: string, flags: string[]): Omit<Stock, "name"> => {
 };
 
 const grpcurl = (path: string): Omit<Stock, "name"> => {
-  const ask = async (door: "data" | "admin", method: string, body: object, bearer?: string) => {
-    // The admin door shows its schema; the data door does not.
-    const schema = door === "data" ? ["-protoset", join(ROOT, "proto/sallyport.binpb")] : [];
+  const ask = async (listener: "data" | "admin", method: string, body: object, bearer?: string) => {
+    // The admin listener shows its schema; the data listener does not.
+    const schema = listener === "data" ? ["-protoset", join(ROOT, "proto/sallyport.binpb")] : [];
     const { stdout } = await exec(path, [
       "-plaintext",
       ...schema,
       ...(bearer ? ["-H", `authorization: Bearer ${bearer}`] : []),
       "-d",
       JSON.stringify(body),
-      target(door),
+      target(listener),
       `sallyport.v1.${method}`,
     ]);
     return JSON.parse(stdout);
@@ -145,7 +145,7 @@ describe.each(STOCK)("%s", (_, prepare) => {
 });
 
 describe("grpcurl", () => {
-  test("lists and describes what the admin door shows, without a credential; the data door shows nothing", async () => {
+  test("lists and describes what the admin listener shows, without a credential; the data listener shows nothing", async () => {
     const path = await fetchProgram("grpcurl");
     const { stdout } = await exec(path, ["-plaintext", target("admin"), "list"]);
     expect(stdout.trim().split("\n")).toEqual([
@@ -162,27 +162,27 @@ describe("grpcurl", () => {
     expect(await failed(exec(path, ["-plaintext", target("data"), "list"]))).toMatch(/reflection|unimplemented/i);
   });
 
-  test("asks every door for its health", async () => {
+  test("asks every listener for its health", async () => {
     const path = await fetchProgram("grpcurl");
-    for (const door of ["data", "admin", "ops"] as const) {
+    for (const listener of ["data", "admin", "ops"] as const) {
       const { stdout } = await exec(path, [
         "-plaintext",
         "-import-path",
         join(ROOT, "proto"),
         "-proto",
         "grpc/health/v1/health.proto",
-        target(door),
+        target(listener),
         "grpc.health.v1.Health/Check",
       ]);
-      expect(JSON.parse(stdout), door).toEqual({ status: "SERVING" });
+      expect(JSON.parse(stdout), listener).toEqual({ status: "SERVING" });
     }
   });
 
   test("asks the admin and the ops listener for their health by what they show, and reads the details of an error", async () => {
     const path = await fetchProgram("grpcurl");
-    for (const door of ["admin", "ops"] as const) {
-      const { stdout } = await exec(path, ["-plaintext", target(door), "grpc.health.v1.Health/Check"]);
-      expect(JSON.parse(stdout), door).toEqual({ status: "SERVING" });
+    for (const listener of ["admin", "ops"] as const) {
+      const { stdout } = await exec(path, ["-plaintext", target(listener), "grpc.health.v1.Health/Check"]);
+      expect(JSON.parse(stdout), listener).toEqual({ status: "SERVING" });
     }
     const text = await failed(
       exec(path, [
@@ -200,20 +200,20 @@ describe("grpcurl", () => {
 
   test("is told UNIMPLEMENTED for a method that no listener has, and for one of another listener where that is", async () => {
     const path = await fetchProgram("grpcurl");
-    const call = (door: "data" | "admin" | "ops") =>
+    const call = (listener: "data" | "admin" | "ops") =>
       failed(
         exec(path, [
           "-plaintext",
           "-protoset",
           join(ROOT, "proto/sallyport.binpb"),
-          target(door),
-          door === "data" ? "sallyport.v1.AuditLog/ListAuditEvents" : "sallyport.v1.TokenValidator/ValidateToken",
+          target(listener),
+          listener === "data" ? "sallyport.v1.AuditLog/ListAuditEvents" : "sallyport.v1.TokenValidator/ValidateToken",
         ]),
       );
-    for (const door of ["data", "admin", "ops"] as const) {
-      const said = await call(door);
-      expect(said, door).toContain("Code: Unimplemented");
-      expect(said, door).toContain(`is on the ${door === "data" ? "admin" : "data"} listener`);
+    for (const listener of ["data", "admin", "ops"] as const) {
+      const said = await call(listener);
+      expect(said, listener).toContain("Code: Unimplemented");
+      expect(said, listener).toContain(`is on the ${listener === "data" ? "admin" : "data"} listener`);
     }
   });
 

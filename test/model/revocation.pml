@@ -44,7 +44,7 @@ bool waiting[REVOKERS];
 byte waited[REVOKERS];   /* mono() - w */
 bool revokeReturnedOk;   /* history: a revoke has returned OK */
 
-/* 4.3 Use rule: the only door to a cached answer. */
+/* 4.3 Use rule: the only listener to a cached answer. */
 #ifdef M1
 #define LEASE_HELD(p) true
 #else

@@ -51,7 +51,7 @@ async function place(): Promise<Place & { url: string }> {
 
 const epochOf = async (database: string) => {
   const log = logOf(database);
-  const { epoch } = await log.look();
+  const { epoch } = await log.readEpoch();
   await log.close();
   return epoch;
 };
@@ -60,7 +60,7 @@ const epochOf = async (database: string) => {
 async function begun(database: string): Promise<string> {
   const log = logOf(database);
   for (;;) {
-    const { epoch } = await log.look();
+    const { epoch } = await log.readEpoch();
     if (isWhole(epoch)) return epoch;
     await log.draw(epoch);
   }
@@ -105,23 +105,23 @@ describe("an older state that is put in place", () => {
   test("a copy of the database is another from the start, and a database renamed and back is not taken for settled", async () => {
     const { database } = await place();
     const log = logOf(database);
-    const { epoch } = await log.look();
-    await log.settle(epoch);
+    const { epoch } = await log.readEpoch();
+    await log.markSettled(epoch);
     expect((await log.validators()).settled).toBe(epoch);
     await log.close();
     const admin = await sqlOn("postgres");
     await admin.query(`alter database ${database} rename to ${database}_away`);
     await admin.query(`create database ${database} template ${database}_away`);
     const copy = logOf(database);
-    expect((await copy.look()).epoch).not.toBe(epoch);
-    expect((await copy.validators()).settled).not.toBe((await copy.look()).epoch);
+    expect((await copy.readEpoch()).epoch).not.toBe(epoch);
+    expect((await copy.validators()).settled).not.toBe((await copy.readEpoch()).epoch);
     await copy.close();
     await admin.query(`drop database ${database} with (force)`);
     await admin.query(`alter database ${database}_away rename to ${database}`);
     const back = logOf(database);
-    expect((await back.look()).epoch).toBe(epoch);
+    expect((await back.readEpoch()).epoch).toBe(epoch);
     expect((await back.validators()).settled).not.toBe(epoch);
-    await back.settle(epoch);
+    await back.markSettled(epoch);
     expect((await back.validators()).settled).toBe(epoch);
   });
 });
@@ -195,15 +195,15 @@ describe("the incarnation", () => {
     await admin.query(`create role ${login} login in role sallyport_reader`);
     const reader = `postgres://${login}@127.0.0.1:${server.port}/${database}`;
     const logs = Array.from({ length: 8 }, (_, i) => logOf(database, i % 2 === 0 ? reader : undefined));
-    const { epoch } = await logs[0]!.look();
+    const { epoch } = await logs[0]!.readEpoch();
     await Promise.all(logs.map((log) => log.draw(epoch)));
-    const seen = new Set((await Promise.all(logs.map((log) => log.look()))).map((look) => look.epoch));
+    const seen = new Set((await Promise.all(logs.map((log) => log.readEpoch()))).map((look) => look.epoch));
     expect(seen.size).toBe(1);
     const [next] = seen;
     expect(incarnationOf(next!)).not.toBe(incarnationOf(epoch));
     // A late one, who saw what is over.
     await logs[0]!.draw(epoch);
-    expect((await logs[0]!.look()).epoch).toBe(next);
+    expect((await logs[0]!.readEpoch()).epoch).toBe(next);
     await expect(admin.query(`set role ${login}; update sallyport.rev_state set floor_n = 0`)).rejects.toMatchObject({
       code: "42501",
     });

@@ -1,6 +1,6 @@
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { PageStart, Part } from "../../src/ports.ts";
+import type { PageStart, Part } from "../../src/management/ports.ts";
 import { PostgresAuditLog } from "../../src/postgres/audit-log.ts";
 import { ListReads } from "../../src/postgres/list-reads.ts";
 import { MOST_SCANNED } from "../../src/postgres/newest-first.ts";

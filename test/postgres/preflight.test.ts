@@ -7,7 +7,7 @@ import { BootError } from "../../src/postgres/boot.ts";
 import { DatabaseError, urlProblem } from "../../src/postgres/connect-errors.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { assertReachable, assertRights } from "../../src/postgres/preflight.ts";
-import { certify } from "../servers/certificates.ts";
+import { certify } from "../listen/certificates.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres-server.ts";
 import { folder } from "../support/program.ts";
 

@@ -2,9 +2,9 @@ import { randomBytes } from "node:crypto";
 import pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { AppError } from "../../src/domain/errors.ts";
-import type { AuthorityStore, CallerGuard, NewToken } from "../../src/ports.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { Postgres, TYPES } from "../../src/postgres/pool.ts";
+import type { AuthorityStore, CallerGuard, NewToken } from "../../src/revocation/authority-store.ts";
 import { auditRow, byHand, migrated } from "./migrated.ts";
 
 const ADMIN = { actor: "user:admin", address: "192.0.2.1", requestId: "r" };

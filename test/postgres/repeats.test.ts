@@ -2,10 +2,10 @@ import { randomBytes, randomUUID } from "node:crypto";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { AppError } from "../../src/domain/errors.ts";
-import type { AuthorityStore, Idempotency, NewToken } from "../../src/ports.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { Postgres, TYPES } from "../../src/postgres/pool.ts";
+import type { AuthorityStore, Idempotency, NewToken } from "../../src/revocation/authority-store.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
 
 const ADMIN = { actor: "user:admin", address: "192.0.2.1", requestId: "r" };

@@ -38,7 +38,7 @@ const reapedLongAgo = () =>
 
 /** A registered validator. */
 async function joined(log: PostgresRevocationLog) {
-  const { epoch } = await log.look();
+  const { epoch } = await log.readEpoch();
   const own = entry(epoch);
   expect(await log.register(own)).toBe(true);
   return { me: own.me, epoch };
@@ -65,13 +65,13 @@ describe("what a poll tells", () => {
     });
     await revoke(sql, 1);
     await revoke(sql, 2);
-    const second = await log.poll(me, epoch, first.n);
-    expect(second.n).toBe(first.n + 2);
-    expect(second.rows.toSorted((a, b) => a.n - b.n)).toEqual([
-      { n: first.n + 1, key: tokenKey(1) },
-      { n: first.n + 2, key: tokenKey(2) },
+    const second = await log.poll(me, epoch, first.position);
+    expect(second.position).toBe(first.position + 2);
+    expect(second.rows.toSorted((a, b) => a.position - b.position)).toEqual([
+      { n: first.position + 1, key: tokenKey(1) },
+      { n: first.position + 2, key: tokenKey(2) },
     ]);
-    expect((await log.poll(me, epoch, second.n)).rows).toEqual([]);
+    expect((await log.poll(me, epoch, second.position)).rows).toEqual([]);
     expect(Math.abs(second.dbTime - Date.now())).toBeLessThan(5000);
   });
 
@@ -80,14 +80,14 @@ describe("what a poll tells", () => {
     const log = open();
     const { me, epoch } = await joined(log);
     await makeTokens(sql, 5200);
-    const { n } = await log.look();
+    const { position: n } = await log.readEpoch();
     await sql.query("insert into sallyport.rev_log (n, key) select $1::int + i, 'x' from generate_series(1, 5001) i", [
       n,
     ]);
     const page = await log.poll(me, epoch, n);
     expect(page.full).toBe(true);
     expect(page.rows).toHaveLength(5000);
-    expect(Math.min(...page.rows.map((one) => one.n))).toBe(n + 2);
+    expect(Math.min(...page.rows.map((one) => one.position))).toBe(n + 2);
   });
 
   test("that the own row is another epoch's, is reaped, or is gone", async () => {
@@ -128,14 +128,14 @@ describe("what a poll tells", () => {
     const clients = await Promise.all(Array.from({ length: writers }, () => byHand(database.url)));
     let running = true;
     const seen = new Map<string, number>();
-    let applied = (await log.look()).n;
+    let applied = (await log.readEpoch()).position;
     const start = applied;
     const watching = (async () => {
       for (let last = false; ; last = !running) {
         const page = await log.poll(me, epoch, applied);
         // Were a position visible before an earlier one, its rows would come late: below `applied`, so never.
-        for (const { n, key } of page.rows) if (key.startsWith("t")) seen.set(key, n);
-        applied = page.n;
+        for (const { position: n, key } of page.rows) if (key.startsWith("t")) seen.set(key, n);
+        applied = page.position;
         if (last) return;
       }
     })();
@@ -223,17 +223,17 @@ describe("the registry", () => {
     await log.register(stranger);
     await makeTokens(sql, 1);
     await revoke(sql, 1);
-    const { n } = await log.look();
+    const { position: n } = await log.readEpoch();
     await log.ack(me, epoch, n);
     await log.ack(other.me, epoch, n - 1);
     await log.reap([other.me]);
     const before = { id: other.me, boundMs: 1500, reaped: true, appliedN: n - 1 };
     const foreign = { id: stranger.me, boundMs: 900, reaped: false, appliedN: -1 };
-    const told = await log.missing(epoch, undefined);
+    const told = await log.unacknowledged(epoch, undefined);
     expect(told).toMatchObject({ n, epoch, inRecovery: false, settled: undefined, maxBoundMs: 1500 });
     expect(new Set(told.missing)).toEqual(new Set([before, foreign]));
-    expect((await log.missing(epoch, n - 1)).missing).toEqual([foreign]);
-    expect((await log.missing(epoch, n + 1)).missing).toHaveLength(3);
+    expect((await log.unacknowledged(epoch, n - 1)).missing).toEqual([foreign]);
+    expect((await log.unacknowledged(epoch, n + 1)).missing).toHaveLength(3);
   });
 
   test("an acknowledgement never falls, and is not taken of a reaped row or for another epoch", async () => {
@@ -256,7 +256,7 @@ describe("the registry", () => {
     const { me, epoch } = await joined(log);
     const other = await joined(log);
     await sql.query("update sallyport.validators set seen = seen - interval '1 min'");
-    await log.seen(me);
+    await log.heartbeat(me);
     const told = await log.validators();
     expect(told).toMatchObject({ epoch, inRecovery: false, settled: undefined });
     const silent = new Map(told.rows.map((one) => [one.id, one.silentMs]));
@@ -265,29 +265,29 @@ describe("the registry", () => {
     await log.reap([other.me]);
     const { reaped_at } = await row(other.me);
     await log.reap([other.me]);
-    await log.seen(other.me);
+    await log.heartbeat(other.me);
     expect(await row(other.me)).toMatchObject({ reaped_at });
-    await log.bury([me], epoch);
-    await expect(log.bury([other.me], "1/other/1")).rejects.toMatchObject(NO_ANSWER);
+    await log.deleteReaped([me], epoch);
+    await expect(log.deleteReaped([other.me], "1/other/1")).rejects.toMatchObject(NO_ANSWER);
     expect((await log.validators()).rows).toHaveLength(2);
-    await log.bury([me, other.me], epoch);
+    await log.deleteReaped([me, other.me], epoch);
     // A lease that it may still hold is not over by the database's clock.
     expect((await log.validators()).rows).toHaveLength(2);
     await reapedLongAgo();
-    await log.bury([me, other.me], epoch);
+    await log.deleteReaped([me, other.me], epoch);
     expect((await log.validators()).rows.map(({ id }) => id)).toEqual([me]);
-    await log.leave(me);
+    await log.deregister(me);
     expect((await log.validators()).rows).toEqual([]);
   });
 
   test("it is settled for its own epoch only", async () => {
     await fresh();
     const log = open();
-    const { epoch } = await log.look();
-    await expect(log.settle("1/other/1")).rejects.toMatchObject(NO_ANSWER);
+    const { epoch } = await log.readEpoch();
+    await expect(log.markSettled("1/other/1")).rejects.toMatchObject(NO_ANSWER);
     expect((await log.validators()).settled).toBeUndefined();
-    await log.settle(epoch);
-    expect((await log.missing(epoch, 0)).settled).toBe(epoch);
+    await log.markSettled(epoch);
+    expect((await log.unacknowledged(epoch, 0)).settled).toBe(epoch);
   });
 
   test("whoever joins while a change waits is missing until it has acknowledged, or had the change in its first poll", async () => {
@@ -296,21 +296,21 @@ describe("the registry", () => {
     const { me, epoch } = await joined(writer);
     await makeTokens(sql, 1);
     await revoke(sql, 1);
-    const { n } = await writer.missing(epoch, undefined);
+    const { position: n } = await writer.unacknowledged(epoch, undefined);
     await writer.ack(me, epoch, n);
     const joiner = await joined(late);
-    expect((await writer.missing(epoch, n)).missing.map(({ id }) => id)).toEqual([joiner.me]);
+    expect((await writer.unacknowledged(epoch, n)).missing.map(({ id }) => id)).toEqual([joiner.me]);
     const page = await late.poll(joiner.me, epoch, -1);
-    expect(page.n).toBe(n);
+    expect(page.position).toBe(n);
     expect(page.rows).toContainEqual({ n, key: tokenKey(1) });
-    await late.ack(joiner.me, epoch, page.n);
-    expect((await writer.missing(epoch, n)).missing).toEqual([]);
+    await late.ack(joiner.me, epoch, page.position);
+    expect((await writer.unacknowledged(epoch, n)).missing).toEqual([]);
   });
 
   test("processes that reap the same rows at once do not get in each other's way", async () => {
     await fresh();
     const logs = Array.from({ length: 4 }, () => open());
-    const { epoch } = await logs[0]!.look();
+    const { epoch } = await logs[0]!.readEpoch();
     const ids: string[] = [];
     for (let i = 0; i < 30; i++) {
       const own = entry(epoch);
@@ -339,12 +339,12 @@ describe("with no more than its role's rights", () => {
     const { me, epoch } = await joined(log);
     expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
     await log.ack(me, epoch, 0);
-    await log.seen(me);
-    expect((await log.missing(epoch, 0)).missing).toEqual([]);
+    await log.heartbeat(me);
+    expect((await log.unacknowledged(epoch, 0)).missing).toEqual([]);
     const { rows } = await sql.query("select from pg_stat_activity where usename like 'login_%'");
     expect(rows).toHaveLength(1);
-    await log.leave(me);
-    await expect(log.settle(epoch)).rejects.toMatchObject(NO_ANSWER);
+    await log.deregister(me);
+    await expect(log.markSettled(epoch)).rejects.toMatchObject(NO_ANSWER);
     expect(log.troubles).toEqual([]);
   });
 
@@ -359,8 +359,8 @@ describe("with no more than its role's rights", () => {
     const url = await loginOf("sallyport_reader");
     const thief = open(url, 1);
     await thief.ack(me, epoch, 9);
-    await thief.seen(me);
-    await thief.leave(me);
+    await thief.heartbeat(me);
+    await thief.deregister(me);
     const own = entry(epoch, { old: me });
     expect(await thief.register(own)).toBe(true);
     expect(await row(me)).toEqual(before);
@@ -393,14 +393,14 @@ describe("with no more than its role's rights", () => {
     await hand.query("select sallyport.validator_ack($1, $2, $3, 9)", [me, hash, epoch]);
     expect(await row(me)).toEqual(before);
     expect(await victim.poll(me, epoch, 3)).toMatchObject({ ownRowLive: true });
-    expect((await victim.missing(epoch, 9)).missing.map(({ id }) => id)).toContain(me);
+    expect((await victim.unacknowledged(epoch, 9)).missing.map(({ id }) => id)).toContain(me);
   });
 
   test("no acknowledgement runs ahead of the log, and no registration is more than one", async () => {
     await fresh();
     const log = open(await loginOf("sallyport_reader"), 1);
     const { me, epoch } = await joined(log);
-    const { n } = await log.look();
+    const { position: n } = await log.readEpoch();
     await expect(log.ack(me, epoch, n + 1)).rejects.toMatchObject(NO_ANSWER);
     expect(await row(me)).toMatchObject({ applied_n: -1 });
     await log.ack(me, epoch, n);
@@ -424,8 +424,8 @@ describe("with no more than its role's rights", () => {
     await log.validators();
     await log.reap([me]);
     await reapedLongAgo();
-    await log.bury([me], epoch);
-    await log.settle(epoch);
+    await log.deleteReaped([me], epoch);
+    await log.markSettled(epoch);
     await log.prune();
     expect((await sql.query("select from sallyport.rev_log")).rowCount).toBe(0);
     expect((await log.validators()).rows).toEqual([]);
@@ -543,12 +543,12 @@ describe("a server that fails", () => {
     sql = await byHand(server.url);
     const log = open(server.url);
     const { me, epoch } = await joined(log);
-    await log.missing(epoch, 0);
+    await log.unacknowledged(epoch, 0);
     const [frozen] = await pidOf("sallyport-poll");
     process.kill(frozen!, "SIGSTOP");
     onTestFinished(() => thaw(frozen!));
     const failing = took(log.poll(me, epoch, -1));
-    expect((await log.missing(epoch, 0)).epoch).toBe(epoch);
+    expect((await log.unacknowledged(epoch, 0)).epoch).toBe(epoch);
     const ms = await failing;
     expect(ms).toBeGreaterThan(450);
     expect(ms).toBeLessThan(700);
@@ -565,7 +565,11 @@ describe("a server that fails", () => {
     const [frozen] = await pidOf("sallyport-poll");
     process.kill(frozen!, "SIGSTOP");
     onTestFinished(() => thaw(frozen!));
-    const waits = await Promise.all([took(log.poll(me, epoch, -1)), took(log.ack(me, epoch, 0)), took(log.seen(me))]);
+    const waits = await Promise.all([
+      took(log.poll(me, epoch, -1)),
+      took(log.ack(me, epoch, 0)),
+      took(log.heartbeat(me)),
+    ]);
     expect(Math.max(...waits)).toBeLessThan(700);
     await log.ack(me, epoch, 0);
   });
@@ -577,12 +581,12 @@ describe("a server that fails", () => {
     const url = new URL(server.url);
     url.port = String(proxy.port);
     const log = open(url.href);
-    for (let i = 0; i < 2; i++) expect(await took(log.look())).toBeLessThan(700);
+    for (let i = 0; i < 2; i++) expect(await took(log.readEpoch())).toBeLessThan(700);
     await proxy.set({ kind: "pass" });
     await expect
       .poll(
         () =>
-          log.look().then(
+          log.readEpoch().then(
             () => true,
             () => false,
           ),
@@ -607,7 +611,7 @@ describe("a server that fails", () => {
     url.username = "nobody";
     url.password = "very-secret";
     const log = open(url.href);
-    const error = await log.look().catch((caught: unknown) => caught as Error);
+    const error = await log.readEpoch().catch((caught: unknown) => caught as Error);
     const lock = await open(server.url)
       .ack("not-a-uuid very-secret", "e", 0)
       .catch((caught: unknown) => caught as Error);
@@ -634,20 +638,20 @@ describe("a server that fails", () => {
     expect(page.ownRowLive).toBe(true);
     let wakes = 0;
     log.onWakeUp(() => wakes++);
-    expect((await log.missing(epoch, 0)).epoch).toBe(page.epoch);
+    expect((await log.unacknowledged(epoch, 0)).epoch).toBe(page.epoch);
     await expect(log.ack(me, epoch, 0)).rejects.toMatchObject(NO_ANSWER);
-    await expect(log.settle(epoch)).rejects.toMatchObject(NO_ANSWER);
-    await expect(log.bury([me], epoch)).rejects.toMatchObject(NO_ANSWER);
+    await expect(log.markSettled(epoch)).rejects.toMatchObject(NO_ANSWER);
+    await expect(log.deleteReaped([me], epoch)).rejects.toMatchObject(NO_ANSWER);
     expect(wakes).toBe(4);
     expect((await log.validators()).epoch).toBe(page.epoch);
-    expect((await log.look()).epoch).toBe(page.epoch);
+    expect((await log.readEpoch()).epoch).toBe(page.epoch);
   });
 
   test("a standby says that it is in recovery, registers nobody, and is another epoch once promoted", async () => {
     const standby = await server.standby();
     onTestFinished(() => standby.remove());
     const log = open(standby.url);
-    const seen = await log.look();
+    const seen = await log.readEpoch();
     expect(seen).toMatchObject({ inRecovery: true });
     expect(seen.epoch).toMatch(/^-\//);
     expect(await log.poll(randomUUID(), "e", 0)).toMatchObject({ inRecovery: true });
@@ -655,12 +659,14 @@ describe("a server that fails", () => {
     await server.stop();
     const client = await byHand(standby.url);
     await client.query("select pg_promote()");
-    await expect.poll(async () => (await log.look().catch(() => undefined))?.inRecovery, { timeout: 5000 }).toBe(false);
-    expect((await log.look()).epoch).toMatch(/^00000002\//);
+    await expect
+      .poll(async () => (await log.readEpoch().catch(() => undefined))?.inRecovery, { timeout: 5000 })
+      .toBe(false);
+    expect((await log.readEpoch()).epoch).toMatch(/^00000002\//);
     let notified = false;
     log.onWakeUp(() => (notified = true));
-    log.distrust();
-    await log.look();
+    log.reconnect();
+    await log.readEpoch();
     await client.query("select pg_notify('sallyport_rev', '')");
     await expect.poll(() => notified).toBe(true);
     await client.end();
@@ -685,18 +691,18 @@ describe("a server that fails", () => {
   test("the registry waits for no synchronous standby: each of its statements is done at once", async () => {
     sql = await byHand(server.url);
     const log = open(server.url);
-    const { epoch } = await log.look();
+    const { epoch } = await log.readEpoch();
     await frozenStandby();
     const own = entry(epoch);
     expect(await log.register(own)).toBe(true);
     const again = entry(epoch, { old: own.me });
     expect(await log.register(again)).toBe(true);
     await log.ack(again.me, epoch, 0);
-    await log.seen(again.me);
-    await log.settle(epoch);
+    await log.heartbeat(again.me);
+    await log.markSettled(epoch);
     await log.reap([again.me]);
-    await log.bury([again.me], epoch);
-    await log.leave(again.me);
+    await log.deleteReaped([again.me], epoch);
+    await log.deregister(again.me);
     await log.prune();
     expect(await waitForStandby()).toBe(0);
     expect(log.troubles).toEqual([]);
@@ -710,7 +716,7 @@ describe("a server that fails", () => {
     );
     onTestFinished(async () => void (await sql.query("drop function warn() cascade")));
     const log = open(server.url);
-    const { epoch } = await log.look();
+    const { epoch } = await log.readEpoch();
     const own = entry(epoch);
     const before = performance.now();
     await expect(log.register(own)).rejects.toMatchObject(NO_ANSWER);
@@ -718,7 +724,7 @@ describe("a server that fails", () => {
     expect(performance.now() - before).toBeLessThan(450);
     // It is there all the same: which is why the caller lists it as one to be deleted.
     expect(await row(own.me)).toBeDefined();
-    await log.leave(own.me);
+    await log.deregister(own.me);
     expect(await row(own.me)).toBeUndefined();
   });
 

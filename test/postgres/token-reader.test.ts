@@ -117,7 +117,7 @@ test("what is under way on a connection that is distrusted is not answered by it
   const sql = await byHand(database.url);
   await makeTokens(sql, 1);
   const reader = reading(database.url, 1);
-  expect((await reader.read(digestOf(1), 5_000)).material?.id).toBe(tokenId(1));
+  expect((await reader.read(digestOf(1), 5_000)).snapshot?.id).toBe(tokenId(1));
   const holder = await byHand(database.url);
   await holder.query("begin; lock table sallyport.tokens in access exclusive mode");
   const waiting = () =>
@@ -128,10 +128,10 @@ test("what is under way on a connection that is distrusted is not answered by it
   const asked = reader.read(digestOf(1), 20_000);
   await expect.poll(async () => (await waiting()).rows.length, { timeout: 10_000 }).toBe(1);
   const distrusted = systemClock.mono();
-  reader.distrust();
+  reader.reconnect();
   await holder.query("rollback");
-  const { sent, material } = await asked;
-  expect(material?.id).toBe(tokenId(1));
+  const { sent, snapshot } = await asked;
+  expect(snapshot?.id).toBe(tokenId(1));
   expect(sent).toBeGreaterThanOrEqual(distrusted);
 });
 
@@ -145,20 +145,20 @@ test("a session that began on a standby counts as a standby's after the promotio
   const log = new PostgresRevocationLog({ url: standby.url, connections: 1, onTrouble: () => {} });
   onTestFinished(() => log.close());
   expect(await reader.read(digestOf(1), 5_000)).toMatchObject({ inRecovery: true });
-  expect(await log.look()).toMatchObject({ inRecovery: true });
+  expect(await log.readEpoch()).toMatchObject({ inRecovery: true });
   await server.stop();
   const client = await byHand(standby.url);
   await client.query("select pg_promote()");
   await expect
     .poll(async () => (await client.query("select pg_is_in_recovery() as is")).rows[0].is, { timeout: 10_000 })
     .toBe(false);
-  for (const seen of [await reader.read(digestOf(1), 5_000), await log.look()]) {
+  for (const seen of [await reader.read(digestOf(1), 5_000), await log.readEpoch()]) {
     expect(seen).toMatchObject({ inRecovery: true });
     expect(seen.epoch).toMatch(/^00000002\//);
   }
-  reader.distrust();
-  log.distrust();
-  for (const seen of [await reader.read(digestOf(1), 5_000), await log.look()]) {
+  reader.reconnect();
+  log.reconnect();
+  for (const seen of [await reader.read(digestOf(1), 5_000), await log.readEpoch()]) {
     expect(seen).toMatchObject({ inRecovery: false });
   }
 });

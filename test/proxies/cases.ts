@@ -66,7 +66,7 @@ function answers(its: Suite, stage: () => Stage): void {
       });
     });
 
-    test("a data door that does not trust its peers: 403, also with a good token", async () => {
+    test("a data listener that does not trust its peers: 403, also with a good token", async () => {
       const { changed, scene } = stage();
       const dataPort = await freePort();
       const other = await scene.another(dataPort, false);

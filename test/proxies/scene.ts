@@ -1,5 +1,5 @@
 import { parse } from "yaml";
-import { bootstrap } from "../../src/first-admin.ts";
+import { bootstrap } from "../../src/postgres/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { type Database, freshDatabase } from "../support/postgres.ts";
 import { freshKeyring } from "../support/program.ts";
@@ -125,7 +125,7 @@ export class Scene {
     this.#sallyport = await run(this.#behind, this.#keyring, this.dataPort);
   }
 
-  /** Asks the data door itself until it judges tokens again. */
+  /** Asks the data listener itself until it judges tokens again. */
   async healed(): Promise<void> {
     for (const end = performance.now() + 20_000; performance.now() < end; ) {
       const headers = { authorization: `Bearer ${this.tokens.near}`, "x-forwarded-for": "127.0.0.1" };
@@ -156,7 +156,7 @@ function run(
     database,
     keyring,
     config: {
-      doors: {
+      listeners: {
         data: { bind: `127.0.0.1:${dataPort}`, trust_peers: trustPeers },
         admin: { bind: "127.0.0.1:0" },
         ops: { bind: "127.0.0.1:0" },

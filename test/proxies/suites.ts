@@ -5,7 +5,7 @@ import type { Scene } from "./scene.ts";
 export interface Options {
   /** Of the file that is deployed, before the addresses are put in. */
   readonly changes?: readonly Change[];
-  /** Another data door than the scene's. */
+  /** Another data listener than the scene's. */
   readonly dataPort?: number;
 }
 

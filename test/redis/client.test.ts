@@ -3,13 +3,13 @@ import { createServer } from "node:net";
 import type { Redis } from "ioredis";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { RedisConnection } from "../../src/redis/client.ts";
-import { EPOCH, material } from "../support/material.ts";
 import { startCluster, startRedis, startSentinel } from "../support/redis.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
+import { EPOCH, snapshot } from "../support/token-snapshot.ts";
 import { clock, connect, Journal, openCache, PATIENT } from "./fixture.ts";
 
 const digest = (i: number) => createHash("sha256").update(String(i)).digest("binary");
-const m = material(7, { digest: digest(1) });
+const m = snapshot(7, { digest: digest(1) });
 
 /** 50 ms, and what a busy machine adds. */
 const LIMIT = 150;
@@ -126,12 +126,12 @@ describe("a Redis that fails is a miss", TIMED, () => {
     const server = await started({ args: ["--maxmemory-policy", "noeviction"] });
     const opened = await warm(openCache(server.url, PATIENT));
     await server.cli("CONFIG", "SET", "maxmemory", 1);
-    opened.cache.fill(material(8, { digest: digest(2) }));
+    opened.cache.fill(snapshot(8, { digest: digest(2) }));
     await expect.poll(() => opened.journal.lines).toEqual(["the cache outside failed: RedisError: ReplyError OOM"]);
     expect(await opened.cache.get(m.digest, EPOCH)).toEqual(m);
     expect(await opened.cache.get(digest(2), EPOCH)).toBeUndefined();
     await server.cli("CONFIG", "SET", "maxmemory", 0);
-    opened.cache.fill(material(8, { digest: digest(2) }));
+    opened.cache.fill(snapshot(8, { digest: digest(2) }));
     await expect.poll(() => opened.cache.get(digest(2), EPOCH)).toBeDefined();
   });
 
@@ -142,7 +142,7 @@ describe("a Redis that fails is a miss", TIMED, () => {
     const clients = async () => String(await server.cli("CLIENT", "LIST", "TYPE", "normal"));
     const [, before] = /\bid=(\d+) /.exec(await clients())!;
     await server.cli("REPLICAOF", "127.0.0.1", primary.port);
-    opened.cache.fill(material(8, { digest: digest(1) }));
+    opened.cache.fill(snapshot(8, { digest: digest(1) }));
     await expect.poll(clients).not.toContain(`id=${before} `);
     await server.cli("REPLICAOF", "NO", "ONE");
     expect(await heals(opened)).toBeLessThan(2000);
@@ -204,16 +204,16 @@ test("a cluster keeps entries on all its nodes, and the loss of one is misses fo
   const opened = openCache(`redis-cluster://${cluster.nodes.map(({ port }) => `127.0.0.1:${port}`).join(",")}`);
   await opened.ready;
   const digests = Array.from({ length: 60 }, (_, i) => digest(i));
-  for (const d of digests) opened.cache.fill(material(7, { digest: d }));
+  for (const d of digests) opened.cache.fill(snapshot(7, { digest: d }));
   const found = async () => {
     let count = 0;
     for (const d of digests) if ((await opened.cache.get(d, EPOCH)) !== undefined) count++;
     return count;
   };
   await expect.poll(found).toBe(60);
-  for (const d of digests) opened.cache.fill(material(8, { digest: d }));
-  for (const d of digests) opened.cache.fill(material(6, { digest: d }));
-  await expect.poll(async () => (await opened.cache.get(digests[59]!, EPOCH))?.label.n).toBe(8);
+  for (const d of digests) opened.cache.fill(snapshot(8, { digest: d }));
+  for (const d of digests) opened.cache.fill(snapshot(6, { digest: d }));
+  await expect.poll(async () => (await opened.cache.get(digests[59]!, EPOCH))?.version.position).toBe(8);
   const sizes = await Promise.all(cluster.nodes.map((node) => node.cli("DBSIZE")));
   expect(Math.min(...sizes.map(Number))).toBeGreaterThan(5);
   expect(sizes.map(Number).reduce((a, b) => a + b)).toBe(60);

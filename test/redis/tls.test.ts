@@ -1,6 +1,6 @@
 import { getCACertificates, setDefaultCACertificates } from "node:tls";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
-import { certify, writeFiles } from "../servers/certificates.ts";
+import { certify, writeFiles } from "../listen/certificates.ts";
 import { folder } from "../support/program.ts";
 import { startTlsCluster, startTlsSentinel } from "../support/redis.ts";
 import { connect, PATIENT } from "./fixture.ts";

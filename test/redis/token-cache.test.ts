@@ -2,10 +2,10 @@ import { createHash, randomBytes } from "node:crypto";
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { Keyring } from "../../src/domain/keyring.ts";
-import type { Material } from "../../src/domain/material.ts";
+import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import type { RedisTokenCache } from "../../src/redis/token-cache.ts";
-import { EPOCH, material } from "../support/material.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
+import { EPOCH, snapshot } from "../support/token-snapshot.ts";
 import { openCache, PATIENT } from "./fixture.ts";
 
 let server: RedisServer;
@@ -29,15 +29,15 @@ async function open(keys?: Keyring) {
 const digest = (i: number) => createHash("sha256").update(String(i)).digest("binary");
 
 /** Fills and waits until Redis shows it: `fill` itself is not awaited by anyone. */
-async function filled(cache: RedisTokenCache, m: Material) {
+async function filled(cache: RedisTokenCache, m: TokenSnapshot) {
   cache.fill(m);
-  await expect.poll(() => cache.get(m.digest, m.label.epoch)).toMatchObject({ label: m.label });
+  await expect.poll(() => cache.get(m.digest, m.version.epoch)).toMatchObject({ label: m.version });
 }
 
 describe("entries", () => {
   test("what was filled is what comes back, under its digest and epoch only", async () => {
     const { cache } = await open();
-    const m = material(7, {
+    const m = snapshot(7, {
       digest: digest(1),
       scopes: ["a", "b"],
       audiences: ["x"],
@@ -58,7 +58,7 @@ describe("entries", () => {
 
   test("neither name nor value shows a digest, an id or a principal", async () => {
     const { cache } = await open();
-    const m = material(7, { digest: digest(1) });
+    const m = snapshot(7, { digest: digest(1) });
     await filled(cache, m);
     const [key] = await hand.keys("*");
     const value = await hand.getBuffer(key!);
@@ -72,7 +72,7 @@ describe("entries", () => {
 
   test("a later position is kept whichever fill comes last; an equal one is written again", async () => {
     const { cache } = await open();
-    const at = (n: number, over: Partial<Material> = {}) => material(n, { digest: digest(1), ...over });
+    const at = (n: number, over: Partial<TokenSnapshot> = {}) => snapshot(n, { digest: digest(1), ...over });
     await filled(cache, at(9));
     cache.fill(at(8, { scopes: ["older"] }));
     cache.fill(at(9, { scopes: ["again"] }));
@@ -80,12 +80,12 @@ describe("entries", () => {
     cache.fill(at(10));
     cache.fill(at(9));
     await expect.poll(() => cache.get(digest(1), EPOCH)).toMatchObject({ label: { n: 10 } });
-    expect((await cache.get(digest(1), EPOCH))?.label.n).toBe(10);
+    expect((await cache.get(digest(1), EPOCH))?.version.position).toBe(10);
   });
 
   test("its life is absolute: use does not prolong it", async () => {
     const { cache } = await open();
-    const m = material(7, { digest: digest(1) });
+    const m = snapshot(7, { digest: digest(1) });
     await filled(cache, m);
     const [key] = await hand.keys("*");
     await hand.pexpire(key!, 5_000);
@@ -101,7 +101,7 @@ describe("entries", () => {
     const keys = { "1": randomBytes(32).toString("base64"), "2": randomBytes(32).toString("base64") };
     const one = await open(new Keyring("1", keys));
     const two = await open(new Keyring("2", keys));
-    const m = material(7, { digest: digest(1) });
+    const m = snapshot(7, { digest: digest(1) });
     await filled(one.cache, m);
     expect(await two.cache.get(m.digest, EPOCH)).toBeUndefined();
     await filled(two.cache, m);
@@ -128,9 +128,9 @@ describe("entries", () => {
     onTestFinished(async () => void (await hand.call("ACL", "DELUSER", "few")));
     const { cache, ready, journal } = openCache(server.url.replace("redis://", "redis://few:pw@"), PATIENT);
     await ready;
-    const m = material(7, { digest: digest(1) });
+    const m = snapshot(7, { digest: digest(1) });
     await filled(cache, m);
-    await filled(cache, material(8, { digest: digest(1) }));
+    await filled(cache, snapshot(8, { digest: digest(1) }));
     expect(journal.lines).toEqual([]);
   });
 });
@@ -142,9 +142,9 @@ describe("a Redis that lies", () => {
     const { cache, journal } = await open();
     const foreign = await open();
     const tokens = Array.from({ length: 40 }, (_, i) =>
-      material(100, { digest: digest(i), id: `tok_${i}`, revoked: true }),
+      snapshot(100, { digest: digest(i), id: `tok_${i}`, revoked: true }),
     );
-    const live = (m: Material, n: number) => ({ ...m, revoked: false, label: { epoch: EPOCH, n } });
+    const live = (m: TokenSnapshot, n: number) => ({ ...m, revoked: false, label: { epoch: EPOCH, n } });
     for (const m of tokens) cache.fill(m);
     await expect.poll(() => hand.dbsize()).toBe(40);
     const keys = new Map<string, string>();
@@ -172,7 +172,7 @@ describe("a Redis that lies", () => {
     for (const key of await hand.keys("*")) if (!mine.has(key)) values.push((await hand.getBuffer(key))!);
     const pick = <T>(of: readonly T[]) => of[Math.floor(Math.random() * of.length)]!;
 
-    const forge = (m: Material): Buffer => {
+    const forge = (m: TokenSnapshot): Buffer => {
       const own = Buffer.from(old.get(m.digest)!);
       const other = pick([...old].filter(([d]) => d !== m.digest))[1];
       const flipped = Buffer.from(own);
@@ -200,8 +200,9 @@ describe("a Redis that lies", () => {
         const m = tokens[i]!;
         if (found === undefined) continue;
         const genuine = found.digest === m.digest && found.id === m.id;
-        if (genuine && !found.revoked && found.label.n === 50 && sent[i]!.equals(old.get(m.digest)!)) replayed++;
-        else if (!(genuine && found.revoked && found.label.n === 100)) forged++;
+        if (genuine && !found.revoked && found.version.position === 50 && sent[i]!.equals(old.get(m.digest)!))
+          replayed++;
+        else if (!(genuine && found.revoked && found.version.position === 100)) forged++;
       }
     }
     expect(forged).toBe(0);
@@ -213,7 +214,7 @@ describe("a Redis that lies", () => {
 
   test("keys of another type are misses, and the next fill mends them", async () => {
     const { cache } = await open();
-    const m = material(7, { digest: digest(1) });
+    const m = snapshot(7, { digest: digest(1) });
     await filled(cache, m);
     const [key] = await hand.keys("*");
     await hand.del(key!);
@@ -224,14 +225,14 @@ describe("a Redis that lies", () => {
 
   test("an entry without an end, far in the future, keeps nothing but itself out", async () => {
     const { cache, journal } = await open();
-    const m = material(7, { digest: digest(1) });
+    const m = snapshot(7, { digest: digest(1) });
     await filled(cache, m);
     const [key] = await hand.keys("*");
     await hand.set(key!, "9999999999999999 and junk");
     cache.fill(m);
     expect(await cache.get(m.digest, EPOCH)).toBeUndefined();
     expect(journal.alarms).toEqual([{ entries: 1 }]);
-    await filled(cache, material(7, { digest: digest(2) }));
+    await filled(cache, snapshot(7, { digest: digest(2) }));
   });
 });
 
@@ -241,9 +242,9 @@ describe("fills", () => {
     onTestFinished(() => own.stop());
     const { cache, ready } = openCache(own.url);
     await ready;
-    await filled(cache, material(7, { digest: digest(0) }));
+    await filled(cache, snapshot(7, { digest: digest(0) }));
     own.sigstop();
-    for (let i = 1; i <= 1000; i++) cache.fill(material(7, { digest: digest(i) }));
+    for (let i = 1; i <= 1000; i++) cache.fill(snapshot(7, { digest: digest(i) }));
     await expect.poll(() => cache.ready).toBe(false);
     own.sigcont();
     // Those that were given up are executed late, and do no harm.

@@ -1,5 +1,5 @@
-import type { Material } from "../../src/domain/material.ts";
-import type { TokenCache } from "../../src/ports.ts";
+import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
+import type { TokenCache } from "../../src/validation/ports.ts";
 import type { Machine, World } from "./world.ts";
 
 /**
@@ -10,7 +10,7 @@ export class Adversary {
   /** Whether it does its worst; else it keeps the latest entry, as a good cache would. */
   hostile = true;
   readonly #world: World;
-  readonly #written = new Map<string, Material[]>();
+  readonly #written = new Map<string, TokenSnapshot[]>();
 
   constructor(world: World) {
     this.#world = world;
@@ -23,11 +23,11 @@ export class Adversary {
     this.#written.clear();
   }
 
-  fill(material: Material): void {
+  fill(snapshot: TokenSnapshot): void {
     this.filled++;
-    const entries = this.#written.get(material.digest) ?? [];
-    if (entries.length < 64) entries.push(material);
-    this.#written.set(material.digest, entries);
+    const entries = this.#written.get(snapshot.digest) ?? [];
+    if (entries.length < 64) entries.push(snapshot);
+    this.#written.set(snapshot.digest, entries);
   }
 
   at(machine: Machine): TokenCache {
@@ -42,16 +42,18 @@ export class Adversary {
             machine,
           );
         }),
-      fill: (material) => {
-        this.#world.after(this.hostile && random.chance(0.3) ? random.between(0, 3000) : 1, () => this.fill(material));
+      fill: (snapshot) => {
+        this.#world.after(this.hostile && random.chance(0.3) ? random.between(0, 3000) : 1, () => this.fill(snapshot));
       },
     };
   }
 
-  #entry(digest: string, epoch: string): Material | undefined {
+  #entry(digest: string, epoch: string): TokenSnapshot | undefined {
     const { random } = this.#world;
     const entries = this.#written.get(digest) ?? [];
     if (this.hostile) return random.chance(0.2) ? undefined : random.pick(entries);
-    return entries.filter((entry) => entry.label.epoch === epoch).sort((a, b) => b.label.n - a.label.n)[0];
+    return entries
+      .filter((entry) => entry.version.epoch === epoch)
+      .sort((a, b) => b.version.position - a.version.position)[0];
   }
 }

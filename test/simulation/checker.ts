@@ -73,13 +73,13 @@ export class Checker {
     const found: number[] = [];
     for (let version = from; version <= to; version++) {
       // Visible when the call ended: it is; a later one could not be known.
-      const material = this.#db.versions[version]!.rows.get(digest)!;
-      const edges = [material.expire, material.notBefore].flatMap((edge) =>
+      const snapshot = this.#db.versions[version]!.rows.get(digest)!;
+      const edges = [snapshot.expire, snapshot.notBefore].flatMap((edge) =>
         edge === undefined ? [] : [edge, edge - 0.01],
       );
       const times = [low, high, ...edges.filter((time) => time > low && time < high)];
       const explains = (time: number) =>
-        decide(material, requirement, { clientAddress: "" }, { lower: time, upper: time }).verdict === verdict;
+        decide(snapshot, requirement, { clientAddress: "" }, { lower: time, upper: time }).verdict === verdict;
       if (times.some(explains)) found.push(version);
     }
     return found;

@@ -1,7 +1,9 @@
-import { EVERYTHING, type Liveness, type Material, principalKey } from "../../src/domain/material.ts";
+import type { Evidence } from "../../src/domain/evidence.ts";
 import type { PrincipalState, TenantState } from "../../src/domain/principal.ts";
 import { withinParent } from "../../src/domain/rights.ts";
-import type { Committed, Evidence, Missing, PollResult, Reading, RevocationLog } from "../../src/ports.ts";
+import { EVERYTHING, type Liveness, principalKey, type TokenSnapshot } from "../../src/domain/token-snapshot.ts";
+import type { Committed, PollResult, RevocationLog, Unacknowledged } from "../../src/revocation/ports.ts";
+import type { Reading } from "../../src/validation/ports.ts";
 import type { World } from "./world.ts";
 
 /** Ways in which the database itself can be built wrong: mutants of the schema and the adapters. */
@@ -52,13 +54,13 @@ interface Validator {
 export interface Version {
   readonly time: number;
   readonly n: number;
-  readonly rows: ReadonlyMap<string, Material>;
+  readonly rows: ReadonlyMap<string, TokenSnapshot>;
 }
 
 export const DB_EPOCH_MS = 1.7e12;
 const MAX_BOUND_MS = 1500;
 
-/** The one primary: rows, the commit-ordered log and the registry, as `revocation.md` §3 says they behave. */
+/** The one primary: rows, the commit-ordered log and the registry, as `docs/protocol.md` §3 says they behave. */
 export class ModelDatabase {
   readonly tokens = new Map<string, TokenRow>();
   readonly principals = new Map<string, Owner<PrincipalState>>();
@@ -77,7 +79,7 @@ export class ModelDatabase {
   #start = 1;
   #incarnation = 1;
   #files = 1;
-  #log: { n: number; key: string }[] = [];
+  #log: { position: number; key: string }[] = [];
   readonly #pageSize: number;
 
   constructor(world: World, faults: DatabaseFaults, pageSize: number) {
@@ -98,8 +100,8 @@ export class ModelDatabase {
 
   /** Makes the state as it is now the latest visible one. */
   publish(): void {
-    const rows = new Map<string, Material>();
-    for (const row of this.tokens.values()) rows.set(row.digest, this.#materialOf(row));
+    const rows = new Map<string, TokenSnapshot>();
+    for (const row of this.tokens.values()) rows.set(row.digest, this.#snapshotOf(row));
     this.versions.push({ time: this.#world.now, n: this.#n, rows });
   }
 
@@ -116,7 +118,7 @@ export class ModelDatabase {
     if (keys.length > 0) {
       const n = early ?? this.#n + 1;
       this.#n = Math.max(this.#n, n);
-      for (const key of keys) this.#log.push({ n, key });
+      for (const key of keys) this.#log.push({ position: n, key });
       this.publish();
     }
     const version = this.versions.length - 1;
@@ -135,29 +137,29 @@ export class ModelDatabase {
   // ------------------------------------------------------------------------------------------------ statements
 
   evidence(): Evidence {
-    return { inRecovery: false, epoch: this.epoch, n: this.#n, dbTime: this.dbTime };
+    return { inRecovery: false, epoch: this.epoch, position: this.#n, dbTime: this.dbTime };
   }
 
   read(digest: string): Omit<Reading, "sent" | "received"> {
     const evidence = this.evidence();
-    return { ...evidence, material: this.#labelled(this.versions.length - 1, digest, evidence) };
+    return { ...evidence, snapshot: this.#labelled(this.versions.length - 1, digest, evidence) };
   }
 
   /** What a server answers that took its snapshot of this version as a standby, and is the primary by now. */
   readBound(digest: string, version: number): Omit<Reading, "sent" | "received"> {
-    const evidence = { ...this.evidence(), n: this.versions[version]!.n };
-    return { ...evidence, material: this.#labelled(version, digest, evidence) };
+    const evidence = { ...this.evidence(), position: this.versions[version]!.n };
+    return { ...evidence, snapshot: this.#labelled(version, digest, evidence) };
   }
 
   /** What a standby answers that is `behind` versions behind. */
   readOfStandby(digest: string, behind: number): Omit<Reading, "sent" | "received"> {
     const at = Math.max(0, this.versions.length - 1 - behind);
-    const evidence = { inRecovery: true, epoch: "-/i/77", n: this.versions[at]!.n, dbTime: this.dbTime };
-    return { ...evidence, material: this.#labelled(at, digest, evidence) };
+    const evidence = { inRecovery: true, epoch: "-/i/77", position: this.versions[at]!.n, dbTime: this.dbTime };
+    return { ...evidence, snapshot: this.#labelled(at, digest, evidence) };
   }
 
   poll(me: string, epoch: string, applied: number): PollResult {
-    const rows = this.#log.filter((row) => row.n > applied).sort((a, b) => b.n - a.n);
+    const rows = this.#log.filter((row) => row.position > applied).sort((a, b) => b.position - a.position);
     const page = rows.slice(0, this.#pageSize);
     const own = this.validators.get(me);
     return {
@@ -196,7 +198,7 @@ export class ModelDatabase {
     return row?.owner === owner || this.#faults.rowsOfAnybody ? row : undefined;
   }
 
-  missing(epoch: string, position: number | undefined): Missing {
+  missing(epoch: string, position: number | undefined): Unacknowledged {
     const rows = [...this.validators].map(([id, row]) => ({
       id,
       boundMs: row.boundMs,
@@ -240,7 +242,7 @@ export class ModelDatabase {
   prune(): void {
     const upTo = this.#n - Math.floor(this.#world.random.between(0, 3));
     if (!this.#faults.pruneWithoutFloor) this.#floorN = Math.max(this.#floorN, upTo);
-    this.#log = this.#log.filter((row) => row.n > upTo);
+    this.#log = this.#log.filter((row) => row.position > upTo);
   }
 
   // ------------------------------------------------------------------------------------------------ its own faults
@@ -288,7 +290,7 @@ export class ModelDatabase {
 
   #goBackTo(version: Version): void {
     this.#n = version.n;
-    this.#log = this.#log.filter((row) => row.n <= version.n);
+    this.#log = this.#log.filter((row) => row.position <= version.n);
     for (const [digest, was] of version.rows) {
       const row = this.tokens.get(digest)!;
       row.revoked = was.revoked;
@@ -305,16 +307,16 @@ export class ModelDatabase {
     this.publish();
   }
 
-  #labelled(version: number, digest: string, label: { epoch: string; n: number }): Material | undefined {
-    const material = this.versions[version]?.rows.get(digest);
+  #labelled(index: number, digest: string, version: { epoch: string; position: number }): TokenSnapshot | undefined {
+    const snapshot = this.versions[index]?.rows.get(digest);
     const annotations = { at: String(this.#world.now) };
-    return material && { ...material, annotations, label: { epoch: label.epoch, n: label.n } };
+    return snapshot && { ...snapshot, annotations, version: { epoch: version.epoch, position: version.position } };
   }
 
-  #materialOf(row: TokenRow): Material {
+  #snapshotOf(row: TokenRow): TokenSnapshot {
     const parent = row.parent === undefined ? undefined : this.tokens.get(row.parent)!;
     return {
-      label: { epoch: "", n: this.#n },
+      version: { epoch: "", position: this.#n },
       id: row.id,
       digest: row.digest,
       tenant: row.tenant,

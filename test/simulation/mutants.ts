@@ -9,11 +9,11 @@ export interface Mutant {
 }
 
 const FRESHNESS = "domain/freshness.ts";
-const LOOKUP = "app/lookup.ts";
-const ENTRIES = "app/entry-cache.ts";
-const FOLLOWER = "app/follower.ts";
-const WAIT = "app/effect-wait.ts";
-const CHANGE = "app/change-authority.ts";
+const LOOKUP = "validation/lookup.ts";
+const ENTRIES = "validation/l1-cache.ts";
+const FOLLOWER = "revocation/follower.ts";
+const WAIT = "revocation/ack-wait.ts";
+const CHANGE = "revocation/change-authority.ts";
 
 function mutant(
   name: string,
@@ -22,7 +22,7 @@ function mutant(
   return { name, patches: patches.map(([file, from, to, times]) => ({ file, from, to, times })) };
 }
 
-/** All of these the simulation must catch. The numbers are those of `revocation.md` §9. */
+/** All of these the simulation must catch. The numbers name them in test output only. */
 export const MUTANTS: readonly Mutant[] = [
   mutant("M1 no lease check", [FRESHNESS, "|| !(mono < this.#leaseUntil) ||", "||"]),
   mutant("M2 lease from receipt", [
@@ -43,7 +43,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant("M5 no deny check on L2", [
     LOOKUP,
     "if (kept !== undefined && freshness.usable(kept, now)) {",
-    "if (kept !== undefined && kept.material.label.epoch === freshness.epoch && freshness.holdsLease(now)) {",
+    "if (kept !== undefined && kept.snapshot.label.epoch === freshness.epoch && freshness.holdsLease(now)) {",
   ]),
   mutant(
     "M6 no deny check on fill",
@@ -120,24 +120,24 @@ export const MUTANTS: readonly Mutant[] = [
     "true",
   ]),
   mutant("M29 the principal is no dependency", [
-    "domain/material.ts",
+    "domain/token-snapshot.ts",
     "principalKey(of.tenant, of.principal), `o",
     "`o",
   ]),
   mutant("M29 the tenant is no dependency", [
-    "domain/material.ts",
+    "domain/token-snapshot.ts",
     "return keys;",
     'return keys.filter((key) => !key.startsWith("o"));',
   ]),
   mutant("M29 the parent is no dependency", [
-    "domain/material.ts",
+    "domain/token-snapshot.ts",
     "if (of.parent !== undefined) keys.push(",
     "if (false) keys.push(",
   ]),
   mutant("M30 a cached verdict", [
-    "app/validate.ts",
-    "const { verdict, reason, missingScopes, material: shown } = decide(material, requirement, context, time);",
-    "const { verdict, reason, missingScopes, material: shown } = ((material as any).kept ??= decide(material, requirement, context, time));",
+    "validation/validate.ts",
+    "const { verdict, reason, missingScopes, snapshot: shown } = decide(snapshot, requirement, context, time);",
+    "const { verdict, reason, missingScopes, snapshot: shown } = ((snapshot as any).kept ??= decide(snapshot, requirement, context, time));",
   ]),
   mutant("M31 L2 filled by the writer", [
     CHANGE,
@@ -169,7 +169,7 @@ export const MUTANTS: readonly Mutant[] = [
     "if (key === EVERYTHING) continue;",
   ]),
   mutant("a full page sets no floor", [FRESHNESS, "if (page.full) floor", "if (false) floor"]),
-  mutant("own refusals are forgotten", [LOOKUP, "if (refusal(material, TIMELESS) === undefined) return;", "return;"]),
+  mutant("own refusals are forgotten", [LOOKUP, "if (refusal(snapshot, TIMELESS) === undefined) return;", "return;"]),
   mutant("the oldest denials are dropped without a floor", [
     FRESHNESS,
     "      this.#deny.delete(key);\n      floor = Math.max(floor, n);",
@@ -180,8 +180,8 @@ export const MUTANTS: readonly Mutant[] = [
     "if (answer.epoch !== waiter.epoch) {",
     "if (false) {",
   ]),
-  mutant("settled at once", ["app/housekeeping.ts", "now - freshness.sawEpoch >= leaseOver(longest)", "true"]),
-  mutant("buried at once", ["app/housekeeping.ts", ">= 2 * row.boundMs", ">= 0"]),
+  mutant("settled at once", ["revocation/housekeeping.ts", "now - freshness.sawEpoch >= leaseOver(longest)", "true"]),
+  mutant("buried at once", ["revocation/housekeeping.ts", ">= 2 * row.boundMs", ">= 0"]),
 ];
 
 /** What must pass: the proof allows it (R12). */

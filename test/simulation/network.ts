@@ -1,5 +1,7 @@
-import { principalKey } from "../../src/domain/material.ts";
-import type { AuthorityStore, Committed, RevocationLog, TokenReader } from "../../src/ports.ts";
+import { principalKey } from "../../src/domain/token-snapshot.ts";
+import type { AuthorityStore } from "../../src/revocation/authority-store.ts";
+import type { Committed, RevocationLog } from "../../src/revocation/ports.ts";
+import type { TokenReader } from "../../src/validation/ports.ts";
 import type { ModelDatabase, TokenRow } from "./model-database.ts";
 import type { Product } from "./product.ts";
 import type { Machine, World } from "./world.ts";
@@ -75,7 +77,7 @@ export class Network {
         });
         return { ...row, sent, received: machine.clock.mono() };
       },
-      distrust: () => {},
+      reconnect: () => {},
     };
   }
 
@@ -83,23 +85,23 @@ export class Network {
     const call = <T>(kind: Kind, run: () => T) => this.#call(machine, kind, 500, run);
     const standby = <T extends object>(run: () => T) => {
       if (!this.#world.random.chance(this.weather.standby)) return run();
-      return { ...run(), inRecovery: true, epoch: "-/i/77", n: 1e6 };
+      return { ...run(), inRecovery: true, epoch: "-/i/77", position: 1e6 };
     };
     return {
-      look: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500 })),
+      readEpoch: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500 })),
       poll: (me, epoch, applied) => call("poll", () => standby(() => this.#db.poll(me, epoch, applied))),
       register: (entry) => call("register", () => this.#db.register(entry, machine)),
       ack: (me, epoch, applied) => call("other", () => this.#db.ack(me, epoch, applied, machine)),
-      seen: () => Promise.resolve(),
-      leave: (me) => call("other", () => this.#db.leave(me, machine)),
-      missing: (epoch, position) => call("missing", () => standby(() => this.#db.missing(epoch, position))),
+      heartbeat: () => Promise.resolve(),
+      deregister: (me) => call("other", () => this.#db.leave(me, machine)),
+      unacknowledged: (epoch, position) => call("missing", () => standby(() => this.#db.missing(epoch, position))),
       validators: () => call("other", () => this.#db.registry()),
       reap: (ids) => call("other", () => this.#db.reap(ids)),
-      bury: (ids, epoch) => call("other", () => this.#db.bury(ids, epoch)),
-      settle: (epoch) => call("other", () => this.#db.settle(epoch)),
+      deleteReaped: (ids, epoch) => call("other", () => this.#db.bury(ids, epoch)),
+      markSettled: (epoch) => call("other", () => this.#db.settle(epoch)),
       draw: (epoch) => call("other", () => this.#db.draw(epoch)),
       prune: () => call("other", () => this.#db.prune()),
-      distrust: () => {},
+      reconnect: () => {},
       onWakeUp: (listener) => void this.#listeners.set(machine, listener),
       close: () => Promise.resolve(),
     };

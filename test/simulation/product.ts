@@ -9,27 +9,27 @@ const SCRATCH = join(import.meta.dirname, "../../.cache/simulation");
 export type Product = typeof import("../../src/domain/errors.ts") &
   typeof import("../../src/domain/freshness.ts") &
   typeof import("../../src/domain/keyring.ts") &
-  typeof import("../../src/domain/material.ts") &
+  typeof import("../../src/domain/token-snapshot.ts") &
   typeof import("../../src/domain/token-string.ts") &
-  typeof import("../../src/app/lookup.ts") &
-  typeof import("../../src/app/validate.ts") &
-  typeof import("../../src/app/follower.ts") &
-  typeof import("../../src/app/housekeeping.ts") &
-  typeof import("../../src/app/reap-watch.ts") &
-  typeof import("../../src/app/change-authority.ts");
+  typeof import("../../src/validation/lookup.ts") &
+  typeof import("../../src/validation/validate.ts") &
+  typeof import("../../src/revocation/follower.ts") &
+  typeof import("../../src/revocation/housekeeping.ts") &
+  typeof import("../../src/revocation/reaped-validators.ts") &
+  typeof import("../../src/revocation/change-authority.ts");
 
 const MODULES = [
   "domain/errors.ts",
   "domain/freshness.ts",
   "domain/keyring.ts",
-  "domain/material.ts",
+  "domain/token-snapshot.ts",
   "domain/token-string.ts",
-  "app/lookup.ts",
-  "app/validate.ts",
-  "app/follower.ts",
-  "app/housekeeping.ts",
-  "app/reap-watch.ts",
-  "app/change-authority.ts",
+  "validation/lookup.ts",
+  "validation/validate.ts",
+  "revocation/follower.ts",
+  "revocation/housekeeping.ts",
+  "revocation/reaped-validators.ts",
+  "revocation/change-authority.ts",
 ];
 
 /** One replacement in one module's text. `from` stands there exactly `times` times (once, unless told). */

@@ -1,4 +1,4 @@
-import type { Material } from "../../src/domain/material.ts";
+import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import { DB_EPOCH_MS } from "./model-database.ts";
 import type { Instance, Settings, Simulation, TokenName } from "./simulation.ts";
 
@@ -48,8 +48,8 @@ async function warm(sim: Simulation, names: readonly TokenName[] = ["a"]): Promi
   for (const name of names) for (const one of sim.instances) equal(await ask(sim, one, name), "ALLOW");
 }
 
-function rowOf(sim: Simulation, name: TokenName): Material {
-  return sim.db.read(sim.digest(name)).material!;
+function rowOf(sim: Simulation, name: TokenName): TokenSnapshot {
+  return sim.db.read(sim.digest(name)).snapshot!;
 }
 
 /** A row of the token that allows, as it was sealed into the cache outside before the change. */
@@ -78,7 +78,7 @@ function unseenChanges(sim: Simulation, count: number): void {
 /** The cache outside has nothing but `positive`, of a position that the revocation will not reach. */
 async function refusedOnceRevoked(
   sim: Simulation,
-  positive: Material,
+  positive: TokenSnapshot,
   [one, two]: readonly [Instance, Instance, Instance],
 ): Promise<void> {
   await sim.advance(3500);
@@ -537,7 +537,7 @@ export const RACES: readonly Race[] = [
       three.machine.cutOff = true;
       const revoked = sim.revoke(two, "a");
       await sim.advance(50);
-      const { epoch, n } = sim.db.evidence();
+      const { epoch, position: n } = sim.db.evidence();
       for (const row of rows) sim.db.ack(row, epoch, n, thief);
       for (const row of rows) sim.db.leave(row, thief);
       equal(await settled(sim, revoked), "LEASE_EXPIRED");

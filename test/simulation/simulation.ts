@@ -1,6 +1,8 @@
 import { NO_REQUIREMENT, type Requirement } from "../../src/domain/decide.ts";
-import { principalKey } from "../../src/domain/material.ts";
-import type { AuthorityStore, Committed, Events, Tier } from "../../src/ports.ts";
+import { principalKey } from "../../src/domain/token-snapshot.ts";
+import type { AuthorityStore } from "../../src/revocation/authority-store.ts";
+import type { Committed } from "../../src/revocation/ports.ts";
+import type { Events, Tier } from "../../src/telemetry/events.ts";
 import { Adversary } from "./adversary.ts";
 import { Checker } from "./checker.ts";
 import { type DatabaseFaults, DB_EPOCH_MS, ModelDatabase } from "./model-database.ts";
@@ -125,7 +127,7 @@ export class Simulation {
       { leaseMs: LEASE_MS, pollMs: 400, readerVersion: 1, kids: () => ["1"] },
     );
     wake = () => follower.wake();
-    const reaped = new product.ReapWatch();
+    const reaped = new product.ReapedValidators();
     const store = { ...network.store(machine, () => {}), fillByWriter: this.#fillByWriter };
     const instance: Instance = {
       name,
@@ -177,7 +179,7 @@ export class Simulation {
     const given = known ?? instance.validate(text, requirement, context, deadline);
     // Not through a promise if it is a value: the answer is of this very moment.
     const answer = given instanceof Promise ? await given : given;
-    const at = Number(answer.material?.annotations["at"] ?? Number.NaN);
+    const at = Number(answer.snapshot?.annotations["at"] ?? Number.NaN);
     checker.answered(question, answer.verdict, world.now, `${name} by ${answer.tier}, read at ${at}`);
     this.#count(`${answer.verdict} ${answer.tier}`);
     if (!wasReady) this.#count("asked before ready");
@@ -285,8 +287,8 @@ export class Simulation {
 
   /** What only a mutant calls: a row of the writer's own transaction goes to the cache under a later position. */
   readonly #fillByWriter = ({ value, version, epoch }: Committed<Changed> & { version: number }, n: number) => {
-    const material = value.digest === undefined ? undefined : this.db.versions[version]!.rows.get(value.digest);
-    if (material !== undefined) this.adversary.fill({ ...material, label: { epoch, n } });
+    const snapshot = value.digest === undefined ? undefined : this.db.versions[version]!.rows.get(value.digest);
+    if (snapshot !== undefined) this.adversary.fill({ ...snapshot, version: { epoch, position: n } });
   };
 
   #count(what: string): void {

@@ -1,4 +1,4 @@
-import type { Clock, Timers } from "../../src/ports.ts";
+import type { Clock, Timers } from "../../src/domain/clock.ts";
 import type { Random } from "./random.ts";
 
 interface Event {

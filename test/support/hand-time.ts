@@ -1,4 +1,5 @@
-import type { Clock, Events, Timers } from "../../src/ports.ts";
+import type { Clock, Timers } from "../../src/domain/clock.ts";
+import type { Events } from "../../src/telemetry/events.ts";
 
 /** Time that moves only when it is told to. */
 export class HandTime {

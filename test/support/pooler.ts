@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import pg from "pg";
 import { fetchProgram } from "../../scripts/fetch.ts";
-import { firstWorking, giveTo, type Runner, runners, start } from "../../src/postgres/embedded-runner.ts";
+import { firstWorking, giveTo, type Runner, runners, start } from "../../src/embedded/runner.ts";
 
 export interface Pooler {
   readonly port: number;

@@ -4,9 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import pg from "pg";
-import { hydrate, packagedInstallation } from "../../src/postgres/embedded-binaries.ts";
-import { firstWorking, giveTo, type Runner, runners, runToEnd } from "../../src/postgres/embedded-runner.ts";
-import { launch } from "../../src/postgres/embedded-server.ts";
+import { hydrate, packagedInstallation } from "../../src/embedded/binaries.ts";
+import { firstWorking, giveTo, type Runner, runners, runToEnd } from "../../src/embedded/runner.ts";
+import { launch } from "../../src/embedded/server.ts";
 
 export type ThrowawayServer = Readonly<{
   /** The same for its whole life, over restarts. */

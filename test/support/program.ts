@@ -118,16 +118,16 @@ export function fetchPatiently(url: string, init?: RequestInit): Promise<Respons
   return patiently(() => fetch(url, init), shed);
 }
 
-/** Where the doors of a program are, once it said so. */
-export function doorsOf(program: Program): Promise<{ data: string; admin: string; ops: string }> {
+/** Where the listeners of a program are, once it said so. */
+export function listenersOf(program: Program): Promise<{ data: string; admin: string; ops: string }> {
   return program.until(({ out }) => {
-    const door = (name: string) => new RegExp(`^${name} +((?:http|unix):\\S+)$`, "m").exec(out)?.[1];
-    const ops = door("ops");
-    return ops !== undefined && { data: door("data")!, admin: door("admin") ?? "", ops };
-  }, "it said where its doors are");
+    const listener = (name: string) => new RegExp(`^${name} +((?:http|unix):\\S+)$`, "m").exec(out)?.[1];
+    const ops = listener("ops");
+    return ops !== undefined && { data: listener("data")!, admin: listener("admin") ?? "", ops };
+  }, "it said where its listeners are");
 }
 
-/** Every door on a free port of the loopback. */
+/** Every listener on a free port of the loopback. */
 export const FREE_PORTS = {
   data: { bind: "127.0.0.1:0" },
   admin: { bind: "127.0.0.1:0" },

@@ -7,7 +7,6 @@ import {
   Http2SessionManager,
 } from "@connectrpc/connect-node";
 import pg from "pg";
-import { bootstrap } from "../../src/first-admin.ts";
 import {
   BadRequestSchema,
   ErrorInfoSchema,
@@ -28,22 +27,23 @@ import {
   type ValidateTokenResponse,
   Verdict,
 } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { bootstrap } from "../../src/postgres/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { type Database, freshDatabase } from "./postgres.ts";
 import {
-  doorsOf,
   FREE_PORTS,
   fetchPatiently,
   folder,
   freshKeyring,
   type KeyringFile,
+  listenersOf,
   Program,
   patiently,
   writeConfig,
 } from "./program.ts";
 
 export type Protocol = "connect-json" | "connect" | "grpc" | "grpc-web";
-type Door = "data" | "admin" | "ops";
+type Listener = "data" | "admin" | "ops";
 
 export interface Options {
   /** Laid over the settings of a test: free ports, quiet limits. Top-level keys replace. */
@@ -54,7 +54,7 @@ export interface Options {
   readonly keyring?: KeyringFile;
 }
 
-/** The admin door for one caller. */
+/** The admin listener for one caller. */
 export interface AdminClients {
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
@@ -64,11 +64,11 @@ export interface AdminClients {
 
 /**
  * The real program as a child process on free ports, with a database of its own and an administrator; clients for its
- * doors. `await using` stops it.
+ * listeners. `await using` stops it.
  */
 export class TestSallyport implements AsyncDisposable {
   readonly program: Program;
-  readonly doors: Readonly<Record<Door, string>>;
+  readonly listeners: Readonly<Record<Listener, string>>;
   readonly database: Database;
   readonly keyring: KeyringFile;
   /** The first administrator's token string: an operator in tenant `default`. */
@@ -80,7 +80,7 @@ export class TestSallyport implements AsyncDisposable {
 
   private constructor(parts: {
     program: Program;
-    doors: Record<Door, string>;
+    listeners: Record<Listener, string>;
     database: Database;
     keyring: KeyringFile;
     adminToken: string;
@@ -88,7 +88,7 @@ export class TestSallyport implements AsyncDisposable {
     ownsDatabase: boolean;
   }) {
     this.program = parts.program;
-    this.doors = parts.doors;
+    this.listeners = parts.listeners;
     this.database = parts.database;
     this.keyring = parts.keyring;
     this.adminToken = parts.adminToken;
@@ -111,7 +111,7 @@ export class TestSallyport implements AsyncDisposable {
       });
     }
     const file = writeConfig(place.path, {
-      doors: FREE_PORTS,
+      listeners: FREE_PORTS,
       database: { allow_fsync_off: true },
       keyring,
       limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
@@ -121,17 +121,17 @@ export class TestSallyport implements AsyncDisposable {
     const program = new Program(["serve", "--config", file], { DATABASE_URL: database.url, ...options.env });
     const ownsDatabase = options.database === undefined;
     try {
-      const doors = await doorsOf(program);
-      return new TestSallyport({ program, doors, database, keyring, adminToken, place, ownsDatabase });
+      const listeners = await listenersOf(program);
+      return new TestSallyport({ program, listeners, database, keyring, adminToken, place, ownsDatabase });
     } catch (error) {
       place.remove();
       throw error;
     }
   }
 
-  /** A transport to a door, with the bearer where one is given. */
-  transport(door: Door, protocol: Protocol = "connect", bearer?: string): Transport {
-    const baseUrl = this.doors[door];
+  /** A transport to a listener, with the bearer where one is given. */
+  transport(listener: Listener, protocol: Protocol = "connect", bearer?: string): Transport {
+    const baseUrl = this.listeners[listener];
     const interceptors: Interceptor[] = bearer === undefined ? [patient] : [patient, bearing(bearer)];
     if (protocol === "connect-json" || protocol === "grpc-web") {
       const options = { baseUrl, httpVersion: "1.1" as const, interceptors, useBinaryFormat: protocol === "grpc-web" };
@@ -143,11 +143,11 @@ export class TestSallyport implements AsyncDisposable {
     return protocol === "grpc" ? createGrpcTransport(options) : createConnectTransport(options);
   }
 
-  client<S extends DescService>(service: S, door: Door, protocol?: Protocol, bearer?: string): Client<S> {
-    return createClient(service, this.transport(door, protocol, bearer));
+  client<S extends DescService>(service: S, listener: Listener, protocol?: Protocol, bearer?: string): Client<S> {
+    return createClient(service, this.transport(listener, protocol, bearer));
   }
 
-  /** The admin door as one caller sees it; without a bearer, as a stranger does. */
+  /** The admin listener as one caller sees it; without a bearer, as a stranger does. */
   as(bearer: string | undefined, protocol?: Protocol): AdminClients {
     const transport = this.transport("admin", protocol, bearer);
     return {
@@ -159,7 +159,7 @@ export class TestSallyport implements AsyncDisposable {
   }
 
   #admin: AdminClients | undefined;
-  /** The admin door for the first administrator. */
+  /** The admin listener for the first administrator. */
   get admin(): AdminClients {
     return (this.#admin ??= this.as(this.adminToken));
   }
@@ -217,9 +217,9 @@ export class TestSallyport implements AsyncDisposable {
     return (await this.#sql.query<R>(text, values)).rows;
   }
 
-  /** Posts to a door as curl does: JSON over HTTP/1.1, nothing interpreted. */
-  post(door: Door, path: string, body: unknown, headers: Record<string, string> = {}): Promise<Response> {
-    return fetchPatiently(`${this.doors[door]}${path}`, {
+  /** Posts to a listener as curl does: JSON over HTTP/1.1, nothing interpreted. */
+  post(listener: Listener, path: string, body: unknown, headers: Record<string, string> = {}): Promise<Response> {
+    return fetchPatiently(`${this.listeners[listener]}${path}`, {
       method: "POST",
       headers: { "content-type": "application/json", ...headers },
       body: typeof body === "string" ? body : JSON.stringify(body),

@@ -1,5 +1,5 @@
-import { createUnaryListener } from "../../../src/http2/listener.ts";
-import type { Handler } from "../../../src/http2/routes.ts";
+import { createUnaryListener } from "../../../src/http2/server/listener.ts";
+import type { Handler } from "../../../src/http2/unary/routes.ts";
 import { listen, VALIDATE } from "./work.ts";
 
 /** Serves ValidateToken on the product's own HTTP/2 server. */

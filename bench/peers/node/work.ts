@@ -3,9 +3,9 @@ import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
 import type { AddressInfo, Server } from "node:net";
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import { walk } from "../../../src/data-plane/validate-token.ts";
 import { Mac } from "../../../src/domain/mac.ts";
 import { ValidateTokenResponseSchema, Verdict } from "../../../src/gen/sallyport/v1/token_validator_pb.ts";
-import { walk } from "../../../src/services/validate-wire.ts";
 
 export const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
 const OTHERS = 100_000;

@@ -1,0 +1,174 @@
+import { toBinary } from "@bufbuild/protobuf";
+import type { ServiceImpl } from "@connectrpc/connect";
+import { invalidField } from "../domain/errors.ts";
+import {
+  type CreateTokenRequest,
+  CreateTokenRequestSchema,
+  type ListTokensRequest,
+  type RotateTokenRequest,
+  RotateTokenRequestSchema,
+  type Token,
+  type TokenAdmin,
+  TokenSchema,
+} from "../gen/sallyport/v1/token_admin_pb.ts";
+import type { BulkRevoke } from "../management/bulk-revoke.ts";
+import type { AskedLifetime, TokenManager } from "../management/token-manager.ts";
+import type { TokenChange } from "../revocation/authority-store.ts";
+import { accessOf, maskOf, page, pageSize } from "../rpc/call.ts";
+import { durationMillis, effectMessage, given, millis, tokenMessage, tokenState } from "../rpc/convert.ts";
+import type { PageTokens } from "./page-token.ts";
+
+const UPDATABLE = [
+  "display_name",
+  "description",
+  "scopes",
+  "audiences",
+  "allowed_cidrs",
+  "annotations",
+  "expire_time",
+  "disabled",
+] as const;
+
+/** Beside every token string that is told. */
+const SHOWN_ONCE = "The token string is shown once: it is stored nowhere and cannot be had again.";
+
+export interface TokenAdminDeps {
+  readonly tokens: TokenManager;
+  readonly bulk: BulkRevoke;
+  readonly pages: PageTokens;
+}
+
+/** TokenAdmin: convert, ask the manager, convert back. */
+export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl<typeof TokenAdmin> {
+  return {
+    async createToken(request, context) {
+      const { token, tokenString } = await tokens.create(accessOf(context), {
+        ...request,
+        lifetime: lifetimeOf(request.lifetime),
+        notBeforeTime: millis("not_before_time", request.notBeforeTime),
+        body: canonical(request),
+      });
+      return { token: tokenMessage(token), tokenString: tokenString.reveal(), warning: SHOWN_ONCE };
+    },
+
+    async getToken(request, context) {
+      return { token: tokenMessage(await tokens.get(accessOf(context), request.id)) };
+    },
+
+    async listTokens(request, context) {
+      const access = accessOf(context);
+      const size = pageSize(request.pageSize);
+      const binding = ["ListTokens", access.caller.provenance, access.caller.tenant, ...filterText(request)];
+      const filter = {
+        tenant: request.tenant,
+        principal: given(request.principal),
+        profile: given(request.profile),
+        state: tokenState(request.state),
+        hint: given(request.hint),
+        createdAfter: millis("created_after", request.createdAfter),
+        createdBefore: millis("created_before", request.createdBefore),
+        lastUsedBefore: millis("last_used_before", request.lastUsedBefore),
+      };
+      const part = await tokens.list(access, filter, size, pages.open(request.pageToken, binding));
+      const { items, next } = page(part, TokenSchema, tokenMessage, ({ createTime, id }) => ({
+        time: createTime,
+        key: id,
+      }));
+      return { tokens: items, nextPageToken: pages.issue(next, binding) };
+    },
+
+    async updateToken(request, context) {
+      const asked = request.token!;
+      const mask = maskOf(request.updateMask?.paths, UPDATABLE);
+      const change = changeOf(asked, mask);
+      const done = await tokens.update(accessOf(context), asked.id, change, asked.etag, request.noWait);
+      return { token: tokenMessage(done.token), effect: effectMessage(done.effect) };
+    },
+
+    async revokeToken(request, context) {
+      const access = accessOf(context);
+      const { target } = request;
+      if (target.case === undefined) throw invalidField("target", "must have id or token_string");
+      const token =
+        target.case === "id" ? await tokens.get(access, target.value) : await tokens.byString(access, target.value);
+      const done = await tokens.revoke(access, token, request.family, request.reason, request.noWait);
+      return { token: tokenMessage(done.token), effect: effectMessage(done.effect) };
+    },
+
+    async revokeTokens(request, context) {
+      const done = await bulk.run(accessOf(context), {
+        ...request,
+        createdBefore: millis("created_before", request.createdBefore),
+      });
+      return {
+        revokedCount: done.revokedCount,
+        matchedIds: [...done.matchedIds],
+        effect: done.effect && effectMessage(done.effect),
+      };
+    },
+
+    async rotateToken(request, context) {
+      const done = await tokens.rotate(accessOf(context), {
+        ...request,
+        overlap: durationMillis("overlap", request.overlap) ?? 0,
+        lifetime: lifetimeOf(request.lifetime),
+        body: toBinary(RotateTokenRequestSchema, request),
+      });
+      return {
+        token: tokenMessage(done.token),
+        tokenString: done.tokenString.reveal(),
+        previous: tokenMessage(done.previous),
+        effect: effectMessage(done.effect),
+        warning: SHOWN_ONCE,
+      };
+    },
+  };
+}
+
+/** The request in one form, in whatever order its map came: clients send maps in any, also when they repeat. */
+function canonical(request: CreateTokenRequest): Uint8Array {
+  const annotations = Object.entries(request.annotations).sort(([a], [b]) => (a < b ? -1 : 1));
+  return toBinary(CreateTokenRequestSchema, { ...request, annotations: Object.fromEntries(annotations) });
+}
+
+function lifetimeOf(of: CreateTokenRequest["lifetime"] | RotateTokenRequest["lifetime"]): AskedLifetime {
+  switch (of.case) {
+    case "ttl":
+      return { ttl: durationMillis("ttl", of.value) };
+    case "expireTime":
+      return { expireTime: millis("expire_time", of.value) };
+    case "noExpiry":
+      return { noExpiry: of.value };
+    default:
+      return {};
+  }
+}
+
+function changeOf(asked: Token, mask: ReadonlySet<(typeof UPDATABLE)[number]>): TokenChange {
+  const expireTime = millis("token.expire_time", asked.expireTime);
+  return {
+    ...(mask.has("display_name") && { displayName: asked.displayName }),
+    ...(mask.has("description") && { description: asked.description }),
+    ...(mask.has("scopes") && { scopes: asked.scopes }),
+    ...(mask.has("audiences") && { audiences: asked.audiences }),
+    ...(mask.has("allowed_cidrs") && { allowedCidrs: asked.allowedCidrs }),
+    ...(mask.has("annotations") && { annotations: asked.annotations }),
+    ...(mask.has("disabled") && { disabled: asked.disabled }),
+    ...(mask.has("expire_time") && (expireTime === undefined ? { noExpiry: true } : { expireTime })),
+  };
+}
+
+/** What a page token is bound to: every filter, in a form in which no two look alike. */
+function filterText(of: ListTokensRequest): string[] {
+  const time = (at: { seconds: bigint; nanos: number } | undefined) => (at ? `${at.seconds}.${at.nanos}` : "");
+  return [
+    of.tenant,
+    of.principal,
+    of.profile,
+    String(of.state),
+    of.hint,
+    time(of.createdAfter),
+    time(of.createdBefore),
+    time(of.lastUsedBefore),
+  ];
+}

@@ -1,0 +1,89 @@
+import type { z } from "zod";
+import type { Config, schema } from "./schema.ts";
+
+export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string[] {
+  const problems: string[] = [];
+  const { lease, poll } = config.revocation;
+  if (poll * 1.2 + 500 >= lease)
+    problems.push("revocation.poll: poll · 1.2 + 500ms must be less than revocation.lease");
+  // The log remembers changes for ten minutes: nothing may be cached for longer.
+  if (config.cache.negative_ttl < 1 || config.cache.negative_ttl > config.cache.ttl) {
+    problems.push("cache.negative_ttl: must be 1ms to cache.ttl");
+  }
+  if (config.cache.ttl < 1000 || config.cache.ttl > 540_000) problems.push("cache.ttl: must be 1s to 9m");
+  if (config.keyring === undefined && config.database.url !== undefined) {
+    problems.push("keyring: is required with database.url (or keyring_file); the embedded database makes its own");
+  }
+  const { url, direct_url: directUrl } = config.database;
+  if (url === undefined && blankUrl && config.keyring !== undefined) {
+    problems.push("database.url: is blank (DATABASE_URL, too); with a keyring it must name a database, or be left out");
+  }
+  if (url === undefined && directUrl !== undefined) problems.push("database.direct_url: needs database.url");
+  if (config.canary.every !== undefined && (config.mode !== "full" || config.canary.every < 1000)) {
+    problems.push("canary.every: must be at least 1s, in mode full");
+  }
+  if (config.mode === "validate" && config.database.url === undefined) {
+    problems.push("database.url: is required in mode validate");
+  }
+  const data = config.listeners.data;
+  if (data.trust_peers === true && (data.tls?.allowed_sans.length ?? 0) > 0) {
+    problems.push("listeners.data.trust_peers: with allowed_sans peers are known by their certificates; leave it out");
+  }
+  if (!isLocal(data.bind) && data.trust_peers === true) {
+    problems.push("listeners.data.trust_peers: peers can be trusted on loopback and unix sockets only");
+  }
+  for (const name of ["data", "admin"] as const) {
+    const section = config.listeners[name].tls;
+    if (section !== undefined && section.allowed_sans.length > 0 && section.client_ca_file === undefined) {
+      problems.push(`listeners.${name}.tls.client_ca_file: is required with allowed_sans`);
+    }
+  }
+  if ((config.canary.cert_file === undefined) !== (config.canary.key_file === undefined)) {
+    problems.push("canary.cert_file: needs canary.key_file, and the other way round");
+  }
+  const admitted = config.listeners.admin.tls?.allowed_sans ?? [];
+  for (const [i, { san }] of config.callers.mtls.entries()) {
+    if (admitted.length > 0 && !admitted.includes(san)) {
+      problems.push(`callers.mtls.${i}.san: is not in listeners.admin.tls.allowed_sans, so it can not come in`);
+    }
+  }
+  if (config.callers.mtls.length > 0 && config.listeners.admin.tls?.client_ca_file === undefined) {
+    problems.push("callers.mtls: needs listeners.admin.tls.client_ca_file");
+  }
+  problems.push(...samePlaces(config));
+  return problems;
+}
+
+/** Two listeners can not share an address. Port 0 takes a free one each time. */
+function samePlaces({ mode, listeners }: z.output<typeof schema>): string[] {
+  const names = mode === "full" ? (["data", "admin", "ops"] as const) : (["data", "ops"] as const);
+  return names.flatMap((name, i) =>
+    names
+      .slice(i + 1)
+      .filter((other) => overlaps(listeners[name].bind, listeners[other].bind))
+      .map((other) => `listeners.${other}.bind: is the address of listeners.${name}.bind; each listener needs its own`),
+  );
+}
+
+function overlaps(one: string, other: string): boolean {
+  if (one.startsWith("unix:") || other.startsWith("unix:")) return one === other;
+  const [a, b] = [one, other].map((bind) => {
+    const [, host = "", port = ""] = /^(.*):(\d+)$/.exec(bind) ?? [];
+    return { host: host === "localhost" ? "127.0.0.1" : host, port: Number(port) };
+  }) as [{ host: string; port: number }, { host: string; port: number }];
+  const everywhere = (host: string) => host === "0.0.0.0" || host === "[::]";
+  return a.port === b.port && a.port !== 0 && (a.host === b.host || everywhere(a.host) || everywhere(b.host));
+}
+
+/**
+ * Whether whoever reaches the data listener is believed without a credential: on this machine alone, and only where nobody
+ * said which certificates count.
+ */
+export function trustsPeers({ bind, trust_peers: trust, tls }: Config["listeners"]["data"]): boolean {
+  return trust ?? (isLocal(bind) && (tls?.allowed_sans.length ?? 0) === 0);
+}
+
+/** Whether a bind can be reached from this machine only. */
+export function isLocal(bindTo: string): boolean {
+  return /^(unix:|127\.|localhost:|\[::1\]:)/.test(bindTo);
+}

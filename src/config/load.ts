@@ -1,0 +1,85 @@
+import type { z } from "zod";
+import { crossChecks } from "./checks.ts";
+import { type Config, FROM_FILE, OPTIONAL, schema } from "./schema.ts";
+import { isBlank, openToOthers, overlay, readTree, readValues, removeBlank, removePath } from "./sources.ts";
+
+/** A configuration that can not be used: every problem at once, each naming its key. */
+export class ConfigError extends Error {
+  override readonly name = "ConfigError";
+  readonly problems: readonly string[];
+
+  constructor(problems: readonly string[]) {
+    super(problems.join("\n"));
+    this.problems = problems;
+  }
+}
+
+/**
+ * One configuration from a YAML file and the environment laid over it. Keys are YAML paths; in the environment
+ * `SALLYPORT_` and the path in upper case with `__` between levels; `DATABASE_URL` and `REDIS_URL` as usual. A key
+ * `x_file` reads the value of `x` from a file. Pure but for the files it is pointed to.
+ */
+export function loadConfig(file: string | undefined, env: Readonly<Record<string, string | undefined>>): Config {
+  const problems: string[] = [];
+  const tree = file === undefined ? {} : readTree(file, problems);
+  const blankUrl = isBlankUrl(tree, env);
+  overlay(tree, env, schema, problems);
+  const files = file === undefined ? [] : [file];
+  const secrets = secretFiles(tree);
+  readValues(tree, FROM_FILE, problems, files);
+  removeBlank(tree, OPTIONAL);
+  const parsed = schema.safeParse(tree);
+  const held = (config: z.output<typeof schema>) => problems.push(...crossChecks(config, blankUrl));
+  if (parsed.success) held(parsed.data);
+  else {
+    problems.push(...parsed.error.issues.map(problemOf));
+    // What is left without the faulty keys can still be held against itself: every problem at once.
+    for (const { path } of parsed.error.issues) removePath(tree, path);
+    const rest = schema.safeParse(tree);
+    if (rest.success) held(rest.data);
+  }
+  if (problems.length > 0) throw new ConfigError(problems);
+  const config = parsed.data!;
+  for (const name of ["data", "admin"] as const) {
+    const { tls } = config.listeners[name];
+    if (tls === undefined) continue;
+    files.push(tls.cert_file, tls.key_file, ...(tls.client_ca_file ? [tls.client_ca_file] : []));
+    secrets.push([`listeners.${name}.tls.key_file`, tls.key_file]);
+  }
+  if (config.canary.key_file !== undefined) secrets.push(["canary.key_file", config.canary.key_file]);
+  return deepFreeze({ ...config, files, warnings: openToOthers(secrets) });
+}
+
+/** The files that hold secrets, by the keys that name them. */
+function secretFiles(tree: Readonly<Record<string, unknown>>): [key: string, file: string][] {
+  return [...FROM_FILE.map((key) => `${key}_file`), "keyring_file"].flatMap((key) => {
+    const value = key.split(".").reduce<unknown>((at, name) => (at as Record<string, unknown> | null)?.[name], tree);
+    return typeof value === "string" && !isBlank(value) ? [[key, value] as [string, string]] : [];
+  });
+}
+
+/** Whether somebody meant to name a database, and named none: a variable that did not come through, an empty value. */
+function isBlankUrl(tree: Readonly<Record<string, unknown>>, env: Readonly<Record<string, string | undefined>>) {
+  const inFile = (tree["database"] as Record<string, unknown> | null | undefined)?.["url"];
+  return ["DATABASE_URL", "SALLYPORT_DATABASE__URL"].some((name) => env[name]?.trim() === "") || inFile === "";
+}
+
+/** Names the key and the bound; never a value. */
+function problemOf(issue: z.core.$ZodIssue): string {
+  const path = issue.path.join(".");
+  if (issue.code === "unrecognized_keys") {
+    return issue.keys.map((key) => `${path === "" ? key : `${path}.${key}`}: ${refusalOf(path, key)}`).join("\n");
+  }
+  return `${path}: ${issue.message}`;
+}
+
+/** A key of an older version names the one that replaces it. */
+function refusalOf(path: string, key: string): string {
+  return path === "" && key === "doors" ? "renamed, use listeners (SALLYPORT_LISTENERS__…)" : "no such setting";
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === "object" && value !== null)
+    for (const inner of Object.values(Object.freeze(value))) deepFreeze(inner);
+  return value;
+}

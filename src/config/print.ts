@@ -1,0 +1,38 @@
+import { durationText } from "./duration.ts";
+import type { Config } from "./schema.ts";
+
+/** The configuration as it is in force, with every secret replaced by `[secret]`. */
+export function redacted(config: Config): unknown {
+  const copy = structuredClone(config) as Config;
+  if (copy.keyring !== undefined) for (const kid of Object.keys(copy.keyring.keys)) copy.keyring.keys[kid] = "[secret]";
+  if (copy.break_glass.secret !== undefined) copy.break_glass.secret = "[secret]";
+  for (const section of [copy.database as Record<string, unknown>, copy.redis as Record<string, unknown>]) {
+    for (const key of ["url", "direct_url"]) {
+      const url = section[key];
+      if (typeof url === "string") section[key] = withoutPassword(url);
+    }
+  }
+  return written(copy);
+}
+
+/** A connection URL without its password: before the last @, which a password may hold too, or in its query. */
+function withoutPassword(url: string): string {
+  const user = url.indexOf("//") + 2;
+  const colon = url.indexOf(":", user);
+  const host = url.lastIndexOf("@");
+  const held = user > 1 && colon >= 0 && colon < host;
+  const shown = held ? `${url.slice(0, colon + 1)}[secret]${url.slice(host)}` : url;
+  return shown.replace(/([?&][^=&]{0,64}password=)[^&]*/gi, "$1[secret]");
+}
+
+const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "max_ttl", "default_ttl"]);
+
+/** Values as one would write them: durations with a unit, file modes in octal. */
+function written(value: unknown, key = "", parent = ""): unknown {
+  if (typeof value === "number") {
+    if (key === "unix_mode") return `0${value.toString(8)}`;
+    return DURATIONS.has(key) || parent === "scope_ceilings" ? durationText(value) : value;
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, written(inner, name, key)]));
+}

@@ -1,0 +1,241 @@
+import { isIP } from "node:net";
+import { z } from "zod";
+import { duration } from "./duration.ts";
+
+const SIZES = { B: 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 } as const;
+
+/** A size in bytes, written `"64 MiB"` or as a number. */
+const size = z.union([
+  z.number().int().positive(),
+  z
+    .string()
+    .regex(/^\d{1,9} ?(B|KiB|MiB|GiB)$/, 'must be a size such as "64 MiB"')
+    .transform((text) => {
+      const [, number, unit] = /^(\d+) ?(\D+)$/.exec(text) as unknown as [string, string, keyof typeof SIZES];
+      return Number(number) * SIZES[unit];
+    }),
+]);
+
+export const bind = z
+  .string()
+  .regex(/^(unix:.+|(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]|localhost):\d{1,5})$/, "must be IP:port or unix:/path");
+
+const network = z.string().refine((text) => {
+  const [address = "", bits, more] = text.split("/");
+  const longest = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
+  return (
+    more === undefined && longest > 0 && (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= longest))
+  );
+}, "must be an IP address or a network such as 10.0.0.0/8");
+
+const databaseUrl = z
+  .string()
+  .regex(/^postgres(ql)?:\/\//, "must be postgres://user:password@host:port/database")
+  .regex(/^[^#]*$/, "has a # in it: write it %23 (in a password, too)");
+
+export const tls = z.strictObject({
+  cert_file: z.string(),
+  key_file: z.string(),
+  client_ca_file: z.string().optional(),
+  allowed_sans: z.array(z.string().min(1)).default([]),
+});
+
+const listener = {
+  unix_mode: z
+    .string()
+    .regex(/^0?[0-7]{3}$/, 'must be an octal file mode such as "0600"')
+    .default("0600")
+    .transform((text) => Number.parseInt(text, 8)),
+  tls: tls.optional(),
+};
+
+/** As `rpc/caller.ts` asks for them. */
+const PERMISSIONS = ["operator", "admin", "tokens.create", "tokens.read", "tokens.revoke", "principals.write"]
+  .concat("audit.read", "validate", "reasons")
+  .map((name) => `sallyport.${name}`);
+
+const permission = z
+  .string()
+  .refine(
+    (text) => PERMISSIONS.some((one) => one === text || (text.endsWith(".*") && one.startsWith(text.slice(0, -1)))),
+    `must be one of ${PERMISSIONS.join(", ")}, or a beginning of them with .*`,
+  );
+
+const scope = z
+  .string()
+  .regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/, 'must be 1 to 128 visible characters without " and \\')
+  .refine((text) => !text.startsWith("sallyport."), "what begins with sallyport. is a permission");
+
+const profile = z.strictObject({
+  prefix: z.string().regex(/^[a-z][a-z0-9_]{1,15}$/, "must be a letter, then 1 to 15 of a-z 0-9 _"),
+  principals: z.array(z.enum(["user", "bot", "service", "org"])).min(1),
+  max_ttl: duration,
+  default_ttl: duration,
+  allow_no_expiry: z.boolean(),
+  scope_ceilings: z.record(z.string(), duration),
+  minted_by: z.array(z.enum(["session", "admin", "creator", "token"])),
+  self_rotate: z.union([z.boolean(), z.literal("renew")], "must be false, true or renew"),
+  max_live_per_principal: z.number().int().min(0),
+  allow_empty_name: z.boolean(),
+  on_reuse: z.enum(["audit", "revoke-family"]),
+  format: z.literal("opaque"),
+});
+
+export const schema = z.strictObject({
+  mode: z.enum(["full", "validate"]).default("full"),
+  listeners: z
+    .strictObject({
+      data: z
+        .strictObject({
+          bind: bind.default("127.0.0.1:7400"),
+          ...listener,
+          trust_peers: z.boolean().optional(),
+          http2: z.enum(["builtin", "node"]).default("builtin"),
+          max_connections: z.number().int().min(16).max(65_536).default(1_024),
+        })
+        .prefault({}),
+      admin: z
+        .strictObject({
+          bind: bind.default("127.0.0.1:7401"),
+          ...listener,
+          trusted_proxies: z.array(network).default([]),
+        })
+        .prefault({}),
+      ops: z.strictObject({ bind: bind.default("127.0.0.1:7402"), unix_mode: listener.unix_mode }).prefault({}),
+    })
+    .prefault({}),
+  database: z
+    .strictObject({
+      url: databaseUrl.optional(),
+      direct_url: databaseUrl.optional(),
+      allow_fsync_off: z.boolean().default(false),
+    })
+    .prefault({}),
+  redis: z.strictObject({ url: z.string().optional() }).prefault({}),
+  embedded: z.strictObject({ data_dir: z.string().default("./data") }).prefault({}),
+  keyring: z.strictObject({ current: z.string(), keys: z.record(z.string(), z.string()) }).optional(),
+  break_glass: z
+    .strictObject({
+      secret: z
+        .string()
+        .min(32, "must have at least 32 bytes")
+        .regex(/^[A-Za-z0-9._~+/=-]{0,8192}$/, "must be of A-Z a-z 0-9 . _ ~ + / = - alone, as a bearer credential is")
+        .optional(),
+    })
+    .prefault({}),
+  callers: z
+    .strictObject({
+      mtls: z
+        .array(
+          z.strictObject({
+            san: z.string().min(1),
+            tenant: z.string(),
+            permissions: z.array(permission),
+            scopes: z.array(scope).max(100).default([]),
+          }),
+        )
+        .default([]),
+    })
+    .prefault({}),
+  profiles: z.record(z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), profile.partial()).default({}),
+  principals: z
+    .strictObject({ registered: z.array(z.enum(["user", "bot", "service", "org"])).default(["bot", "service"]) })
+    .prefault({}),
+  policies: z
+    .record(
+      z.string().regex(/^[a-z][a-z0-9-]{0,63}$/),
+      z.strictObject({
+        required_scopes: z.array(z.string().min(1).max(128)).max(32).default([]),
+        audience: z.string().max(256).default(""),
+        carriers: z
+          .array(z.enum(["bearer", "x-api-key", "basic"]))
+          .min(1)
+          .default(["bearer"]),
+        realm: z
+          .string()
+          .regex(/^[\x20\x21\x23-\x5b\x5d-\x7e]{1,64}$/, 'must be 1 to 64 visible characters without " and \\')
+          .default("sallyport"),
+        outage: z.enum(["deny", "error"]).default("deny"),
+        headers: z
+          .partialRecord(
+            z.enum(["x-auth-principal", "x-auth-tenant", "x-auth-token-id", "x-auth-scopes", "x-auth-profile"]),
+            z.union([
+              z
+                .string()
+                .regex(
+                  /^(?!(?:host|te|trailer|upgrade|connection|keep-alive|proxy-connection|transfer-encoding|content-length)$)[a-z0-9][a-z0-9_-]{0,63}$/,
+                  "must be a lower-case header name that neither routes nor frames the request",
+                ),
+              z.literal(false),
+            ]),
+          )
+          .default({}),
+        client_address: z
+          .string()
+          .regex(/^(peer|x-envoy-external-address|xff:[1-9])$/, "must be peer, x-envoy-external-address or xff:N")
+          .default("peer"),
+        keep_credential: z.boolean().default(false),
+        allow_cors_preflight: z.boolean().default(false),
+      }),
+    )
+    .default({}),
+  cache: z
+    .strictObject({
+      l1: z
+        .strictObject({
+          entries: z.number().int().min(0).max(10_000_000).default(100_000),
+          bytes: size.default(64 * 1024 ** 2),
+        })
+        .prefault({}),
+      ttl: duration.prefault("5m"),
+      negative_ttl: duration.prefault("5s"),
+    })
+    .prefault({}),
+  revocation: z.strictObject({ lease: duration.prefault("1500ms"), poll: duration.prefault("400ms") }).prefault({}),
+  limits: z
+    .strictObject({
+      mint_per_address_per_hour: z.number().int().min(0).default(10),
+      mint_per_principal_per_day: z.number().int().min(0).default(100),
+      rotate_per_principal_per_day: z.number().int().min(0).default(100),
+      ipv6_prefix_length: z.number().int().min(1).max(128).default(64),
+    })
+    .prefault({}),
+  canary: z
+    .strictObject({
+      every: duration.optional(),
+      peers: z
+        .array(
+          z
+            .string()
+            .regex(/^(https?:\/\/[^/\s@?#]+|unix:\/.+)$/, "must be http://host:port, https://host:port or unix:/path"),
+        )
+        .max(100)
+        .default([]),
+      ca_file: z.string().optional(),
+      cert_file: z.string().optional(),
+      key_file: z.string().optional(),
+    })
+    .prefault({}),
+  log: z
+    .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info") })
+    .prefault({}),
+});
+
+export type Config = z.output<typeof schema> & {
+  /** Files that it was read from, and those that it names: a change of one of them is a reason to read it again. */
+  readonly files: readonly string[];
+  /** What works and should be changed nevertheless. */
+  readonly warnings: readonly string[];
+};
+
+/** Keys whose value a key `<name>_file` may hold instead. */
+export const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "break_glass.secret"];
+
+/** Keys that need not have a value, and have none where they are blank. */
+export const OPTIONAL = [
+  ...FROM_FILE,
+  ...["data", "admin"].flatMap((name) =>
+    ["cert_file", "key_file", "client_ca_file"].map((key) => `listeners.${name}.tls.${key}`),
+  ),
+  ...["ca_file", "cert_file", "key_file"].map((key) => `canary.${key}`),
+];

@@ -1,0 +1,196 @@
+import type { TokenSnapshot } from "../../domain/token-snapshot.ts";
+import { addressOfHop } from "../../rpc/client-address.ts";
+import type { Validate, ValidationResult } from "../../validation/validate.ts";
+import type { Credential } from "../credentials.ts";
+import { type AddressSource, IDENTITY, type Policy } from "../policy.ts";
+
+/** What proxies tell us about a request: all that Check and the HTTP check have in common. */
+export interface AuthorizationQuery {
+  readonly policy: Policy;
+  readonly credential: Credential;
+  /** The empty string if unknown: refused where a token is bound to networks. */
+  readonly clientAddress: string;
+  /** A CORS preflight: OPTIONS with Origin and Access-Control-Request-Method. */
+  readonly preflight: boolean;
+}
+
+/** A refusal as a proxy's client will see it. `code` is google.rpc.Code. */
+export interface Denial {
+  readonly kind: "denied";
+  readonly verdict: string;
+  readonly code: number;
+  readonly status: 400 | 401 | 403 | 429 | 503;
+  readonly title: string;
+  /** `www-authenticate` values (RFC 6750, section 3). */
+  readonly challenges: readonly string[];
+  readonly retryAfter?: number;
+}
+
+export type AuthorizationOutcome = { readonly kind: "allowed"; readonly snapshot: TokenSnapshot | undefined } | Denial;
+
+/** Denials that need no policy. */
+export const DENIED = {
+  undetermined: denial("UNDETERMINED", 14, 503, "the token can not be judged now", [], 1),
+  peer: denial("FORBIDDEN", 7, 403, "this peer may not ask"),
+  policy: denial("FORBIDDEN", 7, 403, "no such policy"),
+  undecodable: denial("MALFORMED", 3, 400, "the check can not be read"),
+} as const;
+
+/** Asks about the credential of a request. Never rejects: whatever fails is a denial. */
+export function ask(
+  validate: Validate,
+  question: AuthorizationQuery,
+  deadline: number,
+): AuthorizationOutcome | Promise<AuthorizationOutcome> {
+  const { policy, credential } = question;
+  if (question.preflight && policy.allowCorsPreflight) return { kind: "allowed", snapshot: undefined };
+  if (credential.kind === "malformed") {
+    return denial("MALFORMED", 3, 400, credential.why, bearerChallenge(policy, 'error="invalid_request"'));
+  }
+  if (credential.kind === "none") {
+    return denial("INVALID_TOKEN", 16, 401, "a credential is needed", challenges(policy));
+  }
+  const context = { clientAddress: question.clientAddress };
+  const answer = validate(credential.tokenString, policy.requirement, context, deadline);
+  return answer instanceof Promise ? answer.then((later) => outcomeOf(later, policy)) : outcomeOf(answer, policy);
+}
+
+/** The one table from verdicts to what a proxy is told. */
+export function outcomeOf(answer: ValidationResult, policy: Policy): AuthorizationOutcome {
+  switch (answer.verdict) {
+    case "ALLOW":
+      return { kind: "allowed", snapshot: answer.snapshot };
+    case "INVALID_TOKEN":
+    case "WRONG_AUDIENCE": // RFC 9068, section 4
+      return denial(answer.verdict, 16, 401, "the token is not good here", challenges(policy, 'error="invalid_token"'));
+    case "INSUFFICIENT_SCOPE": {
+      const scope = `error="insufficient_scope", scope="${policy.requirement.scopes.join(" ")}"`;
+      return denial(answer.verdict, 7, 403, "the token lacks a scope", bearerChallenge(policy, scope));
+    }
+    case "ADDRESS_NOT_ALLOWED":
+      return denial(answer.verdict, 7, 403, "the token is not accepted from this address");
+    case "RATE_LIMITED":
+      return denial(answer.verdict, 8, 429, "the token asks too often", [], 1);
+    case "UNDETERMINED":
+      return DENIED.undetermined;
+  }
+}
+
+const LONGEST_IDENTITY = 4_096;
+
+/**
+ * The identity headers of an accepted request, every one of them, never empty. A header that the policy renames or
+ * leaves out is `removed` under its own name: no client's value of it may pass.
+ */
+export function identityOf(policy: Policy, snapshot: TokenSnapshot | undefined) {
+  const values = [
+    snapshot?.principal,
+    snapshot?.tenant,
+    snapshot?.id,
+    snapshot && scopesWithin(snapshot.scopes, LONGEST_IDENTITY - 512),
+    snapshot?.profile,
+  ];
+  const set: [string, string][] = [];
+  const removed: string[] = [];
+  for (const [i, name] of IDENTITY.entries()) {
+    const as = policy.headers[name] ?? name;
+    if (as !== name) removed.push(name);
+    if (as !== false) set.push([as, headerSafe(values[i] || "-")]);
+  }
+  return { set, removed };
+}
+
+/** The carriers of the policy, which the upstream shall not see. */
+export function credentialHeaders(policy: Policy): string[] {
+  if (policy.keepCredential) return [];
+  const names = new Set(policy.carriers.map((carrier) => (carrier === "x-api-key" ? carrier : "authorization")));
+  return [...names];
+}
+
+/** The facts of a token, for the proxy's own log and filters: never the token string. */
+export function facts(snapshot: TokenSnapshot | undefined): Record<string, string> {
+  if (snapshot === undefined) return { verdict: "ALLOW" };
+  const { principal, tenant, id, scopes, profile, hint } = snapshot;
+  return { verdict: "ALLOW", principal, tenant, "token-id": id, scopes: scopes.join(" "), profile, hint };
+}
+
+/** The client's address by the policy's rule; `peer` is what the proxy saw. The empty string where it is not known. */
+export function addressBy(source: AddressSource, peer: string, header: (name: string) => readonly string[]): string {
+  if (source === "peer") return peer;
+  if (source === "x-envoy-external-address") {
+    const values = header(source);
+    return values.length === 1 ? addressOfHop(values[0]!) : "";
+  }
+  return addressOfHop(hopFromRight(header("x-forwarded-for"), Number(source.slice(4))));
+}
+
+/** The n-th of the comma-separated hops of all lines, counted from the right; the empty string where there is none. */
+function hopFromRight(lines: readonly string[], n: number): string {
+  let left = n;
+  for (let i = lines.length - 1; i >= 0; i--) {
+    const line = lines[i]!;
+    for (let end = line.length; end >= 0; ) {
+      const comma = end === 0 ? -1 : line.lastIndexOf(",", end - 1);
+      if (--left === 0) return line.slice(comma + 1, end);
+      end = comma;
+    }
+  }
+  return "";
+}
+
+/** RFC 9457, at most 512 bytes. */
+export function problem(denied: Denial): string {
+  const { status, title } = denied;
+  return JSON.stringify({ type: "about:blank", title: STATUS_TITLES[status], status, detail: title });
+}
+
+const STATUS_TITLES = {
+  400: "Bad Request",
+  401: "Unauthorized",
+  403: "Forbidden",
+  429: "Too Many Requests",
+  503: "Service Unavailable",
+} as const;
+
+function denial(
+  verdict: string,
+  code: number,
+  status: Denial["status"],
+  title: string,
+  challengeList: readonly string[] = [],
+  retryAfter?: number,
+): Denial {
+  return { kind: "denied", verdict, code, status, title, challenges: challengeList, retryAfter };
+}
+
+/**
+ * A challenge for each scheme that the policy takes, and for no other. `x-api-key` has no scheme of its own; alone it
+ * gets one, because a 401 must name one (RFC 9110, section 15.5.2).
+ */
+function challenges(policy: Policy, error = ""): string[] {
+  const list = bearerChallenge(policy, error);
+  if (policy.carriers.includes("basic")) list.push(`Basic realm="${policy.realm}"`);
+  return list.length > 0 ? list : [`ApiKey realm="${policy.realm}"`];
+}
+
+/** Only Bearer has parameters that say what was wrong (RFC 6750, section 3). */
+function bearerChallenge(policy: Policy, error: string): string[] {
+  if (!policy.carriers.includes("bearer")) return [];
+  return [`Bearer realm="${policy.realm}"${error === "" ? "" : `, ${error}`}`];
+}
+
+/** Cut at a whole scope: rights only shrink. */
+function scopesWithin(scopes: readonly string[], longest: number): string {
+  let text = "";
+  for (const scope of scopes) {
+    const more = text === "" ? scope : `${text} ${scope}`;
+    if (more.length > longest) break;
+    text = more;
+  }
+  return text;
+}
+
+/** Visible ASCII and spaces; everything else percent-encoded. */
+function headerSafe(value: string): string {
+  return /^[\x20-\x7e]*$/.test(value) ? value : encodeURI(value);
+}

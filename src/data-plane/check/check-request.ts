@@ -1,0 +1,59 @@
+import { fromBinary } from "@bufbuild/protobuf";
+import { CheckRequestSchema } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
+import { CheckRequestScanner, WANTED } from "./check-request-scanner.ts";
+
+/** What a CheckRequest says, as far as we need it. */
+export interface CheckFacts {
+  /** Whether there is an HTTP request at all: a network filter sends none. */
+  readonly http: boolean;
+  readonly method: string;
+  /** The connection's other end, as the proxy saw it. */
+  readonly peer: string;
+  readonly extensions: ReadonlyMap<string, string>;
+  /** Raw values by lower-case name; only of the headers that we look at. */
+  readonly headers: ReadonlyMap<string, readonly string[]>;
+}
+
+/** Reads a CheckRequest: by hand where it is as Envoy sends it, else by the full decoder. Throws for what is none. */
+export function readCheck(message: Uint8Array): CheckFacts {
+  const view = new CheckRequestScanner();
+  return (view.read(message) ? factsOf(view) : undefined) ?? decodeCheck(message);
+}
+
+/** Undefined where something is not ASCII: the decoder knows UTF-8. */
+export function factsOf(view: CheckRequestScanner): CheckFacts | undefined {
+  const { http, method, peer, extensions } = view;
+  const headers = view.headers();
+  if (peer === undefined || method === undefined || extensions === undefined || headers === undefined) return undefined;
+  return { http, method, peer, extensions, headers };
+}
+
+const NAMES: ReadonlySet<string> = new Set(WANTED);
+
+/** The same by the generated decoder. */
+export function decodeCheck(message: Uint8Array): CheckFacts {
+  const { attributes } = fromBinary(CheckRequestSchema, message);
+  const http = attributes?.request?.http;
+  const headers = new Map<string, string[]>();
+  const list = http?.headerMap?.headers ?? [];
+  const add = (name: string, value: string) => {
+    const key = name.toLowerCase();
+    // Not what only Unicode takes for the same letter.
+    if (!NAMES.has(key) || Buffer.byteLength(name) !== key.length) return;
+    const known = headers.get(key);
+    if (known === undefined) headers.set(key, [value]);
+    else known.push(value);
+  };
+  for (const { key, value, rawValue } of list) {
+    add(key, rawValue.length > 0 ? Buffer.from(rawValue).toString("latin1") : value);
+  }
+  if (list.length === 0) for (const [key, value] of Object.entries(http?.headers ?? {})) add(key, value);
+  const address = attributes?.source?.address?.address;
+  return {
+    http: http !== undefined,
+    method: http?.method ?? "",
+    peer: address?.case === "socketAddress" ? address.value.address : "",
+    extensions: new Map(Object.entries(attributes?.contextExtensions ?? {})),
+    headers,
+  };
+}

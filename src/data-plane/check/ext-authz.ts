@@ -1,0 +1,192 @@
+import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import type { TokenSnapshot } from "../../domain/token-snapshot.ts";
+import {
+  HeaderValueOption_HeaderAppendAction,
+  type HeaderValueOptionSchema,
+} from "../../gen/envoy/config/core/v3/base_pb.ts";
+import { CheckResponseSchema } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
+import type { Validate, ValidateKnown } from "../../validation/validate.ts";
+import { credentialOf } from "../credentials.ts";
+import { merged, type Policies, type Policy } from "../policy.ts";
+import { Encoded } from "../validate-token.ts";
+import {
+  type AuthorizationOutcome,
+  type AuthorizationQuery,
+  addressBy,
+  ask,
+  credentialHeaders,
+  DENIED,
+  type Denial,
+  facts,
+  identityOf,
+  outcomeOf,
+  problem,
+} from "./authorization.ts";
+import { type CheckFacts, decodeCheck, factsOf } from "./check-request.ts";
+import { CheckRequestScanner } from "./check-request-scanner.ts";
+
+type Option = MessageInitShape<typeof HeaderValueOptionSchema>;
+
+const NO_VALUES: readonly string[] = [];
+const MOST_DENIED = 1_000;
+const LONGEST_KEY = 1_024;
+
+/**
+ * Envoy's `Check`. While the process lives its answer is never an RPC error: an RPC error is what `failure_mode_allow`
+ * opens. `allow()` and `deny()` are the only ones to make a CheckResponse: an empty one would be ALLOW.
+ */
+export class ExtAuthz {
+  readonly #validate: Validate;
+  readonly #known: ValidateKnown;
+  readonly #policies: Policies;
+  readonly #view = new CheckRequestScanner();
+  /** ALLOW as it was encoded for a cached token, and for which policy. */
+  readonly #allowed = new WeakMap<TokenSnapshot, { readonly policy: Policy; readonly encoded: Encoded }>();
+  /** Answers that depend on a policy's realm only. */
+  readonly #denied = new Map<string, Encoded>();
+
+  /** `known` answers first where it can; without it, every question goes to `validate`. */
+  constructor(validate: Validate, policies: Policies, known: ValidateKnown = () => undefined) {
+    this.#validate = validate;
+    this.#known = known;
+    this.#policies = policies;
+  }
+
+  /** `message` is read before the first await. Never throws, never rejects. `trusted`: whether this peer may ask. */
+  check(message: Uint8Array, trusted: boolean, deadline: number): Encoded | Promise<Encoded> {
+    let plainText = false;
+    let policy: Policy | undefined;
+    try {
+      if (!trusted) return this.refuse("peer");
+      const view = this.#view.read(message) ? this.#view : undefined;
+      const known = view && this.#ofKnown(view);
+      if (known !== undefined) return known;
+      const check = (view && factsOf(view)) ?? decodeCheck(message);
+      if (!check.http) return this.#deny(DENIED.undecodable, false, true);
+      plainText = (check.headers.get("content-type")?.[0] ?? "").startsWith("application/grpc");
+      const found = merged(this.#policies, check.extensions);
+      if (found === undefined) return this.#deny(DENIED.policy, plainText);
+      policy = found;
+      const outcome = ask(this.#validate, questionOf(check, found), deadline);
+      if (!(outcome instanceof Promise)) return this.#encoded(outcome, found, plainText);
+      return outcome
+        .then((later) => this.#encoded(later, found, plainText))
+        .catch(() => this.#outage(found, plainText)); // also where the ALLOW can not be written
+    } catch {
+      return policy === undefined ? this.refuse("undecodable") : this.#outage(policy, plainText);
+    }
+  }
+
+  /** The usual request, with a token that is cached, without a string of what it says. */
+  #ofKnown(view: CheckRequestScanner): Encoded | undefined {
+    if (!view.http || view.isOptions) return undefined;
+    const policy = this.#policies.forRoute(view.rawExtensions, () => view.extensions);
+    if (policy === undefined || policy.clientAddress !== "peer" || !policy.carriers.includes("bearer"))
+      return undefined;
+    const { peer } = view;
+    const token = view.bearer();
+    if (token === undefined || peer === undefined) return undefined;
+    const answer = this.#known(view.bytes, token.from, token.to, policy.requirement, { clientAddress: peer });
+    if (answer === undefined) return undefined;
+    const outcome = outcomeOf(answer, policy);
+    return this.#encoded(outcome, policy, outcome.kind === "denied" && view.isGrpc);
+  }
+
+  /** The denial where there is no check to answer: a peer, bytes or a time that did not fit. */
+  refuse(why: keyof typeof DENIED): Encoded {
+    return this.#deny(DENIED[why], false);
+  }
+
+  #encoded(outcome: AuthorizationOutcome, policy: Policy, plainText: boolean): Encoded {
+    if (outcome.kind === "denied") {
+      return outcome === DENIED.undetermined ? this.#outage(policy, plainText) : this.#deny(outcome, plainText);
+    }
+    const { snapshot } = outcome;
+    if (snapshot === undefined) return new Encoded(allow(policy, undefined));
+    const known = this.#allowed.get(snapshot);
+    // Extensions change what is asked, not how a policy's ALLOW looks.
+    if (known !== undefined && looksTheSame(known.policy, policy)) return known.encoded;
+    const encoded = new Encoded(allow(policy, snapshot));
+    this.#allowed.set(snapshot, { policy, encoded });
+    return encoded;
+  }
+
+  #outage(policy: Policy, plainText: boolean): Encoded {
+    if (policy.outage === "deny") return this.#deny(DENIED.undetermined, plainText);
+    return new Encoded(deny(DENIED.undetermined, plainText, "errorResponse"));
+  }
+
+  #deny(denied: Denial, plainText: boolean, bare = false): Encoded {
+    const key = `${denied.code} ${denied.status} ${plainText} ${bare} ${denied.title} ${denied.challenges.join()}`;
+    let encoded = this.#denied.get(key);
+    if (encoded === undefined) {
+      encoded = new Encoded(deny(denied, plainText, bare ? "none" : "deniedResponse"));
+      // Realms and scopes come from the operator's configuration: there are few, and they are short.
+      if (key.length <= LONGEST_KEY && this.#denied.size < MOST_DENIED) this.#denied.set(key, encoded);
+    }
+    return encoded;
+  }
+}
+
+/** Whether the ALLOW of both is the same for a token. */
+function looksTheSame(a: Policy, b: Policy): boolean {
+  return a.headers === b.headers && a.carriers === b.carriers && a.keepCredential === b.keepCredential;
+}
+
+function questionOf(check: CheckFacts, policy: Policy): AuthorizationQuery {
+  const values = (name: string) => check.headers.get(name) ?? NO_VALUES;
+  return {
+    policy,
+    credential: credentialOf(policy.carriers, values("authorization"), values("x-api-key")),
+    clientAddress: addressBy(policy.clientAddress, check.peer, values),
+    preflight:
+      check.method === "OPTIONS" && values("origin").length > 0 && values("access-control-request-method").length > 0,
+  };
+}
+
+function allow(policy: Policy, snapshot: TokenSnapshot | undefined): Uint8Array {
+  const { set, removed } = identityOf(policy, snapshot);
+  const names = new Set(set.map(([name]) => name));
+  const headersToRemove = [...removed, ...credentialHeaders(policy)].filter((name) => !names.has(name));
+  return toBinary(
+    CheckResponseSchema,
+    create(CheckResponseSchema, {
+      status: { code: 0 },
+      httpResponse: {
+        case: "okResponse",
+        value: { headers: set.map(([key, value]) => option(key, value)), headersToRemove },
+      },
+      dynamicMetadata: facts(snapshot),
+    }),
+  );
+}
+
+/** A malformed request is INTERNAL to gRPC clients behind Envoy if it is 400; UNAUTHENTICATED says what it is. */
+function deny(denied: Denial, plainText: boolean, as: "deniedResponse" | "errorResponse" | "none"): Uint8Array {
+  const unauthenticated = plainText && denied.status === 400;
+  const headers = denied.challenges.map((value) => option("www-authenticate", value));
+  headers.push(option("cache-control", "no-store"));
+  headers.push(option("content-type", plainText ? "text/plain" : "application/problem+json"));
+  if (denied.retryAfter !== undefined) headers.push(option("retry-after", String(denied.retryAfter)));
+  const value = {
+    status: { code: unauthenticated ? 401 : denied.status },
+    headers,
+    body: plainText ? denied.title : problem(denied),
+  };
+  return toBinary(
+    CheckResponseSchema,
+    create(CheckResponseSchema, {
+      status: { code: unauthenticated ? 16 : denied.code, message: denied.title },
+      ...(as !== "none" && { httpResponse: { case: as, value } }),
+      dynamicMetadata: { verdict: denied.verdict },
+    }),
+  );
+}
+
+function option(key: string, value: string): Option {
+  return {
+    header: { key, value },
+    append: false,
+    appendAction: HeaderValueOption_HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+  };
+}

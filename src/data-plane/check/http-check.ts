@@ -1,0 +1,134 @@
+import { addressOfHop } from "../../rpc/client-address.ts";
+import type { HttpAnswer } from "../../rpc/http-answer.ts";
+import type { Validate } from "../../validation/validate.ts";
+import { credentialOf } from "../credentials.ts";
+import type { Policies, Policy } from "../policy.ts";
+import {
+  type AuthorizationOutcome,
+  type AuthorizationQuery,
+  addressBy,
+  ask,
+  credentialHeaders,
+  DENIED,
+  identityOf,
+  problem,
+} from "./authorization.ts";
+
+/** How a proxy tells of the request it asks about. It stands in our URL, and is never guessed. */
+type Family = "envoy" | "forwarded" | "original";
+
+export interface HttpQuestion {
+  /** As it came, with its query. */
+  readonly path: string;
+  readonly method: string;
+  /** Names in lower case, every occurrence. */
+  readonly headers: readonly (readonly [name: string, value: string])[];
+}
+
+const PREFIX = "/v1/check/";
+
+const FAMILIES: readonly string[] = ["envoy", "forwarded", "original"];
+
+/** Said once or not at all: what a proxy sets, not what a client could add to. */
+const SAID_ONCE: Readonly<Record<Family, readonly string[]>> = {
+  envoy: [],
+  forwarded: ["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto"],
+  original: ["x-original-method", "x-original-uri", "x-original-url", "x-original-host", "x-real-ip"],
+};
+
+/**
+ * `ANY /v1/check/{family}/{policy}[/…]`: the same question as Check for proxies that ask over HTTP, with the same
+ * verdicts. 200 allows, and carries identity headers only. Never rejects.
+ */
+export class HttpCheck {
+  readonly #validate: Validate;
+  readonly #policies: Policies;
+
+  constructor(validate: Validate, policies: Policies) {
+    this.#validate = validate;
+    this.#policies = policies;
+  }
+
+  check(question: HttpQuestion, trusted: boolean, deadline: number): HttpAnswer | Promise<HttpAnswer> {
+    const { family, policyName } = split(question.path);
+    if (family === undefined) return answer("forwarded", DENIED.policy, undefined);
+    if (!trusted) return answer(family, DENIED.peer, undefined);
+    const policy = this.#policies.get(policyName);
+    if (policy === undefined) return answer(family, DENIED.policy, undefined);
+    try {
+      const values = (name: string) => question.headers.filter(([key]) => key === name).map(([, value]) => value);
+      if (SAID_ONCE[family].some((name) => values(name).length > 1)) return answer(family, DENIED.undecodable, policy);
+      const outcome = ask(this.#validate, asked(family, question, policy, values), deadline);
+      if (!(outcome instanceof Promise)) return answer(family, outcome, policy);
+      return outcome
+        .then((later) => answer(family, later, policy))
+        .catch(() => answer(family, DENIED.undetermined, policy)); // also where the ALLOW can not be written
+    } catch {
+      return answer(family, DENIED.undetermined, policy);
+    }
+  }
+
+  /** The denial where the question could not be asked in time or form. */
+  refuse(path: string, why: "undetermined" | "undecodable"): HttpAnswer {
+    return answer(split(path).family ?? "forwarded", DENIED[why], undefined);
+  }
+}
+
+/** At fixed places of the raw path: the query and what follows the policy play no part. */
+function split(path: string): { family: Family | undefined; policyName: string } {
+  const [family = "", policyName = ""] = path.slice(PREFIX.length).split("?", 1)[0]!.split("/", 3);
+  return { family: FAMILIES.includes(family) ? (family as Family) : undefined, policyName };
+}
+
+function asked(
+  family: Family,
+  question: HttpQuestion,
+  policy: Policy,
+  values: (name: string) => readonly string[],
+): AuthorizationQuery {
+  const method = {
+    envoy: question.method,
+    forwarded: values("x-forwarded-method")[0],
+    original: values("x-original-method")[0],
+  }[family];
+  return {
+    policy,
+    credential: credentialOf(policy.carriers, values("authorization"), values("x-api-key")),
+    clientAddress: addressBy(policy.clientAddress, peerOf(family, values), values),
+    preflight:
+      method === "OPTIONS" && values("origin").length > 0 && values("access-control-request-method").length > 0,
+  };
+}
+
+/** What the proxy says was at the other end of its connection; our own peer is the proxy. */
+function peerOf(family: Family, values: (name: string) => readonly string[]): string {
+  if (family === "original") return addressOfHop(values("x-real-ip")[0] ?? "");
+  if (family === "forwarded") return addressBy("xff:1", "", values);
+  return addressBy("x-envoy-external-address", "", values);
+}
+
+function answer(family: Family, outcome: AuthorizationOutcome, policy: Policy | undefined): HttpAnswer {
+  if (outcome.kind === "allowed") {
+    const { set, removed } = identityOf(policy!, outcome.snapshot);
+    // Over HTTP a name that is left out would keep the client's value: it is sent empty-handed.
+    const headers: [string, string][] = [...set, ...removed.map((name): [string, string] => [name, "-"])];
+    const remove = credentialHeaders(policy!);
+    if (family === "envoy" && remove.length > 0) headers.push(["x-envoy-auth-headers-to-remove", remove.join(",")]);
+    return { status: 200, headers, body: "" };
+  }
+  const headers: [string, string][] = outcome.challenges.map((value) => ["www-authenticate", value]);
+  headers.push(["cache-control", "no-store"], ["content-type", "application/problem+json"]);
+  if (outcome.retryAfter !== undefined) headers.push(["retry-after", String(outcome.retryAfter)]);
+  const told = statusFor(family, outcome.status);
+  if (told !== outcome.status) headers.push(["x-auth-status", String(outcome.status)]);
+  return { status: told, headers, body: problem(outcome) };
+}
+
+/**
+ * nginx makes whatever it does not know a 500, and Envoy counts a 5xx as an error, which `failure_mode_allow` opens: they
+ * get a 403 that says beside what it is.
+ */
+function statusFor(family: Family, status: number): number {
+  if (family === "original") return status === 401 || status === 403 ? status : 403;
+  return family === "envoy" && status >= 500 ? 403 : status;
+}

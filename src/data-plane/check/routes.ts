@@ -1,0 +1,147 @@
+import type { Clock } from "../../domain/clock.ts";
+import { http, type Reply } from "../../http2/unary/reply.ts";
+import type { Failure, Handler, UnaryCall, UnaryRoute } from "../../http2/unary/routes.ts";
+import { rpcLimits } from "../../listen/limits.ts";
+import type { Admission } from "../../rpc/admission.ts";
+import type { HttpAnswer } from "../../rpc/http-answer.ts";
+import { oauthFailure } from "../../rpc/oauth.ts";
+import type { Peer } from "../../rpc/peer.ts";
+import type { Validate } from "../../validation/validate.ts";
+import type { DataCallers } from "../data-caller.ts";
+import { introspect } from "../introspection.ts";
+import { preparedReply } from "../prepared-reply.ts";
+import type { ExtAuthz } from "./ext-authz.ts";
+import type { HttpCheck } from "./http-check.ts";
+
+export interface CheckRoutesDeps {
+  readonly clock: Clock;
+  readonly callers: DataCallers;
+  readonly validate: Validate;
+  readonly authz: ExtAuthz;
+  readonly httpCheck: HttpCheck;
+  readonly admission: Admission;
+  readonly peerOf: (call: UnaryCall) => Peer;
+  readonly answered: (method: string) => () => void;
+}
+
+const CHECK = "/envoy.service.auth.v3.Authorization/Check";
+const HTTP_CHECK = "/v1/check/";
+const INTROSPECT = "/v1/introspect";
+const FORM_BYTES = 64 * 1024;
+const HTTP_CHECK_MS = 150;
+const INTROSPECT_MS = 2_000;
+/** What is left of a deadline for the way back. */
+const WAY_BACK_MS = 5;
+
+/** What proxies ask: Envoy's Check, the HTTP check, and introspection. */
+export function checkRoutes(deps: CheckRoutesDeps): { exact: [string, UnaryRoute][]; prefix: [string, UnaryRoute][] } {
+  const { readMaxBytes, deadlineMs } = rpcLimits(CHECK);
+  const check: UnaryRoute = {
+    handler: checkHandler(deps),
+    maxMessage: readMaxBytes,
+    deadlineMs,
+    failed: checkFailed(deps),
+  };
+  const httpCheck: UnaryRoute = {
+    kind: "http",
+    handler: httpCheckHandler(deps),
+    byHead: true,
+    maxMessage: FORM_BYTES,
+    deadlineMs: HTTP_CHECK_MS,
+    failed: (call, kind) => plain(deps.httpCheck.refuse(call.path, whyOf(kind))),
+  };
+  const introspection: UnaryRoute = {
+    kind: "http",
+    handler: introspectHandler(deps),
+    maxMessage: FORM_BYTES,
+    deadlineMs: INTROSPECT_MS,
+  };
+  return {
+    exact: [
+      [CHECK, check],
+      [INTROSPECT, introspection],
+    ],
+    prefix: [[HTTP_CHECK, httpCheck]],
+  };
+}
+
+function checkHandler(deps: CheckRoutesDeps): Handler {
+  const { authz, callers } = deps;
+  const answered = deps.answered(CHECK.slice(1));
+  return (message, call) => {
+    if (call.protocol === "connect-json") return http(415, []);
+    const encoded = authz.check(message, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
+    answered();
+    if (!(encoded instanceof Promise)) return preparedReply(encoded, call);
+    return within(
+      deps,
+      call,
+      () => preparedReply(authz.refuse("undetermined"), call),
+      async () => preparedReply(await encoded, call),
+    );
+  };
+}
+
+/** To Envoy an RPC error is an allow where it fails open: whatever goes wrong is a denial inside an OK answer. */
+function checkFailed(deps: CheckRoutesDeps): UnaryRoute["failed"] {
+  return (call, kind) => preparedReply(deps.authz.refuse(whyOf(kind)), call);
+}
+
+function whyOf(kind: Failure): "undetermined" | "undecodable" {
+  return kind === "undecodable" || kind === "oversized" || kind === "compressed" ? "undecodable" : "undetermined";
+}
+
+function httpCheckHandler(deps: CheckRoutesDeps): Handler {
+  const { httpCheck, callers } = deps;
+  const answered = deps.answered("http-check");
+  return (_body, call) => {
+    const question = { path: call.path, method: call.method, headers: call.rawHeaders() };
+    const answer = httpCheck.check(question, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
+    answered();
+    if (!(answer instanceof Promise)) return plain(answer);
+    const shed = () => plain(httpCheck.refuse(call.path, "undetermined"));
+    return within(deps, call, shed, async () => plain(await answer));
+  };
+}
+
+function introspectHandler(deps: CheckRoutesDeps): Handler {
+  const answered = deps.answered("introspect");
+  return async (body, call) => {
+    if (call.method !== "POST") return http(405, [["allow", "POST"]]);
+    try {
+      // Always a credential or a certificate where the peer is not trusted.
+      await deps.callers.admit(deps.peerOf(call), call.metadata("authorization") ?? null);
+      const answer = await introspect(deps.validate, call.metadata("content-type"), body, call.deadline - WAY_BACK_MS);
+      answered();
+      return plain(answer);
+    } catch (error) {
+      return plain(oauthFailure(error));
+    }
+  };
+}
+
+async function within(
+  deps: CheckRoutesDeps,
+  call: UnaryCall,
+  shed: () => Reply,
+  work: () => Promise<Reply>,
+): Promise<Reply> {
+  let leave: () => void;
+  try {
+    leave = await deps.admission.enter("validate", 1, call.deadline - deps.clock.mono());
+  } catch {
+    return shed();
+  }
+  try {
+    const reply = await work();
+    // A turn that took too long answers before the timer that should have.
+    return call.signal.aborted || deps.clock.mono() >= call.deadline ? shed() : reply;
+  } finally {
+    leave();
+  }
+}
+
+/** Latin-1 is all that a header can hold; bodies are ASCII. To HEAD the server tells the body's length alone. */
+function plain({ status, headers, body }: HttpAnswer): Reply {
+  return http(status, headers, Buffer.from(body, "utf8"));
+}

@@ -1,0 +1,47 @@
+import { NO_REQUIREMENT } from "../domain/decide.ts";
+import type { TokenSnapshot } from "../domain/token-snapshot.ts";
+import type { HttpAnswer } from "../rpc/http-answer.ts";
+import { JSON_TYPE, NO_STORE, oauthError, parametersOf, unavailable } from "../rpc/oauth.ts";
+import type { Validate } from "../validation/validate.ts";
+
+const INACTIVE: HttpAnswer = { status: 200, headers: [JSON_TYPE, NO_STORE], body: '{"active":false}' };
+
+/** Token introspection (RFC 7662): for gateways that have no sub-request of their own. */
+export async function introspect(
+  validate: Validate,
+  contentType: string | undefined,
+  body: Uint8Array,
+  deadline: number,
+): Promise<HttpAnswer> {
+  const parameters = parametersOf(contentType, body);
+  const token = parameters?.get("token");
+  if (token === undefined) return oauthError(400, "invalid_request", "one parameter token is needed, as form or JSON");
+  const answer = await validate(
+    token,
+    NO_REQUIREMENT,
+    { clientAddress: parameters?.get("client_address") ?? "" },
+    deadline,
+  );
+  if (answer.verdict === "UNDETERMINED") return unavailable();
+  // An audience is told, and the resource server's to judge; a network is not told, so nobody else could.
+  const refused = answer.verdict === "INVALID_TOKEN" || answer.verdict === "ADDRESS_NOT_ALLOWED";
+  const snapshot = refused ? undefined : answer.snapshot;
+  if (snapshot === undefined) return INACTIVE;
+  return { status: 200, headers: [JSON_TYPE, NO_STORE], body: JSON.stringify(claims(snapshot)) };
+}
+
+function claims(snapshot: TokenSnapshot) {
+  const { id, tenant, principal, profile, scopes, audiences, expire, notBefore } = snapshot;
+  return {
+    active: true,
+    ...(scopes.length > 0 && { scope: scopes.join(" ") }),
+    sub: principal,
+    ...(audiences.length > 0 && { aud: audiences }),
+    ...(expire !== undefined && { exp: Math.floor(expire / 1000) }),
+    ...(notBefore !== undefined && { nbf: Math.floor(notBefore / 1000) }),
+    jti: id,
+    token_type: "Bearer",
+    tenant,
+    profile,
+  };
+}

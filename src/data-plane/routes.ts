@@ -1,0 +1,191 @@
+import { ConnectError } from "@connectrpc/connect";
+import type { Clock } from "../domain/clock.ts";
+import { type Failures, prepareFailures, type WireFailure } from "../http2/unary/failures.ts";
+import { connectError, connectMessage, grpcMessage, grpcStatus, http, type Reply } from "../http2/unary/reply.ts";
+import type { Handler, Routes, UnaryCall, UnaryRoute } from "../http2/unary/routes.ts";
+import { rpcLimits } from "../listen/limits.ts";
+import { whyUnknown } from "../listen/wrong-listener.ts";
+import type { Admission } from "../rpc/admission.ts";
+import { requestIdFrom } from "../rpc/call.ts";
+import { encodedError, toConnectError } from "../rpc/errors.ts";
+import { type Health, healthBytes } from "../rpc/health.ts";
+import type { Peer } from "../rpc/peer.ts";
+import { type WireFault, wireError } from "../rpc/transport-errors.ts";
+import { type CheckRoutesDeps, checkRoutes } from "./check/routes.ts";
+import type { DataCallers } from "./data-caller.ts";
+import { preparedReply } from "./prepared-reply.ts";
+import type { ValidateTokenCodec } from "./validate-token.ts";
+
+export interface DataRoutesDeps {
+  readonly clock: Clock;
+  readonly callers: DataCallers;
+  readonly wire: ValidateTokenCodec;
+  readonly health: Health;
+  readonly admission: Admission;
+  /** What the listener knows about a connection's peer. */
+  readonly peerOf: (call: UnaryCall) => Peer;
+  readonly checks: CheckRoutesDeps;
+  /** Counts answered calls of a method. */
+  readonly answered: (method: string) => () => void;
+  /** Counted and logged, after the answer. */
+  readonly failed: (method: string, requestId: string, error: unknown, address: string) => void;
+}
+
+const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
+const BATCH = "/sallyport.v1.TokenValidator/BatchValidateTokens";
+const HEALTH = "/grpc.health.v1.Health/Check";
+
+/** What the HTTP/2 server calls its failures, in the words of the other listeners. */
+const FAULTS: Readonly<Record<WireFailure, WireFault>> = {
+  undecodable: "undecodable",
+  oversized: "too_large",
+  compressed: "encoding",
+  deadline: "deadline",
+  overloaded: "overloaded",
+  internal: "internal",
+  cardinality: "cardinality",
+  "unknown-method": "unknown_method",
+};
+const PREPARED = prepareFailures((failure, protocol) => {
+  const error = wireError(FAULTS[failure]);
+  if (failure === "compressed")
+    error.metadata.set(protocol === "grpc" ? "grpc-accept-encoding" : "accept-encoding", "identity");
+  return errorReply({ protocol }, error);
+});
+const FAILURES: Failures = {
+  ...PREPARED,
+  unknown: (path, protocol) => {
+    const message = whyUnknown(path, "data");
+    if (protocol === "grpc") return errorReply({ protocol }, wireError("unknown_method", { message }));
+    const body = Buffer.from(JSON.stringify({ code: "unimplemented", message }));
+    return http(404, [["content-type", "application/json"]], body);
+  },
+};
+
+/** What the data listener answers, for the own HTTP/2 server and for both servers of Node: the same routes on each. */
+export function dataRoutes(deps: DataRoutesDeps): Routes {
+  const exact = new Map<string, UnaryRoute>([
+    [VALIDATE, route(VALIDATE, validateHandler(deps))],
+    [BATCH, route(BATCH, batchHandler(deps))],
+    [
+      HEALTH,
+      route(HEALTH, (message, call) => {
+        try {
+          return answer(call, healthBytes(deps.health, message, formOf(call)));
+        } catch (error) {
+          return failure(deps, call, error);
+        }
+      }),
+    ],
+  ]);
+  const checks = checkRoutes(deps.checks);
+  return { exact: new Map([...exact, ...checks.exact]), prefix: checks.prefix, failures: FAILURES };
+}
+
+function route(path: string, handler: Handler): UnaryRoute {
+  const { readMaxBytes, deadlineMs } = rpcLimits(path);
+  return { handler, maxMessage: readMaxBytes, deadlineMs };
+}
+
+/**
+ * The hot path: a trusted peer without a credential of its own asks in gRPC, the answer is cached, and its reply is
+ * prepared. Nothing is awaited and nothing allocated that can be kept.
+ */
+function validateHandler(deps: DataRoutesDeps): Handler {
+  const { callers, wire } = deps;
+  const answered = deps.answered(VALIDATE.slice(1));
+  return (message, call) => {
+    if (call.protocol === "connect-json" || !callers.trusts(deps.peerOf(call)) || hasCredential(call)) {
+      return validateSlowly(deps, call.copy(message), call, answered);
+    }
+    try {
+      const encoded = wire.binary(message, { deadline: call.deadline, reasons: false });
+      if (encoded instanceof Promise)
+        return weighed(deps, call, 1, answered, () => encoded.then((later) => preparedReply(later, call)));
+      answered();
+      return preparedReply(encoded, call);
+    } catch (error) {
+      return failure(deps, call, error);
+    }
+  };
+}
+
+function validateSlowly(
+  deps: DataRoutesDeps,
+  message: Uint8Array,
+  call: UnaryCall,
+  answered: () => void,
+): Promise<Reply> {
+  return weighed(deps, call, 1, answered, async () => {
+    const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
+    const options = { deadline: call.deadline, reasons };
+    if (call.protocol === "connect-json") return answer(call, await deps.wire.json(message, options));
+    return preparedReply(await deps.wire.binary(message, options), call);
+  });
+}
+
+function batchHandler(deps: DataRoutesDeps): Handler {
+  const answered = deps.answered(BATCH.slice(1));
+  return (borrowed, call) => {
+    const message = call.copy(borrowed);
+    return weighed(deps, call, 8, answered, async () => {
+      const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
+      return answer(call, await deps.wire.batch(message, formOf(call), { deadline: call.deadline, reasons }));
+    });
+  };
+}
+
+/** Runs work that waits for something within the listener's limits; whatever it throws is this call's error. */
+async function weighed(
+  deps: DataRoutesDeps,
+  call: UnaryCall,
+  weight: number,
+  answered: () => void,
+  work: () => Promise<Reply>,
+): Promise<Reply> {
+  try {
+    const leave = await deps.admission.enter("validate", weight, call.deadline - deps.clock.mono());
+    try {
+      const reply = await work();
+      answered();
+      return reply;
+    } finally {
+      leave();
+    }
+  } catch (error) {
+    return failure(deps, call, error);
+  }
+}
+
+function hasCredential(call: UnaryCall): boolean {
+  return call.metadata("authorization") !== undefined;
+}
+
+/** Every value of the header, joined: two of them are no credential (RFC 6750). */
+function credentialOf(call: UnaryCall): string | null {
+  return call.metadata("authorization") ?? null;
+}
+
+function formOf(call: UnaryCall): "binary" | "json" {
+  return call.protocol === "connect-json" ? "json" : "binary";
+}
+
+function answer(call: UnaryCall, bytes: Uint8Array): Reply {
+  if (call.protocol === "grpc") return grpcMessage(bytes);
+  return connectMessage(bytes, call.protocol === "connect-json" ? "application/json" : "application/proto");
+}
+
+function failure(deps: DataRoutesDeps, call: UnaryCall, error: unknown): Reply {
+  if (error instanceof ConnectError) return errorReply(call, error); // the client's own fault, with its answer
+  const requestId = requestIdFrom(call.metadata("x-request-id"));
+  deps.failed(call.path.slice(1), requestId, error, deps.peerOf(call).address);
+  return errorReply(call, toConnectError(error, requestId));
+}
+
+/** An error in the protocol of the call, with its details. */
+export function errorReply(call: Pick<UnaryCall, "protocol">, error: ConnectError): Reply {
+  const headers = [...error.metadata].map(([name, value]) => [name, value] as const);
+  const { details, status } = encodedError(error);
+  if (call.protocol !== "grpc") return connectError(error.code, error.rawMessage, details, headers);
+  return grpcStatus(error.code, error.rawMessage, status, headers);
+}

@@ -1,0 +1,229 @@
+import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
+import type { RequestContext, Requirement } from "../domain/decide.ts";
+import { type AppError, invalidField } from "../domain/errors.ts";
+import type { TokenSnapshot } from "../domain/token-snapshot.ts";
+import {
+  BatchValidateTokensRequestSchema,
+  BatchValidateTokensResponseSchema,
+  type ValidateTokenRequest,
+  ValidateTokenRequestSchema,
+  type ValidateTokenResponse,
+  ValidateTokenResponseSchema,
+} from "../gen/sallyport/v1/token_validator_pb.ts";
+import { validateMessage } from "../rpc/convert.ts";
+import { undecodable } from "../rpc/transport-errors.ts";
+import type { Validate, ValidateKnown, ValidationResult } from "../validation/validate.ts";
+import { ascii } from "./bytes.ts";
+
+/*
+ * TokenValidator on bytes: what the data listener's own transport calls. The binary question is walked by hand, and the
+ * answer to a plain ALLOW or INVALID_TOKEN is encoded once and used again.
+ */
+
+/** An encoded answer that never changes. `prepared` is the transport's, for the form in which it sends it. */
+export class Encoded {
+  readonly bytes: Uint8Array;
+  prepared: unknown;
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes;
+  }
+}
+
+/** What is asked about a token, as far as validation needs it. */
+interface AskedContext extends Requirement, RequestContext {}
+
+export interface ValidateTokenQuery extends AskedContext {
+  readonly tokenString: string;
+}
+
+/** The same with the places of the token string's characters. */
+export interface Places extends AskedContext {
+  readonly from: number;
+  readonly to: number;
+}
+
+export interface AskOptions {
+  readonly deadline: number;
+  /** Whether the caller may be told why a token was refused. */
+  readonly reasons: boolean;
+}
+
+const MOST_SCOPES = 32;
+const NO_SCOPES: readonly string[] = [];
+const INVALID = new Encoded(
+  toBinary(ValidateTokenResponseSchema, validateMessage({ verdict: "INVALID_TOKEN" }, false)),
+);
+
+/** ValidateToken on bytes. Undecodable bytes are UNDECODABLE, a broken bound INVALID_FIELD; every verdict is an answer. */
+export class ValidateTokenCodec {
+  readonly #validate: Validate;
+  readonly #known: ValidateKnown;
+  /**
+   * Answers to plain ALLOWs, kept from the second use on: of the tokens that pass but once none is worth its memory. An
+   * entry lives as long as the cached snapshot it was made from.
+   */
+  readonly #allowed = new WeakMap<TokenSnapshot, Encoded | "once">();
+
+  /** `known` answers first where it can; without it, every question goes to `validate`. */
+  constructor(validate: Validate, known: ValidateKnown = () => undefined) {
+    this.#validate = validate;
+    this.#known = known;
+  }
+
+  /** `message` is read before the first await, and not kept. */
+  binary(message: Uint8Array, options: AskOptions): Encoded | Promise<Encoded> {
+    const places = walk(message);
+    if (places !== undefined) checkBounds(places, "");
+    const answer =
+      (places && this.#known(message, places.from, places.to, places, places)) ??
+      this.#ask((places && questionAt(message, places)) ?? decode(message), options.deadline, "");
+    if (answer instanceof Promise) return answer.then((later) => this.#encoded(later, options.reasons));
+    return this.#encoded(answer, options.reasons);
+  }
+
+  async json(message: Uint8Array, options: AskOptions): Promise<Uint8Array> {
+    const request = parse(ValidateTokenRequestSchema, message);
+    const answer = await this.#ask(questionOf(request), options.deadline, "");
+    return jsonBytes(toJson(ValidateTokenResponseSchema, validateMessage(answer, options.reasons)));
+  }
+
+  async batch(message: Uint8Array, form: "binary" | "json", options: AskOptions): Promise<Uint8Array> {
+    const request = form === "json" ? parse(BatchValidateTokensRequestSchema, message) : decodeBatch(message);
+    const { requests } = request;
+    if (requests.length < 1 || requests.length > 100) throw invalidField("requests", "must have 1 to 100 entries");
+    const responses: ValidateTokenResponse[] = await Promise.all(
+      requests.map(async (entry, i) =>
+        validateMessage(await this.#ask(questionOf(entry), options.deadline, `requests[${i}].`), options.reasons),
+      ),
+    );
+    const response = create(BatchValidateTokensResponseSchema, { responses });
+    return form === "json"
+      ? jsonBytes(toJson(BatchValidateTokensResponseSchema, response))
+      : toBinary(BatchValidateTokensResponseSchema, response);
+  }
+
+  #ask(question: ValidateTokenQuery, deadline: number, at: string): ValidationResult | Promise<ValidationResult> {
+    checkBounds(question, at);
+    return this.#validate(question.tokenString, question, question, deadline);
+  }
+
+  #encoded(answer: ValidationResult, reasons: boolean): Encoded {
+    if (answer.verdict === "ALLOW") {
+      const known = this.#allowed.get(answer.snapshot!);
+      if (known !== undefined && known !== "once") return known;
+      const made = encode(answer, false);
+      this.#allowed.set(answer.snapshot!, known === undefined ? "once" : made);
+      return made;
+    }
+    if (answer.verdict === "INVALID_TOKEN" && !reasons) return INVALID;
+    return encode(answer, reasons);
+  }
+}
+
+function checkBounds({ scopes, audience }: Requirement, at: string): void {
+  if (scopes.length > MOST_SCOPES) throw tooManyScopes(at);
+  if (audience.length > 256) throw invalidField(`${at}audience`, "must have at most 256 characters");
+}
+
+function tooManyScopes(at: string): AppError {
+  return invalidField(`${at}required_scopes`, `must have at most ${MOST_SCOPES} entries`);
+}
+
+function encode(answer: ValidationResult, reasons: boolean): Encoded {
+  return new Encoded(toBinary(ValidateTokenResponseSchema, validateMessage(answer, reasons)));
+}
+
+function questionOf(request: ValidateTokenRequest): ValidateTokenQuery {
+  const { tokenString, requiredScopes: scopes, audience } = request;
+  return { tokenString, scopes, audience, clientAddress: request.context?.clientAddress ?? "" };
+}
+
+function decode(message: Uint8Array): ValidateTokenQuery {
+  try {
+    return questionOf(fromBinary(ValidateTokenRequestSchema, message));
+  } catch {
+    throw undecodable(undefined);
+  }
+}
+
+function decodeBatch(message: Uint8Array) {
+  try {
+    return fromBinary(BatchValidateTokensRequestSchema, message);
+  } catch {
+    throw undecodable(undefined);
+  }
+}
+
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+
+function parse<S extends typeof ValidateTokenRequestSchema | typeof BatchValidateTokensRequestSchema>(
+  schema: S,
+  message: Uint8Array,
+) {
+  try {
+    return fromJson(schema, JSON.parse(utf8.decode(message)), { ignoreUnknownFields: false });
+  } catch (error) {
+    throw undecodable(error);
+  }
+}
+
+function jsonBytes(value: unknown): Uint8Array {
+  return Buffer.from(JSON.stringify(value), "utf8");
+}
+
+/**
+ * Finds the fields that validation needs, without an object for each. Undefined for whatever is out of the ordinary (not
+ * ASCII, nested deeper, repeated, malformed): then the full decoder says what it is. INVALID_FIELD for too many scopes, at once.
+ */
+export function walk(message: Uint8Array): Places | undefined {
+  const bytes = message as Buffer;
+  let tokenFrom = 0;
+  let tokenTo = 0;
+  let scopes: string[] | undefined;
+  let scopeCount = 0;
+  let audience = "";
+  let clientAddress = "";
+  const end = bytes.length;
+  let at = 0;
+  while (at < end) {
+    const tag = bytes[at++]!;
+    // Length-delimited fields 1 to 4, with lengths of one or two bytes.
+    if (tag !== 0x0a && tag !== 0x12 && tag !== 0x1a && tag !== 0x22) return undefined;
+    let length = bytes[at++]!;
+    if (length > 127) {
+      const high = bytes[at++]!;
+      if (!(high <= 127)) return undefined;
+      length = (length & 127) | (high << 7);
+    }
+    const stop = at + length;
+    if (!(stop <= end)) return undefined;
+    if (tag === 0x0a) {
+      if (tokenTo !== 0) return undefined;
+      tokenFrom = at;
+      tokenTo = stop;
+    } else if (tag === 0x22) {
+      // A context with nothing but a client address: the usual one.
+      if (length < 2 || bytes[at] !== 0x0a || bytes[at + 1]! !== length - 2 || length > 129) return undefined;
+      const address = ascii(bytes, at + 2, stop);
+      if (address === undefined) return undefined;
+      clientAddress = address;
+    } else {
+      if (tag === 0x12 && ++scopeCount > MOST_SCOPES) throw tooManyScopes("");
+      const text = ascii(bytes, at, stop);
+      if (text === undefined) return undefined;
+      if (tag === 0x12) (scopes ??= []).push(text);
+      else audience = text;
+    }
+    at = stop;
+  }
+  return { from: tokenFrom, to: tokenTo, scopes: scopes ?? NO_SCOPES, audience, clientAddress };
+}
+
+/** Undefined where the token string is not ASCII: what it is then, the full decoder says. */
+export function questionAt(message: Uint8Array, places: Places): ValidateTokenQuery | undefined {
+  const tokenString = ascii(message as Buffer, places.from, places.to);
+  if (tokenString === undefined) return undefined;
+  const { scopes, audience, clientAddress } = places;
+  return { tokenString, scopes, audience, clientAddress };
+}

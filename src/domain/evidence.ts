@@ -1,0 +1,12 @@
+/**
+ * What every statement shows about the server that answered. Positions are comparable only inside one epoch
+ * (timeline / incarnation / server start time).
+ */
+export interface Evidence {
+  readonly inRecovery: boolean;
+  readonly epoch: string;
+  /** The position of the snapshot: it shows every change of authority up to it. */
+  readonly position: number;
+  /** The database's clock at the statement, milliseconds since 1970. */
+  readonly dbTime: number;
+}

@@ -1,0 +1,18 @@
+import type { Clock, Timers } from "./clock.ts";
+
+/** What a promise that never rejects gives, or undefined once the deadline has come. */
+export function withDeadline<T>(
+  deps: { readonly clock: Clock; readonly timers: Timers },
+  promise: Promise<T | undefined>,
+  deadline: number,
+): Promise<T | undefined> {
+  const left = deadline - deps.clock.mono();
+  if (left <= 0) return Promise.resolve(undefined);
+  return new Promise((resolve) => {
+    const cancel = deps.timers.after(left, () => resolve(undefined));
+    void promise.then((value) => {
+      cancel();
+      resolve(value);
+    });
+  });
+}

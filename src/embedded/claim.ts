@@ -1,0 +1,130 @@
+import { execFile as execFileWithCallback } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import { link, lstat, mkdir, readFile, realpath, rename, rm } from "node:fs/promises";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import { promisify } from "node:util";
+import { EmbeddedError } from "./error.ts";
+
+const execFile = promisify(execFileWithCallback);
+
+/** Linux takes 107 bytes for a socket path; `/.s.PGSQL.65535` and our own names need up to 20 of them. */
+const LONGEST_SOCKET_FOLDER = 87;
+
+/**
+ * The folder for the sockets of a data folder: `run/` inside it, or, where that path is too long for a socket, one in
+ * the temporary folder named after it. Mode 0700 and ours, or an EmbeddedError.
+ */
+export async function socketFolder(dataDir: string): Promise<string> {
+  const inside = join(await realpath(dataDir), "run");
+  const digest = createHash("sha256").update(inside).digest("hex").slice(0, 16);
+  const folder = Buffer.byteLength(inside) <= LONGEST_SOCKET_FOLDER ? inside : join(tmpdir(), `sallyport-${digest}`);
+  await mkdir(folder, { mode: 0o700 }).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== "EEXIST") throw error;
+  });
+  const found = await lstat(folder);
+  const uid = process.getuid?.();
+  if (!found.isDirectory() || (found.mode & 0o077) !== 0 || (uid !== 0 && found.uid !== uid)) {
+    throw new EmbeddedError("failed", `${folder} must be a folder of the user who runs this, mode 0700`);
+  }
+  return folder;
+}
+
+/**
+ * Takes the data folder for this process, or throws EmbeddedError `in_use`. The claim is a listening socket, so the
+ * kernel gives it up with the process, however that ends, and a reused process id means nothing.
+ */
+export async function claim(dataDir: string, folder: string): Promise<() => Promise<void>> {
+  const own = join(folder, `.${randomBytes(6).toString("hex")}`);
+  const path = join(folder, "owner.sock");
+  const server = createServer((socket) => socket.destroy());
+  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(own, resolve));
+  server.on("error", () => {}).unref();
+  const release = async () => {
+    await rm(path, { force: true });
+    server.close();
+  };
+  try {
+    for (let attempt = 0; attempt < 10; attempt++) {
+      // link() takes the name only when it is free: of two starters one gets it.
+      const taken = await link(own, path).then(() => false, existsAlready);
+      if (!taken) return release;
+      if (await answers(path)) break;
+      const aside = `${own}.stale`;
+      await rename(path, aside).catch(missing);
+      // Between the question and the rename another starter may have taken the name: give it back.
+      if (await answers(aside)) await link(aside, path).catch(existsAlready);
+      await rm(aside, { force: true });
+    }
+    throw new EmbeddedError("in_use", `another instance runs on the data folder ${dataDir}`);
+  } catch (error) {
+    server.close();
+    throw error;
+  } finally {
+    await rm(own, { force: true });
+  }
+}
+
+/** The server that runs on a cluster at this moment. */
+export async function postmasterOf(
+  pgDir: string,
+): Promise<{ pid: number; port: number; socketDir: string } | undefined> {
+  const [pid, , , port, socketDir] = await postmasterFile(pgDir);
+  if (!(Number(pid) > 0 && socketDir && (await isPostmasterOf(Number(pid), pgDir)))) return undefined;
+  return { pid: Number(pid), port: Number(port), socketDir };
+}
+
+/**
+ * Ends a postmaster that outlived the program which started it. To be called by the holder of the claim alone. Returns
+ * the process id in a stale file that now belongs to something else, which PostgreSQL is then told to disregard: the
+ * file is never deleted, so its check for surviving backends by shared memory stays in force.
+ */
+export async function stopOrphan(pgDir: string): Promise<number | undefined> {
+  const pid = Number((await postmasterFile(pgDir))[0]);
+  if (!(pid > 0)) return undefined;
+  for (const [signal, seconds] of [
+    ["SIGINT", 20],
+    ["SIGQUIT", 10],
+  ] as const) {
+    if (!(await isPostmasterOf(pid, pgDir))) return pid;
+    process.kill(pid, signal);
+    for (let tick = 0; tick < seconds * 50 && (await isPostmasterOf(pid, pgDir)); tick++) await delay(20);
+  }
+  if (!(await isPostmasterOf(pid, pgDir))) return pid;
+  throw new EmbeddedError("in_use", `a PostgreSQL left over from an earlier run (process ${pid}) does not end`);
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path, () => resolve(true));
+    socket.on("error", () => resolve(false)).on("close", () => socket.destroy());
+  });
+}
+
+/** The lines a postmaster leaves in its folder: first its process id, fourth its port, fifth its socket folder. */
+async function postmasterFile(pgDir: string): Promise<string[]> {
+  return ((await readFile(join(pgDir, "postmaster.pid"), "utf8").catch(missing)) ?? "").split("\n");
+}
+
+/** By its command line, which is empty once it has ended, even while nobody has collected its status. */
+async function isPostmasterOf(pid: number, pgDir: string): Promise<boolean> {
+  const commandLine =
+    process.platform === "linux"
+      ? await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")
+      : await execFile("/bin/ps", ["-ww", "-o", "command=", "-p", String(pid)]).then(
+          (done) => done.stdout,
+          () => "",
+        );
+  return commandLine.includes("postgres") && commandLine.includes(pgDir);
+}
+
+function missing(error: NodeJS.ErrnoException): undefined {
+  if (error.code !== "ENOENT") throw error;
+}
+
+function existsAlready(error: NodeJS.ErrnoException): true {
+  if (error.code !== "EEXIST") throw error;
+  return true;
+}

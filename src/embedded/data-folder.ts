@@ -1,0 +1,30 @@
+import { closeSync, existsSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { freshKeyring } from "../domain/keyring.ts";
+
+/** Files of the embedded data folder that hold secrets: made once, mode 0600, never overwritten in place. */
+const KEYRING = "keyring.json";
+const ADMIN_TOKEN = "admin-token";
+
+/** The keyring of a data folder, made at the first start. */
+export function keyringOf(dataDir: string): { current: string; keys: Record<string, string> } {
+  const file = join(dataDir, KEYRING);
+  if (!existsSync(file)) writeSecret(file, `${JSON.stringify(freshKeyring())}\n`);
+  return JSON.parse(readFileSync(file, "utf8")) as { current: string; keys: Record<string, string> };
+}
+
+export function adminTokenFile(dataDir: string): string {
+  return join(dataDir, ADMIN_TOKEN);
+}
+
+/** Writes a secret to a file of mode 0600, whole or not at all. */
+export function writeSecret(file: string, text: string): void {
+  const fresh = `${file}.${process.pid}.new`;
+  const fd = openSync(fresh, "wx", 0o600);
+  try {
+    writeSync(fd, text);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(fresh, file);
+}

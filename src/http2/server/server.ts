@@ -1,0 +1,171 @@
+// http2/: a unary HTTP/2 server of its own. Nothing here knows what the routes answer.
+import type { Socket } from "node:net";
+import { TLSSocket } from "node:tls";
+import { GRPC_PREFIX } from "../unary/exchange.ts";
+import { HeadReader } from "../unary/head.ts";
+import { type ConnectionPeer, type Routes, RouteTable, type UnaryCall } from "../unary/routes.ts";
+import { INITIAL_WINDOW } from "../wire/frame.ts";
+import { Connection } from "./connection.ts";
+import { ByteBudget, DEFAULT_LIMITS, type Limits } from "./limits.ts";
+import { Output } from "./output.ts";
+import { peerOf } from "./peer.ts";
+import { lendReads } from "./shared-reads.ts";
+
+/** Why a connection ended before its time. */
+export interface ConnectionError {
+  /** The HTTP/2 error code of our GOAWAY; undefined when the peer's time was over and it was told nothing. */
+  readonly code: number | undefined;
+  readonly reason: string;
+  readonly peer: ConnectionPeer;
+  /** Set when it was a bug of ours. */
+  readonly error?: unknown;
+}
+
+export interface UnaryServerOptions {
+  readonly routes: Routes;
+  readonly limits?: Partial<Limits>;
+  /** What its connections share with others that serve the same listener; `limits.maxBuffered` for itself by default. */
+  readonly budget?: ByteBudget;
+  /** Must not throw. */
+  readonly onConnectionError?: (error: ConnectionError) => void;
+  /** What a handler or a `failed` hook threw; the call was answered "internal". Must not throw. */
+  readonly onHandlerError?: (error: unknown, call: UnaryCall) => void;
+  /** "shared" (the default) reads all cleartext connections into one buffer where Node allows it; "own" never does. */
+  readonly reads?: "shared" | "own";
+}
+
+export interface ServerStats {
+  connections: number;
+  requests: number;
+  refused: number;
+  cancelled: number;
+  connectionErrors: number;
+  /** Octets of request bodies in assembly. */
+  buffered: number;
+}
+
+export interface UnaryServer {
+  /**
+   * Serves HTTP/2 on a connected socket whose handshake, if any, is done. `head` is what the caller has already read of
+   * it. The caller keeps its listeners and may destroy the socket; it reads and writes it no more.
+   */
+  accept(socket: Socket, head: Buffer | undefined, trust: "trusted" | "untrusted"): void;
+  /** Drains every connection (RFC 9113 §6.8) and destroys what is left after `graceMs`. Resolves when none is left. */
+  drain(graceMs: number): Promise<void>;
+  /** Destroys every connection. */
+  close(): void;
+  stats(): Readonly<ServerStats>;
+}
+
+/** What connections share. */
+export interface ServerContext {
+  readonly limits: Limits;
+  readonly output: Output;
+  readonly headReader: HeadReader;
+  readonly budget: ByteBudget;
+  /** SETTINGS_INITIAL_WINDOW_SIZE: a whole message of the largest route fits. */
+  readonly initialWindow: number;
+  readonly stats: ServerStats;
+  /** Has `connection.wake` called once the output is free. */
+  wake(connection: Connection): void;
+  connectionError(error: ConnectionError): void;
+  handlerError(error: unknown, call: UnaryCall): void;
+}
+
+const ignore = (): void => {};
+
+/** A server of unary calls over HTTP/2 with prior knowledge (RFC 9113) on sockets that somebody else accepts. */
+export function createUnaryServer(options: UnaryServerOptions): UnaryServer {
+  const limits: Limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const table = new RouteTable(options.routes);
+  const connections = new Map<Connection, Socket>();
+  const stats: ServerStats = {
+    connections: 0,
+    requests: 0,
+    refused: 0,
+    cancelled: 0,
+    connectionErrors: 0,
+    buffered: 0,
+  };
+  let woken = new Set<Connection>();
+  let sweeper: NodeJS.Timeout | undefined;
+  let draining = false;
+  let emptied = ignore;
+
+  const context: ServerContext = {
+    limits,
+    output: new Output(),
+    headReader: new HeadReader(table, limits),
+    budget: options.budget ?? new ByteBudget(limits.maxBuffered),
+    initialWindow: Math.max(INITIAL_WINDOW, table.largestMessage + GRPC_PREFIX),
+    stats,
+    wake(connection) {
+      if (woken.size === 0) setImmediate(wakeAll);
+      woken.add(connection);
+    },
+    connectionError: options.onConnectionError ?? ignore,
+    handlerError: options.onHandlerError ?? ignore,
+  };
+
+  function wakeAll(): void {
+    const due = woken;
+    woken = new Set();
+    for (const connection of due) connection.wake();
+  }
+
+  function sweep(): void {
+    const now = performance.now();
+    for (const connection of connections.keys()) connection.lifetime.tick(now);
+  }
+
+  function serve(socket: Socket, trust: "trusted" | "untrusted", writes: "lend" | "copy"): Connection {
+    socket.setNoDelay(true);
+    const connection = new Connection(context, socket, peerOf(socket), trust, writes);
+    connections.set(connection, socket);
+    stats.connections++;
+    sweeper ??= setInterval(sweep, limits.sweepMs).unref();
+    socket.on("error", ignore); // 'close' follows
+    socket.on("drain", () => connection.drained());
+    socket.once("close", () => {
+      connection.closed();
+      connections.delete(connection);
+      stats.connections--;
+      if (connections.size > 0) return;
+      clearInterval(sweeper);
+      sweeper = undefined;
+      emptied();
+    });
+    if (draining) connection.lifetime.drain();
+    return connection;
+  }
+
+  return {
+    accept(socket, head, trust) {
+      if (socket.destroyed) return;
+      const lent = options.reads !== "own" && lendReads(socket, (shared) => serve(shared, trust, "lend"), head);
+      if (lent) return;
+      const connection = serve(socket, trust, socket instanceof TLSSocket ? "copy" : "lend");
+      socket.on("data", (bytes: Buffer) => connection.receive(bytes, 0, bytes.length));
+      if (head !== undefined) connection.receive(head, 0, head.length);
+      socket.resume();
+    },
+    drain(graceMs) {
+      draining = true;
+      if (connections.size === 0) return Promise.resolve();
+      return new Promise((resolve) => {
+        const deadline = setTimeout(() => destroyAll(connections.values()), graceMs);
+        emptied = () => {
+          clearTimeout(deadline);
+          resolve();
+        };
+        for (const connection of connections.keys()) connection.lifetime.drain();
+      });
+    },
+    close: () => destroyAll(connections.values()),
+    stats: () => ({ ...stats }),
+  };
+}
+
+function destroyAll(sockets: Iterable<Socket>): void {
+  for (const socket of sockets) socket.destroy();
+}

@@ -1,0 +1,222 @@
+import { type ConnectError, createContextValues } from "@connectrpc/connect";
+import type { UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
+import type { ByteBudget } from "../http2/server/limits.ts";
+import { requestIdFrom } from "../rpc/call.ts";
+import { peerKey } from "../rpc/peer.ts";
+import {
+  type CallState,
+  callStateKey,
+  codeOf,
+  faultOf,
+  messageOf,
+  violationOf,
+  type WireFault,
+  type WireMore,
+  wireError,
+} from "../rpc/transport-errors.ts";
+import { answer, answerGrpc } from "./guard.ts";
+import type { RpcLimits } from "./limits.ts";
+import { connectionOf, type HttpHandler, type HttpRequest, type HttpResponse, peerOf } from "./peers.ts";
+import {
+  type BodyRules,
+  clampDeadline,
+  encodingOf,
+  headersOf,
+  limitedBody,
+  release,
+  speaksGrpc,
+} from "./request-limits.ts";
+import { abandon } from "./responses.ts";
+import { type RpcRoute, type RpcRouteOptions, refusal, rpcRoutes } from "./rpc-routes.ts";
+import { writeResponse } from "./write-response.ts";
+import { whyUnknown } from "./wrong-listener.ts";
+
+export interface ConnectListenerOptions extends RpcRouteOptions {
+  /** Bytes that all requests of the listener hold together. */
+  readonly budget: ByteBudget;
+  readonly streamsPerConnection: number;
+  /** Answers paths that are no RPC; 404, or UNIMPLEMENTED to gRPC, by default. */
+  readonly fallback?: HttpHandler;
+  /** A call was answered by the transport, before or beside its handler. Counted and logged. */
+  readonly refused?: (call: RefusedCall) => void;
+}
+
+export interface RefusedCall {
+  /** `sallyport.v1.TokenAdmin/GetToken` */
+  readonly method: string;
+  readonly requestId: string;
+  readonly fault: WireFault;
+  readonly error: ConnectError;
+}
+
+type Refuse = (fault: WireFault, more?: WireMore) => Promise<UniversalServerResponse>;
+
+/** Connect parses the URL that it is given; what the peer calls us stays out of it. */
+const ORIGIN = "http://sallyport";
+/** A handler that overlooks its deadline is answered for after so long. */
+const DEADLINE_SLACK_MS = 40;
+
+/**
+ * Serves RPCs (gRPC, Connect, on request gRPC-Web) on any HTTP server of Node, with what connect's own adapter lacks: a
+ * limit on every body, a deadline on every unary call, fixed texts for whatever cannot be decoded, and no way for a peer
+ * to end the process.
+ */
+export function connectHandler(options: ConnectListenerOptions): HttpHandler {
+  const routes = rpcRoutes(options);
+  const streams = new WeakMap<object, number>();
+  return (req, res) => {
+    const [path, query = ""] = req.url!.split("?", 2) as [string, string?];
+    const route = routes.get(path);
+    if (route === undefined) return (options.fallback ?? unknownPath)(req, res);
+    if (!route.stream) return serve(options, route, query, req, res);
+    const connection = connectionOf(req);
+    const open = streams.get(connection) ?? 0;
+    if (open >= options.streamsPerConnection) return serve(options, route, query, req, res, "too_many_streams");
+    streams.set(connection, open + 1);
+    res.once("close", () => streams.set(connection, (streams.get(connection) ?? 1) - 1));
+    return serve(options, route, query, req, res);
+  };
+}
+
+/** The answer to a path that nothing serves: 404, or UNIMPLEMENTED to a gRPC client. It says who does serve it. */
+export const unknownPath: HttpHandler = (req, res) => {
+  const message = whyUnknown(req.url!, peerOf(req).listener);
+  if (!answerGrpc(req, res, wireError("unknown_method", { message })))
+    answer(res, 404, { code: "unimplemented", message });
+};
+
+/** What an RPC takes, for whoever came with another content type or none. */
+function unsupportedType(res: HttpResponse): void {
+  const message = "content-type must be application/json or application/proto, or application/grpc over HTTP/2";
+  answer(res, 415, { code: "invalid_argument", message });
+}
+
+async function serve(
+  options: ConnectListenerOptions,
+  route: RpcRoute,
+  query: string,
+  req: HttpRequest,
+  res: HttpResponse,
+  early?: WireFault,
+): Promise<void> {
+  if ("stream" in req) {
+    // A stream that was opened and reset in one breath costs nothing more than this.
+    await new Promise(setImmediate);
+    if (req.stream.destroyed) return;
+  }
+  if (req.method === "POST" && !route.handle.supportedContentType(req.headers["content-type"] ?? ""))
+    return unsupportedType(res);
+  const header = headersOf(req);
+  if (header === undefined) return answer(res, 400, { code: "invalid_argument", message: "malformed header" });
+  const state: CallState = { decoded: false, admitted: false };
+  const values = createContextValues().set(peerKey, peerOf(req)).set(callStateKey, state);
+  const stop = new AbortController();
+  const rules: BodyRules = {
+    ...route,
+    budget: options.budget,
+    grpc: speaksGrpc(header),
+    state,
+    stop: stop.signal,
+    held: 0,
+  };
+  const drain = route.stream ? options.drain : undefined;
+  const onDrain = (): void => stop.abort();
+  drain?.addEventListener("abort", onDrain);
+  let gone = false;
+  res.once("close", () => {
+    gone = true;
+    drain?.removeEventListener("abort", onDrain);
+    stop.abort();
+    release(rules);
+  });
+  const request: UniversalServerRequest = {
+    httpVersion: req.httpVersion,
+    method: req.method ?? "",
+    url: ORIGIN + req.url,
+    header,
+    body: limitedBody(req, rules),
+    signal: stop.signal,
+    contextValues: values,
+  };
+  const deadline = clampDeadline(header, route.limits);
+  const fault = early ?? frameFault(route.limits, query, rules, header);
+  const requestId = requestIdFrom(header.get("x-request-id"));
+  const refuse: Refuse = (fault, more) => {
+    const error = wireError(fault, { ...more, requestId });
+    const method = route.handle.requestPath.slice(1);
+    options.refused?.({ method, requestId, fault, error });
+    return refuseWith(route, request, error);
+  };
+  const response =
+    fault !== undefined
+      ? await refuse(fault)
+      : typeof deadline === "string"
+        ? await refuse(deadline)
+        : await withinDeadline(route, request, state, route.stream ? 0 : deadline, refuse);
+  if (response === undefined || gone) return abandon(req);
+  try {
+    await writeResponse(response, res);
+  } catch {
+    abandon(req); // the client went away, or a stream broke after its headers
+  }
+}
+
+/** What is wrong with a request by its headers alone. */
+function frameFault(limits: RpcLimits, query: string, rules: BodyRules, header: Headers): WireFault | undefined {
+  const encoding = encodingOf(header, query, limits.gzip);
+  if (encoding === "other") return "encoding";
+  if (!rules.stream && Number(header.get("content-length") ?? 0) > limits.readMaxBytes + 5) return "too_large";
+  if (encoding === "gzip") {
+    if (!rules.budget.take(limits.readMaxBytes)) return "overloaded"; // what it may become
+    rules.held += limits.readMaxBytes;
+  }
+  return undefined;
+}
+
+/** Runs a call. The answer to a call that overlooks its deadline is given for it; undefined: nobody is there any more. */
+async function withinDeadline(
+  route: RpcRoute,
+  request: UniversalServerRequest,
+  state: CallState,
+  deadlineMs: number,
+  refuse: Refuse,
+): Promise<UniversalServerResponse | undefined> {
+  const answered = run(route, request, state, refuse);
+  if (deadlineMs === 0) return answered;
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<"late">((resolve) => {
+    timer = setTimeout(resolve, deadlineMs + DEADLINE_SLACK_MS, "late");
+  });
+  const first = await Promise.race([answered, late]);
+  clearTimeout(timer);
+  return first === "late" ? refuse("deadline") : first;
+}
+
+/** A call by connect, with connect's own words for what it could not decode replaced by ours. */
+async function run(
+  route: RpcRoute,
+  request: UniversalServerRequest,
+  state: CallState,
+  refuse: Refuse,
+): Promise<UniversalServerResponse | undefined> {
+  const response = await route.handle(request);
+  if (state.decoded || !state.admitted) return response;
+  const code = await codeOf(response);
+  if (code === undefined) return response;
+  const fault = state.fault ?? faultOf(code);
+  if (fault === undefined) return undefined;
+  const violation = fault === "undecodable" ? violationOf(await messageOf(response)) : undefined;
+  return refuse(fault, violation === undefined ? {} : { violation });
+}
+
+function refuseWith(
+  route: RpcRoute,
+  request: UniversalServerRequest,
+  error: ConnectError,
+): Promise<UniversalServerResponse> {
+  const header = new Headers(request.header);
+  for (const name of ["grpc-timeout", "connect-timeout-ms"]) header.delete(name);
+  return route.refuse({ ...request, header, body: nothing(), contextValues: refusal(error) });
+}
+
+async function* nothing(): AsyncGenerator<Uint8Array> {}

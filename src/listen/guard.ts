@@ -1,0 +1,135 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Http2ServerResponse } from "node:http2";
+import type { ConnectError } from "@connectrpc/connect";
+import { weightOfHead } from "../http2/server/limits.ts";
+import { encodedError } from "../rpc/errors.ts";
+import { wireError } from "../rpc/transport-errors.ts";
+import { type AuthorityRules, headerListSize, requestFault } from "./authority.ts";
+import type { HttpHandler, HttpRequest, HttpResponse } from "./peers.ts";
+import { abandon, lastOfConnection, type OpenResponses } from "./responses.ts";
+
+export interface GuardHooks {
+  readonly responses: OpenResponses;
+  /** Of an HTTP/2 request. Node holds a client to it only once the client has acknowledged our SETTINGS. */
+  readonly maxHeaderBytes: number;
+  readonly authority: AuthorityRules;
+  /** While true, HTTP/1.1 responses end their connections. */
+  draining(): boolean;
+  /** A peer sent what is not a request. Counted. */
+  onRefused(): void;
+  /** A listener threw or rejected: a bug of ours. */
+  onTrouble(what: string, error: unknown): void;
+}
+
+/**
+ * Stands before every listener of every listener: nothing that a peer sends ends the process. A request without exactly one
+ * well-formed authority is answered 400 before any library sees it (some end the process over it); whatever a listener
+ * throws or rejects with is answered 500, with fixed text.
+ */
+export function guarded(listener: HttpHandler, hooks: GuardHooks): HttpHandler {
+  return (req, res) => {
+    try {
+      (req as IncomingMessage).on("error", ignore);
+      (res as ServerResponse).on("error", ignore);
+      const listSize = headerListSize(req);
+      const fits = hooks.responses.add(req, res, weightOfHead(listSize));
+      if (hooks.draining() || !fits) lastOfConnection(res);
+      if (!fits) {
+        hooks.onRefused();
+        overloaded(req, res);
+        return;
+      }
+      if ("stream" in req && listSize > hooks.maxHeaderBytes) {
+        hooks.onRefused();
+        tooLarge(req, res);
+        return;
+      }
+      const fault = requestFault(req, hooks.authority);
+      if (fault !== undefined) {
+        hooks.onRefused();
+        if (!answerGrpc(req, res, wireError("undecodable", { message: fault })))
+          answer(res, 400, { code: "invalid_argument", message: fault });
+        return;
+      }
+      const done = listener(req, res);
+      if (done instanceof Promise) done.catch((error: unknown) => failed(req, res, hooks, error));
+    } catch (error) {
+      failed(req, res, hooks, error);
+    }
+  };
+}
+
+/** Answers with a fixed JSON body and nothing to cache. The text must hold no byte of the request. */
+export function answer(
+  res: HttpResponse,
+  status: number,
+  body: Readonly<Record<string, unknown>>,
+  headers: Readonly<Record<string, string>> = {},
+): void {
+  const text = JSON.stringify(body);
+  (res as ServerResponse).writeHead(status, {
+    "content-type": "application/json",
+    "content-length": Buffer.byteLength(text),
+    "cache-control": "no-store",
+    ...headers,
+  });
+  res.end(text);
+}
+
+/**
+ * Answers a gRPC or gRPC-Web client with a status, in headers that end the stream: after a DATA frame, even an empty one,
+ * stock clients look for it in trailers only. False, and nothing is done, when the client speaks neither. The text must
+ * hold no byte of the request.
+ */
+export function answerGrpc(req: HttpRequest, res: HttpResponse, error: ConnectError): boolean {
+  const type = req.headers["content-type"];
+  if (!type?.startsWith("application/grpc")) return false;
+  const headers = {
+    "content-type": type.startsWith("application/grpc-web") ? "application/grpc-web+proto" : "application/grpc",
+    "cache-control": "no-store",
+    "grpc-status": String(error.code),
+    "grpc-message": encodeURIComponent(error.rawMessage),
+    "grpc-status-details-bin": Buffer.from(encodedError(error).status)
+      .toString("base64")
+      .replace(/={1,2}$/, ""),
+  };
+  if ("stream" in req) {
+    const { stream } = res as Http2ServerResponse;
+    if (!stream.destroyed && !stream.headersSent) stream.respond({ ":status": 200, ...headers }, { endStream: true });
+  } else (res as ServerResponse).writeHead(200, { ...headers, "content-length": "0" }).end();
+  return true;
+}
+
+/** 431, or RESOURCE_EXHAUSTED to gRPC, whose clients know no 431. */
+function tooLarge(req: HttpRequest, res: HttpResponse): void {
+  exhausted(req, res, 431, wireError("too_large", { message: "headers too large" }));
+}
+
+/** The listener holds as much for its peers as it may. */
+function overloaded(req: HttpRequest, res: HttpResponse): void {
+  exhausted(req, res, 503, wireError("overloaded", { message: "overloaded" }), { "retry-after": "1" });
+}
+
+function exhausted(
+  req: HttpRequest,
+  res: HttpResponse,
+  httpStatus: number,
+  error: ConnectError,
+  headers: Readonly<Record<string, string>> = {},
+): void {
+  if (answerGrpc(req, res, error)) return;
+  answer(res, httpStatus, { code: "resource_exhausted", message: error.rawMessage }, headers);
+}
+
+function failed(req: HttpRequest, res: HttpResponse, hooks: GuardHooks, error: unknown): void {
+  hooks.onTrouble("listener failed", error);
+  try {
+    if (res.headersSent) abandon(req);
+    else if (!answerGrpc(req, res, wireError("internal")))
+      answer(res, 500, { code: "internal", message: "internal error" });
+  } catch {
+    abandon(req); // the stream went away in between
+  }
+}
+
+function ignore(): void {}

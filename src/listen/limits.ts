@@ -1,0 +1,128 @@
+// servers/: three listeners. Bytes become requests here, under limits; nothing here knows what a token is.
+
+/** What one listener bears. Times in milliseconds, sizes in bytes; a client that exceeds one loses its own stream or connection. */
+export interface ListenerLimits {
+  readonly maxSockets: number;
+  /** Not for loopback and unix sockets. */
+  readonly maxSocketsPerAddress: number;
+  /** From accept to the first bytes, from TLS hello to its end, from the h2 preface to the first request. */
+  readonly firstRequestMs: number;
+  readonly h1: {
+    readonly maxHeaderBytes: number;
+    readonly maxHeaders: number;
+    readonly headersMs: number;
+    readonly requestMs: number;
+    readonly keepAliveMs: number;
+  };
+  readonly h2: {
+    readonly maxConcurrentStreams: number;
+    readonly maxHeaderBytes: number;
+    /** Pseudo-headers count. */
+    readonly maxHeaders: number;
+    /** RST_STREAM tokens per session (CVE-2023-44487) and their refill per second. */
+    readonly resetBurst: number;
+    readonly resetsPerSecond: number;
+    readonly maxRejectedStreams: number;
+    /** PING and SETTINGS frames in ten seconds. */
+    readonly maxControlFrames: number;
+    /** No open stream for so long: GOAWAY. 0: never, for trusted peers. */
+    readonly idleMs: number;
+    /** Connection age (± 10 %), then GOAWAY. 0: never. */
+    readonly ageMs: number;
+    /** Trusted peers are asked so often whether they are there, and are gone when silent for `pingTimeoutMs`. 0: never. */
+    readonly pingMs: number;
+    readonly pingTimeoutMs: number;
+  };
+  /** Unread response bytes that do not move for so long end the stream or connection. */
+  readonly stalledMs: number;
+  /** Bytes that all peers of the listener can make it hold together: headers, bodies and unread answers. */
+  readonly bufferedBytes: number;
+  /** Server streams (health Watch, reflection) of one connection. */
+  readonly streamsPerConnection: number;
+}
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+const h1 = { maxHeaderBytes: 16 * KiB, maxHeaders: 128, headersMs: 5_000, requestMs: 10_000, keepAliveMs: 75_000 };
+const untrusted = { idleMs: 60_000, ageMs: 300_000, pingMs: 0, pingTimeoutMs: 10_000 };
+const trusted = { idleMs: 0, ageMs: 0, pingMs: 30_000, pingTimeoutMs: 10_000 };
+const h2 = {
+  ...untrusted,
+  maxConcurrentStreams: 64,
+  maxHeaderBytes: 16 * KiB,
+  maxHeaders: 128,
+  resetBurst: 200,
+  resetsPerSecond: 50,
+  maxRejectedStreams: 20,
+  maxControlFrames: 1_000,
+};
+const common = { firstRequestMs: 5_000, stalledMs: 10_000, streamsPerConnection: 8 };
+
+/**
+ * The limits of each listener. On a data listener whose peers are trusted (a proxy's clients reset streams through it) sessions
+ * have no age and no idle limit: a closed session is an error that `failure_mode_allow` opens.
+ */
+export function listenerLimits(listener: "data" | "data-trusted" | "admin" | "ops"): ListenerLimits {
+  switch (listener) {
+    case "data":
+    case "data-trusted":
+      return {
+        ...common,
+        maxSockets: 1_024,
+        maxSocketsPerAddress: 128,
+        h1: { ...h1, maxHeaderBytes: 64 * KiB, maxHeaders: 256 },
+        h2: {
+          ...h2,
+          ...(listener === "data" ? untrusted : trusted),
+          maxConcurrentStreams: 256,
+          resetBurst: 10_000,
+          resetsPerSecond: 2_000,
+          maxRejectedStreams: 100,
+        },
+        bufferedBytes: 32 * MiB,
+      };
+    case "admin":
+      return { ...common, maxSockets: 256, maxSocketsPerAddress: 32, h1, h2, bufferedBytes: 16 * MiB };
+    case "ops":
+      return {
+        ...common,
+        maxSockets: 64,
+        maxSocketsPerAddress: 16,
+        h1: { ...h1, keepAliveMs: 15_000 },
+        h2,
+        bufferedBytes: 4 * MiB,
+      };
+  }
+}
+
+/** What one RPC may cost. `deadlineMs` 0: the client's own, or none (server streams). */
+export interface RpcLimits {
+  readonly readMaxBytes: number;
+  readonly deadlineMs: number;
+  /** Whether gzip is understood; if not, anything but identity is UNIMPLEMENTED. */
+  readonly gzip: boolean;
+}
+
+export const RESPONSE_MAX_BYTES = 4 * MiB;
+
+const byPath: Readonly<Record<string, RpcLimits>> = {
+  "/sallyport.v1.TokenValidator/ValidateToken": { readMaxBytes: 64 * KiB, deadlineMs: 2_000, gzip: false },
+  "/sallyport.v1.TokenValidator/BatchValidateTokens": { readMaxBytes: 1 * MiB, deadlineMs: 2_000, gzip: false },
+  "/envoy.service.auth.v3.Authorization/Check": { readMaxBytes: 128 * KiB, deadlineMs: 150, gzip: false },
+  "/sallyport.v1.TokenAdmin/RevokeTokens": { readMaxBytes: 1 * MiB, deadlineMs: 120_000, gzip: true },
+  "/grpc.health.v1.Health/Check": { readMaxBytes: 4 * KiB, deadlineMs: 2_000, gzip: false },
+  "/grpc.health.v1.Health/List": { readMaxBytes: 4 * KiB, deadlineMs: 2_000, gzip: false },
+  "/grpc.health.v1.Health/Watch": { readMaxBytes: 4 * KiB, deadlineMs: 0, gzip: false },
+  "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": { readMaxBytes: 64 * KiB, deadlineMs: 0, gzip: true },
+  "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {
+    readMaxBytes: 64 * KiB,
+    deadlineMs: 0,
+    gzip: true,
+  },
+};
+
+/** The limits of an RPC by its path; those of the admin listener's calls for any other. */
+export function rpcLimits(path: string): RpcLimits {
+  return Object.hasOwn(byPath, path) ? byPath[path]! : { readMaxBytes: 256 * KiB, deadlineMs: 10_000, gzip: true };
+}

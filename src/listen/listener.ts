@@ -1,0 +1,237 @@
+import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import { createServer as createTlsServer, type TLSSocket, type Server as TlsServer } from "node:tls";
+import { ByteBudget } from "../http2/server/limits.ts";
+import type { Peer } from "../rpc/peer.ts";
+import { listen, parseBind } from "./bind.ts";
+import { onFirstBytes } from "./first-bytes.ts";
+import { guarded } from "./guard.ts";
+import { h1Branch } from "./h1-branch.ts";
+import { h2Branch, type StreamHandler } from "./h2-branch.ts";
+import type { ListenerLimits } from "./limits.ts";
+import { describePeer, type HttpHandler, rememberPeer, sansOf } from "./peers.ts";
+import { OpenResponses } from "./responses.ts";
+import { loadTls, type TlsFiles } from "./tls.ts";
+
+const SWEEP_MS = 1_000;
+/** While draining: how long a connection without a request is kept, because one may be on the wire. */
+const SILENCE_MS = 500;
+
+export interface ListenerOptions {
+  readonly name: Peer["listener"];
+  /** `127.0.0.1:7400` or `unix:/path`; port 0 takes a free one. */
+  readonly bind: string;
+  /** Of the socket file; 0600 by default. */
+  readonly unixMode?: number;
+  readonly tls?: TlsFiles;
+  readonly limits: ListenerLimits;
+  /** What peers make the listener hold, shared with whoever reads bodies; one of `limits.bufferedBytes` by default. */
+  readonly budget?: ByteBudget;
+  /** Answers requests of both protocols. It runs behind the guard. */
+  readonly handler: HttpHandler;
+  /**
+   * Takes the HTTP/2 connections instead of `node:http2`: the socket, paused, and the bytes read so far. The taker
+   * drains them itself; the listener destroys what is left at the end.
+   */
+  readonly http2?: (socket: Socket, head: Buffer, peer: Peer) => void;
+  /** Answers HTTP/2 on `node:http2` stream by stream, in the place of `listener`. It checks authority and headers itself. */
+  readonly onStream?: StreamHandler;
+  /** A fault on our side. What peers do wrong is only counted, in `stats()`. */
+  onTrouble(what: string, error: unknown): void;
+  /** A TLS connection that did not come about: its peer's address, and why in a code. */
+  onHandshakeFailed?(address: string, why: string): void;
+}
+
+export interface ListenerStats {
+  readonly sockets: number;
+  readonly sessions: number;
+  readonly openResponses: number;
+  /** Connections turned away by a limit, and frames or requests that are none, since the start. */
+  readonly refusedSockets: number;
+  readonly refusedRequests: number;
+}
+
+export interface Listener {
+  /** `127.0.0.1`, or the path of the socket file. */
+  readonly address: string;
+  /** 0 for a unix socket. */
+  readonly port: number;
+  /** Stops accepting, lets what is under way finish for at most `graceMs`, then closes. Never rejects. */
+  drain(graceMs: number): Promise<void>;
+  close(): Promise<void>;
+  /** Reads the certificate files again. A bad file keeps the old state and is reported; false then. */
+  reloadTls(): boolean;
+  stats(): ListenerStats;
+}
+
+/**
+ * Opens one port that speaks HTTP/1.1 and HTTP/2: by first bytes in cleartext, by ALPN and first bytes under TLS.
+ * Rejects with BindError, or with the reason why the TLS files cannot be used.
+ */
+export async function openListener(options: ListenerOptions): Promise<Listener> {
+  const { limits, tls } = options;
+  const bind = parseBind(options.bind);
+  const unix = "path" in bind;
+  const sockets = new Set<Socket>();
+  const undecided = new Set<Socket>();
+  const perAddress = new Map<string, number>();
+  const responses = new OpenResponses(options.budget ?? new ByteBudget(limits.bufferedBytes), limits.bufferedBytes);
+  let draining = false;
+  let refusedSockets = 0;
+  let refusedRequests = 0;
+  const onRefused = (): void => void refusedRequests++;
+
+  const listener = guarded(options.handler, {
+    responses,
+    maxHeaderBytes: limits.h2.maxHeaderBytes,
+    authority: { unix, probes: options.name === "ops" },
+    draining: () => draining,
+    onRefused,
+    onTrouble: (what, error) => options.onTrouble(`${options.name} listener: ${what}`, error),
+  });
+  const h1 = h1Branch(limits.h1, listener, { begun: (socket) => responses.begun(socket), onRefused });
+  const h2 = h2Branch(limits, options.onStream ?? listener, options.onStream ? "streams" : "requests", {
+    onSession: (session, socket) => rememberPeer(session, peerBySocket.get(socket)!),
+    onRefused,
+    onTrouble: (error) => options.onTrouble(`${options.name} listener: stream listener failed`, error),
+  });
+  const peerBySocket = new WeakMap<Socket, Peer>();
+
+  /** The limits of sockets; false when the connection was turned away. */
+  const admit = (socket: Socket): boolean => {
+    socket.on("error", () => {});
+    const peer = describePeer(options.name, socket, unix);
+    const same = perAddress.get(peer.address) ?? 0;
+    if (
+      draining ||
+      sockets.size >= limits.maxSockets ||
+      (peer.from === "remote" && same >= limits.maxSocketsPerAddress)
+    ) {
+      refusedSockets++;
+      socket.destroy();
+      return false;
+    }
+    sockets.add(socket);
+    perAddress.set(peer.address, same + 1);
+    peerBySocket.set(socket, peer);
+    socket.once("close", () => {
+      sockets.delete(socket);
+      const left = (perAddress.get(peer.address) ?? 1) - 1;
+      if (left > 0) perAddress.set(peer.address, left);
+      else perAddress.delete(peer.address);
+    });
+    return true;
+  };
+
+  const serve = (socket: Socket, peer: Peer, alpn: string | false): void => {
+    peerBySocket.set(socket, peer);
+    undecided.add(socket);
+    socket.once("close", () => undecided.delete(socket));
+    onFirstBytes(socket, limits.firstRequestMs, (protocol, head) => {
+      undecided.delete(socket);
+      if (alpn && (alpn === "h2") !== (protocol === "h2")) return void socket.destroy();
+      rememberPeer(socket, peer);
+      if (protocol === "h2") socket.allowHalfOpen = false; // a client that ends has left
+      if (protocol === "h2" && options.http2) {
+        socket.pause();
+        options.http2(socket, head, peer);
+        return;
+      }
+      socket.unshift(head);
+      if (protocol === "h1") h1.emit("connection", socket);
+      else h2.accept(socket);
+    });
+  };
+
+  let server: Server | TlsServer;
+  if (tls === undefined) {
+    server = createServer({ allowHalfOpen: true, noDelay: true, keepAlive: true }, (socket) => {
+      if (admit(socket)) serve(socket, peerBySocket.get(socket)!, false);
+    });
+  } else {
+    const named = (tls.allowedSans?.length ?? 0) > 0;
+    server = createTlsServer({
+      ...loadTls(tls),
+      ALPNProtocols: ["h2", "http/1.1"],
+      handshakeTimeout: limits.firstRequestMs,
+      requestCert: tls.clientCaFile !== undefined,
+      // Whoever shows no certificate may come to the data listener with a bearer.
+      rejectUnauthorized: options.name !== "data" && named,
+      allowHalfOpen: false, // a client that ends in the handshake has left
+      noDelay: true,
+      keepAlive: true,
+    });
+    server.on("connection", (socket: Socket) => admit(socket)); // before the handshake
+    const failed = (socket: TLSSocket, why: string): void => {
+      onRefused();
+      options.onHandshakeFailed?.(describePeer(options.name, socket, unix).address, why);
+    };
+    server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: TLSSocket) => {
+      // A certificate that is refused ends the connection, which alone would look as if the client had left.
+      failed(socket, String(socket.authorizationError ?? error.code ?? "error"));
+      socket.destroy(); // a handshake that timed out is not ended by Node
+    });
+    server.on("secureConnection", (socket: TLSSocket) => {
+      socket.on("error", () => {});
+      socket.disableRenegotiation();
+      const sans = sansOf(socket);
+      const sanAllowed = sans.some((san) => tls.allowedSans?.includes(san));
+      if (named && !sanAllowed && socket.getPeerX509Certificate() !== undefined) {
+        failed(socket, "SAN_NOT_ALLOWED");
+        return void socket.destroy();
+      }
+      serve(socket, { ...describePeer(options.name, socket, unix), sans, sanAllowed }, socket.alpnProtocol ?? false);
+    });
+  }
+  await listen(server, bind, options.unixMode ?? 0o600);
+  server.on("error", (error) => options.onTrouble(`${options.name} listener: accept failed`, error));
+  const sweep = setInterval(() => responses.sweep(SWEEP_MS, limits.stalledMs), SWEEP_MS).unref();
+
+  const ended = new Promise<void>((resolve) => server.once("close", () => resolve()));
+  const end = async (): Promise<void> => {
+    draining = true;
+    if (server.listening) server.close();
+    const gone = [...sockets].map((socket) => new Promise((resolve) => socket.once("close", resolve).destroy()));
+    clearInterval(sweep);
+    h1.closeAllConnections();
+    h1.emit("close"); // ends the timer that `listening` began
+    await Promise.all([ended, ...gone]);
+  };
+  const address = unix ? bind.path : (server.address() as AddressInfo).address;
+  return {
+    address,
+    port: unix ? 0 : (server.address() as AddressInfo).port,
+    async drain(graceMs) {
+      draining = true;
+      if (server.listening) server.close();
+      responses.closeAfter();
+      h2.closeAll();
+      const silent = setTimeout(() => {
+        h1.closeIdleConnections();
+        for (const socket of undecided) socket.destroy();
+      }, SILENCE_MS);
+      let grace: NodeJS.Timeout | undefined;
+      await Promise.race([ended, new Promise((resolve) => (grace = setTimeout(resolve, graceMs)))]);
+      clearTimeout(grace);
+      clearTimeout(silent);
+      await end();
+    },
+    close: end,
+    reloadTls() {
+      if (tls === undefined) return true;
+      try {
+        (server as TlsServer).setSecureContext(loadTls(tls));
+        return true;
+      } catch (error) {
+        options.onTrouble(`${options.name} listener: certificate not reloaded`, error);
+        return false;
+      }
+    },
+    stats: () => ({
+      sockets: sockets.size,
+      sessions: h2.sessions,
+      openResponses: responses.size,
+      refusedSockets,
+      refusedRequests,
+    }),
+  };
+}

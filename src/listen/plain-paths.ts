@@ -1,0 +1,36 @@
+import type { ServerResponse } from "node:http";
+import { unknownPath } from "./connect-adapter.ts";
+import { answer } from "./guard.ts";
+import type { HttpHandler } from "./peers.ts";
+
+export interface Page {
+  readonly status?: number;
+  readonly type: string;
+  readonly body: string;
+}
+
+/**
+ * Serves pages by GET and HEAD at exact paths; a query is ignored, another method is 405, any other path goes to
+ * `otherwise` (404).
+ */
+export function plainPaths(
+  pages: Readonly<Record<string, () => Page | Promise<Page>>>,
+  otherwise: HttpHandler = unknownPath,
+): HttpHandler {
+  const byPath = new Map(Object.entries(pages));
+  return async (req, res) => {
+    const page = byPath.get(req.url!.split("?", 1)[0]!);
+    if (page === undefined) return otherwise(req, res);
+    if (req.method !== "GET" && req.method !== "HEAD")
+      return answer(res, 405, { code: "unimplemented", message: "method not allowed" }, { allow: "GET, HEAD" });
+    const { status = 200, type, body } = await page();
+    const response = res as ServerResponse;
+    response.writeHead(status, {
+      "content-type": type,
+      "content-length": Buffer.byteLength(body),
+      "cache-control": "no-store",
+      "x-content-type-options": "nosniff",
+    });
+    response.end(req.method === "HEAD" ? undefined : body);
+  };
+}

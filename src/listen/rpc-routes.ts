@@ -1,0 +1,105 @@
+import type { DescMessage, DescMethod, DescService } from "@bufbuild/protobuf";
+import {
+  type ConnectError,
+  type ConnectRouter,
+  type ContextValues,
+  createConnectRouter,
+  createContextKey,
+  createContextValues,
+  type HandlerContext,
+  type Interceptor,
+  type MethodImpl,
+  type ServiceImpl,
+} from "@connectrpc/connect";
+import type { UniversalHandler } from "@connectrpc/connect/protocol";
+import { compressionGzip } from "@connectrpc/connect-node";
+import { jsonTextOf } from "../rpc/json-times.ts";
+import { callStateKey, decodeGuard, translation, wireError } from "../rpc/transport-errors.ts";
+import { RESPONSE_MAX_BYTES, type RpcLimits, rpcLimits } from "./limits.ts";
+
+export interface RpcRouteOptions {
+  /** Registers services, as with connect's own adapters. Methods without an implementation answer UNIMPLEMENTED. */
+  routes(router: ConnectRouter): void;
+  /**
+   * Runs after the headers and before the body is read: authenticates the caller and checks its permission, by throwing.
+   * It finds the peer under `peerKey` and leaves what it learned in `context.values`.
+   */
+  readonly gate?: (context: HandlerContext) => void | Promise<void>;
+  /** The first is outermost. They see decoded messages only. */
+  readonly interceptors?: readonly Interceptor[];
+  /** By path; `rpcLimits` by default. */
+  readonly limits?: (path: string) => RpcLimits;
+  readonly grpcWeb: boolean;
+  /** Aborted when the listener drains: the signals of server streams abort and their requests end. Unary calls go on. */
+  readonly drain?: AbortSignal;
+  /** Translates what the gate, an interceptor or a handler throws; a ConnectError stays as it is. Default: INTERNAL. */
+  readonly toConnectError?: (error: unknown) => ConnectError;
+}
+
+export interface RpcRoute {
+  readonly handle: UniversalHandler;
+  /** Answers, in the protocol of the request, with the error that stands in its context values. Reads no body. */
+  readonly refuse: UniversalHandler;
+  readonly limits: RpcLimits;
+  readonly stream: boolean;
+}
+
+const refusalKey = createContextKey<ConnectError>(wireError("internal"), { description: "refusal" });
+
+/** Context values that make `Route.refuse` answer with this error. */
+export function refusal(error: ConnectError): ContextValues {
+  return createContextValues().set(refusalKey, error);
+}
+
+/** One handler and one refuser for each method, under the limits of its path. */
+export function rpcRoutes(options: RpcRouteOptions): Map<string, RpcRoute> {
+  const routes = new Map<string, RpcRoute>();
+  const toConnectError = translation(options.toConnectError);
+  const gate = async (context: HandlerContext): Promise<void> => {
+    try {
+      await options.gate?.(context);
+    } catch (error) {
+      throw toConnectError(error);
+    }
+    context.values.get(callStateKey).admitted = true;
+  };
+  const common = {
+    grpcWeb: options.grpcWeb,
+    writeMaxBytes: RESPONSE_MAX_BYTES,
+  };
+  const add = (path: string, input: DescMessage, register: (router: ConnectRouter) => void): void => {
+    const limits = (options.limits ?? rpcLimits)(path);
+    const perRoute = {
+      ...common,
+      // Misspelt fields, broken UTF-8 and days that no calendar has are errors, not "nothing was said".
+      jsonOptions: { ignoreUnknownFields: false, textDecoder: jsonTextOf(input) },
+      readMaxBytes: limits.readMaxBytes,
+      acceptCompression: limits.gzip ? [compressionGzip] : [],
+      interceptors: [decodeGuard(toConnectError), ...(options.interceptors ?? [])],
+    };
+    const handler = (requestGate: (context: HandlerContext) => void | Promise<void>): UniversalHandler => {
+      const router = createConnectRouter({ ...perRoute, requestGate });
+      register(router);
+      return router.handlers.find((one) => one.requestPath === path)!;
+    };
+    const handle = handler(gate);
+    const refuse = handler((context) => {
+      throw context.values.get(refusalKey);
+    });
+    routes.set(path, { handle, refuse, limits, stream: handle.method.methodKind !== "unary" });
+  };
+  const router: ConnectRouter = {
+    handlers: [],
+    service<S extends DescService>(service: S, implementation: Partial<ServiceImpl<S>>) {
+      for (const method of service.methods)
+        add(`/${service.typeName}/${method.name}`, method.input, (one) => void one.service(service, implementation));
+      return router;
+    },
+    rpc<M extends DescMethod>(method: M, implementation: MethodImpl<M>) {
+      add(`/${method.parent.typeName}/${method.name}`, method.input, (one) => void one.rpc(method, implementation));
+      return router;
+    },
+  };
+  options.routes(router);
+  return routes;
+}

@@ -1,0 +1,341 @@
+import type { Socket } from "node:net";
+import { totalmem } from "node:os";
+import { getHeapStatistics } from "node:v8";
+import type { DescService } from "@bufbuild/protobuf";
+import { Code } from "@connectrpc/connect";
+import { auditLog } from "./admin-api/audit-log.ts";
+import { openApiPage } from "./admin-api/openapi.ts";
+import type { PageTokens } from "./admin-api/page-token.ts";
+import { principalAdmin } from "./admin-api/principal-admin.ts";
+import { revocationPath } from "./admin-api/revocation-endpoint.ts";
+import { tenantAdmin } from "./admin-api/tenant-admin.ts";
+import { tokenAdmin } from "./admin-api/token-admin.ts";
+import { trustsPeers } from "./config/checks.ts";
+import type { Config } from "./config/schema.ts";
+import { ExtAuthz } from "./data-plane/check/ext-authz.ts";
+import { HttpCheck } from "./data-plane/check/http-check.ts";
+import type { DataCallers } from "./data-plane/data-caller.ts";
+import type { Policies } from "./data-plane/policy.ts";
+import { dataRoutes } from "./data-plane/routes.ts";
+import { ValidateTokenCodec } from "./data-plane/validate-token.ts";
+import type { Clock } from "./domain/clock.ts";
+import { Authorization } from "./gen/envoy/service/auth/v3/external_auth_pb.ts";
+import { AuditLog as AuditLogDesc } from "./gen/sallyport/v1/audit_log_pb.ts";
+import { PrincipalAdmin } from "./gen/sallyport/v1/principal_admin_pb.ts";
+import { TenantAdmin } from "./gen/sallyport/v1/tenant_admin_pb.ts";
+import { TokenAdmin } from "./gen/sallyport/v1/token_admin_pb.ts";
+import { TokenValidator } from "./gen/sallyport/v1/token_validator_pb.ts";
+import { ByteBudget } from "./http2/server/limits.ts";
+import { createUnaryServer } from "./http2/server/server.ts";
+import { mountHttp1 } from "./http2/unary/mount-http1.ts";
+import { mountNode } from "./http2/unary/mount-node.ts";
+import { connectHandler } from "./listen/connect-adapter.ts";
+import { listenerLimits } from "./listen/limits.ts";
+import { type Listener, openListener } from "./listen/listener.ts";
+import { type HttpHandler, peersByCall } from "./listen/peers.ts";
+import { plainPaths } from "./listen/plain-paths.ts";
+import type { BulkRevoke } from "./management/bulk-revoke.ts";
+import type { AuditLog } from "./management/ports.ts";
+import type { PrincipalManager } from "./management/principal-manager.ts";
+import type { TokenManager } from "./management/token-manager.ts";
+import { opsHandler } from "./ops/ops.ts";
+import { type Admission, createAdmission } from "./rpc/admission.ts";
+import { authenticateCalls } from "./rpc/authenticate.ts";
+import { callLog } from "./rpc/call-log.ts";
+import type { Callers } from "./rpc/caller.ts";
+import { TrustedProxies } from "./rpc/client-address.ts";
+import type { DenialAudit } from "./rpc/denial-audit.ts";
+import { asAppError, from, levelOf, toConnectError } from "./rpc/errors.ts";
+import { addHealth, Health } from "./rpc/health.ts";
+import { addReflection } from "./rpc/reflection.ts";
+import { reasonOf } from "./rpc/transport-errors.ts";
+import { validateRequest } from "./rpc/validate-request.ts";
+import type { Telemetry } from "./telemetry/telemetry.ts";
+import type { Validate, ValidateKnown } from "./validation/validate.ts";
+
+const ADMIN_SERVICES: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLogDesc];
+const DATA_SERVICES: readonly DescService[] = [TokenValidator, Authorization];
+
+export interface ListenerDeps {
+  readonly clock: Clock;
+  readonly telemetry: Telemetry;
+  reasons(): readonly string[];
+  readonly callers: Callers;
+  readonly dataCallers: DataCallers;
+  readonly denials: DenialAudit;
+  readonly validate: Validate;
+  readonly validateKnown: ValidateKnown;
+  readonly policies: Policies;
+  readonly admin: {
+    readonly tokens: TokenManager;
+    readonly bulk: BulkRevoke;
+    readonly principals: PrincipalManager;
+    readonly audit: AuditLog;
+    readonly pages: PageTokens;
+  };
+}
+
+export interface Listeners {
+  readonly data: Listener;
+  /** Absent in mode validate. */
+  readonly admin: Listener | undefined;
+  readonly ops: Listener;
+  serving(yes: boolean): void;
+  /** Reads certificates again. A bad file keeps the old state and is reported; false then. */
+  reload(): boolean;
+  /**
+   * NOT_SERVING; where somebody watches health, a while in which they can turn away and all is served as before; then
+   * every listener stops accepting and finishes what is under way. Takes `graceMs`, and a second for the ops
+   * listener, at most; with less than 3 s there is no such while. Never rejects.
+   */
+  drain(graceMs: number): Promise<void>;
+}
+
+/** Who watches is told at once, and needs a moment; who polls may come but every few seconds. */
+const WATCHER_DELAY_MS = 1_000;
+const POLLER_DELAY_MS = 5_000;
+/** Nobody who polls comes less often: Kubernetes asks every 10 s. */
+const POLLED_LATELY_MS = 15_000;
+/** What a drain keeps of its time for the calls under way. */
+const TO_FINISH_MS = 3_000;
+const OPS_GRACE_MS = 1_000;
+
+/** Opens the listeners, in the order in which they are needed. Rejects with BindError; then none is left open. */
+export async function openListeners(config: Config, deps: ListenerDeps): Promise<Listeners> {
+  let polled = Number.NEGATIVE_INFINITY;
+  const notePoll = () => void (polled = deps.clock.mono());
+  const healthOf = (services: readonly DescService[]) =>
+    new Health(
+      services.map(({ typeName }) => typeName),
+      notePoll,
+    );
+  const health = {
+    data: healthOf(DATA_SERVICES),
+    admin: healthOf(ADMIN_SERVICES),
+    ops: healthOf([...DATA_SERVICES, ...ADMIN_SERVICES]),
+  };
+  const admission = createAdmission({
+    clock: deps.clock,
+    onShed: (klass) => deps.telemetry.shed(klass),
+    utilization: loopUtilization(),
+    memory: memoryInUse,
+  });
+  const drain = { admin: new AbortController(), ops: new AbortController() };
+  let draining = false;
+  const reasons = () => {
+    notePoll(); // `/readyz`
+    return deps.reasons();
+  };
+  const opened: Listener[] = [];
+  try {
+    const ops = await opsListener(config, { ...deps, reasons }, health.ops, drain.ops.signal);
+    opened.push(ops);
+    const admin =
+      config.mode === "full"
+        ? await adminListener(config, deps, health.admin, admission, drain.admin.signal)
+        : undefined;
+    if (admin !== undefined) opened.push(admin);
+    const data = await dataListener(config, deps, health.data, admission);
+    opened.push(data);
+    return {
+      data,
+      admin,
+      ops,
+      serving: (yes) => {
+        for (const each of Object.values(health)) each.set(yes && !draining);
+      },
+      reload: () => opened.map((listener) => listener.reloadTls()).every(Boolean),
+      async drain(graceMs) {
+        draining = true;
+        const pollers = deps.clock.mono() - polled < POLLED_LATELY_MS;
+        const watchers = Object.values(health).some(({ watched }) => watched);
+        for (const each of Object.values(health)) each.set(false);
+        const wanted = pollers ? POLLER_DELAY_MS : watchers ? WATCHER_DELAY_MS : 0;
+        const delay = Math.max(0, Math.min(wanted, graceMs - TO_FINISH_MS));
+        await new Promise((resolve) => setTimeout(resolve, delay));
+        drain.admin.abort();
+        await Promise.all([data.drain(graceMs - delay), admin?.drain(graceMs - delay)]);
+        drain.ops.abort(); // probes see NOT_SERVING to the end
+        await ops.drain(OPS_GRACE_MS);
+        admission.close();
+      },
+    };
+  } catch (error) {
+    await Promise.all(opened.map((listener) => listener.close()));
+    admission.close();
+    throw error;
+  }
+}
+
+function opsListener(config: Config, deps: ListenerDeps, health: Health, drain: AbortSignal): Promise<Listener> {
+  const limits = listenerLimits("ops");
+  const budget = new ByteBudget(limits.bufferedBytes);
+  const { registry } = deps.telemetry;
+  return openListener({
+    name: "ops",
+    bind: config.listeners.ops.bind,
+    unixMode: config.listeners.ops.unix_mode,
+    limits,
+    budget,
+    handler: opsHandler({
+      limits,
+      budget,
+      health,
+      metrics: async () => ({ type: registry.contentType, body: await registry.metrics() }),
+      reasons: deps.reasons,
+      drain,
+    }),
+    onTrouble: (what, error) => deps.telemetry.trouble(what, error),
+  });
+}
+
+function adminListener(
+  config: Config,
+  deps: ListenerDeps,
+  health: Health,
+  admission: Admission,
+  drain: AbortSignal,
+): Promise<Listener> {
+  const limits = listenerLimits("admin");
+  const budget = new ByteBudget(limits.bufferedBytes);
+  const proxies = new TrustedProxies(config.listeners.admin.trusted_proxies);
+  const { clock, telemetry, callers, denials, admin } = deps;
+  const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
+  const rpc = connectHandler({
+    routes(router) {
+      router.service(TokenAdmin, tokenAdmin(admin));
+      router.service(PrincipalAdmin, principalAdmin(admin));
+      router.service(TenantAdmin, tenantAdmin(admin));
+      router.service(AuditLogDesc, auditLog(admin));
+      addHealth(router, health, "all");
+      addReflection(router, ADMIN_SERVICES);
+    },
+    gate: authenticateCalls({
+      clock,
+      called,
+      callers,
+      denials,
+      proxies,
+    }),
+    refused: ({ method, requestId, fault, error }) =>
+      called({ requestId, method, code: Code[error.code], reason: reasonOf(fault), seconds: 0, level: "info" }),
+    interceptors: [
+      callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
+      admission.interceptor, // before any work
+      validateRequest(), // before any handler
+    ],
+    grpcWeb: true,
+    budget,
+    streamsPerConnection: limits.streamsPerConnection,
+    drain,
+  });
+  return openListener({
+    name: "admin",
+    bind: config.listeners.admin.bind,
+    unixMode: config.listeners.admin.unix_mode,
+    tls: tlsOf(config.listeners.admin.tls),
+    limits,
+    budget,
+    handler: plainPaths(
+      { "/openapi.json": openApiPage },
+      revocationPath({ clock, admission, called, denials, callers, tokens: admin.tokens, proxies }, rpc),
+    ),
+    onTrouble: (what, error) => telemetry.trouble(what, error),
+    onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),
+  });
+}
+
+async function dataListener(
+  config: Config,
+  deps: ListenerDeps,
+  health: Health,
+  admission: Admission,
+): Promise<Listener> {
+  const { bind, unix_mode, tls, http2, max_connections: maxSockets } = config.listeners.data;
+  const trust = trustsPeers(config.listeners.data) ? "trusted" : "untrusted";
+  const limits = { ...listenerLimits(trust === "trusted" ? "data-trusted" : "data"), maxSockets };
+  const { clock, telemetry, dataCallers, validate } = deps;
+  const onHandlerError = (error: unknown) => telemetry.trouble("a handler failed", error);
+  const common = {
+    clock,
+    callers: dataCallers,
+    admission,
+    peerOf: peersByCall(tls?.allowed_sans ?? []),
+    answered: (method: string) => telemetry.answered(method),
+  };
+  const routes = dataRoutes({
+    ...common,
+    wire: new ValidateTokenCodec(validate, deps.validateKnown),
+    health,
+    checks: {
+      ...common,
+      validate,
+      authz: new ExtAuthz(validate, deps.policies, deps.validateKnown),
+      httpCheck: new HttpCheck(validate, deps.policies),
+    },
+    failed: (method, requestId, error, address) => {
+      const { reason, cause } = asAppError(error);
+      const code = Code[toConnectError(error).code];
+      const level = levelOf(reason);
+      telemetry.called({ requestId, method, code, reason, ...from(reason, address), seconds: 0, level, cause });
+    },
+  });
+  const budget = new ByteBudget(limits.bufferedBytes);
+  const own = createUnaryServer({
+    routes,
+    budget,
+    onHandlerError,
+    onConnectionError: ({ reason, error }) => {
+      if (error !== undefined) telemetry.trouble(`data listener: ${reason}`, error);
+    },
+  });
+  const listener = await openListener({
+    name: "data",
+    bind,
+    unixMode: unix_mode,
+    tls: tlsOf(tls),
+    limits,
+    budget,
+    handler: mountHttp1({ routes, budget, onHandlerError }) as HttpHandler,
+    ...(http2 === "builtin"
+      ? { http2: (socket: Socket, head: Buffer) => own.accept(socket, head, trust) }
+      : { onStream: mountNode({ routes, budget, onHandlerError }) }),
+    onTrouble: (what, error) => telemetry.trouble(what, error),
+    onHandshakeFailed: (address, why) => telemetry.handshakeFailed("data", address, why),
+  });
+  return {
+    ...listener,
+    async drain(graceMs) {
+      // The own server first: the listener destroys whatever is left.
+      await Promise.all([own.drain(graceMs), listener.drain(graceMs + 100)]);
+    },
+  };
+}
+
+/** Memory in use as a part of what there is, 0 to 1: of the container or machine, and of the heap's own limit. */
+function memoryInUse(): number {
+  const limit = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
+  const { used_heap_size, heap_size_limit } = getHeapStatistics();
+  return Math.max(process.memoryUsage.rss() / limit, used_heap_size / heap_size_limit);
+}
+
+/** How busy the event loop was since the last call, 0 to 1. */
+function loopUtilization(): () => number {
+  let last = performance.eventLoopUtilization();
+  return () => {
+    const now = performance.eventLoopUtilization();
+    const { utilization } = performance.eventLoopUtilization(now, last);
+    last = now;
+    return utilization;
+  };
+}
+
+function tlsOf(tls: Config["listeners"]["data"]["tls"]) {
+  if (tls === undefined) return undefined;
+  return {
+    certFile: tls.cert_file,
+    keyFile: tls.key_file,
+    clientCaFile: tls.client_ca_file,
+    allowedSans: tls.allowed_sans,
+  };
+}

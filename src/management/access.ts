@@ -1,0 +1,64 @@
+import type { AuditActor } from "../domain/audit-event.ts";
+import { type Caller, holds, isOperator } from "../domain/caller.ts";
+import { AppError, invalidField } from "../domain/errors.ts";
+import { checkTenantId } from "../domain/principal.ts";
+import { rankOf } from "../domain/rights.ts";
+import type { CallerGuard } from "../revocation/authority-store.ts";
+
+/** How far a caller reaches in one call: everywhere, in its tenant, or only its own principal's tokens. */
+export type Reach = "everywhere" | "tenant" | "own";
+
+/** A caller that was let into a call, and how. */
+export interface Access {
+  readonly caller: Caller;
+  readonly reach: Reach;
+  readonly requestId: string;
+  /** Monotonic time by which the caller wants its answer; undefined: none. */
+  readonly deadline?: number;
+  /** Aborted where the caller has left. */
+  readonly signal?: AbortSignal;
+}
+
+/** The reach that a permission gives, or `own` where the call allows it; CALLER_FORBIDDEN where neither. */
+export function reachOf(caller: Caller, permission: string, own: boolean): Reach {
+  if (isOperator(caller)) return "everywhere";
+  if (holds(caller, permission)) return "tenant";
+  if (own && caller.principal !== "") return "own";
+  throw new AppError("CALLER_FORBIDDEN", `the caller lacks the permission ${permission}`, { metadata: { permission } });
+}
+
+/** The tenant that a request means: the caller's own unless it names one. Another's is TENANT_NOT_FOUND. */
+export function tenantOf(access: Access, tenant: string): string {
+  if (tenant === "") return access.caller.tenant || "default";
+  checkTenantId("tenant", tenant);
+  if (access.reach !== "everywhere" && tenant !== access.caller.tenant) {
+    throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+  }
+  return tenant;
+}
+
+/** Whether an object of this tenant and principal exists for the caller. */
+export function sees(access: Access, tenant: string, principal: string): boolean {
+  const { caller, reach } = access;
+  if (reach === "everywhere") return true;
+  return tenant === caller.tenant && (reach === "tenant" || principal === caller.principal);
+}
+
+/** Who must still be good when a change of this caller commits that may give somebody more than it has. */
+export function guardOf({ caller }: Access): CallerGuard {
+  return { callerTokenId: caller.tokenId, callerScopes: caller.scopes };
+}
+
+export function actorOf(access: Access): AuditActor {
+  const { caller, requestId } = access;
+  return { actor: caller.provenance, address: caller.address, requestId, rank: rankOf(caller) };
+}
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/** A request_id in its canonical form, or undefined where there is none. INVALID_FIELD unless it is a UUID. */
+export function requestIdOf(text: string): string | undefined {
+  if (text === "") return undefined;
+  if (!UUID.test(text)) throw invalidField("request_id", "must be a UUID");
+  return text.toLowerCase();
+}

@@ -1,0 +1,242 @@
+import type { AuditActor } from "../domain/audit-event.ts";
+import type { Clock, Timers } from "../domain/clock.ts";
+import { AppError, invalidField } from "../domain/errors.ts";
+import { checkText } from "../domain/issue.ts";
+import type { Keyring } from "../domain/keyring.ts";
+import { principalType } from "../domain/principal.ts";
+import { mayNotEnd, rankOf, sparedFrom } from "../domain/rights.ts";
+import { parseTokenString } from "../domain/token-string.ts";
+import { withDeadline } from "../domain/with-deadline.ts";
+import type { AuthorityStore } from "../revocation/authority-store.ts";
+import type { Authority, Effect } from "../revocation/effect.ts";
+import type { Committed } from "../revocation/ports.ts";
+import { type Access, actorOf, tenantOf } from "./access.ts";
+import type { RevokeSelection, TokenStore } from "./ports.ts";
+
+const PAGE = 20_000;
+const CHUNK = 500;
+const SHOWN = 1000;
+/** So often descent is followed at most, while somebody goes on making tokens. */
+const DESCENTS = 10;
+/** What is left of the caller's time for an answer without a count, and what a caller without a deadline waits for one. */
+const RESERVE_MS = 50;
+const COUNTING_MS = 5_000;
+
+export interface BulkRevokeRequest {
+  readonly tenant: string;
+  readonly principal: string;
+  readonly profile: string;
+  readonly createdBy: string;
+  readonly descendants: boolean;
+  readonly createdBefore?: number;
+  readonly hints: readonly string[];
+  readonly tokenStrings: readonly string[];
+  readonly ids: readonly string[];
+  readonly reason: string;
+  readonly noWait: boolean;
+  readonly dryRun: boolean;
+}
+
+export interface BulkRevokeResult {
+  /** Of a cut, where the caller's time is up before they are counted: 0, and no ids. */
+  readonly revokedCount: number;
+  readonly matchedIds: readonly string[];
+  readonly effect?: Effect;
+}
+
+interface Matched {
+  readonly count: number;
+  readonly ids: readonly string[];
+}
+
+export interface BulkRevokeDeps {
+  readonly store: TokenStore;
+  readonly authority: Authority;
+  readonly keyring: Keyring;
+  readonly registeredTypes: readonly string[];
+  readonly clock: Clock;
+  readonly timers: Timers;
+}
+
+/**
+ * Revokes many tokens: those of a principal or a whole tenant by one cut, O(1); by other selectors in transactions of
+ * at most 500 rows, with one wait at the end.
+ */
+export class BulkRevoke {
+  readonly #o: BulkRevokeDeps;
+
+  constructor(options: BulkRevokeDeps) {
+    this.#o = options;
+  }
+
+  async run(access: Access, request: BulkRevokeRequest): Promise<BulkRevokeResult> {
+    checkText("reason", request.reason, 200);
+    const selection = this.#selection(access, request);
+    const holding = sparedFrom(rankOf(access.caller));
+    if (holding.length > 0 && (await this.#o.store.select({ ...selection, holding }, 1, "")).ids.length > 0)
+      throw mayNotEnd();
+    if (request.dryRun) {
+      const { count, ids } = await this.#o.store.matched(selection, SHOWN, access);
+      return { revokedCount: count, matchedIds: ids };
+    }
+    const byCut = Object.keys(selection).every((key) => key === "tenant" || key === "principal");
+    return byCut ? this.#byCut(access, request, selection) : this.#byRow(access, request, selection);
+  }
+
+  /** The cut first, then what it hit is counted, beside the wait: a long list must not keep its end waiting. */
+  async #byCut(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
+    const { tenant, principal } = selection;
+    // One that must be registered before it has tokens is not registered by ending them.
+    const mustExist =
+      principal !== undefined && this.#o.registeredTypes.includes(principalType("principal", principal));
+    // Outside the work, which may run again: a second cut would count what came after the first.
+    let hit: Promise<Matched | undefined> | undefined;
+    const { effect } = await this.#o.authority.change(
+      async (store) => {
+        const cut = await store.cut(tenant, principal, mustExist, request.reason, actorOf(access));
+        hit ??= this.#o.store.matched({ ...selection, cutFrom: cut.value }, SHOWN, access).catch(() => undefined);
+        return cut;
+      },
+      { noWait: request.noWait, deadline: access.deadline },
+    );
+    const deadline = (access.deadline ?? this.#o.clock.mono() + COUNTING_MS) - RESERVE_MS;
+    const found = await withDeadline(this.#o, hit!, deadline);
+    return { revokedCount: found?.count ?? 0, matchedIds: found?.ids ?? [], effect };
+  }
+
+  async #byRow(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
+    // Outside the work, which may run again: what an earlier run revoked stays counted. (Twice, if a failover lost it.)
+    let revoked = 0;
+    let matchedIds: readonly string[] | undefined;
+    const { effect } = await this.#o.authority.change(
+      async (store) => {
+        const count = (more: number) => (revoked += more);
+        const chunks = new Chunks(store, selection.tenant, request.reason, actorOf(access), count);
+        // What is revoked makes nothing more; what it made meanwhile is found by another pass.
+        for (let passes = selection.descendants === true ? DESCENTS : 1; ; passes--) {
+          const before = revoked;
+          for (let afterId = "", last = false; !last; ) {
+            const { ids, epoch } = await chunks.afterFirst(() => this.#o.store.select(selection, PAGE, afterId));
+            chunks.selectedIn(epoch);
+            matchedIds ??= ids.slice(0, SHOWN);
+            await chunks.revoke(ids);
+            last = ids.length < PAGE;
+            afterId = ids.at(-1) ?? afterId;
+          }
+          if (passes <= 1 || revoked === before) return chunks.end();
+        }
+      },
+      { noWait: request.noWait, deadline: access.deadline },
+    );
+    return { revokedCount: revoked, matchedIds: matchedIds ?? [], effect };
+  }
+
+  #selection(access: Access, request: BulkRevokeRequest): RevokeSelection {
+    const listed = request.hints.length + request.tokenStrings.length + request.ids.length > 0;
+    const given = [request.tenant, request.principal, request.profile, request.createdBy].some((text) => text !== "");
+    if (!listed && !given && request.createdBefore === undefined) {
+      throw invalidField("tenant", "or another selector must be given: nothing is revoked by an empty request");
+    }
+    if (request.principal !== "") principalType("principal", request.principal);
+    const tenant = tenantOf(access, request.tenant);
+    let principal = request.principal === "" ? undefined : request.principal;
+    if (access.reach === "own") {
+      if (principal !== undefined && principal !== access.caller.principal) {
+        throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+      }
+      principal = access.caller.principal;
+    }
+    return {
+      tenant,
+      ...(principal !== undefined && { principal }),
+      ...(request.descendants && { descendants: true, ...(access.reach === "own" && { within: principal }) }),
+      ...(request.profile !== "" && { profile: request.profile }),
+      ...(request.createdBy !== "" && { createdBy: request.createdBy }),
+      ...(request.createdBefore !== undefined && { createdBefore: request.createdBefore }),
+      ...(listed && {
+        hints: request.hints,
+        ids: request.ids,
+        digests: request.tokenStrings.flatMap((text) => parseTokenString(text, this.#o.keyring)?.digest ?? []),
+      }),
+    };
+  }
+}
+
+/** One run over the rows selected, in transactions of one life of the server. */
+class Chunks {
+  readonly #store: AuthorityStore;
+  readonly #tenant: string;
+  readonly #reason: string;
+  readonly #actor: AuditActor;
+  readonly #count: (more: number) => void;
+  #last: Committed<unknown> | undefined;
+  #epoch: string | undefined;
+
+  constructor(store: AuthorityStore, tenant: string, reason: string, actor: AuditActor, count: (more: number) => void) {
+    this.#store = store;
+    this.#tenant = tenant;
+    this.#reason = reason;
+    this.#actor = actor;
+    this.#count = count;
+  }
+
+  /** What was selected in one life of the server is revoked in the same: another may have had others. */
+  selectedIn(epoch: string): void {
+    this.#epoch ??= epoch;
+    if (epoch !== this.#epoch) throw unsure();
+  }
+
+  /** A row that somebody holds keeps back no other: those are redone row by row, after the rest of the chunk. */
+  async revoke(ids: readonly string[]): Promise<void> {
+    for (let at = 0; at < ids.length; at += CHUNK) {
+      const { revoked, busy } = await this.#commit(() => this.#chunk(ids.slice(at, at + CHUNK)));
+      this.#count(revoked.length);
+      const single = await Promise.allSettled(
+        busy.map(async (id) => {
+          await this.#commit(() => this.#store.revokeToken(id, false, this.#reason, this.#actor));
+          this.#count(1);
+        }),
+      );
+      for (const outcome of single) if (outcome.status === "rejected") throw outcome.reason;
+    }
+  }
+
+  /** An empty chunk commits, too: nothing to do must wait for what others revoked. */
+  async end(): Promise<Committed<void>> {
+    if (this.#last === undefined) await this.#commit(() => this.#chunk([]));
+    return { ...this.#last!, value: undefined };
+  }
+
+  /** What fails after an acknowledged chunk leaves something done and something not. */
+  async afterFirst<T>(step: () => Promise<T>): Promise<T> {
+    try {
+      return await step();
+    } catch (error) {
+      throw this.#last === undefined ? error : unsure(error);
+    }
+  }
+
+  #chunk(ids: readonly string[]) {
+    return this.#store.revokeChunk(this.#tenant, ids, this.#reason, this.#actor);
+  }
+
+  async #commit<T>(step: () => Promise<Committed<T>>): Promise<T> {
+    const done = await this.afterFirst(step);
+    this.#epoch ??= done.epoch;
+    if (done.epoch !== this.#epoch) throw unsure();
+    this.#last = done;
+    return done.value;
+  }
+}
+
+/** Earlier chunks are durable: whatever happens now, it is not "nothing". */
+function unsure(cause?: unknown): AppError {
+  return new AppError(
+    "OUTCOME_UNKNOWN",
+    "some tokens were revoked, others perhaps not; it is safe to repeat the call",
+    {
+      retryAfterMs: 1000,
+      cause,
+    },
+  );
+}

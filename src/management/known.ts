@@ -1,0 +1,19 @@
+import { invalidField } from "../domain/errors.ts";
+import { PRINCIPAL_TYPES } from "../domain/principal.ts";
+import type { PageStart, Part } from "./ports.ts";
+
+/*
+ * A filter that names what does not exist finds nothing, as a right one can: whoever mistyped it is told so, instead of
+ * an empty list that reads like an answer.
+ */
+
+/** Whether a list is empty from its very beginning to its end. */
+export function foundNothing(part: Part<unknown>, start: PageStart | undefined): boolean {
+  return start === undefined && part.rows.length === 0 && part.rest === undefined;
+}
+
+/** INVALID_FIELD unless principals have such a type. */
+export function checkType(field: string, type: string | undefined): void {
+  if (type === undefined || (PRINCIPAL_TYPES as readonly string[]).includes(type)) return;
+  throw invalidField(field, `must be one of ${PRINCIPAL_TYPES.join(", ")}`);
+}

@@ -1,0 +1,109 @@
+import type { AuditAct, AuditActor, AuditEvent } from "../domain/audit-event.ts";
+import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import type { Token, TokenState } from "../domain/token.ts";
+
+/** Where a page of a list begins: after this row, newest first. */
+export interface PageStart {
+  readonly time: number;
+  readonly key: string;
+}
+
+/** A part of a list, newest first. It can come short, even empty, before the end is reached. */
+export interface Part<T> {
+  readonly rows: readonly T[];
+  /** Where the next part begins; undefined: this was the end. */
+  readonly rest?: PageStart | undefined;
+}
+
+/** How long a caller waits for an answer. */
+export interface Patience {
+  /** Monotonic time; undefined: as long as it takes, within the bounds of the store. */
+  readonly deadline?: number | undefined;
+  /** Aborted where the caller has left. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface TokenFilter {
+  readonly tenant: string;
+  readonly principal?: string;
+  readonly profile?: string;
+  readonly state?: TokenState;
+  readonly hint?: string;
+  readonly createdAfter?: number;
+  readonly createdBefore?: number;
+  readonly lastUsedBefore?: number;
+}
+
+/** What RevokeTokens selects. `hints`, `digests` and `ids` are one selector: any of them. */
+export interface RevokeSelection {
+  readonly tenant: string;
+  readonly principal?: string;
+  readonly profile?: string;
+  readonly createdBy?: string;
+  readonly createdBefore?: number;
+  readonly hints?: readonly string[];
+  readonly digests?: readonly string[];
+  readonly ids?: readonly string[];
+  /** Also what the selected ones made, and so on, and what replaced one of those by rotation. */
+  readonly descendants?: boolean;
+  /** Of all those, only this principal's. */
+  readonly within?: string;
+  /** Those that hold one of these scopes, by its name. */
+  readonly holding?: readonly string[];
+  /** What a cut of the principal or the tenant ended: those issued from this position on that were live before it. */
+  readonly cutFrom?: number;
+}
+
+/**
+ * All but the lists may decide what a change does: they are read on the primary of the epoch that this process follows,
+ * or reject with STORE_UNAVAILABLE; "there is none" is never the word of a standby.
+ */
+export interface TokenStore {
+  get(id: string): Promise<Token | undefined>;
+  getByDigest(digest: string): Promise<Token | undefined>;
+  /** At most `limit` tokens after `start`. */
+  list(filter: TokenFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Token>>;
+  /**
+   * Ids of tokens that could be accepted, now or some day, and are selected; in id order. With the epoch in which they
+   * were read.
+   */
+  select(
+    selection: RevokeSelection,
+    limit: number,
+    afterId: string,
+  ): Promise<{ readonly ids: readonly string[]; readonly epoch: string }>;
+  /** How many tokens `select` would give, and the ids of at most `most` of them. For people to read: no change rests on it. */
+  matched(selection: RevokeSelection, most: number, patience?: Patience): Promise<{ count: number; ids: string[] }>;
+  /** Rows of principals and tenants, live or not. */
+  getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;
+  listPrincipals(
+    filter: { tenant: string; type?: string; state?: PrincipalState },
+    limit: number,
+    start?: PageStart,
+    patience?: Patience,
+  ): Promise<Part<Principal>>;
+  getTenant(id: string): Promise<Tenant | undefined>;
+  listTenants(
+    filter: { state?: TenantState },
+    limit: number,
+    start?: PageStart,
+    patience?: Patience,
+  ): Promise<Part<Tenant>>;
+}
+
+export interface AuditFilter {
+  readonly tenant: string;
+  readonly actor?: string;
+  readonly action?: string;
+  readonly target?: string;
+  readonly owner?: string;
+  readonly after?: number;
+  readonly before?: number;
+}
+
+export interface AuditLog {
+  /** Writes a row in a transaction of its own: refusals and signals. */
+  append(actor: AuditActor, act: AuditAct): Promise<void>;
+  /** At most `limit` events after `start`. The key of a place is the sequence. */
+  list(filter: AuditFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AuditEvent>>;
+}

@@ -1,0 +1,337 @@
+import { createHash, randomBytes } from "node:crypto";
+import { isOperator } from "../domain/caller.ts";
+import type { Clock } from "../domain/clock.ts";
+import { AppError, invalidField, type Reason } from "../domain/errors.ts";
+import * as rules from "../domain/issue.ts";
+import type { Keyring } from "../domain/keyring.ts";
+import type { LifetimeRule } from "../domain/lifetime.ts";
+import { countedNetwork } from "../domain/networks.ts";
+import { principalType } from "../domain/principal.ts";
+import type { Profile } from "../domain/profile.ts";
+import type { Secret } from "../domain/secret.ts";
+import type { Token } from "../domain/token.ts";
+import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
+import type { Idempotency, TokenChange } from "../revocation/authority-store.ts";
+import type { Authority, Effect } from "../revocation/effect.ts";
+import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
+import { foundNothing } from "./known.ts";
+import type { PageStart, Part, TokenFilter, TokenStore } from "./ports.ts";
+import { Repeats } from "./repeats.ts";
+
+const DAY = 86_400_000;
+
+/** The lifetime that a request asks for; milliseconds. Nothing given: the default. */
+export interface AskedLifetime {
+  readonly ttl?: number;
+  readonly expireTime?: number;
+  readonly noExpiry?: boolean;
+}
+
+export interface CreateRequest {
+  readonly tenant: string;
+  readonly profile: string;
+  readonly principal: string;
+  readonly displayName: string;
+  readonly description: string;
+  readonly scopes: readonly string[];
+  readonly audiences: readonly string[];
+  readonly allowedCidrs: readonly string[];
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly lifetime: AskedLifetime;
+  readonly notBeforeTime?: number;
+  readonly requestId: string;
+  /** The request in its canonical form: a repeat must be the same. */
+  readonly body: Uint8Array;
+}
+
+export interface RotateRequest {
+  readonly id: string;
+  readonly overlap: number;
+  readonly lifetime: AskedLifetime;
+  readonly requestId: string;
+  readonly body: Uint8Array;
+  readonly noWait: boolean;
+}
+
+export interface RotateResult {
+  readonly token: Token;
+  readonly tokenString: Secret;
+  readonly previous: Token;
+  readonly effect: Effect;
+}
+
+/** Refusals that say nothing about the credential. */
+const WORTH_A_REPEAT: ReadonlySet<Reason> = new Set<Reason>([
+  "NOT_DONE",
+  "STORE_UNAVAILABLE",
+  "OUTCOME_UNKNOWN",
+  "WRITE_CONFLICT",
+  "EFFECT_PENDING",
+  "DEADLINE",
+]);
+
+export interface TokenManagerOptions {
+  readonly store: TokenStore;
+  readonly authority: Authority;
+  readonly clock: Pick<Clock, "mono">;
+  readonly keyring: Keyring;
+  readonly profiles: ReadonlyMap<string, Profile>;
+  readonly registeredTypes: readonly string[];
+  readonly mintPerAddressPerHour: number;
+  readonly mintPerPrincipalPerDay: number;
+  readonly rotatePerPrincipalPerDay: number;
+  /** Of an IPv6 address, what counts as one client. */
+  readonly ipv6PrefixLength: number;
+  /** A string was used after its rotation ended it, and not to repeat that rotation. */
+  readonly reused: (tokenId: string) => void;
+  /** The kid to mint under: only one that every live validator lists. */
+  readonly mintKid: () => Promise<string>;
+}
+
+/** Tokens, by the rules of issue. It decides what; the authority makes it happen. */
+export class TokenManager {
+  readonly #o: TokenManagerOptions;
+  readonly #repeats: Repeats;
+
+  constructor(options: TokenManagerOptions) {
+    this.#o = options;
+    this.#repeats = new Repeats(options.clock);
+  }
+
+  async create(access: Access, request: CreateRequest): Promise<{ token: Token; tokenString: Secret }> {
+    const { caller } = access;
+    const profile = this.#profile("profile", request.profile);
+    const tenant = tenantOf(access, request.tenant);
+    const type = rules.checkPrincipal(profile, request.principal);
+    if (!sees(access, tenant, request.principal)) throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal");
+    const displayName = rules.checkName("display_name", request.displayName, profile.allowEmptyName);
+    rules.checkText("description", request.description, 500);
+    rules.checkAudiences(request.audiences);
+    rules.checkCidrs(request.allowedCidrs);
+    rules.checkAnnotations("annotations", request.annotations);
+    const scopes = [...new Set(request.scopes)];
+    rules.checkScopeForms(scopes);
+    const lifetime = {
+      ...this.#lifetime(profile, request.lifetime),
+      ceiling: rules.ceilingOf(profile, scopes),
+      notBeforeTime: request.notBeforeTime,
+    };
+    const minting = await this.#mintString(profile, access, "CreateToken", request.requestId, request.body);
+    const exempt = caller.direct || caller.kind === "break-glass" || isOperator(caller);
+    const made = await this.#o.authority.issue((store) =>
+      store.createToken(
+        {
+          ...minting.fresh,
+          id: newTokenId(),
+          tenant,
+          profile: profile.name,
+          principal: request.principal,
+          displayName,
+          description: request.description,
+          scopes,
+          audiences: [...new Set(request.audiences)],
+          allowedCidrs: request.allowedCidrs,
+          annotations: request.annotations,
+          createdBy: caller.provenance,
+        },
+        lifetime,
+        { ...this.#guard(access, profile), child: false, mustExist: this.#o.registeredTypes.includes(type) },
+        {
+          address: exempt ? "" : countedNetwork(caller.address, this.#o.ipv6PrefixLength),
+          perAddressPerHour: exempt ? 0 : this.#o.mintPerAddressPerHour,
+          perPrincipalPerDay: this.#o.mintPerPrincipalPerDay,
+          maxLive: profile.maxLivePerPrincipal,
+        },
+        actorOf(access),
+        minting.idempotency,
+      ),
+    );
+    if (made.kind === "created") return { token: made.token, tokenString: minting.tokenString };
+    return { token: made.token, tokenString: this.#again(made.token, made.salt, minting.idempotency) };
+  }
+
+  async get(access: Access, id: string): Promise<Token> {
+    if (!isTokenId(id)) throw invalidField("id", "must be tok_ and 22 of 0-9 A-Z a-z");
+    return this.#visible(access, await this.#o.store.get(id));
+  }
+
+  /** A token by its string, hashed; TOKEN_NOT_FOUND for whatever is not one of ours. */
+  async byString(access: Access, tokenString: string): Promise<Token> {
+    const parsed = parseTokenString(tokenString, this.#o.keyring);
+    return this.#visible(access, parsed && (await this.#o.store.getByDigest(parsed.digest)));
+  }
+
+  async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
+    const tenant = tenantOf(access, filter.tenant);
+    if (filter.principal !== undefined) principalType("principal", filter.principal);
+    const part = await this.#part(access, { ...filter, tenant }, limit, start);
+    if (!foundNothing(part, start)) return part;
+    // Tokens can be of a profile that is no longer configured: it is unknown only where there are none.
+    if (filter.profile !== undefined) this.#profile("profile", filter.profile);
+    if ((await this.#o.store.getTenant(tenant)) === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+    return part;
+  }
+
+  async #part(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
+    if (access.reach !== "own") return this.#o.store.list(filter, limit, start, access);
+    const own = access.caller.principal;
+    if (filter.principal !== undefined && filter.principal !== own) return { rows: [] };
+    return this.#o.store.list({ ...filter, principal: own }, limit, start, access);
+  }
+
+  async update(
+    access: Access,
+    id: string,
+    change: TokenChange,
+    etag: string,
+    noWait: boolean,
+  ): Promise<{ token: Token; effect: Effect }> {
+    const token = await this.get(access, id);
+    const profile = this.#profile("token.profile", token.profile);
+    const checked = { ...change };
+    if (change.displayName !== undefined) {
+      checked.displayName = rules.checkName("token.display_name", change.displayName, profile.allowEmptyName);
+    }
+    if (change.description !== undefined) rules.checkText("token.description", change.description, 500);
+    if (change.audiences !== undefined) rules.checkAudiences(change.audiences);
+    if (change.allowedCidrs !== undefined) rules.checkCidrs(change.allowedCidrs);
+    if (change.annotations !== undefined) rules.checkAnnotations("token.annotations", change.annotations);
+    if (change.scopes !== undefined) {
+      checked.scopes = [...new Set(change.scopes)];
+      rules.checkScopeForms(checked.scopes);
+    }
+    if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
+    const guard = this.#guard(access, profile);
+    const { value, effect } = await this.#o.authority.change(
+      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actorOf(access)),
+      { noWait, deadline: access.deadline },
+    );
+    return { token: value, effect };
+  }
+
+  async revoke(
+    access: Access,
+    token: Token,
+    family: boolean,
+    reason: string,
+    noWait: boolean,
+  ): Promise<{ token: Token; effect: Effect }> {
+    rules.checkText("reason", reason, 200);
+    if (token.revokeTime !== undefined) this.#repeats.admit(access);
+    const { value, effect } = await this.#o.authority.change(
+      (store) => store.revokeToken(token.id, family, reason, actorOf(access)),
+      { noWait, deadline: access.deadline },
+    );
+    return { token: value, effect };
+  }
+
+  async rotate(access: Access, request: RotateRequest): Promise<RotateResult> {
+    const { ended, tokenId = "" } = access.caller;
+    if (ended === undefined) return this.#rotate(access, request);
+    try {
+      // The row that the rotation ended stands for the credential, for the one request that ended it.
+      return await this.#rotate(access, request);
+    } catch (error) {
+      if (error instanceof AppError && WORTH_A_REPEAT.has(error.reason)) throw error;
+      this.#o.reused(tokenId);
+      throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");
+    }
+  }
+
+  async #rotate(access: Access, request: RotateRequest): Promise<RotateResult> {
+    const old = await this.get(access, request.id);
+    const profile = this.#profile("id", old.profile);
+    const { caller } = access;
+    if (access.reach === "own" && caller.kind === "token" && caller.tokenId !== old.id) {
+      throw new AppError("TOKEN_NOT_FOUND", "no such token");
+    }
+    if (!(request.overlap >= 0 && request.overlap <= 7 * DAY)) {
+      throw invalidField("overlap", "must be 0s to 604800s");
+    }
+    const { ttl, expireTime, noExpiry } = request.lifetime;
+    const given = ttl !== undefined || expireTime !== undefined || noExpiry !== undefined;
+    const lifetime = given ? this.#lifetime(profile, request.lifetime) : undefined;
+    const minting = await this.#mintString(profile, access, "RotateToken", request.requestId, request.body);
+    const fresh = { ...minting.fresh, id: newTokenId(), createdBy: caller.provenance };
+    const { value, effect } = await this.#o.authority.change(
+      (store) =>
+        store.rotateToken(
+          old.id,
+          fresh,
+          lifetime,
+          request.overlap,
+          this.#guard(access, profile),
+          actorOf(access),
+          minting.idempotency,
+        ),
+      { noWait: request.noWait, deadline: access.deadline },
+    );
+    const tokenString =
+      value.kind === "created" ? minting.tokenString : this.#again(value.token, value.salt, minting.idempotency);
+    return { token: value.token, tokenString, previous: value.previous ?? old, effect };
+  }
+
+  #lifetime(profile: Profile, asked: AskedLifetime): LifetimeRule {
+    const rule = { maxTtl: profile.maxTtl };
+    if (asked.noExpiry !== undefined) {
+      if (!asked.noExpiry) throw invalidField("no_expiry", "must be true where it is given");
+      rules.checkNoExpiry("no_expiry", profile);
+      return { ...rule, never: true };
+    }
+    if (asked.expireTime !== undefined) return { ...rule, expireTime: asked.expireTime };
+    if (asked.ttl !== undefined) {
+      rules.checkTtl(profile, asked.ttl);
+      return { ...rule, ttl: asked.ttl };
+    }
+    return { ...rule, ttl: Math.min(profile.defaultTtl, profile.maxTtl) };
+  }
+
+  async #mintString(profile: Profile, access: Access, method: string, requestId: string, body: Uint8Array) {
+    const id = requestIdOf(requestId);
+    const keys = this.#o.keyring.get(await this.#o.mintKid()) ?? this.#o.keyring.current;
+    if (id === undefined) {
+      const { tokenString, digest, hint } = mintTokenString(profile.prefix, keys);
+      return { tokenString, fresh: { digest, hint, kid: keys.kid }, idempotency: undefined };
+    }
+    const salt = randomBytes(32);
+    const caller = access.caller.tokenId ?? access.caller.provenance;
+    const secret = keys.mint.fields(salt, id, caller);
+    const { tokenString, digest, hint } = mintTokenString(profile.prefix, keys, secret);
+    const hash = createHash("sha256").update(body).digest();
+    const idempotency: Idempotency = { caller, requestId: id, method, body: hash, salt };
+    return { tokenString, fresh: { digest, hint, kid: keys.kid }, idempotency };
+  }
+
+  /** The string that the first request with this id was answered with, made again. */
+  #again(token: Token, salt: Uint8Array, idempotency: Idempotency | undefined): Secret {
+    const keys = this.#o.keyring.get(token.kid);
+    if (keys === undefined || idempotency === undefined) {
+      throw new AppError("INTERNAL", "the first answer can not be made again");
+    }
+    const secret = keys.mint.fields(salt, idempotency.requestId, idempotency.caller);
+    // The prefix of then: a profile's prefix can change between two calls.
+    return mintTokenString(token.hint.slice(0, -10), keys, secret).tokenString;
+  }
+
+  /** What is judged in the transaction, on the rows as they are under its locks. */
+  #guard(access: Access, profile: Profile) {
+    const { caller } = access;
+    const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };
+    return { ...guardOf(access), rights, ended: caller.ended };
+  }
+
+  #profile(field: string, name: string): Profile {
+    const profile = this.#o.profiles.get(name);
+    if (profile === undefined) {
+      throw invalidField(field, `must be one of ${[...this.#o.profiles.keys()].join(", ")}`);
+    }
+    return profile;
+  }
+
+  #visible(access: Access, token: Token | undefined): Token {
+    if (token === undefined || !sees(access, token.tenant, token.principal)) {
+      throw new AppError("TOKEN_NOT_FOUND", "no such token");
+    }
+    return token;
+  }
+}

@@ -1,0 +1,56 @@
+import { Keyring } from "../domain/keyring.ts";
+import { BUILT_IN_PROFILES } from "../domain/profile.ts";
+import type { Secret } from "../domain/secret.ts";
+import { mintTokenString, newTokenId } from "../domain/token-string.ts";
+import { makeFirstAdmin } from "./boot.ts";
+import { Postgres } from "./pool.ts";
+
+export interface FirstAdminOptions {
+  readonly url: string;
+  /** Through a pooler. */
+  readonly shared?: boolean;
+  readonly keyring: { readonly current: string; readonly keys: Readonly<Record<string, string>> };
+  /** Milliseconds; undefined: without expiry. */
+  readonly ttlMs: number | undefined;
+  readonly again: boolean;
+  /** Called with the string before the token exists: what can not be kept must not be made. */
+  readonly keep: (tokenString: Secret) => void;
+}
+
+/**
+ * Makes the first administrator: one `adm` token with `sallyport.operator` for `user:admin` of tenant `default`. False
+ * where one was made before; then nothing happens.
+ */
+export async function bootstrap(options: FirstAdminOptions): Promise<boolean> {
+  const keyring = new Keyring(options.keyring.current, options.keyring.keys);
+  const profile = BUILT_IN_PROFILES.find(({ name }) => name === "adm")!;
+  const { tokenString, digest, hint } = mintTokenString(profile.prefix, keyring.current);
+  const db = new Postgres({
+    url: options.url,
+    ...(options.shared && { shared: true }),
+    maxConnections: 1,
+    applicationName: "sallyport-bootstrap",
+    onTrouble: () => {},
+  });
+  try {
+    const token = {
+      id: newTokenId(),
+      digest,
+      kid: keyring.current.kid,
+      hint,
+      tenant: "default",
+      profile: profile.name,
+      principal: "user:admin",
+      displayName: "first administrator",
+      description: "",
+      scopes: ["sallyport.operator"],
+      audiences: [],
+      allowedCidrs: [],
+      annotations: {},
+      createdBy: "bootstrap",
+    };
+    return await makeFirstAdmin(db, token, options.ttlMs, options.again, () => options.keep(tokenString));
+  } finally {
+    await db.close();
+  }
+}

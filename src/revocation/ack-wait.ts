@@ -1,0 +1,189 @@
+import type { Clock, Timers } from "../domain/clock.ts";
+import { leaseOver } from "../domain/freshness.ts";
+import type { Events } from "../telemetry/events.ts";
+import type { Committed, RevocationLog, Unacknowledged } from "./ports.ts";
+import type { ReapedValidators } from "./reaped-validators.ts";
+
+export interface AckWaitDeps {
+  readonly log: RevocationLog;
+  readonly reaped: ReapedValidators;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly events: Events;
+}
+
+/** A change is in force everywhere, and by what proof. `position` is 0 if the server never told one. */
+export interface InForce {
+  readonly mode: "ACKED" | "LEASE_EXPIRED";
+  readonly position: number;
+}
+
+interface Waiter {
+  readonly epoch: string;
+  /** When the commit was acknowledged, by the own clock. */
+  readonly since: number;
+  maxBoundMs: number;
+  position: number | undefined;
+  cancel: () => void;
+  readonly settle: (outcome: InForce | "again") => void;
+}
+
+/** A validator that has not acknowledged for so long is taken for dead: the next changes need not wait for it. */
+const PATIENCE_MS = 600;
+/** A statement that is out so long when time is up: the server does not answer. */
+const GRACE_MS = 50;
+/** How long the loop rests after a fault of this program, and after many in a row. */
+const FIRST_PAUSE_MS = 50;
+const LONGEST_PAUSE_MS = 2_000;
+
+/**
+ * Waits until committed changes are in force everywhere (`docs/protocol.md` §4.5): one loop and one statement at a time
+ * for all who wait.
+ */
+export class AckWait {
+  readonly #deps: AckWaitDeps;
+  readonly #waiters = new Set<Waiter>();
+  readonly #reaping = new Set<string>();
+  #running = false;
+
+  constructor(deps: AckWaitDeps) {
+    this.#deps = deps;
+  }
+
+  /**
+   * Settles when the change is in force, or with `again` if the server's epoch is another: the commit may have gone
+   * with its primary. `since` was read after the commit's acknowledgement. Never rejects; takes no longer than the
+   * longest lease and a little.
+   */
+  wait(commit: Pick<Committed<unknown>, "epoch" | "maxBoundMs">, since: number): Promise<InForce | "again"> {
+    const { promise, resolve } = Promise.withResolvers<InForce | "again">();
+    const waiter: Waiter = {
+      epoch: commit.epoch,
+      since,
+      maxBoundMs: commit.maxBoundMs,
+      position: undefined,
+      cancel: () => {},
+      settle: (outcome) => {
+        waiter.cancel();
+        this.#waiters.delete(waiter);
+        resolve(outcome);
+      },
+    };
+    this.#waiters.add(waiter);
+    this.#watchTime(waiter);
+    if (!this.#running) void this.#run();
+    return promise;
+  }
+
+  /** A server that accepts statements and answers none must not prolong the wait. */
+  #watchTime(waiter: Waiter): void {
+    const { clock, timers } = this.#deps;
+    const left = waiter.since + leaseOver(waiter.maxBoundMs) + GRACE_MS - clock.mono();
+    waiter.cancel = timers.after(Math.max(0, left), () => {
+      if (this.#isOver(waiter, waiter.maxBoundMs, clock.mono())) this.#expire(waiter);
+      else this.#watchTime(waiter);
+    });
+  }
+
+  /** A fault of this program must not end it: meanwhile those who wait go by time. */
+  async #run(): Promise<void> {
+    this.#running = true;
+    for (let faults = 0; this.#waiters.size > 0; ) {
+      try {
+        await this.#round();
+        faults = 0;
+      } catch (error) {
+        const pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** faults++);
+        this.#report(error, pauseMs);
+        await new Promise<void>((resume) => this.#deps.timers.after(pauseMs, resume));
+      }
+    }
+    this.#running = false;
+  }
+
+  /** Not even a fault in reporting ends the loop. */
+  #report(error: unknown, pauseMs: number): void {
+    try {
+      this.#deps.events.alarm("acknowledgement_wait_failed", { pauseMs });
+      this.#deps.events.trouble("waiting for acknowledgements failed", error);
+    } catch {
+      // Nobody can be told.
+    }
+  }
+
+  async #round(): Promise<void> {
+    const { clock, timers } = this.#deps;
+    // Only those who wait already: the statement is sent after their commits.
+    const round = [...this.#waiters];
+    const { epoch } = round[round.length - 1]!;
+    const answer = await this.#ask(round, epoch);
+    const now = clock.mono();
+    for (const row of answer?.missing ?? []) this.#deps.reaped.see(answer!.epoch, row, now);
+    for (const waiter of round) if (this.#waiters.has(waiter)) this.#judge(waiter, answer, epoch, now);
+    const oldest = now - round[0]!.since;
+    await new Promise<void>((resume) => timers.after(Math.min(10, Math.max(2, oldest / 20)), resume));
+  }
+
+  async #ask(round: readonly Waiter[], epoch: string): Promise<Unacknowledged | undefined> {
+    const { log } = this.#deps;
+    const position = round.some((waiter) => waiter.position === undefined)
+      ? undefined
+      : Math.max(...round.map((waiter) => waiter.position!));
+    try {
+      const answer = await log.unacknowledged(epoch, position);
+      if (!answer.inRecovery) return answer;
+      log.reconnect();
+    } catch {
+      // No answer: time decides. The adapter tells why.
+    }
+    return undefined;
+  }
+
+  #judge(waiter: Waiter, answer: Unacknowledged | undefined, asked: string, now: number): void {
+    if (answer === undefined) {
+      if (this.#isOver(waiter, waiter.maxBoundMs, now)) this.#expire(waiter);
+      return;
+    }
+    if (answer.epoch !== waiter.epoch) {
+      waiter.settle("again");
+      return;
+    }
+    if (asked !== waiter.epoch) return;
+    // The head of the first answer: at or above the change's own position.
+    waiter.position ??= answer.position;
+    waiter.maxBoundMs = Math.max(waiter.maxBoundMs, answer.maxBoundMs);
+    const settled = answer.settled === waiter.epoch;
+    const missing = answer.missing.filter((row) => row.appliedN < waiter.position! && !this.#longReaped(row, now));
+    if (settled && missing.length === 0) {
+      waiter.settle({ mode: "ACKED", position: waiter.position });
+      return;
+    }
+    const bound = settled ? Math.max(...missing.map((row) => row.boundMs)) : waiter.maxBoundMs;
+    const over = this.#isOver(waiter, bound, now);
+    if (over || now - waiter.since >= PATIENCE_MS) this.#reap(missing);
+    if (over) this.#expire(waiter);
+  }
+
+  #isOver(waiter: Waiter, boundMs: number, now: number): boolean {
+    return now - waiter.since >= leaseOver(boundMs);
+  }
+
+  #longReaped(row: Unacknowledged["missing"][number], now: number): boolean {
+    return row.reaped && this.#deps.reaped.reapedFor(row.id, now) >= leaseOver(row.boundMs);
+  }
+
+  #expire(waiter: Waiter): void {
+    waiter.settle({ mode: "LEASE_EXPIRED", position: waiter.position ?? 0 });
+  }
+
+  /** Not awaited: it only makes the next changes faster. */
+  #reap(missing: Unacknowledged["missing"]): void {
+    const ids = missing.filter((row) => !row.reaped && !this.#reaping.has(row.id)).map((row) => row.id);
+    if (ids.length === 0) return;
+    for (const id of ids) this.#reaping.add(id);
+    const done = () => {
+      for (const id of ids) this.#reaping.delete(id);
+    };
+    void this.#deps.log.reap(ids).then(done, done);
+  }
+}

@@ -1,0 +1,117 @@
+import type { Clock, Timers } from "../domain/clock.ts";
+import type { Verdict } from "../domain/decide.ts";
+import type { Keyring } from "../domain/keyring.ts";
+import type { Secret } from "../domain/secret.ts";
+import { mintTokenString, newTokenId } from "../domain/token-string.ts";
+import type { Events } from "../telemetry/events.ts";
+import type { Authority } from "./effect.ts";
+
+export interface CanaryDeps {
+  readonly authority: Authority;
+  readonly keyring: Keyring;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly events: Events;
+  /** Every instance that must refuse: this one, and those that the configuration names. Rejects where one is away. */
+  readonly askers: readonly { readonly name: string; ask(tokenString: Secret): Promise<Verdict> }[];
+}
+
+const PRINCIPAL = "user:sallyport-canary";
+const PREFIX = "sp_canary";
+const TTL_MS = 600_000;
+const ACTOR = { actor: "sallyport", address: "", requestId: "canary" };
+
+/**
+ * The promise, tried in production: issues a token without rights, has every instance accept it, revokes it, and has
+ * every instance refuse it. One that still accepts is an alarm. An instance that can not be asked is told, and is no
+ * proof of anything.
+ */
+export class Canary {
+  readonly #deps: CanaryDeps;
+  readonly #everyMs: number;
+  #cancel: (() => void) | undefined;
+
+  constructor(deps: CanaryDeps, everyMs: number) {
+    this.#deps = deps;
+    this.#everyMs = everyMs;
+  }
+
+  start(): void {
+    this.#cancel = this.#deps.timers.after(this.#everyMs, () => {
+      void this.round()
+        .catch((error) => this.#deps.events.trouble("the canary could not fly", error))
+        .then(() => {
+          if (this.#cancel !== undefined) this.start();
+        });
+    });
+  }
+
+  stop(): void {
+    this.#cancel?.();
+    this.#cancel = undefined;
+  }
+
+  /** One flight. Resolves with the names of those that accepted a revoked token: none, or the promise is broken. */
+  async round(): Promise<readonly string[]> {
+    const { authority, events, clock } = this.#deps;
+    const { tokenString, id } = await this.#issue();
+    const before = await this.#askAll(tokenString);
+    await authority.change((store) => store.revokeToken(id, false, "canary", ACTOR), { noWait: false });
+    const revoked = clock.mono();
+    const after = await this.#askAll(tokenString);
+    const named = (verdict: Verdict) => [...after].filter(([, answer]) => answer === verdict).map(([name]) => name);
+    const broken = named("ALLOW");
+    for (const name of broken) {
+      events.alarm("an instance accepted a revoked token", { instance: name, token: id, ms: clock.mono() - revoked });
+    }
+    // One that could not even accept it before proves nothing by refusing it now.
+    const proven = named("INVALID_TOKEN").filter((name) => before.get(name) === "ALLOW");
+    events.canary({
+      refused: proven.length,
+      accepted: broken.length,
+      notReached: after.size - proven.length - broken.length,
+    });
+    return broken;
+  }
+
+  async #issue(): Promise<{ tokenString: Secret; id: string }> {
+    const { authority, keyring } = this.#deps;
+    const { tokenString, digest, hint } = mintTokenString(PREFIX, keyring.current);
+    const id = newTokenId();
+    const token = {
+      id,
+      digest,
+      hint,
+      kid: keyring.current.kid,
+      tenant: "default",
+      profile: "pat",
+      principal: PRINCIPAL,
+      displayName: "canary",
+      description: "",
+      scopes: [],
+      audiences: [],
+      allowedCidrs: [],
+      annotations: {},
+      createdBy: "canary",
+    };
+    await authority.issue((store) =>
+      store.createToken(
+        token,
+        { ttl: TTL_MS, maxTtl: TTL_MS },
+        { callerScopes: [], child: false, mustExist: false },
+        { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 },
+        ACTOR,
+      ),
+    );
+    return { tokenString, id };
+  }
+
+  async #askAll(tokenString: Secret): Promise<ReadonlyMap<string, Verdict>> {
+    const answers = await Promise.all(
+      this.#deps.askers.map(
+        async ({ name, ask }) => [name, await ask(tokenString).catch(() => "UNDETERMINED" as const)] as const,
+      ),
+    );
+    return new Map(answers);
+  }
+}

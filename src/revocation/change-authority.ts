@@ -1,0 +1,121 @@
+import { AppError } from "../domain/errors.ts";
+import { leaseOver } from "../domain/freshness.ts";
+import { withDeadline } from "../domain/with-deadline.ts";
+import { AckWait, type AckWaitDeps } from "./ack-wait.ts";
+import type { AuthorityStore } from "./authority-store.ts";
+import type { Authority, Effect, WaitOptions } from "./effect.ts";
+import type { Committed } from "./ports.ts";
+
+export interface ChangeAuthorityDeps extends AckWaitDeps {
+  readonly store: AuthorityStore;
+  /** Wakes the own follower and, best effort, those of other processes. */
+  readonly wake: () => void;
+}
+
+type Work<T> = (store: AuthorityStore) => Promise<Committed<T>>;
+
+/** What a caller without a deadline gets, and what the wait in the background may take. */
+const LONGEST_MS = 30_000;
+/** So much of the caller's time is left for telling that it was not enough. */
+const RESERVE_MS = 50;
+
+/**
+ * The one path of every change of authority (`docs/protocol.md` §4.5): commit, then wait until every validator has
+ * acknowledged it, or until every right to older cached answers has run out. Nothing is denied before the commit, and
+ * a repeat of a change that was done already waits just the same.
+ */
+export class ChangeAuthority implements Authority {
+  readonly #deps: ChangeAuthorityDeps;
+  readonly #effects: AckWait;
+
+  constructor(deps: ChangeAuthorityDeps) {
+    this.#deps = deps;
+    this.#effects = new AckWait(deps);
+  }
+
+  issue<T>(work: (store: AuthorityStore) => Promise<T>): Promise<T> {
+    return work(this.#deps.store);
+  }
+
+  async change<T>(work: Work<T | AppError>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
+    const { value, effect } = await this.#change(work, options);
+    if (value instanceof AppError) throw value;
+    return { value, effect };
+  }
+
+  async #change<T>(work: Work<T>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
+    const deadline = options.deadline ?? this.#deps.clock.mono() + LONGEST_MS;
+    if (!options.noWait) return this.#inForce(work, await this.#commit(work, deadline, false), deadline);
+    const first = await this.#commit(work, deadline, false);
+    this.#inForce(work, first, this.#deps.clock.mono() + LONGEST_MS).catch((error) =>
+      this.#deps.events.trouble("waiting in the background failed", error),
+    );
+    this.#deps.events.authorityChanged("ACCEPTED", 0);
+    const effect: Effect = { mode: "ACCEPTED", position: 0, waitedMs: 0, effectiveBy: first.effectiveBy };
+    return { value: first.commit.value, effect };
+  }
+
+  async #inForce<T>(work: Work<T>, first: Done<T>, deadline: number): Promise<{ value: T; effect: Effect }> {
+    const { clock, events } = this.#deps;
+    for (let done = first; ; done = await this.#commit(work, deadline, true)) {
+      const outcome = await withDeadline(
+        this.#deps,
+        this.#effects.wait(done.commit, done.since),
+        deadline - RESERVE_MS,
+      );
+      if (outcome === undefined) throw pending(done.effectiveBy, done.since + done.longestMs - clock.mono());
+      if (outcome === "again") continue;
+      const now = clock.mono();
+      const waitedMs = now - first.since;
+      events.authorityChanged(outcome.mode, waitedMs / 1000);
+      return {
+        value: done.commit.value,
+        effect: { ...outcome, waitedMs, effectiveBy: done.committedBy + (now - done.since) },
+      };
+    }
+  }
+
+  /** One run of the work, up to the acknowledgement of its commit. */
+  async #commit<T>(work: Work<T>, deadline: number, rerun: boolean): Promise<Done<T>> {
+    const { store, clock, wake } = this.#deps;
+    const started = clock.mono();
+    let failure: unknown;
+    const attempt = work(store).catch((error) => {
+      failure = error;
+      return undefined;
+    });
+    const commit = await withDeadline(this.#deps, attempt, deadline);
+    const since = clock.mono();
+    if (commit === undefined) throw this.#notDone(failure, rerun);
+    wake();
+    const longestMs = leaseOver(commit.maxBoundMs);
+    // The database told its time after `started`: by now it is at most so much later.
+    const committedBy = commit.dbTime + (since - started);
+    return { commit, since, longestMs, committedBy, effectiveBy: committedBy + longestMs };
+  }
+
+  #notDone(failure: unknown, rerun: boolean): unknown {
+    if (failure !== undefined && !rerun) return failure;
+    if (failure instanceof AppError && failure.reason === "OUTCOME_UNKNOWN") return failure;
+    const text = "it is not known whether the change was made; it is safe to repeat the call";
+    return new AppError("OUTCOME_UNKNOWN", text, { retryAfterMs: 1000, cause: failure });
+  }
+}
+
+/** An acknowledged commit: when, by the own clock, and by when it is in force at the latest. */
+interface Done<T> {
+  readonly commit: Committed<T>;
+  readonly since: number;
+  readonly longestMs: number;
+  /** Database time by which it was committed, and by which it is in force at the latest. */
+  readonly committedBy: number;
+  readonly effectiveBy: number;
+}
+
+function pending(effectiveBy: number, leftMs: number): AppError {
+  const ms = Math.max(0, Math.ceil(leftMs));
+  return new AppError("EFFECT_PENDING", `the change is durable, and in force everywhere within ${ms} ms`, {
+    metadata: { effective_by: new Date(effectiveBy).toISOString() },
+    retryAfterMs: ms,
+  });
+}

@@ -1,0 +1,335 @@
+import type { Clock, Timers } from "../domain/clock.ts";
+import { isWhole } from "../domain/epoch.ts";
+import { AppError } from "../domain/errors.ts";
+import type { Evidence } from "../domain/evidence.ts";
+import type { Freshness } from "../domain/freshness.ts";
+import type { Events } from "../telemetry/events.ts";
+import type { Lookup } from "../validation/lookup.ts";
+import type { TokenReader } from "../validation/ports.ts";
+import type { PollResult, RevocationLog } from "./ports.ts";
+
+export interface FollowerOptions {
+  /** L: what the validator's row says, and how long a poll counts. Milliseconds. */
+  readonly leaseMs: number;
+  /** R. Polls come at this interval, 20 % more or less. Milliseconds. */
+  readonly pollMs: number;
+  readonly readerVersion: number;
+  /** The peppers that this process has, when it registers. */
+  readonly kids: () => readonly string[];
+}
+
+export interface FollowerDeps {
+  readonly log: RevocationLog;
+  readonly freshness: Freshness;
+  readonly lookup: Pick<Lookup, "forget">;
+  readonly reader: Pick<TokenReader, "reconnect">;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly events: Events;
+  /** A new UUID; never one that was used before. */
+  readonly newId: () => string;
+  /** Uniform in [0, 1). */
+  readonly random: () => number;
+}
+
+/** However many wake-ups come, polls are at least so far apart. */
+const SHORTEST_REST_MS = 20;
+const MOST_ORPHANS = 16;
+/** How long it rests after a fault of this program, and after many in a row. */
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
+/** What goes on is said again at this interval. */
+const SAY_AGAIN_MS = 60_000;
+
+const BACKWARDS = "history went backwards";
+const UNSEALED = "rows of the log were put back by a restore";
+
+/**
+ * Keeps one validator's row and follows the log for it (`docs/protocol.md` §4.1, §4.2): boot, register, poll, apply,
+ * acknowledge. One statement is under way at a time, so a poll that gives a lease was sent after the registration
+ * under which it counts was acknowledged.
+ */
+export class Follower {
+  readonly #deps: FollowerDeps;
+  readonly #options: FollowerOptions;
+  readonly #ready = Promise.withResolvers<void>();
+  #running: Promise<void> | undefined;
+  #me: string | undefined;
+  #registered = false;
+  #acked = -1;
+  /** Rows that may exist though nobody answers for them: their registration was never acknowledged. */
+  #orphans: string[] = [];
+  #lastSent = Number.NEGATIVE_INFINITY;
+  #lastGrant: number | undefined;
+  #turnedAway = false;
+  /** Counts the calls of `renew`. */
+  #renewals = 0;
+  /** Faults of this program since the last lease. */
+  #faults = 0;
+  #stopping = false;
+  #woken = false;
+  #onWake: (() => void) | undefined;
+  /** What keeps it from any epoch, and when that was last said. */
+  #hindered: { readonly what: string; readonly at: number } | undefined;
+  #settled: string | undefined;
+  #maxBoundMs = 0;
+
+  constructor(deps: FollowerDeps, options: FollowerOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    deps.log.onWakeUp(() => this.wake());
+    this.#ready.promise.catch(() => {});
+  }
+
+  /**
+   * Resolves with the first lease. Until the database can be reached it keeps trying; it rejects with NOT_DONE if the
+   * database does not admit this program.
+   */
+  start(): Promise<void> {
+    this.#running ??= this.#keepRunning();
+    return this.#ready.promise;
+  }
+
+  /** The id of the validator's row; undefined before the first registration. */
+  get me(): string | undefined {
+    return this.#registered ? this.#me : undefined;
+  }
+
+  /** The epoch that the last good poll found settled. */
+  get settled(): string | undefined {
+    return this.#settled;
+  }
+
+  /** The longest bound that the database admits, as of the last good poll. */
+  get maxBoundMs(): number {
+    return this.#maxBoundMs;
+  }
+
+  /** Polls soon. Wake-ups cost latency when they are lost, never safety. */
+  wake(): void {
+    this.#woken = true;
+    this.#onWake?.();
+  }
+
+  /** Registers anew: what the row says of this process has changed. */
+  renew(): void {
+    this.#renewals++;
+    this.#registered = false;
+    this.wake();
+  }
+
+  /** From here no poll gives a lease. Deletes the own row. Calls that still use caches must be over. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.#deps.freshness.stop();
+    this.wake();
+    await this.#running;
+    const rows = this.#me === undefined ? this.#orphans : [this.#me, ...this.#orphans];
+    await this.#leave(rows);
+  }
+
+  /** A fault of this program must not end it: it begins again under a new row, and without a lease meanwhile. */
+  async #keepRunning(): Promise<void> {
+    while (!this.#stopping) {
+      try {
+        await this.#run();
+      } catch (error) {
+        this.#registered = false;
+        this.#deps.freshness.dropLease();
+        const pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#faults++);
+        this.#report(error, pauseMs);
+        await this.#pause(pauseMs);
+      }
+    }
+  }
+
+  /** Not even a fault in reporting ends the loop. */
+  #report(error: unknown, pauseMs: number): void {
+    try {
+      this.#deps.events.alarm("log_follower_failed", { pauseMs });
+      this.#deps.events.trouble("following the log failed", error);
+    } catch {
+      // Nobody can be told.
+    }
+  }
+
+  /** No wake-up shortens it; stopping does. */
+  async #pause(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const cancel = this.#deps.timers.after(ms, resolve);
+    this.#onWake = () => {
+      if (this.#stopping) resolve();
+    };
+    if (!this.#stopping) await promise;
+    cancel();
+    this.#onWake = undefined;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopping && this.#deps.freshness.epoch === undefined) {
+      await this.#boot();
+      if (this.#deps.freshness.epoch === undefined) await this.#rest();
+    }
+    while (!this.#stopping) {
+      if (!this.#registered) await this.#register();
+      if (this.#registered && !this.#stopping) await this.#poll();
+      if (!this.#stopping) await this.#rest();
+    }
+  }
+
+  async #boot(): Promise<void> {
+    const { log, freshness, clock, events } = this.#deps;
+    this.#lastSent = clock.mono();
+    try {
+      const seen = await log.readEpoch();
+      if (seen.inRecovery) return log.reconnect();
+      if (!isWhole(seen.epoch)) return await this.#leaveHistory(UNSEALED, seen);
+      this.#hindered = undefined;
+      freshness.begin(seen.epoch, clock.mono());
+    } catch (error) {
+      events.trouble("the database does not answer", error);
+    }
+  }
+
+  async #register(): Promise<void> {
+    const { log, freshness, events, newId, clock } = this.#deps;
+    const { leaseMs, readerVersion, kids } = this.#options;
+    freshness.dropLease();
+    const me = newId();
+    const renewals = this.#renewals;
+    this.#acked = -1;
+    this.#lastSent = clock.mono();
+    try {
+      const entry = { old: this.#me, me, epoch: freshness.epoch!, boundMs: leaseMs, readerVersion, kids: kids() };
+      if (!(await log.register(entry))) return this.#refused();
+    } catch (error) {
+      this.#orphans = [...this.#orphans, me].slice(-MOST_ORPHANS);
+      return events.trouble("registration failed", error);
+    }
+    this.#me = me;
+    // What was renewed meanwhile may not be in this row: then no poll counts under it, and the next one replaces it.
+    this.#registered = renewals === this.#renewals;
+    if (!this.#registered) this.#again();
+    if (this.#turnedAway) freshness.begin(freshness.epoch!, clock.mono());
+    this.#turnedAway = false;
+    void this.#leave(this.#orphans.splice(0));
+  }
+
+  /** If it fails, the others reap the rows. */
+  async #leave(rows: readonly string[]): Promise<void> {
+    const { log, events } = this.#deps;
+    await Promise.all(rows.map((row) => log.deregister(row).catch((error) => events.trouble("leave failed", error))));
+  }
+
+  /** The database's bounds do not admit this program: nothing may be answered by it. */
+  #refused(): void {
+    this.#turnedAway = true;
+    this.#deps.freshness.halt();
+    this.#deps.events.alarm("the database does not admit this program", { leaseMs: this.#options.leaseMs });
+    const text = "the database admits no validator of this version, or with a lease this long";
+    this.#ready.reject(new AppError("NOT_DONE", text));
+  }
+
+  async #poll(): Promise<void> {
+    const { log, freshness, clock, events } = this.#deps;
+    this.#woken = false;
+    // Before the send: whatever the poll shows is at least as new as this.
+    const sent = clock.mono();
+    this.#lastSent = sent;
+    let page: PollResult;
+    try {
+      page = await log.poll(this.#me!, freshness.epoch!, freshness.applied);
+    } catch (error) {
+      return events.trouble("poll failed", error);
+    }
+    const received = clock.mono();
+    switch (freshness.apply(page, sent, received)) {
+      case "granted":
+        if (this.#lastGrant !== undefined) events.lease((received - this.#lastGrant) / 1000);
+        this.#lastGrant = sent;
+        this.#faults = 0;
+        this.#settled = page.settled;
+        this.#maxBoundMs = page.maxBoundMs;
+        this.#ready.resolve();
+        return this.#ack();
+      case "recovery":
+        return log.reconnect();
+      case "epoch":
+        return this.#newEpoch(page, received);
+      case "unregistered":
+        this.#registered = false;
+        return this.#again();
+      case "backwards":
+        return this.#leaveHistory(BACKWARDS, page);
+      case "unsealed":
+        return this.#leaveHistory(UNSEALED, page);
+    }
+  }
+
+  /**
+   * Positions under this incarnation may have been handed out twice: nothing begins before another is drawn, by this
+   * process or by any other. Until then each poll tries again.
+   */
+  async #leaveHistory(what: string, seen: Evidence): Promise<void> {
+    const { log, freshness, clock, events } = this.#deps;
+    const now = clock.mono();
+    const facts = { head: seen.position, applied: freshness.applied };
+    const said = this.#hindered?.what === what ? this.#hindered.at : undefined;
+    const due = said === undefined || now - said >= SAY_AGAIN_MS;
+    if (due) this.#hindered = { what, at: now };
+    if (said === undefined) events.alarm(what, facts);
+    try {
+      await log.draw(seen.epoch);
+      if (said === undefined) this.#again();
+    } catch (error) {
+      if (due) events.trouble("no new incarnation could be drawn", error);
+    }
+    if (said !== undefined && due) events.note(`${what}; everything is refused until it has a new incarnation`, facts);
+  }
+
+  #newEpoch(page: PollResult, now: number): void {
+    const { freshness, lookup, reader, events } = this.#deps;
+    const facts = { head: page.position, applied: freshness.applied };
+    if (page.position < freshness.applied) events.alarm("a new server has less history than the one before", facts);
+    else events.note("another server, or another life of it", facts);
+    this.#hindered = undefined;
+    freshness.begin(page.epoch, now);
+    lookup.forget();
+    reader.reconnect();
+    this.#registered = false;
+    this.#again();
+  }
+
+  /** After it is applied, and until it is stored: each good poll tries again. */
+  async #ack(): Promise<void> {
+    const { log, freshness, events } = this.#deps;
+    const { applied, epoch } = freshness;
+    if (this.#acked >= applied) return;
+    try {
+      await log.ack(this.#me!, epoch!, applied);
+      this.#acked = applied;
+    } catch (error) {
+      events.trouble("acknowledging failed", error);
+    }
+  }
+
+  #again(): void {
+    this.#woken = true;
+  }
+
+  /** Until the next poll is due, or a wake-up comes. */
+  async #rest(): Promise<void> {
+    const { clock, timers, random } = this.#deps;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const until = (time: number) => timers.after(Math.max(0, time - clock.mono()), resolve);
+    let cancel = until(this.#lastSent + this.#options.pollMs * (0.8 + 0.4 * random()));
+    this.#onWake = () => {
+      this.#onWake = undefined;
+      cancel();
+      cancel = until(this.#lastSent + (this.#stopping ? 0 : SHORTEST_REST_MS));
+    };
+    if (this.#woken) this.#onWake();
+    await promise;
+    this.#onWake = undefined;
+  }
+}

@@ -1,0 +1,76 @@
+import { randomUUID } from "node:crypto";
+import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
+import { AppError, invalidField } from "../domain/errors.ts";
+import type { Access } from "../management/access.ts";
+import type { PageStart, Part } from "../management/ports.ts";
+
+/** What is known of a call before its body: made by the gate, read by handlers and the access log. */
+export interface AdminCall {
+  readonly requestId: string;
+  readonly access?: Access;
+}
+
+export const callKey: ContextKey<AdminCall | undefined> = createContextKey<AdminCall | undefined>(undefined, {
+  description: "call",
+});
+
+/** The access of an authenticated call; a handler without one is a bug, and refused. */
+export function accessOf(context: { readonly values: ContextValues; readonly signal?: AbortSignal }): Access {
+  const access = context.values.get(callKey)?.access;
+  if (access === undefined) throw new AppError("CALLER_UNAUTHENTICATED", "a credential is needed");
+  return context.signal === undefined ? access : { ...access, signal: context.signal };
+}
+
+/** The id of a request: the client's own where it is short and harmless, else a new one. */
+export function requestIdFrom(header: string | null | undefined): string {
+  return header !== null && header !== undefined && /^[A-Za-z0-9._-]{1,48}$/.test(header) ? header : randomUUID();
+}
+
+/** A page ends here, however many items were asked for: clients of gRPC take 4 MiB, and JSON is wordier. */
+const PAGE_BYTES = 2 * 1024 * 1024;
+/** What the list adds to each item: its tag and length. */
+const FRAME_BYTES = 5;
+
+/** How many items make a page: 50 where nothing is asked. */
+export function pageSize(asked: number): number {
+  if (asked < 0 || asked > 500) throw invalidField("page_size", "must be 0 to 500");
+  return asked === 0 ? 50 : asked;
+}
+
+/**
+ * The page that answers with a part of a list: its messages, as many as fit into 2 MiB, and where the next one begins.
+ * The first always fits.
+ */
+export function page<T, S extends DescMessage>(
+  { rows, rest }: Part<T>,
+  schema: S,
+  message: (row: T) => MessageInitShape<S>,
+  place: (row: T) => PageStart,
+): { items: MessageShape<S>[]; next: PageStart | undefined } {
+  const items: MessageShape<S>[] = [];
+  let bytes = 0;
+  for (const row of rows) {
+    const item = create(schema, message(row));
+    bytes += toBinary(schema, item).length + FRAME_BYTES;
+    if (bytes > PAGE_BYTES && items.length > 0) return { items, next: place(rows[items.length - 1]!) };
+    items.push(item);
+  }
+  return { items, next: rest };
+}
+
+/** For a field that the mask names and the message leaves out, where no value is the one to take. */
+export function unspecified(field: string): never {
+  throw invalidField(field, "must be given where update_mask names it");
+}
+
+/** The paths of an update mask, each one known, each once. INVALID_FIELD for others, and for an empty mask. */
+export function maskOf<P extends string>(paths: readonly string[] | undefined, known: readonly P[]): ReadonlySet<P> {
+  if (paths === undefined || paths.length === 0) {
+    throw invalidField("update_mask", `must name at least one of ${known.join(", ")}`);
+  }
+  for (const path of paths) {
+    if (!known.includes(path as P)) throw invalidField("update_mask", `must only name ${known.join(", ")}`);
+  }
+  return new Set(paths as P[]);
+}

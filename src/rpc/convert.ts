@@ -1,0 +1,214 @@
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { type Duration, type Timestamp, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
+import type { Decision, Verdict } from "../domain/decide.ts";
+import { invalidField } from "../domain/errors.ts";
+import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import type { Token, TokenState } from "../domain/token.ts";
+import type { TokenSnapshot } from "../domain/token-snapshot.ts";
+import * as audit from "../gen/sallyport/v1/audit_log_pb.ts";
+import * as effect from "../gen/sallyport/v1/effect_pb.ts";
+import * as principal from "../gen/sallyport/v1/principal_admin_pb.ts";
+import * as tenant from "../gen/sallyport/v1/tenant_admin_pb.ts";
+import * as token from "../gen/sallyport/v1/token_admin_pb.ts";
+import * as validator from "../gen/sallyport/v1/token_validator_pb.ts";
+import type { Effect } from "../revocation/effect.ts";
+
+/*
+ * Domain ⇄ wire: the only bilingual file. Times and durations of the wire are checked before any arithmetic, so that
+ * nothing overflows.
+ */
+
+const TOKEN_STATES = {
+  ACTIVE: token.TokenState.ACTIVE,
+  NOT_YET_VALID: token.TokenState.NOT_YET_VALID,
+  EXPIRED: token.TokenState.EXPIRED,
+  DISABLED: token.TokenState.DISABLED,
+  REVOKED: token.TokenState.REVOKED,
+} as const satisfies Record<TokenState, token.TokenState>;
+
+const PRINCIPAL_STATES = {
+  ACTIVE: principal.PrincipalState.ACTIVE,
+  DISABLED: principal.PrincipalState.DISABLED,
+  DELETED: principal.PrincipalState.DELETED,
+} as const satisfies Record<PrincipalState, principal.PrincipalState>;
+
+const TENANT_STATES = {
+  ACTIVE: tenant.TenantState.ACTIVE,
+  SUSPENDED: tenant.TenantState.SUSPENDED,
+} as const satisfies Record<TenantState, tenant.TenantState>;
+
+const OUTCOMES = {
+  OK: audit.AuditOutcome.OK,
+  DENIED: audit.AuditOutcome.DENIED,
+} as const satisfies Record<AuditOutcome, audit.AuditOutcome>;
+
+const VERDICTS = {
+  ALLOW: validator.Verdict.ALLOW,
+  INVALID_TOKEN: validator.Verdict.INVALID_TOKEN,
+  INSUFFICIENT_SCOPE: validator.Verdict.INSUFFICIENT_SCOPE,
+  WRONG_AUDIENCE: validator.Verdict.WRONG_AUDIENCE,
+  ADDRESS_NOT_ALLOWED: validator.Verdict.ADDRESS_NOT_ALLOWED,
+  RATE_LIMITED: validator.Verdict.RATE_LIMITED,
+  UNDETERMINED: validator.Verdict.UNDETERMINED,
+} as const satisfies Record<Verdict, validator.Verdict>;
+
+const MODES = {
+  ACKED: effect.EffectMode.ACKED,
+  LEASE_EXPIRED: effect.EffectMode.LEASE_EXPIRED,
+  ACCEPTED: effect.EffectMode.ACCEPTED,
+} as const satisfies Record<Effect["mode"], effect.EffectMode>;
+
+export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSchema> {
+  return {
+    id: of.id,
+    tenant: of.tenant,
+    profile: of.profile,
+    principal: of.principal,
+    displayName: of.displayName,
+    description: of.description,
+    scopes: [...of.scopes],
+    audiences: [...of.audiences],
+    allowedCidrs: [...of.allowedCidrs],
+    annotations: { ...of.annotations },
+    hint: of.hint,
+    state: TOKEN_STATES[of.state],
+    disabled: of.disabled,
+    createTime: timestampFromMs(of.createTime),
+    createdBy: of.createdBy,
+    notBeforeTime: timestamp(of.notBeforeTime),
+    expireTime: timestamp(of.expireTime),
+    revokeTime: timestamp(of.revokeTime),
+    revokedBy: of.revokedBy,
+    revokeReason: of.revokeReason,
+    rotatedFrom: of.rotatedFrom,
+    rotatedTo: of.rotatedTo,
+    parent: of.parent,
+    lastUseTime: timestamp(of.lastUseTime),
+    lastUseAddress: of.lastUseAddress,
+    etag: of.etag,
+  };
+}
+
+export function principalMessage(of: Principal): MessageInitShape<typeof principal.PrincipalSchema> {
+  return {
+    tenant: of.tenant,
+    name: of.name,
+    displayName: of.displayName,
+    email: of.email,
+    owner: of.owner,
+    state: PRINCIPAL_STATES[of.state],
+    createTime: timestampFromMs(of.createTime),
+    annotations: { ...of.annotations },
+    etag: of.etag,
+  };
+}
+
+export function tenantMessage(of: Tenant): MessageInitShape<typeof tenant.TenantSchema> {
+  return {
+    id: of.id,
+    displayName: of.displayName,
+    state: TENANT_STATES[of.state],
+    createTime: timestampFromMs(of.createTime),
+    annotations: { ...of.annotations },
+    etag: of.etag,
+  };
+}
+
+export function auditMessage(of: AuditEvent): MessageInitShape<typeof audit.AuditEventSchema> {
+  return {
+    sequence: BigInt(of.sequence),
+    time: timestampFromMs(of.time),
+    tenant: of.tenant,
+    actor: of.actor,
+    actorAddress: of.address,
+    action: of.action,
+    target: of.target,
+    owner: of.owner,
+    outcome: OUTCOMES[of.outcome],
+    metadata: { ...of.metadata },
+    requestId: of.requestId,
+  };
+}
+
+export function effectMessage(of: Effect): MessageInitShape<typeof effect.EffectSchema> {
+  return {
+    mode: MODES[of.mode],
+    position: BigInt(of.position),
+    waited: duration(of.waitedMs),
+    effectiveBy: timestampFromMs(Math.floor(of.effectiveBy)),
+  };
+}
+
+/** The answer to ValidateToken. INVALID_TOKEN and UNDETERMINED stand alone: one face each. */
+export function validateMessage(of: Decision, showReason: boolean): validator.ValidateTokenResponse {
+  return create(validator.ValidateTokenResponseSchema, {
+    verdict: VERDICTS[of.verdict],
+    token: of.snapshot && validatedTokenMessage(of.snapshot),
+    missingScopes: [...(of.missingScopes ?? [])],
+    reason: showReason ? (of.reason ?? "") : "",
+  });
+}
+
+export function validatedTokenMessage(of: TokenSnapshot): MessageInitShape<typeof validator.ValidatedTokenSchema> {
+  return {
+    id: of.id,
+    tenant: of.tenant,
+    profile: of.profile,
+    principal: of.principal,
+    scopes: [...of.scopes],
+    audiences: [...of.audiences],
+    expireTime: timestamp(of.expire),
+    annotations: { ...of.annotations },
+    hint: of.hint,
+  };
+}
+
+export function tokenState(state: token.TokenState): TokenState | undefined {
+  return keyOf(TOKEN_STATES, state);
+}
+
+export function principalState(state: principal.PrincipalState): PrincipalState | undefined {
+  return keyOf(PRINCIPAL_STATES, state);
+}
+
+export function tenantState(state: tenant.TenantState): TenantState | undefined {
+  return keyOf(TENANT_STATES, state);
+}
+
+/** Milliseconds since 1970, rounded down; undefined stays so. INVALID_FIELD outside the years 1 to 9999. */
+export function millis(field: string, of: Timestamp | undefined): number | undefined {
+  if (of === undefined) return undefined;
+  if (of.seconds < -62_135_596_800n || of.seconds > 253_402_300_799n || of.nanos < 0 || of.nanos > 999_999_999) {
+    throw invalidField(field, "must be a time in the years 1 to 9999");
+  }
+  return Number(of.seconds) * 1000 + Math.floor(of.nanos / 1_000_000);
+}
+
+/** Milliseconds, rounded down; undefined stays so. INVALID_FIELD beyond ±10,000 years or with mixed signs. */
+export function durationMillis(field: string, of: Duration | undefined): number | undefined {
+  if (of === undefined) return undefined;
+  const { seconds, nanos } = of;
+  const mixed = (seconds < 0n && nanos > 0) || (seconds > 0n && nanos < 0);
+  if (seconds < -315_576_000_000n || seconds > 315_576_000_000n || Math.abs(nanos) > 999_999_999 || mixed) {
+    throw invalidField(field, "must be a duration of at most 315576000000s");
+  }
+  return Number(seconds) * 1000 + Math.floor(nanos / 1_000_000);
+}
+
+/** A string as a filter: the empty one does not filter. */
+export function given(text: string): string | undefined {
+  return text === "" ? undefined : text;
+}
+
+function timestamp(ms: number | undefined): Timestamp | undefined {
+  return ms === undefined ? undefined : timestampFromMs(ms);
+}
+
+function duration(ms: number) {
+  return { seconds: BigInt(Math.floor(ms / 1000)), nanos: Math.floor((ms % 1000) * 1_000_000) };
+}
+
+function keyOf<K extends string, V>(table: Record<K, V>, value: V): K | undefined {
+  return (Object.keys(table) as K[]).find((key) => table[key] === value);
+}

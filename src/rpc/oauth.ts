@@ -1,0 +1,101 @@
+import { AppError } from "../domain/errors.ts";
+import type { HttpAnswer } from "./http-answer.ts";
+
+export const JSON_TYPE = ["content-type", "application/json"] as const;
+
+export const NO_STORE = ["cache-control", "no-store"] as const;
+
+const BASIC = /^basic +([A-Za-z0-9+/]{1,12288}={0,2})$/i;
+
+/**
+ * The `authorization` of a client of OAuth, which sends its secret by Basic (`client_secret_basic`, RFC 6749, section
+ * 2.3.1): the secret is a token, and so a Bearer credential; the client's id is not looked at. Other values stay as they are.
+ */
+export function bearerOfClient(authorization: string): string {
+  const encoded = BASIC.exec(authorization)?.[1];
+  if (encoded === undefined) return authorization;
+  const text = Buffer.from(encoded, "base64").toString("latin1");
+  const secret = text.slice(text.indexOf(":") + 1);
+  try {
+    return `Bearer ${decodeURIComponent(secret.replaceAll("+", " "))}`;
+  } catch {
+    return `Bearer ${secret}`;
+  }
+}
+
+/** The same for a secret in the body (`client_secret_post`); null where there is none. */
+export function clientSecretOf(contentType: string | undefined, body: Uint8Array): string | null {
+  const secret = parametersOf(contentType, body)?.get("client_secret");
+  return secret === undefined ? null : `Bearer ${secret}`;
+}
+
+/** An error of the caller or of ours, as OAuth says it (RFC 6749, section 5.2; RFC 6750, section 3). */
+export function oauthFailure(error: unknown): HttpAnswer {
+  const reason = error instanceof AppError ? error.reason : "INTERNAL";
+  switch (reason) {
+    case "CALLER_UNAUTHENTICATED":
+      return oauthError(401, "invalid_client", "the credential is not good", [
+        ["www-authenticate", 'Bearer realm="sallyport"'],
+      ]);
+    case "CALLER_FORBIDDEN":
+    case "RIGHTS_EXCEEDED":
+      return oauthError(403, "insufficient_scope", "the caller lacks the permission");
+    case "INVALID_FIELD":
+    case "UNDECODABLE":
+      return oauthError(400, "invalid_request", "the request is not well-formed");
+    case "INTERNAL":
+      return oauthError(500, "server_error", "internal error");
+    default:
+      return unavailable();
+  }
+}
+
+/** Each parameter once; undefined for a repeated one, another content type or bytes that are neither form nor JSON. */
+export function parametersOf(
+  contentType: string | undefined,
+  body: Uint8Array,
+): ReadonlyMap<string, string> | undefined {
+  const text = Buffer.from(body).toString("utf8");
+  const type = contentType?.split(";", 1)[0]?.trim().toLowerCase();
+  const found = new Map<string, string>();
+  try {
+    const entries =
+      type === "application/x-www-form-urlencoded"
+        ? formOf(text)
+        : type === "application/json"
+          ? Object.entries(JSON.parse(text) as Record<string, unknown>)
+          : [];
+    for (const [name, value] of entries) {
+      if (found.has(name) || typeof value !== "string") return undefined;
+      found.set(name, value);
+    }
+  } catch {
+    return undefined;
+  }
+  return found;
+}
+
+/** Far fewer parameters than anybody needs; more are none that we read. */
+const MOST_PARAMETERS = 64;
+
+function formOf(text: string): [string, string][] {
+  const few = text.split("&", MOST_PARAMETERS + 1).length <= MOST_PARAMETERS;
+  return few ? [...new URLSearchParams(text)] : [];
+}
+
+export function oauthError(
+  status: number,
+  error: string,
+  description: string,
+  more: readonly (readonly [string, string])[] = [],
+): HttpAnswer {
+  return {
+    status,
+    headers: [JSON_TYPE, NO_STORE, ...more],
+    body: JSON.stringify({ error, error_description: description }),
+  };
+}
+
+export function unavailable(): HttpAnswer {
+  return oauthError(503, "temporarily_unavailable", "the token can not be judged now", [["retry-after", "1"]]);
+}

@@ -1,0 +1,219 @@
+import { type Logger, pino } from "pino";
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import type { RefusalReason, Verdict } from "../domain/decide.ts";
+import { AppError } from "../domain/errors.ts";
+import type { CallLine, Events, Tier } from "./events.ts";
+import { ValidationMetrics } from "./validation-metrics.ts";
+
+export interface Telemetry extends Events {
+  readonly log: Logger;
+  readonly registry: Registry;
+  /** The listener of a validation is only known outside: it gives events of its own. */
+  forListener(listener: string): Events;
+  called(line: CallLine): void;
+  /** A TLS connection to a listener that did not come about. */
+  handshakeFailed(listener: string, address: string, why: string): void;
+  /** A counter of answered calls of one method, cheap enough for the hot path; they are not logged. */
+  answered(method: string): () => void;
+}
+
+/** Logs and metrics. What may stand in a line is named here, field by field; nothing is serialised whole. */
+export function createTelemetry(level: string, destination?: { write(line: string): void }): Telemetry {
+  const log = pino(
+    {
+      level,
+      base: undefined,
+      timestamp: pino.stdTimeFunctions.isoTime,
+      formatters: { level: (label) => ({ level: label }) },
+      serializers: { err: safeError },
+    },
+    destination ?? pino.destination({ fd: 1, sync: false, maxLength: 4 * 1024 * 1024 }),
+  );
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  const m = metrics(registry);
+  const validations = new ValidationMetrics(registry);
+  const lastLine = new Map<string, number>();
+  /** At most one line a second for each kind of trouble: an outage must not fill a disk. */
+  const thinned = (what: string): boolean => {
+    const now = performance.now();
+    if (now - (lastLine.get(what) ?? Number.NEGATIVE_INFINITY) < 1000) return true;
+    lastLine.set(what, now);
+    return false;
+  };
+  const strangers = new Sample(STRANGERS_PER_SECOND);
+  const handshakes = new Sample(STRANGERS_PER_SECOND);
+  const events = (listener: string): Events => {
+    const count = validations.forListener(listener);
+    return {
+      validated(verdict: Verdict, reason: RefusalReason | undefined, tier: Tier, seconds: number, tokenId?: string) {
+        count(verdict, tier, seconds);
+        if (reason !== undefined) m.refusals.inc({ reason });
+        if (verdict !== "ALLOW" && log.isLevelEnabled("debug")) {
+          log.debug({ listener, verdict, refusal: reason, token: tokenId }, "refused");
+        }
+      },
+      tokenReused(tokenId) {
+        m.reuses.inc();
+        log.warn({ token: tokenId }, "a token string was used after its rotation had ended it");
+      },
+      authorityChanged(mode, waitedSeconds) {
+        m.revocations.inc({ mode });
+        m.revocationWait.observe(waitedSeconds);
+      },
+      audited: (action) => m.auditEvents.inc({ action }),
+      lease: (ageSeconds) => m.leaseAge.set(ageSeconds),
+      validators(counts) {
+        for (const [state, count] of Object.entries(counts)) m.validators.set({ state }, count);
+      },
+      cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
+      shed: (klass) => m.shed.inc({ class: klass }),
+      canary({ refused, accepted, notReached }) {
+        m.canaryAsked.inc({ outcome: "refused" }, refused);
+        m.canaryAsked.inc({ outcome: "accepted" }, accepted);
+        m.canaryAsked.inc({ outcome: "not_reached" }, notReached);
+      },
+      trouble(what, error) {
+        m.troubles.inc({ what });
+        if (!thinned(what)) log.warn({ err: error }, what);
+      },
+      alarm(what, facts) {
+        m.alarms.inc({ what });
+        log.error({ alarm: true, ...facts }, what);
+      },
+      note: (what, facts) => log.info({ ...facts }, what),
+    };
+  };
+  return {
+    ...events("admin"),
+    log,
+    registry,
+    forListener: events,
+    answered(method) {
+      const entry = { method, count: 0 };
+      m.hotCalls.push(entry);
+      return () => {
+        entry.count++;
+      };
+    },
+    handshakeFailed(listener, address, why) {
+      m.handshakeFailures.inc({ listener });
+      const unlogged = handshakes.unlogged(performance.now());
+      if (unlogged === undefined) return;
+      log.info({ listener, address, why, ...(unlogged > 0 && { unlogged }) }, "a TLS handshake failed");
+    },
+    called(line) {
+      m.rpcs.inc({ method: line.method, code: line.code });
+      m.rpcSeconds.observe({ method: line.method }, line.seconds);
+      const unlogged = line.reason === "CALLER_UNAUTHENTICATED" ? strangers.unlogged(performance.now()) : 0;
+      if (unlogged === undefined) return;
+      const { level: at, cause, ...others } = line;
+      const fields = unlogged > 0 ? { ...others, unlogged } : others;
+      log[at](cause === undefined ? fields : { ...fields, err: cause }, "call");
+    },
+  };
+}
+
+/**
+ * Lines a second for calls without a good credential, and as many for failed handshakes: anybody can make such. All are
+ * counted, in `rpc_total` and `tls_handshake_failures_total`.
+ */
+const STRANGERS_PER_SECOND = 10;
+
+/** Lets so many a second through, and counts the others. */
+class Sample {
+  readonly #perSecond: number;
+  #second = Number.NEGATIVE_INFINITY;
+  #taken = 0;
+  #left = 0;
+
+  constructor(perSecond: number) {
+    this.#perSecond = perSecond;
+  }
+
+  /** How many were left out since the last that was not; undefined for one to leave out. */
+  unlogged(now: number): number | undefined {
+    if (now - this.#second >= 1000) {
+      this.#second = now;
+      this.#taken = 0;
+    }
+    if (++this.#taken > this.#perSecond) {
+      this.#left++;
+      return undefined;
+    }
+    const left = this.#left;
+    this.#left = 0;
+    return left;
+  }
+}
+
+function metrics(registry: Registry) {
+  const hotCalls: { method: string; count: number }[] = [];
+  const registers = [registry];
+  const seconds = [0.000005, 0.00002, 0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2, 1, 5];
+  const counter = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+    new Counter({ name: `sallyport_${name}`, help, labelNames, registers });
+  const histogram = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+    new Histogram({ name: `sallyport_${name}`, help, labelNames, buckets: seconds, registers });
+  const gauge = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+    new Gauge({ name: `sallyport_${name}`, help, labelNames, registers });
+  return {
+    refusals: counter("refusals_total", "Tokens that were not live, by true reason", ["reason"]),
+    cacheEntries: gauge("cache_entries", "Entries in a cache", ["tier"]),
+    revocations: counter("revocations_total", "Changes of authority in force, by how", ["mode"]),
+    revocationWait: histogram("revocation_wait_seconds", "Wait from commit until in force everywhere"),
+    leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
+    validators: gauge("validators", "Registered caches", ["state"]),
+    hotCalls,
+    rpcs: new Counter({
+      name: "sallyport_rpc_total",
+      help: "Calls",
+      labelNames: ["method", "code"],
+      registers,
+      collect() {
+        for (const entry of hotCalls) {
+          this.inc({ method: entry.method, code: "OK" }, entry.count);
+          entry.count = 0;
+        }
+      },
+    }),
+    rpcSeconds: histogram("rpc_seconds", "Time of calls", ["method"]),
+    handshakeFailures: counter("tls_handshake_failures_total", "TLS connections that did not come about", ["listener"]),
+    shed: counter("shed_total", "Calls refused for load", ["class"]),
+    auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
+    reuses: counter("token_reuses_total", "Uses of token strings after their rotation had ended them"),
+    canaryAsked: counter("canary_total", "Instances that the canary asked about a revoked token", ["outcome"]),
+    troubles: counter("troubles_total", "Failures of parts of the world", ["what"]),
+    alarms: counter("alarms_total", "Things that must wake a person", ["what"]),
+  };
+}
+
+/** An error by class, code and, for our own, message; a driver's message can hold what it was given. */
+export function safeError(error: unknown): Record<string, unknown> {
+  if (error instanceof AppError) {
+    return {
+      reason: error.reason,
+      message: error.message,
+      ...(error.cause !== undefined && { cause: safeError(error.cause) }),
+    };
+  }
+  if (error instanceof Error) {
+    const code = (error as { code?: unknown }).code;
+    const ours = error.name === "PostgresError" || error.name === "RedisError" || error.name.endsWith("BootError");
+    return {
+      class: error.constructor.name,
+      ...(typeof code === "string" || typeof code === "number" ? { code } : {}),
+      ...(ours && { message: error.message }),
+      ...(error.name === "TypeError" || error.name === "RangeError" || error.name === "ReferenceError"
+        ? {
+            message: error.message.slice(0, 200),
+            stack: error.stack
+              ?.split("\n")
+              .slice(1, 6)
+              .map((line) => line.trim()),
+          }
+        : {}),
+    };
+  }
+  return { class: typeof error };
+}

@@ -1,0 +1,80 @@
+import type { TokenSnapshot, Version } from "../domain/token-snapshot.ts";
+
+const MOST = 10_000;
+/** About what a kept value takes besides its characters. */
+const EACH = 128;
+const NONE: readonly string[] = Object.freeze([]);
+const NO_ANNOTATIONS: Readonly<Record<string, string>> = Object.freeze({});
+
+/**
+ * One copy of what many rows have alike: tenants, principals, lists of scopes. A driver makes each row's values anew;
+ * kept so, they are half of what a cached row takes. Bounded in number and bytes: when it is full it starts over.
+ */
+export class Interning {
+  readonly #mostBytes: number;
+  #bytes = 0;
+  #label: Version | undefined;
+  readonly #texts = new Map<string, string>();
+  readonly #lists = new Map<string, readonly string[]>();
+
+  constructor(mostBytes: number) {
+    this.#mostBytes = mostBytes;
+  }
+
+  /** About what is kept, in bytes. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** The same facts, in as little memory as there is. */
+  share(m: TokenSnapshot): TokenSnapshot {
+    const shared = {
+      ...m,
+      label: this.#labelOf(m.version),
+      tenant: this.#text(m.tenant),
+      profile: this.#text(m.profile),
+      principal: this.#text(m.principal),
+      scopes: this.#list(m.scopes),
+      audiences: this.#list(m.audiences),
+      allowedCidrs: this.#list(m.allowedCidrs),
+      annotations: Object.keys(m.annotations).length === 0 ? NO_ANNOTATIONS : m.annotations,
+      principalState: this.#text(m.principalState),
+      tenantState: this.#text(m.tenantState),
+    };
+    const { parent } = m;
+    if (parent === undefined) return shared;
+    const [audiences, allowedCidrs] = [this.#list(parent.audiences), this.#list(parent.allowedCidrs)];
+    return { ...shared, parent: { ...parent, audiences, allowedCidrs } };
+  }
+
+  /** Between two changes all rows are read at one position. */
+  #labelOf({ epoch, position: n }: Version): Version {
+    if (this.#label?.position !== n || this.#label.epoch !== epoch)
+      this.#label = { epoch: this.#text(epoch), position: n };
+    return this.#label;
+  }
+
+  #text<T extends string>(text: T): T {
+    return this.#one(this.#texts, text, text) as T;
+  }
+
+  #list(list: readonly string[]): readonly string[] {
+    return list.length === 0 ? NONE : this.#one(this.#lists, JSON.stringify(list), list);
+  }
+
+  #one<V>(known: Map<string, V>, key: string, value: V): V {
+    const first = known.get(key);
+    if (first !== undefined) return first;
+    // A list is kept beside its key, which holds the same characters.
+    const bytes = EACH + 2 * key.length;
+    if (bytes > this.#mostBytes) return value;
+    if (known.size >= MOST || this.#bytes + bytes > this.#mostBytes) {
+      this.#texts.clear();
+      this.#lists.clear();
+      this.#bytes = 0;
+    }
+    known.set(key, value);
+    this.#bytes += bytes;
+    return value;
+  }
+}

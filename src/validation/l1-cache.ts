@@ -1,0 +1,81 @@
+import type { Cached } from "../domain/freshness.ts";
+import type { TokenSnapshot } from "../domain/token-snapshot.ts";
+
+export interface L1CacheOptions {
+  readonly most: number;
+  readonly mostBytes: number;
+  /** The same for the same snapshot, always. */
+  readonly sizeOf: (snapshot: TokenSnapshot) => number;
+}
+
+/** Of an end of life: a small integer for eight months, which an object holds in place. Milliseconds. */
+const TICK_MS = 10;
+
+/**
+ * Entries by digest, bounded in number and bytes. When it is full a hand goes round in the order of arrival and takes
+ * what was not used since it last came by (CLOCK; Corbató 1968): a hit costs one look-up and one store. An entry is in
+ * one cache only.
+ */
+export class L1Cache {
+  readonly #options: L1CacheOptions;
+  readonly #entries = new Map<string, Cached>();
+  #bytes = 0;
+  /** Goes on where it stood, over what comes and goes meanwhile. */
+  #hand: MapIterator<Cached> = this.#entries.values();
+
+  constructor(options: L1CacheOptions) {
+    this.#options = options;
+  }
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  get(digest: string, now: number): Cached | undefined {
+    const entry = this.#entries.get(digest);
+    if (entry === undefined) return undefined;
+    if (now >= entry.until * TICK_MS) {
+      this.#drop(entry);
+      return undefined;
+    }
+    entry.used = true;
+    return entry;
+  }
+
+  /** `until` is a monotonic time: absolute, however often the entry is used. */
+  set(entry: Cached, until: number): void {
+    const { most, mostBytes, sizeOf } = this.#options;
+    const { digest } = entry.snapshot;
+    const bytes = sizeOf(entry.snapshot);
+    const known = this.#entries.get(digest);
+    if (known !== undefined) this.#drop(known);
+    if (bytes > mostBytes || most < 1) return;
+    while (this.#entries.size >= most || this.#bytes + bytes > mostBytes) this.#evict();
+    entry.until = Math.floor(until / TICK_MS);
+    this.#entries.set(digest, entry);
+    this.#bytes += bytes;
+  }
+
+  clear(): void {
+    this.#entries.clear();
+    this.#hand = this.#entries.values();
+    this.#bytes = 0;
+  }
+
+  #evict(): void {
+    for (;;) {
+      const { value, done } = this.#hand.next();
+      if (done) this.#hand = this.#entries.values();
+      else if (value.used) value.used = false;
+      else {
+        this.#drop(value);
+        return;
+      }
+    }
+  }
+
+  #drop(entry: Cached): void {
+    this.#entries.delete(entry.snapshot.digest);
+    this.#bytes -= this.#options.sizeOf(entry.snapshot);
+  }
+}

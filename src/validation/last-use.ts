@@ -1,0 +1,77 @@
+import type { Clock, Timers } from "../domain/clock.ts";
+import { isAddress, type RequestContext } from "../domain/decide.ts";
+import type { Events } from "../telemetry/events.ts";
+import type { LastUseStore } from "./ports.ts";
+
+const MOST = 50_000;
+
+export interface LastUseDeps {
+  readonly store: LastUseStore;
+  readonly timers: Timers;
+  readonly events: Events;
+  readonly clock: Pick<Clock, "mono">;
+  /** The database's clock, as this process knows it: milliseconds since 1970. */
+  readonly now: () => number;
+}
+
+/**
+ * When and from where tokens were last used: kept in memory, one entry a token, and stored at intervals. A validation
+ * waits for nothing; what does not fit, or is not stored before a crash, is lost: it is a hint for people.
+ */
+export class LastUse {
+  readonly #deps: LastUseDeps;
+  readonly #everyMs: number;
+  #uses = new Map<string, { at: number; address: string }>();
+  #cancel: (() => void) | undefined;
+  #flushing: Promise<void> | undefined;
+
+  constructor(deps: LastUseDeps, everyMs: number) {
+    this.#deps = deps;
+    this.#everyMs = everyMs;
+  }
+
+  /** `at` is a monotonic time. */
+  used(tokenId: string, { clientAddress }: RequestContext, at: number): void {
+    let use = this.#uses.get(tokenId);
+    if (use === undefined) {
+      if (this.#uses.size >= MOST) return;
+      this.#uses.set(tokenId, (use = { at, address: "" }));
+    }
+    use.at = at;
+    // What the asker calls an address can be any text: one that is none is not kept.
+    if (clientAddress !== use.address && clientAddress !== "" && isAddress(clientAddress)) use.address = clientAddress;
+  }
+
+  start(): void {
+    this.#cancel = this.#deps.timers.after(this.#everyMs, () => {
+      void this.flush().then(() => {
+        if (this.#cancel !== undefined) this.start();
+      });
+    });
+  }
+
+  /** Stores what has gathered. What can not be stored is dropped, and said. */
+  flush(): Promise<void> {
+    this.#flushing ??= this.#store().finally(() => {
+      this.#flushing = undefined;
+    });
+    return this.#flushing;
+  }
+
+  async #store(): Promise<void> {
+    try {
+      const offset = this.#deps.now() - this.#deps.clock.mono();
+      const uses = [...this.#uses].map(([tokenId, { at, address }]) => ({ tokenId, time: at + offset, address }));
+      this.#uses = new Map();
+      for (let i = 0; i < uses.length; i += 1000) await this.#deps.store.flush(uses.slice(i, i + 1000));
+    } catch (error) {
+      this.#deps.events.trouble("last use could not be stored", error);
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#cancel?.();
+    this.#cancel = undefined;
+    await this.flush();
+  }
+}

@@ -1,0 +1,240 @@
+import { refusal, type TimeBounds } from "../domain/decide.ts";
+import { Cached, type Freshness } from "../domain/freshness.ts";
+import { dependencies, type TokenSnapshot } from "../domain/token-snapshot.ts";
+import { hasRightTag, hasShape, type ParsedTokenString } from "../domain/token-string.ts";
+import { withDeadline } from "../domain/with-deadline.ts";
+import type { Tier } from "../telemetry/events.ts";
+import { Interning } from "./interning.ts";
+import { L1Cache } from "./l1-cache.ts";
+import type { Reading, TokenCache } from "./ports.ts";
+import { SingleFlight, type SingleFlightDeps, type SingleFlightOptions } from "./single-flight.ts";
+
+export interface LookupOptions extends SingleFlightOptions {
+  readonly l1Entries: number;
+  readonly l1Bytes: number;
+  /** Absolute: from when an entry is stored, however often it is used. Milliseconds, below the log's memory. */
+  readonly l1TtlMs: number;
+  /** The same for a token that is refused for its state, not for its times. */
+  readonly l1DeadTtlMs: number;
+  /** Requests at the cache outside at once; beyond it, calls go on to the store. */
+  readonly maxCacheReads: number;
+}
+
+export interface LookupDeps extends SingleFlightDeps {
+  /** Without it nothing is cached or shared: every call has a read of its own. */
+  readonly freshness?: Freshness;
+  readonly cache?: TokenCache;
+  /** Somebody saw another epoch: let the follower look. */
+  readonly wake?: () => void;
+}
+
+/** What a look-up ends in. `undetermined`: no proof that any answer would be fresh. */
+export type LookupResult =
+  | { readonly kind: "found"; readonly snapshot: TokenSnapshot; readonly time: TimeBounds; readonly tier: Tier }
+  | { readonly kind: "malformed" }
+  | { readonly kind: "unknown"; readonly tier: Tier }
+  | { readonly kind: "undetermined" };
+
+interface Arrival {
+  readonly reading: Reading;
+  readonly trusted: boolean;
+  readonly cached: Cached | undefined;
+}
+
+/** Of L1's bytes, as much again for what its rows have alike. */
+const SHARED_PART = 8;
+const UNDETERMINED: LookupResult = { kind: "undetermined" };
+const MALFORMED: LookupResult = { kind: "malformed" };
+const FORGED: LookupResult = { kind: "unknown", tier: "none" };
+/** At no time does a limit of time refuse: what is refused then, is refused for its state. */
+const TIMELESS: TimeBounds = { lower: Number.POSITIVE_INFINITY, upper: Number.NEGATIVE_INFINITY };
+
+/**
+ * Finds the snapshot behind a token string: L1, then the tag, then the cache outside, then a read on the primary
+ * (`docs/protocol.md` §4.4). What is cached or shared passes the use rule, and `answer` is called in the very tick in which
+ * it did, or in which the own read was taken up: nothing can change between the proof and the decision.
+ */
+export class Lookup {
+  readonly #deps: LookupDeps;
+  readonly #options: LookupOptions;
+  readonly #l1: L1Cache;
+  readonly #reads: SingleFlight<Arrival>;
+  readonly #values: Interning;
+  readonly #cacheReads = new Map<string, Promise<TokenSnapshot | undefined>>();
+
+  constructor(deps: LookupDeps, options: LookupOptions) {
+    this.#deps = deps;
+    this.#options = options;
+    this.#values = new Interning(options.l1Bytes / SHARED_PART);
+    this.#l1 = new L1Cache({ most: options.l1Entries, mostBytes: options.l1Bytes, sizeOf });
+    this.#reads = new SingleFlight(deps, options, (reading, applied) => this.#arrived(reading, applied));
+  }
+
+  /**
+   * Synchronous for an L1 hit and for a forged string. `deadline` is a monotonic time; past it, and when the store
+   * fails, the finding is `undetermined`.
+   */
+  find<A>(
+    text: string,
+    parsed: ParsedTokenString,
+    deadline: number,
+    answer: (found: LookupResult) => A,
+  ): A | Promise<A> {
+    const { freshness, clock } = this.#deps;
+    if (freshness?.halted) return answer(UNDETERMINED);
+    if (freshness !== undefined) {
+      const now = clock.mono();
+      const known = this.known(parsed.digest, now);
+      if (known !== undefined) return answer({ kind: "found", snapshot: known, time: freshness.time(now), tier: "l1" });
+    }
+    // After L1: what is found by its digest was well formed when it was minted.
+    if (!hasShape(text)) return answer(MALFORMED);
+    if (!hasRightTag(text, parsed.keys)) return answer(FORGED);
+    return this.#miss(parsed.digest, deadline, answer);
+  }
+
+  /** What L1 has and the use rule admits now, in this very tick. `now` was read in it, as late as can be. */
+  known(digest: string, now: number): TokenSnapshot | undefined {
+    const { freshness } = this.#deps;
+    if (freshness === undefined || freshness.halted) return undefined;
+    const entry = this.#l1.get(digest, now);
+    return entry !== undefined && freshness.usable(entry, now) ? entry.snapshot : undefined;
+  }
+
+  /** Forgets all of L1: another epoch began. */
+  forget(): void {
+    this.#l1.clear();
+  }
+
+  get entries(): number {
+    return this.#l1.size;
+  }
+
+  async #miss<A>(digest: string, deadline: number, answer: (found: LookupResult) => A): Promise<A> {
+    const { freshness, clock } = this.#deps;
+    if (freshness !== undefined) {
+      const kept = await this.#outside(digest, freshness, deadline);
+      const now = clock.mono();
+      if (kept !== undefined && freshness.usable(kept, now)) {
+        this.#noteRefusal(kept.snapshot);
+        this.#keep(kept);
+        return answer({ kind: "found", snapshot: kept.snapshot, time: freshness.time(now), tier: "l2" });
+      }
+    }
+    return this.#read(digest, deadline, answer);
+  }
+
+  /** What the cache outside holds, unproven. One request per token at a time. */
+  async #outside(digest: string, freshness: Freshness, deadline: number): Promise<Cached | undefined> {
+    const { cache, clock } = this.#deps;
+    const { epoch } = freshness;
+    if (cache === undefined || !cache.ready || epoch === undefined || !freshness.holdsLease(clock.mono()))
+      return undefined;
+    let request = this.#cacheReads.get(digest);
+    if (request === undefined) {
+      if (this.#cacheReads.size >= this.#options.maxCacheReads) return undefined;
+      request = cache.get(digest, epoch).finally(() => this.#cacheReads.delete(digest));
+      this.#cacheReads.set(digest, request);
+    }
+    const snapshot = await withDeadline(this.#deps, request, deadline);
+    return snapshot && new Cached(this.#values.share(snapshot));
+  }
+
+  async #read<A>(digest: string, deadline: number, answer: (found: LookupResult) => A): Promise<A> {
+    let own = false;
+    let strikes = 0;
+    for (;;) {
+      const flight = this.#reads.request(digest, deadline, own);
+      if (flight === undefined) return answer(UNDETERMINED);
+      const shared = flight.sent;
+      const arrival = await this.#reads.wait(flight, deadline);
+      if (arrival === undefined || this.#deps.freshness?.halted) return answer(UNDETERMINED);
+      if (!arrival.trusted || !this.#ofThisEpoch(arrival.reading)) {
+        if (++strikes > 1) return answer(UNDETERMINED);
+      } else if (!shared || this.#proven(arrival)) {
+        return answer(this.#byReading(arrival));
+      }
+      own = true;
+    }
+  }
+
+  /** Of a reading that was sent before this call started: only the use rule can say that it will do. */
+  #proven({ cached }: Arrival): boolean {
+    const { freshness, clock } = this.#deps;
+    return cached !== undefined && freshness?.usable(cached, clock.mono()) === true;
+  }
+
+  #ofThisEpoch(reading: Reading): boolean {
+    const { freshness } = this.#deps;
+    return !reading.inRecovery && (freshness === undefined || reading.epoch === freshness.epoch);
+  }
+
+  /**
+   * A server takes the snapshot of a statement before it runs it: one that was promoted in between tells its new epoch
+   * beside rows that it had as a standby. So a reading counts only if it was sent when this epoch was known here, and
+   * if it shows what was known here then.
+   */
+  #trusted(reading: Reading, applied: number): boolean {
+    const { freshness } = this.#deps;
+    if (!this.#ofThisEpoch(reading)) return false;
+    return freshness === undefined || (reading.sent >= freshness.sawEpoch && reading.position >= applied);
+  }
+
+  /** Once per reading, in the tick of its arrival. */
+  #arrived(reading: Reading, applied: number): Arrival {
+    const { freshness, reader, wake, cache, clock } = this.#deps;
+    const { snapshot } = reading;
+    const cached = snapshot && new Cached(this.#values.share(snapshot));
+    const trusted = this.#trusted(reading, applied);
+    if (!trusted) {
+      reader.reconnect();
+      wake?.();
+    } else if (freshness !== undefined && cached !== undefined) {
+      this.#noteRefusal(cached.snapshot);
+      if (freshness.usable(cached, clock.mono())) {
+        this.#keep(cached);
+        cache?.fill(cached.snapshot);
+      }
+    }
+    return { reading, trusted, cached };
+  }
+
+  /** What refuses for its state is not worth a place for long. */
+  #keep(entry: Cached): void {
+    const { snapshot } = entry;
+    const { l1TtlMs, l1DeadTtlMs } = this.#options;
+    const ttl = refusal(snapshot, TIMELESS) === undefined ? l1TtlMs : l1DeadTtlMs;
+    this.#l1.set(entry, this.#deps.clock.mono() + ttl);
+  }
+
+  /** Keeps this process monotone before its poll has seen the change: what it refused once, no older row admits. */
+  #noteRefusal(snapshot: TokenSnapshot): void {
+    if (refusal(snapshot, TIMELESS) === undefined) return;
+    this.#deps.freshness?.refused(dependencies(snapshot)[0]!, snapshot.version);
+  }
+
+  #byReading({ reading, cached }: Arrival): LookupResult {
+    if (cached === undefined) return { kind: "unknown", tier: "store" };
+    const now = this.#deps.clock.mono();
+    const time = { lower: reading.dbTime + (now - reading.received), upper: reading.dbTime + (now - reading.sent) };
+    return { kind: "found", snapshot: cached.snapshot, time, tier: "store" };
+  }
+}
+
+/** Scopes up to here are in the fixed part, with the encoded answers that hold them. */
+const FEW_SCOPES = 256;
+/** Times that scopes are kept beside the entry: in the encoded answers of each protocol, and in their frames. */
+const ANSWERS = 4;
+
+/** About what an entry takes of the heap, in bytes: the fixed part is measured in `test/validation/lookup.test.ts`. */
+function sizeOf(m: TokenSnapshot): number {
+  let bytes = 540;
+  for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
+  let scopes = -FEW_SCOPES;
+  for (const scope of m.scopes) scopes += scope.length;
+  if (scopes > 0) bytes += ANSWERS * scopes;
+  for (const [key, value] of Object.entries(m.annotations)) bytes += 48 + 2 * (key.length + value.length);
+  if (m.parent === undefined) return bytes;
+  for (const list of [m.parent.audiences, m.parent.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
+  return bytes + 160;
+}

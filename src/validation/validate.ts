@@ -1,0 +1,110 @@
+import type { Clock } from "../domain/clock.ts";
+import { type Decision, decide, type RequestContext, type Requirement, type TimeBounds } from "../domain/decide.ts";
+import type { Freshness } from "../domain/freshness.ts";
+import type { Keyring } from "../domain/keyring.ts";
+import type { TokenSnapshot } from "../domain/token-snapshot.ts";
+import { digestAt, digestOf } from "../domain/token-string.ts";
+import type { Events, Tier } from "../telemetry/events.ts";
+import type { Lookup, LookupResult } from "./lookup.ts";
+
+/** A decision, and which tier it rests on; `none` where nothing was looked up. */
+export interface ValidationResult extends Decision {
+  readonly tier: Tier;
+}
+
+/**
+ * Judges one token string. The answer is a value, not a promise, whenever no I/O was needed. `deadline` is a monotonic
+ * time: at the latest then the verdict is UNDETERMINED, as it is whenever the store fails.
+ */
+export type Validate = (
+  tokenString: string,
+  requirement: Requirement,
+  context: RequestContext,
+  deadline: number,
+) => ValidationResult | Promise<ValidationResult>;
+
+/**
+ * The same for the characters bytes[from, to) of a token string that is cached, with neither I/O nor a string of it.
+ * Undefined for any other, of which nothing is counted.
+ */
+export type ValidateKnown = (
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+  requirement: Requirement,
+  context: RequestContext,
+) => ValidationResult | undefined;
+
+export interface ValidateDeps {
+  readonly keyring: Keyring;
+  readonly lookup: Lookup;
+  readonly freshness: Freshness;
+  readonly clock: Clock;
+  readonly events: Events;
+  /** Told of each use that was allowed, and when by the monotonic clock: for the time of last use. */
+  readonly used?: (tokenId: string, context: RequestContext, now: number) => void;
+}
+
+/**
+ * The one path of every asker: shape, look-up, decision. Each answer is counted here, once, with its true reason; the
+ * asker shows only what its caller may see.
+ */
+export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
+  const { keyring, lookup, clock } = deps;
+  return (tokenString, requirement, context, deadline) => {
+    const start = clock.mono();
+    const none = (answer: ValidationResult) => counted(deps, answer, undefined, start, clock.mono());
+    const parsed = digestOf(tokenString, keyring);
+    if (parsed === undefined) return none({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
+    return lookup.find(tokenString, parsed, deadline, (found: LookupResult) => {
+      if (found.kind === "undetermined") return none({ verdict: "UNDETERMINED", tier: "none" });
+      if (found.kind === "malformed") return none({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
+      if (found.kind === "unknown") return none({ verdict: "INVALID_TOKEN", reason: "unknown", tier: found.tier });
+      return judged(deps, found.snapshot, requirement, context, found.time, found.tier, start, clock.mono());
+    });
+  };
+}
+
+/** The short way of the same path, for a string that is cached: what costs least is asked most. */
+export function validateKnownWith(deps: ValidateDeps): ValidateKnown {
+  const { keyring, lookup, freshness, clock } = deps;
+  return (bytes, from, to, requirement, context) => {
+    const start = clock.mono();
+    const digest = digestAt(bytes, from, to, keyring);
+    if (digest === undefined) return undefined;
+    const now = clock.mono();
+    const snapshot = lookup.known(digest, now);
+    return snapshot && judged(deps, snapshot, requirement, context, freshness.time(now), "l1", start, now);
+  };
+}
+
+type UsageEvents = Pick<ValidateDeps, "events" | "used">;
+
+function judged(
+  deps: UsageEvents,
+  snapshot: TokenSnapshot,
+  requirement: Requirement,
+  context: RequestContext,
+  time: TimeBounds,
+  tier: Tier,
+  start: number,
+  now: number,
+): ValidationResult {
+  const { verdict, reason, missingScopes, snapshot: shown } = decide(snapshot, requirement, context, time);
+  if (verdict === "ALLOW") deps.used?.(snapshot.id, context, now);
+  else if (snapshot.rotated && reason !== undefined && time.upper >= (snapshot.expire ?? Infinity)) {
+    deps.events.tokenReused(snapshot.id);
+  }
+  return counted(deps, { verdict, reason, missingScopes, snapshot: shown, tier }, snapshot, start, now);
+}
+
+function counted(
+  { events }: UsageEvents,
+  answer: ValidationResult,
+  snapshot: TokenSnapshot | undefined,
+  start: number,
+  now: number,
+): ValidationResult {
+  events.validated(answer.verdict, answer.reason, answer.tier, (now - start) / 1000, snapshot?.id);
+  return answer;
+}

@@ -1,0 +1,345 @@
+import { describe, expect, it } from "vitest";
+import { AppError } from "../../src/domain/errors.ts";
+import { Freshness } from "../../src/domain/freshness.ts";
+import { Follower } from "../../src/revocation/follower.ts";
+import type { PollResult, RevocationLog } from "../../src/revocation/ports.ts";
+import { HandTime, recordedEvents } from "../support/hand-time.ts";
+
+/** A follower of a log that answers as the test says. */
+function fixture() {
+  const time = new HandTime();
+  const recorded = recordedEvents();
+  const { happened } = recorded;
+  const calls: string[] = [];
+  const page: PollResult = {
+    ...{ inRecovery: false, epoch: "e1", position: 4, dbTime: 1e12, ownRowLive: true, floorN: 0, maxBoundMs: 1500 },
+    ...{ settled: undefined, rows: [], full: false },
+  };
+  const server = {
+    page,
+    admits: true,
+    away: false,
+    ackFails: false,
+    registerFails: false,
+    kids: ["1"],
+    deaf: false,
+    drawFails: false,
+  };
+  const events = new Proxy(recorded.events, {
+    get(target, name) {
+      if (server.deaf && name === "alarm") throw new Error("no log");
+      return Reflect.get(target, name);
+    },
+  });
+  const announced: string[] = [];
+  let held: Promise<void> | undefined;
+  const at = () => time.clock.mono() - 1000;
+  const reply = <T>(value: T) =>
+    server.away ? Promise.reject(new AppError("STORE_UNAVAILABLE", "away")) : Promise.resolve(value);
+  let wakeUp = () => {};
+  const log: Partial<RevocationLog> = {
+    readEpoch: () => reply({ ...server.page, maxBoundMs: 1500 }),
+    poll: (me, epoch, applied) => {
+      calls.push(`poll ${me} ${epoch} ${applied} @${at()}`);
+      return reply(server.page);
+    },
+    register: async ({ old, me, epoch, kids }) => {
+      calls.push(`register ${me} for ${old} ${epoch}`);
+      announced.push(kids.join());
+      await held;
+      if (server.registerFails) return Promise.reject(new AppError("STORE_UNAVAILABLE", "away"));
+      return reply(server.admits);
+    },
+    ack: (me, _epoch, applied) => {
+      calls.push(`ack ${me} ${applied}`);
+      return server.ackFails ? Promise.reject(new AppError("STORE_UNAVAILABLE", "away")) : reply(undefined);
+    },
+    draw: (epoch) => {
+      calls.push(`draw ${epoch}`);
+      if (server.drawFails) return Promise.reject(new AppError("STORE_UNAVAILABLE", "refused"));
+      server.page = { ...server.page, epoch: `${epoch.replace(/~$/, "")}+` };
+      return reply(undefined);
+    },
+    deregister: (me) => {
+      calls.push(`leave ${me}`);
+      return reply(undefined);
+    },
+    reconnect: () => void calls.push("reconnect log"),
+    onWakeUp: (listener) => {
+      wakeUp = listener;
+    },
+  };
+  const freshness = new Freshness(1500);
+  let ids = 0;
+  const follower = new Follower(
+    {
+      log: log as RevocationLog,
+      freshness,
+      lookup: { forget: () => void calls.push("forget") },
+      reader: { reconnect: () => void calls.push("reconnect reader") },
+      clock: time.clock,
+      timers: time.timers,
+      events,
+      newId: () => `v${++ids}`,
+      random: () => 0.5,
+    },
+    { leaseMs: 1500, pollMs: 400, readerVersion: 1, kids: () => server.kids },
+  );
+  const holds = () => freshness.holdsLease(time.clock.mono());
+  /** Registrations are answered when what this returns is called. */
+  const holdRegistrations = () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    held = promise;
+    return () => {
+      held = undefined;
+      resolve();
+    };
+  };
+  return {
+    ...{ time, happened, calls, server, freshness, follower, holds, announced, holdRegistrations },
+    wakeUp: () => wakeUp(),
+  };
+}
+
+describe("follower", () => {
+  it("registers first, then polls, then acknowledges, and is ready with the first lease", async () => {
+    const f = fixture();
+    let ready = false;
+    void f.follower.start().then(() => {
+      ready = true;
+    });
+    await f.time.advance(1);
+    expect(f.calls).toEqual(["register v1 for undefined e1", "poll v1 e1 -1 @0", "ack v1 4"]);
+    expect([ready, f.holds()]).toEqual([true, true]);
+  });
+
+  it("polls every 400 ms, sooner after a wake-up, never less than 20 ms apart", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(5);
+    f.wakeUp();
+    f.wakeUp();
+    await f.time.advance(20);
+    f.wakeUp();
+    await f.time.advance(500);
+    const polls = f.calls.filter((call) => call.startsWith("poll")).map((call) => Number(call.split("@")[1]));
+    expect(polls).toEqual([0, 20, 40, 440]);
+  });
+
+  it("keeps trying until a primary answers", async () => {
+    const f = fixture();
+    f.server.away = true;
+    void f.follower.start();
+    await f.time.advance(1000);
+    f.server.away = false;
+    f.server.page = { ...f.server.page, inRecovery: true };
+    await f.time.advance(1000);
+    expect(f.holds()).toBe(false);
+    f.server.page = { ...f.server.page, inRecovery: false };
+    await f.time.advance(500);
+    expect(f.holds()).toBe(true);
+  });
+
+  it("does not start on a database that does not admit it, and answers nothing", async () => {
+    const f = fixture();
+    f.server.admits = false;
+    const started = f.follower.start().catch((error: AppError) => error.reason);
+    await f.time.advance(1);
+    expect(await started).toBe("NOT_DONE");
+    expect([f.freshness.halted, f.holds()]).toEqual([true, false]);
+    f.server.admits = true;
+    await f.time.advance(500);
+    expect([f.freshness.halted, f.holds()]).toEqual([false, true]);
+  });
+
+  it("lets its lease run out, and no more, when polls fail", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(100);
+    f.server.away = true;
+    await f.time.advance(1399);
+    expect(f.holds()).toBe(true);
+    await f.time.advance(1);
+    expect(f.holds()).toBe(false);
+  });
+
+  it("registers under a new id, without a lease meanwhile, when its row is gone", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, ownRowLive: false };
+    await f.time.advance(400);
+    expect(f.holds()).toBe(false);
+    f.server.page = { ...f.server.page, ownRowLive: true };
+    await f.time.advance(30);
+    expect(f.calls).toContain("register v2 for v1 e1");
+    expect(f.holds()).toBe(true);
+  });
+
+  it("deletes the rows of registrations that were never acknowledged, once one is", async () => {
+    const f = fixture();
+    f.server.registerFails = true;
+    void f.follower.start();
+    await f.time.advance(500);
+    f.server.registerFails = false;
+    await f.time.advance(500);
+    expect(f.calls.filter((call) => call.startsWith("leave"))).toEqual(["leave v1", "leave v2"]);
+    expect(f.holds()).toBe(true);
+  });
+
+  it("begins anew when another epoch shows: nothing cached, no old connection, a new row", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, epoch: "e2", position: 2 };
+    f.calls.length = 0;
+    await f.time.advance(430);
+    expect(f.calls.map((call) => call.split(" @")[0])).toEqual([
+      "poll v1 e1 4",
+      "forget",
+      "reconnect reader",
+      "register v2 for v1 e2",
+      "poll v2 e2 -1",
+      "ack v2 2",
+    ]);
+    expect(f.happened).toContain("alarm:a new server has less history than the one before");
+  });
+
+  it("repeats an acknowledgement until it is stored", async () => {
+    const f = fixture();
+    f.server.ackFails = true;
+    void f.follower.start();
+    await f.time.advance(500);
+    f.server.ackFails = false;
+    await f.time.advance(1500);
+    expect(f.calls.filter((call) => call === "ack v1 4")).toHaveLength(3);
+  });
+
+  it("leaves a history that went backwards by itself: alarm, a new incarnation, and from the start again", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, position: 3 };
+    f.calls.length = 0;
+    await f.time.advance(399);
+    expect([f.freshness.halted, f.holds()]).toEqual([true, false]);
+    await f.time.advance(60);
+    expect(f.calls.map((call) => call.split(" @")[0])).toEqual([
+      "poll v1 e1 4",
+      "draw e1",
+      "poll v1 e1 4",
+      "forget",
+      "reconnect reader",
+      "register v2 for v1 e1+",
+      "poll v2 e1+ -1",
+      "ack v2 3",
+    ]);
+    expect([f.freshness.halted, f.holds()]).toEqual([false, true]);
+    expect(f.happened.filter((what) => what === "alarm:history went backwards")).toHaveLength(1);
+  });
+
+  it("refuses until a new incarnation is there, however high the head climbs, and says why once a minute", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.drawFails = true;
+    f.server.page = { ...f.server.page, position: 3 };
+    await f.time.advance(500);
+    f.server.page = { ...f.server.page, position: 9 };
+    f.happened.length = 0;
+    await f.time.advance(300_000);
+    expect([f.freshness.halted, f.holds()]).toEqual([true, false]);
+    expect(f.calls).not.toContain("ack v1 9");
+    const said = (what: string) => f.happened.filter((line) => line.startsWith(what)).length;
+    expect([said("note:history went backwards"), said("trouble:no new incarnation"), said("alarm")]).toEqual([5, 5, 0]);
+  });
+
+  it("begins no epoch on rows that a restore put back: one is drawn first, at the boot too", async () => {
+    const f = fixture();
+    f.server.page = { ...f.server.page, epoch: "e1~" };
+    void f.follower.start();
+    await f.time.advance(500);
+    expect(f.calls.filter((call) => !call.startsWith("poll")).slice(0, 2)).toEqual([
+      "draw e1~",
+      "register v1 for undefined e1+",
+    ]);
+    expect(f.holds()).toBe(true);
+    f.server.drawFails = true;
+    f.server.page = { ...f.server.page, epoch: "e9~" };
+    await f.time.advance(500);
+    expect(f.holds()).toBe(false);
+    expect(f.freshness.epoch).toBe("e1+");
+    f.server.drawFails = false;
+    await f.time.advance(1000);
+    expect([f.freshness.epoch, f.holds()]).toEqual(["e9+", true]);
+  });
+
+  it("stops: drops its lease at once, polls no more, deletes its row", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    const stopped = f.follower.stop();
+    expect(f.holds()).toBe(false);
+    await f.time.advance(1);
+    await stopped;
+    const calls = f.calls.length;
+    expect(f.calls[calls - 1]).toBe("leave v1");
+    await f.time.advance(2000);
+    expect(f.calls).toHaveLength(calls);
+  });
+
+  it("alarms, drops its lease and begins again with back-off after a fault of its own, under a new row", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    const good = f.server.page;
+    f.server.page = { ...good, rows: undefined as never };
+    await f.time.advance(480);
+    expect(f.holds()).toBe(false);
+    expect(f.happened.filter((one) => one === "alarm:log_follower_failed")).toHaveLength(1);
+    f.calls.length = 0;
+    for (let i = 0; i < 10; i++) {
+      f.wakeUp();
+      await f.time.advance(1000);
+    }
+    // 0.1 s, 0.2 s, 0.4 s, 0.8 s, 1.6 s, 3.2 s, then 5 s: no wake-up makes it a busy loop.
+    const tries = f.calls.filter((call) => call.startsWith("register")).length;
+    expect(tries).toBeGreaterThan(4);
+    expect(tries).toBeLessThan(9);
+    expect(f.holds()).toBe(false);
+    f.server.page = good;
+    await f.time.advance(5500);
+    expect(f.holds()).toBe(true);
+  });
+
+  it("goes on though the fault can not even be reported, and a stop does not wait for the back-off", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, rows: undefined as never };
+    f.server.deaf = true;
+    await f.time.advance(3000);
+    expect(f.happened).not.toContain("alarm:log_follower_failed");
+    expect(f.calls.filter((call) => call.startsWith("register")).length).toBeGreaterThan(3);
+    let stopped = false;
+    void f.follower.stop().then(() => (stopped = true));
+    await f.time.advance(0);
+    expect(stopped).toBe(true);
+  });
+
+  it("registers again when it was renewed while a registration was under way, and has no lease before", async () => {
+    const f = fixture();
+    const answer = f.holdRegistrations();
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.kids = ["1", "2"];
+    f.follower.renew();
+    answer();
+    await f.time.advance(1);
+    expect(f.holds()).toBe(false);
+    await f.time.advance(25);
+    expect(f.announced).toEqual(["1", "1,2"]);
+    expect(f.calls.slice(0, 3)).toEqual(["register v1 for undefined e1", "register v2 for v1 e1", "poll v2 e1 -1 @20"]);
+    expect(f.holds()).toBe(true);
+  });
+});

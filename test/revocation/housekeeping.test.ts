@@ -1,0 +1,122 @@
+import { describe, expect, it } from "vitest";
+import { Freshness } from "../../src/domain/freshness.ts";
+import { Housekeeping } from "../../src/revocation/housekeeping.ts";
+import type { RevocationLog, ValidatorRow } from "../../src/revocation/ports.ts";
+import { ReapedValidators } from "../../src/revocation/reaped-validators.ts";
+import { HandTime, recordedEvents } from "../support/hand-time.ts";
+
+function fixture(mode: "full" | "validate" = "full") {
+  const time = new HandTime();
+  const { events } = recordedEvents();
+  const calls: string[] = [];
+  const server = { epoch: "e1", settled: "e1" as string | undefined, rows: [] as ValidatorRow[], inRecovery: false };
+  const note = (text: string) => async () => void calls.push(text);
+  const log: Partial<RevocationLog> = {
+    ack: async (me, epoch, applied) => void calls.push(`ack ${me} ${epoch} ${applied}`),
+    validators: async () => ({ ...server, position: 5, dbTime: 1e12 }),
+    reap: async (ids) => void calls.push(`reap ${ids}`),
+    deleteReaped: async (ids, epoch) => void calls.push(`bury ${ids} ${epoch}`),
+    markSettled: async (epoch) => void calls.push(`settle ${epoch}`),
+    prune: note("prune"),
+    reconnect: () => void calls.push("reconnect"),
+  };
+  const freshness = new Freshness(1500);
+  freshness.begin("e1", time.clock.mono());
+  const page = {
+    inRecovery: false,
+    epoch: "e1",
+    position: 5,
+    dbTime: 1e12,
+    ownRowLive: true,
+    floorN: 0,
+    rows: [],
+    full: false,
+  };
+  freshness.apply(page, time.clock.mono(), time.clock.mono());
+  const housekeeping = new Housekeeping(
+    {
+      log: log as RevocationLog,
+      freshness,
+      follower: { me: "me", maxBoundMs: 1500, wake: () => void calls.push("wake") },
+      reaped: new ReapedValidators(),
+      clock: time.clock,
+      timers: time.timers,
+      events,
+    },
+    { mode, leaseMs: 1500 },
+  );
+  housekeeping.start();
+  return { time, calls, server, housekeeping };
+}
+
+const row = (id: string, over: Partial<ValidatorRow> = {}): ValidatorRow => ({
+  ...{ id, boundMs: 1500, reaped: false, silentMs: 0 },
+  ...over,
+});
+
+describe("housekeeping", () => {
+  it("every 10 s says that it lives, with what it has applied", async () => {
+    const { time, calls } = fixture();
+    await time.advance(21_500);
+    expect(calls.filter((call) => call.startsWith("ack"))).toEqual(["ack me e1 5", "ack me e1 5"]);
+  });
+
+  it("reaps rows unseen for 30 s, never its own", async () => {
+    const { time, calls, server } = fixture();
+    server.rows = [
+      row("me", { silentMs: 40_000 }),
+      row("dead", { silentMs: 30_001 }),
+      row("alive", { silentMs: 29_000 }),
+    ];
+    await time.advance(1000);
+    expect(calls).toEqual(["reap dead"]);
+  });
+
+  it("buries a row once it has itself seen it reaped for two bounds", async () => {
+    const { time, calls, server } = fixture();
+    server.rows = [row("dead", { reaped: true })];
+    await time.advance(3999);
+    expect(calls).toEqual([]);
+    await time.advance(1);
+    expect(calls).toEqual(["bury dead e1"]);
+  });
+
+  it("settles an epoch only when every lease of earlier ones is over", async () => {
+    const { time, calls, server } = fixture();
+    server.settled = "e0";
+    await time.advance(1800);
+    expect(calls).toEqual([]);
+    await time.advance(300);
+    expect(calls).toEqual(["settle e1"]);
+  });
+
+  it("does nothing by the answer of another epoch or of a standby", async () => {
+    const { time, calls, server } = fixture();
+    server.rows = [row("dead", { silentMs: 40_000 })];
+    server.epoch = "e2";
+    await time.advance(1000);
+    server.inRecovery = true;
+    await time.advance(1000);
+    expect(calls).toEqual(["wake", "reconnect"]);
+  });
+
+  it("prunes each minute", async () => {
+    const { time, calls } = fixture();
+    await time.advance(125_000);
+    expect(calls.filter((call) => call === "prune")).toHaveLength(2);
+  });
+
+  it("of a validating process keeps its own row alive and leaves the rest to others", async () => {
+    const { time, calls, server } = fixture("validate");
+    server.rows = [row("dead", { silentMs: 40_000, reaped: true })];
+    await time.advance(70_000);
+    expect(new Set(calls)).toEqual(new Set(["ack me e1 5"]));
+  });
+
+  it("stops", async () => {
+    const { time, calls, housekeeping } = fixture();
+    await housekeeping.stop();
+    await time.advance(20_000);
+    expect(calls).toEqual([]);
+  });
+});

@@ -1,0 +1,86 @@
+import { create, type DescMethodUnary, type Message } from "@bufbuild/protobuf";
+import type { UnaryRequest } from "@connectrpc/connect";
+import { describe, expect, test } from "vitest";
+import { Health } from "../../src/gen/grpc/health/v1/health_pb.ts";
+import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
+import { validateRequest } from "../../src/rpc/validate-request.ts";
+
+const interceptor = validateRequest();
+/** Sends a request through; what it was refused for, or whether it got to the handler. */
+async function send(method: DescMethodUnary, init: object) {
+  const message = create(method.input, init as never) as Message;
+  let arrived = false;
+  const request = { stream: false, message, method } as unknown as UnaryRequest;
+  try {
+    await interceptor(async () => {
+      arrived = true;
+      return {} as never;
+    })(request);
+    return { arrived, violations: [] as { field: string; description: string }[] };
+  } catch (error) {
+    const {
+      reason,
+      violations,
+      message: text,
+    } = error as { reason: string; violations: { field: string; description: string }[]; message: string };
+    return { arrived, reason, violations, text };
+  }
+}
+const createToken = (init: object) =>
+  send(TokenAdmin.method.createToken as DescMethodUnary, { profile: "pat", principal: "user:a", ...init });
+
+describe("a request of the admin listener", () => {
+  test("within its bounds gets to the handler, one that is out of them does not", async () => {
+    expect(await createToken({ displayName: "x" })).toMatchObject({ arrived: true });
+    const refused = await createToken({
+      description: "d".repeat(501),
+      scopes: Array.from({ length: 101 }, () => "s"),
+      tenant: "t".repeat(64),
+    });
+    expect(refused).toMatchObject({ arrived: false, reason: "INVALID_FIELD" });
+    // All at once, each with its bound.
+    expect(refused.violations.map(({ field }) => field)).toEqual(["tenant", "description", "scopes"]);
+    for (const [i, bound] of [/63/, /500/, /100/].entries()) expect(refused.violations[i]?.description).toMatch(bound);
+  });
+
+  test("is refused without its values: not of a field, not of a map's key", async () => {
+    const mark = "zq-marker".repeat(20);
+    for (const init of [
+      { annotations: { [mark]: "x" } },
+      { annotations: { x: mark.repeat(2) } },
+      { scopes: [mark] },
+      { requestId: mark },
+    ]) {
+      const refused = await createToken(init);
+      expect(refused.reason).toBe("INVALID_FIELD");
+      expect(JSON.stringify(refused)).not.toContain("zq-marker");
+    }
+    expect((await createToken({ annotations: { [mark]: "x" } })).violations.map(({ field }) => field)).toEqual([
+      "annotations",
+    ]);
+  });
+
+  test("holds no NUL, in a field, a list, a map's key or value, or a message inside", async () => {
+    for (const [init, field] of [
+      [{ displayName: "a\0b" }, "display_name"],
+      [{ scopes: ["ok", "a\0"] }, "scopes"],
+      [{ annotations: { "a\0": "x" } }, "annotations"],
+      [{ annotations: { x: "a\0" } }, "annotations"],
+    ] as const) {
+      expect((await createToken(init)).violations).toEqual([{ field, description: "must not hold the character NUL" }]);
+    }
+    const update = await send(TokenAdmin.method.updateToken as DescMethodUnary, {
+      token: { id: "x\0" },
+      updateMask: { paths: ["disabled"] },
+    });
+    expect(update.violations[0]?.field).toBe("token.id");
+    const revoke = await send(TokenAdmin.method.revokeToken as DescMethodUnary, {
+      target: { case: "tokenString", value: "\0" },
+    });
+    expect(revoke.violations[0]?.field).toBe("token_string");
+  });
+});
+
+test("requests of other packages are left alone", async () => {
+  expect(await send(Health.method.check as DescMethodUnary, { service: "x\0" })).toMatchObject({ arrived: true });
+});

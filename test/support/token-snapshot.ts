@@ -1,0 +1,27 @@
+import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
+
+export const EPOCH = "1/i/100";
+
+/** TokenSnapshot of a live token as of position `n`. */
+export function snapshot(n: number, over: Partial<TokenSnapshot> = {}, epoch = EPOCH): TokenSnapshot {
+  return {
+    version: { epoch, position: n },
+    id: "tok_0000000000000000000000",
+    digest: "d".repeat(32),
+    tenant: "acme",
+    profile: "bot",
+    principal: "bot:ci",
+    scopes: [],
+    audiences: [],
+    allowedCidrs: [],
+    annotations: {},
+    hint: "sp_bot_1abcdefgh",
+    rotated: false,
+    principalState: "ACTIVE",
+    tenantState: "ACTIVE",
+    revoked: false,
+    disabled: false,
+    cut: false,
+    ...over,
+  };
+}
