@@ -192,10 +192,10 @@ export class Freshness {
     return "granted";
   }
 
-  /** An own answer refused this key's token as of `label`: no older row of it may be used after that. */
-  refused(key: string, label: Version): void {
-    if (label.epoch !== this.#epoch || label.position <= this.#floor) return;
-    this.#raise(key, label.position);
+  /** An own answer refused this key's token as of `version`: no older row of it may be used after that. */
+  refused(key: string, version: Version): void {
+    if (version.epoch !== this.#epoch || version.position <= this.#floor) return;
+    this.#raise(key, version.position);
     this.#bound();
   }
 

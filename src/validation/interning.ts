@@ -13,7 +13,7 @@ const NO_ANNOTATIONS: Readonly<Record<string, string>> = Object.freeze({});
 export class Interning {
   readonly #mostBytes: number;
   #bytes = 0;
-  #label: Version | undefined;
+  #version: Version | undefined;
   readonly #texts = new Map<string, string>();
   readonly #lists = new Map<string, readonly string[]>();
 
@@ -30,7 +30,7 @@ export class Interning {
   share(m: TokenSnapshot): TokenSnapshot {
     const shared = {
       ...m,
-      label: this.#labelOf(m.version),
+      version: this.#versionOf(m.version),
       tenant: this.#text(m.tenant),
       profile: this.#text(m.profile),
       principal: this.#text(m.principal),
@@ -48,10 +48,10 @@ export class Interning {
   }
 
   /** Between two changes all rows are read at one position. */
-  #labelOf({ epoch, position: n }: Version): Version {
-    if (this.#label?.position !== n || this.#label.epoch !== epoch)
-      this.#label = { epoch: this.#text(epoch), position: n };
-    return this.#label;
+  #versionOf({ epoch, position: n }: Version): Version {
+    if (this.#version?.position !== n || this.#version.epoch !== epoch)
+      this.#version = { epoch: this.#text(epoch), position: n };
+    return this.#version;
   }
 
   #text<T extends string>(text: T): T {

@@ -104,11 +104,11 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: "revocation/change-authority.ts",
-        from: "const outcome = await before(",
+        from: "const outcome = await withDeadline(",
         // What the first of two calls revoked, the second finds revoked already.
         to: `const outcome = (done.commit.value as any)?.revokeTime < done.commit.dbTime - 4
           ? ({ mode: "ACKED", position: 0 } as const)
-          : await before(`,
+          : await withDeadline(`,
       },
     ],
     fault: { ...faultOf("partition"), load: { revokers: 24, changeRestMs: 10 } },
@@ -163,7 +163,7 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: "revocation/change-authority.ts",
         from: "    const attempt = work(store)",
-        to: "    const head = (await this.#deps.log.look().catch(() => undefined))?.n;\n    const attempt = work(store)",
+        to: "    const head = (await this.#deps.log.readEpoch().catch(() => undefined))?.position;\n    const attempt = work(store)",
       },
       {
         file: "revocation/change-authority.ts",

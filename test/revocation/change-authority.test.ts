@@ -17,7 +17,7 @@ function fixture(answer: (nth: number) => Answer | Promise<Answer>) {
   const asked: { epoch: string; position: number | undefined; at: number }[] = [];
   const reaped: string[] = [];
   const log = {
-    missing: async (epoch: string, position: number | undefined) => {
+    unacknowledged: async (epoch: string, position: number | undefined) => {
       asked.push({ epoch, position, at: time.clock.mono() });
       const given = await answer(asked.length);
       if (given === "away") throw new AppError("STORE_UNAVAILABLE", "away");

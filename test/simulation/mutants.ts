@@ -37,13 +37,13 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("M4 fast retry", [
     CHANGE,
-    "const outcome = await before(",
-    'const outcome = (done.commit.value as any).already ? { mode: "ACKED", position: 0 } as const : await before(',
+    "const outcome = await withDeadline(",
+    'const outcome = (done.commit.value as any).already ? { mode: "ACKED", position: 0 } as const : await withDeadline(',
   ]),
   mutant("M5 no deny check on L2", [
     LOOKUP,
     "if (kept !== undefined && freshness.usable(kept, now)) {",
-    "if (kept !== undefined && kept.snapshot.label.epoch === freshness.epoch && freshness.holdsLease(now)) {",
+    "if (kept !== undefined && kept.snapshot.version.epoch === freshness.epoch && freshness.holdsLease(now)) {",
   ]),
   mutant(
     "M6 no deny check on fill",
@@ -74,7 +74,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant("M10 ack before apply", [
     FOLLOWER,
     "    const received = clock.mono();\n",
-    "    const received = clock.mono();\n    await log.ack(this.#me!, freshness.epoch!, page.n).catch(() => {});\n",
+    "    const received = clock.mono();\n    await log.ack(this.#me!, freshness.epoch!, page.position).catch(() => {});\n",
   ]),
   mutant("M11 lease before registration", [FRESHNESS, "if (!page.ownRowLive) {", "if (false) {"]),
   mutant("M12 acks believed before settled", [
@@ -116,7 +116,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant("M57 no incarnation is drawn", [FOLLOWER, "await log.draw(seen.epoch);", ""]),
   mutant("M58 a snapshot from before the epoch is believed", [
     LOOKUP,
-    "(reading.sent >= freshness.sawEpoch && reading.n >= applied)",
+    "(reading.sent >= freshness.sawEpoch && reading.position >= applied)",
     "true",
   ]),
   mutant("M29 the principal is no dependency", [

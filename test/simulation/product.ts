@@ -50,7 +50,8 @@ export async function loadMutant(patches: readonly Patch[]): Promise<Product> {
   await mkdir(SCRATCH, { recursive: true });
   const root = await mkdtemp(join(SCRATCH, "mutant-"));
   try {
-    for (const room of ["domain", "app", "ports.ts"]) await cp(join(SRC, room), join(root, room), { recursive: true });
+    const folders = ["domain", "telemetry", "validation", "revocation", "management"];
+    for (const folder of folders) await cp(join(SRC, folder), join(root, folder), { recursive: true });
     for (const { file, from, to, times = 1 } of patches) {
       const text = await readFile(join(root, file), "utf8");
       const found = text.split(from).length - 1;
