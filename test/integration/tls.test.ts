@@ -220,7 +220,7 @@ describe("mTLS by configuration", () => {
     );
     const created = (scopes: string[]) =>
       patiently(
-        () => ci.createToken({ profile: "pat", principal: "user:by-scope", displayName: "x", scopes }),
+        () => ci.createToken({ profile: "org", principal: "org:by-scope", displayName: "x", scopes }),
         async (_, error) => String(error).includes("overloaded"),
       );
     expect((await created(["repo:read"])).token?.scopes).toEqual(["repo:read"]);
@@ -229,7 +229,7 @@ describe("mTLS by configuration", () => {
     // The command line comes in by the same files.
     for (const [name, text] of Object.entries({ "me.pem": cert, "me-key.pem": key, garbage: "x" }))
       writeFileSync(join(folder, name), text);
-    const create = ["tokens", "create", "--profile", "pat", "--principal", "user:by-cli", "--display-name", "x"];
+    const create = ["tokens", "create", "--profile", "org", "--principal", "org:by-cli", "--display-name", "x"];
     const address = ["--address", https(sallyport.doors.admin)];
     const at = (name: string) => join(folder, name);
     const flags = ["--ca-file", at("ca.pem"), "--cert-file", at("me.pem"), "--key-file", at("me-key.pem")];
