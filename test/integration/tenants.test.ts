@@ -19,6 +19,7 @@ beforeAll(async () => {
   for (const id of ["acme", "globex"]) await sallyport.admin.tenants.createTenant({ tenant: { id } });
   for (const [name, tenant] of [
     ["bot:mine", "acme"],
+    ["bot:reach", "acme"],
     ["bot:theirs", "acme"],
     ["bot:mine", "globex"],
     ["bot:far", "globex"],
