@@ -154,6 +154,26 @@ const BYTE_PARSERS: Readonly<Record<string, { make(size: number): Uint8Array; re
     make: (size) => validateWith(size, "é"),
     read: (bytes) => wire.binary(bytes, { deadline: ALWAYS, reasons: false }),
   },
+  "ValidateToken: many scopes after a field that nobody knows": {
+    make: (size) => Buffer.concat([Buffer.from([0x2a, 0x00]), validateWith(size, "a")]),
+    read: (bytes) => wire.binary(bytes, { deadline: ALWAYS, reasons: false }),
+  },
+  "ValidateToken: fields that nobody knows": {
+    make: (size) => Buffer.alloc(size, Buffer.from([0x2a, 0x00])),
+    read: (bytes) => wire.binary(bytes, { deadline: ALWAYS, reasons: false }),
+  },
+  "ValidateToken JSON: many scopes": {
+    make: (size) => utf8(`{"requiredScopes":[${Array(size >> 2).fill('"a"')}]}`),
+    read: (bytes) => wire.json(bytes, { deadline: ALWAYS, reasons: false }),
+  },
+  "BatchValidateTokens: many entries": {
+    make: (size) => Buffer.alloc(size, Buffer.from([0x0a, 0x00])),
+    read: (bytes) => wire.batch(bytes, "binary", { deadline: ALWAYS, reasons: false }),
+  },
+  "BatchValidateTokens JSON: many entries": {
+    make: (size) => utf8(`{"requests":[${Array((size / 3) | 0).fill("{}")}]}`),
+    read: (bytes) => wire.batch(bytes, "json", { deadline: ALWAYS, reasons: false }),
+  },
   "HPACK: literals": { make: (size) => Buffer.concat(Array(size >> 2).fill(LITERAL)), read: readBlock },
   "HPACK: indexed fields": { make: (size) => Buffer.alloc(size >> 4, 0x82), read: readBlock },
   "HPACK: fields for the table": { make: (size) => Buffer.concat(Array(size >> 2).fill(INDEXED)), read: readBlock },

@@ -199,11 +199,12 @@ function isOfTheClient(name: string): boolean {
  */
 function isOfKubernetes(name: string, value: string): boolean {
   if (name.includes("__")) return false;
-  if (/_SERVICE_HOST$/.test(name) || /_PORT_\d+_(TCP|UDP|SCTP)_ADDR$/.test(name)) return isIP(value) !== 0;
-  if (/_SERVICE_PORT(_[A-Z0-9_]+)?$/.test(name) || /_PORT_\d+_(TCP|UDP|SCTP)_PORT$/.test(name))
+  // Bounded as Kubernetes bounds them: no length of a name makes an expression slow.
+  if (/_SERVICE_HOST$/.test(name) || /_PORT_\d{1,5}_(TCP|UDP|SCTP)_ADDR$/.test(name)) return isIP(value) !== 0;
+  if (/_SERVICE_PORT(_[A-Z0-9_]{1,63})?$/.test(name) || /_PORT_\d{1,5}_(TCP|UDP|SCTP)_PORT$/.test(name))
     return /^\d{1,5}$/.test(value);
-  if (/_PORT_\d+_(TCP|UDP|SCTP)_PROTO$/.test(name)) return /^(tcp|udp|sctp)$/.test(value);
-  return /_PORT(_\d+_(TCP|UDP|SCTP))?$/.test(name) && /^(tcp|udp|sctp):\/\//.test(value);
+  if (/_PORT_\d{1,5}_(TCP|UDP|SCTP)_PROTO$/.test(name)) return /^(tcp|udp|sctp)$/.test(value);
+  return /_PORT(_\d{1,5}_(TCP|UDP|SCTP))?$/.test(name) && /^(tcp|udp|sctp):\/\//.test(value);
 }
 
 function isMap(value: unknown): value is Tree {

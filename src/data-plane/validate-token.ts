@@ -1,6 +1,6 @@
 import { create, fromBinary, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
 import type { RequestContext, Requirement } from "../domain/decide.ts";
-import { type AppError, invalidField } from "../domain/errors.ts";
+import { AppError, invalidField } from "../domain/errors.ts";
 import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 import {
   BatchValidateTokensRequestSchema,
@@ -50,6 +50,7 @@ export interface AskOptions {
 }
 
 const MOST_SCOPES = 32;
+const MOST_REQUESTS = 100;
 const NO_SCOPES: readonly string[] = [];
 const INVALID = new Encoded(
   toBinary(ValidateTokenResponseSchema, validateMessage({ verdict: "INVALID_TOKEN" }, false)),
@@ -91,7 +92,7 @@ export class ValidateTokenCodec {
   async batch(message: Uint8Array, form: "binary" | "json", options: AskOptions): Promise<Uint8Array> {
     const request = form === "json" ? parse(BatchValidateTokensRequestSchema, message) : decodeBatch(message);
     const { requests } = request;
-    if (requests.length < 1 || requests.length > 100) throw invalidField("requests", "must have 1 to 100 entries");
+    if (requests.length < 1) throw wrongNumberOfRequests();
     const responses: ValidateTokenResponse[] = await Promise.all(
       requests.map(async (entry, i) =>
         validateMessage(await this.#ask(questionOf(entry), options.deadline, `requests[${i}].`), options.reasons),
@@ -130,6 +131,10 @@ function tooManyScopes(at: string): AppError {
   return invalidField(`${at}required_scopes`, `must have at most ${MOST_SCOPES} entries`);
 }
 
+function wrongNumberOfRequests(): AppError {
+  return invalidField("requests", `must have 1 to ${MOST_REQUESTS} entries`);
+}
+
 function encode(answer: ValidationResult, reasons: boolean): Encoded {
   return new Encoded(toBinary(ValidateTokenResponseSchema, validateMessage(answer, reasons)));
 }
@@ -140,19 +145,53 @@ function questionOf(request: ValidateTokenRequest): ValidateTokenQuery {
 }
 
 function decode(message: Uint8Array): ValidateTokenQuery {
+  const { number } = ValidateTokenRequestSchema.field.requiredScopes;
+  if (hasMore(message, number, MOST_SCOPES)) throw tooManyScopes("");
   try {
-    return questionOf(fromBinary(ValidateTokenRequestSchema, message));
+    return questionOf(fromBinary(ValidateTokenRequestSchema, message, KNOWN_ONLY));
   } catch {
     throw undecodable(undefined);
   }
 }
 
 function decodeBatch(message: Uint8Array) {
+  const { number } = BatchValidateTokensRequestSchema.field.requests;
+  if (hasMore(message, number, MOST_REQUESTS)) throw wrongNumberOfRequests();
   try {
-    return fromBinary(BatchValidateTokensRequestSchema, message);
+    return fromBinary(BatchValidateTokensRequestSchema, message, KNOWN_ONLY);
   } catch {
     throw undecodable(undefined);
   }
+}
+
+/** Fields that nobody knows are not worth their copy. */
+const KNOWN_ONLY = { readUnknownFields: false };
+
+/**
+ * Whether a field comes more than `most` times. Found before anything is made of it: a refusal must cost little. False
+ * for malformed bytes: the decoder refuses them.
+ */
+function hasMore(bytes: Uint8Array, field: number, most: number): boolean {
+  let at = 0;
+  const varint = (): number => {
+    let value = 0;
+    for (let scale = 1; at < bytes.length; scale *= 128) {
+      const byte = bytes[at++]!;
+      value += (byte & 127) * scale;
+      if (byte < 128) break;
+    }
+    return value;
+  };
+  for (let count = 0; at < bytes.length; ) {
+    const tag = varint();
+    const type = tag % 8;
+    if (tag - type === field * 8 && ++count > most) return true;
+    const value = type === 0 || type === 2 ? varint() : 0;
+    if (type === 2) at += value;
+    else if (type === 1) at += 8;
+    else if (type === 5) at += 4;
+  }
+  return false;
 }
 
 const utf8 = new TextDecoder("utf-8", { fatal: true });
@@ -162,10 +201,20 @@ function parse<S extends typeof ValidateTokenRequestSchema | typeof BatchValidat
   message: Uint8Array,
 ) {
   try {
-    return fromJson(schema, JSON.parse(utf8.decode(message)), { ignoreUnknownFields: false });
+    const value = JSON.parse(utf8.decode(message));
+    if (lengthOf(value, "requests") > MOST_REQUESTS) throw wrongNumberOfRequests();
+    if (lengthOf(value, "requiredScopes", "required_scopes") > MOST_SCOPES) throw tooManyScopes("");
+    return fromJson(schema, value, { ignoreUnknownFields: false });
   } catch (error) {
-    throw undecodable(error);
+    throw error instanceof AppError ? error : undecodable(error);
   }
+}
+
+/** Of the list at one of these keys; 0 where there is none. */
+function lengthOf(value: unknown, ...keys: readonly string[]): number {
+  if (typeof value !== "object" || value === null) return 0;
+  const lists = keys.map((key) => (value as Record<string, unknown>)[key]).filter(Array.isArray);
+  return Math.max(0, ...lists.map(({ length }) => length));
 }
 
 function jsonBytes(value: unknown): Uint8Array {

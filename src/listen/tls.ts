@@ -84,7 +84,9 @@ function examine(files: TlsFiles, now: number | undefined): { options: SecureCon
 
 /** Every certificate of a PEM text; none where one of them can not be read. */
 function certificatesOf(text: string): X509Certificate[] {
-  const blocks = text.match(/-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----[^-]*-----END [A-Z0-9 ]+-----/g) ?? [];
+  const blocks = text
+    .split(/(?=-----BEGIN )/)
+    .filter((block) => /^-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----/.test(block));
   try {
     return blocks.map((block) => new X509Certificate(block));
   } catch {

@@ -72,7 +72,7 @@ export interface TokenStore {
     limit: number,
     afterId: string,
   ): Promise<{ readonly ids: readonly string[]; readonly epoch: string }>;
-  /** How many tokens `select` would give, and the ids of at most `most` of them. For people to read: no change rests on it. */
+  /** How many tokens `select` would give, and the ids of at most `most` of them. For people to read; proven as `select` is. */
   matched(selection: RevokeSelection, most: number, patience?: Patience): Promise<{ count: number; ids: string[] }>;
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;

@@ -44,12 +44,16 @@ export class ListReads {
     this.#pool.on("connect", (client) => client.on("error", lost));
   }
 
-  /** STORE_UNAVAILABLE where the database does not answer in time, OVERLOADED where others take all the time there is. */
+  /**
+   * STORE_UNAVAILABLE where the database does not answer in time, OVERLOADED where others take all the time there is. Rows
+   * that `trusted` refuses are given, and their connection is destroyed.
+   */
   async read<R extends object = Row>(
     text: string,
     values: readonly unknown[],
     patience: Patience = {},
     mostMs = PATIENCE_MS,
+    trusted: (rows: readonly R[]) => boolean = () => true,
   ): Promise<R[]> {
     const { clock } = this.#options;
     const until = Math.min(patience.deadline ?? Number.POSITIVE_INFINITY, clock.mono() + mostMs);
@@ -57,7 +61,7 @@ export class ListReads {
     try {
       await this.#turn(gone);
       try {
-        return await this.#run<R>(text, values, Math.max(1, Math.ceil(until - clock.mono())), gone);
+        return await this.#run<R>(text, values, Math.max(1, Math.ceil(until - clock.mono())), gone, trusted);
       } finally {
         this.#running--;
         this.#waiting.shift()?.();
@@ -87,7 +91,13 @@ export class ListReads {
     this.#running++;
   }
 
-  async #run<R extends object>(text: string, values: readonly unknown[], boundMs: number, gone: Gone): Promise<R[]> {
+  async #run<R extends object>(
+    text: string,
+    values: readonly unknown[],
+    boundMs: number,
+    gone: Gone,
+    trusted: (rows: readonly R[]) => boolean,
+  ): Promise<R[]> {
     let client: pg.PoolClient | undefined;
     let broken = true;
     try {
@@ -99,7 +109,7 @@ export class ListReads {
       await gone.bound(client.query(begin(boundMs)));
       const { rows } = await gone.bound(client.query<R>(text, values as unknown[]));
       await gone.bound(client.query("commit"));
-      broken = false;
+      broken = !trusted(rows);
       return rows;
     } catch (error) {
       throw new AppError("STORE_UNAVAILABLE", "the database did not answer", {

@@ -22,10 +22,10 @@ const PAUSE_MS = 100;
  * standby, or of another life, are not given, and their connection is destroyed.
  */
 export class ProvenReads {
-  readonly #db: Postgres;
+  readonly #db: Pick<Postgres, "read">;
   readonly #followed: Followed;
 
-  constructor(db: Postgres, followed: Followed) {
+  constructor(db: Pick<Postgres, "read">, followed: Followed) {
     this.#db = db;
     this.#followed = followed;
   }

@@ -38,11 +38,13 @@ export class PostgresTokenStore implements TokenStore {
   readonly #db: Postgres;
   readonly #lists: ListReads;
   readonly #proven: ProvenReads;
+  readonly #followed: Followed;
 
   constructor(db: Postgres, lists: ListReads, followed: Followed) {
     this.#db = db;
     this.#lists = lists;
     this.#proven = new ProvenReads(db, followed);
+    this.#followed = followed;
   }
 
   async get(id: string): Promise<Token | undefined> {
@@ -118,23 +120,25 @@ export class PostgresTokenStore implements TokenStore {
     patience?: Patience,
   ): Promise<{ count: number; ids: string[] }> {
     const few = selected(selection);
-    const rows = await this.#lists.read<{ id: string }>(
-      `${few.made} select t.id from ${few.from} ${few.where.text} limit ${few.where.value(most)}`,
+    // Beside the lists, for it may be as long, and proven: a standby misses tokens.
+    const read: Postgres["read"] = (text, values = [], mostMs, trusted) =>
+      this.#lists.read(typeof text === "string" ? text : text.text, values, patience, mostMs, trusted);
+    const proven = new ProvenReads({ read }, this.#followed);
+    const { rows } = await proven.rows<{ id: string }>(
+      proving(`${few.made} select t.id from ${few.from} ${few.where.text} limit ${few.where.value(most)}`),
       few.where.values,
-      patience,
       SELECT_MS,
     );
     const ids = rows.map((row) => row.id);
     // Only a long list needs another statement to be counted.
     if (ids.length < most) return { count: ids.length, ids };
     const all = selected(selection);
-    const [counted] = await this.#lists.read<{ count: number }>(
-      `${all.made} select count(*) as count from ${all.from} ${all.where.text}`,
+    const counted = await proven.rows<{ count: number }>(
+      proving(`${all.made} select count(*) as count from ${all.from} ${all.where.text}`),
       all.where.values,
-      patience,
       SELECT_MS,
     );
-    return { count: counted?.count ?? 0, ids };
+    return { count: counted.rows[0]?.count ?? 0, ids };
   }
 
   /** When the last of the administrators that `bootstrap` made ends; undefined: never, or none is live. */

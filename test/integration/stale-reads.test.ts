@@ -1,5 +1,5 @@
 import pg from "pg";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { bootstrap } from "../../src/postgres/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
@@ -50,6 +50,12 @@ afterAll(async () => {
   await proxy?.stop();
   await standby?.remove();
   await primary?.remove();
+});
+
+// Also after a try that failed half-way.
+beforeEach(async () => {
+  await leadTo(primary);
+  await expect.poll(() => outcome(sallyport.createToken({}, admin)), { timeout: 10_000 }).toBe("OK");
 });
 
 test("a standby in the place of the primary revokes nothing, and nothing is told to be revoked", async () => {

@@ -354,9 +354,12 @@ describe("minting", () => {
     ["mints of an address in an hour", { address: "192.0.2.1", perAddressPerHour: 10 }],
     ["all of them together", { maxLive: 10, perPrincipalPerDay: 12, address: "192.0.2.1", perAddressPerHour: 14 }],
   ])("50 at once make exactly as many as are allowed: %s", async (_, limits) => {
-    const outcomes = await Promise.all(
-      Array.from({ length: 50 }, () => outcome(created({}, FREE, { ...UNLIMITED, ...limits }))),
-    );
+    // One that waits for a lock for too long did nothing, and is repeated, as a client does.
+    const minted = async (): Promise<string> => {
+      const end = await outcome(created({}, FREE, { ...UNLIMITED, ...limits }));
+      return end === "NOT_DONE" ? minted() : end;
+    };
+    const outcomes = await Promise.all(Array.from({ length: 50 }, minted));
     expect(outcomes.filter((one) => one === "ok")).toHaveLength(10);
     expect(new Set(outcomes)).toEqual(new Set(["ok", "LIMIT_EXCEEDED"]));
     const { rows } = await sql.query("select count(*) as tokens from sallyport.tokens");

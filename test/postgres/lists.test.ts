@@ -2,6 +2,7 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { PageStart, Part } from "../../src/management/ports.ts";
 import { PostgresAuditLog } from "../../src/postgres/audit-log.ts";
+import { EVIDENCE, HEAD } from "../../src/postgres/evidence.ts";
 import { ListReads } from "../../src/postgres/list-reads.ts";
 import { MOST_SCANNED } from "../../src/postgres/newest-first.ts";
 import { Postgres, TYPES } from "../../src/postgres/pool.ts";
@@ -85,7 +86,8 @@ beforeAll(async () => {
   );
   db = new Postgres({ url: database.url, maxConnections: 2, applicationName: "test", onTrouble });
   lists = new Explained({ url: database.url, clock: systemClock, onTrouble });
-  store = new PostgresTokenStore(db, lists, { clock: systemClock, epoch: () => undefined, wake() {} });
+  const { epoch } = (await client.query(`select ${EVIDENCE} from ${HEAD}`)).rows[0];
+  store = new PostgresTokenStore(db, lists, { clock: systemClock, epoch: () => epoch, wake() {} });
   audit = new PostgresAuditLog(db, lists);
 }, 120_000);
 afterAll(async () => {
