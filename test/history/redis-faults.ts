@@ -73,10 +73,12 @@ const sleep = fault("redis-sleep", async (world, redis, seconds) => {
 
 const flush = fault("redis-flush", async (world, redis, seconds) => {
   let dropped = 0;
-  await repeatedly(seconds, 60, async () => {
+  const empty = async () => {
     dropped += await entries(redis);
     await redis.cli("FLUSHALL");
-  });
+  };
+  await repeatedly(seconds, 60, empty);
+  for (let more = 0; more < 20 && dropped === 0; more++) await repeatedly(0.3, 60, empty);
   world.probe("entries were lost", dropped > 0);
 });
 
@@ -85,7 +87,7 @@ const oom = fault("redis-oom", async (world, redis, seconds) => {
   await redis.cli("CONFIG", "SET", "maxmemory-policy", "noeviction");
   await redis.cli("CONFIG", "SET", "maxmemory", 1);
   await delay(seconds * 1000);
-  world.probe("fills were refused", (await info(redis, "total_error_replies")) > before);
+  world.probe("fills were refused", await until(async () => (await info(redis, "total_error_replies")) > before));
   await redis.cli("CONFIG", "SET", "maxmemory", 0);
 });
 
@@ -94,7 +96,7 @@ const readOnly = fault("redis-readonly", async (world, redis, seconds) => {
   // A primary that became a replica of one that is away: it reads old things, and takes nothing.
   await redis.cli("REPLICAOF", "127.0.0.1", 1);
   await delay(seconds * 800);
-  world.probe("writes were refused", (await info(redis, "total_error_replies")) > before);
+  world.probe("writes were refused", await until(async () => (await info(redis, "total_error_replies")) > before));
   await redis.cli("REPLICAOF", "NO", "ONE");
   await delay(500);
 });
@@ -105,10 +107,10 @@ const password = fault("redis-password", async (world, redis, seconds) => {
   const admin = new Redis(redis.url, { password: "another", protocol: 2, retryStrategy: () => null });
   await admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
   await delay(seconds * 1000);
-  const text = await admin.info();
+  const refused = async () => Number(/total_error_replies:(\d+)/.exec(await admin.info())?.[1]) > before;
+  world.probe("nobody was let in", await until(refused));
   await admin.config("SET", "requirepass", "");
   admin.disconnect();
-  world.probe("nobody was let in", Number(/total_error_replies:(\d+)/.exec(text)?.[1]) > before);
 });
 
 /** Whoever can write there: makes entries up, exchanges them, and puts back what once was there. */
@@ -158,11 +160,8 @@ const slow = fault("redis-slow", async (world, _redis, seconds) => {
     await delay(seconds * 500);
   }
   // Within the bound of a command first, and then not.
-  const after = await failures();
-  world.probe(
-    "commands took too long",
-    after.some((count, i) => count > before[i]!),
-  );
+  const more = async () => (await failures()).some((count, i) => count > before[i]!);
+  world.probe("commands took too long", await until(more));
   await Promise.all(world.instances.map(({ redis }) => redis!.set({ kind: "pass" })));
 });
 
@@ -171,8 +170,7 @@ const partition = fault("redis-partition", async (world, _redis, seconds) => {
   await redis!.set({ kind: "blackhole" });
   await delay(seconds * 700);
   await redis!.set({ kind: "refuse" });
-  await delay(50);
-  world.probe("it was cut off", redis!.connections().length === 0);
+  world.probe("it was cut off", await until(() => redis!.connections().length === 0, 3_000));
   await delay(seconds * 500);
   await redis!.set({ kind: "pass" });
 });
