@@ -60,7 +60,8 @@ export const CUT_SWEEP: Fault = {
     };
     await cut(world, await next(), {});
     sweep ??= new Sweep(pg.carried(POOL));
-    while (performance.now() < until) await cut(world, await next(), sweep.next());
+    const enough = () => pg.seen.cuts - before > 3 || performance.now() > until + 20_000;
+    while (performance.now() < until || !enough()) await cut(world, await next(), sweep.next());
     print(`cut-sweep: ${sweep} places`);
     world.probe("connections were cut", pg.seen.cuts - before > 3);
   },

@@ -19,7 +19,7 @@ function story() {
     history.answered(subject, "p", start, performance.now(), verdict, "Check");
     return history.tally.violations.map((violation) => violation.slice(0, 3));
   };
-  return { begin, answer, subject };
+  return { history, begin, answer, subject };
 }
 
 test("an ALLOW to a call that starts after the OK is a violation, and one under way is none", () => {
@@ -77,4 +77,15 @@ test("a token that ends by its time is dead from then on, and may be refused a l
   expect(answer(INVALID_TOKEN)).toEqual([]);
   subject.deadFrom = performance.now() - 1;
   expect(answer(ALLOW)).toEqual(["(A)", "(B)"]);
+});
+
+test("what is refused while the database is empty is no violation, and then it may live again", async () => {
+  const { history, answer } = story();
+  await history.emptied(async () => {
+    expect(answer(INVALID_TOKEN)).toEqual([]);
+    expect(answer(ALLOW)).toEqual([]);
+  });
+  for (const now = performance.now(); performance.now() === now; );
+  expect(answer(ALLOW)).toEqual([]);
+  expect(answer(INVALID_TOKEN)).toEqual(["(C)"]);
 });

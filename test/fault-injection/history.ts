@@ -134,6 +134,8 @@ const MOST_VIOLATIONS = 50;
 export class History {
   tally = emptyTally();
   readonly attempts: Attempt[] = [];
+  /** While somebody empties the database and fills it again: what is not there then is rightly refused. */
+  #empty = { from: Number.POSITIVE_INFINITY, to: Number.POSITIVE_INFINITY };
   readonly #file: string | undefined;
   #lines: string[] = [];
 
@@ -158,6 +160,7 @@ export class History {
     else if (verdict === INVALID_TOKEN || verdict === INSUFFICIENT_SCOPE) {
       tally.refusals++;
       this.#of(asker).refusals++;
+      if (end >= this.#empty.from && start <= this.#empty.to) return;
       if (end > subject.lastRefusal.end) Object.assign(subject.lastRefusal, { start, end });
       if (!subject.mayBeDead(start, end))
         this.violation("C", subject, `${process} refused it to ${asker} (${verdict})`);
@@ -222,6 +225,12 @@ export class History {
     const { start, end } = subject.lastRefusal;
     if (end < invoked || subject.mayBeDead(start, end)) return;
     this.violation("C", subject, `refused, though ${id} came back with ${detail}`);
+  }
+
+  /** Does what empties the database and fills it again; in between there are no tokens. */
+  async emptied<T>(work: () => Promise<T>): Promise<T> {
+    this.#empty = { from: performance.now(), to: Number.POSITIVE_INFINITY };
+    return work().finally(() => (this.#empty.to = performance.now()));
   }
 
   /** The database forgot what ended them: they live, as far as it knows. */

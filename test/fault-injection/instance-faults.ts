@@ -1,4 +1,5 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { until } from "./bounded.ts";
 import type { Cell } from "./cells.ts";
 import { end } from "./changes.ts";
 import type { Subject } from "./history.ts";
@@ -160,9 +161,10 @@ const kill: Fault = {
     const how = await world.leave(instance, "SIGKILL");
     world.probe(`it was killed, not ${how}`, how === "SIGKILL");
     await delay(seconds * 500);
-    const begun = performance.now();
-    await world.join(1);
-    world.probe("it was ready again in time", performance.now() - begun < 10_000);
+    const again = await world.join(1);
+    // What a start takes says the machine; that another was killed must not make it longer.
+    const most = Math.max(10_000, 4 * instance.startMs);
+    world.probe(`it was ready again in time, not after ${again.startMs.toFixed(0)} ms`, again.startMs < most);
     await delay(500);
   },
 };
@@ -172,8 +174,7 @@ const joinLeave: Fault = {
   async run(world) {
     const rows = () => world.rows<{ n: number }>("select count(*)::int as n from sallyport.validators");
     const joined = await world.join(3);
-    await delay(400);
-    world.probe("it is registered", (await rows())[0]!.n >= 4);
+    world.probe("it is registered", await until(async () => (await rows())[0]!.n >= 4, 5_000));
     const how = await world.leave(joined, "SIGTERM");
     world.probe(`it ended well, not by ${how}`, how === "0");
     await delay(400);

@@ -52,6 +52,8 @@ export class Instance {
   readonly http: HttpClient;
   readonly adminHttp: HttpClient;
   readonly exited: Promise<string>;
+  /** How long it took to hold a lease. */
+  readonly startMs: number;
   ended = false;
   readonly #child: ChildProcess;
   readonly #session: Http2SessionManager;
@@ -59,7 +61,8 @@ export class Instance {
   readonly #data: readonly DataClient[];
   #turn = 0;
 
-  private constructor(parts: Parts, listeners: Listeners) {
+  private constructor(parts: Parts, listeners: Listeners, startMs: number) {
+    this.startMs = startMs;
     const { options, child, pg, pooled, redis, output, exited } = parts;
     this.options = options;
     this.name = options.name;
@@ -85,6 +88,7 @@ export class Instance {
 
   /** Starts the program and resolves once it said where its listeners are: it then holds a lease. */
   static async start(options: InstanceOptions): Promise<Instance> {
+    const begun = performance.now();
     const pg = await PgLink.start(options.database.port);
     const pooled = options.pooler === undefined ? undefined : await PgLink.start(options.pooler);
     const url = (link: PgLink) => `postgres://sallyport@127.0.0.1:${link.port}/${options.database.name}`;
@@ -121,7 +125,7 @@ export class Instance {
     const output = new Output(child);
     const parts = { options, child, pg, pooled, redis, output, exited };
     try {
-      return new Instance(parts, await output.listeners(exited));
+      return new Instance(parts, await output.listeners(exited), performance.now() - begun);
     } catch (error) {
       child.kill("SIGKILL");
       await Promise.all([exited, pg.stop(), pooled?.stop(), redis?.stop()]);

@@ -120,6 +120,7 @@ function* order(faults: readonly Fault[], over: number | undefined): Generator<F
 async function one(world: World, fault: Fault, seconds: number, score: Score): Promise<void> {
   const row = await round(world, fault, seconds);
   printRow(row);
+  for (const problem of row.problems.slice(0, 8)) print(`  ${problem}`);
   score.judge(fault.name, row.problems);
   score.allows += row.tally.allows;
   score.afterOk += row.tally.afterOk;

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { setTimeout as delay } from "node:timers/promises";
 import { Redis } from "ioredis";
 import { type RedisServer, startRedis } from "../support/redis.ts";
+import { until } from "./bounded.ts";
 import type { Fault } from "./round.ts";
 import type { World } from "./world.ts";
 
@@ -29,13 +30,14 @@ const info = async (redis: RedisServer, field: string) =>
   Number(new RegExp(`${field}:(\\d+)`).exec(String(await redis.cli("INFO")))?.[1]);
 
 const killed = fault("redis-kill", async (world, redis, seconds) => {
-  world.probe("there was something in it", (await entries(redis)) > 0);
+  world.probe("there was something in it", await until(async () => (await entries(redis)) > 0));
   await redis.kill9();
   await delay(seconds * 600);
   world.redis = await startRedis({ port: redis.port });
   // Those that wait before they come back wait up to a second.
   await delay(1_200);
-  world.probe("it is used again", (await entries(world.redis)) > 0);
+  const { redis: again } = world;
+  world.probe("it is used again", await until(async () => (await entries(again)) > 0));
 });
 
 const frozen = fault("redis-freeze", async (world, redis, seconds) => {
@@ -56,7 +58,10 @@ const clientKill = fault("redis-client-kill", async (world, redis, seconds) => {
 });
 
 const clientPause = fault("redis-client-pause", async (world, redis, seconds) => {
-  const times = await repeatedly(seconds, 500, () => redis.cli("CLIENT", "PAUSE", 350, "ALL"));
+  const hold = () => redis.cli("CLIENT", "PAUSE", 350, "ALL");
+  let times = await repeatedly(seconds, 500, hold);
+  // Who asks for it is held, too.
+  while (times < 2) times += await repeatedly(0.6, 500, hold);
   world.probe("clients were held", times > 1);
 });
 
@@ -68,10 +73,12 @@ const sleep = fault("redis-sleep", async (world, redis, seconds) => {
 
 const flush = fault("redis-flush", async (world, redis, seconds) => {
   let dropped = 0;
-  await repeatedly(seconds, 60, async () => {
+  const empty = async () => {
     dropped += await entries(redis);
     await redis.cli("FLUSHALL");
-  });
+  };
+  await repeatedly(seconds, 60, empty);
+  for (let more = 0; more < 20 && dropped === 0; more++) await repeatedly(0.3, 60, empty);
   world.probe("entries were lost", dropped > 0);
 });
 
@@ -80,7 +87,7 @@ const oom = fault("redis-oom", async (world, redis, seconds) => {
   await redis.cli("CONFIG", "SET", "maxmemory-policy", "noeviction");
   await redis.cli("CONFIG", "SET", "maxmemory", 1);
   await delay(seconds * 1000);
-  world.probe("fills were refused", (await info(redis, "total_error_replies")) > before);
+  world.probe("fills were refused", await until(async () => (await info(redis, "total_error_replies")) > before));
   await redis.cli("CONFIG", "SET", "maxmemory", 0);
 });
 
@@ -89,7 +96,7 @@ const readOnly = fault("redis-readonly", async (world, redis, seconds) => {
   // A primary that became a replica of one that is away: it reads old things, and takes nothing.
   await redis.cli("REPLICAOF", "127.0.0.1", 1);
   await delay(seconds * 800);
-  world.probe("writes were refused", (await info(redis, "total_error_replies")) > before);
+  world.probe("writes were refused", await until(async () => (await info(redis, "total_error_replies")) > before));
   await redis.cli("REPLICAOF", "NO", "ONE");
   await delay(500);
 });
@@ -100,10 +107,10 @@ const password = fault("redis-password", async (world, redis, seconds) => {
   const admin = new Redis(redis.url, { password: "another", protocol: 2, retryStrategy: () => null });
   await admin.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
   await delay(seconds * 1000);
-  const text = await admin.info();
+  const refused = async () => Number(/total_error_replies:(\d+)/.exec(await admin.info())?.[1]) > before;
+  world.probe("nobody was let in", await until(refused));
   await admin.config("SET", "requirepass", "");
   admin.disconnect();
-  world.probe("nobody was let in", Number(/total_error_replies:(\d+)/.exec(text)?.[1]) > before);
 });
 
 /** Whoever can write there: makes entries up, exchanges them, and puts back what once was there. */
@@ -153,11 +160,8 @@ const slow = fault("redis-slow", async (world, _redis, seconds) => {
     await delay(seconds * 500);
   }
   // Within the bound of a command first, and then not.
-  const after = await failures();
-  world.probe(
-    "commands took too long",
-    after.some((count, i) => count > before[i]!),
-  );
+  const more = async () => (await failures()).some((count, i) => count > before[i]!);
+  world.probe("commands took too long", await until(more));
   await Promise.all(world.instances.map(({ redis }) => redis!.set({ kind: "pass" })));
 });
 
@@ -166,8 +170,7 @@ const partition = fault("redis-partition", async (world, _redis, seconds) => {
   await redis!.set({ kind: "blackhole" });
   await delay(seconds * 700);
   await redis!.set({ kind: "refuse" });
-  await delay(50);
-  world.probe("it was cut off", redis!.connections().length === 0);
+  world.probe("it was cut off", await until(() => redis!.connections().length === 0, 3_000));
   await delay(seconds * 500);
   await redis!.set({ kind: "pass" });
 });

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { startCluster, startSentinel } from "../support/redis.ts";
+import { until } from "./bounded.ts";
 import type { Fault } from "./round.ts";
 import type { Topology } from "./topologies.ts";
 
@@ -10,10 +11,7 @@ export async function cluster(): Promise<Topology> {
     name: "cluster",
     async run(world, seconds) {
       await delay(seconds * 1000);
-      world.probe(
-        "entries lie on several nodes",
-        (await sizes()).every((size) => size > 0),
-      );
+      world.probe("entries lie on several nodes", await until(async () => (await sizes()).every((size) => size > 0)));
     },
   };
   const nodeKilled: Fault = {
@@ -21,11 +19,11 @@ export async function cluster(): Promise<Topology> {
     async run(world, seconds) {
       await nodes[2]!.kill9();
       await delay(seconds * 1000);
-      const states = await Promise.all(nodes.slice(0, 2).map((node) => node.cli("CLUSTER", "NODES")));
-      world.probe(
-        "the others miss it",
-        states.some((text) => /fail|disconnected/.test(String(text))),
-      );
+      const missed = async () => {
+        const states = await Promise.all(nodes.slice(0, 2).map((node) => node.cli("CLUSTER", "NODES")));
+        return states.some((text) => /fail|disconnected/.test(String(text)));
+      };
+      world.probe("the others miss it", await until(missed));
     },
   };
   const url = `redis-cluster://${nodes.map(({ port }) => `127.0.0.1:${port}`).join(",")}`;
@@ -44,14 +42,14 @@ export async function sentinel(): Promise<Topology> {
       replica.sigcont();
       const primaryNow = async () => String(await watcher.cli("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name));
       let moved = false;
-      for (let i = 0; i < 100 && !moved; i++) {
+      for (let i = 0; i < 200 && !moved; i++) {
         await delay(100);
         moved = (await primaryNow()).endsWith(String(replica.port));
       }
       world.probe("the replica took over", moved);
       primary.sigcont();
       await delay(seconds * 700);
-      world.probe("it is used", Number(await replica.cli("DBSIZE")) > 0);
+      world.probe("it is used", await until(async () => Number(await replica.cli("DBSIZE")) > 0));
     },
   };
   return { world: { redis: `redis-sentinel://127.0.0.1:${watcher.port}/${name}` }, faults: [failover], stop };

@@ -1,9 +1,12 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { startServer } from "../support/postgres.ts";
+import { redisProgram } from "../support/redis.ts";
 import { type Place, WAYS, type Way } from "../support/restore.ts";
 import type { Cell } from "./cells.ts";
 import { end } from "./changes.ts";
 import { ask } from "./load.ts";
 import type { Fault } from "./round.ts";
+import type { Topology } from "./topologies.ts";
 import { ALLOW } from "./wire.ts";
 import type { World } from "./world.ts";
 
@@ -28,7 +31,8 @@ function restored(name: string, way: Way): Fault {
       // Read by all for the first time, and kept outside, as of a position that another change will have.
       world.probe("all have it as of the last position", await allAllow(world, cached!));
       for (const cell of lost) history.lost(cell.subjects);
-      await restore();
+      // Not in one transaction: tables come back one by one.
+      await (way.programs ? history.emptied(restore) : restore());
       for (const cell of lost) world.probe("it lives again", await allAllow(world, cell));
       world.probe("a change is made in the restored state", await untilOk(world, cached!));
       await Promise.all(world.instances.map((instance) => ask(history, instance, cached!.subjects)));
@@ -44,10 +48,21 @@ function restored(name: string, way: Way): Fault {
 
 const nameOf = ({ name }: Way) => `restore-${name.toLowerCase().replaceAll(/[^a-z]+/g, "-")}`;
 
-/** Where the client programs of the server's version are not here, those ways are left to `test/integration`. */
-export const RESTORE_FAULTS: readonly Fault[] = WAYS.filter(({ programs }) => !programs).map((way) =>
-  restored(nameOf(way), way),
-);
+const faultOf = (way: Way) => restored(nameOf(way), way);
+
+export const RESTORE_FAULTS: readonly Fault[] = WAYS.filter(({ programs }) => !programs).map(faultOf);
+
+/** Those by pg_dump, on a server of the system: the others come without their client programs. */
+export const DUMP_FAULTS: readonly Fault[] = WAYS.filter(({ programs }) => programs).map(faultOf);
+
+export async function dumps(): Promise<Topology> {
+  const server = await startServer({ major: 15, settings: { max_connections: "80" } });
+  const redis = await redisProgram().then(
+    () => "own" as const,
+    () => undefined,
+  );
+  return { world: { server, redis }, faults: DUMP_FAULTS, stop: () => server.remove() };
+}
 
 async function untilOk(world: World, cell: Cell): Promise<boolean> {
   for (const until = performance.now() + BACK_MS; performance.now() < until; await delay(20)) {

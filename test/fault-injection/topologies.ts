@@ -4,6 +4,7 @@ import { hasPostgres } from "../support/postgres.ts";
 import { redisProgram } from "../support/redis.ts";
 import { pooled } from "./pooler-faults.ts";
 import { cluster, sentinel } from "./redis-topologies.ts";
+import { DUMP_FAULTS, dumps } from "./restore-faults.ts";
 import type { Fault } from "./round.ts";
 import { synchronous } from "./standby-faults.ts";
 import { stock } from "./stock-server.ts";
@@ -34,6 +35,11 @@ const lacksStock = async () => {
 export const TOPOLOGIES: readonly Plan[] = [
   { faults: ["cluster", "cluster-node-kill"], lacks: lacksRedis, start: cluster },
   { faults: ["sentinel-failover"], lacks: lacksRedis, start: sentinel },
+  {
+    faults: DUMP_FAULTS.map(({ name }) => name),
+    lacks: async () => (hasPostgres(15) ? undefined : "no PostgreSQL 15 of the system"),
+    start: dumps,
+  },
   { faults: ["stock-server"], lacks: lacksStock, start: stock },
   {
     faults: ["pooler", "pooler-pause", "pooler-kill", "pooler-standby"],

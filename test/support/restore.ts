@@ -174,17 +174,25 @@ export const WAYS: readonly Way[] = [
   ...(["truncate", "delete from"] as const).map((empty) =>
     dumped(`pg_restore --data-only, after ${empty.toUpperCase()}`, "custom", async (place, file) => {
       const names = [...TABLES, "migrations"].map((table) => `sallyport.${table}`);
-      await inside(
-        place,
-        "begin",
-        ...names.map((table) => `alter table ${table} disable trigger all`),
-        ...(empty === "truncate"
-          ? [`truncate ${names.join(", ")}`]
-          : names.toReversed().map((table) => `delete from ${table}`)),
-        ...names.map((table) => `alter table ${table} enable trigger all`),
-        "commit",
-      );
-      await run(place, "pg_restore", "--data-only", "--disable-triggers", file);
+      const again = async () => {
+        await inside(
+          place,
+          "begin",
+          ...names.map((table) => `alter table ${table} disable trigger all`),
+          ...(empty === "truncate"
+            ? [`truncate ${names.join(", ")}`]
+            : names.toReversed().map((table) => `delete from ${table}`)),
+          ...names.map((table) => `alter table ${table} enable trigger all`),
+          "commit",
+        );
+        await run(place, "pg_restore", "--data-only", "--disable-triggers", file);
+      };
+      // Who runs meanwhile may write a row that the dump has as well; then an operator begins again.
+      for (let left = 5; ; left--) {
+        const failure = await again().catch((error: Error) => error);
+        if (!(failure instanceof Error)) return;
+        if (left === 0 || !failure.message.includes("duplicate key")) throw failure;
+      }
     }),
   ),
   TEMPLATE,
