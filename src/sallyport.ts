@@ -101,6 +101,8 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const store = new PostgresTokenStore(db, lists, {
     clock,
     epoch: () => freshness.epoch,
+    sawEpoch: () => freshness.sawEpoch,
+    applied: () => freshness.applied,
     wake: () => follower.wake(),
   });
   const audit = new PostgresAuditLog(db, lists);

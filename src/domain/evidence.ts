@@ -1,6 +1,6 @@
 /**
  * What every statement shows about the server that answered. Positions are comparable only inside one epoch
- * (timeline / incarnation / server start time).
+ * (`docs/protocol.md` §2).
  */
 export interface Evidence {
   readonly inRecovery: boolean;

@@ -199,7 +199,7 @@ export class Freshness {
     this.#bound();
   }
 
-  /** The use rule: the only listener to a row that was not read for this very call. Valid in this tick only. */
+  /** The use rule: the only way to a row that was not read for this very call. Valid in this tick only. */
   usable(cached: Cached, mono: number): boolean {
     const { epoch, position: n } = cached.snapshot.version;
     if (epoch !== this.#epoch || !(mono < this.#leaseUntil) || n < this.#floor) return false;

@@ -114,7 +114,7 @@ export function judgeRotation(
   const caller = callerNow(rights, asker);
   const { own, now } = asker;
   const { profile } = rights;
-  const itself = own !== undefined && own.family === target.family;
+  const itself = own !== undefined && own.id === target.id;
   const counted = !isAdministrator(caller);
   const ceiling = ceilingEnd(profile, target.scopes, target.scopes, target, now);
   if (itself) {
@@ -129,13 +129,23 @@ export function judgeRotation(
     return { expire, familyLife: target.familyLife, counted };
   }
   if (own?.parent) throw exceeded("a token that was minted by a token rotates nothing but itself");
+  if (counted && own !== undefined && own.family === target.family) {
+    throw exceeded("a token rotates itself, not what replaced it or what it replaced");
+  }
+  // Its string is told as that of a new token is: to one who may mint it.
+  const by = counted ? checkMinter(profile, caller, target.tenant, target.principal) : undefined;
+  if (by === "token" && target.parent !== own?.id) {
+    throw exceeded("a token rotates of its own principal only itself and what it has minted");
+  }
   // The answer holds the new string: nobody gets rights by a rotation that it could not grant.
   checkScopes(profile, caller, target.scopes);
   const bound = own !== undefined && !isAdministrator(caller) ? own : undefined;
   if (bound !== undefined) checkBounds(target, bound);
   const rule = { ...(asked ?? sameLife(target, profile)), notBeforeTime: target.notBeforeTime };
   const expire = expiry(rule, now, ceiling, parent?.expireTime, bound?.expireTime);
-  const given = asked === undefined || expire === undefined ? undefined : expire - now;
+  // Whatever bounds this one bounds those that it renews itself to.
+  const bounded = asked !== undefined || bound?.expireTime !== undefined;
+  const given = bounded && expire !== undefined ? expire - now : undefined;
   return { expire, familyLife: earlier(target.familyLife, given), counted };
 }
 
@@ -197,15 +207,9 @@ export function judgeUpdate(
   if (own.family === target.family)
     throw exceeded("a token does not widen itself: another caller does, or mints a new one");
   if (isAdministrator(caller)) return end;
-  const same = own.tenant === target.tenant && own.principal === target.principal;
-  checkBounds(
-    {
-      audiences: same || wider.audiences || wider.enabled ? after.audiences : own.audiences,
-      allowedCidrs: same || wider.networks || wider.enabled ? after.allowedCidrs : own.allowedCidrs,
-    },
-    own,
-  );
-  if ((same || wider.end) && isLater(expire, own.expireTime)) {
+  // Whatever it gives, it gives for no longer and for no more than it is good itself, as if it minted.
+  checkBounds(after, own);
+  if (isLater(expire, own.expireTime)) {
     throw exceeded("expire_time: a caller gives no later end than it has itself");
   }
   return end;

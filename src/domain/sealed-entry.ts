@@ -3,9 +3,9 @@ import type { Keyring, Keys } from "./keyring.ts";
 import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
 
 /*
- * TokenSnapshot as it lies in a cache outside the process, which is trusted with nothing: it can not read an entry, change
- * one, or put one under another name, position or epoch. An old entry of the same name it can bring back; that is what
- * the label is for.
+ * A token snapshot in a cache outside the process. That cache is trusted with nothing: it cannot read an entry, change
+ * one, or put one under another name, position or epoch. It can bring back an old entry of the same name; the version is
+ * there for that.
  *
  *   value = n (16 decimal digits) ‖ schema (1) ‖ kid (1) ‖ day (4) ‖ nonce (12) ‖ AES-256-GCM(facts) ‖ tag (16)
  *   associated data = all before the nonce ‖ name (32) ‖ digest (32) ‖ epoch
@@ -28,7 +28,7 @@ export function entryName(keys: Keys, epoch: string, digest: string): Buffer {
   return keys.cacheKey.fields(`${SCHEMA} ${epoch}`, Buffer.from(digest, "latin1"));
 }
 
-/** Seals snapshot for the entry of this name. `time` (milliseconds since 1970, any clock) picks the day's key. */
+/** Seals a snapshot for the entry of this name. `time` (milliseconds since 1970, any clock) picks the day's key. */
 export function seal(snapshot: TokenSnapshot, name: Uint8Array, keys: Keys, time: number): Buffer {
   const day = Math.floor(time / DAY_MS);
   const header = Buffer.alloc(HEADER);

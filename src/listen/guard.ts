@@ -22,7 +22,7 @@ export interface GuardHooks {
 }
 
 /**
- * Stands before every listener of every listener: nothing that a peer sends ends the process. A request without exactly one
+ * Stands before every handler of every listener: nothing that a peer sends ends the process. A request without exactly one
  * well-formed authority is answered 400 before any library sees it (some end the process over it); whatever a listener
  * throws or rejects with is answered 500, with fixed text.
  */

@@ -1,4 +1,4 @@
-// servers/: three listeners. Bytes become requests here, under limits; nothing here knows what a token is.
+// three listeners. Bytes become requests here, under limits; nothing here knows what a token is.
 
 /** What one listener bears. Times in milliseconds, sizes in bytes; a client that exceeds one loses its own stream or connection. */
 export interface ListenerLimits {

@@ -8,6 +8,7 @@ import {
   checkMayEnd,
   type Held,
   judgeUpdate,
+  mayNotEnd,
   type Rights,
   touchesRights,
 } from "../domain/rights.ts";
@@ -32,7 +33,11 @@ const REVOKE_CHUNK = {
   name: "sallyport-revoke-chunk",
   text: `
 with mine as materialized (
-  select id from sallyport.tokens where id = any($1::text[]) order by id for no key update skip locked
+  select id, scopes, revoke_time from sallyport.tokens where id = any($1::text[]) order by id for no key update skip locked
+),
+-- A string that a rotation ended, and that is revoked now, repeats no request.
+forgotten as (
+  delete from sallyport.requests r using mine where r.caller = mine.id
 ),
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
@@ -48,7 +53,9 @@ audited as (
 )
 select ${PROOF}, array(select id from done) as revoked, array(
   select id from sallyport.tokens t where id = any($1) and not exists (select from mine where mine.id = t.id)
-) as busy
+) as busy, exists (
+  select from mine where revoke_time is null and ${spares("$7::text", "scopes")}
+) as spared
 from ${HEAD}`,
 };
 
@@ -112,6 +119,11 @@ export class PostgresAuthorityStore implements AuthorityStore {
         if (rows.length === 0) break;
         revoked.push(...rows.map((row) => row.id));
       }
+      // A string that a rotation ended repeats no request once its family is revoked.
+      await tx.query(
+        "delete from sallyport.requests r using sallyport.tokens t where t.family = $1 and r.caller = t.id",
+        [family],
+      );
       for (const target of new Set([id, ...revoked])) {
         await audit(tx, actor, token.tenant, "token.revoke", `token:${target}`, token.principal, {
           family: "true",
@@ -124,7 +136,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   revokeChunk(...[tenant, ids, reason, actor]: Args<"revokeChunk">): ReturnType<AuthorityStore["revokeChunk"]> {
     return this.#db.transaction(async (tx) => {
-      const [row] = await tx.query<ProofRow & { revoked: string[]; busy: string[] }>(REVOKE_CHUNK, [
+      const [row] = await tx.query<ProofRow & { revoked: string[]; busy: string[]; spared: boolean }>(REVOKE_CHUNK, [
         ids,
         actor.actor,
         reason,
@@ -133,6 +145,8 @@ export class PostgresAuthorityStore implements AuthorityStore {
         tenant,
         rankText(actor.rank),
       ]);
+      // Judged again on the locked rows: one that got such rights after the selection is not passed over in silence.
+      if (row?.spared === true) throw mayNotEnd();
       return proven({ revoked: row?.revoked ?? [], busy: row?.busy ?? [] }, row);
     });
   }

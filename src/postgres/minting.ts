@@ -132,8 +132,14 @@ export async function rotate(
   await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard.callerTokenId);
   await lockTokens(tx, [guard.callerTokenId, id]);
   const { now, n } = await reread(tx, before.tenant, before.principal);
+  const made = await readHeld(tx, id);
+  // This very call has made it: its commit came through a failover, and it was run again.
+  if (made.rotatedTo === fresh.id) {
+    await auditRepeat(tx, actor, "token.rotate", id, made);
+    return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
+  }
   const asker = await rereadCaller(tx, guard, now);
-  const old = await readHeld(tx, id);
+  const old = made;
   if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
   refuseDead(old);
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");

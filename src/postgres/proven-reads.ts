@@ -9,6 +9,9 @@ export interface Followed {
   readonly clock: Clock;
   /** Undefined before the first one is known: then nothing is proven. */
   epoch(): string | undefined;
+  /** Since when, by this process's clock, and the position up to which its log is applied. */
+  sawEpoch(): number;
+  applied(): number;
   /** Another one answered: let the follower look. */
   wake(): void;
 }
@@ -39,7 +42,9 @@ export class ProvenReads {
     const { clock } = this.#followed;
     for (const until = clock.mono() + PATIENCE_MS; ; ) {
       type Row = EvidenceRow & { here: true | null } & R;
-      const trusted = (all: readonly Row[]) => this.#proves(all[0]);
+      const sent = clock.mono();
+      const applied = this.#followed.applied();
+      const trusted = (all: readonly Row[]) => this.#proves(all[0], sent, applied);
       const rows = await this.#db.read<Row>(statement, values, timeoutMs, trusted);
       if (trusted(rows)) return { rows: rows.filter(({ here }) => here), epoch: rows[0]!.epoch };
       this.#followed.wake();
@@ -52,10 +57,15 @@ export class ProvenReads {
     }
   }
 
-  #proves(row: EvidenceRow | undefined): boolean {
+  /**
+   * A server takes the snapshot of a statement before it runs it: one that was promoted in between shows its new epoch
+   * beside rows that it had as a standby. So the statement must have been sent in this epoch, and show what was known.
+   */
+  #proves(row: EvidenceRow | undefined, sent: number, applied: number): boolean {
     if (row === undefined) return false;
-    const { inRecovery, epoch } = evidenceOf(row);
-    return !inRecovery && epoch === this.#followed.epoch();
+    const { inRecovery, epoch, position } = evidenceOf(row);
+    const followed = this.#followed;
+    return !inRecovery && epoch === followed.epoch() && sent >= followed.sawEpoch() && position >= applied;
   }
 }
 

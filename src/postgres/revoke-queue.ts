@@ -1,6 +1,6 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
-import { checkMayEnd } from "../domain/rights.ts";
+import { checkMayEnd, mayNotEnd, type Rank } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { Committed } from "../revocation/ports.ts";
 import { PROOF, type ProofRow, proven } from "./committed.ts";
@@ -76,6 +76,8 @@ export class RevokeQueue {
   }
 }
 
+const RANKS: readonly Rank[] = ["operator", "admin", "other"];
+
 interface Revoked {
   readonly tokens: ReadonlyMap<string, Token>;
   /** Ids of those that were revoked before. */
@@ -89,6 +91,8 @@ function answer(waiting: Waiting, done: Committed<Revoked>): void {
   try {
     if (token === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
     if (!done.value.already.has(token.id)) checkMayEnd(waiting.actor.rank, token.scopes);
+    // The statement alone says that a row is revoked: whoever it spared it from hears no OK.
+    if (token.revokeTime === undefined) throw mayNotEnd();
     waiting.resolve({ ...done, value: token });
   } catch (error) {
     waiting.reject(error);
@@ -99,9 +103,9 @@ type RevokedRow = ProofRow & (({ busy: boolean; already: boolean } & TokenRow) |
 
 async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<Committed<Revoked>> {
   const first = new Map<string, Revoke>();
-  const operators = batch.filter(({ actor }) => rankText(actor.rank) === "operator");
-  // Of those who name the same token, one who may end it.
-  for (const revoke of [...operators, ...batch]) if (!first.has(revoke.id)) first.set(revoke.id, revoke);
+  const ranked = RANKS.flatMap((rank) => batch.filter(({ actor }) => rankText(actor.rank) === rank));
+  // Of those who name the same token, the one with the most rights decides whether it ends.
+  for (const revoke of ranked) if (!first.has(revoke.id)) first.set(revoke.id, revoke);
   const revokes = [...first.values()];
   const acts = batch.map(({ id, actor, reason }) => ({
     ...actor,
@@ -145,6 +149,10 @@ audited as (
     a->'metadata', a->>'requestId'
   from jsonb_array_elements($4::jsonb) a join mine on mine.id = a->>'id'
   where mine.revoke_time is not null or not ${spares("(a->>'rank')", "mine.scopes")}
+),
+-- A string that a rotation ended, and that is revoked now, repeats no request.
+forgotten as (
+  delete from sallyport.requests r using mine where r.caller = mine.id
 ),
 found as (
   select false as busy, false as already, ${storedColumns("done")} from done

@@ -22,7 +22,7 @@ select ${EVIDENCE},
   q.digest as parent_digest, q.scopes as parent_scopes, q.audiences as parent_audiences,
   q.allowed_cidrs as parent_allowed_cidrs, q.not_before_time as parent_not_before_time, q.expire_time as parent_expire_time,
   q.revoke_time is not null as parent_revoked, q.disabled as parent_disabled,
-  q.issued_n < p.cut_n or q.issued_n < o.cut_n as parent_cut
+  q.issued_n < p.cut_n or q.issued_n < o.cut_n as parent_cut, t.parent_id is not null and q.id is null as orphan
 from ${HEAD}
   left join sallyport.tokens t on t.digest = $1
   left join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal
@@ -61,6 +61,7 @@ interface LookUpRow extends EvidenceRow {
   readonly parent_revoked: boolean;
   readonly parent_disabled: boolean;
   readonly parent_cut: boolean | null;
+  readonly orphan: boolean;
 }
 
 export interface TokenReaderOptions {
@@ -112,13 +113,14 @@ export class PostgresTokenReader implements TokenReader {
     for (let again = true; ; again = false) {
       const at = this.#choose();
       const slot = this.#slot(at);
+      const warm = slot?.warm === true;
       try {
         return await this.#readOn(slot, digest, deadline);
       } catch (error) {
         // Of a connection that was given up for what another read met: this one may ask once more.
         const givenUp = this.#slots[at] !== slot;
-        // One that is still being opened is kept: it is late for this call only.
-        if (!givenUp && slot?.warm === true && !keepsConnection(error)) {
+        // One that was still being opened is kept: it is late for this call only.
+        if (!givenUp && warm && !keepsConnection(error)) {
           this.#destroy(slot);
           this.#options.onTrouble("database connection lost", safeCause(error));
         }
@@ -242,8 +244,8 @@ function snapshotOf(
     disabled: row.disabled,
     notBefore: row.not_before_time ?? undefined,
     expire: earlier(row.expire_time ?? undefined, parent?.expire),
-    // A missing principal or tenant row refuses.
-    cut: row.cut ?? true,
+    // A missing row of its principal, tenant or parent refuses.
+    cut: row.orphan || (row.cut ?? true),
     principalState: row.principal_state ?? "DELETED",
     tenantState: row.tenant_state ?? "SUSPENDED",
     parent,

@@ -32,8 +32,8 @@ return 1`;
 const FILL_SHA = createHash("sha1").update(FILL).digest("hex");
 
 /**
- * L2. Names and seals are made with the keyring's current pepper, of whichever pepper the token is: snapshot does not
- * say it. While a new pepper is being rolled out, processes that differ in it miss each other's entries, and no more.
+ * L2. Names and seals are made with the keyring's current pepper, of whichever pepper the token is: a snapshot does
+ * not tell it. While a new pepper is being rolled out, processes that differ in it miss each other's entries, and no more.
  */
 export class RedisTokenCache implements TokenCache {
   readonly #options: RedisTokenCacheOptions;
@@ -73,7 +73,7 @@ export class RedisTokenCache implements TokenCache {
 
   async #store(commands: Commands, key: string, value: Buffer): Promise<unknown> {
     const { ttlMs } = this.#options;
-    // Without scripts an older fill may come last: what it holds is refused by its label, or is as good.
+    // Without scripts an older fill may come last: what it holds is refused by its version, or is as good.
     if (!this.#scripts) return commands.set(key, value, "PX", ttlMs);
     try {
       return await commands.evalsha(FILL_SHA, 1, key, value, ttlMs);

@@ -147,9 +147,14 @@ export class Callers {
       return await this.token(bearer, address, direct, rotated.validate);
     } catch (error) {
       const ended = isUnauthenticated(error) ? await rotated.find(bearer) : undefined;
-      if (ended === undefined || ended.rotatedTo === "") throw error;
+      if (ended === undefined || ended.rotatedTo === "" || !this.#isOver(ended)) throw error;
       return this.#ended(ended, address, direct, error);
     }
+  }
+
+  /** A rotation ended it: what refuses it for another reason (its principal, its parent) is no repeat and no reuse. */
+  #isOver({ revokeTime, expireTime }: Token): boolean {
+    return revokeTime !== undefined || (expireTime !== undefined && expireTime <= this.#deps.clock.wall());
   }
 
   /** One who may repeat the rotation that ended its token; what it names decides, where the rotation is. */

@@ -299,7 +299,7 @@ function authority() {
       const sent = clock.mono();
       await new Promise(setImmediate);
       const found = rows.get(digest);
-      const seen = found && { ...found, label: { epoch: EPOCH, n } };
+      const seen = found && { ...found, version: { epoch: EPOCH, position: n } };
       return {
         inRecovery: false,
         epoch: EPOCH,

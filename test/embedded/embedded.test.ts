@@ -364,7 +364,7 @@ describe("without a kernel that ends children", () => {
   test.skipIf(!existsSync("/bin/sh"))("a shell on a pipe ends PostgreSQL when its owner is killed", async () => {
     await (await start()).stop();
     const program = `
-      const { launch } = await import(${JSON.stringify(new URL("../postgres/embedded-server.ts", MODULE).href)});
+      const { launch } = await import(${JSON.stringify(new URL("./server.ts", MODULE).href)});
       const server = await launch({ ...JSON.parse(process.argv[1]), log: () => {} });
       process.stdout.write(server.pid + "\\n");
     `;

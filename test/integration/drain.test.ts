@@ -176,8 +176,8 @@ async function enough(...loads: readonly Load[]): Promise<void> {
 
 describe("SIGTERM under load", () => {
   test.each([
-    ["cleartext", "own"],
-    ["TLS", "own"],
+    ["cleartext", "builtin"],
+    ["TLS", "builtin"],
     ["cleartext", "node"],
   ] as const)(
     "loses no call, says NOT_SERVING first, and ends with 0 in time (%s, %s)",
@@ -192,7 +192,7 @@ describe("SIGTERM under load", () => {
       const loads = [grpcLoad(urls, creds, 8), ...(secure ? [] : [http1Load(urls, 8)])];
       const port = portOf(leaves.listeners.data);
       const poured =
-        http2 === "own"
+        http2 === "builtin"
           ? rawLoad(secure ? 8 : 16, () =>
               secure
                 ? tlsConnect({ port, host: "localhost", ca: ca.certPem, ALPNProtocols: ["h2"] })

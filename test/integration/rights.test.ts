@@ -1,4 +1,4 @@
-import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { durationFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { failure, outcome, seconds, TestSallyport } from "../support/sallyport.ts";
 
@@ -132,11 +132,15 @@ describe("rights only shrink", () => {
   test("an update grants no more than a mint: the same rules for the scopes it sets", async () => {
     const mine = await sallyport.callerWith(["sallyport.tokens.create", "repo:read"]);
     const maker = sallyport.as(mine.tokenString);
-    const { id: target } = await sallyport.createToken({ scopes: ["repo:read"] });
-    const set = (...scopes: string[]) =>
-      outcome(
-        maker.tokens.updateToken({ token: { id: target, scopes }, updateMask: { paths: ["scopes"] }, noWait: true }),
-      );
+    const short = { case: "ttl" as const, value: durationFromMs(3_600_000) };
+    const { id: target } = await sallyport.createToken({ scopes: ["repo:read"], lifetime: short });
+    const { id: outlives } = await sallyport.createToken({ scopes: ["other"] });
+    const setOf =
+      (id: string) =>
+      (...scopes: string[]) =>
+        outcome(maker.tokens.updateToken({ token: { id, scopes }, updateMask: { paths: ["scopes"] }, noWait: true }));
+    const set = setOf(target);
+    expect(await setOf(outlives)("repo:read")).toBe("RIGHTS_EXCEEDED");
     expect(await set("repo:write")).toBe("RIGHTS_EXCEEDED");
     expect(await set("sallyport.tokens.create")).toBe("OK");
     expect(await set("repo:read")).toBe("OK");

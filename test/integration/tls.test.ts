@@ -81,7 +81,7 @@ function client(url: string, who?: Identity) {
 }
 
 describe("TLS by configuration", () => {
-  test.each(["own", "node"])(
+  test.each(["builtin", "node"])(
     "a new certificate is shown after SIGHUP, and no connection is dropped (%s)",
     async (http2) => {
       writeFiles(folder, newServer());

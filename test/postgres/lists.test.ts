@@ -87,7 +87,13 @@ beforeAll(async () => {
   db = new Postgres({ url: database.url, maxConnections: 2, applicationName: "test", onTrouble });
   lists = new Explained({ url: database.url, clock: systemClock, onTrouble });
   const { epoch } = (await client.query(`select ${EVIDENCE} from ${HEAD}`)).rows[0];
-  store = new PostgresTokenStore(db, lists, { clock: systemClock, epoch: () => epoch, wake() {} });
+  store = new PostgresTokenStore(db, lists, {
+    clock: systemClock,
+    epoch: () => epoch,
+    sawEpoch: () => 0,
+    applied: () => -1,
+    wake() {},
+  });
   audit = new PostgresAuditLog(db, lists);
 }, 120_000);
 afterAll(async () => {

@@ -68,8 +68,8 @@ describe("what a poll tells", () => {
     const second = await log.poll(me, epoch, first.position);
     expect(second.position).toBe(first.position + 2);
     expect(second.rows.toSorted((a, b) => a.position - b.position)).toEqual([
-      { n: first.position + 1, key: tokenKey(1) },
-      { n: first.position + 2, key: tokenKey(2) },
+      { position: first.position + 1, key: tokenKey(1) },
+      { position: first.position + 2, key: tokenKey(2) },
     ]);
     expect((await log.poll(me, epoch, second.position)).rows).toEqual([]);
     expect(Math.abs(second.dbTime - Date.now())).toBeLessThan(5000);
@@ -230,7 +230,7 @@ describe("the registry", () => {
     const before = { id: other.me, boundMs: 1500, reaped: true, appliedN: n - 1 };
     const foreign = { id: stranger.me, boundMs: 900, reaped: false, appliedN: -1 };
     const told = await log.unacknowledged(epoch, undefined);
-    expect(told).toMatchObject({ n, epoch, inRecovery: false, settled: undefined, maxBoundMs: 1500 });
+    expect(told).toMatchObject({ position: n, epoch, inRecovery: false, settled: undefined, maxBoundMs: 1500 });
     expect(new Set(told.missing)).toEqual(new Set([before, foreign]));
     expect((await log.unacknowledged(epoch, n - 1)).missing).toEqual([foreign]);
     expect((await log.unacknowledged(epoch, n + 1)).missing).toHaveLength(3);
@@ -302,7 +302,7 @@ describe("the registry", () => {
     expect((await writer.unacknowledged(epoch, n)).missing.map(({ id }) => id)).toEqual([joiner.me]);
     const page = await late.poll(joiner.me, epoch, -1);
     expect(page.position).toBe(n);
-    expect(page.rows).toContainEqual({ n, key: tokenKey(1) });
+    expect(page.rows).toContainEqual({ position: n, key: tokenKey(1) });
     await late.ack(joiner.me, epoch, page.position);
     expect((await writer.unacknowledged(epoch, n)).missing).toEqual([]);
   });
@@ -451,7 +451,7 @@ describe("pruning", () => {
     await log.prune();
     expect(await left()).toEqual([12_001]);
     const { me, epoch } = await joined(log);
-    expect(await log.poll(me, epoch, 5)).toMatchObject({ floorN: 12_000, rows: [{ n: 12_001, key: "y" }] });
+    expect(await log.poll(me, epoch, 5)).toMatchObject({ floorN: 12_000, rows: [{ position: 12_001, key: "y" }] });
   });
 
   test("the floor is committed before the first row is deleted, and never falls", async () => {

@@ -31,7 +31,7 @@ const digest = (i: number) => createHash("sha256").update(String(i)).digest("bin
 /** Fills and waits until Redis shows it: `fill` itself is not awaited by anyone. */
 async function filled(cache: RedisTokenCache, m: TokenSnapshot) {
   cache.fill(m);
-  await expect.poll(() => cache.get(m.digest, m.version.epoch)).toMatchObject({ label: m.version });
+  await expect.poll(() => cache.get(m.digest, m.version.epoch)).toMatchObject({ version: m.version });
 }
 
 describe("entries", () => {
@@ -79,7 +79,7 @@ describe("entries", () => {
     await expect.poll(() => cache.get(digest(1), EPOCH)).toMatchObject({ scopes: ["again"] });
     cache.fill(at(10));
     cache.fill(at(9));
-    await expect.poll(() => cache.get(digest(1), EPOCH)).toMatchObject({ label: { n: 10 } });
+    await expect.poll(() => cache.get(digest(1), EPOCH)).toMatchObject({ version: { position: 10 } });
     expect((await cache.get(digest(1), EPOCH))?.version.position).toBe(10);
   });
 
@@ -144,7 +144,7 @@ describe("a Redis that lies", () => {
     const tokens = Array.from({ length: 40 }, (_, i) =>
       snapshot(100, { digest: digest(i), id: `tok_${i}`, revoked: true }),
     );
-    const live = (m: TokenSnapshot, n: number) => ({ ...m, revoked: false, label: { epoch: EPOCH, n } });
+    const live = (m: TokenSnapshot, n: number) => ({ ...m, revoked: false, version: { epoch: EPOCH, position: n } });
     for (const m of tokens) cache.fill(m);
     await expect.poll(() => hand.dbsize()).toBe(40);
     const keys = new Map<string, string>();

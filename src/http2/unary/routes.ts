@@ -58,7 +58,7 @@ export interface UnaryRoute {
    */
   readonly byHead?: boolean;
   /**
-   * Answers in the handler's place, so that a route whose errors would open a listener can refuse inside an OK RPC. When
+   * Answers in the handler's place, so that a method whose RPC errors would count as permission can refuse inside an OK RPC. When
    * present it is also given its deadline a little before the client's, so that this answer arrives first. Must not
    * throw; absent, the protocol's own error is answered.
    */
