@@ -182,7 +182,7 @@ test("every § that the code cites is a section of docs/protocol.md, or of an RF
 test("scripts that the pages name are there", () => {
   const { scripts } = JSON.parse(read("package.json")) as { scripts: Record<string, string> };
   for (const page of PAGES) {
-    for (const [, name] of read(page).matchAll(/npm run (?:-s )?([a-z:0-9]+)/g)) {
+    for (const [, name] of read(page).matchAll(/npm run (?:-s )?([a-z][a-z:0-9-]*)/g)) {
       const script = scripts[name!];
       expect(script, `${page}: ${name}`).toBeDefined();
       const file = /node (?:--\S+ )*(\S+\.ts)/.exec(script!)?.[1];
