@@ -29,6 +29,8 @@ export interface Target {
   readonly rssCapBytes: number;
   /** Whether an HTTP/2 peer that has shaken hands may say nothing: a proxy that is trusted keeps its connections. */
   readonly keepsIdle?: boolean;
+  /** A listener for probes: HTTP/1.0 needs no `Host` there (RFC 9112 §3.2). */
+  readonly probes?: boolean;
   /** What an ordinary client does; rejects when it is not answered as usual. */
   normalRequest(): Promise<void>;
   close(): Promise<void>;

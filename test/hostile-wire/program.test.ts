@@ -58,6 +58,7 @@ async function start(
     rpc: listener === "data" ? VALIDATE : HEALTH,
     pid: program.program.pid,
     rssCapBytes: 400 * MiB,
+    probes: listener === "ops",
     keepsIdle: listener === "data" && http2 === "builtin", // it is bound to the loopback
     async normalRequest() {
       const answer = await grpc(target, envelope(target.rpc.message));

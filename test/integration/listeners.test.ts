@@ -4,6 +4,7 @@ import { request as httpRequest } from "node:http";
 import { connect as netConnect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { create, type DescMethod, type DescService, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
@@ -34,17 +35,22 @@ beforeAll(async () => {
 });
 afterAll(() => sallyport?.stop());
 
-/** A Connect GET as a browser sends it. */
-function get(
+/** A Connect GET as a browser sends it; again while the machine is too busy, as the answer asks. */
+async function get(
   listener: "data" | "admin",
   service: DescService,
   method: DescMethod,
   message: object = {},
 ): Promise<Response> {
   const query = new URLSearchParams({ connect: "v1", encoding: "json", message: JSON.stringify(message) });
-  return fetch(`${sallyport.listeners[listener]}/${service.typeName}/${method.name}?${query}`, {
-    headers: { authorization: `Bearer ${sallyport.adminToken}` },
-  });
+  for (;;) {
+    const answer = await fetch(`${sallyport.listeners[listener]}/${service.typeName}/${method.name}?${query}`, {
+      headers: { authorization: `Bearer ${sallyport.adminToken}` },
+    });
+    if (answer.status !== 429) return answer;
+    await answer.body?.cancel();
+    await delay(100);
+  }
 }
 
 describe("Connect GET", () => {
@@ -150,7 +156,7 @@ describe("what each listener serves", () => {
 });
 
 describe("unix sockets", () => {
-  test.each(["own", "node"])(
+  test.each(["builtin", "node"])(
     "are served with their mode, to both protocols, and removed at the end (%s)",
     async (http2) => {
       const folder = mkdtempSync(join(tmpdir(), "sallyport-unix-"));
