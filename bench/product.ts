@@ -59,7 +59,7 @@ export class Product {
         ...FREE_PORTS,
         data: {
           bind: variant === "unix" ? unix : `127.0.0.1:${port}`,
-          http2: variant === "node" ? "node" : "own",
+          http2: variant === "node" ? "node" : "builtin",
           max_connections: variant === "wide" ? 20_000 : 1_024,
         },
       },
