@@ -32,6 +32,7 @@ async function start(listener: "data" | "admin" | "ops", transport: "cleartext" 
     port,
     ...(transport === "tls" ? { ca: ca.certPem } : {}),
     rpc: listener === "ops" ? check : validate,
+    probes: listener === "ops",
     pid: child.pid!,
     rssCapBytes: 300 * MiB,
     async normalRequest() {

@@ -20,15 +20,11 @@ const REPLIES = {
   notFound: http(404, []),
   badRequest: http(400, []),
   methodNotAllowed: http(405, ALLOW_POST),
+  // A line of text: a Connect error would name a code, and none is said for what is no RPC.
   unsupportedMediaType: http(
     415,
-    [["content-type", "application/json"]],
-    Buffer.from(
-      JSON.stringify({
-        code: "invalid_argument",
-        message: "content-type must be application/json or application/proto, or application/grpc over HTTP/2",
-      }),
-    ),
+    [["content-type", "text/plain"]],
+    Buffer.from("content-type must be application/json or application/proto, or application/grpc over HTTP/2\n"),
   ),
 };
 const HEADER_FIELDS_TOO_LARGE = http(431, []);
