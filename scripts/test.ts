@@ -1,49 +1,96 @@
 // `npm test`: every suite that needs no proxy binary, on a real PostgreSQL and a real Redis. Ends with one plain line.
+// Arguments are vitest's. With CI set and no argument, files that failed run once more at the end, when the machine has
+// less to do; what passes only then is named.
 import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFile, rm } from "node:fs/promises";
 
-const program = spawn(
-  "vitest",
-  ["run", "--reporter=default", "--reporter=json", "--outputFile=.cache/test.json", ...process.argv.slice(2)],
-  {
+const REPORT = ".cache/test.json";
+const given = process.argv.slice(2);
+
+const first = await run(given);
+const files = [...new Set(first.failed.flatMap(({ file }) => file ?? []))];
+const whole = process.env["CI"] !== undefined && given.length === 0;
+const again = whole && files.length > 0 ? await run(files) : undefined;
+const failed = again?.failed ?? first.failed;
+for (const name of first.skipped) console.log(`skipped: ${name}`);
+if (again !== undefined) {
+  const still = new Set(failed.map(({ name }) => name));
+  for (const { name } of first.failed) if (!still.has(name)) console.log(`passed at the second try only: ${name}`);
+}
+for (const { name, message } of failed) console.log(`failed: ${name}: ${message}`);
+const passed = first.passed + first.failed.length - failed.length;
+console.log(`${passed} passed, ${failed.length} failed, ${first.skipped.length} skipped`);
+if (failed.length > 0 || passed === 0) process.exitCode = 1;
+
+interface Outcome {
+  readonly passed: number;
+  readonly skipped: readonly string[];
+  readonly failed: readonly Failure[];
+}
+
+/** A test, or a file that cannot be run at all: it has no tests and counts as one. */
+interface Failure {
+  readonly file?: string;
+  readonly name: string;
+  readonly message: string;
+}
+
+async function run(args: readonly string[]): Promise<Outcome> {
+  await rm(REPORT, { force: true });
+  const vitest = spawn("vitest", ["run", "--reporter=default", "--reporter=json", `--outputFile=${REPORT}`, ...args], {
     stdio: "inherit",
-  },
-);
-program.on("error", (error) => {
-  console.error(`vitest can not be started: ${error.message}; run npm ci first`);
-  process.exitCode = 1;
-});
-program.on("close", async (code) => {
-  const { readFile } = await import("node:fs/promises");
+  });
+  let code: unknown;
+  try {
+    [code] = await once(vitest, "close");
+  } catch (error) {
+    return broken(`vitest cannot be started: ${(error as Error).message}; run npm ci first`);
+  }
   let report: Report;
   try {
-    report = JSON.parse(await readFile(".cache/test.json", "utf8")) as Report;
+    report = JSON.parse(await readFile(REPORT, "utf8")) as Report;
   } catch {
-    console.log("0 passed, 1 failed, 0 skipped");
-    process.exitCode = code || 1;
-    return;
+    return broken("vitest ended without a report");
   }
-  const skipped = report.testResults.flatMap((file) =>
-    file.assertionResults.filter(({ status }) => status === "pending" || status === "skipped" || status === "todo"),
+  const tests = report.testResults.flatMap(({ name: file, assertionResults }) =>
+    assertionResults.map((test) => ({ ...test, file })),
   );
-  for (const test of skipped) console.log(`skipped: ${test.fullName}`);
-  // A file that could not be run at all has no tests that failed: it counts as one.
-  const broken = report.testResults.filter(
-    (file) => file.status === "failed" && !file.assertionResults.some(({ status }) => status === "failed"),
-  );
-  for (const file of broken) console.log(`failed to run: ${file.name}: ${file.message.split("\n")[0]}`);
-  console.log(
-    `${report.numPassedTests} passed, ${report.numFailedTests + broken.length} failed, ${skipped.length} skipped`,
-  );
-  process.exitCode = code ?? 1;
-});
+  const failed = tests
+    .filter(({ status }) => status === "failed")
+    .map((test): Failure => ({ file: test.file, name: test.fullName, message: line(test.failureMessages?.[0]) }));
+  for (const { name: file, status, message } of report.testResults) {
+    if (status === "failed" && !failed.some((test) => test.file === file)) {
+      failed.push({ file, name: file, message: line(message) });
+    }
+  }
+  // An error outside of any test ends vitest with another code than its tests do.
+  if (code !== 0 && failed.length === 0) failed.push(...broken(`vitest ended with code ${String(code)}`).failed);
+  return {
+    passed: report.numPassedTests,
+    failed,
+    skipped: tests.filter(({ status }) => ["pending", "skipped", "todo"].includes(status)).map((test) => test.fullName),
+  };
+}
+
+function broken(message: string): Outcome {
+  return { passed: 0, skipped: [], failed: [{ name: "npm test", message }] };
+}
+
+function line(text = ""): string {
+  return text.split("\n")[0]!.slice(0, 300);
+}
 
 interface Report {
   readonly numPassedTests: number;
-  readonly numFailedTests: number;
   readonly testResults: readonly {
     readonly name: string;
     readonly status: string;
     readonly message: string;
-    readonly assertionResults: readonly { readonly fullName: string; readonly status: string }[];
+    readonly assertionResults: readonly {
+      readonly fullName: string;
+      readonly status: string;
+      readonly failureMessages?: readonly string[];
+    }[];
   }[];
 }
