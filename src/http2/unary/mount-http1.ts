@@ -46,7 +46,7 @@ export function mountHttp1(options: MountOptions): (request: IncomingMessage, re
     }
     if (head.protocol === "grpc") head.protocol = "http";
     const peer = peerOf(request.socket);
-    const call = new MountedCall(head, peer, (reply, read) => send(request, response, reply, read), tell, budget);
+    const call = new MountedCall(head, peer, (reply, read) => send(request, response, reply, read), tell, budget, true);
     response.once("close", () => call.abandon());
     call.serve(request);
   };

@@ -45,7 +45,14 @@ export function mountNode(options: MountOptions): StreamHandler {
       peer = peerOf(session.socket as Socket);
       peers.set(session, peer);
     }
-    const call = new MountedCall(head, peer, (reply, read) => send(stream, head.method, reply, read), tell, budget);
+    const call = new MountedCall(
+      head,
+      peer,
+      (reply, read) => send(stream, head.method, reply, read),
+      tell,
+      budget,
+      false,
+    );
     stream.once("close", () => call.abandon());
     call.serve(stream);
   };

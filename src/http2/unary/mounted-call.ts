@@ -58,6 +58,7 @@ export class MountedCall implements ServedCall {
   private readonly send: SendReply;
   private readonly tell: HandlerErrorHook;
   private readonly budget: ByteBudget;
+  private readonly byHead: boolean;
   private readonly controller = new AbortController();
   private chunks: Buffer[] = [];
   private length = 0;
@@ -67,12 +68,21 @@ export class MountedCall implements ServedCall {
   private answered = false;
   private timer: NodeJS.Timeout | undefined;
 
-  constructor(head: Head, peer: ConnectionPeer, send: SendReply, tell: HandlerErrorHook, budget: ByteBudget) {
+  /** `byHead`: the mount cannot rely on the client to send the body that it announces. */
+  constructor(
+    head: Head,
+    peer: ConnectionPeer,
+    send: SendReply,
+    tell: HandlerErrorHook,
+    budget: ByteBudget,
+    byHead: boolean,
+  ) {
     this.head = head;
     this.peer = peer;
     this.send = send;
     this.tell = tell;
     this.budget = budget;
+    this.byHead = byHead && head.target?.route.byHead === true;
     this.protocol = protocolFor(head);
     this.deadline = performance.now() + timeFor(head);
   }
@@ -130,10 +140,6 @@ export class MountedCall implements ServedCall {
     this.timer = setTimeout(() => this.giveUp("deadline"), left);
     // A body that came along with its head is read by then.
     if (this.byHead) setImmediate(() => this.begin(NO_BODY));
-  }
-
-  private get byHead(): boolean {
-    return this.head.target?.route.byHead === true;
   }
 
   private take(bytes: Buffer): void {

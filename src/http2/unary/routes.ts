@@ -54,7 +54,7 @@ export interface UnaryRoute {
   readonly kind?: "rpc" | "http";
   /**
    * The head says it all: a body is neither waited for nor given to the handler. Proxies that ask about a request often
-   * announce its body and send none. On Node's servers only; HTTP/2 holds a client to what it announces.
+   * announce its body and send none. Over HTTP/1.1 only: an HTTP/2 request says itself when it ends.
    */
   readonly byHead?: boolean;
   /**
