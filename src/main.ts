@@ -84,7 +84,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
   const config = load();
   switch (word) {
     case "serve":
-      return (await import("./serve.ts")).serve(config, load);
+      return (await import("./serve.ts")).serve(config, load, process.env);
     case "migrate":
       return (await import("./commands.ts")).migrateCommand(config);
     case "bootstrap":

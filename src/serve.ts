@@ -2,6 +2,7 @@ import { existsSync, unwatchFile, watchFile } from "node:fs";
 import type { Config } from "./config/schema.ts";
 import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
 import { type Embedded, startEmbedded } from "./embedded/embedded.ts";
+import { notifySystemd } from "./ops/systemd.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
@@ -16,8 +17,8 @@ const WATCH_MS = 2_000;
 /** npm passes on the SIGINT that a terminal has sent to the whole group already: one Ctrl-C comes twice. */
 const SAME_SIGNAL_MS = 1_000;
 
-/** Runs the server until a signal. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
-export async function serve(given: Config, load: () => Config): Promise<number> {
+/** Runs the server until a signal. Under systemd (`env`) it says when it is ready and when it stops. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
+export async function serve(given: Config, load: () => Config, env: NodeJS.ProcessEnv): Promise<number> {
   assertUsable(given);
   const telemetry = createTelemetry(given.log.level);
   surviveFaults(telemetry);
@@ -40,11 +41,15 @@ export async function serve(given: Config, load: () => Config): Promise<number> 
     // Looked at, not listened to: a mounted secret is replaced by moving a link.
     for (const file of config.files) watchFile(file, { interval: WATCH_MS, persistent: false }, signals.onReload);
     announce(sallyport, config, embedded !== undefined);
+    const notify = (state: "READY=1" | "STOPPING=1") =>
+      void notifySystemd(state, env).catch(({ message }: Error) => telemetry.log.warn(message));
+    notify("READY=1");
     const why = await Promise.race([
       signals.stop,
       embedded?.database.exited.then(() => "database" as const) ?? new Promise<never>(() => {}),
     ]);
     telemetry.note("stopping", { because: why });
+    notify("STOPPING=1");
     await sallyport.stop(GRACE_MS[why]);
     return why === "database" ? 69 : 0;
   } finally {
