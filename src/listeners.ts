@@ -185,7 +185,7 @@ function opsListener(config: Config, deps: ListenerDeps, health: Health, drain: 
       reasons: deps.reasons,
       drain,
     }),
-    onTrouble: (what, error) => deps.telemetry.trouble(what, error),
+    onTrouble: (name, error) => deps.telemetry.trouble(name, error, { listener: "ops" }),
   });
 }
 
@@ -240,7 +240,7 @@ function adminListener(
       { "/openapi.json": openApiPage },
       revocationPath({ clock, admission, called, denials, callers, tokens: admin.tokens, proxies }, rpc),
     ),
-    onTrouble: (what, error) => telemetry.trouble(what, error),
+    onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),
   });
 }
@@ -255,7 +255,7 @@ async function dataListener(
   const trust = trustsPeers(config.listeners.data) ? "trusted" : "untrusted";
   const limits = { ...listenerLimits(trust === "trusted" ? "data-trusted" : "data"), maxSockets };
   const { clock, telemetry, dataCallers, validate } = deps;
-  const onHandlerError = (error: unknown) => telemetry.trouble("a handler failed", error);
+  const onHandlerError = (error: unknown) => telemetry.trouble("handler_failed", error, { listener: "data" });
   const common = {
     clock,
     callers: dataCallers,
@@ -286,7 +286,7 @@ async function dataListener(
     budget,
     onHandlerError,
     onConnectionError: ({ reason, error }) => {
-      if (error !== undefined) telemetry.trouble(`data listener: ${reason}`, error);
+      if (error !== undefined) telemetry.trouble("connection_failed", error, { listener: "data", reason });
     },
   });
   const listener = await openListener({
@@ -300,7 +300,7 @@ async function dataListener(
     ...(http2 === "builtin"
       ? { http2: (socket: Socket, head: Buffer) => own.accept(socket, head, trust) }
       : { onStream: mountNode({ routes, budget, onHandlerError }) }),
-    onTrouble: (what, error) => telemetry.trouble(what, error),
+    onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "data" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("data", address, why),
   });
   return {
