@@ -112,11 +112,31 @@ export interface Events {
   note(name: Note, facts?: Facts): void;
 }
 
+/** The names of the gRPC status codes, as the specification spells them. */
+export type StatusName =
+  | "OK"
+  | "CANCELLED"
+  | "UNKNOWN"
+  | "INVALID_ARGUMENT"
+  | "DEADLINE_EXCEEDED"
+  | "NOT_FOUND"
+  | "ALREADY_EXISTS"
+  | "PERMISSION_DENIED"
+  | "RESOURCE_EXHAUSTED"
+  | "FAILED_PRECONDITION"
+  | "ABORTED"
+  | "OUT_OF_RANGE"
+  | "UNIMPLEMENTED"
+  | "INTERNAL"
+  | "UNAVAILABLE"
+  | "DATA_LOSS"
+  | "UNAUTHENTICATED";
+
 /** A line about one call: names, codes and times; nothing of request or response. */
 export interface CallLine {
   readonly requestId: string;
   readonly method: string;
-  readonly code: string;
+  readonly code: StatusName;
   readonly reason?: string;
   readonly actor?: string;
   /** Of a caller without a good credential: from where it came. */

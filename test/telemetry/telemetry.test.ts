@@ -5,7 +5,7 @@ import { createTelemetry } from "../../src/telemetry/telemetry.ts";
 const line = (more: Partial<CallLine>): CallLine => ({
   requestId: "r",
   method: "sallyport.v1.TokenAdmin/GetToken",
-  code: "Unauthenticated",
+  code: "UNAUTHENTICATED",
   seconds: 0.001,
   level: "info",
   ...more,
@@ -17,7 +17,7 @@ test("calls without a good credential are all counted, and ten a second are logg
   for (let i = 0; i < 1_000; i++) telemetry.called(line({ reason: "CALLER_UNAUTHENTICATED" }));
   expect(lines.length).toBeGreaterThanOrEqual(10);
   expect(lines.length).toBeLessThanOrEqual(20); // where the machine is so slow that a second begins
-  expect(await telemetry.registry.metrics()).toMatch(/sallyport_rpc_total\{.*Unauthenticated.*\} 1000/);
+  expect(await telemetry.registry.metrics()).toMatch(/sallyport_rpc_total\{.*UNAUTHENTICATED.*\} 1000/);
 });
 
 test("calls of callers that are known are all logged", () => {
