@@ -37,7 +37,7 @@ try {
   const installed = await run(npm, ["ci"]);
   check("npm ci", installed.code === 0, installed.text);
   const started = await startAndInterrupt(npm);
-  const drained = started.code === 0 && started.text.includes('"msg":"stopped"');
+  const drained = started.code === 0 && started.text.includes('"event":"stopped"');
   check("npm start, Ctrl-C", drained && /"node":"v(2[4-9]|[3-9]\d)/.test(started.text), started.text);
   const tested = await run(npm, ["test", "--", "test/domain", "test/config/config.test.ts"]);
   check("npm test", tested.code === 0 && / 0 failed/.test(tested.text), tested.text);

@@ -2,7 +2,6 @@ import type { Socket } from "node:net";
 import { totalmem } from "node:os";
 import { getHeapStatistics } from "node:v8";
 import type { DescService } from "@bufbuild/protobuf";
-import { Code } from "@connectrpc/connect";
 import { auditLog } from "./admin-api/audit-log.ts";
 import { openApiPage } from "./admin-api/openapi.ts";
 import type { PageTokens } from "./admin-api/page-token.ts";
@@ -45,7 +44,7 @@ import { callLog } from "./rpc/call-log.ts";
 import type { Callers } from "./rpc/caller.ts";
 import { TrustedProxies } from "./rpc/client-address.ts";
 import type { DenialAudit } from "./rpc/denial-audit.ts";
-import { asAppError, from, levelOf, toConnectError } from "./rpc/errors.ts";
+import { asAppError, from, levelOf, statusName, toConnectError } from "./rpc/errors.ts";
 import { addHealth, Health } from "./rpc/health.ts";
 import { addReflection } from "./rpc/reflection.ts";
 import { reasonOf } from "./rpc/transport-errors.ts";
@@ -185,7 +184,7 @@ function opsListener(config: Config, deps: ListenerDeps, health: Health, drain: 
       reasons: deps.reasons,
       drain,
     }),
-    onTrouble: (what, error) => deps.telemetry.trouble(what, error),
+    onTrouble: (name, error) => deps.telemetry.trouble(name, error, { listener: "ops" }),
   });
 }
 
@@ -218,7 +217,7 @@ function adminListener(
       proxies,
     }),
     refused: ({ method, requestId, fault, error }) =>
-      called({ requestId, method, code: Code[error.code], reason: reasonOf(fault), seconds: 0, level: "info" }),
+      called({ requestId, method, code: statusName(error), reason: reasonOf(fault), seconds: 0, level: "info" }),
     interceptors: [
       callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
       admission.interceptor, // before any work
@@ -240,7 +239,7 @@ function adminListener(
       { "/openapi.json": openApiPage },
       revocationPath({ clock, admission, called, denials, callers, tokens: admin.tokens, proxies }, rpc),
     ),
-    onTrouble: (what, error) => telemetry.trouble(what, error),
+    onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),
   });
 }
@@ -255,7 +254,7 @@ async function dataListener(
   const trust = trustsPeers(config.listeners.data) ? "trusted" : "untrusted";
   const limits = { ...listenerLimits(trust === "trusted" ? "data-trusted" : "data"), maxSockets };
   const { clock, telemetry, dataCallers, validate } = deps;
-  const onHandlerError = (error: unknown) => telemetry.trouble("a handler failed", error);
+  const onHandlerError = (error: unknown) => telemetry.trouble("handler_failed", error, { listener: "data" });
   const common = {
     clock,
     callers: dataCallers,
@@ -275,7 +274,7 @@ async function dataListener(
     },
     failed: (method, requestId, error, address) => {
       const { reason, cause } = asAppError(error);
-      const code = Code[toConnectError(error).code];
+      const code = statusName(toConnectError(error));
       const level = levelOf(reason);
       telemetry.called({ requestId, method, code, reason, ...from(reason, address), seconds: 0, level, cause });
     },
@@ -286,7 +285,7 @@ async function dataListener(
     budget,
     onHandlerError,
     onConnectionError: ({ reason, error }) => {
-      if (error !== undefined) telemetry.trouble(`data listener: ${reason}`, error);
+      if (error !== undefined) telemetry.trouble("connection_failed", error, { listener: "data", reason });
     },
   });
   const listener = await openListener({
@@ -300,7 +299,7 @@ async function dataListener(
     ...(http2 === "builtin"
       ? { http2: (socket: Socket, head: Buffer) => own.accept(socket, head, trust) }
       : { onStream: mountNode({ routes, budget, onHandlerError }) }),
-    onTrouble: (what, error) => telemetry.trouble(what, error),
+    onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "data" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("data", address, why),
   });
   return {

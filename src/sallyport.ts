@@ -40,7 +40,7 @@ import { Housekeeping } from "./revocation/housekeeping.ts";
 import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
-import type { Events } from "./telemetry/events.ts";
+import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import { LastUse } from "./validation/last-use.ts";
 import { Lookup } from "./validation/lookup.ts";
@@ -85,7 +85,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const timers = systemTimers;
   const full = config.mode === "full";
   const url = config.database.url!;
-  const onTrouble = (what: string, error: unknown) => telemetry.trouble(what, error);
+  const onTrouble = (name: Trouble, error: unknown) => telemetry.trouble(name, error);
   const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
   const profiles = profilesOf(config);
 
@@ -245,7 +245,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
 
   const close = async () => {
     await housekeeping.stop();
-    await follower.stop().catch((error) => telemetry.trouble("leaving the registry failed", error));
+    await follower.stop().catch((error) => telemetry.trouble("deregistration_failed", error));
     await usage.stop();
     await reuse.stop();
     redis?.close();
@@ -298,9 +298,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   }, 250).unref();
   listeners.serving(true);
   const warn = () =>
-    warnOfFirstAdmin(store, clock, telemetry).catch((error) =>
-      telemetry.trouble("the first admin token could not be looked at", error),
-    );
+    warnOfFirstAdmin(store, clock, telemetry).catch((error) => telemetry.trouble("first_admin_check_failed", error));
   if (full) void warn();
   const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;
 
@@ -311,8 +309,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       if (fresh.keyring !== undefined) {
         keyring.replace(fresh.keyring.current, fresh.keyring.keys);
         follower.renew();
-        if (full)
-          storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("new peppers could not be noted", error));
+        if (full) storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("pepper_record_failed", error));
       }
       policies.replace(fresh.policies);
       return listeners.reload();
@@ -330,14 +327,10 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
 const ADMIN_ENDS_SOON_MS = 14 * 86_400_000;
 
 /** It can not prolong itself: who has it must make another in time. */
-async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, { log }: Telemetry): Promise<void> {
+async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, events: Telemetry): Promise<void> {
   const found = await store.firstAdminEnds();
   if (found === undefined || found.expireTime - clock.wall() > ADMIN_ENDS_SOON_MS) return;
-  const ends = new Date(found.expireTime).toISOString();
-  log.warn(
-    { hint: found.hint, ends },
-    "the first admin token ends soon: mint one for another principal, or sallyport bootstrap --again makes another",
-  );
+  events.note("first_admin_expiring", { hint: found.hint, ends: new Date(found.expireTime).toISOString() });
 }
 
 const NOWHERE = { clientAddress: "" };

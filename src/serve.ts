@@ -23,7 +23,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
   const telemetry = createTelemetry(given.log.level);
   surviveFaults(telemetry);
   telemetry.note("starting", { node: process.version, pid: process.pid, mode: given.mode });
-  for (const warning of given.warnings) telemetry.log.warn(warning);
+  for (const warning of given.warnings) telemetry.note("configuration_warning", { warning });
   const signals = new Signals();
   const embedded = given.database.url === undefined ? await embeddedDatabase(given, telemetry) : undefined;
   try {
@@ -63,7 +63,10 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
 
 async function embeddedDatabase(config: Config, telemetry: Telemetry) {
   const dataDir = config.embedded.data_dir;
-  const database: Embedded = await startEmbedded({ dataDir, log: (line) => telemetry.note(line) });
+  const database: Embedded = await startEmbedded({
+    dataDir,
+    log: (line) => telemetry.note("embedded_database", { line }),
+  });
   return {
     database,
     config: { database: { ...config.database, url: database.url }, keyring: config.keyring ?? keyringOf(dataDir) },
@@ -80,9 +83,8 @@ async function firstAdmin(config: Config, telemetry: Telemetry): Promise<void> {
     again: false,
     keep: (tokenString) => writeSecret(file, `${tokenString.reveal()}\n`),
   });
-  if (made) telemetry.note("the first admin token is in the data folder", { file });
-  else if (!existsSync(file))
-    telemetry.note("the admin token file is gone: sallyport bootstrap --again makes another", { file });
+  if (made) telemetry.note("first_admin_written", { file });
+  else if (!existsSync(file)) telemetry.note("first_admin_missing", { file });
 }
 
 /** Tells a person where the listeners are, and what to paste to try them. */
@@ -119,7 +121,7 @@ function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry):
   } catch (error) {
     const { name, message, problems: list } = error as { name: string; message: string; problems?: readonly string[] };
     const problems = list?.join("; ") ?? (name === "KeyringError" ? message : name);
-    telemetry.alarm("the new configuration can not be used; the old one stays", { problems });
+    telemetry.alarm("reload_rejected", { problems });
   }
 }
 
@@ -129,12 +131,12 @@ function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry):
  * applied whole.
  */
 function surviveFaults(telemetry: Telemetry): void {
-  const survive = (what: string) => (error: unknown) => {
-    telemetry.alarm(what, {});
-    telemetry.trouble(what, error);
+  const survive = (name: "uncaught_exception" | "unhandled_rejection") => (error: unknown) => {
+    telemetry.alarm(name, {});
+    telemetry.trouble(name, error);
   };
-  process.on("uncaughtException", survive("a fault escaped"));
-  process.on("unhandledRejection", survive("a rejection was not handled"));
+  process.on("uncaughtException", survive("uncaught_exception"));
+  process.on("unhandledRejection", survive("unhandled_rejection"));
 }
 
 /**

@@ -9,6 +9,7 @@ import { runCli } from "../src/cli/main.ts";
 import { FROM_FILE, schema } from "../src/config/schema.ts";
 import { BUILT_IN_PROFILES } from "../src/domain/profile.ts";
 import { errorTable } from "../src/rpc/errors.ts";
+import { ALARMS, LINES, NOTES, TROUBLES, WARNINGS } from "../src/telemetry/events.ts";
 import { createTelemetry } from "../src/telemetry/telemetry.ts";
 import { folder, run } from "./support/program.ts";
 
@@ -131,6 +132,20 @@ test("every metric of ours is in docs/monitoring.md, and every one in the pages 
   expect(documented.sort()).toEqual(ours.sort());
   const named = PAGES.flatMap((page) => read(page).match(/sallyport_[a-z_]+_(total|seconds|entries)\b/g) ?? []);
   expect(named.filter((name) => !names.includes(name))).toEqual([]);
+});
+
+test("docs/monitoring.md explains every alarm, trouble and log event in one sentence or two with an action, and no other", () => {
+  const explained = (heading: RegExp) =>
+    rows("docs/monitoring.md", heading).flatMap(([names, means, action]) => {
+      expect(means, names).toMatch(/^[A-Z].*\.$/);
+      expect(action, names).toMatch(/\S/);
+      return codes(names!);
+    });
+  expect(explained(/^## Alarms/).sort()).toEqual(Object.keys(ALARMS).sort());
+  expect(explained(/^## Troubles/).sort()).toEqual(Object.keys(TROUBLES).sort());
+  expect(explained(/^## Logs/).sort()).toEqual(Object.keys({ ...NOTES, ...WARNINGS, ...LINES }).sort());
+  const names = Object.keys({ ...ALARMS, ...TROUBLES, ...NOTES, ...WARNINGS, ...LINES });
+  expect(names.filter((name) => !/^[a-z]+(_[a-z]+)*$/.test(name))).toEqual([]);
 });
 
 test("every command of the help is in docs/cli.md, and every one there is in the help", async () => {

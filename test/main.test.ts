@@ -373,7 +373,7 @@ describe("signals", () => {
       program.kill(signal);
       expect(await program.exited).toBe(0);
       expect(program.out).toContain(`"because":"${signal}"`);
-      expect(program.out).toContain('"msg":"stopped"');
+      expect(program.out).toContain('"event":"stopped"');
       expect(program.err).toBe("");
       await expect(fetch(`${ops}/healthz`)).rejects.toThrow();
     }
@@ -385,11 +385,11 @@ describe("signals", () => {
     const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
     await listenersOf(program);
     program.kill("SIGINT");
-    await program.until(({ out }) => out.includes('"msg":"stopping"'), "it began to stop");
+    await program.until(({ out }) => out.includes('"event":"stopping"'), "it began to stop");
     program.kill("SIGINT");
     program.kill("SIGINT");
     expect(await program.exited).toBe(0);
-    expect(program.out).toContain('"msg":"stopped"');
+    expect(program.out).toContain('"event":"stopped"');
     await database.drop();
   });
 
@@ -399,7 +399,7 @@ describe("signals", () => {
     const { ops } = await listenersOf(program);
     program.kill("SIGUSR1");
     program.kill("SIGHUP");
-    await program.until(({ out }) => out.includes('"msg":"reloaded"'), "it had handled the signals");
+    await program.until(({ out }) => out.includes('"event":"reloaded"'), "it had handled the signals");
     expect((await fetch(`${ops}/healthz`)).status).toBe(200);
     expect(program.err).not.toContain("Debugger");
     program.kill("SIGTERM");
@@ -420,7 +420,7 @@ describe("signals", () => {
     );
     await new Promise((resolve) => socket.once("connect", resolve));
     program.kill("SIGTERM");
-    await program.until(({ out }) => out.includes('"msg":"stopping"'), "it began to stop");
+    await program.until(({ out }) => out.includes('"event":"stopping"'), "it began to stop");
     // A second is what makes it another signal, not the same one twice.
     await new Promise((resolve) => setTimeout(resolve, 1_050));
     const asked = Date.now();
@@ -460,7 +460,7 @@ describe("the embedded database", () => {
     expect(readdirSync(data).filter((name) => name.endsWith(".new"))).toEqual([]);
     const pepper = JSON.parse(readFileSync(join(data, "keyring.json"), "utf8")).keys["1"];
     for (const secret of [token.trim(), pepper]) expect(first.out + first.err).not.toContain(secret);
-    expect(first.out).toContain('"msg":"the first admin token is in the data folder"');
+    expect(first.out).toContain('"event":"first_admin_written"');
   });
 
   test("the four printed lines, pasted into bash as they are, create, accept, list, revoke and refuse a token", async () => {
@@ -536,7 +536,7 @@ describe("the embedded database", () => {
     expect(await verdict(kept.tokenString)).toBe("VERDICT_ALLOW");
     expect(await verdict(gone.tokenString)).toBe("VERDICT_INVALID_TOKEN");
     expect(readFileSync(join(data, "admin-token"), "utf8").trim()).toBe(bearer);
-    expect(first.out).not.toContain("the first admin token is in the data folder");
+    expect(first.out).not.toContain("first_admin_written");
   }, 60_000);
 
   test("a lost admin token is not made again by a start: it says how to get one", async () => {

@@ -1,5 +1,4 @@
 import type { ServerResponse } from "node:http";
-import { Code } from "@connectrpc/connect";
 import type { Clock } from "../domain/clock.ts";
 import { answer } from "../listen/guard.ts";
 import { type HttpHandler, type HttpRequest, peerOf } from "../listen/peers.ts";
@@ -10,7 +9,7 @@ import { requestIdFrom } from "../rpc/call.ts";
 import { type Callers, permit, rowOf } from "../rpc/caller.ts";
 import type { TrustedProxies } from "../rpc/client-address.ts";
 import type { DenialAudit } from "../rpc/denial-audit.ts";
-import { asAppError, from, levelOf, toConnectError } from "../rpc/errors.ts";
+import { asAppError, from, levelOf, statusName, toConnectError } from "../rpc/errors.ts";
 import { bearerOfClient, clientSecretOf, oauthFailure } from "../rpc/oauth.ts";
 import type { CallLine } from "../telemetry/events.ts";
 import { revoke } from "./token-revocation.ts";
@@ -87,7 +86,7 @@ async function revocation(deps: RevocationPathDeps, req: HttpRequest) {
     if (caller !== undefined && (reason === "RIGHTS_EXCEEDED" || reason === "CALLER_FORBIDDEN")) {
       denials.record({ caller, reach: "own", requestId }, METHOD, reason);
     }
-    const code = Code[toConnectError(asAppError(thrown), requestId).code]!;
+    const code = statusName(toConnectError(asAppError(thrown), requestId));
     tell({ code, reason, ...from(reason, peer.address), level: levelOf(reason), cause });
     throw thrown;
   }

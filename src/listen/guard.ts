@@ -18,7 +18,7 @@ export interface GuardHooks {
   /** A peer sent what is not a request. Counted. */
   onRefused(): void;
   /** A listener threw or rejected: a bug of ours. */
-  onTrouble(what: string, error: unknown): void;
+  onHandlerError(error: unknown): void;
 }
 
 /**
@@ -122,7 +122,7 @@ function exhausted(
 }
 
 function failed(req: HttpRequest, res: HttpResponse, hooks: GuardHooks, error: unknown): void {
-  hooks.onTrouble("listener failed", error);
+  hooks.onHandlerError(error);
   try {
     if (res.headersSent) abandon(req);
     else if (!answerGrpc(req, res, wireError("internal")))

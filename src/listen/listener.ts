@@ -16,6 +16,9 @@ const SWEEP_MS = 1_000;
 /** While draining: how long a connection without a request is kept, because one may be on the wire. */
 const SILENCE_MS = 500;
 
+/** A listener's own faults, by the names of `telemetry/events.ts`. */
+export type ListenerTrouble = "accept_failed" | "certificate_reload_failed" | "handler_failed";
+
 export interface ListenerOptions {
   readonly name: Peer["listener"];
   /** `127.0.0.1:7400` or `unix:/path`; port 0 takes a free one. */
@@ -36,7 +39,7 @@ export interface ListenerOptions {
   /** Answers HTTP/2 on `node:http2` stream by stream, in the place of `listener`. It checks authority and headers itself. */
   readonly onStream?: StreamHandler;
   /** A fault on our side. What peers do wrong is only counted, in `stats()`. */
-  onTrouble(what: string, error: unknown): void;
+  onTrouble(name: ListenerTrouble, error: unknown): void;
   /** A TLS connection that did not come about: its peer's address, and why in a code. */
   onHandshakeFailed?(address: string, why: string): void;
 }
@@ -86,13 +89,13 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     authority: { unix, probes: options.name === "ops" },
     draining: () => draining,
     onRefused,
-    onTrouble: (what, error) => options.onTrouble(`${options.name} listener: ${what}`, error),
+    onHandlerError: (error) => options.onTrouble("handler_failed", error),
   });
   const h1 = h1Branch(limits.h1, listener, { begun: (socket) => responses.begun(socket), onRefused });
   const h2 = h2Branch(limits, options.onStream ?? listener, options.onStream ? "streams" : "requests", {
     onSession: (session, socket) => rememberPeer(session, peerBySocket.get(socket)!),
     onRefused,
-    onTrouble: (error) => options.onTrouble(`${options.name} listener: stream listener failed`, error),
+    onTrouble: (error) => options.onTrouble("handler_failed", error),
   });
   const peerBySocket = new WeakMap<Socket, Peer>();
 
@@ -183,7 +186,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     });
   }
   await listen(server, bind, options.unixMode ?? 0o600);
-  server.on("error", (error) => options.onTrouble(`${options.name} listener: accept failed`, error));
+  server.on("error", (error) => options.onTrouble("accept_failed", error));
   const sweep = setInterval(() => responses.sweep(SWEEP_MS, limits.stalledMs), SWEEP_MS).unref();
 
   const ended = new Promise<void>((resolve) => server.once("close", () => resolve()));
@@ -222,7 +225,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
         (server as TlsServer).setSecureContext(loadTls(tls));
         return true;
       } catch (error) {
-        options.onTrouble(`${options.name} listener: certificate not reloaded`, error);
+        options.onTrouble("certificate_reload_failed", error);
         return false;
       }
     },

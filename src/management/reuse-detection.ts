@@ -58,7 +58,7 @@ export class ReuseDetection {
 
   #signal(tokenId: string, uses: number): void {
     const told = this.#tell(tokenId, uses)
-      .catch((error) => this.#deps.events.trouble("the reuse of a rotated token could not be audited", error))
+      .catch((error) => this.#deps.events.trouble("reuse_audit_failed", error))
       .finally(() => this.#telling.delete(told));
     this.#telling.add(told);
   }

@@ -2,6 +2,7 @@ import pg from "pg";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Patience } from "../management/ports.ts";
+import type { Trouble } from "../telemetry/events.ts";
 import { connectionSettings, type Row } from "./pool.ts";
 import { safeCause } from "./sqlstate.ts";
 
@@ -10,7 +11,7 @@ export interface ListReadsOptions {
   /** Through a pooler: nothing is set on the connections. */
   readonly shared?: boolean;
   readonly clock: Clock;
-  readonly onTrouble: (what: string, error: unknown) => void;
+  readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
 /** At once: whatever is listed, the rest of the database's time is left to validation. */
@@ -39,7 +40,7 @@ export class ListReads {
       max: MOST,
       idleTimeoutMillis: 60_000,
     });
-    const lost = (error: unknown) => options.onTrouble("database connection lost", safeCause(error));
+    const lost = (error: unknown) => options.onTrouble("database_connection_lost", safeCause(error));
     this.#pool.on("error", lost);
     this.#pool.on("connect", (client) => client.on("error", lost));
   }

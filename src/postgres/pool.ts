@@ -1,5 +1,6 @@
 import pg from "pg";
 import { AppError } from "../domain/errors.ts";
+import type { Trouble } from "../telemetry/events.ts";
 import { startupSettings } from "./session-settings.ts";
 import { isPlainRefusal, keepsConnection, meaningOf, safeCause, unreadable } from "./sqlstate.ts";
 
@@ -10,7 +11,7 @@ export interface PostgresOptions {
   readonly maxConnections: number;
   readonly applicationName: string;
   /** Something is wrong with a connection; called with an error that holds no secret. */
-  readonly onTrouble: (what: string, error: unknown) => void;
+  readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
 export type Row = Record<string, unknown>;
@@ -86,9 +87,9 @@ export class Postgres {
       idleTimeoutMillis: 60_000,
     });
     // An idle connection that dies says so here; a busy one, through its client. Unheard, either ends the process.
-    this.#pool.on("error", (error) => this.#onTrouble("database connection lost", safeCause(error)));
+    this.#pool.on("error", (error) => this.#onTrouble("database_connection_lost", safeCause(error)));
     this.#pool.on("connect", (client) => {
-      client.on("error", (error) => this.#onTrouble("database connection lost", safeCause(error)));
+      client.on("error", (error) => this.#onTrouble("database_connection_lost", safeCause(error)));
     });
   }
 

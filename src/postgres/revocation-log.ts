@@ -3,6 +3,7 @@ import { AppError } from "../domain/errors.ts";
 import type { Evidence } from "../domain/evidence.ts";
 import { Mac } from "../domain/mac.ts";
 import type { PollResult, RevocationLog, Unacknowledged, ValidatorRow } from "../revocation/ports.ts";
+import type { Trouble } from "../telemetry/events.ts";
 import { DirectConnection, type Statement } from "./direct-connection.ts";
 import { type EvidenceRow, evidenceOf } from "./evidence.ts";
 import * as sql from "./revocation-sql.ts";
@@ -13,7 +14,7 @@ export interface RevocationLogOptions {
   /** 2: a poll that is slow delays no change of authority that waits. 1 where none waits. */
   readonly connections: 1 | 2;
   /** Something is wrong with a connection; called with an error that holds no secret. */
-  readonly onTrouble: (what: string, error: unknown) => void;
+  readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
 /** A registration may take longer than a poll: without it nothing is cached, and every failed one is made anew. */
@@ -173,7 +174,7 @@ export class PostgresRevocationLog implements RevocationLog {
   #connection(applicationName: string, listen: { channel?: string; onNotification?: () => void }): DirectConnection {
     const { url, onTrouble } = this.#options;
     const onLost = (error: Error) => {
-      onTrouble("database connection lost", error);
+      onTrouble("database_connection_lost", error);
       // Until it is there again, no NOTIFY comes.
       if (listen.channel !== undefined) this.#wake();
     };
@@ -201,7 +202,7 @@ export class PostgresRevocationLog implements RevocationLog {
   /** Those who wait for a change go by time when this fails, and do not say why. */
   async #told<T>(answer: Promise<T>): Promise<T> {
     return answer.catch((error) => {
-      this.#options.onTrouble("the registry of validators did not answer", error);
+      this.#options.onTrouble("registry_read_failed", error);
       throw error;
     });
   }

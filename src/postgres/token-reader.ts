@@ -4,6 +4,7 @@ import { earlier } from "../domain/lifetime.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import { withinParent } from "../domain/rights.ts";
 import type { Parent, TokenSnapshot } from "../domain/token-snapshot.ts";
+import type { Trouble } from "../telemetry/events.ts";
 import type { Reading, TokenReader } from "../validation/ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
@@ -71,7 +72,7 @@ export interface TokenReaderOptions {
   /** Pipelined connections, 1 or 2. */
   readonly connections: number;
   readonly clock: Clock;
-  readonly onTrouble: (what: string, error: unknown) => void;
+  readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
 /** One of the connections: from the attempt to connect to its end. */
@@ -122,7 +123,7 @@ export class PostgresTokenReader implements TokenReader {
         // One that was still being opened is kept: it is late for this call only.
         if (!givenUp && warm && !keepsConnection(error)) {
           this.#destroy(slot);
-          this.#options.onTrouble("database connection lost", safeCause(error));
+          this.#options.onTrouble("database_connection_lost", safeCause(error));
         }
         if (again && givenUp && !this.#closed && this.#options.clock.mono() < deadline) continue;
         throw unreadable(error);
@@ -171,7 +172,7 @@ export class PostgresTokenReader implements TokenReader {
     client.on("error", (error) => {
       if (this.#slots[at] !== slot) return;
       forget();
-      this.#options.onTrouble("database connection lost", safeCause(error));
+      this.#options.onTrouble("database_connection_lost", safeCause(error));
     });
     client.on("end", forget);
     slot.link.then(() => (slot.warm = true), forget);

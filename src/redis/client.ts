@@ -38,7 +38,7 @@ export class RedisConnection {
     this.#events = events;
     this.#commandMs = commandMs;
     this.#breaker = new Breaker(clock, REST_MS);
-    this.#client = openRedis(url, commandMs, (error) => events.trouble("the cache outside can not be reached", error));
+    this.#client = openRedis(url, commandMs, (error) => events.trouble("redis_unreachable", error));
   }
 
   /** Whether a command would be sent now. */
@@ -64,7 +64,7 @@ export class RedisConnection {
       // A refusal is an answer: the server is there.
       if (replyCode(error) === undefined) this.#breaker.failed();
       else this.#breaker.succeeded();
-      this.#events.trouble("the cache outside failed", safeCause(error));
+      this.#events.trouble("redis_failed", safeCause(error));
       return undefined;
     } finally {
       clearTimeout(timer);

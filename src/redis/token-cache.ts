@@ -91,7 +91,7 @@ export class RedisTokenCache implements TokenCache {
     this.#bad++;
     if (clock.mono() - this.#alarmed < ALARM_EVERY_MS) return;
     this.#alarmed = clock.mono();
-    events.alarm("entries of the cache outside have a bad seal", { entries: this.#bad });
+    events.alarm("cache_seal_invalid", { entries: this.#bad });
     this.#bad = 0;
   }
 }

@@ -24,7 +24,7 @@ export class RedisWakeUps implements WakeUps {
 
   constructor({ redis, url, events }: RedisWakeUpsOptions) {
     this.#redis = redis;
-    const trouble = (error: Error) => events.trouble("wake-ups can not be received", error);
+    const trouble = (error: Error) => events.trouble("wake_ups_unavailable", error);
     this.#subscriber = openRedis(url, COMMAND_MS, trouble);
     this.#subscriber.on("ready", () => {
       this.#subscriber.subscribe(CHANNEL).catch((error) => trouble(safeCause(error)));

@@ -104,8 +104,8 @@ export class AckWait {
   /** Not even a fault in reporting ends the loop. */
   #report(error: unknown, pauseMs: number): void {
     try {
-      this.#deps.events.alarm("acknowledgement_wait_failed", { pauseMs });
-      this.#deps.events.trouble("waiting for acknowledgements failed", error);
+      this.#deps.events.alarm("ack_wait_failed", { pauseMs });
+      this.#deps.events.trouble("ack_wait_failed", error);
     } catch {
       // Nobody can be told.
     }

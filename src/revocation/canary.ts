@@ -39,7 +39,7 @@ export class Canary {
   start(): void {
     this.#cancel = this.#deps.timers.after(this.#everyMs, () => {
       void this.round()
-        .catch((error) => this.#deps.events.trouble("the canary could not fly", error))
+        .catch((error) => this.#deps.events.trouble("canary_failed", error))
         .then(() => {
           if (this.#cancel !== undefined) this.start();
         });
@@ -62,7 +62,7 @@ export class Canary {
     const named = (verdict: Verdict) => [...after].filter(([, answer]) => answer === verdict).map(([name]) => name);
     const broken = named("ALLOW");
     for (const name of broken) {
-      events.alarm("an instance accepted a revoked token", { instance: name, token: id, ms: clock.mono() - revoked });
+      events.alarm("revoked_token_accepted", { instance: name, token: id, ms: clock.mono() - revoked });
     }
     // One that could not even accept it before proves nothing by refusing it now.
     const proven = named("INVALID_TOKEN").filter((name) => before.get(name) === "ALLOW");

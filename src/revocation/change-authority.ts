@@ -48,7 +48,7 @@ export class ChangeAuthority implements Authority {
     if (!options.noWait) return this.#inForce(work, await this.#commit(work, deadline, false), deadline);
     const first = await this.#commit(work, deadline, false);
     this.#inForce(work, first, this.#deps.clock.mono() + LONGEST_MS).catch((error) =>
-      this.#deps.events.trouble("waiting in the background failed", error),
+      this.#deps.events.trouble("background_wait_failed", error),
     );
     this.#deps.events.authorityChanged("ACCEPTED", 0);
     const effect: Effect = { mode: "ACCEPTED", position: 0, waitedMs: 0, effectiveBy: first.effectiveBy };

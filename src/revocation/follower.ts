@@ -41,8 +41,8 @@ const LONGEST_PAUSE_MS = 5_000;
 /** What goes on is said again at this interval. */
 const SAY_AGAIN_MS = 60_000;
 
-const BACKWARDS = "history went backwards";
-const UNSEALED = "rows of the log were put back by a restore";
+/** Why an incarnation is left: the head is behind what was applied, or a restore wrote the log's rows. */
+type LeaveCause = "head_behind" | "restored_rows";
 
 /**
  * Keeps one validator's row and follows the log for it (`docs/protocol.md` §4.1, §4.2): boot, register, poll, apply,
@@ -70,7 +70,7 @@ export class Follower {
   #woken = false;
   #onWake: (() => void) | undefined;
   /** What keeps it from any epoch, and when that was last said. */
-  #hindered: { readonly what: string; readonly at: number } | undefined;
+  #hindered: { readonly cause: LeaveCause; readonly at: number } | undefined;
   #settled: string | undefined;
   #maxBoundMs = 0;
 
@@ -146,8 +146,8 @@ export class Follower {
   /** Not even a fault in reporting ends the loop. */
   #report(error: unknown, pauseMs: number): void {
     try {
-      this.#deps.events.alarm("log_follower_failed", { pauseMs });
-      this.#deps.events.trouble("following the log failed", error);
+      this.#deps.events.alarm("follower_failed", { pauseMs });
+      this.#deps.events.trouble("follower_failed", error);
     } catch {
       // Nobody can be told.
     }
@@ -183,11 +183,11 @@ export class Follower {
     try {
       const seen = await log.readEpoch();
       if (seen.inRecovery) return log.reconnect();
-      if (!isWhole(seen.epoch)) return await this.#leaveHistory(UNSEALED, seen);
+      if (!isWhole(seen.epoch)) return await this.#leaveHistory("restored_rows", seen);
       this.#hindered = undefined;
       freshness.begin(seen.epoch, clock.mono());
     } catch (error) {
-      events.trouble("the database does not answer", error);
+      events.trouble("epoch_read_failed", error);
     }
   }
 
@@ -204,7 +204,7 @@ export class Follower {
       if (!(await log.register(entry))) return this.#refused();
     } catch (error) {
       this.#orphans = [...this.#orphans, me].slice(-MOST_ORPHANS);
-      return events.trouble("registration failed", error);
+      return events.trouble("registration_failed", error);
     }
     this.#me = me;
     // What was renewed meanwhile may not be in this row: then no poll counts under it, and the next one replaces it.
@@ -218,14 +218,16 @@ export class Follower {
   /** If it fails, the others reap the rows. */
   async #leave(rows: readonly string[]): Promise<void> {
     const { log, events } = this.#deps;
-    await Promise.all(rows.map((row) => log.deregister(row).catch((error) => events.trouble("leave failed", error))));
+    await Promise.all(
+      rows.map((row) => log.deregister(row).catch((error) => events.trouble("deregistration_failed", error))),
+    );
   }
 
   /** The database's bounds do not admit this program: nothing may be answered by it. */
   #refused(): void {
     this.#turnedAway = true;
     this.#deps.freshness.halt();
-    this.#deps.events.alarm("the database does not admit this program", { leaseMs: this.#options.leaseMs });
+    this.#deps.events.alarm("not_admitted", { leaseMs: this.#options.leaseMs });
     const text = "the database admits no validator of this version, or with a lease this long";
     this.#ready.reject(new AppError("NOT_DONE", text));
   }
@@ -240,7 +242,7 @@ export class Follower {
     try {
       page = await log.poll(this.#me!, freshness.epoch!, freshness.applied);
     } catch (error) {
-      return events.trouble("poll failed", error);
+      return events.trouble("poll_failed", error);
     }
     const received = clock.mono();
     switch (freshness.apply(page, sent, received)) {
@@ -260,9 +262,9 @@ export class Follower {
         this.#registered = false;
         return this.#again();
       case "backwards":
-        return this.#leaveHistory(BACKWARDS, page);
+        return this.#leaveHistory("head_behind", page);
       case "unsealed":
-        return this.#leaveHistory(UNSEALED, page);
+        return this.#leaveHistory("restored_rows", page);
     }
   }
 
@@ -270,28 +272,28 @@ export class Follower {
    * Positions under this incarnation may have been handed out twice: nothing begins before another is drawn, by this
    * process or by any other. Until then each poll tries again.
    */
-  async #leaveHistory(what: string, seen: Evidence): Promise<void> {
+  async #leaveHistory(cause: LeaveCause, seen: Evidence): Promise<void> {
     const { log, freshness, clock, events } = this.#deps;
     const now = clock.mono();
-    const facts = { head: seen.position, applied: freshness.applied };
-    const said = this.#hindered?.what === what ? this.#hindered.at : undefined;
+    const facts = { cause, head: seen.position, applied: freshness.applied };
+    const said = this.#hindered?.cause === cause ? this.#hindered.at : undefined;
     const due = said === undefined || now - said >= SAY_AGAIN_MS;
-    if (due) this.#hindered = { what, at: now };
-    if (said === undefined) events.alarm(what, facts);
+    if (due) this.#hindered = { cause, at: now };
+    if (said === undefined) events.alarm("history_regressed", facts);
     try {
       await log.draw(seen.epoch);
       if (said === undefined) this.#again();
     } catch (error) {
-      if (due) events.trouble("no new incarnation could be drawn", error);
+      if (due) events.trouble("incarnation_draw_failed", error);
     }
-    if (said !== undefined && due) events.note(`${what}; everything is refused until it has a new incarnation`, facts);
+    if (said !== undefined && due) events.note("awaiting_incarnation", facts);
   }
 
   #newEpoch(page: PollResult, now: number): void {
     const { freshness, lookup, reader, events } = this.#deps;
     const facts = { head: page.position, applied: freshness.applied };
-    if (page.position < freshness.applied) events.alarm("a new server has less history than the one before", facts);
-    else events.note("another server, or another life of it", facts);
+    if (page.position < freshness.applied) events.alarm("history_regressed_new_server", facts);
+    else events.note("new_epoch", facts);
     this.#hindered = undefined;
     freshness.begin(page.epoch, now);
     lookup.forget();
@@ -309,7 +311,7 @@ export class Follower {
       await log.ack(this.#me!, epoch!, applied);
       this.#acked = applied;
     } catch (error) {
-      events.trouble("acknowledging failed", error);
+      events.trouble("ack_failed", error);
     }
   }
 

@@ -49,7 +49,7 @@ export class Housekeeping {
   start(): void {
     this.#cancel = this.#deps.timers.after(TICK_MS, () => {
       this.#running = this.#tick()
-        .catch((error) => this.#deps.events.trouble("housekeeping failed", error))
+        .catch((error) => this.#deps.events.trouble("housekeeping_failed", error))
         .then(() => {
           if (!this.#stopped) this.start();
         });

@@ -7,7 +7,7 @@ import { type AdminCall, callKey, requestIdFrom } from "./call.ts";
 import { type Callers, permit, rowOf } from "./caller.ts";
 import type { TrustedProxies } from "./client-address.ts";
 import type { DenialAudit } from "./denial-audit.ts";
-import { asAppError, from, levelOf, toConnectError } from "./errors.ts";
+import { asAppError, from, levelOf, statusName, toConnectError } from "./errors.ts";
 import { type Peer, peerKey } from "./peer.ts";
 
 export interface AuthenticateDeps {
@@ -70,7 +70,7 @@ function gate(
       deps.called({
         requestId,
         method,
-        code: wire.code.toString(),
+        code: statusName(wire),
         reason: error.reason,
         ...from(error.reason, peer.address),
         seconds,

@@ -1,9 +1,9 @@
-import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
+import { ConnectError, type Interceptor } from "@connectrpc/connect";
 import type { Clock } from "../domain/clock.ts";
 import type { CallLine } from "../telemetry/events.ts";
 import { callKey } from "./call.ts";
 import type { DenialAudit } from "./denial-audit.ts";
-import { asAppError, from, levelOf, toConnectError } from "./errors.ts";
+import { asAppError, from, levelOf, statusName, toConnectError } from "./errors.ts";
 
 export interface CallLogDeps {
   readonly clock: Clock;
@@ -28,7 +28,7 @@ export function callLog(deps: CallLogDeps): Interceptor {
     } catch (thrown) {
       const seconds = (deps.clock.mono() - started) / 1000;
       if (thrown instanceof ConnectError) {
-        deps.called({ ...line, code: Code[thrown.code], seconds, level: "info" });
+        deps.called({ ...line, code: statusName(thrown), seconds, level: "info" });
         throw thrown;
       }
       const error = asAppError(thrown);
@@ -37,7 +37,7 @@ export function callLog(deps: CallLogDeps): Interceptor {
       }
       const wire = toConnectError(error, call?.requestId);
       const { reason, cause } = error;
-      const facts = { code: Code[wire.code], reason, level: levelOf(reason), cause };
+      const facts = { code: statusName(wire), reason, level: levelOf(reason), cause };
       deps.called({ ...line, ...facts, ...from(reason, call?.access?.caller.address), seconds });
       throw wire;
     }

@@ -34,7 +34,7 @@ export class DenialAudit {
       metadata: { reason },
     };
     this.#deps.audit.append(actorOf(access), act).catch((error) => {
-      this.#deps.events.trouble("the audit row of a refused call could not be written", error);
+      this.#deps.events.trouble("denial_audit_failed", error);
     });
   }
 }

@@ -9,6 +9,7 @@ import {
   RetryInfoSchema,
 } from "../gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
+import type { StatusName } from "../telemetry/events.ts";
 
 type Level = "debug" | "info" | "warn" | "error";
 
@@ -47,6 +48,30 @@ const TABLE = {
 /** Every reason with its code: the error table of the documentation is checked against it. */
 export function errorTable(): { reason: Reason; code: Code }[] {
   return (Object.keys(TABLE) as Reason[]).map((reason) => ({ reason, code: TABLE[reason][0] }));
+}
+
+const STATUS_NAMES: Readonly<Record<Code, StatusName>> = {
+  [Code.Canceled]: "CANCELLED",
+  [Code.Unknown]: "UNKNOWN",
+  [Code.InvalidArgument]: "INVALID_ARGUMENT",
+  [Code.DeadlineExceeded]: "DEADLINE_EXCEEDED",
+  [Code.NotFound]: "NOT_FOUND",
+  [Code.AlreadyExists]: "ALREADY_EXISTS",
+  [Code.PermissionDenied]: "PERMISSION_DENIED",
+  [Code.ResourceExhausted]: "RESOURCE_EXHAUSTED",
+  [Code.FailedPrecondition]: "FAILED_PRECONDITION",
+  [Code.Aborted]: "ABORTED",
+  [Code.OutOfRange]: "OUT_OF_RANGE",
+  [Code.Unimplemented]: "UNIMPLEMENTED",
+  [Code.Internal]: "INTERNAL",
+  [Code.Unavailable]: "UNAVAILABLE",
+  [Code.DataLoss]: "DATA_LOSS",
+  [Code.Unauthenticated]: "UNAUTHENTICATED",
+};
+
+/** How logs and metrics name the status of a failed call. */
+export function statusName(error: ConnectError): StatusName {
+  return STATUS_NAMES[error.code];
 }
 
 export function levelOf(reason: Reason): Level {

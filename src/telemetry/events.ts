@@ -2,6 +2,95 @@ import type { RefusalReason, Verdict } from "../domain/decide.ts";
 
 export type Tier = "l1" | "l2" | "store" | "none";
 
+/*
+ * Every event by its identifier, with the text of its log line. docs/monitoring.md explains each and gives an action.
+ */
+
+/** Alarms wake a person. */
+export const ALARMS = {
+  ack_wait_failed: "waiting for acknowledgements failed; changes wait by time until it works again",
+  break_glass_used: "somebody called with the break-glass secret",
+  cache_seal_invalid: "entries in Redis have a seal that no pepper of this instance made",
+  follower_failed: "following the revocation log failed; this instance has no lease until it works again",
+  history_regressed: "the database's history went backwards; everything is refused until it has a new incarnation",
+  history_regressed_new_server: "a new server has less history than the one before",
+  not_admitted: "the database does not admit this program",
+  reload_rejected: "the new configuration cannot be used; the old one stays",
+  revoked_token_accepted: "an instance accepted a revoked token",
+  uncaught_exception: "an exception reached the top of the program, which continues",
+  unhandled_rejection: "nothing handled a rejected promise; the program continues",
+} as const;
+
+/** Failures of something that the instance depends on. */
+export const TROUBLES = {
+  accept_failed: "a listener could not accept a connection",
+  ack_failed: "the position could not be acknowledged",
+  ack_wait_failed: "waiting for acknowledgements failed",
+  background_wait_failed: "waiting for a change in the background failed",
+  canary_failed: "the canary could not issue or revoke its token",
+  certificate_reload_failed: "a certificate could not be read again; the old one stays",
+  connection_failed: "a connection ended because of a fault of this program",
+  database_connection_lost: "a connection to the database was lost",
+  denial_audit_failed: "the audit row of a refused call could not be written",
+  deregistration_failed: "this instance could not delete its row in the registry; others reap it",
+  epoch_read_failed: "the epoch could not be read from the database",
+  first_admin_check_failed: "the expiry of the first admin token could not be read",
+  follower_failed: "following the revocation log failed",
+  handler_failed: "a handler failed; its call was answered as internal error",
+  housekeeping_failed: "housekeeping of the registry and the log failed",
+  incarnation_draw_failed: "no new incarnation could be drawn",
+  last_use_write_failed: "last uses of tokens could not be stored",
+  pepper_record_failed: "the check values of new peppers could not be stored",
+  poll_failed: "a poll of the revocation log failed",
+  redis_failed: "a command to Redis failed",
+  redis_unreachable: "Redis cannot be reached",
+  registration_failed: "this instance could not register",
+  registry_read_failed: "the registry of validators could not be read",
+  reuse_audit_failed: "the reuse of a rotated token could not be audited",
+  token_read_failed: "a token could not be read because of a fault of this program",
+  uncaught_exception: "an exception reached the top of the program",
+  unhandled_rejection: "nothing handled a rejected promise",
+  wake_ups_unavailable: "wake-ups cannot be received from Redis; polls find changes",
+} as const;
+
+/** Events worth a line and no more. */
+export const NOTES = {
+  awaiting_incarnation: "everything is still refused: the database has no new incarnation yet",
+  embedded_database: "the embedded PostgreSQL reports",
+  first_admin_missing: "the admin token file is gone: sallyport bootstrap --again makes another",
+  first_admin_written: "the first admin token is in the data folder",
+  migrated: "a migration was applied",
+  new_epoch: "another server, or a restart of the same one, began a new epoch",
+  reloaded: "certificates, keyring and policies were read again",
+  starting: "the program starts",
+  stopped: "the program has stopped",
+  stopping: "the program stops",
+} as const;
+
+/** Notes for a person who should act within days. */
+export const WARNINGS = {
+  configuration_warning: "the configuration can be used, but should be mended",
+  first_admin_expiring:
+    "the first admin token ends soon: mint one for another principal, or sallyport bootstrap --again makes another",
+} as const;
+
+/** Lines about single calls, connections and tokens. */
+export const LINES = {
+  call: "call",
+  tls_handshake_failed: "a TLS handshake failed",
+  token_refused: "a token was refused",
+  token_reused: "a token string was used after its rotation had ended it",
+} as const;
+
+export type Alarm = keyof typeof ALARMS;
+export type Trouble = keyof typeof TROUBLES;
+export type Note = keyof typeof NOTES | keyof typeof WARNINGS;
+/** Every value of the field `event` of a log line. */
+export type EventName = Alarm | Trouble | Note | keyof typeof LINES;
+
+/** What else an event's line says: names, codes and counts, never a secret. */
+export type Facts = Readonly<Record<string, string | number>>;
+
 /** One method per thing that happens, each with its counter and its log line. No secret is ever an argument. */
 export interface Events {
   validated(verdict: Verdict, reason: RefusalReason | undefined, tier: Tier, seconds: number, tokenId?: string): void;
@@ -15,19 +104,39 @@ export interface Events {
   shed(klass: string): void;
   /** A flight of the canary: instances that refused a revoked token, that accepted it, and that told nothing. */
   canary(flight: { readonly refused: number; readonly accepted: number; readonly notReached: number }): void;
-  /** Something is wrong with a part of the world; repeated lines are thinned out. `error`: class and code only. */
-  trouble(what: string, error: unknown): void;
+  /** Something that the instance depends on failed; repeated lines are thinned out. `error`: class and code only. */
+  trouble(name: Trouble, error: unknown, facts?: Facts): void;
   /** Something that must wake a person. */
-  alarm(what: string, facts: Readonly<Record<string, string | number>>): void;
+  alarm(name: Alarm, facts: Facts): void;
   /** Something worth a line. */
-  note(what: string, facts?: Readonly<Record<string, string | number>>): void;
+  note(name: Note, facts?: Facts): void;
 }
+
+/** The names of the gRPC status codes, as the specification spells them. */
+export type StatusName =
+  | "OK"
+  | "CANCELLED"
+  | "UNKNOWN"
+  | "INVALID_ARGUMENT"
+  | "DEADLINE_EXCEEDED"
+  | "NOT_FOUND"
+  | "ALREADY_EXISTS"
+  | "PERMISSION_DENIED"
+  | "RESOURCE_EXHAUSTED"
+  | "FAILED_PRECONDITION"
+  | "ABORTED"
+  | "OUT_OF_RANGE"
+  | "UNIMPLEMENTED"
+  | "INTERNAL"
+  | "UNAVAILABLE"
+  | "DATA_LOSS"
+  | "UNAUTHENTICATED";
 
 /** A line about one call: names, codes and times; nothing of request or response. */
 export interface CallLine {
   readonly requestId: string;
   readonly method: string;
-  readonly code: string;
+  readonly code: StatusName;
   readonly reason?: string;
   readonly actor?: string;
   /** Of a caller without a good credential: from where it came. */

@@ -2,7 +2,17 @@ import { type Logger, pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
-import type { CallLine, Events, Tier } from "./events.ts";
+import {
+  ALARMS,
+  type CallLine,
+  type EventName,
+  type Events,
+  LINES,
+  NOTES,
+  type Tier,
+  TROUBLES,
+  WARNINGS,
+} from "./events.ts";
 import { ValidationMetrics } from "./validation-metrics.ts";
 
 export interface Telemetry extends Events {
@@ -17,6 +27,8 @@ export interface Telemetry extends Events {
   answered(method: string): () => void;
 }
 
+const TEXTS: Readonly<Record<EventName, string>> = { ...TROUBLES, ...ALARMS, ...NOTES, ...WARNINGS, ...LINES };
+
 /** Logs and metrics. What may stand in a line is named here, field by field; nothing is serialised whole. */
 export function createTelemetry(level: string, destination?: { write(line: string): void }): Telemetry {
   const log = pino(
@@ -29,16 +41,22 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     },
     destination ?? pino.destination({ fd: 1, sync: false, maxLength: 4 * 1024 * 1024 }),
   );
+  const line = (level: CallLine["level"], event: EventName, facts: object, text: string = TEXTS[event]) =>
+    log[level]({ event, ...facts }, text);
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   const m = metrics(registry);
+  for (const what of Object.keys(ALARMS)) m.alarms.inc({ what }, 0);
+  for (const what of Object.keys(TROUBLES)) m.troubles.inc({ what }, 0);
+  for (const mode of ["ACKED", "LEASE_EXPIRED", "ACCEPTED"]) m.revocations.inc({ mode }, 0);
+  for (const outcome of ["refused", "accepted", "not_reached"]) m.canaryAsked.inc({ outcome }, 0);
   const validations = new ValidationMetrics(registry);
   const lastLine = new Map<string, number>();
-  /** At most one line a second for each kind of trouble: an outage must not fill a disk. */
-  const thinned = (what: string): boolean => {
+  /** At most one line a second for each trouble of each listener: an outage must not fill a disk. */
+  const thinned = (key: string): boolean => {
     const now = performance.now();
-    if (now - (lastLine.get(what) ?? Number.NEGATIVE_INFINITY) < 1000) return true;
-    lastLine.set(what, now);
+    if (now - (lastLine.get(key) ?? Number.NEGATIVE_INFINITY) < 1000) return true;
+    lastLine.set(key, now);
     return false;
   };
   const strangers = new Sample(STRANGERS_PER_SECOND);
@@ -50,12 +68,12 @@ export function createTelemetry(level: string, destination?: { write(line: strin
         count(verdict, tier, seconds);
         if (reason !== undefined) m.refusals.inc({ reason });
         if (verdict !== "ALLOW" && log.isLevelEnabled("debug")) {
-          log.debug({ listener, verdict, refusal: reason, token: tokenId }, "refused");
+          line("debug", "token_refused", { listener, verdict, refusal: reason, token: tokenId });
         }
       },
       tokenReused(tokenId) {
         m.reuses.inc();
-        log.warn({ token: tokenId }, "a token string was used after its rotation had ended it");
+        line("warn", "token_reused", { token: tokenId });
       },
       authorityChanged(mode, waitedSeconds) {
         m.revocations.inc({ mode });
@@ -73,15 +91,15 @@ export function createTelemetry(level: string, destination?: { write(line: strin
         m.canaryAsked.inc({ outcome: "accepted" }, accepted);
         m.canaryAsked.inc({ outcome: "not_reached" }, notReached);
       },
-      trouble(what, error) {
-        m.troubles.inc({ what });
-        if (!thinned(what)) log.warn({ err: error }, what);
+      trouble(name, error, facts) {
+        m.troubles.inc({ what: name });
+        if (!thinned(`${name} ${facts?.["listener"]}`)) line("warn", name, { ...facts, err: error }, TROUBLES[name]);
       },
-      alarm(what, facts) {
-        m.alarms.inc({ what });
-        log.error({ alarm: true, ...facts }, what);
+      alarm(name, facts) {
+        m.alarms.inc({ what: name });
+        line("error", name, { alarm: true, ...facts }, ALARMS[name]);
       },
-      note: (what, facts) => log.info({ ...facts }, what),
+      note: (name, facts) => line(name in WARNINGS ? "warn" : "info", name, { ...facts }),
     };
   };
   return {
@@ -100,16 +118,16 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       m.handshakeFailures.inc({ listener });
       const unlogged = handshakes.unlogged(performance.now());
       if (unlogged === undefined) return;
-      log.info({ listener, address, why, ...(unlogged > 0 && { unlogged }) }, "a TLS handshake failed");
+      line("info", "tls_handshake_failed", { listener, address, why, ...(unlogged > 0 && { unlogged }) });
     },
-    called(line) {
-      m.rpcs.inc({ method: line.method, code: line.code });
-      m.rpcSeconds.observe({ method: line.method }, line.seconds);
-      const unlogged = line.reason === "CALLER_UNAUTHENTICATED" ? strangers.unlogged(performance.now()) : 0;
+    called(call) {
+      m.rpcs.inc({ method: call.method, code: call.code });
+      m.rpcSeconds.observe({ method: call.method }, call.seconds);
+      const unlogged = call.reason === "CALLER_UNAUTHENTICATED" ? strangers.unlogged(performance.now()) : 0;
       if (unlogged === undefined) return;
-      const { level: at, cause, ...others } = line;
+      const { level: at, cause, ...others } = call;
       const fields = unlogged > 0 ? { ...others, unlogged } : others;
-      log[at](cause === undefined ? fields : { ...fields, err: cause }, "call");
+      line(at, "call", cause === undefined ? fields : { ...fields, err: cause });
     },
   };
 }

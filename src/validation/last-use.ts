@@ -65,7 +65,7 @@ export class LastUse {
       this.#uses = new Map();
       for (let i = 0; i < uses.length; i += 1000) await this.#deps.store.flush(uses.slice(i, i + 1000));
     } catch (error) {
-      this.#deps.events.trouble("last use could not be stored", error);
+      this.#deps.events.trouble("last_use_write_failed", error);
     }
   }
 

@@ -110,7 +110,8 @@ export class SingleFlight<T> {
       // Its own bound, not that of who waits: a late read costs a connection that others share.
       found = this.#arrived(await reader.read(flight.digest, this.#options.readTimeoutMs), applied);
     } catch (error) {
-      if (!(error instanceof AppError && error.reason === "STORE_UNAVAILABLE")) events.trouble("read failed", error);
+      if (!(error instanceof AppError && error.reason === "STORE_UNAVAILABLE"))
+        events.trouble("token_read_failed", error);
     }
     this.#active--;
     this.#finish(flight, found);

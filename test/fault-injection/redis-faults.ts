@@ -152,7 +152,7 @@ function garbled(value: Buffer): Buffer {
 }
 
 const slow = fault("redis-slow", async (world, _redis, seconds) => {
-  const FAILED = 'sallyport_troubles_total{what="the cache outside failed"}';
+  const FAILED = 'sallyport_troubles_total{what="redis_failed"}';
   const failures = () => Promise.all(world.instances.map((instance) => instance.metric(FAILED)));
   const before = await failures();
   for (const ms of [20, 200]) {

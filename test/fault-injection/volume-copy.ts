@@ -6,7 +6,7 @@ import type { Fault } from "./round.ts";
 import { ALLOW } from "./wire.ts";
 import type { World } from "./world.ts";
 
-const ALARM = 'sallyport_alarms_total{what="a new server has less history than the one before"}';
+const ALARM = 'sallyport_alarms_total{what="history_regressed_new_server"}';
 const BACK_MS = 10_000;
 
 /**

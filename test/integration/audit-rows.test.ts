@@ -224,7 +224,7 @@ test("each use of break-glass raises an alarm, with the call and the address", a
     /alarms_total\{what="break_glass_used"\} (\d+)/.exec(
       await (await fetch(`${sallyport.listeners.ops}/metrics`)).text(),
     )?.[1];
-  expect(await alarms()).toBeUndefined();
+  expect(await alarms()).toBe("0");
   expect((await through("TenantAdmin/ListTenants", {}, SECRET)).status).toBe(200);
   expect(await alarms()).toBe("1");
   expect(lines("break_glass_used")).toMatchObject([
@@ -243,4 +243,18 @@ test("whoever gets a token string is told in one sentence that it is shown once"
   expect(warning).toMatch(/^[^.]*shown once[^.]*\.$/);
   const rotated = await through("TokenAdmin/RotateToken", { id: token.id, noWait: true }, sallyport.adminToken);
   expect(await rotated.json()).toMatchObject({ warning });
+});
+
+test("calls are counted by the name of their gRPC status, whatever refuses them", async () => {
+  const stranger = await through("TokenAdmin/ListTokens", {}, "nonsense");
+  const wrongField = await through("TokenAdmin/CreateToken", { profile: "nonsense" }, sallyport.adminToken);
+  const undecodable = await through("TokenAdmin/ListTokens", { nonsense: 1 }, sallyport.adminToken);
+  const revoke = await sallyport.post("admin", "/v1/revoke", "token=x", {
+    "content-type": "application/x-www-form-urlencoded",
+  });
+  expect([stranger, wrongField, undecodable, revoke].map(({ status }) => status)).toEqual([401, 400, 400, 401]);
+  const text = await (await fetch(`${sallyport.listeners.ops}/metrics`)).text();
+  const codes = new Set([...text.matchAll(/^sallyport_rpc_total\{.*code="([^"]*)"/gm)].map((found) => found[1]!));
+  expect([...codes].filter((code) => !/^[A-Z]+(_[A-Z]+)*$/.test(code))).toEqual([]);
+  expect([...codes]).toEqual(expect.arrayContaining(["OK", "UNAUTHENTICATED", "INVALID_ARGUMENT"]));
 });

@@ -139,7 +139,7 @@ test("it is in the log as the RPC that does the same, with who asked and how it 
   await expect.poll(lines).toHaveLength(2);
   const [done, refused] = lines().map((line) => JSON.parse(line) as Record<string, unknown>);
   expect(done).toMatchObject({ code: "OK", actor: `token:${token.hint}`, level: "info" });
-  expect(refused).toMatchObject({ code: "Unauthenticated", reason: "CALLER_UNAUTHENTICATED" });
+  expect(refused).toMatchObject({ code: "UNAUTHENTICATED", reason: "CALLER_UNAUTHENTICATED" });
 });
 
 test("without a good credential it is 401 with a challenge, and nothing changes", async () => {

@@ -377,6 +377,6 @@ describe("an administrator's token that ends within 14 days", () => {
 
   test("and the start warns, where it is the first one", () => {
     // The one of the tests is made to live a day.
-    expect(sallyport.program.out).toContain("the first admin token ends soon");
+    expect(sallyport.program.out).toContain('"event":"first_admin_expiring"');
   });
 });

@@ -94,7 +94,7 @@ describe("a listener that hands HTTP/2 to another server", () => {
     });
     const client = createClient(TokenValidator, createGrpcTransport({ baseUrl: `http://127.0.0.1:${listener.port}` }));
     await expect(client.validateToken({})).rejects.toThrow();
-    expect(troubles).toEqual(["data listener: stream listener failed"]);
+    expect(troubles).toEqual(["handler_failed"]);
     await listener.close();
   });
 });

@@ -152,7 +152,7 @@ describe("a TLS listener", () => {
     writeFileSync(join(folder, "cert.pem"), "garbage");
     expect(listener.reloadTls()).toBe(false);
     expect(await serial()).toBe(after);
-    expect(listener.troubles.map(({ what }) => what)).toEqual(["admin listener: certificate not reloaded"]);
+    expect(listener.troubles.map(({ what }) => what)).toEqual(["certificate_reload_failed"]);
   });
 
   test("drains without aborting the process", async () => {

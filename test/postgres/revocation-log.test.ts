@@ -602,7 +602,7 @@ describe("a server that fails", () => {
     const woken = new Promise<void>((resolve) => log.onWakeUp(resolve));
     await sql.query("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'sallyport-poll'");
     await woken;
-    expect(log.troubles.join()).toMatch(/connection lost/);
+    expect(log.troubles.join()).toMatch(/database_connection_lost/);
     expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
   });
 

@@ -127,7 +127,7 @@ describe("a Redis that fails is a miss", TIMED, () => {
     const opened = await warm(openCache(server.url, PATIENT));
     await server.cli("CONFIG", "SET", "maxmemory", 1);
     opened.cache.fill(snapshot(8, { digest: digest(2) }));
-    await expect.poll(() => opened.journal.lines).toEqual(["the cache outside failed: RedisError: ReplyError OOM"]);
+    await expect.poll(() => opened.journal.lines).toEqual(["redis_failed: RedisError: ReplyError OOM"]);
     expect(await opened.cache.get(m.digest, EPOCH)).toEqual(m);
     expect(await opened.cache.get(digest(2), EPOCH)).toBeUndefined();
     await server.cli("CONFIG", "SET", "maxmemory", 0);

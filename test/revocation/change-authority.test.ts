@@ -221,7 +221,7 @@ describe("change-authority", () => {
     expect(first.mode).toBeUndefined();
     await f.time.advance(60);
     expect(first.mode).toBe("LEASE_EXPIRED");
-    expect(f.happened).toContain("alarm:acknowledgement_wait_failed");
+    expect(f.happened).toContain("alarm:ack_wait_failed");
     // 50 ms, then twice as long each time: no busy loop.
     expect(f.asked.length).toBeLessThan(9);
     const second = f.outcome(f.authority.change(f.commit(), WAIT));

@@ -202,7 +202,7 @@ describe("follower", () => {
       "poll v2 e2 -1",
       "ack v2 2",
     ]);
-    expect(f.happened).toContain("alarm:a new server has less history than the one before");
+    expect(f.happened).toContain("alarm:history_regressed_new_server");
   });
 
   it("repeats an acknowledgement until it is stored", async () => {
@@ -235,7 +235,7 @@ describe("follower", () => {
       "ack v2 3",
     ]);
     expect([f.freshness.halted, f.holds()]).toEqual([false, true]);
-    expect(f.happened.filter((what) => what === "alarm:history went backwards")).toHaveLength(1);
+    expect(f.happened.filter((what) => what === "alarm:history_regressed")).toHaveLength(1);
   });
 
   it("refuses until a new incarnation is there, however high the head climbs, and says why once a minute", async () => {
@@ -251,7 +251,9 @@ describe("follower", () => {
     expect([f.freshness.halted, f.holds()]).toEqual([true, false]);
     expect(f.calls).not.toContain("ack v1 9");
     const said = (what: string) => f.happened.filter((line) => line.startsWith(what)).length;
-    expect([said("note:history went backwards"), said("trouble:no new incarnation"), said("alarm")]).toEqual([5, 5, 0]);
+    expect([said("note:awaiting_incarnation"), said("trouble:incarnation_draw_failed"), said("alarm")]).toEqual([
+      5, 5, 0,
+    ]);
   });
 
   it("begins no epoch on rows that a restore put back: one is drawn first, at the boot too", async () => {
@@ -296,7 +298,7 @@ describe("follower", () => {
     f.server.page = { ...good, rows: undefined as never };
     await f.time.advance(480);
     expect(f.holds()).toBe(false);
-    expect(f.happened.filter((one) => one === "alarm:log_follower_failed")).toHaveLength(1);
+    expect(f.happened.filter((one) => one === "alarm:follower_failed")).toHaveLength(1);
     f.calls.length = 0;
     for (let i = 0; i < 10; i++) {
       f.wakeUp();
@@ -319,7 +321,7 @@ describe("follower", () => {
     f.server.page = { ...f.server.page, rows: undefined as never };
     f.server.deaf = true;
     await f.time.advance(3000);
-    expect(f.happened).not.toContain("alarm:log_follower_failed");
+    expect(f.happened).not.toContain("alarm:follower_failed");
     expect(f.calls.filter((call) => call.startsWith("register")).length).toBeGreaterThan(3);
     let stopped = false;
     void f.follower.stop().then(() => (stopped = true));

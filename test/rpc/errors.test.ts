@@ -9,7 +9,7 @@ import {
   RetryInfoSchema,
 } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../../src/gen/google/rpc/status_pb.ts";
-import { asAppError, encodedError, errorTable, levelOf, toConnectError } from "../../src/rpc/errors.ts";
+import { asAppError, encodedError, errorTable, levelOf, statusName, toConnectError } from "../../src/rpc/errors.ts";
 
 /** The table of the contract: reason, code, log level. */
 const TABLE: readonly [Reason, Code, string][] = [
@@ -115,4 +115,11 @@ describe("an error on the wire", () => {
     const wire = new ConnectError("x", Code.Aborted);
     expect(toConnectError(wire)).toBe(wire);
   });
+});
+
+test("logs and metrics name every status as gRPC does", () => {
+  const codes = Object.values(Code).filter((code) => typeof code === "number");
+  const snake = (name: string) => name.replace(/(?<=[a-z])(?=[A-Z])/g, "_").toUpperCase();
+  const wanted = codes.map((code) => (code === Code.Canceled ? "CANCELLED" : snake(Code[code])));
+  expect(codes.map((code) => statusName(new ConnectError("", code)))).toEqual(wanted);
 });

@@ -110,7 +110,7 @@ export const MUTANTS: readonly Mutant[] = [
   { name: "M56 epoch without file nodes", databaseFaults: { epochWithoutFiles: true } },
   mutant("M57 begins again under the same incarnation", [
     FOLLOWER,
-    "return this.#leaveHistory(BACKWARDS, page);",
+    'return this.#leaveHistory("head_behind", page);',
     "return this.#newEpoch(page, received);",
   ]),
   mutant("M57 no incarnation is drawn", [FOLLOWER, "await log.draw(seen.epoch);", ""]),

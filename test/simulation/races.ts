@@ -557,7 +557,7 @@ export const RACES: readonly Race[] = [
         one.freshness.apply = apply;
         throw new TypeError("a fault of the program");
       };
-      await until(sim, () => sim.counts["alarm: log_follower_failed"] === 1);
+      await until(sim, () => sim.counts["alarm: follower_failed"] === 1);
       const now = one.machine.clock.mono();
       equal(now < lease, true, "the fault came before the end of the lease");
       equal(one.freshness.holdsLease(now), false, "the lease");

@@ -58,7 +58,7 @@ test("a flush that fails is said, and costs no later one; two at once are one", 
   });
   use("tok_1", "");
   await Promise.all([used.flush(), used.flush()]);
-  expect(troubles).toEqual(["last use could not be stored"]);
+  expect(troubles).toEqual(["last_use_write_failed"]);
   fail = false;
   use("tok_2", "");
   await used.stop();
