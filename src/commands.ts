@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { redacted } from "./config/print.ts";
 import type { Config } from "./config/schema.ts";
+import { parseDuration } from "./domain/duration.ts";
 import { Keyring } from "./domain/keyring.ts";
 import type { Secret } from "./domain/secret.ts";
 import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
@@ -17,7 +18,6 @@ import { assertUsable } from "./usable.ts";
  * Commands that are not the server. Each returns its exit code, prints its result to stdout and its trouble to stderr.
  */
 
-const UNITS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 const LONGEST_TTL = 365 * 86_400_000;
 
 /** Brings the database to the newest schema. */
@@ -35,7 +35,7 @@ export async function migrateCommand(config: Config): Promise<number> {
 
 /** Prints the first admin token, alone on stdout. 1 where one was made before. */
 export async function bootstrapCommand(config: Config, ttl: string | undefined, again: boolean): Promise<number> {
-  const ttlMs = ttl === undefined ? 30 * 86_400_000 : durationOf(ttl);
+  const ttlMs = ttl === undefined ? 30 * 86_400_000 : ttlOf(ttl);
   if (ttlMs === undefined) return say(2, "--ttl must be a duration of at most 365d such as 30d, 12h");
   const embedded = config.database.url === undefined;
   return withDatabase(config, async (url) => {
@@ -111,9 +111,8 @@ async function withDatabase(config: Config, work: (url: string) => Promise<numbe
   }
 }
 
-function durationOf(text: string): number | undefined {
-  const match = /^(\d{1,9})([smhd])$/.exec(text);
-  const ms = match === null ? 0 : Number(match[1]) * UNITS[match[2]!]!;
+function ttlOf(text: string): number | undefined {
+  const ms = parseDuration(text) ?? 0;
   return ms > 0 && ms <= LONGEST_TTL ? ms : undefined;
 }
 

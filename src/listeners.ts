@@ -29,7 +29,7 @@ import { createUnaryServer } from "./http2/server/server.ts";
 import { mountHttp1 } from "./http2/unary/mount-http1.ts";
 import { mountNode } from "./http2/unary/mount-node.ts";
 import { connectHandler } from "./listen/connect-adapter.ts";
-import { listenerLimits } from "./listen/limits.ts";
+import { builtinLimits, h1HeadLimits, h2HeadLimits, listenerLimits } from "./listen/limits.ts";
 import { type Listener, openListener } from "./listen/listener.ts";
 import { type HttpHandler, peersByCall } from "./listen/peers.ts";
 import { plainPaths } from "./listen/plain-paths.ts";
@@ -280,9 +280,12 @@ async function dataListener(
     },
   });
   const budget = new ByteBudget(limits.bufferedBytes);
+  const unix = bind.startsWith("unix:");
   const own = createUnaryServer({
     routes,
+    limits: builtinLimits(limits),
     budget,
+    unix,
     onHandlerError,
     onConnectionError: ({ reason, error }) => {
       if (error !== undefined) telemetry.trouble("connection_failed", error, { listener: "data", reason });
@@ -295,10 +298,10 @@ async function dataListener(
     tls: tlsOf(tls),
     limits,
     budget,
-    handler: mountHttp1({ routes, budget, onHandlerError }) as HttpHandler,
+    handler: mountHttp1({ routes, limits: h1HeadLimits(limits), budget, unix, onHandlerError }) as HttpHandler,
     ...(http2 === "builtin"
       ? { http2: (socket: Socket, head: Buffer) => own.accept(socket, head, trust) }
-      : { onStream: mountNode({ routes, budget, onHandlerError }) }),
+      : { onStream: mountNode({ routes, limits: h2HeadLimits(limits), budget, unix, onHandlerError }) }),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "data" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("data", address, why),
   });

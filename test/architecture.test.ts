@@ -46,7 +46,7 @@ const CONNECT = ["@connectrpc/connect", "@bufbuild/protobuf"];
 const ROOMS: Readonly<Record<string, Room>> = {
   "domain/": room(["domain/"], ["node:crypto", "node:zlib", "node:net", "node:util"]),
   "telemetry/": room(below("telemetry/"), ["pino", "prom-client"]),
-  "config/": room(["config/"], ["zod", "yaml", "node:fs", "node:net"]),
+  "config/": room(["config/", "domain/"], ["zod", "yaml", "node:fs", "node:net"]),
   "validation/": room(below("validation/"), []),
   "revocation/": room(below("revocation/"), []),
   // A client of another instance: the one place outside `cli/` that calls a listener.
@@ -71,7 +71,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "commands.ts": room(COMPOSITION, ["node:*"]),
   "main.ts": room(["config/", "serve.ts", "commands.ts", "cli/"], ["node:*"]),
   "cli/": room(
-    ["gen/", "cli/"],
+    // The grammar of durations is the configuration's too.
+    ["gen/", "cli/", "domain/duration.ts"],
     ["commander", "@connectrpc/connect", "@connectrpc/connect-node", "@bufbuild/protobuf", "node:*"],
   ),
   "gen/": room(["gen/"], ["@bufbuild/protobuf", "@bufbuild/protovalidate"]),

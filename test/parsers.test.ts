@@ -17,13 +17,11 @@ import { holdsTokenString, parseTokenString } from "../src/domain/token-string.t
 import { CheckRequestSchema } from "../src/gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { RevokeTokensRequestSchema, TokenAdmin } from "../src/gen/sallyport/v1/token_admin_pb.ts";
 import { ValidateTokenRequestSchema } from "../src/gen/sallyport/v1/token_validator_pb.ts";
-import { splitSans } from "../src/http2/server/peer.ts";
-import { isAuthority as isHttp2Authority } from "../src/http2/unary/authority.ts";
+import { parseSans } from "../src/http2/server/peer.ts";
+import { isAuthority, isUnixAuthority } from "../src/http2/unary/authority.ts";
 import { protocolOf } from "../src/http2/unary/head.ts";
 import { parseConnectTimeout, parseGrpcTimeout } from "../src/http2/unary/timeout.ts";
 import { HpackDecoder, HpackError } from "../src/http2/wire/hpack.ts";
-import { isAuthority } from "../src/listen/authority.ts";
-import { parseSans } from "../src/listen/peers.ts";
 import { encodingOf } from "../src/listen/request-limits.ts";
 import { bearerOf } from "../src/rpc/bearer.ts";
 import { requestIdFrom } from "../src/rpc/call.ts";
@@ -131,13 +129,12 @@ const TEXT_PARSERS: Readonly<Record<string, (text: string) => unknown>> = {
   "policy: scopes": (text) => merged(policies, new Map([["required_scopes", text]])),
   "policy: realm": (text) => merged(policies, new Map([["realm", text]])),
   authority: (text) => isAuthority(text),
-  "HTTP/2 authority": (text) => isHttp2Authority(text),
+  "authority on a unix socket": (text) => isUnixAuthority(text),
   "content type": (text) => protocolOf(text),
   "gRPC timeout": (text) => parseGrpcTimeout(text),
   "Connect timeout": (text) => parseConnectTimeout(text),
   "query of a Connect GET": (text) => encodingOf(new Headers(), text, true),
   "certificate names": (text) => parseSans(text),
-  "certificate names of HTTP/2": (text) => splitSans(text),
 };
 
 /** Messages of a size, as bytes. */

@@ -1,20 +1,9 @@
-const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
-const DURATION = /^(?:\d{1,9}(?:ms|s|m|h|d))+$/;
+import { UNITS } from "../domain/duration.ts";
+
 const RFC3339 = /^\d{4}-\d{2}-\d{2}(?:[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2}))?$/;
 
-/** The form every help text and message names. */
-export const DURATION_FORM = 'a duration such as "90d", "36h", "30m", "15s" or "1h30m"';
+/** The form that every help text and message names. */
 export const TIME_FORM = 'a time such as "2027-01-31T12:00:00Z" or a date such as "2027-01-31" (UTC)';
-
-/** Reads "90d", "1h30m", "1500ms". Returns milliseconds; undefined for anything else. Whole numbers only. */
-export function parseDuration(text: string): number | undefined {
-  if (!DURATION.test(text)) return undefined;
-  let milliseconds = 0;
-  for (const [, count, unit] of text.matchAll(/(\d{1,9})(ms|s|m|h|d)/g)) {
-    milliseconds += Number(count) * UNITS[unit as keyof typeof UNITS];
-  }
-  return milliseconds;
-}
 
 /** Reads an RFC 3339 time or a date. Returns milliseconds since 1970; undefined for anything else. */
 export function parseTime(text: string): number | undefined {

@@ -1,8 +1,9 @@
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { DURATION_FORM, parseDuration } from "../domain/duration.ts";
 import { reasonOf } from "./connect.ts";
-import { DURATION_FORM, parseDuration, parseTime, TIME_FORM, toSeconds } from "./durations.ts";
+import { parseTime, TIME_FORM, toSeconds } from "./durations.ts";
 import { usage } from "./failure.ts";
 import type { Io, Session } from "./session.ts";
 

@@ -1,4 +1,4 @@
-import { durationText } from "./duration.ts";
+import { durationText } from "../domain/duration.ts";
 import type { Config } from "./schema.ts";
 
 /** The configuration as it is in force, with every secret replaced by `[secret]`. */

@@ -1,5 +1,5 @@
-import { isIP } from "node:net";
 import { z } from "zod";
+import { isCidr } from "../domain/networks.ts";
 import { duration } from "./duration.ts";
 
 const SIZES = { B: 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 } as const;
@@ -20,13 +20,7 @@ export const bind = z
   .string()
   .regex(/^(unix:.+|(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]|localhost):\d{1,5})$/, "must be IP:port or unix:/path");
 
-const network = z.string().refine((text) => {
-  const [address = "", bits, more] = text.split("/");
-  const longest = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1;
-  return (
-    more === undefined && longest > 0 && (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= longest))
-  );
-}, "must be an IP address or a network such as 10.0.0.0/8");
+const network = z.string().refine(isCidr, "must be an IP address or a network such as 10.0.0.0/8");
 
 const databaseUrl = z
   .string()

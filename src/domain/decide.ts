@@ -1,4 +1,4 @@
-import { BlockList, isIP } from "node:net";
+import { addressAllowed } from "./networks.ts";
 import { missingScopes } from "./scope.ts";
 import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
 
@@ -102,36 +102,4 @@ function livenessRefusal(of: Liveness, time: TimeBounds): RefusalReason | undefi
   if (of.expire !== undefined && time.upper >= of.expire) return "expired";
   if (of.notBefore !== undefined && time.lower < of.notBefore) return "not_yet_valid";
   return undefined;
-}
-
-const blockLists = new WeakMap<readonly string[], BlockList>();
-
-/** Whether an address lies in one of the networks. An unknown address lies in none. */
-export function addressAllowed(cidrs: readonly string[], address: string): boolean {
-  const family = isIP(address);
-  if (family === 0) return false;
-  let list = blockLists.get(cidrs);
-  if (list === undefined) {
-    list = new BlockList();
-    for (const cidr of cidrs) {
-      const [net = "", bits] = cidr.split("/");
-      const kind = isIP(net) === 6 ? "ipv6" : "ipv4";
-      list.addSubnet(net, bits === undefined ? (kind === "ipv6" ? 128 : 32) : Number(bits), kind);
-    }
-    blockLists.set(cidrs, list);
-  }
-  return list.check(address, family === 6 ? "ipv6" : "ipv4");
-}
-
-/** Whether a string is an IP address, without a zone. */
-export function isAddress(text: string): boolean {
-  return isIP(text) !== 0 && !text.includes("%");
-}
-
-/** Whether a string is an IP address or a network in CIDR form. */
-export function isCidr(text: string): boolean {
-  const [net = "", bits, more] = text.split("/");
-  const family = isIP(net);
-  if (family === 0 || more !== undefined || net.includes("%")) return false;
-  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (family === 6 ? 128 : 32));
 }

@@ -1,6 +1,6 @@
 import { type Caller, holds, isAdministrator } from "./caller.ts";
-import { isCidr } from "./decide.ts";
 import { AppError, invalidField } from "./errors.ts";
+import { isCidr } from "./networks.ts";
 import { type PrincipalType, principalType } from "./principal.ts";
 import type { Minter, Profile } from "./profile.ts";
 import { covers, coversAny, isScope } from "./scope.ts";

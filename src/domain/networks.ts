@@ -3,6 +3,42 @@ import { BlockList, isIP } from "node:net";
 /** The start of an IPv4 address that is written as an IPv6 one. */
 const MAPPED = [0, 0, 0, 0, 0, 0xffff];
 
+const lists = new WeakMap<readonly string[], BlockList>();
+
+/** Whether an address lies in one of the networks. An unknown address lies in none. The list must not change. */
+export function addressAllowed(cidrs: readonly string[], address: string): boolean {
+  const family = isIP(address);
+  if (family === 0) return false;
+  let list = lists.get(cidrs);
+  if (list === undefined) {
+    list = blockList(cidrs);
+    lists.set(cidrs, list);
+  }
+  return list.check(address, family === 6 ? "ipv6" : "ipv4");
+}
+
+/** Whether a string is an IP address, without a zone. */
+export function isAddress(text: string): boolean {
+  return isIP(text) !== 0 && !text.includes("%");
+}
+
+/** Whether a string is an IP address or a network in CIDR form. */
+export function isCidr(text: string): boolean {
+  const [net = "", bits, more] = text.split("/");
+  if (!isAddress(net) || more !== undefined) return false;
+  return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (isIP(net) === 6 ? 128 : 32));
+}
+
+/** Networks of which `isCidr` holds. */
+function blockList(cidrs: readonly string[]): BlockList {
+  const list = new BlockList();
+  for (const cidr of cidrs) {
+    const { net, bits, family } = partsOf(cidr);
+    list.addSubnet(net, bits, family);
+  }
+  return list;
+}
+
 /**
  * What an address counts as where things are counted by address: an IPv4 address itself, also where it is written as an
  * IPv6 one; of any other IPv6 address its network, since one household has all of it. Anything else stays as it is.
@@ -45,9 +81,7 @@ function lies(inner: string, outer: string): boolean {
   const small = partsOf(inner);
   const large = partsOf(outer);
   if (large.length > small.length) return false;
-  const list = new BlockList();
-  list.addSubnet(large.net, large.bits, large.family);
-  return list.check(small.net, small.family);
+  return blockList([outer]).check(small.net, small.family);
 }
 
 /** `length` counts in IPv6's bits, so that both families compare. */

@@ -1,26 +1,5 @@
-import { isIPv4, isIPv6 } from "node:net";
-import { isAuthority as isRfcAuthority } from "../http2/unary/authority.ts";
+import { isAuthority, isUnixAuthority } from "../http2/unary/authority.ts";
 import type { HttpRequest } from "./peers.ts";
-
-const MAX_BYTES = 255;
-const HOST_PORT = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::(\d{1,5}))?$/;
-
-/**
- * Whether a string is `host[:port]` (RFC 3986 §3.2 without user information): a name of letters, digits, `.`, `_`, `-`,
- * an IPv4 or a bracketed IPv6 address. A name that ends in a number must be a whole IPv4 address. Never `new URL()`: it
- * throws on what a peer may send.
- */
-export function isAuthority(value: string): boolean {
-  if (value.length > MAX_BYTES) return false;
-  const found = HOST_PORT.exec(value);
-  if (found === null) return false;
-  const [, ipv6, name, port] = found;
-  if (port !== undefined && Number(port) > 65_535) return false;
-  if (ipv6 !== undefined) return isIPv6(ipv6);
-  const labels = name!.split(".");
-  const last = (labels.length > 1 && labels.at(-1) === "" ? labels.at(-2) : labels.at(-1))!;
-  return !/^(?:\d+|0[xX][0-9a-fA-F]*)$/.test(last) || isIPv4(name!);
-}
 
 /** The size of a request's headers as RFC 9113 §6.5.2 counts it. */
 export function headerListSize(req: HttpRequest): number {
@@ -30,17 +9,17 @@ export function headerListSize(req: HttpRequest): number {
   return size;
 }
 
-/** Where one kind of listener bears more than the others. */
+/** What one listener accepts and the others do not. */
 export interface AuthorityRules {
-  /** A unix socket: clients of gRPC make an authority of its path, `%2Frun%2Fsallyport.sock`. */
+  /** The listener is a unix socket. */
   readonly unix: boolean;
-  /** Probes come, and those of HTTP/1.0 need no `Host` (RFC 9112 §3.2). */
+  /** Probes ask this listener. A probe in HTTP/1.0 needs no `Host` (RFC 9112 §3.2). */
   readonly probes: boolean;
 }
 
 /**
- * What is wrong with the frame of a request, before anything looks at its meaning: exactly one well-formed authority
- * (RFC 9112 §3.2, RFC 9113 §8.3.1) and a path that begins with a slash. Undefined when it may be served.
+ * The fault of a request that does not have exactly one well-formed authority (RFC 9112 §3.2, RFC 9113 §8.3.1) and a
+ * path that begins with a slash. Undefined when the request may be served.
  */
 export function requestFault(req: HttpRequest, rules: AuthorityRules): string | undefined {
   let authority: string | undefined;
@@ -61,7 +40,7 @@ export function requestFault(req: HttpRequest, rules: AuthorityRules): string | 
   const named = authority ?? host;
   if (named === undefined) {
     if (!rules.probes || req.httpVersion !== "1.0") return "no authority";
-  } else if (!(rules.unix ? isRfcAuthority : isAuthority)(named)) return "malformed authority";
+  } else if (!(rules.unix ? isUnixAuthority : isAuthority)(named)) return "malformed authority";
   if (typeof req.url !== "string" || !req.url.startsWith("/")) return "malformed path";
   return undefined;
 }

@@ -1,6 +1,10 @@
-// three listeners. Bytes become requests here, under limits; nothing here knows what a token is.
+import type { Limits } from "../http2/server/limits.ts";
+import type { HeadLimits } from "../http2/unary/head.ts";
 
-/** What one listener bears. Times in milliseconds, sizes in bytes; a client that exceeds one loses its own stream or connection. */
+/**
+ * The limits of one listener, for each of its servers. Times in milliseconds, sizes in bytes. A client that exceeds a
+ * limit loses its own stream or connection.
+ */
 export interface ListenerLimits {
   readonly maxSockets: number;
   /** Not for loopback and unix sockets. */
@@ -25,15 +29,15 @@ export interface ListenerLimits {
     readonly maxRejectedStreams: number;
     /** PING and SETTINGS frames in ten seconds. */
     readonly maxControlFrames: number;
-    /** No open stream for so long: GOAWAY. 0: never, for trusted peers. */
+    /** How long a connection without an open stream is kept; then GOAWAY. 0: for ever, for trusted peers. */
     readonly idleMs: number;
     /** Connection age (± 10 %), then GOAWAY. 0: never. */
     readonly ageMs: number;
-    /** Trusted peers are asked so often whether they are there, and are gone when silent for `pingTimeoutMs`. 0: never. */
+    /** How often a PING is sent. A peer that does not answer within `pingTimeoutMs` is gone. 0: never. */
     readonly pingMs: number;
     readonly pingTimeoutMs: number;
   };
-  /** Unread response bytes that do not move for so long end the stream or connection. */
+  /** How long an answer may wait for its client to read on; then its stream or connection ends. */
   readonly stalledMs: number;
   /** Bytes that all peers of the listener can make it hold together: headers, bodies and unread answers. */
   readonly bufferedBytes: number;
@@ -45,8 +49,9 @@ const KiB = 1024;
 const MiB = 1024 * KiB;
 
 const h1 = { maxHeaderBytes: 16 * KiB, maxHeaders: 128, headersMs: 5_000, requestMs: 10_000, keepAliveMs: 75_000 };
+const PING_MS = 30_000;
 const untrusted = { idleMs: 60_000, ageMs: 300_000, pingMs: 0, pingTimeoutMs: 10_000 };
-const trusted = { idleMs: 0, ageMs: 0, pingMs: 30_000, pingTimeoutMs: 10_000 };
+const trusted = { idleMs: 0, ageMs: 0, pingMs: PING_MS, pingTimeoutMs: 10_000 };
 const h2 = {
   ...untrusted,
   maxConcurrentStreams: 64,
@@ -74,7 +79,7 @@ export function listenerLimits(listener: "data" | "data-trusted" | "admin" | "op
         h1: { ...h1, maxHeaderBytes: 64 * KiB, maxHeaders: 256 },
         h2: {
           ...h2,
-          ...(listener === "data" ? untrusted : trusted),
+          ...(listener === "data" ? { ...untrusted, pingMs: PING_MS } : trusted),
           maxConcurrentStreams: 256,
           resetBurst: 10_000,
           resetsPerSecond: 2_000,
@@ -94,6 +99,34 @@ export function listenerLimits(listener: "data" | "data-trusted" | "admin" | "op
         bufferedBytes: 4 * MiB,
       };
   }
+}
+
+/** A listener's limits as the built-in HTTP/2 server takes them. It exempts trusted peers from age and idleness itself. */
+export function builtinLimits({ firstRequestMs, h2, stalledMs, bufferedBytes }: ListenerLimits): Partial<Limits> {
+  return {
+    maxConcurrentStreams: h2.maxConcurrentStreams,
+    ...h2HeadLimits({ h2 }),
+    maxBuffered: bufferedBytes,
+    budget: h2.maxControlFrames,
+    budgetPerSecond: h2.maxControlFrames / 10,
+    prefaceMs: firstRequestMs,
+    idleMs: h2.idleMs || Number.POSITIVE_INFINITY,
+    ageMs: h2.ageMs || Number.POSITIVE_INFINITY,
+    keepaliveMs: h2.pingMs || Number.POSITIVE_INFINITY,
+    keepaliveTimeoutMs: h2.pingTimeoutMs,
+    undrainedMs: stalledMs,
+  };
+}
+
+/** The limits of a request's head over HTTP/2. */
+export function h2HeadLimits({ h2 }: Pick<ListenerLimits, "h2">): HeadLimits {
+  return { maxHeaderList: h2.maxHeaderBytes, maxHeaderPairs: h2.maxHeaders };
+}
+
+/** The limits of a request's head over HTTP/1.1, counted as HTTP/2 counts: 32 bytes for each field, and pseudo-headers. */
+export function h1HeadLimits({ h1 }: Pick<ListenerLimits, "h1">): HeadLimits {
+  const pairs = h1.maxHeaders + 4;
+  return { maxHeaderList: h1.maxHeaderBytes + 32 * pairs, maxHeaderPairs: pairs };
 }
 
 /** What one RPC may cost. `deadlineMs` 0: the client's own, or none (server streams). */

@@ -1,6 +1,7 @@
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { createServer as createTlsServer, type TLSSocket, type Server as TlsServer } from "node:tls";
 import { ByteBudget } from "../http2/server/limits.ts";
+import { peerOf } from "../http2/server/peer.ts";
 import type { Peer } from "../rpc/peer.ts";
 import { listen, parseBind } from "./bind.ts";
 import { onFirstBytes } from "./first-bytes.ts";
@@ -8,7 +9,7 @@ import { guarded } from "./guard.ts";
 import { h1Branch } from "./h1-branch.ts";
 import { h2Branch, type StreamHandler } from "./h2-branch.ts";
 import type { ListenerLimits } from "./limits.ts";
-import { describePeer, type HttpHandler, rememberPeer, sansOf } from "./peers.ts";
+import { describePeer, type HttpHandler, rememberPeer } from "./peers.ts";
 import { OpenResponses } from "./responses.ts";
 import { loadTls, type TlsFiles } from "./tls.ts";
 
@@ -99,13 +100,17 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
   });
   const peerBySocket = new WeakMap<Socket, Peer>();
 
+  const describe = (socket: Socket): Peer => describePeer(options.name, peerOf(socket, unix), tls?.allowedSans ?? []);
+
   /** The limits of sockets; false when the connection was turned away. */
   const admit = (socket: Socket): boolean => {
     socket.on("error", () => {});
-    const peer = describePeer(options.name, socket, unix);
+    const peer = describe(socket);
     const same = perAddress.get(peer.address) ?? 0;
+    const left = !unix && peer.address === ""; // its peer is gone, so no rule about addresses could be applied
     if (
       draining ||
+      left ||
       sockets.size >= limits.maxSockets ||
       (peer.from === "remote" && same >= limits.maxSocketsPerAddress)
     ) {
@@ -118,8 +123,8 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     peerBySocket.set(socket, peer);
     socket.once("close", () => {
       sockets.delete(socket);
-      const left = (perAddress.get(peer.address) ?? 1) - 1;
-      if (left > 0) perAddress.set(peer.address, left);
+      const others = (perAddress.get(peer.address) ?? 1) - 1;
+      if (others > 0) perAddress.set(peer.address, others);
       else perAddress.delete(peer.address);
     });
     return true;
@@ -166,7 +171,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     server.on("connection", (socket: Socket) => admit(socket)); // before the handshake
     const failed = (socket: TLSSocket, why: string): void => {
       onRefused();
-      options.onHandshakeFailed?.(describePeer(options.name, socket, unix).address, why);
+      options.onHandshakeFailed?.(describe(socket).address, why);
     };
     server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: TLSSocket) => {
       // A certificate that is refused ends the connection, which alone would look as if the client had left.
@@ -176,13 +181,12 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     server.on("secureConnection", (socket: TLSSocket) => {
       socket.on("error", () => {});
       socket.disableRenegotiation();
-      const sans = sansOf(socket);
-      const sanAllowed = sans.some((san) => tls.allowedSans?.includes(san));
-      if (named && !sanAllowed && socket.getPeerX509Certificate() !== undefined) {
+      const peer = describe(socket);
+      if (named && !peer.sanAllowed && socket.getPeerX509Certificate() !== undefined) {
         failed(socket, "SAN_NOT_ALLOWED");
         return void socket.destroy();
       }
-      serve(socket, { ...describePeer(options.name, socket, unix), sans, sanAllowed }, socket.alpnProtocol ?? false);
+      serve(socket, peer, socket.alpnProtocol ?? false);
     });
   }
   await listen(server, bind, options.unixMode ?? 0o600);

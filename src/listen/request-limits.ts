@@ -1,10 +1,10 @@
 import type { ByteBudget } from "../http2/server/limits.ts";
+import { parseConnectTimeout, parseGrpcTimeout } from "../http2/unary/timeout.ts";
 import type { CallState, WireFault } from "../rpc/transport-errors.ts";
 import type { RpcLimits } from "./limits.ts";
 import type { HttpRequest } from "./peers.ts";
 
 const LONGEST_STREAM_MS = 86_400_000;
-const GRPC_UNITS: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1_000, m: 1, u: 1e-3, n: 1e-6 };
 
 /** Whether a request speaks gRPC or gRPC-Web, by its content type. */
 export function speaksGrpc(header: Headers): boolean {
@@ -34,8 +34,8 @@ export function clampDeadline(header: Headers, limits: RpcLimits): number | Wire
   const grpc = speaksGrpc(header);
   const name = grpc ? "grpc-timeout" : "connect-timeout-ms";
   const asked = header.get(name);
-  const wish = asked === null ? undefined : grpc ? grpcTimeout(asked) : connectTimeout(asked);
-  if (asked !== null && wish === undefined) return "timeout_value";
+  const wish = asked === null ? undefined : grpc ? parseGrpcTimeout(asked) : parseConnectTimeout(asked);
+  if (Number.isNaN(wish)) return "timeout_value";
   if (wish === 0) return "deadline";
   if (wish === undefined && limits.deadlineMs === 0) return 0;
   const effective = Math.max(
@@ -44,15 +44,6 @@ export function clampDeadline(header: Headers, limits: RpcLimits): number | Wire
   );
   header.set(name, grpc ? `${effective}m` : String(effective));
   return effective;
-}
-
-function grpcTimeout(value: string): number | undefined {
-  const found = /^(\d{1,8})([HMSmun])$/.exec(value);
-  return found === null ? undefined : Number(found[1]) * GRPC_UNITS[found[2]!]!;
-}
-
-function connectTimeout(value: string): number | undefined {
-  return /^\d{1,10}$/.test(value) ? Number(value) : undefined;
 }
 
 const ENCODING_HEADERS = ["content-encoding", "grpc-encoding", "connect-content-encoding"];

@@ -1,9 +1,10 @@
 import { createHash } from "node:crypto";
 import type { Caller, Permission } from "../domain/caller.ts";
 import type { Clock } from "../domain/clock.ts";
-import { addressAllowed, NO_REQUIREMENT } from "../domain/decide.ts";
+import { NO_REQUIREMENT } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
 import { sameSecret } from "../domain/mac.ts";
+import { addressAllowed } from "../domain/networks.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
 import { type Reach, reachOf } from "../management/access.ts";

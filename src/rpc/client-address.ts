@@ -1,4 +1,5 @@
-import { BlockList, isIP } from "node:net";
+import { isIP } from "node:net";
+import { addressAllowed } from "../domain/networks.ts";
 import type { Peer } from "./peer.ts";
 
 /** Hops that are looked at, from the right: nobody has more proxies of his own in a row. */
@@ -18,17 +19,11 @@ export function addressOfHop(hop: string): string {
 
 /** The networks whose peers may say for whom they speak. */
 export class TrustedProxies {
-  readonly #networks = new BlockList();
-  readonly #any: boolean;
+  readonly #networks: readonly string[];
 
   /** Addresses or networks in CIDR form, as the configuration has checked them. */
   constructor(networks: readonly string[]) {
-    this.#any = networks.length > 0;
-    for (const network of networks) {
-      const [address = "", bits] = network.split("/");
-      const family = isIP(address) === 6 ? "ipv6" : "ipv4";
-      this.#networks.addSubnet(address, bits === undefined ? (family === "ipv6" ? 128 : 32) : Number(bits), family);
-    }
+    this.#networks = [...networks];
   }
 
   /**
@@ -36,20 +31,19 @@ export class TrustedProxies {
    * itself. From anybody else the header counts for nothing.
    */
   behind(peer: Peer, forwardedFor: string | null): Peer {
-    if (!this.#any || !this.#has(peer.address)) return peer;
+    if (!this.#trusts(peer.address)) return peer;
     const header = forwardedFor ?? "";
     for (let hops = 0, end = header.length; hops < MOST_HOPS && end >= 0; hops++) {
       const comma = end === 0 ? -1 : header.lastIndexOf(",", end - 1);
       const hop = addressOfHop(header.slice(comma + 1, end));
       if (isIP(hop) === 0) break;
-      if (!this.#has(hop)) return { ...peer, address: hop, from: "remote" };
+      if (!this.#trusts(hop)) return { ...peer, address: hop, from: "remote" };
       end = comma;
     }
     return { ...peer, from: "remote" };
   }
 
-  #has(address: string): boolean {
-    const family = isIP(address);
-    return family !== 0 && this.#networks.check(address, family === 6 ? "ipv6" : "ipv4");
+  #trusts(address: string): boolean {
+    return this.#networks.length > 0 && addressAllowed(this.#networks, address);
   }
 }

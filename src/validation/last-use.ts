@@ -1,5 +1,6 @@
 import type { Clock, Timers } from "../domain/clock.ts";
-import { isAddress, type RequestContext } from "../domain/decide.ts";
+import type { RequestContext } from "../domain/decide.ts";
+import { isAddress } from "../domain/networks.ts";
 import type { Events } from "../telemetry/events.ts";
 import type { LastUseStore } from "./ports.ts";
 

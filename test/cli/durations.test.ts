@@ -1,5 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { formatWait, parseDuration, parseTime, relative, toMilliseconds, toSeconds } from "../../src/cli/durations.ts";
+import { formatWait, parseTime, relative, toMilliseconds, toSeconds } from "../../src/cli/durations.ts";
+import { duration as flag } from "../../src/cli/flags.ts";
+import { duration as setting } from "../../src/config/duration.ts";
 
 const DAY = 86_400_000;
 
@@ -12,10 +14,16 @@ describe("durations", () => {
     ["1500ms", 1500],
     ["1h30m", 5_400_000],
     ["0s", 0],
-  ])("reads %s", (text, milliseconds) => expect(parseDuration(text)).toBe(milliseconds));
+  ])("a flag and a setting read %s alike", (text, milliseconds) => {
+    expect([flag(text), setting.parse(text)]).toEqual([milliseconds, milliseconds]);
+  });
 
-  it.each(["", "90", "d", "-5d", "1.5h", "5 d", "5D", "5w", "1e3s", "9999999999d"])("does not read %j", (text) =>
-    expect(parseDuration(text)).toBeUndefined(),
+  it.each(["", "90", "d", "-5d", "1.5h", "5 d", "5D", "5w", "1e3s", "9999999999d"])(
+    "neither of them reads %j",
+    (text) => {
+      expect(() => flag(text)).toThrow('must be a duration such as "90d"');
+      expect(setting.safeParse(text).error?.issues[0]?.message).toContain('must be a duration such as "90d"');
+    },
   );
 
   it.each([

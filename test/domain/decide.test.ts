@@ -1,14 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import {
-  addressAllowed,
-  decide,
-  isAddress,
-  isCidr,
-  NO_REQUIREMENT,
-  refusal,
-  type TimeBounds,
-} from "../../src/domain/decide.ts";
+import { decide, NO_REQUIREMENT, refusal, type TimeBounds } from "../../src/domain/decide.ts";
+import { addressAllowed, isAddress, isCidr } from "../../src/domain/networks.ts";
 import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import { snapshot } from "../support/token-snapshot.ts";
 

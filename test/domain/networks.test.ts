@@ -1,5 +1,49 @@
 import { expect, test } from "vitest";
-import { countedNetwork, networksWithin } from "../../src/domain/networks.ts";
+import { schema } from "../../src/config/schema.ts";
+import { checkCidrs } from "../../src/domain/issue.ts";
+import { addressAllowed, countedNetwork, networksWithin } from "../../src/domain/networks.ts";
+import { TrustedProxies } from "../../src/rpc/client-address.ts";
+
+const accepts = (read: () => unknown): boolean => {
+  try {
+    read();
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+test.each([
+  ["10.0.0.0/8", true],
+  ["10.0.0.1", true],
+  ["2001:db8::/32", true],
+  ["::/0", true],
+  ["10.0.0.0/33", false],
+  ["::/129", false],
+  ["10.0.0.0/", false],
+  ["10.0.0.0/8/8", false],
+  ["10.0.0", false],
+  ["fe80::1%eth0", false],
+  ["fe80::%eth0/64", false],
+  ["localhost", false],
+])("the network %s of a token and of a setting is accepted: %s", (text, good) => {
+  const setting = () => schema.parse({ listeners: { admin: { trusted_proxies: [text] } } });
+  expect([accepts(() => checkCidrs([text])), accepts(setting)]).toEqual([good, good]);
+});
+
+test.each([
+  ["10.0.0.0/8", "10.1.2.3", true],
+  ["10.0.0.0/8", "::ffff:10.1.2.3", true],
+  ["10.0.0.0/8", "11.1.2.3", false],
+  ["2001:db8::/32", "2001:db8:1::1", true],
+  ["::1", "::1", true],
+  ["10.0.0.1", "", false],
+  ["10.0.0.1", "localhost", false],
+])("a token and a trusted proxy agree on whether %s holds %j: %s", (network, address, held) => {
+  const peer = { listener: "admin", address, from: "remote", sans: [], sanAllowed: false } as const;
+  const { address: client } = new TrustedProxies([network]).behind(peer, "192.0.2.1");
+  expect([addressAllowed([network], address), client === "192.0.2.1"]).toEqual([held, held]);
+});
 
 test.each([
   ["192.0.2.7", "192.0.2.7"],

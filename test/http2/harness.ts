@@ -39,7 +39,7 @@ export function harnessContext(routes: Readonly<Record<string, UnaryRoute>>): Ha
   const context: ServerContext = {
     limits: DEFAULT_LIMITS,
     output: new Output(),
-    headReader: new HeadReader(table, DEFAULT_LIMITS),
+    headReader: new HeadReader(table, DEFAULT_LIMITS, false),
     budget: new ByteBudget(DEFAULT_LIMITS.maxBuffered),
     initialWindow: 65_535,
     stats: { connections: 0, requests: 0, refused: 0, cancelled: 0, connectionErrors: 0, buffered: 0 },

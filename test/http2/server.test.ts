@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { createServer as createTlsServer, type TLSSocket } from "node:tls";
 import { afterEach, describe, expect, test } from "vitest";
 import { createUnaryListener } from "../../src/http2/server/listener.ts";
-import { splitSans } from "../../src/http2/server/peer.ts";
+import { parseSans } from "../../src/http2/server/peer.ts";
 import { createUnaryServer } from "../../src/http2/server/server.ts";
 import { mountHttp1 } from "../../src/http2/unary/mount-http1.ts";
 import { grpcMessage } from "../../src/http2/unary/reply.ts";
@@ -239,6 +239,7 @@ describe("accept", () => {
     cleanups.push(() => rmSync(directory, { recursive: true }));
     const { listener, server } = createUnaryListener({
       routes,
+      unix: true,
       trust: "trusted",
       onHttp1: (socket) => socket.destroy(),
     });
@@ -247,7 +248,7 @@ describe("accept", () => {
     const client = new RawClient(connect(path));
     client.send(PREFACE, settings());
     expect((await client.call(1, "/t/Echo")).status).toBe("200");
-    expect(seen.at(-1)).toMatchObject({ address: undefined, unix: true });
+    expect(seen.at(-1)).toMatchObject({ address: "", unix: true });
     server.close();
     listener.close();
   });
@@ -279,21 +280,33 @@ describe("accept", () => {
       }),
     );
     expect(answers.every((answer) => answer.equals(bytes))).toBe(true);
-    expect(seen.at(-1)!.certificateSans()).toEqual(["URI:spiffe://a.test/envoy", "DNS:envoy.a.test"]);
+    expect(seen.at(-1)!.certificateSans()).toEqual(["spiffe://a.test/envoy", "envoy.a.test"]);
     session.destroy();
     server.close();
     await new Promise((resolve) => listener.close(resolve));
   });
 });
 
-test("names of a certificate are split where Node joins them, quoted ones whole", () => {
-  expect(splitSans('DNS:a.test, IP Address:127.0.0.1, URI:spiffe://a/b, DNS:"x, DNS:evil.test"')).toEqual([
-    "DNS:a.test",
-    "IP Address:127.0.0.1",
-    "URI:spiffe://a/b",
-    "DNS:x, DNS:evil.test",
-  ]);
-  expect(splitSans("")).toEqual([]);
+describe("parseSans", () => {
+  test("DNS and URI names are taken, addresses and mail are not", () => {
+    expect(parseSans("DNS:a.example, URI:spiffe://td/ns/x, IP Address:10.0.0.1, email:x@example")).toEqual([
+      "a.example",
+      "spiffe://td/ns/x",
+    ]);
+  });
+
+  test("a name that hides another behind a comma names nobody", () => {
+    expect(parseSans('DNS:"x, DNS:evil.example", DNS:good.example')).toEqual(["good.example"]);
+  });
+
+  test("a list that cannot be read whole names nobody", () => {
+    expect(parseSans('DNS:good.example, DNS:"broken')).toEqual([]);
+    expect(parseSans("")).toEqual([]);
+  });
+
+  test("a DNS name that looks like a URI names nobody", () => {
+    expect(parseSans("DNS:spiffe://td/ns/x")).toEqual([]);
+  });
 });
 
 describe("a port that speaks both", () => {

@@ -1,4 +1,7 @@
-/** What one peer may cost. Sizes in octets, times in milliseconds; the defaults are the data listener's. */
+/**
+ * What one peer may cost. Sizes in octets, times in milliseconds. A listener gives the limits that it has in common with
+ * its other servers; the defaults are for the rest, and for a server that stands alone.
+ */
 export interface Limits {
   readonly maxConcurrentStreams: number;
   /** Handlers at work for one connection, cancelled calls included; more calls are answered "overloaded". */

@@ -2,52 +2,54 @@ import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import type { ConnectionPeer } from "../unary/routes.ts";
 
-/** The other end of a socket. Its certificate's names are read when first asked for; they do not change. */
-export function peerOf(socket: Socket): ConnectionPeer {
-  const address = socket.remoteAddress;
+const NO_SANS: string[] = [];
+/** A longer list names nobody. */
+const LONGEST_LIST = 64 * 1024;
+// One name of Node's `subjectaltname`. A value with special characters is a JSON string.
+const SAN = /(DNS|URI|[A-Za-z ]+):("(?:[^"\\]|\\.)*"|[^",]*)(?:, |$)/y;
+const DNS_NAME = /^[A-Za-z0-9.*_-]+$/;
+const URI_NAME = /^[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+$/;
+
+/**
+ * The other end of a socket. `unix` comes from the listener: a TCP socket whose peer has left has no address either.
+ * The names of its certificate are read at the first call; they do not change.
+ */
+export function peerOf(socket: Socket, unix: boolean): ConnectionPeer {
+  // An IPv4 address without its IPv6 mapping.
+  const address = unix ? "" : (socket.remoteAddress ?? "").replace(/^::ffff:(?=\d+\.)/, "");
   let sans: string[] | undefined;
-  return {
-    address,
-    unix: address === undefined,
-    certificateSans: () => (sans ??= socket instanceof TLSSocket && socket.authorized ? sansOf(socket) : []),
-  };
+  return { address, unix, certificateSans: () => (sans ??= sansOf(socket)) };
 }
 
-function sansOf(socket: TLSSocket): string[] {
-  return splitSans(socket.getPeerX509Certificate()?.subjectAltName ?? "");
+function sansOf(socket: Socket): string[] {
+  if (!(socket instanceof TLSSocket) || !socket.authorized) return NO_SANS;
+  const list = socket.getPeerX509Certificate()?.subjectAltName ?? "";
+  return list.length > LONGEST_LIST ? NO_SANS : parseSans(list);
 }
 
-/** Node separates the names with ", " and writes a name that holds special characters as a JSON string. */
-export function splitSans(text: string): string[] {
+/**
+ * The DNS and URI names (RFC 5280 §4.2.1.6) in a list as Node writes it. A DNS name that looks like a URI and a URI
+ * without a scheme are left out. A list that cannot be read to its end names nobody.
+ */
+export function parseSans(list: string): string[] {
   const names: string[] = [];
-  let at = 0;
-  let quote = text.indexOf('"');
-  while (at < text.length) {
-    if (quote >= 0 && quote < at) quote = text.indexOf('"', at);
-    const comma = text.indexOf(", ", at);
-    const quoted = quote >= 0 && (comma < 0 || quote < comma);
-    const end = quoted ? endOfQuoted(text, quote) : comma < 0 ? text.length : comma;
-    // What is not as Node writes it names nobody, nor does what follows it.
-    if (end < 0 || (end < text.length && !text.startsWith(", ", end))) break;
-    names.push(quoted ? text.slice(at, quote) + unquote(text.slice(quote, end)) : text.slice(at, end));
-    at = end + 2;
+  SAN.lastIndex = 0;
+  while (SAN.lastIndex < list.length) {
+    const found = SAN.exec(list);
+    if (found === null) return [];
+    const [, kind, raw] = found;
+    const value = raw!.startsWith('"') ? unquoted(raw!) : raw!;
+    if (value === undefined) return [];
+    if (kind === "DNS" && DNS_NAME.test(value)) names.push(value);
+    if (kind === "URI" && URI_NAME.test(value)) names.push(value);
   }
   return names;
 }
 
-/** Behind the quote that ends the JSON string at `start`; -1 where none does. */
-function endOfQuoted(text: string, start: number): number {
-  for (let at = start + 1; at < text.length; at++) {
-    if (text[at] === "\\") at++;
-    else if (text[at] === '"') return at + 1;
-  }
-  return -1;
-}
-
-function unquote(quoted: string): string {
+function unquoted(json: string): string | undefined {
   try {
-    return JSON.parse(quoted) as string;
+    return JSON.parse(json) as string;
   } catch {
-    return quoted; // not a name anybody is allowed by
+    return undefined;
   }
 }

@@ -24,6 +24,8 @@ export interface ConnectionError {
 export interface UnaryServerOptions {
   readonly routes: Routes;
   readonly limits?: Partial<Limits>;
+  /** The listener is a unix socket. */
+  readonly unix?: boolean;
   /** What its connections share with others that serve the same listener; `limits.maxBuffered` for itself by default. */
   readonly budget?: ByteBudget;
   /** Must not throw. */
@@ -77,6 +79,7 @@ const ignore = (): void => {};
 /** A server of unary calls over HTTP/2 with prior knowledge (RFC 9113) on sockets that somebody else accepts. */
 export function createUnaryServer(options: UnaryServerOptions): UnaryServer {
   const limits: Limits = { ...DEFAULT_LIMITS, ...options.limits };
+  const { unix = false } = options;
   const table = new RouteTable(options.routes);
   const connections = new Map<Connection, Socket>();
   const stats: ServerStats = {
@@ -95,7 +98,7 @@ export function createUnaryServer(options: UnaryServerOptions): UnaryServer {
   const context: ServerContext = {
     limits,
     output: new Output(),
-    headReader: new HeadReader(table, limits),
+    headReader: new HeadReader(table, limits, unix),
     budget: options.budget ?? new ByteBudget(limits.maxBuffered),
     initialWindow: Math.max(INITIAL_WINDOW, table.largestMessage + GRPC_PREFIX),
     stats,
@@ -120,7 +123,7 @@ export function createUnaryServer(options: UnaryServerOptions): UnaryServer {
 
   function serve(socket: Socket, trust: "trusted" | "untrusted", writes: "lend" | "copy"): Connection {
     socket.setNoDelay(true);
-    const connection = new Connection(context, socket, peerOf(socket), trust, writes);
+    const connection = new Connection(context, socket, peerOf(socket, unix), trust, writes);
     connections.set(connection, socket);
     stats.connections++;
     sweeper ??= setInterval(sweep, limits.sweepMs).unref();

@@ -1,28 +1,37 @@
 import { isIPv4, isIPv6 } from "node:net";
 
-const LONGEST = 255;
-// RFC 3986 reg-name, and `|`: Istio names its clusters, and so its authorities, `outbound|9000||authz.ns.svc`.
+const MAX_LENGTH = 255;
+// `_` and `|`: Envoy sends the name of its cluster, such as `outbound|9000||authz.ns.svc`, where no authority is set.
+const HOST_PORT = /^(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._|-]+))(?::(\d{1,5}))?$/;
+const NUMBER = /^(?:\d+|0[xX][0-9a-fA-F]*)$/;
+/** RFC 3986 §3.2.2, reg-name. */
 const REG_NAME = /^(?:[A-Za-z0-9\-._~!$&'()*+,;=|]|%[0-9A-Fa-f]{2})+$/;
-const DIGITS_AND_DOTS = /^[0-9.]+$/;
-const PORT = /^[0-9]{1,5}$/;
 
 /**
- * Whether the text is one `host[:port]` of at most 255 characters, by RFC 3986 §3.2 without user information. It is
- * decided here and by nothing that can throw: a library that parses a URL of it ends the process on `[::1`.
+ * Whether the text is one `host[:port]` of at most 255 characters: a name, an IPv4 address or a bracketed IPv6 address.
+ * A name whose last label is a number must be an IPv4 address, because other programs read `0x7f.1` as one. Nothing here
+ * throws: a library that parses a URL from such a text ends the process on `[::1`.
  */
 export function isAuthority(text: string): boolean {
-  if (text.length === 0 || text.length > LONGEST) return false;
-  const afterBracket = text.startsWith("[") ? text.indexOf("]") : -1;
-  const colon = text.indexOf(":", Math.max(afterBracket, 0));
-  const host = colon < 0 ? text : text.slice(0, colon);
-  return isHost(host) && (colon < 0 || isPort(text.slice(colon + 1)));
+  if (text.length > MAX_LENGTH) return false;
+  const found = HOST_PORT.exec(text);
+  if (found === null) return false;
+  const [, ipv6, name, port] = found;
+  if (port !== undefined && Number(port) > 65_535) return false;
+  if (ipv6 !== undefined) return isIPv6(ipv6);
+  return !NUMBER.test(lastLabel(name!)) || isIPv4(name!);
 }
 
-function isHost(host: string): boolean {
-  if (host.startsWith("[")) return host.endsWith("]") && !host.includes("%") && isIPv6(host.slice(1, -1));
-  return REG_NAME.test(host) && (!DIGITS_AND_DOTS.test(host) || isIPv4(host));
+/**
+ * The authority of a request on a unix socket. Stock gRPC clients send `localhost`, or the path of the socket with `%2F`
+ * for each slash. Such a text names no host, so any reg-name is good.
+ */
+export function isUnixAuthority(text: string): boolean {
+  return isAuthority(text) || (text.length <= MAX_LENGTH && REG_NAME.test(text));
 }
 
-function isPort(port: string): boolean {
-  return PORT.test(port) && Number(port) <= 65_535;
+/** A dot at the end of a name is the root and no label. */
+function lastLabel(name: string): string {
+  const labels = name.split(".");
+  return (labels.length > 1 && labels.at(-1) === "" ? labels.at(-2) : labels.at(-1))!;
 }

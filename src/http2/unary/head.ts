@@ -15,7 +15,7 @@ import {
   TE,
 } from "../wire/field.ts";
 import type { FieldSink } from "../wire/hpack.ts";
-import { isAuthority } from "./authority.ts";
+import { isAuthority, isUnixAuthority } from "./authority.ts";
 import type { Failures } from "./failures.ts";
 import type { Protocol, RouteTable, Target } from "./routes.ts";
 import { parseGrpcTimeout } from "./timeout.ts";
@@ -68,6 +68,7 @@ export interface HeadLimits {
 export class HeadReader implements FieldSink {
   private readonly table: RouteTable;
   private readonly limits: HeadLimits;
+  private readonly isAuthority: (text: string) => boolean;
   private head: Head;
   private trailers = false;
   private seen = 0;
@@ -76,9 +77,11 @@ export class HeadReader implements FieldSink {
   /** Octets of the list decoded last, beyond the limit too: what the block cost. */
   listSize = 0;
 
-  constructor(table: RouteTable, limits: HeadLimits) {
+  /** `unix`: the listener is a unix socket. */
+  constructor(table: RouteTable, limits: HeadLimits, unix: boolean) {
     this.table = table;
     this.limits = limits;
+    this.isAuthority = unix ? isUnixAuthority : isAuthority;
     this.head = new Head(table.failures);
   }
 
@@ -170,8 +173,8 @@ export class HeadReader implements FieldSink {
     const head = this.head;
     if (head.authority === undefined) {
       head.authority = field.value;
-      head.authorityIsGood = meaningOf(field, isAuthority) as boolean;
-    } else if (head.authority !== field.value) head.authorityIsGood = false;
+      head.authorityIsGood = meaningOf(field, this.isAuthority) as boolean;
+    } else if (head.authority.toLowerCase() !== field.value.toLowerCase()) head.authorityIsGood = false;
     if (field.role === HOST) this.hosts++;
   }
 

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { ByteBudget, DEFAULT_LIMITS, type Limits } from "../server/limits.ts";
+import { ByteBudget, DEFAULT_LIMITS } from "../server/limits.ts";
 import { peerOf } from "../server/peer.ts";
 import { HeadReader } from "./head.ts";
 import type { MountOptions } from "./mount-node.ts";
@@ -20,19 +20,13 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
 /** How long a body that may never come is waited for when its answer has been sent. */
 const LINGER_MS = 500;
 
-/** Proxies add a client's own headers, so there may be more of them than on HTTP/2. */
-const LIMITS: Pick<Limits, "maxHeaderList" | "maxHeaderPairs"> = {
-  ...DEFAULT_LIMITS,
-  maxHeaderList: 81_920,
-  maxHeaderPairs: 260,
-};
-
 /**
  * The same routes on `node:http`: a listener for its server's 'request' event. Connect unary and plain HTTP; gRPC needs
  * HTTP/2 and is answered 415. Header limits (431) and timeouts are that server's to keep.
  */
 export function mountHttp1(options: MountOptions): (request: IncomingMessage, response: ServerResponse) => void {
-  const reader = new HeadReader(new RouteTable(options.routes), LIMITS);
+  const { unix = false, limits = DEFAULT_LIMITS } = options;
+  const reader = new HeadReader(new RouteTable(options.routes), limits, unix);
   const tell = options.onHandlerError ?? (() => {});
   const budget = options.budget ?? new ByteBudget(DEFAULT_LIMITS.maxBuffered);
 
@@ -45,7 +39,7 @@ export function mountHttp1(options: MountOptions): (request: IncomingMessage, re
       return;
     }
     if (head.protocol === "grpc") head.protocol = "http";
-    const peer = peerOf(request.socket);
+    const peer = peerOf(request.socket, unix);
     const call = new MountedCall(head, peer, (reply, read) => send(request, response, reply, read), tell, budget, true);
     response.once("close", () => call.abandon());
     call.serve(request);

@@ -3,7 +3,7 @@ import type { Socket } from "node:net";
 import { ByteBudget, DEFAULT_LIMITS } from "../server/limits.ts";
 import { peerOf } from "../server/peer.ts";
 import { NO_ERROR, PROTOCOL_ERROR } from "../wire/frame.ts";
-import { HeadReader } from "./head.ts";
+import { type HeadLimits, HeadReader } from "./head.ts";
 import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import type { HeaderPair, Reply } from "./reply.ts";
 import { type ConnectionPeer, type Routes, RouteTable, type UnaryCall } from "./routes.ts";
@@ -15,6 +15,10 @@ export interface MountOptions {
   readonly routes: Routes;
   /** What it shares with others that serve the same listener; one of its own by default. */
   readonly budget?: ByteBudget;
+  /** The default limits of the built-in server by default. */
+  readonly limits?: HeadLimits;
+  /** The listener is a unix socket. */
+  readonly unix?: boolean;
   /** What a handler or a `failed` hook threw; the call was answered "internal". Must not throw. */
   readonly onHandlerError?: (error: unknown, call: UnaryCall) => void;
 }
@@ -26,7 +30,8 @@ type StreamHandler = (stream: ServerHttp2Stream, headers: unknown, flags: number
  * the drain are that server's to keep.
  */
 export function mountNode(options: MountOptions): StreamHandler {
-  const reader = new HeadReader(new RouteTable(options.routes), DEFAULT_LIMITS);
+  const { unix = false, limits = DEFAULT_LIMITS } = options;
+  const reader = new HeadReader(new RouteTable(options.routes), limits, unix);
   const peers = new WeakMap<Http2Session, ConnectionPeer>();
   const tell = options.onHandlerError ?? (() => {});
   const budget = options.budget ?? new ByteBudget(DEFAULT_LIMITS.maxBuffered);
@@ -42,7 +47,7 @@ export function mountNode(options: MountOptions): StreamHandler {
     }
     let peer = peers.get(session);
     if (peer === undefined) {
-      peer = peerOf(session.socket as Socket);
+      peer = peerOf(session.socket as Socket, unix);
       peers.set(session, peer);
     }
     const call = new MountedCall(

@@ -30,9 +30,10 @@ export interface UnaryCall {
 }
 
 export interface ConnectionPeer {
-  readonly address: string | undefined;
+  /** The IP address; empty on a unix socket. */
+  readonly address: string;
   readonly unix: boolean;
-  /** Entries such as `URI:spiffe://…` of a client certificate that was verified; empty otherwise. */
+  /** The DNS and URI names of a verified client certificate; empty without one. */
   certificateSans(): string[];
 }
 
