@@ -261,6 +261,12 @@ async function dataListener(
     admission,
     peerOf: peersByCall(tls?.allowed_sans ?? []),
     answered: (method: string) => telemetry.answered(method),
+    failed: (method: string, requestId: string, error: unknown, address: string) => {
+      const { reason, cause } = asAppError(error);
+      const code = statusName(toConnectError(error));
+      const level = levelOf(reason);
+      telemetry.called({ requestId, method, code, reason, ...from(reason, address), seconds: 0, level, cause });
+    },
   };
   const routes = dataRoutes({
     ...common,
@@ -271,12 +277,6 @@ async function dataListener(
       validate,
       authz: new ExtAuthz(validate, deps.policies, deps.validateKnown),
       httpCheck: new HttpCheck(validate, deps.policies),
-    },
-    failed: (method, requestId, error, address) => {
-      const { reason, cause } = asAppError(error);
-      const code = statusName(toConnectError(error));
-      const level = levelOf(reason);
-      telemetry.called({ requestId, method, code, reason, ...from(reason, address), seconds: 0, level, cause });
     },
   });
   const budget = new ByteBudget(limits.bufferedBytes);

@@ -15,6 +15,7 @@ import { parseTokenString } from "./domain/token-string.ts";
 import { type Listeners, openListeners } from "./listeners.ts";
 import { BulkRevoke } from "./management/bulk-revoke.ts";
 import { PrincipalManager } from "./management/principal-manager.ts";
+import { Repeats } from "./management/repeats.ts";
 import { ReuseDetection } from "./management/reuse-detection.ts";
 import { TokenManager } from "./management/token-manager.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
@@ -179,10 +180,11 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       used: (id, context, at) => usage.used(id, context, at),
     };
   };
+  const repeats = new Repeats({ clock, timers, audit, events: telemetry });
   const tokens = new TokenManager({
     store,
     authority,
-    clock,
+    repeats,
     keyring,
     profiles,
     registeredTypes: config.principals.registered,
@@ -248,6 +250,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     await follower.stop().catch((error) => telemetry.trouble("deregistration_failed", error));
     await usage.stop();
     await reuse.stop();
+    await repeats.stop();
     redis?.close();
     await reader.close();
     await log.close();
@@ -272,6 +275,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
           authority,
           keyring,
           registeredTypes: config.principals.registered,
+          repeats,
           clock,
           timers,
         }),

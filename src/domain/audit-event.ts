@@ -10,6 +10,11 @@ export interface AuditActor {
   readonly requestId: string;
   /** What of the administrators' permissions it holds: what it may end. Absent: the program itself, which may end all. */
   readonly rank?: Rank;
+  /**
+   * Asked in the transaction of a call that turns out to change nothing: whether it has an audit row of its own. Throws
+   * where that was said too often; then nothing is committed. Absent: it has one.
+   */
+  readonly repeats?: () => boolean;
 }
 
 /** What was done, on what. `metadata` is by allow-list: ids, counts and names of fields, never a value that is secret. */

@@ -268,8 +268,12 @@ export function sparedFrom(rank: Rank | undefined): readonly string[] {
 
 /** RIGHTS_EXCEEDED where a caller would end or disable what holds more of the administrators' permissions than it does. */
 export function checkMayEnd(rank: Rank | undefined, scopes: readonly string[]): void {
+  if (!mayEnd(rank, scopes)) throw mayNotEnd();
+}
+
+export function mayEnd(rank: Rank | undefined, scopes: readonly string[]): boolean {
   const spared = sparedFrom(rank);
-  if (scopes.some((scope) => spared.includes(scope))) throw mayNotEnd();
+  return !scopes.some((scope) => spared.includes(scope));
 }
 
 export function mayNotEnd(): AppError {

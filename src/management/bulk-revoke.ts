@@ -12,6 +12,7 @@ import type { Authority, Effect } from "../revocation/effect.ts";
 import type { Committed } from "../revocation/ports.ts";
 import { type Access, actorOf, tenantOf } from "./access.ts";
 import type { RevokeSelection, TokenStore } from "./ports.ts";
+import { type Repeats, rerun } from "./repeats.ts";
 
 const PAGE = 20_000;
 const CHUNK = 500;
@@ -54,6 +55,7 @@ export interface BulkRevokeDeps {
   readonly authority: Authority;
   readonly keyring: Keyring;
   readonly registeredTypes: readonly string[];
+  readonly repeats: Repeats;
   readonly clock: Clock;
   readonly timers: Timers;
 }
@@ -108,10 +110,11 @@ export class BulkRevoke {
     // Outside the work, which may run again: what an earlier run revoked stays counted. (Twice, if a failover lost it.)
     let revoked = 0;
     let matchedIds: readonly string[] | undefined;
+    const actor = this.#o.repeats.actors(access, "tokens.revoke");
     const { effect } = await this.#o.authority.change(
       async (store) => {
         const count = (more: number) => (revoked += more);
-        const chunks = new Chunks(store, selection.tenant, request.reason, actorOf(access), count);
+        const chunks = new Chunks(store, selection.tenant, request.reason, actor(), count);
         // What is revoked makes nothing more; what it made meanwhile is found by another pass.
         for (let passes = selection.descendants === true ? DESCENTS : 1; ; passes--) {
           const before = revoked;
@@ -193,7 +196,7 @@ class Chunks {
       this.#count(revoked.length);
       const single = await Promise.allSettled(
         busy.map(async (id) => {
-          await this.#commit(() => this.#store.revokeToken(id, false, this.#reason, this.#actor));
+          await this.#commit(() => this.#store.revokeToken(id, false, this.#reason, rerun(this.#actor)));
           this.#count(1);
         }),
       );
@@ -217,7 +220,9 @@ class Chunks {
   }
 
   #chunk(ids: readonly string[]) {
-    return this.#store.revokeChunk(this.#tenant, ids, this.#reason, this.#actor);
+    // After a first commit nothing more to do is no repeat.
+    const actor = this.#last === undefined ? this.#actor : rerun(this.#actor);
+    return this.#store.revokeChunk(this.#tenant, ids, this.#reason, actor);
   }
 
   async #commit<T>(step: () => Promise<Committed<T>>): Promise<T> {

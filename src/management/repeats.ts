@@ -1,37 +1,128 @@
-import type { Clock } from "../domain/clock.ts";
+import type { AuditActor } from "../domain/audit-event.ts";
+import type { Clock, Timers } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
-import type { Access } from "./access.ts";
+import type { Events } from "../telemetry/events.ts";
+import { type Access, actorOf } from "./access.ts";
+import type { AuditLog } from "./ports.ts";
 
 /** Repeats that one principal may make at once, and how often another is free. */
 const MOST = 10;
 const EVERY_MS = 1_000;
 const MOST_PRINCIPALS = 10_000;
+/** So long after a repeat that has an audit row, further ones are counted. */
+const WINDOW_MS = 60_000;
+const MOST_WINDOWS = 10_000;
+
+export interface RepeatsDeps {
+  readonly clock: Pick<Clock, "mono">;
+  readonly timers: Timers;
+  readonly audit: Pick<AuditLog, "append">;
+  readonly events: Pick<Events, "trouble">;
+}
+
+/** Repeats beyond the first of a principal's action. */
+interface Window {
+  further: number;
+  readonly tenant: string;
+  readonly principal: string;
+  readonly action: string;
+  readonly actor: AuditActor;
+  readonly cancel: () => void;
+}
 
 /**
- * Limits changes that change nothing. Each one is a commit with an audit row of its own, so that a repeat after a lost
- * answer is as good as the first; without a limit, a token without any permission could fill the log with them.
+ * Limits calls that change nothing, and merges their audit rows. Each of them commits, so that a repeat after a lost
+ * answer is as good as the first; without a limit, a token without any permission could keep the disk and the audit log
+ * busy with them. The first of a minute has its row, further ones have one together; what changes something is never
+ * counted here.
  */
 export class Repeats {
-  readonly #clock: Pick<Clock, "mono">;
-  /** By principal: when all that it took will be free again. */
+  readonly #deps: RepeatsDeps;
+  /** By principal: when all that it took will be free again. The least recent first. */
   readonly #until = new Map<string, number>();
+  readonly #windows = new Map<string, Window>();
+  readonly #telling = new Set<Promise<void>>();
 
-  constructor(clock: Pick<Clock, "mono">) {
-    this.#clock = clock;
+  constructor(deps: RepeatsDeps) {
+    this.#deps = deps;
   }
 
-  /** LIMIT_EXCEEDED for a caller that reaches only its own tokens and repeats too often. */
-  admit({ caller, reach }: Access): void {
-    if (reach !== "own") return;
-    const key = `${caller.tenant} ${caller.principal}`;
-    const now = this.#clock.mono();
+  /**
+   * Who acts, for each run of one call. A run after the first finds what an earlier one did: that is no repeat, and has
+   * its row. LIMIT_EXCEEDED where it is `known` to be a repeat of too many: the database is not asked then.
+   */
+  actors(access: Access, action: string, known = false): () => AuditActor {
+    const actor = actorOf(access);
+    if (access.reach !== "own") return () => actor;
+    let first = true;
+    let told: boolean | undefined;
+    // A transaction can be tried again: it is the same repeat.
+    const repeats = () => (told ??= this.#repeat(access, action, actor));
+    if (known) repeats();
+    return () => {
+      if (!first) return rerun({ ...actor, repeats });
+      first = false;
+      return { ...actor, repeats };
+    };
+  }
+
+  /** Closes all windows: what they counted is audited before it resolves. Never rejects. */
+  async stop(): Promise<void> {
+    for (const key of [...this.#windows.keys()]) this.#close(key);
+    await Promise.all(this.#telling);
+  }
+
+  #repeat({ caller }: Access, action: string, actor: AuditActor): boolean {
+    const { tenant, principal } = caller;
+    this.#admit(`${tenant} ${principal}`);
+    const key = `${tenant} ${principal} ${action}`;
+    const window = this.#windows.get(key);
+    if (window !== undefined) {
+      window.further++;
+      return false;
+    }
+    if (this.#windows.size >= MOST_WINDOWS) return true;
+    const cancel = this.#deps.timers.after(WINDOW_MS, () => this.#close(key));
+    this.#windows.set(key, { further: 0, tenant, principal, action, actor, cancel });
+    return true;
+  }
+
+  #admit(key: string): void {
+    const now = this.#deps.clock.mono();
     const until = Math.max(now, this.#until.get(key) ?? 0) + EVERY_MS;
     if (until - now > MOST * EVERY_MS) {
-      throw new AppError("LIMIT_EXCEEDED", "the token is revoked already, and this was said often enough", {
+      throw new AppError("LIMIT_EXCEEDED", "the call changes nothing, and was repeated often enough", {
         retryAfterMs: EVERY_MS,
       });
     }
-    if (this.#until.size >= MOST_PRINCIPALS) this.#until.clear();
+    this.#until.delete(key);
     this.#until.set(key, until);
+    if (this.#until.size > MOST_PRINCIPALS) this.#until.delete(this.#until.keys().next().value!);
   }
+
+  #close(key: string): void {
+    const window = this.#windows.get(key);
+    if (window === undefined) return;
+    window.cancel();
+    this.#windows.delete(key);
+    if (window.further === 0) return;
+    const { tenant, principal, action, actor, further } = window;
+    const told = this.#deps.audit
+      .append(actor, {
+        tenant,
+        action,
+        target: `principal:${principal}`,
+        owner: principal,
+        outcome: "OK",
+        metadata: { repeat: "true", merged: String(further) },
+      })
+      .catch((error) => this.#deps.events.trouble("repeated calls could not be audited", error))
+      .finally(() => this.#telling.delete(told));
+    this.#telling.add(told);
+  }
+}
+
+/** The same, once something of the call is done: whatever of it is done already is no repeat of another call. */
+export function rerun(actor: AuditActor): AuditActor {
+  return actor.repeats === undefined ? actor : { ...actor, repeats: () => false };
 }

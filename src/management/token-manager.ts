@@ -1,6 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
 import { isOperator } from "../domain/caller.ts";
-import type { Clock } from "../domain/clock.ts";
 import { AppError, invalidField, type Reason } from "../domain/errors.ts";
 import * as rules from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
@@ -13,10 +12,10 @@ import type { Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
 import type { Idempotency, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
-import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
+import { type Access, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenFilter, TokenStore } from "./ports.ts";
-import { Repeats } from "./repeats.ts";
+import type { Repeats } from "./repeats.ts";
 
 const DAY = 86_400_000;
 
@@ -68,12 +67,13 @@ const WORTH_A_REPEAT: ReadonlySet<Reason> = new Set<Reason>([
   "WRITE_CONFLICT",
   "EFFECT_PENDING",
   "DEADLINE",
+  "LIMIT_EXCEEDED",
 ]);
 
 export interface TokenManagerOptions {
   readonly store: TokenStore;
   readonly authority: Authority;
-  readonly clock: Pick<Clock, "mono">;
+  readonly repeats: Repeats;
   readonly keyring: Keyring;
   readonly profiles: ReadonlyMap<string, Profile>;
   readonly registeredTypes: readonly string[];
@@ -91,11 +91,9 @@ export interface TokenManagerOptions {
 /** Tokens, by the rules of issue. It decides what; the authority makes it happen. */
 export class TokenManager {
   readonly #o: TokenManagerOptions;
-  readonly #repeats: Repeats;
 
   constructor(options: TokenManagerOptions) {
     this.#o = options;
-    this.#repeats = new Repeats(options.clock);
   }
 
   async create(access: Access, request: CreateRequest): Promise<{ token: Token; tokenString: Secret }> {
@@ -142,7 +140,7 @@ export class TokenManager {
           perPrincipalPerDay: this.#o.mintPerPrincipalPerDay,
           maxLive: profile.maxLivePerPrincipal,
         },
-        actorOf(access),
+        this.#o.repeats.actors(access, "token.create")(),
         minting.idempotency,
       ),
     );
@@ -202,8 +200,9 @@ export class TokenManager {
     }
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
     const guard = this.#guard(access, profile);
+    const actor = this.#o.repeats.actors(access, "token.update");
     const { value, effect } = await this.#o.authority.change(
-      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actorOf(access)),
+      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actor()),
       { noWait, deadline: access.deadline },
     );
     return { token: value, effect };
@@ -217,9 +216,9 @@ export class TokenManager {
     noWait: boolean,
   ): Promise<{ token: Token; effect: Effect }> {
     rules.checkText("reason", reason, 200);
-    if (token.revokeTime !== undefined) this.#repeats.admit(access);
+    const actor = this.#o.repeats.actors(access, "token.revoke", token.revokeTime !== undefined && !family);
     const { value, effect } = await this.#o.authority.change(
-      (store) => store.revokeToken(token.id, family, reason, actorOf(access)),
+      (store) => store.revokeToken(token.id, family, reason, actor()),
       { noWait, deadline: access.deadline },
     );
     return { token: value, effect };
@@ -253,6 +252,7 @@ export class TokenManager {
     const lifetime = given ? this.#lifetime(profile, request.lifetime) : undefined;
     const minting = await this.#mintString(profile, access, "RotateToken", request.requestId, request.body);
     const fresh = { ...minting.fresh, id: newTokenId(), createdBy: caller.provenance };
+    const actor = this.#o.repeats.actors(access, "token.rotate", old.rotatedTo !== "");
     const { value, effect } = await this.#o.authority.change(
       (store) =>
         store.rotateToken(
@@ -261,7 +261,7 @@ export class TokenManager {
           lifetime,
           request.overlap,
           this.#guard(access, profile),
-          actorOf(access),
+          actor(),
           minting.idempotency,
         ),
       { noWait: request.noWait, deadline: access.deadline },

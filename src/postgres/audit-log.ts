@@ -17,6 +17,21 @@ export async function appendAudit(tx: Tx, rows: readonly (AuditActor & AuditAct)
   await tx.query(INSERT, [JSON.stringify(rows)]);
 }
 
+/**
+ * What a call writes that changes nothing: its audit row, or, where that is counted elsewhere, a message in the server's
+ * log alone. A commit that writes nothing there would wait for no standby, and the repeat would tell what a failover
+ * can still undo.
+ */
+export async function appendRepeat(tx: Tx, row: AuditActor & AuditAct): Promise<void> {
+  if (row.repeats?.() ?? true) await appendAudit(tx, [row]);
+  else await emitOnly(tx);
+}
+
+/** A commit of this transaction waits for standbys, whatever else it does. */
+export async function emitOnly(tx: Tx): Promise<void> {
+  await tx.query("select pg_logical_emit_message(true, 'sallyport', '')");
+}
+
 interface AuditRow {
   readonly seq: number;
   readonly at: number;

@@ -15,7 +15,7 @@ import {
 import type { Token } from "../domain/token.ts";
 import type { AuthorityStore, PrincipalChange, TenantChange, TokenChange } from "../revocation/authority-store.ts";
 import type { Committed } from "../revocation/ports.ts";
-import { appendAudit } from "./audit-log.ts";
+import { appendAudit, appendRepeat, emitOnly } from "./audit-log.ts";
 import { lockForRaising, lockTarget } from "./caller-guard.ts";
 import { committed, PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
@@ -26,9 +26,7 @@ import { RevokeQueue } from "./revoke-queue.ts";
 import { PRINCIPAL_COLUMNS, type PrincipalRow, principalOf, TENANT_COLUMNS, type TenantRow, tenantOf } from "./rows.ts";
 
 /**
- * $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the tenant, $7 the rank of whom. Where nothing is revoked a
- * row tells so: without it a repeat would commit nothing, and not wait for a standby to confirm what came before.
- */
+ * $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the rank of whom. */
 const REVOKE_CHUNK = {
   name: "sallyport-revoke-chunk",
   text: `
@@ -42,19 +40,17 @@ forgotten as (
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
     revoke_reason = $3
-  from mine where t.id = mine.id and t.revoke_time is null and not ${spares("$7::text", "t.scopes")} returning t.id, t.tenant, t.principal
+  from mine where t.id = mine.id and t.revoke_time is null and not ${spares("$6::text", "t.scopes")} returning t.id, t.tenant, t.principal
 ),
 why (why) as (select case when $3::text = '' then '{}'::jsonb else jsonb_build_object('reason', $3::text) end),
 audited as (
   insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, metadata, request_id)
   select tenant, $2, $4, 'token.revoke', 'token:' || id, principal, '{"bulk": "true"}'::jsonb || why.why, $5 from done, why
-  union all
-  select $6, $2, $4, 'tokens.revoke', 'tokens:', '', '{"revoked": "0"}'::jsonb || why.why, $5 from why where not exists (select from done)
 )
 select ${PROOF}, array(select id from done) as revoked, array(
   select id from sallyport.tokens t where id = any($1) and not exists (select from mine where mine.id = t.id)
 ) as busy, exists (
-  select from mine where revoke_time is null and ${spares("$7::text", "scopes")}
+  select from mine where revoke_time is null and ${spares("$6::text", "scopes")}
 ) as spared
 from ${HEAD}`,
 };
@@ -124,11 +120,13 @@ export class PostgresAuthorityStore implements AuthorityStore {
         "delete from sallyport.requests r using sallyport.tokens t where t.family = $1 and r.caller = t.id",
         [family],
       );
-      for (const target of new Set([id, ...revoked])) {
-        await audit(tx, actor, token.tenant, "token.revoke", `token:${target}`, token.principal, {
-          family: "true",
-          ...why(reason),
-        });
+      const metadata = { family: "true", ...why(reason) };
+      if (revoked.length === 0) {
+        await repeated(tx, actor, token.tenant, "token.revoke", `token:${id}`, token.principal, metadata);
+      } else {
+        for (const target of new Set([id, ...revoked])) {
+          await audit(tx, actor, token.tenant, "token.revoke", `token:${target}`, token.principal, metadata);
+        }
       }
       return readToken(tx, id);
     });
@@ -142,12 +140,17 @@ export class PostgresAuthorityStore implements AuthorityStore {
         reason,
         actor.address,
         actor.requestId,
-        tenant,
         rankText(actor.rank),
       ]);
       // Judged again on the locked rows: one that got such rights after the selection is not passed over in silence.
       if (row?.spared === true) throw mayNotEnd();
-      return proven({ revoked: row?.revoked ?? [], busy: row?.busy ?? [] }, row);
+      const { revoked = [], busy = [] } = row ?? {};
+      if (revoked.length === 0) {
+        const metadata = { revoked: "0", ...why(reason) };
+        if (busy.length > 0) await emitOnly(tx);
+        else await repeated(tx, actor, tenant, "tokens.revoke", "tokens:", "", metadata);
+      }
+      return proven({ revoked, busy }, row);
     });
   }
 
@@ -336,6 +339,19 @@ async function audit(
   metadata: Record<string, string>,
 ): Promise<void> {
   await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "OK", metadata }]);
+}
+
+/** The row of a call that found all done. */
+async function repeated(
+  tx: Tx,
+  actor: AuditActor,
+  tenant: string,
+  action: string,
+  target: string,
+  owner: string,
+  metadata: Record<string, string>,
+): Promise<void> {
+  await appendRepeat(tx, { ...actor, tenant, action, target, owner, outcome: "OK", metadata });
 }
 
 /** That it is there already may be an earlier call's doing: told after a commit, as that call would have told it. */

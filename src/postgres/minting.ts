@@ -22,7 +22,7 @@ import type {
   NewToken,
   Repeated,
 } from "../revocation/authority-store.ts";
-import { appendAudit } from "./audit-log.ts";
+import { appendAudit, appendRepeat } from "./audit-log.ts";
 import { countMint, countRotation } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
 import { TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
@@ -256,11 +256,10 @@ export async function readToken(tx: Tx, id: string): Promise<Token> {
   return tokenOf(rows[0]);
 }
 
-/** The row without which the commit of a repeat would write nothing, and so wait for no standby. */
 async function auditRepeat(tx: Tx, actor: AuditActor, action: string, id: string, of: Token): Promise<void> {
   const { tenant, principal: owner } = of;
   const metadata = { repeat: "true" };
-  await appendAudit(tx, [{ ...actor, tenant, action, target: `token:${id}`, owner, outcome: "OK", metadata }]);
+  await appendRepeat(tx, { ...actor, tenant, action, target: `token:${id}`, owner, outcome: "OK", metadata });
 }
 
 /** Whoever repeats a rotation learns that it is done only once that is as certain as the first answer would have been. */
@@ -268,7 +267,7 @@ async function rotatedBefore(tx: Tx, old: Token, actor: AuditActor, of: Idempote
   const refusal = rotated(old);
   const metadata = { reason: refusal.reason, ...refusal.metadata };
   const act = { tenant: old.tenant, action: "token.rotate", target: `token:${old.id}`, owner: old.principal };
-  await appendAudit(tx, [{ ...actor, ...act, outcome: "DENIED", metadata }]);
+  await appendRepeat(tx, { ...actor, ...act, outcome: "DENIED", metadata });
   if (of !== undefined) {
     const mine = [of.caller, of.requestId];
     await tx.query("delete from sallyport.requests where caller = $1 and request_id = $2", mine);

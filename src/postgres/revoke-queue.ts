@@ -1,8 +1,9 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
-import { checkMayEnd, mayNotEnd, type Rank } from "../domain/rights.ts";
+import { checkMayEnd, mayEnd, mayNotEnd, type Rank } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { Committed } from "../revocation/ports.ts";
+import { appendAudit, emitOnly } from "./audit-log.ts";
 import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { rankText, spares } from "./holders.ts";
@@ -82,6 +83,8 @@ interface Revoked {
   readonly tokens: ReadonlyMap<string, Token>;
   /** Ids of those that were revoked before. */
   readonly already: ReadonlySet<string>;
+  /** Those who repeated too often, and what they are told. */
+  readonly refused: ReadonlyMap<Revoke, unknown>;
   /** Ids of those that somebody else holds: they were left alone. */
   readonly busy: ReadonlySet<string>;
 }
@@ -93,6 +96,7 @@ function answer(waiting: Waiting, done: Committed<Revoked>): void {
     if (!done.value.already.has(token.id)) checkMayEnd(waiting.actor.rank, token.scopes);
     // The statement alone says that a row is revoked: whoever it spared it from hears no OK.
     if (token.revokeTime === undefined) throw mayNotEnd();
+    if (done.value.refused.has(waiting)) throw done.value.refused.get(waiting);
     waiting.resolve({ ...done, value: token });
   } catch (error) {
     waiting.reject(error);
@@ -107,48 +111,77 @@ async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<
   // Of those who name the same token, the one with the most rights decides whether it ends.
   for (const revoke of ranked) if (!first.has(revoke.id)) first.set(revoke.id, revoke);
   const revokes = [...first.values()];
-  const acts = batch.map(({ id, actor, reason }) => ({
-    ...actor,
-    rank: rankText(actor.rank),
-    id,
-    metadata: reason === "" ? {} : { reason },
-  }));
   const rows = await tx.query<RevokedRow>(text, [
     revokes.map(({ id }) => id),
     revokes.map(({ actor }) => actor.actor),
     revokes.map(({ reason }) => reason),
-    JSON.stringify(acts),
+    revokes.map(({ actor }) => actor.address),
+    revokes.map(({ actor }) => actor.requestId),
     revokes.map(({ actor }) => rankText(actor.rank)),
   ]);
   const found = rows.filter((row) => row.busy !== null);
   const tokens = new Map(found.map((row) => [row.id, tokenOf(row)]));
   const idsOf = (rows: readonly TokenRow[]) => new Set(rows.map(({ id }) => id));
   const already = idsOf(found.filter((row) => row.already));
-  return proven({ tokens, already, busy: idsOf(found.filter(({ busy }) => busy)) }, rows[0]);
+  const busy = idsOf(found.filter((row) => row.busy));
+  const repeats = batch.flatMap((revoke) => {
+    const token = busy.has(revoke.id) ? undefined : tokens.get(revoke.id);
+    if (token?.revokeTime === undefined || (first.get(revoke.id) === revoke && !already.has(token.id))) return [];
+    return already.has(token.id) || mayEnd(revoke.actor.rank, token.scopes) ? [{ revoke, token }] : [];
+  });
+  const refused = await tellRepeats(tx, repeats);
+  return proven({ tokens, already, busy, refused }, rows[0]);
+}
+
+/** Who finds the token revoked, by an earlier call or by another of the batch; what those are told who may not. */
+async function tellRepeats(tx: Tx, repeats: readonly { revoke: Revoke; token: Token }[]): Promise<Revoked["refused"]> {
+  const refused = new Map<Revoke, unknown>();
+  if (repeats.length === 0) return refused;
+  const rows = repeats.flatMap(({ revoke, token }) => {
+    const { actor, reason } = revoke;
+    try {
+      if (actor.repeats?.() === false) return [];
+    } catch (error) {
+      refused.set(revoke, error);
+      return [];
+    }
+    const { id, tenant, principal: owner } = token;
+    const metadata: Record<string, string> = reason === "" ? {} : { reason };
+    return [
+      { ...actor, tenant, action: "token.revoke", target: `token:${id}`, owner, outcome: "OK" as const, metadata },
+    ];
+  });
+  if (rows.length > 0) await appendAudit(tx, rows);
+  else if (refused.size < repeats.length) await emitOnly(tx);
+  return refused;
 }
 
 /**
- * $1 ids, $2 by whom and $3 why each is revoked if it is not, $4 the audit rows to be, $5 the ranks of whom: one statement, so that nobody
- * else's change waits for our round trips. A row that was there when the statement began and was changed since is
- * revoked as it is now: `mine` locks its latest version, and the update goes on to that.
+ * $1 ids, $2 by whom and $3 why each is revoked if it is not, $4 and $5 address and request of the audit rows, $6 the
+ * ranks of whom: one statement, so that nobody else's change waits for our round trips. A row that was there when the
+ * statement began and was changed since is revoked as it is now: `mine` locks its latest version, and the update goes on
+ * to that.
  */
 function revoking(name: string, others: "skip locked" | ""): Text {
   const text = `
-with mine as materialized (
+with asked as (
+  select id, by, reason, address, request_id, rank from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+    w (id, by, reason, address, request_id, rank)
+),
+mine as materialized (
   select ${storedColumns("t")} from sallyport.tokens t where id = any($1::text[]) order by id for no key update ${others}
 ),
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
     revoke_reason = w.reason
-  from mine join unnest($1::text[], $2::text[], $3::text[], $5::text[]) w (id, by, reason, rank) on w.id = mine.id
+  from mine join asked w on w.id = mine.id
   where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", "t.scopes")} returning ${storedColumns("t")}
 ),
 audited as (
   insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id)
-  select mine.tenant, a->>'actor', a->>'address', 'token.revoke', 'token:' || mine.id, mine.principal, 'OK',
-    a->'metadata', a->>'requestId'
-  from jsonb_array_elements($4::jsonb) a join mine on mine.id = a->>'id'
-  where mine.revoke_time is not null or not ${spares("(a->>'rank')", "mine.scopes")}
+  select done.tenant, w.by, w.address, 'token.revoke', 'token:' || done.id, done.principal, 'OK',
+    case when w.reason = '' then '{}'::jsonb else jsonb_build_object('reason', w.reason) end, w.request_id
+  from done join asked w on w.id = done.id
 ),
 -- A string that a rotation ended, and that is revoked now, repeats no request.
 forgotten as (

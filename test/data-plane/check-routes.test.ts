@@ -138,6 +138,7 @@ async function gate(
     admission,
     peerOf: peersByCall([]),
     answered: () => () => {},
+    failed: () => {},
   });
   const routes: Routes = { exact: new Map(exact), prefix };
   const broken: unknown[] = [];

@@ -229,6 +229,39 @@ describe("a listener that does not trust its peers", () => {
     return asker.ask(PATH, { "content-type": FORM, ...headers }, body).finally(() => asker.close());
   };
 
+  /** The lines of the log about calls that ended so. */
+  const lines = (reason: string) =>
+    listener.program.out
+      .split("\n")
+      .filter((line) => line.includes('"method":"introspect"') && line.includes(reason))
+      .map((line) => JSON.parse(line));
+  const calls = async (code: string) =>
+    Number(
+      new RegExp(`rpc_total\\{method="introspect",code="${code}"\\} (\\d+)`).exec(
+        await (await fetch(`${listener.listeners.ops}/metrics`)).text(),
+      )?.[1] ?? 0,
+    );
+
+  test("a failed log-in is counted and logged, with the client's address and without the credential", async () => {
+    const wrong = `sp_pat_${"q".repeat(58)}`;
+    const bearer = `Bearer ${wrong}`;
+    const refused = await as(undefined, { authorization: bearer, "x-request-id": "introspect-1" });
+    expect(refused.status).toBe(401);
+    await listener.program.until(() => lines("CALLER_UNAUTHENTICATED").length > 0, "the line was written");
+    expect(lines("CALLER_UNAUTHENTICATED")).toMatchObject([
+      { requestId: "introspect-1", code: "Unauthenticated", address: "127.0.0.1", msg: "call", level: "info" },
+    ]);
+    const weak = await sallyport.callerWith(["sallyport.tokens.read"]);
+    expect((await as(undefined, { authorization: `Bearer ${weak.tokenString}` })).status).toBe(403);
+    await listener.program.until(() => lines("CALLER_FORBIDDEN").length > 0, "the line was written");
+    // Far more than are logged in a second: all are counted.
+    const before = await calls("Unauthenticated");
+    for (let i = 0; i < 30; i++) await as(undefined, { authorization: bearer });
+    expect(await calls("Unauthenticated")).toBe(before + 30);
+    for (const secret of [wrong.slice(8), weak.tokenString.slice(10)])
+      expect(listener.program.out.includes(secret)).toBe(false);
+  });
+
   test("asks for a credential (401), then for the permission (403), or for an allowed certificate", async () => {
     const gateway = certify("gateway", [{ uri: "spiffe://td/gateway" }], ca);
     const bearer = async (scopes: string[]) => ({

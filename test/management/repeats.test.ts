@@ -1,34 +1,107 @@
 import { expect, test } from "vitest";
+import type { AuditAct } from "../../src/domain/audit-event.ts";
 import type { Access, Reach } from "../../src/management/access.ts";
 import { Repeats } from "../../src/management/repeats.ts";
 
 const access = (principal: string, reach: Reach = "own"): Access =>
-  ({ caller: { tenant: "default", principal }, reach, requestId: "" }) as unknown as Access;
+  ({ caller: { tenant: "acme", principal, provenance: "token:x", scopes: [] }, reach, requestId: "" }) as never;
 
-test("changes that change nothing are limited to one a second for each principal, after the first ten", () => {
-  let now = 0;
-  const repeats = new Repeats({ mono: () => now });
-  const count = (who: Access, tries: number): number => {
-    let admitted = 0;
-    for (let i = 0; i < tries; i++) {
-      try {
-        repeats.admit(who);
-        admitted++;
-      } catch (error) {
-        expect(error).toMatchObject({ reason: "LIMIT_EXCEEDED", retryAfterMs: 1_000 });
-      }
+/** Repeats by a clock that stands still; `ring` ends the windows. */
+function counted() {
+  const clock = { now: 0, mono: () => clock.now };
+  const acts: AuditAct[] = [];
+  const due = new Map<symbol, () => void>();
+  const repeats = new Repeats({
+    clock,
+    timers: {
+      after(_ms, run) {
+        const key = Symbol();
+        due.set(key, run);
+        return () => due.delete(key);
+      },
+    },
+    audit: { append: async (_actor, act) => void acts.push(act) },
+    events: { trouble: () => {} },
+  });
+  /** One call that changes nothing: whether it has a row, or how it is refused. */
+  const call = (who: Access, action = "token.revoke") => {
+    try {
+      return repeats.actors(who, action)().repeats?.();
+    } catch (error) {
+      return error;
     }
-    return admitted;
   };
-  expect(count(access("user:a"), 100)).toBe(10);
-  expect(count(access("user:b"), 100)).toBe(10);
-  now += 1_000;
-  expect(count(access("user:a"), 100)).toBe(1);
-  now += 60_000;
-  expect(count(access("user:a"), 100)).toBe(10);
+  const calls = (who: Access, tries: number) => Array.from({ length: tries }, () => call(who));
+  const admitted = (who: Access) => calls(who, 100).filter((end) => typeof end === "boolean").length;
+  const ring = () => {
+    for (const run of due.values()) run();
+  };
+  return { repeats, clock, acts, due, call, calls, admitted, ring };
+}
+
+const REFUSED = { reason: "LIMIT_EXCEEDED", retryAfterMs: 1_000 };
+
+test("calls that change nothing are limited to one a second for each principal, after the first ten", () => {
+  const { clock, call, admitted } = counted();
+  expect(admitted(access("user:a"))).toBe(10);
+  expect(call(access("user:a"))).toMatchObject(REFUSED);
+  expect(call(access("user:a"), "token.rotate")).toMatchObject(REFUSED);
+  expect(admitted(access("user:b"))).toBe(10);
+  clock.now += 1_000;
+  expect(admitted(access("user:a"))).toBe(1);
+  clock.now += 60_000;
+  expect(admitted(access("user:a"))).toBe(10);
 });
 
-test("who may revoke the tokens of others is not limited", () => {
-  const repeats = new Repeats({ mono: () => 0 });
-  for (let i = 0; i < 100; i++) repeats.admit(access("user:a", "tenant"));
+test("the first of a minute has a row of its own, further ones have one together, for each action", async () => {
+  const { calls, call, acts, ring, due } = counted();
+  expect(calls(access("user:a"), 4)).toEqual([true, false, false, false]);
+  expect(call(access("user:a"), "token.rotate")).toBe(true);
+  expect(call(access("user:b"))).toBe(true);
+  ring();
+  await expect
+    .poll(() => acts)
+    .toEqual([
+      {
+        tenant: "acme",
+        action: "token.revoke",
+        target: "principal:user:a",
+        owner: "user:a",
+        outcome: "OK",
+        metadata: { repeat: "true", merged: "3" },
+      },
+    ]);
+  expect(due.size).toBe(0);
+  expect(call(access("user:a"))).toBe(true);
+});
+
+test("a stop tells what was counted, and leaves no timer", async () => {
+  const { repeats, calls, acts, due } = counted();
+  calls(access("user:a"), 2);
+  await repeats.stop();
+  expect(acts.map(({ metadata }) => metadata["merged"])).toEqual(["1"]);
+  expect(due.size).toBe(0);
+});
+
+test("a transaction that is tried again is the same repeat, and a run after the first is none", () => {
+  const { repeats, calls } = counted();
+  const actors = repeats.actors(access("user:a"), "token.revoke");
+  const first = actors();
+  expect([first.repeats?.(), first.repeats?.()]).toEqual([true, true]);
+  calls(access("user:a"), 100);
+  expect(actors().repeats?.()).toBe(false);
+});
+
+test("a call that is known to change nothing is refused before anything is asked", () => {
+  const { repeats, calls } = counted();
+  const known = () => repeats.actors(access("user:a"), "token.revoke", true);
+  expect(known()().repeats?.()).toBe(true);
+  expect(known()().repeats?.()).toBe(false);
+  calls(access("user:a"), 8);
+  expect(known).toThrowError(expect.objectContaining(REFUSED));
+});
+
+test("who may act for others is not limited, and has a row for each", () => {
+  const { calls } = counted();
+  expect(calls(access("user:a", "tenant"), 100).every((end) => end === undefined)).toBe(true);
 });

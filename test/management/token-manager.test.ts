@@ -3,6 +3,7 @@ import type { Caller } from "../../src/domain/caller.ts";
 import { freshKeyring, Keyring } from "../../src/domain/keyring.ts";
 import { BUILT_IN_PROFILES } from "../../src/domain/profile.ts";
 import type { Access } from "../../src/management/access.ts";
+import { Repeats } from "../../src/management/repeats.ts";
 import { type CreateRequest, TokenManager } from "../../src/management/token-manager.ts";
 import type { MintLimits } from "../../src/revocation/authority-store.ts";
 
@@ -19,7 +20,7 @@ function manager() {
   };
   const tokens = new TokenManager({
     store: {} as never,
-    clock: { mono: () => 0 },
+    repeats: new Repeats({ clock: { mono: () => 0 }, timers: {} as never, audit: {} as never, events: {} as never }),
     authority: { issue: (work: (store: never) => unknown) => work(store as never) } as never,
     keyring,
     profiles: new Map(BUILT_IN_PROFILES.map((profile) => [profile.name, profile])),

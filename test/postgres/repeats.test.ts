@@ -1,6 +1,7 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import type { AuditActor } from "../../src/domain/audit-event.ts";
 import { AppError } from "../../src/domain/errors.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
@@ -70,7 +71,7 @@ async function created(store: AuthorityStore, principal = `bot:${randomUUID()}`)
   return token;
 }
 
-type Repeat = { readonly answer: string; readonly call: () => Promise<unknown> };
+type Repeat = { readonly answer: string; readonly call: (actor?: AuditActor) => Promise<unknown> };
 
 /** Each call that can be repeated: done once, then what repeats it. */
 const REPEATS: Record<string, (store: AuthorityStore) => Promise<Repeat>> = {
@@ -78,95 +79,102 @@ const REPEATS: Record<string, (store: AuthorityStore) => Promise<Repeat>> = {
     const same = request("CreateToken");
     const guard = { ...NOBODY, child: false, mustExist: false };
     const limits = { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 };
-    const call = () => store.createToken(newToken("bot:again"), HOUR, guard, limits, ADMIN, same);
+    const call = (actor: AuditActor = ADMIN) =>
+      store.createToken(newToken("bot:again"), HOUR, guard, limits, actor, same);
     await call();
     return { answer: "ok", call };
   },
   "RotateToken with a request_id": async (store) => {
     const { id } = await created(store);
     const same = request("RotateToken");
-    const call = () => store.rotateToken(id, fresh(), HOUR, 0, NOBODY, ADMIN, same);
+    const call = (actor: AuditActor = ADMIN) => store.rotateToken(id, fresh(), HOUR, 0, NOBODY, actor, same);
     await call();
     return { answer: "ok", call };
   },
   "RotateToken without one": async (store) => {
     const { id } = await created(store);
-    const call = () => store.rotateToken(id, fresh(), HOUR, 60_000, NOBODY, ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.rotateToken(id, fresh(), HOUR, 60_000, NOBODY, actor);
     await call();
     return { answer: "TOKEN_ROTATED", call };
   },
   "RotateToken with another request_id": async (store) => {
     const { id } = await created(store);
-    const call = () => store.rotateToken(id, fresh(), HOUR, 60_000, NOBODY, ADMIN, request("RotateToken"));
+    const call = (actor: AuditActor = ADMIN) =>
+      store.rotateToken(id, fresh(), HOUR, 60_000, NOBODY, actor, request("RotateToken"));
     await call();
     return { answer: "TOKEN_ROTATED", call };
   },
   UpdateToken: async (store) => {
     const { id } = await created(store);
-    const call = () => store.updateToken(id, { disabled: true }, "", { maxTtl: 1e12 }, NOBODY, ADMIN);
+    const call = (actor: AuditActor = ADMIN) =>
+      store.updateToken(id, { disabled: true }, "", { maxTtl: 1e12 }, NOBODY, actor);
     await call();
     return { answer: "ok", call };
   },
   RevokeToken: async (store) => {
     const { id } = await created(store);
-    const call = () => store.revokeToken(id, false, "", ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.revokeToken(id, false, "", actor);
     await call();
     return { answer: "ok", call };
   },
   "RevokeToken of a family": async (store) => {
     const { id } = await created(store);
-    const call = () => store.revokeToken(id, true, "", ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.revokeToken(id, true, "", actor);
     await call();
     return { answer: "ok", call };
   },
   "RevokeTokens by row": async (store) => {
     const { id } = await created(store);
-    const call = () => store.revokeChunk("default", [id], "", ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.revokeChunk("default", [id], "", actor);
     await call();
     return { answer: "ok", call };
   },
   "RevokeTokens that selects nothing": async (store) => ({
     answer: "ok",
-    call: () => store.revokeChunk("default", [], "", ADMIN),
+    call: (actor = ADMIN) => store.revokeChunk("default", [], "", actor),
   }),
   "RevokeTokens of a principal": async (store) => {
     const { principal } = await created(store);
-    const call = () => store.cut("default", principal, true, "", ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.cut("default", principal, true, "", actor);
     await call();
     return { answer: "ok", call };
   },
   DeletePrincipal: async (store) => {
     const { principal } = await created(store);
-    const call = () => store.deletePrincipal("default", principal, ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.deletePrincipal("default", principal, actor);
     await call();
     return { answer: "ok", call };
   },
   UpdatePrincipal: async (store) => {
     const { principal } = await created(store);
-    const call = () => store.updatePrincipal("default", principal, { state: "DISABLED" }, "", NOBODY, ADMIN);
+    const call = (actor: AuditActor = ADMIN) =>
+      store.updatePrincipal("default", principal, { state: "DISABLED" }, "", NOBODY, actor);
     await call();
     return { answer: "ok", call };
   },
   CreatePrincipal: async (store) => {
     const principal = { tenant: "default", name: `bot:${randomUUID()}`, state: "DISABLED" as const, ...FACTS };
-    const call = () => store.createPrincipal(principal, NOBODY, ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.createPrincipal(principal, NOBODY, actor);
     await call();
     return { answer: "PRINCIPAL_EXISTS", call };
   },
   CreateTenant: async (store) => {
     const tenant = { id: `t${randomBytes(5).toString("hex")}`, state: "SUSPENDED" as const, ...FACTS };
-    const call = () => store.createTenant(tenant, NOBODY, ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.createTenant(tenant, NOBODY, actor);
     await call();
     return { answer: "TENANT_EXISTS", call };
   },
   UpdateTenant: async (store) => {
     const id = `t${randomBytes(5).toString("hex")}`;
     await store.createTenant({ id, state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
-    const call = () => store.updateTenant(id, { state: "SUSPENDED" }, "", NOBODY, ADMIN);
+    const call = (actor: AuditActor = ADMIN) => store.updateTenant(id, { state: "SUSPENDED" }, "", NOBODY, actor);
     await call();
     return { answer: "ok", call };
   },
 };
+
+/** Those that a token may call for itself: their rows can be merged. */
+const OWN = Object.entries(REPEATS).filter(([name]) => /Token/.test(name) && !/of a principal|UpdateToken/.test(name));
 
 describe("a repeat commits something of its own", () => {
   let server: ThrowawayServer;
@@ -206,10 +214,39 @@ describe("a repeat commits something of its own", () => {
   const cancelWaits = () =>
     sql.query("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'");
 
+  const at = async () => (await sql.query("select pg_current_wal_lsn()::text as lsn")).rows[0].lsn as string;
+  const rows = async () => (await sql.query("select count(*) as n from sallyport.audit")).rows[0].n as number;
+
+  test.each(OWN)(
+    "%s, also where its row is merged with others; where it may not, it does nothing",
+    async (_, prepare) => {
+      const { answer, call } = await prepare(store);
+      const audited = await rows();
+      let asked = 0;
+      const refusal = new AppError("LIMIT_EXCEEDED", "often enough");
+      const refuse = () => {
+        asked++;
+        throw refusal;
+      };
+      expect(await told(call({ ...ADMIN, repeats: refuse }))).toBe("LIMIT_EXCEEDED");
+      expect(asked).toBe(1);
+
+      const merged = () => told(call({ ...ADMIN, repeats: () => false }));
+      const lsn = await at();
+      expect(await merged()).toBe(answer);
+      expect(await at()).not.toBe(lsn);
+      expect(await rows()).toBe(audited);
+      await setStandby("nobody");
+      onTestFinished(() => setStandby(""));
+      let ended: string | undefined;
+      void merged().then((how) => (ended = how));
+      await expect.poll(() => cancelWaits().then(() => ended), { interval: 5, timeout: 4000 }).toBe("OUTCOME_UNKNOWN");
+      expect(await rows()).toBe(audited);
+    },
+  );
+
   test.each(Object.entries(REPEATS))("%s", async (_, prepare) => {
     const { answer, call } = await prepare(store);
-    const at = async () => (await sql.query("select pg_current_wal_lsn()::text as lsn")).rows[0].lsn as string;
-    const rows = async () => (await sql.query("select count(*) as n from sallyport.audit")).rows[0].n as number;
     const [lsn, audited] = [await at(), await rows()];
     expect(await told(call())).toBe(answer);
     expect(await at()).not.toBe(lsn);

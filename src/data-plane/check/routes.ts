@@ -3,6 +3,7 @@ import { http, type Reply } from "../../http2/unary/reply.ts";
 import type { Failure, Handler, UnaryCall, UnaryRoute } from "../../http2/unary/routes.ts";
 import { rpcLimits } from "../../listen/limits.ts";
 import type { Admission } from "../../rpc/admission.ts";
+import { requestIdFrom } from "../../rpc/call.ts";
 import type { HttpAnswer } from "../../rpc/http-answer.ts";
 import { oauthFailure } from "../../rpc/oauth.ts";
 import type { Peer } from "../../rpc/peer.ts";
@@ -22,6 +23,8 @@ export interface CheckRoutesDeps {
   readonly admission: Admission;
   readonly peerOf: (call: UnaryCall) => Peer;
   readonly answered: (method: string) => () => void;
+  /** Counted and logged, after the answer. */
+  readonly failed: (method: string, requestId: string, error: unknown, address: string) => void;
 }
 
 const CHECK = "/envoy.service.auth.v3.Authorization/Check";
@@ -115,6 +118,8 @@ function introspectHandler(deps: CheckRoutesDeps): Handler {
       answered();
       return plain(answer);
     } catch (error) {
+      const requestId = requestIdFrom(call.metadata("x-request-id"));
+      deps.failed("introspect", requestId, error, deps.peerOf(call).address);
       return plain(oauthFailure(error));
     }
   };
