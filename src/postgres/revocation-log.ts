@@ -85,10 +85,6 @@ export class PostgresRevocationLog implements RevocationLog {
     await this.#must(this.#polls, epoch, sql.ACK, [...this.#own(me), epoch, applied]);
   }
 
-  async heartbeat(me: string): Promise<void> {
-    await one(this.#polls, sql.SEEN, this.#own(me));
-  }
-
   async deregister(me: string): Promise<void> {
     await one(this.#polls, sql.LEAVE, this.#own(me));
   }
@@ -126,7 +122,7 @@ export class PostgresRevocationLog implements RevocationLog {
     await one(this.#polls, sql.DRAW, [epoch]);
   }
 
-  /** Prunes what minting keeps for a while, too: nothing else runs once a minute in one process. */
+  /** Prunes what minting and the canary keep for a while, too: nothing else runs once a minute in one process. */
   async prune(): Promise<void> {
     // A connection of its own: the lock that makes one leader ends with it, and deleting delays nobody.
     const connection = this.#connection("sallyport-prune", {});
@@ -143,6 +139,9 @@ export class PostgresRevocationLog implements RevocationLog {
       }
       await one(connection, sql.FORGET_REQUESTS, []);
       await one(connection, sql.FORGET_COUNTS, []);
+      for (let deleted = sql.CANARY_BATCH; deleted >= sql.CANARY_BATCH && !over; ) {
+        deleted = (await one<{ done: number }>(connection, sql.FORGET_CANARY, [])).done;
+      }
     } finally {
       clearTimeout(timer);
       clearTimeout(last);

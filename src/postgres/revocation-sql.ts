@@ -54,8 +54,6 @@ export const REGISTER = writing(
 /** $1 own row, $2 its secret, $3 epoch, $4 position. */
 export const ACK = writing("ack", "sallyport.validator_ack($1::uuid, $2::bytea, $3::text, $4::bigint)", LAZY);
 
-export const SEEN = writing("seen", "sallyport.validator_seen($1::uuid, $2::bytea)", LAZY);
-
 export const LEAVE = writing("leave", "sallyport.validator_leave($1::uuid, $2::bytea)", LAZY);
 
 /** $1 epoch, $2 position or null for the head. */
@@ -127,6 +125,15 @@ export const FORGET_REQUESTS: Statement = {
 export const FORGET_COUNTS: Statement = {
   name: "sallyport-forget-counts",
   text: forgetting("mint_counts", "window_start < clock_timestamp() - interval '2 days'"),
+};
+
+/** The most tokens of the canary, and audit rows of it, that one statement deletes: each token is a note in the log. */
+export const CANARY_BATCH = 200;
+
+// No `LAZY`: it may take a position, and is then as durable as every change.
+export const FORGET_CANARY: Statement = {
+  name: "sallyport-forget-canary",
+  text: `select sallyport.canary_prune(${CANARY_BATCH}) as done`,
 };
 
 function forgetting(table: string, condition: string): string {

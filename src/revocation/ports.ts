@@ -69,8 +69,6 @@ export interface RevocationLog {
     readonly kids: readonly string[];
   }): Promise<boolean>;
   ack(me: string, epoch: string, applied: number): Promise<void>;
-  /** The heartbeat: seen = now. */
-  heartbeat(me: string): Promise<void>;
   /** Deletes an own row, one under which no lease is held any more. */
   deregister(me: string): Promise<void>;
   /** `position`: what must be acknowledged; undefined: the head at this statement. */

@@ -5,7 +5,7 @@ import { migrate } from "../../src/postgres/migrate.ts";
 import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
 import { type Database, startServer, type ThrowawayServer } from "../support/postgres.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
-import { byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
+import { auditRow, byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
 
 let database: Database;
 let sql: pg.Client;
@@ -47,6 +47,16 @@ async function joined(log: PostgresRevocationLog) {
 const revoke = (client: pg.Client, n: number) => client.query("select sallyport.revoke($1, 'test')", [tokenId(n)]);
 const tokenKey = (n: number) => `t${digestOf(n)}`;
 const row = async (id: string) => (await sql.query("select * from sallyport.validators where id = $1", [id])).rows[0];
+
+/** A login that is a member of the role, on the same database. */
+async function loginOf(role: string): Promise<string> {
+  const name = `login_${randomUUID().replaceAll("-", "")}`;
+  await sql.query(`create role ${name} login in role ${role}`);
+  onTestFinished(async () => void (await sql.query(`drop role ${name}`)));
+  const url = new URL(database.url);
+  url.username = name;
+  return url.href;
+}
 
 describe("what a poll tells", () => {
   test("nothing yet, then each change once, under positions that grow", async () => {
@@ -250,13 +260,13 @@ describe("the registry", () => {
     expect(await row(me)).toMatchObject({ applied_n: 7 });
   });
 
-  test("a heartbeat is seen; a reaped row stays reaped; only reaped rows are buried, in their epoch; leaving deletes", async () => {
+  test("an acknowledgement says that it lives; a reaped row stays reaped; only reaped rows are buried, in their epoch; leaving deletes", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
     const other = await joined(log);
     await sql.query("update sallyport.validators set seen = seen - interval '1 min'");
-    await log.heartbeat(me);
+    await log.ack(me, epoch, 0);
     const told = await log.validators();
     expect(told).toMatchObject({ epoch, inRecovery: false, settled: undefined });
     const silent = new Map(told.rows.map((one) => [one.id, one.silentMs]));
@@ -265,7 +275,7 @@ describe("the registry", () => {
     await log.reap([other.me]);
     const { reaped_at } = await row(other.me);
     await log.reap([other.me]);
-    await log.heartbeat(other.me);
+    await log.ack(other.me, epoch, 0);
     expect(await row(other.me)).toMatchObject({ reaped_at });
     await log.deleteReaped([me], epoch);
     await expect(log.deleteReaped([other.me], "1/other/1")).rejects.toMatchObject(NO_ANSWER);
@@ -323,23 +333,12 @@ describe("the registry", () => {
 });
 
 describe("with no more than its role's rights", () => {
-  /** A login that is a member of the role, on the same database. */
-  async function loginOf(role: string): Promise<string> {
-    const name = `login_${randomUUID().replaceAll("-", "")}`;
-    await sql.query(`create role ${name} login in role ${role}`);
-    onTestFinished(async () => void (await sql.query(`drop role ${name}`)));
-    const url = new URL(database.url);
-    url.username = name;
-    return url.href;
-  }
-
   test("a reader follows the log and keeps its own row, on one connection", async () => {
     await fresh();
     const log = open(await loginOf("sallyport_reader"), 1);
     const { me, epoch } = await joined(log);
     expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
     await log.ack(me, epoch, 0);
-    await log.heartbeat(me);
     expect((await log.unacknowledged(epoch, 0)).missing).toEqual([]);
     const { rows } = await sql.query("select from pg_stat_activity where usename like 'login_%'");
     expect(rows).toHaveLength(1);
@@ -359,7 +358,6 @@ describe("with no more than its role's rights", () => {
     const url = await loginOf("sallyport_reader");
     const thief = open(url, 1);
     await thief.ack(me, epoch, 9);
-    await thief.heartbeat(me);
     await thief.deregister(me);
     const own = entry(epoch, { old: me });
     expect(await thief.register(own)).toBe(true);
@@ -379,12 +377,12 @@ describe("with no more than its role's rights", () => {
       "select sallyport.rev_settle('x')",
       "select sallyport.rev_raise_floor()",
       "select sallyport.rev_prune(1)",
+      "select sallyport.canary_prune(1)",
     ];
     for (const text of tries) await expect(hand.query(text), text).rejects.toMatchObject({ code: "42501" });
     // The hash is not the secret, and no secret is not one either.
     for (const secret of [hash, null, Buffer.alloc(0)]) {
       await hand.query("select sallyport.validator_ack($1, $2, $3, 9)", [me, secret, epoch]);
-      await hand.query("select sallyport.validator_seen($1, $2)", [me, secret]);
       await hand.query("select sallyport.validator_leave($1, $2)", [me, secret]);
     }
     // Functions of the attacker's own do not get into those of the schema.
@@ -498,6 +496,128 @@ describe("pruning", () => {
     expect((await sql.query("select key from sallyport.mint_counts")).rows).toEqual([{ key: "young" }]);
   });
 
+  describe("what the canary wrote", () => {
+    const CANARY = "user:sallyport-canary";
+    /** Tokens as the canary leaves them, with the audit rows of their lives; of another maker, too. */
+    async function flown(
+      count: number,
+      age: string,
+      of: { principal?: string; maker?: string; revoked?: boolean } = {},
+    ) {
+      const { principal = CANARY, maker = "canary", revoked = true } = of;
+      await sql.query("begin");
+      await sql.query(
+        `insert into sallyport.principals (tenant, name, create_time) values ('default', $1, now() - $2::interval)
+         on conflict do nothing`,
+        [principal, age],
+      );
+      const { rows } = await sql.query<{ id: string }>(
+        `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, create_time,
+           revoke_time)
+         select 'tok_' || left(md5(u), 22), sha256(convert_to(u, 'UTF8')), '1', 'h', 'default', 'pat', $3, $4, 'f',
+           now() - $2::interval, case when $5 then now() - $2::interval end
+         from (select gen_random_uuid()::text as u from generate_series(1, $1::int)) us returning id`,
+        [count, age, principal, maker, revoked],
+      );
+      const ids = rows.map(({ id }) => id);
+      await sql.query(
+        `insert into sallyport.audit (at, tenant, actor, action, target, owner, request_id)
+         select now() - $2::interval, 'default', $4, a, 'token:' || id, $3, $5
+         from unnest($1::text[]) id, unnest('{token.create,token.revoke}'::text[]) a`,
+        [ids, age, principal, maker === "canary" ? "sallyport" : maker, maker === "canary" ? "canary" : "r"],
+      );
+      await sql.query("insert into sallyport.token_usage select id, now() from unnest($1::text[]) id", [ids]);
+      await auditRow(sql);
+      await sql.query("commit");
+      return ids;
+    }
+    const count = async (table: string, where = "true") =>
+      (await sql.query(`select count(*) from sallyport.${table} where ${where}`)).rows[0].count as number;
+    const tokensOf = async (principal: string) => count("tokens", `principal = '${principal}'`);
+
+    test("goes a day after it ended, by the writer's login, and nothing else goes", async () => {
+      await fresh();
+      await flown(450, "25 hours");
+      await flown(3, "23 hours");
+      const others = [
+        ...(await flown(2, "25 hours", { maker: "token:h" })),
+        ...(await flown(2, "25 hours", { principal: "user:eve" })),
+        ...(await flown(2, "25 hours", { revoked: false })),
+      ];
+      const [head] = (await sql.query("select n from sallyport.rev_head")).rows;
+      const log = open(await loginOf("sallyport_writer"));
+      // Each time goes on from the one before: a slow machine may need several.
+      await expect
+        .poll(async () => {
+          await log.prune();
+          return tokensOf(CANARY);
+        })
+        .toBe(3 + 2 + 2);
+      expect(await count("tokens", `id = any('{${others}}')`)).toBe(others.length);
+      expect(await count("token_usage")).toBe(3 + others.length);
+      await expect
+        .poll(async () => {
+          await log.prune();
+          return count("audit", `owner = '${CANARY}' and at < now() - interval '1 day' and request_id = 'canary'`);
+        })
+        .toBe(0);
+      expect(await count("audit", "request_id = 'r'")).toBe(4);
+      expect(await count("audit", `owner = 'user:eve'`)).toBe(4);
+      expect(await count("principals", `name = '${CANARY}'`)).toBe(1);
+      // Each of them is noted: caches drop it.
+      expect(await count("rev_log", `n > ${head.n} and key >= 't' and key < 'u'`)).toBe(450);
+    });
+
+    test("goes with its principal, unless somebody changed or cut that", async () => {
+      await fresh();
+      await flown(1, "25 hours");
+      await open().prune();
+      expect(await count("principals", `name = '${CANARY}'`)).toBe(0);
+      await flown(1, "25 hours");
+      await sql.query("begin");
+      await auditRow(sql);
+      await sql.query("update sallyport.principals set cut_time = now() where name = $1", [CANARY]);
+      await sql.query("commit");
+      await open().prune();
+      expect(await tokensOf(CANARY)).toBe(0);
+      expect(await count("principals", `name = '${CANARY}'`)).toBe(1);
+    });
+
+    test("a mint that is under way keeps the principal", async () => {
+      await fresh();
+      await flown(1, "25 hours");
+      const minter = await byHand(database.url);
+      const key = "sallyport.principal_key('default', 'user:sallyport-canary')";
+      await minter.query(`begin; select sallyport.lock_shared(array[${key}])`);
+      const waiting = await byHand(database.url);
+      const pruned = waiting.query("select sallyport.canary_prune(10)");
+      await expect
+        .poll(async () => (await sql.query("select from pg_locks where not granted")).rowCount, { timeout: 10_000 })
+        .toBe(1);
+      await minter.query(
+        `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family)
+         values ($1, sha256('x'), '1', 'h', 'default', 'pat', $2, 'canary', 'f')`,
+        [tokenId(77), CANARY],
+      );
+      await auditRow(minter);
+      await minter.query("commit");
+      await pruned;
+      expect(await tokensOf(CANARY)).toBe(1);
+      expect(await count("principals", `name = '${CANARY}'`)).toBe(1);
+    });
+
+    test("no row that is younger, or of another, can be deleted from the audit by hand", async () => {
+      await fresh();
+      await flown(1, "23 hours");
+      await flown(1, "25 hours", { maker: "token:h" });
+      for (const { seq } of (await sql.query("select seq from sallyport.audit")).rows) {
+        await expect(sql.query("delete from sallyport.audit where seq = $1", [seq])).rejects.toMatchObject({
+          message: "audit rows are kept as they are",
+        });
+      }
+    });
+  });
+
   test("one leader at a time: who does not lead does nothing, and the lead ends with the pruning", async () => {
     await aged(3);
     const log = open();
@@ -568,7 +688,7 @@ describe("a server that fails", () => {
     const waits = await Promise.all([
       took(log.poll(me, epoch, -1)),
       took(log.ack(me, epoch, 0)),
-      took(log.heartbeat(me)),
+      took(log.deregister(me)),
     ]);
     expect(Math.max(...waits)).toBeLessThan(700);
     await log.ack(me, epoch, 0);
@@ -698,7 +818,6 @@ describe("a server that fails", () => {
     const again = entry(epoch, { old: own.me });
     expect(await log.register(again)).toBe(true);
     await log.ack(again.me, epoch, 0);
-    await log.heartbeat(again.me);
     await log.markSettled(epoch);
     await log.reap([again.me]);
     await log.deleteReaped([again.me], epoch);

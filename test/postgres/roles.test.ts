@@ -60,6 +60,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "revoke(text,text)": ["X", "X", "X"],
   "tenant_key(text)": ["X", "X", "X"],
   // With the rights of the owner.
+  "canary_prune(integer)": ["X", "X", ""],
   "draw_incarnation(uuid)": ["X", "X", "X"],
   "rev_note(bytea)": ["X", "", ""],
   "rev_prune(integer)": ["X", "X", ""],
@@ -75,7 +76,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
 
 /** Functions with the rights of the owner, that anybody may name: a trigger function refuses to be called by hand. */
 const DEFINERS =
-  /^(another_|draw_|guard_|note_|require_audit|rev_note|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
+  /^(another_|canary_|draw_|guard_|note_|require_audit|rev_note|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
 
 const owner = `owner_${randomBytes(6).toString("hex")}`;
 let database: Database;

@@ -92,7 +92,6 @@ export class Network {
       poll: (me, epoch, applied) => call("poll", () => standby(() => this.#db.poll(me, epoch, applied))),
       register: (entry) => call("register", () => this.#db.register(entry, machine)),
       ack: (me, epoch, applied) => call("other", () => this.#db.ack(me, epoch, applied, machine)),
-      heartbeat: () => Promise.resolve(),
       deregister: (me) => call("other", () => this.#db.leave(me, machine)),
       unacknowledged: (epoch, position) => call("missing", () => standby(() => this.#db.missing(epoch, position))),
       validators: () => call("other", () => this.#db.registry()),
