@@ -116,7 +116,7 @@ export class Repeats {
         outcome: "OK",
         metadata: { repeat: "true", merged: String(further) },
       })
-      .catch((error) => this.#deps.events.trouble("repeated calls could not be audited", error))
+      .catch((error) => this.#deps.events.trouble("repeat_audit_failed", error))
       .finally(() => this.#telling.delete(told));
     this.#telling.add(told);
   }

@@ -50,7 +50,7 @@ audited as (
 select ${PROOF}, array(select id from done) as revoked, array(
   select id from sallyport.tokens t where id = any($1) and not exists (select from mine where mine.id = t.id)
 ) as busy, exists (
-  select from mine where revoke_time is null and ${spares("$6::text", "scopes")}
+  select from mine where revoke_time is null and not exists (select from done where done.id = mine.id)
 ) as spared
 from ${HEAD}`,
 };
@@ -142,7 +142,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
         actor.requestId,
         rankText(actor.rank),
       ]);
-      // Judged again on the locked rows: one that got such rights after the selection is not passed over in silence.
+      // Locked and alive, yet not ended: it was spared, by its scopes now or as the statement began.
       if (row?.spared === true) throw mayNotEnd();
       const { revoked = [], busy = [] } = row ?? {};
       if (revoked.length === 0) {

@@ -135,6 +135,8 @@ export async function rotate(
   const made = await readHeld(tx, id);
   // This very call has made it: its commit came through a failover, and it was run again.
   if (made.rotatedTo === fresh.id) {
+    // A revocation has made its request forgotten since: it stays so.
+    await forget(tx, idempotency);
     await auditRepeat(tx, actor, "token.rotate", id, made);
     return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
   }
@@ -268,11 +270,15 @@ async function rotatedBefore(tx: Tx, old: Token, actor: AuditActor, of: Idempote
   const metadata = { reason: refusal.reason, ...refusal.metadata };
   const act = { tenant: old.tenant, action: "token.rotate", target: `token:${old.id}`, owner: old.principal };
   await appendRepeat(tx, { ...actor, ...act, outcome: "DENIED", metadata });
-  if (of !== undefined) {
-    const mine = [of.caller, of.requestId];
-    await tx.query("delete from sallyport.requests where caller = $1 and request_id = $2", mine);
-  }
+  await forget(tx, of);
   return refusal;
+}
+
+/** Takes back what `claim` has registered. */
+async function forget(tx: Tx, of: Idempotency | undefined): Promise<void> {
+  if (of === undefined) return;
+  const mine = [of.caller, of.requestId];
+  await tx.query("delete from sallyport.requests where caller = $1 and request_id = $2", mine);
 }
 
 function rotated(token: Token): AppError {

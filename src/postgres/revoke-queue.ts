@@ -186,6 +186,7 @@ audited as (
 -- A string that a rotation ended, and that is revoked now, repeats no request.
 forgotten as (
   delete from sallyport.requests r using mine where r.caller = mine.id
+    and (mine.revoke_time is not null or exists (select from done where done.id = mine.id))
 ),
 found as (
   select false as busy, false as already, ${storedColumns("done")} from done

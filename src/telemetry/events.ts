@@ -46,6 +46,7 @@ export const TROUBLES = {
   redis_unreachable: "Redis cannot be reached",
   registration_failed: "this instance could not register",
   registry_read_failed: "the registry of validators could not be read",
+  repeat_audit_failed: "the row that counts repeated calls could not be written",
   reuse_audit_failed: "the reuse of a rotated token could not be audited",
   token_read_failed: "a token could not be read because of a fault of this program",
   uncaught_exception: "an exception reached the top of the program",

@@ -1,0 +1,174 @@
+import { describe, expect, test } from "vitest";
+import type { Caller } from "../../src/domain/caller.ts";
+import type { AppError } from "../../src/domain/errors.ts";
+import type { LifetimeRule } from "../../src/domain/lifetime.ts";
+import { BUILT_IN_PROFILES, type Profile } from "../../src/domain/profile.ts";
+import { type Held, judgeRotation } from "../../src/domain/rights.ts";
+import { one } from "../fuzz/pick.ts";
+import { seeded } from "../http2/fixture.ts";
+
+const NOW = 1.7e12;
+const MINUTE = 60_000;
+const DAY = 86_400_000;
+const CREATE = "sallyport.tokens.create";
+const BOT = BUILT_IN_PROFILES.find(({ name }) => name === "bot")!;
+
+/** A token with the first of its family made a minute ago, to live for `familyLife`. */
+function held(id: string, more: Partial<Held> = {}): Held {
+  const familyTime = NOW - MINUTE;
+  return {
+    id,
+    tenant: "default",
+    profile: "bot",
+    principal: `bot:${id}`,
+    displayName: "",
+    description: "",
+    scopes: [],
+    audiences: [],
+    allowedCidrs: [],
+    annotations: {},
+    hint: `sp_bot_1${id}`,
+    kid: "1",
+    state: "ACTIVE",
+    disabled: false,
+    createTime: familyTime,
+    createdBy: "user:admin",
+    revokedBy: "",
+    revokeReason: "",
+    rotatedFrom: "",
+    rotatedTo: "",
+    parent: "",
+    lastUseAddress: "",
+    etag: "",
+    family: id,
+    familyTime,
+    familyLife: more.expireTime === undefined ? undefined : more.expireTime - familyTime,
+    ...more,
+  };
+}
+
+interface By {
+  readonly own: Held;
+  readonly now?: number;
+  readonly profile?: Profile;
+  readonly parent?: Held;
+  readonly asked?: LifetimeRule;
+  /** What the caller held when it was let in; else what its row holds. */
+  readonly scopes?: readonly string[];
+}
+
+function rotation(target: Held, { own, now = NOW, profile = BOT, parent, asked, scopes = own.scopes }: By) {
+  const { tenant, principal, id, hint } = own;
+  const who = { tenant, principal, tokenId: id, scopes, address: "", direct: true };
+  const caller: Caller = { kind: "token", provenance: `token:${hint}`, ...who };
+  return judgeRotation({ caller, profile, rotationsPerDay: 0 }, { now, own }, target, parent, asked);
+}
+
+/** The reason of a refusal, or `OK`. */
+function outcome(target: Held, by: By): string {
+  try {
+    rotation(target, by);
+    return "OK";
+  } catch (error) {
+    return (error as AppError).reason;
+  }
+}
+
+describe("a renewed token lives no longer than the first of its family was made to live", () => {
+  const never = { never: true, maxTtl: 3650 * DAY };
+
+  test("whatever it asks", () => {
+    const own = held("a", { expireTime: NOW + MINUTE });
+    expect(rotation(own, { own })).toEqual({ expire: NOW + 2 * MINUTE, familyLife: 2 * MINUTE, counted: true });
+    for (const asked of [never, { ttl: DAY, maxTtl: DAY }, { expireTime: NOW + DAY, maxTtl: DAY }]) {
+      expect(rotation(own, { own, asked })).toMatchObject({ expire: NOW + 2 * MINUTE, familyLife: 2 * MINUTE });
+    }
+    expect(rotation(own, { own, asked: { ttl: 5, maxTtl: DAY } }).expire).toBe(NOW + 5);
+  });
+
+  test("what a caller with an end rotates is bound by what was left of that", () => {
+    const own = held("maker", { scopes: [CREATE], expireTime: NOW + 3 * MINUTE });
+    const bound = { expire: NOW + 3 * MINUTE, familyLife: 3 * MINUTE };
+    expect(rotation(held("free"), { own })).toMatchObject(bound);
+    expect(rotation(held("long", { expireTime: NOW + DAY }), { own })).toMatchObject(bound);
+    const short = held("short", { expireTime: NOW + MINUTE });
+    expect(rotation(short, { own })).toMatchObject({ expire: NOW + 2 * MINUTE, familyLife: 2 * MINUTE });
+  });
+
+  test("an administrator gives one token a longer life, and its family none", () => {
+    const own = held("admin", { scopes: ["sallyport.admin"] });
+    const target = held("b", { expireTime: NOW + MINUTE });
+    const longer = rotation(target, { own, asked: { ttl: DAY, maxTtl: DAY } });
+    expect(longer).toEqual({ expire: NOW + DAY, familyLife: 2 * MINUTE, counted: false });
+  });
+
+  test("what a ceiling ends is not renewed, and the ceiling counts from the first", () => {
+    const profile = { ...BOT, scopeCeilings: { deploy: 10 * MINUTE } };
+    const own = held("c", { scopes: ["deploy"], expireTime: NOW + 9 * MINUTE });
+    expect(rotation(own, { own, profile, asked: never }).expire).toBe(NOW + 9 * MINUTE);
+    const admin = held("admin", { scopes: ["sallyport.admin"] });
+    const later = NOW + 4 * MINUTE;
+    const rotated = rotation(own, { own: admin, profile, now: later, asked: never });
+    expect(rotated.expire).toBe(own.familyTime + 10 * MINUTE);
+  });
+
+  test("over any chain of rotations", () => {
+    for (let seed = 1; seed <= 300; seed++) {
+      const pick = seeded(seed);
+      const life = () => (pick(4) === 0 ? undefined : (1 + pick(40)) * MINUTE);
+      const first = life();
+      let token = held("x", { createTime: NOW, familyTime: NOW, expireTime: first && NOW + first, familyLife: first });
+      let least = first ?? Number.POSITIVE_INFINITY;
+      let now = NOW;
+      for (let i = 0; i < 8; i++) {
+        now += 1 + pick(MINUTE);
+        const ttl = life();
+        const asked = one(pick, [undefined, never, ttl === undefined ? never : { ttl, maxTtl: DAY }]);
+        const end = life();
+        const maker = held("maker", { scopes: [CREATE], expireTime: end && now + end });
+        const itself = pick(2) === 0;
+        const { expire, familyLife } = rotation(token, { own: itself ? token : maker, now, asked });
+        const given = expire === undefined ? Number.POSITIVE_INFINITY : expire - now;
+        if (itself) expect(given, `seed ${seed}`).toBeLessThanOrEqual(least);
+        // Whoever else rotates it and is bound itself, or bounds it, bounds all that follow.
+        else if (asked !== undefined || end !== undefined) least = Math.min(least, given);
+        token = { ...token, createTime: now, expireTime: expire, familyLife };
+      }
+    }
+  });
+});
+
+describe("another's token is rotated by one who may mint it", () => {
+  const maker = held("maker", { scopes: [CREATE, "x"] });
+  const admins = { ...BOT, mintedBy: ["admin" as const] };
+
+  test("by the profile's rules of who mints", () => {
+    const target = held("t", { scopes: ["x"] });
+    expect(outcome(target, { own: maker })).toBe("OK");
+    expect(outcome(target, { own: maker, profile: admins })).toBe("RIGHTS_EXCEEDED");
+    const admin = held("admin", { scopes: ["sallyport.admin"] });
+    expect(outcome(target, { own: admin, profile: admins })).toBe("OK");
+  });
+
+  test("by what the caller's row holds now, not by what it held when it was let in", () => {
+    const own = held("was-admin", { scopes: [CREATE] });
+    const by = { own, scopes: ["sallyport.admin", CREATE] };
+    expect(outcome(held("t"), { ...by, profile: admins })).toBe("RIGHTS_EXCEEDED");
+    expect(outcome(held("t", { scopes: ["x"] }), by)).toBe("RIGHTS_EXCEEDED");
+  });
+
+  test("of its own principal only what it has minted itself", () => {
+    const { principal } = maker;
+    expect(outcome(held("sibling", { principal }), { own: maker })).toBe("RIGHTS_EXCEEDED");
+    expect(outcome(held("child", { principal, parent: maker.id }), { own: maker, parent: maker })).toBe("OK");
+    const others = held("other-parent", { principal });
+    expect(outcome(held("other", { principal, parent: others.id }), { own: maker, parent: others })).toBe(
+      "RIGHTS_EXCEEDED",
+    );
+  });
+
+  test("never what replaced it or what it replaced", () => {
+    const successor = held("successor", { family: maker.family, principal: "bot:elsewhere" });
+    expect(outcome(successor, { own: maker })).toBe("RIGHTS_EXCEEDED");
+  });
+});
