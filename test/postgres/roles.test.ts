@@ -50,6 +50,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "note_tenant()": ["X", "", ""],
   "note_token()": ["X", "", ""],
   "require_audit()": ["X", "", ""],
+  "seal_again()": ["X", "", ""],
   "seal_head()": ["X", "", ""],
   "seal_state()": ["X", "", ""],
   // With the rights of the caller.
@@ -69,7 +70,6 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "validator_ack(uuid,bytea,text,bigint)": ["X", "X", "X"],
   "validator_join(uuid,bytea,uuid,bytea,text,integer,integer,text[])": ["X", "X", "X"],
   "validator_leave(uuid,bytea)": ["X", "X", "X"],
-  "validator_seen(uuid,bytea)": ["X", "X", "X"],
   "validators_bury(uuid[])": ["X", "X", ""],
   "validators_reap(uuid[])": ["X", "X", ""],
 };
