@@ -80,7 +80,7 @@ async function checkConnection({ database, keyring, mode }: Config): Promise<voi
   await assertBothReachable(url, directUrl);
   const shared = isShared(url, directUrl);
   const full = mode === "full";
-  if (!(await assertRights(url, mode, full, shared))) {
+  if (!(await assertRights(url, mode, full, directUrl))) {
     return void say(0, "the database is empty: serve or sallyport migrate makes the schema");
   }
   const db = new Postgres({ url, shared, maxConnections: 1, applicationName: "sallyport-check", onTrouble: () => {} });

@@ -203,7 +203,8 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       validate: validateWith({ ...admin, events: { ...admin.events, tokenReused: () => {} } }),
       find: async (bearer) => {
         const parsed = parseTokenString(bearer, keyring);
-        return parsed && (await store.getByDigest(parsed.digest));
+        const token = parsed && (await store.getByDigest(parsed.digest));
+        return token && { token, parent: token.parent === "" ? undefined : await store.get(token.parent) };
       },
     },
     audit,

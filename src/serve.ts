@@ -6,7 +6,6 @@ import { notifySystemd } from "./ops/systemd.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
-import { isShared } from "./postgres/session-settings.ts";
 import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
 import { createTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
 import { assertUsable } from "./usable.ts";
@@ -34,7 +33,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
       const applied = await migrate(directUrl ?? url!);
       for (const name of applied) telemetry.note("migrated", { name });
     }
-    await assertRights(url!, config.mode, false, isShared(url!, directUrl));
+    await assertRights(url!, config.mode, false, directUrl);
     if (embedded !== undefined) await firstAdmin(config, telemetry);
     const sallyport = await createSallyport(config, telemetry);
     signals.onReload = () => reload(sallyport, load, telemetry);

@@ -1,8 +1,9 @@
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkAnnotations, checkName, checkText } from "../domain/issue.ts";
 import { checkTenantId, type Principal, principalType, type Tenant, type TenantState } from "../domain/principal.ts";
-import type { PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
+import type { AuthorityStore, PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
+import type { Committed } from "../revocation/ports.ts";
 import { type Access, actorOf, guardOf, tenantOf } from "./access.ts";
 import { checkType, foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenStore } from "./ports.ts";
@@ -30,7 +31,7 @@ export class PrincipalManager {
     const fields = checkPrincipalFields(asked);
     const principal = { ...asked, ...fields, tenant, state };
     const { value } = await this.#authority.change(
-      (store) => store.createPrincipal(principal, guardOf(access), actorOf(access)),
+      again<Principal>((store, made) => store.createPrincipal(principal, guardOf(access), actorOf(access), made)),
       {
         noWait: false,
         deadline: access.deadline,
@@ -98,7 +99,7 @@ export class PrincipalManager {
     checkAnnotations("tenant.annotations", asked.annotations);
     const tenant = { ...asked, displayName, state: asked.state ?? "ACTIVE" };
     const { value } = await this.#authority.change(
-      (store) => store.createTenant(tenant, guardOf(access), actorOf(access)),
+      again<Tenant>((store, made) => store.createTenant(tenant, guardOf(access), actorOf(access), made)),
       {
         noWait: false,
         deadline: access.deadline,
@@ -143,6 +144,18 @@ export class PrincipalManager {
       },
     );
   }
+}
+
+/** Work that knows what it made when it is run once more, after a failover: the answer is not that this is there already. */
+function again<T extends object>(
+  work: (store: AuthorityStore, made: T | undefined) => Promise<Committed<T | AppError>>,
+): (store: AuthorityStore) => Promise<Committed<T | AppError>> {
+  let made: T | undefined;
+  return async (store) => {
+    const done = await work(store, made);
+    if (!(done.value instanceof AppError)) made = done.value;
+    return done;
+  };
 }
 
 /** Names trimmed, texts and owner checked; only the fields that are there. */

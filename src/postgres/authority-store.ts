@@ -183,7 +183,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
   }
 
   createPrincipal(
-    ...[principal, guard, actor]: Args<"createPrincipal">
+    ...[principal, guard, actor, made]: Args<"createPrincipal">
   ): ReturnType<AuthorityStore["createPrincipal"]> {
     return committed(this.#db, async (tx) => {
       await lockForRaising(tx, { tenant: principal.tenant, principal: principal.name }, guard);
@@ -192,6 +192,12 @@ export class PostgresAuthorityStore implements AuthorityStore {
       ]);
       if (tenant[0] === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
       if (tenant[0].state !== "ACTIVE") throw new AppError("TENANT_SUSPENDED", "the tenant is suspended");
+      const target = `principal:${principal.name}`;
+      const own = await ownPrincipal(tx, principal.tenant, principal.name, made);
+      if (own !== undefined) {
+        await audit(tx, actor, principal.tenant, "principal.create", target, principal.name, { repeat: "true" });
+        return own;
+      }
       // A deleted name comes back with its cut: the tokens of before stay dead.
       const rows = await tx.query<PrincipalRow>(
         `insert into sallyport.principals as p (tenant, name, display_name, email, owner, state, annotations)
@@ -210,7 +216,6 @@ export class PostgresAuthorityStore implements AuthorityStore {
           JSON.stringify(principal.annotations),
         ],
       );
-      const target = `principal:${principal.name}`;
       if (rows[0] === undefined) {
         const refusal = new AppError("PRINCIPAL_EXISTS", "the principal exists");
         return refused(tx, actor, principal.tenant, "principal.create", target, principal.name, refusal);
@@ -262,7 +267,7 @@ export class PostgresAuthorityStore implements AuthorityStore {
     });
   }
 
-  createTenant(...[tenant, guard, actor]: Args<"createTenant">): ReturnType<AuthorityStore["createTenant"]> {
+  createTenant(...[tenant, guard, actor, made]: Args<"createTenant">): ReturnType<AuthorityStore["createTenant"]> {
     return committed(this.#db, async (tx) => {
       await lockForRaising(tx, { tenant: tenant.id }, guard);
       const rows = await tx.query<TenantRow>(
@@ -271,6 +276,11 @@ export class PostgresAuthorityStore implements AuthorityStore {
         [tenant.id, tenant.displayName, tenant.state, JSON.stringify(tenant.annotations)],
       );
       if (rows[0] === undefined) {
+        const own = await ownTenant(tx, tenant.id, made);
+        if (own !== undefined) {
+          await audit(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", { repeat: "true" });
+          return own;
+        }
         const refusal = new AppError("TENANT_EXISTS", "the tenant exists");
         return refused(tx, actor, tenant.id, "tenant.create", `tenant:${tenant.id}`, "", refusal);
       }
@@ -322,6 +332,25 @@ export class PostgresAuthorityStore implements AuthorityStore {
     }
     return principalOf(row);
   }
+}
+
+/** What an earlier run of this call made, if its commit is there: a failover may have taken it, and another may have come. */
+async function ownPrincipal(tx: Tx, tenant: string, name: string, made: Principal | undefined) {
+  if (made === undefined) return undefined;
+  const [row] = await tx.query<PrincipalRow>(
+    `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2 for no key update`,
+    [tenant, name],
+  );
+  return row?.create_time === made.createTime ? principalOf(row) : undefined;
+}
+
+async function ownTenant(tx: Tx, id: string, made: Tenant | undefined) {
+  if (made === undefined) return undefined;
+  const [row] = await tx.query<TenantRow>(
+    `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
+    [id],
+  );
+  return row?.create_time === made.createTime ? tenantOf(row) : undefined;
 }
 
 /** Why something was revoked, as its audit row tells it. */

@@ -17,17 +17,27 @@ export function rankText(rank: Rank | undefined): Rank {
   return rank ?? "operator";
 }
 
+/** SQL: whether a token is not over for good. Needs its principal `p` and its tenant `o`. */
+function lasts(token: string): string {
+  return `${token}.revoke_time is null and (${token}.expire_time is null or ${token}.expire_time > clock_timestamp())
+    and ${token}.issued_n >= p.cut_n and ${token}.issued_n >= o.cut_n`;
+}
+
 /**
  * RIGHTS_EXCEEDED where a change of a principal or a tenant would end or disable a live token that a caller of this rank
- * leaves alone. Under the exclusive lock of it: no token gets such rights from here to the commit.
+ * leaves alone. One that a cut ended, or the end of its parent, is over for good. Under the exclusive lock of it: no token gets such rights from here to the commit.
  */
 export async function checkHolders(tx: Tx, rank: Rank | undefined, tenant: string, principal?: string): Promise<void> {
   const spared = sparedFrom(rank);
   if (spared.length === 0) return;
   const held = await tx.query(
-    `select from sallyport.tokens t where t.scopes && ${ANY_OF_THEM} and t.tenant = $1
+    `select from sallyport.tokens t
+       join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal
+       join sallyport.tenants o on o.id = t.tenant
+       left join sallyport.tokens q on q.id = t.parent_id
+     where t.scopes && ${ANY_OF_THEM} and t.tenant = $1
        and ($2::text is null or t.principal = $2) and t.scopes && $3::text[]
-       and t.revoke_time is null and (t.expire_time is null or t.expire_time > clock_timestamp()) limit 1`,
+       and ${lasts("t")} and (q.id is null or ${lasts("q")}) limit 1`,
     [tenant, principal ?? null, spared],
   );
   if (held.length > 0) throw mayNotEnd();

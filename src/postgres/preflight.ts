@@ -1,6 +1,7 @@
 import type pg from "pg";
 import { BootError } from "./boot.ts";
 import { DatabaseError, withConnection } from "./connect-errors.ts";
+import { missingFunctions, type Use } from "./grants.ts";
 import { checkDirectSession } from "./session-check.ts";
 import { isShared } from "./session-settings.ts";
 
@@ -17,15 +18,21 @@ export async function assertBothReachable(url: string, directUrl: string | undef
 }
 
 /**
- * Whether the database has our schema, and this user the rights of its mode: what a call would else find out later, as
- * INTERNAL. False where there is no schema, and one may be made. Rejects with DatabaseError or BootError.
+ * Whether the database has our schema, and the users of both URLs the rights of the mode: what a call would else find out
+ * later, as INTERNAL. False where there is no schema, and one may be made. Rejects with DatabaseError or BootError.
  */
 export async function assertRights(
   url: string,
   mode: "full" | "validate",
   mayBeEmpty = false,
-  shared = false,
+  directUrl?: string,
 ): Promise<boolean> {
+  const role = mode === "full" ? "sallyport_writer" : "sallyport_reader";
+  const kind = mode === "full" ? "writer" : "reader";
+  const mayCall = async (client: pg.Client, key: string, use: Use) => {
+    const problem = await missingFunctions(client, use, role, mayBeEmpty);
+    if (problem !== undefined) throw new BootError(`${key}: ${problem}`);
+  };
   const check = async (client: pg.Client) => {
     const { rows } = await client.query<{ there: boolean }>(
       "select to_regnamespace('sallyport') is not null and to_regclass('sallyport.tokens') is not null as there",
@@ -37,8 +44,12 @@ export async function assertRights(
         "database.url: the database has no Sallyport in it: run sallyport migrate, or start an instance in mode full",
       );
     }
-    const missing = await missingRights(client, mode === "full" ? "sallyport_writer" : "sallyport_reader");
-    if (missing.length === 0) return true;
+    const missing = await missingRights(client, role);
+    if (missing.length === 0) {
+      await mayCall(client, "database.url", kind);
+      if (directUrl === undefined) await mayCall(client, "database.url", `direct-${kind}`);
+      return true;
+    }
     const some = missing.slice(0, 3).join(", ") + (missing.length > 3 ? ", …" : "");
     throw new BootError(
       mode === "full"
@@ -46,7 +57,10 @@ export async function assertRights(
         : `database.url: this user may not ${some}: mode validate needs the role sallyport_reader`,
     );
   };
-  return withConnection(url, "database.url", check, shared);
+  if (!(await withConnection(url, "database.url", check, isShared(url, directUrl)))) return false;
+  const key = "database.direct_url";
+  if (directUrl !== undefined) await withConnection(directUrl, key, (client) => mayCall(client, key, `direct-${kind}`));
+  return true;
 }
 
 /** What the group role may do with our tables and this user may not; where the role is not there, the least of it. */

@@ -142,10 +142,12 @@ export interface AuthorityStore {
     reason: string,
     actor: AuditActor,
   ): Promise<Committed<number>>;
+  /** `made`: what an earlier run of this very call made; it is no refusal if that is there. */
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,
     guard: CallerGuard,
     actor: AuditActor,
+    made?: Principal,
   ): Promise<Committed<Principal | AppError>>;
   updatePrincipal(
     tenant: string,
@@ -161,6 +163,7 @@ export interface AuthorityStore {
     tenant: Pick<Tenant, "id" | "displayName" | "state" | "annotations">,
     guard: CallerGuard,
     actor: AuditActor,
+    made?: Tenant,
   ): Promise<Committed<Tenant | AppError>>;
   updateTenant(
     id: string,

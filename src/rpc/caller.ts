@@ -78,8 +78,8 @@ export interface CallerDeps {
 export interface RotatedCallers {
   /** As `validate`, but that the use of a string after its rotation is no signal yet. */
   readonly validate: Validate;
-  /** The record behind a string, dead or not. */
-  find(bearer: string): Promise<Token | undefined>;
+  /** The record behind a string, dead or not, and that of its parent. */
+  find(bearer: string): Promise<{ readonly token: Token; readonly parent: Token | undefined } | undefined>;
 }
 
 /** The one method in which a token that a rotation ended may still be a caller. */
@@ -148,8 +148,12 @@ export class Callers {
       return await this.token(bearer, address, direct, rotated.validate);
     } catch (error) {
       const ended = isUnauthenticated(error) ? await rotated.find(bearer) : undefined;
-      if (ended === undefined || ended.rotatedTo === "" || !this.#isOver(ended)) throw error;
-      return this.#ended(ended, address, direct, error);
+      if (ended === undefined || ended.token.rotatedTo === "" || !this.#isOver(ended.token)) throw error;
+      // A child is bound by its parent's networks at every use.
+      for (const { allowedCidrs } of ended.parent === undefined ? [ended.token] : [ended.token, ended.parent]) {
+        if (allowedCidrs.length > 0 && !addressAllowed(allowedCidrs, address || LOCAL)) throw error;
+      }
+      return this.#ended(ended.token, address, direct);
     }
   }
 
@@ -159,9 +163,8 @@ export class Callers {
   }
 
   /** One who may repeat the rotation that ended its token; what it names decides, where the rotation is. */
-  #ended(token: Token, address: string, direct: boolean, refusal: unknown): Caller {
-    const { allowedCidrs, hint, tenant, principal, id } = token;
-    if (allowedCidrs.length > 0 && !addressAllowed(allowedCidrs, address || LOCAL)) throw refusal;
+  #ended(token: Token, address: string, direct: boolean): Caller {
+    const { hint, tenant, principal, id } = token;
     const who = { tenant, principal, tokenId: id, address, direct };
     return { kind: "token", provenance: `token:${hint}`, scopes: [], ended: true, ...who };
   }

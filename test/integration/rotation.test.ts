@@ -213,3 +213,29 @@ test("such a repeat is refused with another id, request_id or body, after ten mi
   expect(await outcome(self.rotateToken(request))).toBe("CALLER_UNAUTHENTICATED");
   expect(await sallyport.verdict(first.tokenString)).toBe("ALLOW");
 });
+
+test("such a repeat from outside of the parent's networks is refused, as every use of a child is", async () => {
+  const parent = await sallyport.createToken({
+    profile: "bot",
+    principal: "bot:ci",
+    displayName: "",
+    scopes: ["sallyport.tokens.create"],
+  });
+  const as = sallyport.as(parent.tokenString);
+  const old = await sallyport.createToken({ profile: "bot", principal: "bot:ci", displayName: "" }, as);
+  expect(old.token).toMatchObject({ parent: parent.id, allowedCidrs: [] });
+  const self = sallyport.as(old.tokenString).tokens;
+  const request = { id: old.id, requestId: randomUUID() };
+  const first = await self.rotateToken(request);
+  expect((await self.rotateToken(request)).tokenString).toBe(first.tokenString);
+  const bind = (allowedCidrs: string[]) =>
+    sallyport.admin.tokens.updateToken({
+      token: { id: parent.id, allowedCidrs },
+      updateMask: { paths: ["allowed_cidrs"] },
+    });
+  await bind(["192.0.2.0/24"]);
+  expect(await outcome(sallyport.as(first.tokenString).tokens.getToken({ id: old.id }))).toBe("CALLER_UNAUTHENTICATED");
+  expect(await outcome(self.rotateToken(request))).toBe("CALLER_UNAUTHENTICATED");
+  await bind(["127.0.0.0/8"]);
+  expect((await self.rotateToken(request)).tokenString).toBe(first.tokenString);
+});

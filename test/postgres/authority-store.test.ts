@@ -760,3 +760,45 @@ describe("a commit without a clear answer", () => {
     expect(await both).toHaveLength(2);
   });
 });
+
+describe("what an operator's token keeps from others", () => {
+  const OTHER = { ...by("user:other"), rank: "other" as const };
+  const STRONG = { scopes: ["sallyport.operator"], principal: "bot:strong" };
+  const told = async (call: () => Promise<unknown>) =>
+    call().then(
+      () => "ok",
+      ({ reason }: AppError) => reason,
+    );
+  const ways: Record<string, () => Promise<unknown>> = {
+    "a cut": () => store.cut("default", "bot:strong", false, "", OTHER),
+    "disabling its principal": () =>
+      store.updatePrincipal("default", "bot:strong", { state: "DISABLED" }, "", NOBODY, OTHER),
+    "deleting its principal": () => store.deletePrincipal("default", "bot:strong", OTHER),
+  };
+
+  test.each(Object.entries(ways))("%s, while it lives; not once a cut or its parent's end ended it", async (_, way) => {
+    const database = await migrated();
+    onTestFinished(() => database.drop());
+    await use(database.url);
+    await created(STRONG);
+    expect(await told(way)).toBe("RIGHTS_EXCEEDED");
+    await store.cut("default", "bot:strong", false, "", ADMIN);
+    const parent = await created({ principal: "bot:strong" });
+    const guard = { ...FREE, callerTokenId: parent.id, callerScopes: parent.scopes, child: true };
+    await created(STRONG, guard);
+    expect(await told(way)).toBe("RIGHTS_EXCEEDED");
+    await store.revokeToken(parent.id, false, "", ADMIN);
+    expect(await told(way)).toBe("ok");
+  });
+
+  test("a cut of the tenant ends it, too; what was made afterwards is alive", async () => {
+    const database = await migrated();
+    onTestFinished(() => database.drop());
+    await use(database.url);
+    await created(STRONG);
+    await store.cut("default", undefined, false, "", ADMIN);
+    expect(await told(ways["a cut"]!)).toBe("ok");
+    await created(STRONG);
+    expect(await told(ways["a cut"]!)).toBe("RIGHTS_EXCEEDED");
+  });
+});

@@ -188,6 +188,101 @@ describe("the incarnation", () => {
     ).toBe(false);
   });
 
+  // A row that is written in a subtransaction bears the number of that one. psql makes one of each statement where
+  // ON_ERROR_ROLLBACK is on, and so does a block with EXCEPTION.
+  const AUDITED = "insert into sallyport.audit (tenant, actor, action, target) values ('default', 't', 't', 't')";
+  const REVOKED = `update sallyport.tokens set revoke_time = now() where id = '${tokenId(1)}'`;
+  test.for([
+    ["a change of authority", AUDITED, REVOKED],
+    ["one whose position is taken at once", "set constraints all immediate", AUDITED, REVOKED],
+    ["a retired pepper", "insert into sallyport.key_checks values ('9', 'x')", "delete from sallyport.key_checks"],
+    ["all of a table gone", AUDITED, "truncate sallyport.token_usage, sallyport.tokens", REVOKED],
+    ["the state kept up", "update sallyport.rev_state set floor_n = floor_n + 1, max_bound_ms = 3000"],
+    [
+      "one in another, then the transaction itself",
+      "savepoint deeper",
+      "update sallyport.rev_state set floor_n = floor_n + 1",
+      "update sallyport.rev_head set n = n + 1",
+      "release savepoint s",
+      "update sallyport.rev_state set floor_n = floor_n + 1",
+      "update sallyport.rev_head set n = n + 1",
+      "savepoint s",
+    ],
+    ["both in a row", "update sallyport.rev_head set n = n + 1", "update sallyport.rev_head set n = n + 1"],
+    [
+      "a block with EXCEPTION",
+      "do $$ begin perform sallyport.rev_settle('x'); exception when others then null; end $$",
+    ],
+    [
+      "undone",
+      "update sallyport.rev_head set n = n + 1",
+      "rollback to savepoint s",
+      "update sallyport.rev_head set n = n + 1",
+    ],
+  ])("stays when a subtransaction writes: %s", async ([, ...statements]) => {
+    expect(
+      await drawn(
+        "begin",
+        "savepoint s",
+        ...statements,
+        "release savepoint s",
+        "commit",
+        "update sallyport.rev_state set floor_n = floor_n + 1",
+        "update sallyport.rev_head set n = n + 1",
+      ),
+    ).toBe(false);
+  });
+
+  test.for([
+    ["n decreases", "update sallyport.rev_head set n = n - 1"],
+    ["the floor decreases", "update sallyport.rev_state set floor_n = -1"],
+    ["the head is put back", "delete from sallyport.rev_head", "insert into sallyport.rev_head (n) values (1)"],
+    [
+      "n decreases while triggers are off",
+      "alter table sallyport.rev_head disable trigger all",
+      "update sallyport.rev_head set n = n - 1",
+      "alter table sallyport.rev_head enable trigger all",
+    ],
+    [
+      "the seal of before is kept while triggers are off",
+      "alter table sallyport.rev_state disable trigger all",
+      "update sallyport.rev_state set floor_n = 0",
+      "alter table sallyport.rev_state enable trigger all",
+      "update sallyport.rev_state set floor_n = floor_n + 1",
+    ],
+    [
+      "n decreases while triggers are off, before its own next change",
+      "update sallyport.rev_head set n = n + 1",
+      "savepoint deeper",
+      "alter table sallyport.rev_head disable trigger all",
+      "update sallyport.rev_head set n = n - 2",
+      "alter table sallyport.rev_head enable trigger all",
+      "update sallyport.rev_head set n = n + 2",
+    ],
+    [
+      "a seal is made up by hand for what this transaction wrote",
+      "update sallyport.rev_head set n = n + 1",
+      "savepoint deeper",
+      "alter table sallyport.rev_head disable trigger all",
+      "update sallyport.rev_head set n = n - 2",
+      "alter table sallyport.rev_head enable trigger all",
+      "update sallyport.rev_head set sealed = xmin",
+    ],
+    [
+      "a seal is made up by hand for a row that another transaction wrote",
+      "alter table sallyport.rev_head disable trigger all",
+      "update sallyport.rev_head set n = n - 1",
+      "alter table sallyport.rev_head enable trigger all",
+      "release savepoint s",
+      "commit",
+      "begin",
+      "savepoint s",
+      "update sallyport.rev_head set sealed = xmin",
+    ],
+  ])("is another when it happens in a subtransaction: %s", async ([, ...statements]) => {
+    expect(await drawn("begin", "savepoint s", ...statements, "release savepoint s", "commit")).toBe(true);
+  });
+
   test("is drawn once by however many saw the same one, readers among them", async () => {
     const { database } = await place();
     const admin = await sqlOn(database);

@@ -3,13 +3,14 @@ import { type AddressInfo, createServer, type Server, type Socket } from "node:n
 import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { freshKeyring } from "../../src/domain/keyring.ts";
 import { BootError } from "../../src/postgres/boot.ts";
 import { DatabaseError, urlProblem } from "../../src/postgres/connect-errors.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { assertReachable, assertRights } from "../../src/postgres/preflight.ts";
 import { certify } from "../listen/certificates.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres-server.ts";
-import { folder } from "../support/program.ts";
+import { folder, Program } from "../support/program.ts";
 
 /*
  * What a start says of a database that it can not use: in words, with what to do, and whether that may pass by itself.
@@ -161,6 +162,73 @@ describe("rights", () => {
     const error = await assertRights(urlOf({ user: "reader" }), "full").catch((failure: unknown) => failure);
     expect(error).toBeInstanceOf(BootError);
     expect((error as BootError).message).toMatch(/may not .*(insert|select) .*sallyport_writer.*sallyport_reader/);
+  });
+
+  describe("a function that may not be called is told, with what to run", () => {
+    const told = async (user: string, mode: "full" | "validate", direct?: string) => {
+      const directUrl = direct === undefined ? undefined : urlOf({ user: direct });
+      const error = await assertRights(urlOf({ user }), mode, false, directUrl).catch((failure: unknown) => failure);
+      expect(error, `${user} ${mode}`).toBeInstanceOf(BootError);
+      return (error as BootError).message;
+    };
+
+    test.each<[string, "writer" | "reader", "full" | "validate"]>([
+      ["validator_join(uuid, bytea, uuid, bytea, text, int, int, text[])", "reader", "validate"],
+      ["validator_ack(uuid, bytea, text, bigint)", "reader", "validate"],
+      ["validator_leave(uuid, bytea)", "reader", "validate"],
+      ["draw_incarnation(uuid)", "writer", "full"],
+      ["validators_reap(uuid[])", "writer", "full"],
+      ["canary_prune(int)", "writer", "full"],
+    ])("%s of the %s", async (name, user, mode) => {
+      const role = `sallyport_${user}`;
+      await sql(`revoke execute on function sallyport.${name} from ${role}`);
+      const message = await told(user, mode);
+      expect(message).toContain(`may not execute ${name.slice(0, name.indexOf("("))}:`);
+      const grant = /GRANT EXECUTE .*;$/.exec(message)?.[0];
+      expect(grant).toBe(`GRANT EXECUTE ON FUNCTION sallyport.${name} TO ${role};`);
+      await sql(grant!);
+      expect(await assertRights(urlOf({ user }), mode)).toBe(true);
+    });
+
+    test("a user with rights of its own, who is no member of the role", async () => {
+      await sql(
+        `create role "by-hand" login; grant usage on schema sallyport to "by-hand";
+         grant select on all tables in schema sallyport to "by-hand"; grant insert, update on sallyport.token_usage to "by-hand"`,
+      );
+      const message = await told("by-hand", "validate");
+      expect(message).toContain('GRANT sallyport_reader TO "by-hand";');
+      await sql('GRANT sallyport_reader TO "by-hand"');
+      expect(await assertRights(urlOf({ user: "by-hand" }), "validate")).toBe(true);
+    });
+
+    test("the user of the direct URL, which calls those of the log", async () => {
+      expect(await told("writer", "full", "reader")).toMatch(
+        /^database\.direct_url: this user may not execute canary_prune, .*GRANT sallyport_writer TO reader;$/,
+      );
+      expect(await assertRights(urlOf({ user: "writer" }), "full", false, urlOf({}))).toBe(true);
+    });
+
+    test("a schema that is older than the program", async () => {
+      await sql("alter function sallyport.validator_leave(uuid, bytea) rename to kept");
+      expect(await told("reader", "validate")).toContain("run sallyport migrate");
+      // A start in mode full makes it new.
+      expect(await assertRights(urlOf({ user: "writer" }), "full", true)).toBe(true);
+      await sql("alter function sallyport.kept(uuid, bytea) rename to validator_leave");
+    });
+
+    test("ends the program with 78, at check-config --connect and at the start", async () => {
+      await sql("revoke execute on function sallyport.validator_join from sallyport_reader");
+      const env = { DATABASE_URL: urlOf({ user: "reader" }) };
+      const file = join(place.path, "validate.yaml");
+      const listeners = { data: { bind: "127.0.0.1:0" }, ops: { bind: "127.0.0.1:0" } };
+      writeFileSync(file, JSON.stringify({ mode: "validate", keyring: freshKeyring(), listeners }), { mode: 0o600 });
+      for (const args of [["check-config", "--connect"], ["serve"]]) {
+        const program = new Program([...args, "--config", file], env);
+        expect(await program.exited, args[0]).toBe(78);
+        expect(program.out + program.err).toContain("GRANT EXECUTE ON FUNCTION sallyport.validator_join(");
+      }
+      await sql("grant execute on function sallyport.validator_join to sallyport_reader");
+    });
   });
 
   test("a user without any right is told so", async () => {

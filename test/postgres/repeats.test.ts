@@ -3,11 +3,21 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import type { AuditActor } from "../../src/domain/audit-event.ts";
 import { AppError } from "../../src/domain/errors.ts";
+import type { Access } from "../../src/management/access.ts";
+import type { TokenStore } from "../../src/management/ports.ts";
+import { PrincipalManager } from "../../src/management/principal-manager.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { Postgres, TYPES } from "../../src/postgres/pool.ts";
+import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
 import type { AuthorityStore, Idempotency, NewToken } from "../../src/revocation/authority-store.ts";
+import { ChangeAuthority } from "../../src/revocation/change-authority.ts";
+import type { RevocationLog } from "../../src/revocation/ports.ts";
+import { ReapedValidators } from "../../src/revocation/reaped-validators.ts";
+import { systemClock, systemTimers } from "../../src/sallyport.ts";
+import { recordedEvents } from "../support/hand-time.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
+import { migrated } from "./migrated.ts";
 
 const ADMIN = { actor: "user:admin", address: "192.0.2.1", requestId: "r" };
 const HOUR = { ttl: 3_600_000, maxTtl: 86_400_000 };
@@ -280,6 +290,82 @@ describe("a repeat commits something of its own", () => {
     for (let i = 0; i < 2; i++) {
       expect(await told(store.rotateToken(id, fresh(), HOUR, 0, NOBODY, ADMIN, same))).toBe("TOKEN_ROTATED");
     }
+  });
+});
+
+describe("what is run once more, since the epoch changed after its commit", () => {
+  /** The path above a real store: the registry first shows another epoch, then that all have acknowledged. */
+  async function managed(between: (sql: pg.Client) => Promise<unknown> = async () => {}) {
+    const database = await migrated();
+    onTestFinished(() => database.drop());
+    const sql = await byHand(database.url);
+    onTestFinished(() => sql.end());
+    const log = new PostgresRevocationLog({ url: database.url, connections: 1, onTrouble: () => {} });
+    onTestFinished(() => log.close());
+    const { epoch } = await log.readEpoch();
+    await log.markSettled(epoch);
+    let asked = 0;
+    const answers = async (of: string, position: number | undefined) => {
+      const told = await log.unacknowledged(of, position);
+      if (++asked > 1) return told;
+      await between(sql);
+      return { ...told, epoch: "another" };
+    };
+    const { events } = recordedEvents();
+    const authority = new ChangeAuthority({
+      store: storeOf(database.url, (close) => onTestFinished(close)),
+      log: { unacknowledged: answers, reap: async () => {}, reconnect: () => {} } as unknown as RevocationLog,
+      reaped: new ReapedValidators(),
+      clock: systemClock,
+      timers: systemTimers,
+      events,
+      wake: () => {},
+    });
+    const principals = new PrincipalManager({ store: {} as TokenStore, authority });
+    return { sql, principals };
+  }
+  const OPERATOR: Access = {
+    caller: { kind: "break-glass", provenance: "t", tenant: "", principal: "", scopes: [], address: "", direct: true },
+    reach: "everywhere",
+    requestId: "r",
+  };
+  const BOT = { tenant: "", name: "bot:new", ...FACTS, displayName: "one" };
+  const SHOP = { id: "shop", displayName: "Shop", annotations: {} };
+  const gone = (sql: pg.Client) =>
+    sql.query(`begin; insert into sallyport.audit (tenant, actor, action, target) values ('default', 't', 't', 't');
+      delete from sallyport.principals where name = 'bot:new'; delete from sallyport.tenants where id = 'shop'; commit`);
+
+  test("a principal and a tenant that it made itself are answered as made", async () => {
+    const one = await managed();
+    expect(await one.principals.createPrincipal(OPERATOR, BOT)).toMatchObject({ name: "bot:new", displayName: "one" });
+    const two = await managed();
+    expect(await two.principals.createTenant(OPERATOR, SHOP)).toMatchObject(SHOP);
+    for (const [{ sql }, action] of [
+      [one, "principal.create"],
+      [two, "tenant.create"],
+    ] as const) {
+      const { rows } = await sql.query(
+        "select outcome, metadata from sallyport.audit where action = $1 and actor = 't' order by seq",
+        [action],
+      );
+      expect(rows).toEqual([
+        { outcome: "OK", metadata: {} },
+        { outcome: "OK", metadata: { repeat: "true" } },
+      ]);
+    }
+  });
+
+  test("they are made where the failover lost them, and another's that came meanwhile is told", async () => {
+    expect(await (await managed(gone)).principals.createPrincipal(OPERATOR, BOT)).toMatchObject({ name: "bot:new" });
+    expect(await (await managed(gone)).principals.createTenant(OPERATOR, SHOP)).toMatchObject(SHOP);
+    const another = async (sql: pg.Client) => {
+      await gone(sql);
+      await sql.query(`begin; insert into sallyport.audit (tenant, actor, action, target) values ('default', 't', 't', 't');
+        insert into sallyport.principals (tenant, name, create_time) values ('default', 'bot:new', now() + interval '1 s');
+        insert into sallyport.tenants (id, create_time) values ('shop', now() + interval '1 s'); commit`);
+    };
+    expect(await told((await managed(another)).principals.createPrincipal(OPERATOR, BOT))).toBe("PRINCIPAL_EXISTS");
+    expect(await told((await managed(another)).principals.createTenant(OPERATOR, SHOP))).toBe("TENANT_EXISTS");
   });
 });
 

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import type pg from "pg";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { CALLED } from "../../src/postgres/grants.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { type Database, freshDatabase } from "../support/postgres.ts";
 import { byHand } from "./migrated.ts";
@@ -50,6 +51,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "note_tenant()": ["X", "", ""],
   "note_token()": ["X", "", ""],
   "require_audit()": ["X", "", ""],
+  "seal_again()": ["X", "", ""],
   "seal_head()": ["X", "", ""],
   "seal_state()": ["X", "", ""],
   // With the rights of the caller.
@@ -69,7 +71,6 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "validator_ack(uuid,bytea,text,bigint)": ["X", "X", "X"],
   "validator_join(uuid,bytea,uuid,bytea,text,integer,integer,text[])": ["X", "X", "X"],
   "validator_leave(uuid,bytea)": ["X", "X", "X"],
-  "validator_seen(uuid,bytea)": ["X", "X", "X"],
   "validators_bury(uuid[])": ["X", "X", ""],
   "validators_reap(uuid[])": ["X", "X", ""],
 };
@@ -166,6 +167,23 @@ test("each role may call what stands here, and every function stands here", asyn
   const functions = `select p.oid, replace(p.oid::regprocedure::text, 'sallyport.', '') as name
     from pg_proc p where p.pronamespace = 'sallyport'::regnamespace`;
   expect(await matrix(functions, when("has_function_privilege(r.role, o.oid, 'EXECUTE')", "X"))).toEqual(FUNCTIONS);
+});
+
+test("a start asks for the functions that the program calls: each is granted, and none that is granted for it is left out", async () => {
+  const { rows } = await sql.query<{ use: string; name: string }>(
+    `select u.use, replace(to_regprocedure('sallyport.' || f.name)::text, 'sallyport.', '') as name
+     from jsonb_each($1) u (use, names), jsonb_array_elements_text(u.names) f (name)`,
+    [JSON.stringify(CALLED)],
+  );
+  const called = (role: string) => rows.filter(({ use }) => use.endsWith(role)).map(({ name }) => name);
+  for (const [at, role] of [
+    [1, "writer"],
+    [2, "reader"],
+  ] as const) {
+    for (const name of called(role)) expect(FUNCTIONS[name]?.[at], name).toBe("X");
+    const granted = Object.keys(FUNCTIONS).filter((name) => DEFINERS.test(name) && FUNCTIONS[name]![at] === "X");
+    expect(called(role)).toEqual(expect.arrayContaining(granted));
+  }
 });
 
 test("a function with the rights of the owner is known here, and resolves names in pg_catalog first", async () => {

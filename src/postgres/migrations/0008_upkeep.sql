@@ -65,3 +65,70 @@ begin
     grant execute on function sallyport.canary_prune(int) to sallyport_writer;
   end if;
 end $$;
+
+-- Acknowledging says that a process lives; nothing ever called this one.
+drop function sallyport.validator_seen(uuid, bytea);
+
+-- A row that a subtransaction writes (a savepoint, a block with EXCEPTION, psql with ON_ERROR_ROLLBACK) bears the number of
+-- that one, and its seal the number of the transaction: it looked like a row that was put there unseen. Such a row is sealed
+-- once more, with the number that it bears. Only a trigger does that, and only to what its own transaction has just sealed.
+create function sallyport.seal_again() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_table_name = 'rev_head' then
+    update sallyport.rev_head set sealed = xmin;
+  else
+    update sallyport.rev_state set sealed = xmin;
+  end if;
+  return null;
+end $$;
+revoke execute on function sallyport.seal_again() from public;
+
+create or replace function sallyport.seal_state() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  own constant xid := pg_current_xact_id()::xid;
+begin
+  if tg_op = 'UPDATE' and pg_trigger_depth() > 1 and old.sealed = own and old.xmin <> own and new.sealed = old.xmin then
+    new := old;
+    new.sealed := old.xmin;
+    return new;
+  end if;
+  if tg_op = 'INSERT' or old.sealed is distinct from old.xmin or new.floor_n < old.floor_n
+     or new.incarnation is distinct from old.incarnation then
+    new.incarnation := gen_random_uuid();
+    -- Seen by others, it must not be lost with a backend: the incarnation before it would come back.
+    if current_setting('synchronous_commit') = 'off' then
+      perform set_config('synchronous_commit', 'local', true);
+    end if;
+  end if;
+  new.sealed := own;
+  return new;
+end $$;
+
+create or replace function sallyport.seal_head() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  own constant xid := pg_current_xact_id()::xid;
+begin
+  if tg_op = 'UPDATE' and pg_trigger_depth() > 1 and old.sealed = own and old.xmin <> own and new.sealed = old.xmin then
+    new := old;
+    new.sealed := old.xmin;
+    return new;
+  end if;
+  new.sealed := own;
+  return new;
+end $$;
+
+-- As before, but for the update that only seals again: of a row that this transaction sealed, by the number it bears.
+create or replace trigger another_update after update on sallyport.rev_head
+  for each row when (new.n < old.n or old.sealed is distinct from old.xmin and not (
+    old.sealed = pg_current_xact_id()::xid and old.xmin <> pg_current_xact_id()::xid and new.sealed = old.xmin))
+  execute function sallyport.another_history();
+create trigger sealed_again after update on sallyport.rev_head
+  for each row when (new.sealed is distinct from new.xmin) execute function sallyport.seal_again();
+create trigger sealed_again after update on sallyport.rev_state
+  for each row when (new.sealed is distinct from new.xmin) execute function sallyport.seal_again();
+alter table sallyport.rev_head enable always trigger another_update;
+alter table sallyport.rev_head enable always trigger sealed_again;
+alter table sallyport.rev_state enable always trigger sealed_again;
