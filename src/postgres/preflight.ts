@@ -1,10 +1,10 @@
 import type pg from "pg";
-import { BootError } from "./boot.ts";
-import { DatabaseError, withConnection } from "./connect-errors.ts";
+import { StartError } from "../domain/start-error.ts";
+import { withConnection } from "./connect-errors.ts";
 import { checkDirectSession } from "./session-check.ts";
 import { isShared } from "./session-settings.ts";
 
-/** Whether the database can be reached with these credentials. Rejects with DatabaseError, in words. */
+/** Whether the database can be reached with these credentials. Rejects with StartError, in words. */
 export async function assertReachable(url: string, key: string, shared = false): Promise<void> {
   await withConnection(url, key, (client) => client.query("select 1"), shared);
 }
@@ -18,7 +18,7 @@ export async function assertBothReachable(url: string, directUrl: string | undef
 
 /**
  * Whether the database has our schema, and this user the rights of its mode: what a call would else find out later, as
- * INTERNAL. False where there is no schema, and one may be made. Rejects with DatabaseError or BootError.
+ * INTERNAL. False where there is no schema, and one may be made. Rejects with StartError.
  */
 export async function assertRights(
   url: string,
@@ -32,15 +32,16 @@ export async function assertRights(
     );
     if (!rows[0]!.there) {
       if (mayBeEmpty) return false;
-      throw new DatabaseError(
-        true,
+      throw new StartError(
+        "database_unusable",
         "database.url: the database has no Sallyport in it: run sallyport migrate, or start an instance in mode full",
       );
     }
     const missing = await missingRights(client, mode === "full" ? "sallyport_writer" : "sallyport_reader");
     if (missing.length === 0) return true;
     const some = missing.slice(0, 3).join(", ") + (missing.length > 3 ? ", …" : "");
-    throw new BootError(
+    throw new StartError(
+      "database_unfit",
       mode === "full"
         ? `database.url: this user may not ${some}: mode full needs the role sallyport_writer, mode validate only sallyport_reader`
         : `database.url: this user may not ${some}: mode validate needs the role sallyport_reader`,
