@@ -123,7 +123,7 @@ function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; 
     reconnect: () => {},
   };
   const lookup = new Lookup(
-    { freshness, reader, clock, timers, events: telemetry },
+    { freshness, reader, clock, timers, events: telemetry, wake: () => {} },
     {
       ...{ l1Entries: TOKENS, l1Bytes: 1 << 30, l1TtlMs: 3_600_000, l1DeadTtlMs: 5_000 },
       ...{ maxCacheReads: 256, maxReads: 64, maxQueuedReads: 512, readTimeoutMs: 400 },

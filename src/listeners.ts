@@ -99,7 +99,7 @@ const POLLED_LATELY_MS = 15_000;
 const TO_FINISH_MS = 3_000;
 const OPS_GRACE_MS = 1_000;
 
-/** Opens the listeners, in the order in which they are needed. Rejects with BindError; then none is left open. */
+/** Opens the listeners, in the order in which they are needed. Rejects with StartError; then none is left open. */
 export async function openListeners(config: Config, deps: ListenerDeps): Promise<Listeners> {
   let polled = Number.NEGATIVE_INFINITY;
   const notePoll = () => void (polled = deps.clock.mono());

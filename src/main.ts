@@ -1,5 +1,7 @@
 import { parseArgs } from "node:util";
 import type { Config } from "./config/schema.ts";
+import { AppError } from "./domain/errors.ts";
+import { StartError } from "./domain/start-error.ts";
 
 /*
  * The program. `serve`, `migrate`, `bootstrap` and `check-config` are here; any other word is a command of the client.
@@ -94,41 +96,12 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
   }
 }
 
-/** One clear line on stderr for everything that can go wrong at start, and its exit code. Never a stack, never a value. */
+/** Clear lines on stderr for everything that can go wrong at start, and the exit code. Never a stack, never a value. */
 function explain(error: unknown): number {
-  const { name, message, kind, mend, problem, problems } = error as {
-    name?: string;
-    message?: string;
-    kind?: string;
-    mend?: boolean;
-    problem?: string;
-    problems?: string[];
-  };
-  switch (name) {
-    case "ConfigError":
-      return say(EXIT.config, ...(problems ?? []));
-    case "KeyringError":
-      return say(EXIT.config, `keyring: ${message}`);
-    case "DatabaseError":
-      return say(mend ? EXIT.config : EXIT.unavailable, message ?? "");
-    case "RedisUrlError":
-    case "TlsFilesError":
-    case "BootError":
-      return say(EXIT.config, message ?? "");
-    case "MigrationError":
-      return say(kind === "unavailable" ? EXIT.unavailable : kind === "failed" ? EXIT.bug : EXIT.config, message ?? "");
-    case "EmbeddedError":
-      return say(
-        kind === "in_use" ? EXIT.unavailable : kind === "unsupported" ? EXIT.config : EXIT.unavailable,
-        message ?? "",
-      );
-    case "BindError":
-      return say(problem === "ADDRESS_IN_USE" ? EXIT.unavailable : EXIT.config, message ?? "");
-    case "AppError":
-      return say(EXIT.unavailable, message ?? "");
-    default:
-      return say(EXIT.bug, `internal error (${name ?? typeof error}): ${String((error as Error)?.stack ?? "")}`);
-  }
+  if (error instanceof StartError) return say(error.exitCode, ...error.problems);
+  if (error instanceof AppError) return say(EXIT.unavailable, error.message);
+  const { name = typeof error, stack = "" } = error as Partial<Error>;
+  return say(EXIT.bug, `internal error (${name}): ${stack}`);
 }
 
 function say(code: number, ...lines: readonly string[]): number {

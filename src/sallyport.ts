@@ -79,7 +79,7 @@ export const systemTimers: Timers = {
 
 /**
  * The composition root: a straight line from configuration to open listeners. `config.database.url` and `config.keyring` are
- * set, and the database is migrated. Rejects with BootError, KeyringError or BindError.
+ * set, and the database is migrated. Rejects with StartError.
  */
 export async function createSallyport(config: Config, telemetry: Telemetry): Promise<Sallyport> {
   const clock = systemClock;

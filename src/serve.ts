@@ -1,5 +1,6 @@
 import { existsSync, unwatchFile, watchFile } from "node:fs";
 import type { Config } from "./config/schema.ts";
+import { StartError } from "./domain/start-error.ts";
 import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
 import { type Embedded, startEmbedded } from "./embedded/embedded.ts";
 import { notifySystemd } from "./ops/systemd.ts";
@@ -118,8 +119,7 @@ function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry):
     assertUsable(fresh);
     if (sallyport.reload(fresh)) telemetry.note("reloaded");
   } catch (error) {
-    const { name, message, problems: list } = error as { name: string; message: string; problems?: readonly string[] };
-    const problems = list?.join("; ") ?? (name === "KeyringError" ? message : name);
+    const problems = error instanceof StartError ? error.problems.join("; ") : (error as Error).name;
     telemetry.alarm("reload_rejected", { problems });
   }
 }

@@ -1,6 +1,6 @@
-import { ConfigError } from "./config/load.ts";
 import type { Config } from "./config/schema.ts";
 import { Keyring } from "./domain/keyring.ts";
+import { StartError } from "./domain/start-error.ts";
 import { tlsProblems } from "./listen/tls.ts";
 import { urlProblem } from "./postgres/connect-errors.ts";
 import { parseRedisUrl } from "./redis/redis-url.ts";
@@ -8,19 +8,16 @@ import { profilesOf, systemClock } from "./sallyport.ts";
 
 /**
  * Whether a configuration that is well written can be used: its keyring, URLs, and the files that it names. Throws
- * ConfigError with every problem at once, each naming its key. Opens no connection.
+ * StartError with every problem at once, each naming its key. Opens no connection.
  */
 export function assertUsable(config: Config): void {
   const problems = [
-    ...(["url", "direct_url"] as const).flatMap((key) => told(`database.${key}`, urlProblem(config.database[key]))),
-    ...told(
-      "",
-      thrown(() => config.redis.url !== undefined && parseRedisUrl(config.redis.url)),
-    ),
-    ...told(
-      "keyring",
-      thrown(() => config.keyring && new Keyring(config.keyring.current, config.keyring.keys)),
-    ),
+    ...(["url", "direct_url"] as const).flatMap((key) => {
+      const problem = urlProblem(config.database[key]);
+      return problem === undefined ? [] : [`database.${key}: ${problem}`];
+    }),
+    ...thrown(() => config.redis.url !== undefined && parseRedisUrl(config.redis.url)),
+    ...thrown(() => config.keyring && new Keyring(config.keyring.current, config.keyring.keys)),
     ...(["data", "admin"] as const).flatMap((name) => {
       const { tls } = config.listeners[name];
       if (tls === undefined || (name === "admin" && config.mode !== "full")) return [];
@@ -30,22 +27,17 @@ export function assertUsable(config: Config): void {
       );
     }),
   ];
-  if (problems.length > 0) throw new ConfigError(problems);
+  if (problems.length > 0) throw new StartError("config_invalid", problems);
   profilesOf(config);
 }
 
-function told(key: string, problem: string | undefined): string[] {
-  return problem === undefined ? [] : [key === "" ? problem : `${key}: ${problem}`];
-}
-
-/** The text of the error that a check throws; only for errors of ours, whose texts hold no value. */
-function thrown(check: () => unknown): string | undefined {
+/** The problems of the StartError that a check throws. */
+function thrown(check: () => unknown): readonly string[] {
   try {
     check();
-    return undefined;
+    return [];
   } catch (error) {
-    const { name, message } = error as Error;
-    if (name === "KeyringError" || name === "RedisUrlError") return message;
+    if (error instanceof StartError) return error.problems;
     throw error;
   }
 }

@@ -60,7 +60,10 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "embedded/": room(["domain/", "embedded/"], ["pg", "node:*"]),
   "http2/": room(["http2/"], ["node:net", "node:tls", "node:buffer", "node:http", "node:http2"]),
   "rpc/": room([...CORE, "gen/", "rpc/"], [...CONNECT, "@bufbuild/protovalidate", "node:crypto", "node:net"]),
-  "listen/": room(["rpc/", "http2/", "listen/"], [...CONNECT, "@connectrpc/connect-node", "node:*"]),
+  "listen/": room(
+    ["domain/start-error.ts", "rpc/", "http2/", "listen/"],
+    [...CONNECT, "@connectrpc/connect-node", "node:*"],
+  ),
   "data-plane/": room([...TRANSPORT, "data-plane/"], [...CONNECT, "node:*"]),
   "admin-api/": room([...TRANSPORT, "admin-api/"], [...CONNECT, "node:*"]),
   "ops/": room([...TRANSPORT, "ops/"], [...CONNECT, "node:*"]),
@@ -69,7 +72,10 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "usable.ts": room(COMPOSITION, []),
   "serve.ts": room(COMPOSITION, ["node:*"]),
   "commands.ts": room(COMPOSITION, ["node:*"]),
-  "main.ts": room(["config/", "serve.ts", "commands.ts", "cli/"], ["node:*"]),
+  "main.ts": room(
+    ["domain/errors.ts", "domain/start-error.ts", "config/", "serve.ts", "commands.ts", "cli/"],
+    ["node:*"],
+  ),
   "cli/": room(
     // The grammar of durations is the configuration's too.
     ["gen/", "cli/", "domain/duration.ts"],

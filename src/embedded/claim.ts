@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
-import { EmbeddedError } from "./error.ts";
+import { StartError } from "../domain/start-error.ts";
 
 const execFile = promisify(execFileWithCallback);
 
@@ -15,7 +15,7 @@ const LONGEST_SOCKET_FOLDER = 87;
 
 /**
  * The folder for the sockets of a data folder: `run/` inside it, or, where that path is too long for a socket, one in
- * the temporary folder named after it. Mode 0700 and ours, or an EmbeddedError.
+ * the temporary folder named after it. Mode 0700 and ours, or an StartError.
  */
 export async function socketFolder(dataDir: string): Promise<string> {
   const inside = join(await realpath(dataDir), "run");
@@ -27,13 +27,13 @@ export async function socketFolder(dataDir: string): Promise<string> {
   const found = await lstat(folder);
   const uid = process.getuid?.();
   if (!found.isDirectory() || (found.mode & 0o077) !== 0 || (uid !== 0 && found.uid !== uid)) {
-    throw new EmbeddedError("failed", `${folder} must be a folder of the user who runs this, mode 0700`);
+    throw new StartError("embedded_failed", `${folder} must be a folder of the user who runs this, mode 0700`);
   }
   return folder;
 }
 
 /**
- * Takes the data folder for this process, or throws EmbeddedError `in_use`. The claim is a listening socket, so the
+ * Takes the data folder for this process, or throws StartError `embedded_in_use`. The claim is a listening socket, so the
  * kernel gives it up with the process, however that ends, and a reused process id means nothing.
  */
 export async function claim(dataDir: string, folder: string): Promise<() => Promise<void>> {
@@ -58,7 +58,7 @@ export async function claim(dataDir: string, folder: string): Promise<() => Prom
       if (await answers(aside)) await link(aside, path).catch(existsAlready);
       await rm(aside, { force: true });
     }
-    throw new EmbeddedError("in_use", `another instance runs on the data folder ${dataDir}`);
+    throw new StartError("embedded_in_use", `another instance runs on the data folder ${dataDir}`);
   } catch (error) {
     server.close();
     throw error;
@@ -93,7 +93,7 @@ export async function stopOrphan(pgDir: string): Promise<number | undefined> {
     for (let tick = 0; tick < seconds * 50 && (await isPostmasterOf(pid, pgDir)); tick++) await delay(20);
   }
   if (!(await isPostmasterOf(pid, pgDir))) return pid;
-  throw new EmbeddedError("in_use", `a PostgreSQL left over from an earlier run (process ${pid}) does not end`);
+  throw new StartError("embedded_in_use", `a PostgreSQL left over from an earlier run (process ${pid}) does not end`);
 }
 
 function answers(path: string): Promise<boolean> {

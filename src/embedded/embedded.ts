@@ -2,13 +2,11 @@ import { randomBytes } from "node:crypto";
 import { chmod, mkdir, open, readFile, realpath, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import pg from "pg";
+import { StartError } from "../domain/start-error.ts";
 import { copyInstallation, hydrate, type Installation, packagedInstallation } from "./binaries.ts";
 import { claim, postmasterOf, socketFolder, stopOrphan } from "./claim.ts";
-import { EmbeddedError } from "./error.ts";
 import { firstWorking, giveTo, type Runner, runners, runToEnd } from "./runner.ts";
 import { launch, type Server } from "./server.ts";
-
-export { EmbeddedError } from "./error.ts";
 
 export type EmbeddedOptions = Readonly<{
   /** Made if need be, mode 0700; the cluster lives in `pg/` inside. */
@@ -39,16 +37,16 @@ const OWNER = "sallyport";
 /**
  * Starts the PostgreSQL that comes with the package on a data folder, for trying Sallyport out with nothing else
  * installed; not for production. Database and superuser are `sallyport`. The server ends with this process, also when
- * that is killed; a data folder has one instance at a time. Throws EmbeddedError.
+ * that is killed; a data folder has one instance at a time. Throws StartError.
  *
  * Access: over the socket, whose folder only its owner can enter, without a password; over 127.0.0.1 with a random
  * password renewed at every start and written nowhere.
  */
 export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded> {
   return claimAndStart(options).catch((cause: unknown) => {
-    if (cause instanceof EmbeddedError) throw cause;
+    if (cause instanceof StartError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new EmbeddedError("failed", `embedded PostgreSQL: ${reason}`, { cause });
+    throw new StartError("embedded_failed", `embedded PostgreSQL: ${reason}`, cause);
   });
 }
 
@@ -118,7 +116,7 @@ async function choose(dataDir: string, socketDir: string) {
   const copied = await firstWorking(ways, join(installation, "bin/postgres"), dataDir, socketDir);
   if ("runner" in copied) return { ...copied, installation };
   await rm(copies, { recursive: true });
-  throw new EmbeddedError("unsupported", `PostgreSQL cannot run here, set DATABASE_URL: ${copied.reason}`);
+  throw new StartError("embedded_unsupported", `PostgreSQL cannot run here, set DATABASE_URL: ${copied.reason}`);
 }
 
 /** True when the cluster was made now. It appears under its name only when it is complete. */
@@ -127,7 +125,7 @@ async function ensureCluster(runner: Runner, installation: Installation, version
   const found = await readFile(join(pgDir, "PG_VERSION"), "utf8").catch(() => undefined);
   if (found !== undefined) {
     if (found.trim() === version.split(".")[0]) return giveTo(runner, pgDir).then(() => false);
-    throw new EmbeddedError("failed", `${pgDir} was made by PostgreSQL ${found.trim()}, this is ${version}`);
+    throw new StartError("embedded_failed", `${pgDir} was made by PostgreSQL ${found.trim()}, this is ${version}`);
   }
   const partial = join(dataDir, "pg.new");
   await rm(partial, { recursive: true, force: true });
@@ -135,7 +133,7 @@ async function ensureCluster(runner: Runner, installation: Installation, version
   await giveTo(runner, partial);
   const locale = ["-E", "UTF8", "--locale=C.UTF-8", "--auth-local=trust", "--auth-host=scram-sha-256"];
   await runToEnd(runner, join(installation, "bin/initdb"), ["-D", partial, "-U", OWNER, ...locale]).catch((error) => {
-    throw new EmbeddedError("failed", `initdb failed: ${error.stderr || error.message}`);
+    throw new StartError("embedded_failed", `initdb failed: ${error.stderr || error.message}`);
   });
   await rename(partial, pgDir);
   const folder = await open(dataDir);
@@ -152,7 +150,10 @@ async function prepareDatabase(server: Server, socketDir: string, pgDir: string)
   try {
     const { rows } = await client.query("show data_directory");
     if (rows[0]?.data_directory !== pgDir) {
-      throw new EmbeddedError("failed", `port ${server.port} belongs to another server (${rows[0]?.data_directory})`);
+      throw new StartError(
+        "embedded_failed",
+        `port ${server.port} belongs to another server (${rows[0]?.data_directory})`,
+      );
     }
     const existing = await client.query("select from pg_database where datname = $1", [OWNER]);
     if (existing.rowCount === 0) await client.query(`create database ${OWNER}`);

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createServer } from "node:net";
 import { createInterface } from "node:readline";
-import { EmbeddedError } from "./error.ts";
+import { StartError } from "../domain/start-error.ts";
 import { type Runner, start } from "./runner.ts";
 
 /** A running PostgreSQL. `exited` resolves when it has ended, for whatever reason. */
@@ -50,7 +50,7 @@ const SETTINGS = {
 
 /**
  * Starts a server on a free port of 127.0.0.1 and a socket in `socketDir`, and waits until it accepts connections.
- * Throws EmbeddedError `in_use` when another server holds the cluster, else `failed` with the end of its log.
+ * Throws StartError `embedded_in_use` when another server holds the cluster, else `failed` with the end of its log.
  */
 export async function launch(options: ServerOptions): Promise<Server> {
   for (let attempt = 1; ; attempt++) {
@@ -58,10 +58,10 @@ export async function launch(options: ServerOptions): Promise<Server> {
     const outcome = await tryLaunch(options, port);
     if (!Array.isArray(outcome)) return outcome;
     const tail = outcome.slice(-8).join(" | ");
-    if (/lock file "[^"]{1,4096}" already exists/.test(tail)) throw new EmbeddedError("in_use", tail);
+    if (/lock file "[^"]{1,4096}" already exists/.test(tail)) throw new StartError("embedded_in_use", tail);
     // The port was free a moment ago; somebody may have been faster.
     if (!/Address already in use/.test(tail) || attempt === 3) {
-      throw new EmbeddedError("failed", `PostgreSQL did not start: ${tail}`);
+      throw new StartError("embedded_failed", `PostgreSQL did not start: ${tail}`);
     }
   }
 }

@@ -1,46 +1,34 @@
 import { lstatSync, statSync, unlinkSync } from "node:fs";
 import { connect, type Server } from "node:net";
 import { dirname } from "node:path";
-
-export type BindProblem = "ADDRESS_IN_USE" | "BAD_ADDRESS" | "REFUSED_BY_SYSTEM";
-
-/** A listener cannot be opened. `problem` says whether the setting is wrong or the address is taken. */
-export class BindError extends Error {
-  override readonly name = "BindError";
-  readonly problem: BindProblem;
-
-  constructor(problem: BindProblem, message: string, cause?: unknown) {
-    super(message, { cause });
-    this.problem = problem;
-  }
-}
+import { StartError } from "../domain/start-error.ts";
 
 export type Bind = { readonly path: string } | { readonly host: string; readonly port: number };
 
 // sockaddr_un holds 108 bytes, the last a NUL; Node cuts longer paths silently.
 const UNIX_PATH_MAX = 107;
 
-/** Reads `127.0.0.1:7400`, `[::1]:7400`, `localhost:7400` or `unix:/path`. Throws BindError BAD_ADDRESS. */
+/** Reads `127.0.0.1:7400`, `[::1]:7400`, `localhost:7400` or `unix:/path`. Throws StartError address_invalid. */
 export function parseBind(bind: string): Bind {
   if (bind.startsWith("unix:")) {
     const path = bind.slice("unix:".length);
-    if (!path.startsWith("/")) throw new BindError("BAD_ADDRESS", `${bind}: a unix socket needs an absolute path`);
+    if (!path.startsWith("/")) throw new StartError("address_invalid", `${bind}: a unix socket needs an absolute path`);
     const length = Buffer.byteLength(path);
     if (length > UNIX_PATH_MAX || path.includes("\0"))
-      throw new BindError(
-        "BAD_ADDRESS",
+      throw new StartError(
+        "address_invalid",
         `${bind}: a socket path has at most ${UNIX_PATH_MAX} bytes, this one ${length}`,
       );
     return { path };
   }
   const found = /^(?:\[([0-9a-fA-F:.%]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})$/.exec(bind);
   const port = Number(found?.[3]);
-  if (!found || port > 65_535) throw new BindError("BAD_ADDRESS", `${bind}: expected host:port or unix:/path`);
+  if (!found || port > 65_535) throw new StartError("address_invalid", `${bind}: expected host:port or unix:/path`);
   return { host: (found[1] ?? found[2])!, port };
 }
 
 /**
- * Listens, or rejects with BindError. A socket file comes into being with its mode (no moment in which others may
+ * Listens, or rejects with StartError. A socket file comes into being with its mode (no moment in which others may
  * connect); one that stands there already is removed only after a connect to it was refused.
  */
 export async function listen(server: Server, bind: Bind, unixMode: number): Promise<void> {
@@ -67,10 +55,10 @@ export async function listen(server: Server, bind: Bind, unixMode: number): Prom
 
 async function removeStale(path: string): Promise<void> {
   if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
-    throw new BindError("BAD_ADDRESS", `${path}: there is no such folder`);
+    throw new StartError("address_invalid", `${path}: there is no such folder`);
   const there = lstatSync(path, { throwIfNoEntry: false });
   if (there === undefined) return;
-  if (!there.isSocket()) throw new BindError("BAD_ADDRESS", `${path} exists and is not a socket`);
+  if (!there.isSocket()) throw new StartError("address_invalid", `${path} exists and is not a socket`);
   const answer = await new Promise<string>((resolve) => {
     const probe = connect(path);
     probe.once("connect", () => {
@@ -80,21 +68,21 @@ async function removeStale(path: string): Promise<void> {
     probe.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? "unknown"));
   });
   if (answer === "ENOENT") return;
-  if (answer !== "ECONNREFUSED") throw new BindError("ADDRESS_IN_USE", `another process serves ${path}`);
+  if (answer !== "ECONNREFUSED") throw new StartError("address_in_use", `another process serves ${path}`);
   unlinkSync(path);
 }
 
-function bindError(bind: Bind, error: NodeJS.ErrnoException): BindError {
+function bindError(bind: Bind, error: NodeJS.ErrnoException): StartError {
   const name = "path" in bind ? bind.path : `${bind.host}:${bind.port}`;
   switch (error.code) {
     case "EADDRINUSE":
-      return new BindError("ADDRESS_IN_USE", `${name} is in use by another process`, error);
+      return new StartError("address_in_use", `${name} is in use by another process`, error);
     case "EADDRNOTAVAIL":
     case "ENOTFOUND":
     case "ENOENT":
     case "ENOTDIR":
-      return new BindError("BAD_ADDRESS", `${name} cannot be bound: no such address on this machine`, error);
+      return new StartError("address_invalid", `${name} cannot be bound: no such address on this machine`, error);
     default:
-      return new BindError("REFUSED_BY_SYSTEM", `${name} cannot be bound (${error.code ?? "unknown"})`, error);
+      return new StartError("address_refused", `${name} cannot be bound (${error.code ?? "unknown"})`, error);
   }
 }

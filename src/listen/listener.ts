@@ -69,7 +69,7 @@ export interface Listener {
 
 /**
  * Opens one port that speaks HTTP/1.1 and HTTP/2: by first bytes in cleartext, by ALPN and first bytes under TLS.
- * Rejects with BindError, or with the reason why the TLS files cannot be used.
+ * Rejects with StartError.
  */
 export async function openListener(options: ListenerOptions): Promise<Listener> {
   const { limits, tls } = options;

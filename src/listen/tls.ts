@@ -1,6 +1,7 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createSecureContext, type SecureContextOptions } from "node:tls";
+import { StartError } from "../domain/start-error.ts";
 
 export interface TlsFiles {
   readonly certFile: string;
@@ -17,19 +18,13 @@ export interface TlsProblem {
   readonly problem: string;
 }
 
-/** TLS files that can not be used. Its text names key and file, never what is in one. */
-export class TlsFilesError extends Error {
-  override readonly name = "TlsFilesError";
-
-  constructor(problems: readonly TlsProblem[]) {
-    super(problems.map(({ key, file, problem }) => `tls.${key}: ${file}: ${problem}`).join("; "));
-  }
-}
-
-/** Reads the files and proves that they fit together. Throws TlsFilesError. */
+/** Reads the files and proves that they fit together. Throws StartError, whose text names key and file, never what is in one. */
 export function loadTls(files: TlsFiles): SecureContextOptions {
   const { options, problems } = examine(files, undefined);
-  if (problems.length > 0) throw new TlsFilesError(problems);
+  if (problems.length > 0) {
+    const texts = problems.map(({ key, file, problem }) => `tls.${key}: ${file}: ${problem}`);
+    throw new StartError("tls_files_invalid", texts.join("; "));
+  }
   return options;
 }
 

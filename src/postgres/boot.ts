@@ -1,16 +1,12 @@
 import { AppError } from "../domain/errors.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import { sameSecret } from "../domain/mac.ts";
+import { StartError } from "../domain/start-error.ts";
 import type { NewToken } from "../revocation/authority-store.ts";
 import { committed } from "./committed.ts";
 import { mint } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
 import { CHECK_SESSION, sessionProblem } from "./session-settings.ts";
-
-/** A database and a program that do not belong together, or a database that must not be used. */
-export class BootError extends Error {
-  override readonly name = "BootError";
-}
 
 /**
  * Refuses a server that may lose what it acknowledged, and a keyring that is not the one that the tokens of this
@@ -24,14 +20,18 @@ export async function checkDatabase(
   const settings = await db.read<{ fsync: string; recovery: boolean }>(
     "select current_setting('fsync') as fsync, pg_is_in_recovery() as recovery",
   );
-  if (settings[0]?.recovery) throw new BootError("the database is a standby: database.url must lead to the primary");
+  if (settings[0]?.recovery)
+    throw new StartError("database_unfit", "the database is a standby: database.url must lead to the primary");
   if (settings[0]?.fsync === "off" && !rules.fsyncOffAllowed) {
-    throw new BootError("the database runs with fsync=off: it can lose revocations that were acknowledged");
+    throw new StartError(
+      "database_unfit",
+      "the database runs with fsync=off: it can lose revocations that were acknowledged",
+    );
   }
   if (rules.shared) {
     const [session] = await db.read<{ login: string; wrong: string[] }>(CHECK_SESSION);
     const problem = session && sessionProblem(session);
-    if (problem !== undefined) throw new BootError(problem);
+    if (problem !== undefined) throw new StartError("database_unfit", problem);
   }
   const stored = await db.read<{ kid: string; check_value: Buffer }>(
     "select kid, check_value from sallyport.key_checks",
@@ -39,12 +39,18 @@ export async function checkDatabase(
   for (const { kid, check_value } of stored) {
     const keys = keyring.get(kid);
     if (keys !== undefined && !sameSecret(keys.checkValue, check_value)) {
-      throw new BootError(`the keyring's pepper ${kid} is not the one that this database's tokens were made with`);
+      throw new StartError(
+        "database_unfit",
+        `the keyring's pepper ${kid} is not the one that this database's tokens were made with`,
+      );
     }
   }
   const missing = stored.map(({ kid }) => kid).filter((kid) => keyring.get(kid) === undefined);
   if (missing.length > 0) {
-    throw new BootError(`the keyring lacks pepper ${missing.join(", ")}, which this database's tokens were made with`);
+    throw new StartError(
+      "database_unfit",
+      `the keyring lacks pepper ${missing.join(", ")}, which this database's tokens were made with`,
+    );
   }
   if (rules.mayWrite) await storeKeyChecks(db, keyring);
 }

@@ -1,22 +1,10 @@
 import { connect } from "node:net";
 import pg from "pg";
+import { StartError } from "../domain/start-error.ts";
 import { connectionSettings } from "./pool.ts";
 import { safeCause, sqlstate } from "./sqlstate.ts";
 
-/**
- * The database can not be used, in words. `mend`: the operator must change something; else it may pass. Its text holds no
- * part of a URL.
- */
-export class DatabaseError extends Error {
-  override readonly name = "DatabaseError";
-  readonly mend: boolean;
-
-  constructor(mend: boolean, message: string, cause?: unknown) {
-    super(message, { cause });
-    this.mend = mend;
-  }
-}
-
+/** `mend`: the operator must change something; else it may pass. */
 type Words = readonly [mend: boolean, words: string];
 
 /** What the server says when it lets nobody in, by SQLSTATE (PostgreSQL documentation, appendix A). */
@@ -84,7 +72,7 @@ export function urlProblem(url: string | undefined): string | undefined {
 
 /**
  * Opens a connection, does `work` on it and closes it. `shared`: through a pooler, where nothing may be set. Rejects with
- * DatabaseError, which begins with `key`.
+ * StartError, which begins with `key`.
  */
 export async function withConnection<T>(
   url: string,
@@ -93,7 +81,7 @@ export async function withConnection<T>(
   shared = false,
 ): Promise<T> {
   const problem = urlProblem(url);
-  if (problem !== undefined) throw new DatabaseError(true, `${key}: ${problem}`);
+  if (problem !== undefined) throw new StartError("database_unusable", `${key}: ${problem}`);
   const settings = { ...connectionSettings(url, "sallyport-check", shared), connectionTimeoutMillis: CONNECT_MS };
   const client = new pg.Client(settings);
   client.on("error", () => {});
@@ -109,22 +97,26 @@ export async function withConnection<T>(
 
 /** The error in words. Where the driver has none of its own, the server is asked once more whether it is PostgreSQL. */
 async function explained(error: unknown, key: string, client: pg.Client): Promise<Error> {
-  if (error instanceof DatabaseError || (error as Error).name.endsWith("BootError")) return error as Error;
+  if (error instanceof StartError) return error;
   const { host, port } = client;
   const words =
     inWords(error) ?? (host.startsWith("/") || (await speaksPostgres(host, port)) ? undefined : NOT_POSTGRES);
   return asError(key, words ?? unknown(error), error);
 }
 
-/** A failure of a statement or a connection as DatabaseError; undefined for one that says nothing about the database. */
-export function databaseError(error: unknown, key: string): DatabaseError | undefined {
+/** A failure of a statement or a connection as StartError; undefined for one that says nothing about the database. */
+export function databaseError(error: unknown, key: string): StartError | undefined {
   const words = inWords(error);
   return words === undefined ? undefined : asError(key, words, error);
 }
 
-function asError(key: string, [mend, words]: Words, error: unknown): DatabaseError {
+function asError(key: string, [mend, words]: Words, error: unknown): StartError {
   const code = sqlstate(error) ?? (error as { code?: unknown } | null)?.code;
-  return new DatabaseError(mend, `${key}: ${words}${code === undefined ? "" : ` (${String(code)})`}`, safeCause(error));
+  return new StartError(
+    mend ? "database_unusable" : "database_unavailable",
+    `${key}: ${words}${code === undefined ? "" : ` (${String(code)})`}`,
+    safeCause(error),
+  );
 }
 
 function inWords(error: unknown): Words | undefined {

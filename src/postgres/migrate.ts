@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import pg from "pg";
+import { StartError } from "../domain/start-error.ts";
 import { databaseError } from "./connect-errors.ts";
 import { connectionSettings } from "./pool.ts";
 import { SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
@@ -11,17 +12,6 @@ export const READER_VERSION = 1;
 const FOLDER = new URL("./migrations/", import.meta.url);
 /** One lock for all starters of one database; any number that nothing else uses. */
 const LOCK = 7_400_740_174;
-
-/** A database that this program can not work with; `message` says what to do. */
-export class MigrationError extends Error {
-  override readonly name = "MigrationError";
-  readonly kind: "too_new" | "changed" | "unavailable" | "failed";
-
-  constructor(kind: MigrationError["kind"], message: string, cause?: unknown) {
-    super(message, { cause });
-    this.kind = kind;
-  }
-}
 
 interface Migration {
   readonly version: number;
@@ -42,17 +32,17 @@ export async function migrate(url: string, waitMs = 60_000): Promise<string[]> {
   } catch (error) {
     throw (
       databaseError(error, "database.url") ??
-      new MigrationError("unavailable", "the database can not be reached", safeCause(error))
+      new StartError("database_unavailable", "the database can not be reached", safeCause(error))
     );
   }
   try {
     await lock(client, waitMs);
     return await apply(client);
   } catch (error) {
-    if (error instanceof MigrationError) throw error;
+    if (error instanceof StartError) throw error;
     throw (
       databaseError(error, "migrating") ??
-      new MigrationError("failed", `a migration failed (${sqlstate(error) ?? "no answer"})`, safeCause(error))
+      new StartError("migration_failed", `a migration failed (${sqlstate(error) ?? "no answer"})`, safeCause(error))
     );
   } finally {
     await client.end().catch(() => {});
@@ -75,7 +65,8 @@ async function lock(client: pg.Client, waitMs: number): Promise<void> {
   for (let waited = 0; ; waited += 100) {
     const { rows } = await client.query<{ got: boolean }>("select pg_try_advisory_lock($1) as got", [LOCK]);
     if (rows[0]?.got) return;
-    if (waited >= waitMs) throw new MigrationError("unavailable", "another instance has been migrating for too long");
+    if (waited >= waitMs)
+      throw new StartError("database_unavailable", "another instance has been migrating for too long");
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }
@@ -126,7 +117,7 @@ async function refuseUnfit(client: pg.Client, files: readonly Migration[], appli
   for (const row of applied) {
     const file = files.find(({ version }) => version === row.version);
     if (file !== undefined && file.checksum !== row.checksum) {
-      throw new MigrationError("changed", `migration ${row.name} was changed after it was applied to this database`);
+      throw new StartError("schema_changed", `migration ${row.name} was changed after it was applied to this database`);
     }
   }
   const minReader = await client
@@ -137,8 +128,8 @@ async function refuseUnfit(client: pg.Client, files: readonly Migration[], appli
       throw error;
     });
   if (minReader > READER_VERSION) {
-    throw new MigrationError(
-      "too_new",
+    throw new StartError(
+      "schema_too_new",
       `the database was made by a newer Sallyport (it needs reader version ${minReader}, this is ${READER_VERSION}): upgrade this program`,
     );
   }

@@ -1,11 +1,11 @@
 import type pg from "pg";
-import { BootError } from "./boot.ts";
-import { DatabaseError, withConnection } from "./connect-errors.ts";
+import { StartError } from "../domain/start-error.ts";
+import { withConnection } from "./connect-errors.ts";
 import { missingFunctions, type Use } from "./grants.ts";
 import { checkDirectSession } from "./session-check.ts";
 import { isShared } from "./session-settings.ts";
 
-/** Whether the database can be reached with these credentials. Rejects with DatabaseError, in words. */
+/** Whether the database can be reached with these credentials. Rejects with StartError, in words. */
 export async function assertReachable(url: string, key: string, shared = false): Promise<void> {
   await withConnection(url, key, (client) => client.query("select 1"), shared);
 }
@@ -19,7 +19,7 @@ export async function assertBothReachable(url: string, directUrl: string | undef
 
 /**
  * Whether the database has our schema, and the users of both URLs the rights of the mode: what a call would else find out
- * later, as INTERNAL. False where there is no schema, and one may be made. Rejects with DatabaseError or BootError.
+ * later, as INTERNAL. False where there is no schema, and one may be made. Rejects with StartError.
  */
 export async function assertRights(
   url: string,
@@ -31,7 +31,7 @@ export async function assertRights(
   const kind = mode === "full" ? "writer" : "reader";
   const mayCall = async (client: pg.Client, key: string, use: Use) => {
     const problem = await missingFunctions(client, use, role, mayBeEmpty);
-    if (problem !== undefined) throw new BootError(`${key}: ${problem}`);
+    if (problem !== undefined) throw new StartError("database_unfit", `${key}: ${problem}`);
   };
   const check = async (client: pg.Client) => {
     const { rows } = await client.query<{ there: boolean }>(
@@ -39,8 +39,8 @@ export async function assertRights(
     );
     if (!rows[0]!.there) {
       if (mayBeEmpty) return false;
-      throw new DatabaseError(
-        true,
+      throw new StartError(
+        "database_unusable",
         "database.url: the database has no Sallyport in it: run sallyport migrate, or start an instance in mode full",
       );
     }
@@ -51,7 +51,8 @@ export async function assertRights(
       return true;
     }
     const some = missing.slice(0, 3).join(", ") + (missing.length > 3 ? ", …" : "");
-    throw new BootError(
+    throw new StartError(
+      "database_unfit",
       mode === "full"
         ? `database.url: this user may not ${some}: mode full needs the role sallyport_writer, mode validate only sallyport_reader`
         : `database.url: this user may not ${some}: mode validate needs the role sallyport_reader`,

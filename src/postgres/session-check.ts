@@ -1,5 +1,5 @@
 import pg from "pg";
-import { BootError } from "./boot.ts";
+import { StartError } from "../domain/start-error.ts";
 import { connectionSettings } from "./pool.ts";
 import { sqlstate } from "./sqlstate.ts";
 
@@ -20,11 +20,17 @@ export async function checkDirectSession(url: string): Promise<void> {
     await client.connect();
     const { rows } = await client.query<{ mark: string }>("select current_setting('statement_timeout') as mark");
     if (rows[0]?.mark === `${MARK_MS}ms`) return;
-    throw new BootError(`the database's sessions do not take startup options: a pooler is in between; ${ADVICE}`);
+    throw new StartError(
+      "database_unfit",
+      `the database's sessions do not take startup options: a pooler is in between; ${ADVICE}`,
+    );
   } catch (error) {
-    if (error instanceof BootError) throw error;
+    if (error instanceof StartError) throw error;
     if (sqlstate(error) === PROTOCOL_VIOLATION && /startup parameter/.test((error as Error).message)) {
-      throw new BootError(`the database's sessions do not take startup options: a pooler is in between; ${ADVICE}`);
+      throw new StartError(
+        "database_unfit",
+        `the database's sessions do not take startup options: a pooler is in between; ${ADVICE}`,
+      );
     }
   } finally {
     await client.end().catch(() => {});

@@ -81,7 +81,7 @@ export class RedisConnection {
   }
 }
 
-/** Opens a connection that comes back for ever, at most once a second. Throws RedisUrlError. */
+/** Opens a connection that comes back for ever, at most once a second. Throws StartError. */
 export function openRedis(url: string, commandMs: number, onError: (error: Error) => void): Redis | Cluster {
   const address = parseRedisUrl(url);
   const client = address.kind === "cluster" ? openCluster(address, commandMs) : new Redis(settings(address, commandMs));

@@ -1,4 +1,5 @@
 import { isIP } from "node:net";
+import { StartError } from "../domain/start-error.ts";
 
 /** Where Redis is. One of: a server, a cluster by some of its nodes, a primary by the sentinels that watch it. */
 export interface RedisAddress {
@@ -15,11 +16,6 @@ export interface RedisAddress {
   readonly master: string;
 }
 
-/** A Redis URL that can not be read. Its text has no part of the URL, which holds a password. */
-export class RedisUrlError extends Error {
-  override readonly name = "RedisUrlError";
-}
-
 const FORM =
   /^(rediss?)(?:-(cluster|sentinel))?:\/\/(?:([^@/]*)@)?([^@/?#]+)(?:\/([^?#]*))?(?:\?server_name=([A-Za-z0-9.,_-]+))?$/;
 const HOST = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/;
@@ -27,24 +23,24 @@ const HOST = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+))(?::(\d{1,5}))?$/;
 /**
  * Reads `redis://[user:password@]host:port[/db]`, `redis-cluster://…host:port,host:port`, or
  * `redis-sentinel://…host:port,host:port/master[/db]`; with `rediss` instead, by TLS, where `?server_name=name,name` tells
- * further names that certificates are for. Throws RedisUrlError.
+ * further names that certificates are for. Throws StartError, whose text has no part of the URL.
  */
 export function parseRedisUrl(url: string): RedisAddress {
   const [, scheme, kind = "server", user, hosts, path = "", serverNames] = FORM.exec(url) ?? [];
   if (scheme === undefined || hosts === undefined) {
-    throw new RedisUrlError("redis.url must be redis://, redis-cluster:// or redis-sentinel:// and host:port");
+    throw invalid("redis.url must be redis://, redis-cluster:// or redis-sentinel:// and host:port");
   }
   const places = hosts.split(",").map((text) => hostOf(text, kind === "sentinel" ? 26379 : 6379));
-  if (kind === "server" && places.length > 1) throw new RedisUrlError("redis.url: redis:// takes one host");
+  if (kind === "server" && places.length > 1) throw invalid("redis.url: redis:// takes one host");
   const parts = path.split("/");
   const master = kind === "sentinel" ? decode(parts.shift() ?? "") : "";
   if (kind === "sentinel" && master === "") {
-    throw new RedisUrlError("redis.url: redis-sentinel:// needs the name of the primary after the hosts");
+    throw invalid("redis.url: redis-sentinel:// needs the name of the primary after the hosts");
   }
   const [db = "", ...rest] = parts;
-  if (rest.length > 0 || !/^\d{0,4}$/.test(db)) throw new RedisUrlError("redis.url: what follows the hosts is wrong");
-  if (kind === "cluster" && Number(db) !== 0) throw new RedisUrlError("redis.url: a cluster has only database 0");
-  if (serverNames !== undefined && scheme !== "rediss") throw new RedisUrlError("redis.url: server_name needs rediss");
+  if (rest.length > 0 || !/^\d{0,4}$/.test(db)) throw invalid("redis.url: what follows the hosts is wrong");
+  if (kind === "cluster" && Number(db) !== 0) throw invalid("redis.url: a cluster has only database 0");
+  if (serverNames !== undefined && scheme !== "rediss") throw invalid("redis.url: server_name needs rediss");
   return {
     kind: kind as RedisAddress["kind"],
     tls: scheme === "rediss",
@@ -60,7 +56,7 @@ function hostOf(text: string, standardPort: number): { host: string; port: numbe
   const [, v6, name, port] = HOST.exec(text) ?? [];
   const host = v6 ?? name;
   const number = port === undefined ? standardPort : Number(port);
-  if (host === undefined || number < 1 || number > 65_535) throw new RedisUrlError("redis.url: a host:port is wrong");
+  if (host === undefined || number < 1 || number > 65_535) throw invalid("redis.url: a host:port is wrong");
   return { host, port: number };
 }
 
@@ -76,6 +72,10 @@ function decode(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    throw new RedisUrlError("redis.url: a percent sign is not followed by two hex digits");
+    throw invalid("redis.url: a percent sign is not followed by two hex digits");
   }
+}
+
+function invalid(problem: string): StartError {
+  return new StartError("redis_url_invalid", problem);
 }

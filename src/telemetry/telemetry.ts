@@ -2,6 +2,7 @@ import { type Logger, pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
+import { StartError } from "../domain/start-error.ts";
 import {
   ALARMS,
   type CallLine,
@@ -217,9 +218,10 @@ export function safeError(error: unknown): Record<string, unknown> {
   }
   if (error instanceof Error) {
     const code = (error as { code?: unknown }).code;
-    const ours = error.name === "PostgresError" || error.name === "RedisError" || error.name.endsWith("BootError");
+    const ours = error.name === "PostgresError" || error.name === "RedisError" || error instanceof StartError;
     return {
       class: error.constructor.name,
+      ...(error instanceof StartError && { kind: error.kind }),
       ...(typeof code === "string" || typeof code === "number" ? { code } : {}),
       ...(ours && { message: error.message }),
       ...(error.name === "TypeError" || error.name === "RangeError" || error.name === "ReferenceError"

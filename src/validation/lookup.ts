@@ -21,11 +21,10 @@ export interface LookupOptions extends SingleFlightOptions {
 }
 
 export interface LookupDeps extends SingleFlightDeps {
-  /** Without it nothing is cached or shared: every call has a read of its own. */
-  readonly freshness?: Freshness;
+  readonly freshness: Freshness;
   readonly cache?: TokenCache;
   /** Somebody saw another epoch: let the follower look. */
-  readonly wake?: () => void;
+  readonly wake: () => void;
 }
 
 /** What a look-up ends in. `undetermined`: no proof that any answer would be fresh. */
@@ -81,12 +80,10 @@ export class Lookup {
     answer: (found: LookupResult) => A,
   ): A | Promise<A> {
     const { freshness, clock } = this.#deps;
-    if (freshness?.halted) return answer(UNDETERMINED);
-    if (freshness !== undefined) {
-      const now = clock.mono();
-      const known = this.known(parsed.digest, now);
-      if (known !== undefined) return answer({ kind: "found", snapshot: known, time: freshness.time(now), tier: "l1" });
-    }
+    if (freshness.halted) return answer(UNDETERMINED);
+    const now = clock.mono();
+    const known = this.known(parsed.digest, now);
+    if (known !== undefined) return answer({ kind: "found", snapshot: known, time: freshness.time(now), tier: "l1" });
     // After L1: what is found by its digest was well formed when it was minted.
     if (!hasShape(text)) return answer(MALFORMED);
     if (!hasRightTag(text, parsed.keys)) return answer(FORGED);
@@ -96,7 +93,7 @@ export class Lookup {
   /** What L1 has and the use rule admits now, in this very tick. `now` was read in it, as late as can be. */
   known(digest: string, now: number): TokenSnapshot | undefined {
     const { freshness } = this.#deps;
-    if (freshness === undefined || freshness.halted) return undefined;
+    if (freshness.halted) return undefined;
     const entry = this.#l1.get(digest, now);
     return entry !== undefined && freshness.usable(entry, now) ? entry.snapshot : undefined;
   }
@@ -112,21 +109,19 @@ export class Lookup {
 
   async #miss<A>(digest: string, deadline: number, answer: (found: LookupResult) => A): Promise<A> {
     const { freshness, clock } = this.#deps;
-    if (freshness !== undefined) {
-      const kept = await this.#outside(digest, freshness, deadline);
-      const now = clock.mono();
-      if (kept !== undefined && freshness.usable(kept, now)) {
-        this.#noteRefusal(kept.snapshot);
-        this.#keep(kept);
-        return answer({ kind: "found", snapshot: kept.snapshot, time: freshness.time(now), tier: "l2" });
-      }
+    const kept = await this.#outside(digest, deadline);
+    const now = clock.mono();
+    if (kept !== undefined && freshness.usable(kept, now)) {
+      this.#noteRefusal(kept.snapshot);
+      this.#keep(kept);
+      return answer({ kind: "found", snapshot: kept.snapshot, time: freshness.time(now), tier: "l2" });
     }
     return this.#read(digest, deadline, answer);
   }
 
   /** What the cache outside holds, unproven. One request per token at a time. */
-  async #outside(digest: string, freshness: Freshness, deadline: number): Promise<Cached | undefined> {
-    const { cache, clock } = this.#deps;
+  async #outside(digest: string, deadline: number): Promise<Cached | undefined> {
+    const { cache, clock, freshness } = this.#deps;
     const { epoch } = freshness;
     if (cache === undefined || !cache.ready || epoch === undefined || !freshness.holdsLease(clock.mono()))
       return undefined;
@@ -148,7 +143,7 @@ export class Lookup {
       if (flight === undefined) return answer(UNDETERMINED);
       const shared = flight.sent;
       const arrival = await this.#reads.wait(flight, deadline);
-      if (arrival === undefined || this.#deps.freshness?.halted) return answer(UNDETERMINED);
+      if (arrival === undefined || this.#deps.freshness.halted) return answer(UNDETERMINED);
       if (!arrival.trusted || !this.#ofThisEpoch(arrival.reading)) {
         if (++strikes > 1) return answer(UNDETERMINED);
       } else if (!shared || this.#proven(arrival)) {
@@ -161,12 +156,11 @@ export class Lookup {
   /** Of a reading that was sent before this call started: only the use rule can say that it will do. */
   #proven({ cached }: Arrival): boolean {
     const { freshness, clock } = this.#deps;
-    return cached !== undefined && freshness?.usable(cached, clock.mono()) === true;
+    return cached !== undefined && freshness.usable(cached, clock.mono());
   }
 
   #ofThisEpoch(reading: Reading): boolean {
-    const { freshness } = this.#deps;
-    return !reading.inRecovery && (freshness === undefined || reading.epoch === freshness.epoch);
+    return !reading.inRecovery && reading.epoch === this.#deps.freshness.epoch;
   }
 
   /**
@@ -177,7 +171,7 @@ export class Lookup {
   #trusted(reading: Reading, applied: number): boolean {
     const { freshness } = this.#deps;
     if (!this.#ofThisEpoch(reading)) return false;
-    return freshness === undefined || (reading.sent >= freshness.sawEpoch && reading.position >= applied);
+    return reading.sent >= freshness.sawEpoch && reading.position >= applied;
   }
 
   /** Once per reading, in the tick of its arrival. */
@@ -188,8 +182,8 @@ export class Lookup {
     const trusted = this.#trusted(reading, applied);
     if (!trusted) {
       reader.reconnect();
-      wake?.();
-    } else if (freshness !== undefined && cached !== undefined) {
+      wake();
+    } else if (cached !== undefined) {
       this.#noteRefusal(cached.snapshot);
       if (freshness.usable(cached, clock.mono())) {
         this.#keep(cached);
@@ -210,7 +204,7 @@ export class Lookup {
   /** Keeps this process monotone before its poll has seen the change: what it refused once, no older row admits. */
   #noteRefusal(snapshot: TokenSnapshot): void {
     if (refusal(snapshot, TIMELESS) === undefined) return;
-    this.#deps.freshness?.refused(dependencies(snapshot)[0]!, snapshot.version);
+    this.#deps.freshness.refused(dependencies(snapshot)[0]!, snapshot.version);
   }
 
   #byReading({ reading, cached }: Arrival): LookupResult {

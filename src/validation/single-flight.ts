@@ -19,7 +19,7 @@ export interface SingleFlightDeps {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly events: Events;
-  readonly freshness?: Pick<Freshness, "applied">;
+  readonly freshness: Pick<Freshness, "applied">;
 }
 
 /** One read of one token, shared by all who may share it. */
@@ -105,7 +105,7 @@ export class SingleFlight<T> {
     if (flight.deadline <= clock.mono()) return this.#finish(flight, undefined);
     this.#active++;
     let found: T | undefined;
-    const applied = this.#deps.freshness?.applied ?? -1;
+    const applied = this.#deps.freshness.applied;
     try {
       // Its own bound, not that of who waits: a late read costs a connection that others share.
       found = this.#arrived(await reader.read(flight.digest, this.#options.readTimeoutMs), applied);

@@ -2,8 +2,9 @@ import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { isLocal } from "../../src/config/checks.ts";
-import { ConfigError, loadConfig } from "../../src/config/load.ts";
+import { loadConfig } from "../../src/config/load.ts";
 import { redacted } from "../../src/config/print.ts";
+import { StartError } from "../../src/domain/start-error.ts";
 import { PERMISSIONS } from "../../src/rpc/caller.ts";
 import { folder } from "../support/program.ts";
 
@@ -21,8 +22,8 @@ const problems = (text: string, env: Record<string, string> = {}): readonly stri
     yaml(text, env);
     return [];
   } catch (error) {
-    expect(error).toBeInstanceOf(ConfigError);
-    return (error as ConfigError).problems;
+    expect(error).toBeInstanceOf(StartError);
+    return (error as StartError).problems;
   }
 };
 const KEYRING = { keyring: { current: "1", keys: { "1": Buffer.alloc(32, 7).toString("base64") } } };

@@ -313,7 +313,7 @@ function authority() {
     reconnect() {},
   };
   const lookup = new Lookup(
-    { freshness, reader, clock, timers, events },
+    { freshness, reader, clock, timers, events, wake: () => {} },
     {
       l1Entries: 1_000,
       l1Bytes: 1 << 20,

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { describe, expect, test } from "vitest";
-import { freshKeyring, Keyring, KeyringError } from "../../src/domain/keyring.ts";
+import { freshKeyring, Keyring } from "../../src/domain/keyring.ts";
+import { StartError } from "../../src/domain/start-error.ts";
 
 const pepper = (fill: number, length = 32) => Buffer.alloc(length, fill).toString("base64");
 
@@ -26,7 +27,7 @@ describe("a keyring", () => {
       new Keyring(current, keys);
       expect.unreachable();
     } catch (error) {
-      expect(error).toBeInstanceOf(KeyringError);
+      expect(error).toBeInstanceOf(StartError);
       for (const key of Object.values(keys)) if (key.length > 4) expect((error as Error).message).not.toContain(key);
     }
   });
@@ -57,8 +58,8 @@ describe("a keyring", () => {
 
   test("is replaced whole or not at all: a kid that is known keeps its pepper", () => {
     const ring = new Keyring("1", { "1": pepper(1) });
-    expect(() => ring.replace("2", { "1": pepper(9), "2": pepper(2) })).toThrow(KeyringError);
-    expect(() => ring.replace("3", { "1": pepper(1), "2": pepper(2) })).toThrow(KeyringError);
+    expect(() => ring.replace("2", { "1": pepper(9), "2": pepper(2) })).toThrow(StartError);
+    expect(() => ring.replace("3", { "1": pepper(1), "2": pepper(2) })).toThrow(StartError);
     expect([ring.current.kid, ring.kids()]).toEqual(["1", ["1"]]);
     ring.replace("2", { "1": pepper(1), "2": pepper(2) });
     expect([ring.current.kid, ring.kids()]).toEqual(["2", ["1", "2"]]);

@@ -7,8 +7,9 @@ import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import pg from "pg";
 import { afterEach, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { StartError } from "../../src/domain/start-error.ts";
 import { copyInstallation, hydrate, packagedInstallation } from "../../src/embedded/binaries.ts";
-import { type Embedded, EmbeddedError, runningEmbedded, startEmbedded } from "../../src/embedded/embedded.ts";
+import { type Embedded, runningEmbedded, startEmbedded } from "../../src/embedded/embedded.ts";
 import { firstWorking, runners, runToEnd } from "../../src/embedded/runner.ts";
 import { launch } from "../../src/embedded/server.ts";
 
@@ -162,14 +163,17 @@ describe("startEmbedded", () => {
 
   test("a second instance on the same folder is refused as in_use, and the first lives on", async () => {
     const { url } = await startElsewhere();
-    await expect(start()).rejects.toMatchObject({ name: "EmbeddedError", kind: "in_use" });
+    await expect(start()).rejects.toMatchObject({ name: "StartError", kind: "embedded_in_use" });
     expect(await ask(url, "select 1")).toEqual([1]);
   });
 
   test("of several that start at once exactly one gets the folder", async () => {
     const outcomes = await Promise.allSettled([start(), start(), start()]);
     const refused = outcomes.filter((one) => one.status === "rejected").map((one) => one.reason);
-    expect(refused.map((error) => error instanceof EmbeddedError && error.kind)).toEqual(["in_use", "in_use"]);
+    expect(refused.map((error) => error instanceof StartError && error.kind)).toEqual([
+      "embedded_in_use",
+      "embedded_in_use",
+    ]);
   });
 
   test.skipIf(!linux)("kill -9 of the owner ends PostgreSQL, and the next start works", async () => {
@@ -226,13 +230,16 @@ describe("startEmbedded", () => {
   test("a cluster of another major version is refused untouched", async () => {
     await mkdir(join(dataDir, "pg"), { recursive: true });
     await writeFile(join(dataDir, "pg/PG_VERSION"), "17\n");
-    await expect(start()).rejects.toMatchObject({ kind: "failed", message: expect.stringContaining("PostgreSQL 17") });
+    await expect(start()).rejects.toMatchObject({
+      kind: "embedded_failed",
+      message: expect.stringContaining("PostgreSQL 17"),
+    });
     expect(await readdir(join(dataDir, "pg"))).toEqual(["PG_VERSION"]);
   });
 
-  test("a data folder that cannot be made is an EmbeddedError too", async () => {
+  test("a data folder that cannot be made is a StartError too", async () => {
     await writeFile(dataDir, "a file");
-    await expect(start()).rejects.toMatchObject({ name: "EmbeddedError", kind: "failed" });
+    await expect(start()).rejects.toMatchObject({ name: "StartError", kind: "embedded_failed" });
   });
 
   test("a folder below one of mode 0700 works", async () => {
@@ -314,7 +321,7 @@ describe("users", () => {
     const [command, ...args] = [...WITHOUT_UNSHARE, process.execPath, "--input-type=module", "-e", program, dataDir];
     const { stdout } = spawnSync(command!, args, { encoding: "utf8" });
     const message = expect.stringContaining(`cannot write to ${join(dataDir, "run")}`);
-    expect(JSON.parse(stdout)).toEqual({ kind: "unsupported", message });
+    expect(JSON.parse(stdout)).toEqual({ kind: "embedded_unsupported", message });
     expect(await readdir(dataDir)).toEqual(["run"]);
   });
 

@@ -6,13 +6,14 @@ import { join } from "node:path";
 import { fromBinary } from "@bufbuild/protobuf";
 import { stringify } from "yaml";
 import { PageTokens } from "../../src/admin-api/page-token.ts";
-import { ConfigError, loadConfig } from "../../src/config/load.ts";
+import { loadConfig } from "../../src/config/load.ts";
 import { redacted } from "../../src/config/print.ts";
 import { type CheckFacts, decodeCheck, readCheck } from "../../src/data-plane/check/check-request.ts";
 import { questionAt, walk } from "../../src/data-plane/validate-token.ts";
 import { AppError } from "../../src/domain/errors.ts";
 import { freshKeyring, Keyring } from "../../src/domain/keyring.ts";
 import { entryName, open, seal } from "../../src/domain/sealed-entry.ts";
+import { StartError } from "../../src/domain/start-error.ts";
 import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import { hasRightTag, mintTokenString, parseTokenString } from "../../src/domain/token-string.ts";
 import { ValidateTokenRequestSchema } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
@@ -218,7 +219,7 @@ function config(pick: Pick): void {
     const loaded = loadConfig(file, env);
     assert.ok(!JSON.stringify(redacted(loaded)).includes(SECRET), "redacted shows a secret");
   } catch (error) {
-    if (!(error instanceof ConfigError)) throw error;
+    if (!(error instanceof StartError)) throw error;
     assert.ok(error.problems.length > 0);
     for (const problem of error.problems) assert.ok(!problem.includes(SECRET), `a problem shows a secret: ${problem}`);
   }

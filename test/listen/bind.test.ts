@@ -4,7 +4,8 @@ import { createServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { BindError, listen, parseBind } from "../../src/listen/bind.ts";
+import { StartError } from "../../src/domain/start-error.ts";
+import { listen, parseBind } from "../../src/listen/bind.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "sallyport-listen-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -14,8 +15,8 @@ const problem = async (attempt: Promise<unknown>): Promise<string> => {
     () => undefined,
     (reason: unknown) => reason,
   );
-  expect(error).toBeInstanceOf(BindError);
-  return (error as BindError).problem;
+  expect(error).toBeInstanceOf(StartError);
+  return (error as StartError).kind;
 };
 
 const started: Server[] = [];
@@ -42,7 +43,7 @@ describe("parseBind", () => {
   test.each(["", "7400", "localhost", "a:b", "a:99999", "unix:relative", `unix:/${"x".repeat(107)}`, "::1:80"])(
     "%s is a bad address",
     (text) => {
-      expect(() => parseBind(text)).toThrow(BindError);
+      expect(() => parseBind(text)).toThrow(StartError);
     },
   );
 
@@ -55,15 +56,15 @@ describe("listen", () => {
   test("a port that is taken is ADDRESS_IN_USE", async () => {
     const first = await serve("127.0.0.1:0");
     const { port } = first.address() as { port: number };
-    expect(await problem(serve(`127.0.0.1:${port}`))).toBe("ADDRESS_IN_USE");
+    expect(await problem(serve(`127.0.0.1:${port}`))).toBe("address_in_use");
   });
 
   test("an address of another machine is a bad address", async () => {
-    expect(await problem(serve("192.0.2.1:0"))).toBe("BAD_ADDRESS");
+    expect(await problem(serve("192.0.2.1:0"))).toBe("address_invalid");
   });
 
   test("a folder that is not there is a bad address", async () => {
-    expect(await problem(serve(`unix:${folder}/none/x.sock`))).toBe("BAD_ADDRESS");
+    expect(await problem(serve(`unix:${folder}/none/x.sock`))).toBe("address_invalid");
   });
 
   test.each([0o600, 0o660, 0o666])("a socket file is born with its mode, whatever the umask: %s", async (mode) => {
@@ -80,7 +81,7 @@ describe("listen", () => {
   test("a socket that another server serves is left alone", async () => {
     const path = `${folder}/alive.sock`;
     await serve(`unix:${path}`);
-    expect(await problem(serve(`unix:${path}`))).toBe("ADDRESS_IN_USE");
+    expect(await problem(serve(`unix:${path}`))).toBe("address_in_use");
     expect(statSync(path).isSocket()).toBe(true);
   });
 
@@ -96,7 +97,7 @@ describe("listen", () => {
   test("a file that is no socket is never removed", async () => {
     const path = `${folder}/file`;
     writeFileSync(path, "precious");
-    expect(await problem(serve(`unix:${path}`))).toBe("BAD_ADDRESS");
+    expect(await problem(serve(`unix:${path}`))).toBe("address_invalid");
     expect(statSync(path).isFile()).toBe(true);
   });
 });

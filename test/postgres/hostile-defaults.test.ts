@@ -107,7 +107,7 @@ describe("on connections that are shared, where nothing is set", () => {
       );
       // A statement that ends after a millisecond can end the check itself.
       if (name === "statement_timeout" && refused?.name === "AppError") return;
-      expect(refused?.name).toBe("BootError");
+      expect(refused?.name).toBe("StartError");
       const line = /ALTER ROLE \S+ SET [^;]+;/.exec(refused!.message)![0];
       expect(line).toContain(` SET ${name} = `);
       const admin = await byHand(database.url);
@@ -163,7 +163,7 @@ describe("through a pooler", () => {
   for (const way of ["refuse", "drop"] as const) {
     test(`that ${way}s startup options, without a direct URL: every command ends with 78 and says what to give`, async () => {
       const { url } = await pooler(database.url, way);
-      await expect(checkDirectSession(url)).rejects.toMatchObject({ name: "BootError" });
+      await expect(checkDirectSession(url)).rejects.toMatchObject({ name: "StartError", kind: "database_unfit" });
       const place = folder();
       onTestFinished(() => place.remove());
       for (const [word, config] of [

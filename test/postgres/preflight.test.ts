@@ -4,8 +4,8 @@ import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { freshKeyring } from "../../src/domain/keyring.ts";
-import { BootError } from "../../src/postgres/boot.ts";
-import { DatabaseError, urlProblem } from "../../src/postgres/connect-errors.ts";
+import { StartError } from "../../src/domain/start-error.ts";
+import { urlProblem } from "../../src/postgres/connect-errors.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { assertReachable, assertRights } from "../../src/postgres/preflight.ts";
 import { certify } from "../listen/certificates.ts";
@@ -77,12 +77,12 @@ const refusal = async (url: string) => {
     () => undefined,
     (failure: unknown) => failure,
   );
-  expect(error).toBeInstanceOf(DatabaseError);
-  const { mend, message } = error as DatabaseError;
+  expect(error).toBeInstanceOf(StartError);
+  const { kind, message } = error as StartError;
   expect(message).toMatch(/^database\.url: /);
   expect(message).not.toContain(SECRET);
   expect(message).not.toContain("127.0.0.1");
-  return { mend, message };
+  return { mend: kind === "database_unusable", message };
 };
 
 describe("what the operator must mend", () => {
@@ -160,16 +160,16 @@ describe("rights", () => {
 
   test("the reader's credentials in mode full are told, with what is missing and what to do", async () => {
     const error = await assertRights(urlOf({ user: "reader" }), "full").catch((failure: unknown) => failure);
-    expect(error).toBeInstanceOf(BootError);
-    expect((error as BootError).message).toMatch(/may not .*(insert|select) .*sallyport_writer.*sallyport_reader/);
+    expect(error).toMatchObject({ name: "StartError", kind: "database_unfit" });
+    expect((error as StartError).message).toMatch(/may not .*(insert|select) .*sallyport_writer.*sallyport_reader/);
   });
 
   describe("a function that may not be called is told, with what to run", () => {
     const told = async (user: string, mode: "full" | "validate", direct?: string) => {
       const directUrl = direct === undefined ? undefined : urlOf({ user: direct });
       const error = await assertRights(urlOf({ user }), mode, false, directUrl).catch((failure: unknown) => failure);
-      expect(error, `${user} ${mode}`).toBeInstanceOf(BootError);
-      return (error as BootError).message;
+      expect(error, `${user} ${mode}`).toBeInstanceOf(StartError);
+      return (error as StartError).message;
     };
 
     test.each<[string, "writer" | "reader", "full" | "validate"]>([
@@ -239,12 +239,15 @@ describe("rights", () => {
   test("an empty database is an error in mode validate, and where it may be empty it is said", async () => {
     const bare = urlOf({ database: "bare" });
     const error = await assertRights(bare, "validate").catch((failure: unknown) => failure);
-    expect(error).toMatchObject({ mend: true, message: expect.stringContaining("run sallyport migrate") });
+    expect(error).toMatchObject({
+      kind: "database_unusable",
+      message: expect.stringContaining("run sallyport migrate"),
+    });
     expect(await assertRights(bare, "full", true)).toBe(false);
   });
 
   test("a user who may not make the schema is told at the migration", async () => {
     const error = await migrate(urlOf({ database: "bare", user: "plain" })).catch((failure: unknown) => failure);
-    expect(error).toMatchObject({ name: "DatabaseError", mend: true, message: expect.stringContaining("42501") });
+    expect(error).toMatchObject({ kind: "database_unusable", message: expect.stringContaining("42501") });
   });
 });

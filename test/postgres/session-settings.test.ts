@@ -86,7 +86,10 @@ describe("a shared connection", () => {
     const url = server.url.replace("sallyport@", "app-1@");
     expect(await show(connectionSettings(url, "test", true), "jit")).toBe("on");
     const line = `ALTER ROLE "app-1" SET jit = off;`;
-    await expect(boot(url, true)).rejects.toMatchObject({ name: "BootError", message: expect.stringContaining(line) });
+    await expect(boot(url, true)).rejects.toMatchObject({
+      kind: "database_unfit",
+      message: expect.stringContaining(line),
+    });
     await sql.query(line);
     await boot(url, true);
     await boot(server.url, false);

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { parseRedisUrl, RedisUrlError } from "../../src/redis/redis-url.ts";
+import { StartError } from "../../src/domain/start-error.ts";
+import { parseRedisUrl } from "../../src/redis/redis-url.ts";
 
 const server = { kind: "server", tls: false, db: 0, master: "" };
 
@@ -80,6 +81,6 @@ test.each([
       return caught as Error;
     }
   })();
-  expect(error).toBeInstanceOf(RedisUrlError);
+  expect(error).toBeInstanceOf(StartError);
   expect(String(error)).not.toContain("hunter2");
 });

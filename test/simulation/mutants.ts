@@ -58,7 +58,11 @@ export const MUTANTS: readonly Mutant[] = [
       "freshness.trust(cached);\n      if (freshness.holdsLease(clock.mono())) {",
     ],
   ),
-  mutant("M7 replica read", [LOOKUP, "return !reading.inRecovery && (freshness", "return true || (freshness"]),
+  mutant("M7 replica read", [
+    LOOKUP,
+    "return !reading.inRecovery && reading.epoch === this.#deps.freshness.epoch;",
+    "return true;",
+  ]),
   mutant(
     "M8 timer-cleared lease",
     [FRESHNESS, "|| !(mono < this.#leaseUntil) ||", "|| !this.held ||"],
@@ -102,8 +106,7 @@ export const MUTANTS: readonly Mutant[] = [
     [FOLLOWER, "const sent = clock.mono();", "const sent = clock.wall();"],
     [FOLLOWER, "const received = clock.mono();", "const received = clock.wall();"],
     [LOOKUP, "const now = clock.mono();", "const now = clock.wall();", 2],
-    [LOOKUP, "freshness.usable(cached, clock.mono())", "freshness.usable(cached, clock.wall())"],
-    [LOOKUP, "freshness?.usable(cached, clock.mono())", "freshness?.usable(cached, clock.wall())"],
+    [LOOKUP, "freshness.usable(cached, clock.mono())", "freshness.usable(cached, clock.wall())", 2],
     [LOOKUP, "freshness.holdsLease(clock.mono())", "freshness.holdsLease(clock.wall())"],
   ),
   { name: "M27 epoch without start time", databaseFaults: { epochWithoutStart: true } },
@@ -116,7 +119,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant("M57 no incarnation is drawn", [FOLLOWER, "await log.draw(seen.epoch);", ""]),
   mutant("M58 a snapshot from before the epoch is believed", [
     LOOKUP,
-    "(reading.sent >= freshness.sawEpoch && reading.position >= applied)",
+    "reading.sent >= freshness.sawEpoch && reading.position >= applied",
     "true",
   ]),
   mutant("M29 the principal is no dependency", [

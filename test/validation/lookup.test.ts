@@ -239,21 +239,19 @@ describe("lookup", () => {
     expect(find(tokenString())).toBe("undetermined");
   });
 
-  it("works without a follower: every call has its own read, and a standby's is not taken", async () => {
-    const { find, reads } = fixture({ freshness: undefined });
-    const text = tokenString();
-    for (let i = 0; i < 2; i++) {
-      const answer = find(text);
+  it("takes no reading of a standby or of another epoch: it asks once more, and then does not know", async () => {
+    const { find, reads, counts } = fixture();
+    for (const wrong of [{ inRecovery: true }, { epoch: "another" }]) {
+      reads.length = 0;
+      const answer = find(tokenString());
       await turn();
-      reads[i]!.answer({ epoch: `any${i}` });
-      expect(await answer).toBe("found store");
+      reads[0]!.answer(wrong);
+      await turn();
+      reads[1]!.answer(wrong);
+      expect(await answer).toBe("undetermined");
+      expect(reads).toHaveLength(2);
     }
-    const answer = find(text);
-    await turn();
-    reads[2]!.answer({ inRecovery: true });
-    await turn();
-    reads[3]!.answer({ inRecovery: true });
-    expect(await answer).toBe("undetermined");
+    expect(counts()).toEqual({ distrusted: 4, woken: 4 });
   });
 
   it("asks the cache outside only under a lease, once per token at a time, and never waits for a fill", async () => {
