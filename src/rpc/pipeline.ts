@@ -62,8 +62,9 @@ async function authenticate(call: Call, { callers, clock }: PipelineDeps): Promi
 const SOON_MS = 14 * 86_400_000;
 
 function authorize(call: Call): void {
-  const { caller, method, requestId, deadline } = call;
-  if (caller === undefined) return; // an open method
+  const { method, requestId, deadline } = call;
+  if (method.permission === "open") return;
+  const caller = call.caller!;
   call.access = { caller, reach: permit(caller, method), requestId, deadline };
 }
 

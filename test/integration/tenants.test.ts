@@ -199,3 +199,26 @@ test("two principals of one name in two tenants are two: a cut of one leaves the
   expect(await sallyport.verdict(here.token.tokenString)).toBe("INVALID_TOKEN");
   expect(await sallyport.verdict(there.token.tokenString)).toBe("ALLOW");
 });
+
+test.each(Object.keys(CALLS))("%s is audited, and repeated, as its row in the table of methods says", async (call) => {
+  const { audit, repeat } = ALL_METHODS.find(({ name }) => name === `sallyport.v1.${call}`)!;
+  const principal = `bot:audited-${Object.keys(CALLS).indexOf(call)}`;
+  await sallyport.registered(principal, "acme");
+  const of = await fresh("acme", principal);
+  const caller = await sallyport.callerWith(["sallyport.operator"]);
+  const by = sallyport.as(caller.tokenString);
+  const made = ++counter;
+  await CALLS[call]!(by, of, made);
+  const written = await sallyport.sql<{ action: string }>(
+    "select distinct action from sallyport.audit where actor = $1",
+    [`token:${caller.token.hint}`],
+  );
+  expect(written.filter(({ action }) => !audit.includes(action))).toEqual([]);
+  expect(written.length > 0).toBe(audit.length > 0);
+  const again = await CALLS[call]!(by, of, made).then(
+    () => "OK",
+    (error) => ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason,
+  );
+  if (repeat === "exists") expect(again).toMatch(/_EXISTS$/);
+  if (repeat === "read" || repeat === "same") expect(again).toBe("OK");
+});

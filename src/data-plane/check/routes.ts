@@ -115,7 +115,7 @@ function introspectHandler(deps: CheckRoutesDeps): Handler {
       return plain(answer);
     } catch (error) {
       const requestId = requestIdFrom(call.metadata("x-request-id"));
-      deps.failed("introspect", requestId, error, deps.peerOf(call).address);
+      deps.failed(INTROSPECT_ENDPOINT.name, requestId, error, deps.peerOf(call).address);
       return plain(oauthFailure(error));
     }
   };
