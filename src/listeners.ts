@@ -39,16 +39,14 @@ import type { PrincipalManager } from "./management/principal-manager.ts";
 import type { TokenManager } from "./management/token-manager.ts";
 import { opsHandler } from "./ops/ops.ts";
 import { type Admission, createAdmission } from "./rpc/admission.ts";
-import { authenticateCalls } from "./rpc/authenticate.ts";
-import { callLog } from "./rpc/call-log.ts";
 import type { Callers } from "./rpc/caller.ts";
 import { TrustedProxies } from "./rpc/client-address.ts";
 import type { DenialAudit } from "./rpc/denial-audit.ts";
 import { asAppError, from, levelOf, statusName, toConnectError } from "./rpc/errors.ts";
 import { addHealth, Health } from "./rpc/health.ts";
+import { Pipeline } from "./rpc/pipeline.ts";
 import { addReflection } from "./rpc/reflection.ts";
 import { reasonOf } from "./rpc/transport-errors.ts";
-import { validateRequest } from "./rpc/validate-request.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Validate, ValidateKnown } from "./validation/validate.ts";
 
@@ -200,6 +198,7 @@ function adminListener(
   const proxies = new TrustedProxies(config.listeners.admin.trusted_proxies);
   const { clock, telemetry, callers, denials, admin } = deps;
   const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
+  const pipeline = new Pipeline({ clock, proxies, callers, admission, called, denials });
   const rpc = connectHandler({
     routes(router) {
       router.service(TokenAdmin, tokenAdmin(admin));
@@ -209,20 +208,10 @@ function adminListener(
       addHealth(router, health, "all");
       addReflection(router, ADMIN_SERVICES);
     },
-    gate: authenticateCalls({
-      clock,
-      called,
-      callers,
-      denials,
-      proxies,
-    }),
+    gate: pipeline.gate,
     refused: ({ method, requestId, fault, error }) =>
       called({ requestId, method, code: statusName(error), reason: reasonOf(fault), seconds: 0, level: "info" }),
-    interceptors: [
-      callLog({ clock, called, denials, okLevel: "info" }), // outermost: sees every outcome
-      admission.interceptor, // before any work
-      validateRequest(), // before any handler
-    ],
+    interceptors: [pipeline.interceptor],
     grpcWeb: true,
     budget,
     streamsPerConnection: limits.streamsPerConnection,
@@ -237,7 +226,7 @@ function adminListener(
     budget,
     handler: plainPaths(
       { "/openapi.json": openApiPage },
-      revocationPath({ clock, admission, called, denials, callers, tokens: admin.tokens, proxies }, rpc),
+      revocationPath({ clock, pipeline, tokens: admin.tokens }, rpc),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),

@@ -142,8 +142,9 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   );
   redis?.wakeUps.onWakeUp(() => follower.wake());
   const reaped = new ReapedValidators();
+  const issuer = new PostgresAuthorityStore(db);
   const authority: Authority = new ChangeAuthority({
-    store: new PostgresAuthorityStore(db),
+    store: issuer,
     log,
     reaped,
     clock,
@@ -184,6 +185,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const tokens = new TokenManager({
     store,
     authority,
+    issuer,
     repeats,
     keyring,
     profiles,
@@ -220,6 +222,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const canary = new Canary(
     {
       authority,
+      issuer,
       keyring,
       clock,
       timers,

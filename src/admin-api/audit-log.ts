@@ -25,7 +25,7 @@ export function auditLog(deps: {
       const bounds = [after ?? "", before ?? ""].map(String);
       const { caller } = access;
       const filters = [tenant, actor, action, target, owner, ...bounds];
-      const binding = ["ListAuditEvents by time", caller.provenance, caller.tenant, ...filters];
+      const binding = [`${context.method.name} by time`, caller.provenance, caller.tenant, ...filters];
       const filter = {
         tenant: tenantOf(access, tenant),
         actor: given(actor),

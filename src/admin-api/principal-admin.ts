@@ -39,7 +39,7 @@ export function principalAdmin(deps: {
       const access = accessOf(context);
       const size = pageSize(request.pageSize);
       const { provenance, tenant } = access.caller;
-      const binding = ["ListPrincipals", provenance, tenant, request.tenant, request.type, String(request.state)];
+      const binding = [context.method.name, provenance, tenant, request.tenant, request.type, String(request.state)];
       const filter = { tenant: request.tenant, type: given(request.type), state: principalState(request.state) };
       const part = await principals.listPrincipals(access, filter, size, pages.open(request.pageToken, binding));
       const place = (of: { createTime: number; name: string }) => ({ time: of.createTime, key: of.name });

@@ -1,95 +1,80 @@
 import type { ServerResponse } from "node:http";
 import type { Clock } from "../domain/clock.ts";
+import { AppError } from "../domain/errors.ts";
 import { answer } from "../listen/guard.ts";
 import { type HttpHandler, type HttpRequest, peerOf } from "../listen/peers.ts";
 import { lastOfConnection } from "../listen/responses.ts";
 import type { TokenManager } from "../management/token-manager.ts";
-import type { Admission } from "../rpc/admission.ts";
-import { requestIdFrom } from "../rpc/call.ts";
-import { type Callers, permit, rowOf } from "../rpc/caller.ts";
-import type { TrustedProxies } from "../rpc/client-address.ts";
-import type { DenialAudit } from "../rpc/denial-audit.ts";
-import { asAppError, from, levelOf, statusName, toConnectError } from "../rpc/errors.ts";
-import { bearerOfClient, clientSecretOf, oauthFailure } from "../rpc/oauth.ts";
-import type { CallLine } from "../telemetry/events.ts";
-import { revoke } from "./token-revocation.ts";
+import type { Call } from "../rpc/call.ts";
+import type { HttpAnswer } from "../rpc/http-answer.ts";
+import { REVOKE_ENDPOINT } from "../rpc/methods.ts";
+import { bearerOfClient, clientSecretOf, NO_STORE, oauthFailure, parametersOf } from "../rpc/oauth.ts";
+import type { Pipeline } from "../rpc/pipeline.ts";
 
-const PATH = "/v1/revoke";
-const BODY_BYTES = 64 * 1024;
-/** Whoever sends more loses the connection. */
+const { path, limits } = REVOKE_ENDPOINT;
+/** A client that sends more loses the connection. */
 const LONGEST_READ = 1024 * 1024;
-const LONGEST_MS = 10_000;
-/** The same right, whichever way one asks. */
-const METHOD = "sallyport.v1.TokenAdmin/RevokeToken";
 
 export interface RevocationPathDeps {
   readonly clock: Clock;
-  readonly admission: Admission;
-  readonly called: (line: CallLine) => void;
-  readonly denials: DenialAudit;
-  readonly callers: Callers;
-  readonly tokens: TokenManager;
-  readonly proxies: TrustedProxies;
+  readonly pipeline: Pipeline;
+  readonly tokens: Pick<TokenManager, "byString" | "revoke">;
 }
 
 /** `POST /v1/revoke` of the admin listener (RFC 7009); everything else goes to `otherwise`. */
 export function revocationPath(deps: RevocationPathDeps, otherwise: HttpHandler): HttpHandler {
   return async (req, res) => {
-    if (req.url!.split("?", 1)[0] !== PATH) return otherwise(req, res);
+    if (req.url!.split("?", 1)[0] !== path) return otherwise(req, res);
     if (req.method !== "POST")
       return answer(res, 405, { code: "unimplemented", message: "method not allowed" }, { allow: "POST" });
-    const { status, headers, body } = await revocation(deps, req).catch((error) => oauthFailure(asAppError(error)));
+    const { status, headers, body } = await revocation(deps, req).catch(oauthFailure);
     if (req.destroyed && !req.complete) lastOfConnection(res); // the rest of its body would be in the way
     (res as ServerResponse).writeHead(status, Object.fromEntries(headers)).end(body);
   };
 }
 
-/** Logged, limited and audited as the RPC is that does the same. */
-async function revocation(deps: RevocationPathDeps, req: HttpRequest) {
-  const { clock, denials, called } = deps;
-  const requestId = requestIdFrom(header(req, "x-request-id"));
+/**
+ * Revokes a token and waits until that is in force everywhere. A string that is no token of the caller's world answers 200
+ * and changes nothing.
+ */
+async function revocation({ clock, pipeline, tokens }: RevocationPathDeps, req: HttpRequest): Promise<HttpAnswer> {
+  const contentType = header(req, "content-type") ?? undefined;
+  let body: Uint8Array | undefined;
+  let token = "";
   const started = clock.mono();
-  const peer = deps.proxies.behind(peerOf(req), header(req, "x-forwarded-for"));
-  let caller: Awaited<ReturnType<Callers["authenticate"]>> | undefined;
-  const tell = (facts: Pick<CallLine, "code" | "level" | "reason" | "address" | "cause">) =>
-    called({
-      requestId,
-      method: METHOD,
-      actor: caller?.provenance,
-      seconds: (clock.mono() - started) / 1000,
-      ...facts,
-    });
-  try {
-    // Before the body is read, where it can be: a stranger's bytes are not worth it.
-    const contentType = header(req, "content-type") ?? undefined;
-    let authorization = header(req, "authorization");
-    let body: Uint8Array | undefined;
-    if (authorization !== null) authorization = bearerOfClient(authorization);
-    else if (peer.sans.length === 0) {
-      body = await bodyOf(req);
-      authorization = clientSecretOf(contentType, body);
-    }
-    caller = await deps.callers.authenticate(peer, authorization, METHOD, requestId);
-    const row = rowOf(METHOD);
-    const reach = row === "open" ? "own" : permit(caller, row);
-    const leave = await deps.admission.enter("revoke", 1, LONGEST_MS);
+  const call: Call = {
+    method: REVOKE_ENDPOINT,
+    started,
+    deadline: started + limits.deadlineMs,
+    peer: peerOf(req),
+    requestId: "",
+    header: (name) => header(req, name),
+    async credential() {
+      const authorization = header(req, "authorization");
+      if (authorization !== null) return bearerOfClient(authorization);
+      if (call.peer.sans.length > 0) return null;
+      body = await bodyOf(req); // nowhere else can it be
+      return clientSecretOf(contentType, body);
+    },
+    async validate() {
+      body ??= await bodyOf(req);
+      token = parametersOf(contentType, body)?.get("token") ?? refuse();
+    },
+  };
+  await pipeline.begin(call);
+  return pipeline.finish(call, async () => {
+    const access = call.access!;
     try {
-      const access = { caller, reach, requestId, deadline: started + LONGEST_MS };
-      const reply = await revoke(deps.tokens, access, contentType, body ?? (await bodyOf(req)));
-      tell({ code: "OK", level: "info" });
-      return reply;
-    } finally {
-      leave();
+      await tokens.revoke(access, await tokens.byString(access, token), false, "RFC 7009", false);
+    } catch (error) {
+      if (!(error instanceof AppError && error.reason === "TOKEN_NOT_FOUND")) throw error;
     }
-  } catch (thrown) {
-    const { reason, cause } = asAppError(thrown);
-    if (caller !== undefined && (reason === "RIGHTS_EXCEEDED" || reason === "CALLER_FORBIDDEN")) {
-      denials.record({ caller, reach: "own", requestId }, METHOD, reason);
-    }
-    const code = statusName(toConnectError(asAppError(thrown), requestId));
-    tell({ code, reason, ...from(reason, peer.address), level: levelOf(reason), cause });
-    throw thrown;
-  }
+    return { status: 200, headers: [NO_STORE], body: "" };
+  });
+}
+
+function refuse(): never {
+  throw new AppError("INVALID_FIELD", "one parameter token is needed, as form or JSON");
 }
 
 /** Every occurrence, joined: two credentials are none. */
@@ -108,7 +93,7 @@ async function bodyOf(req: HttpRequest): Promise<Uint8Array> {
   for await (const chunk of req as AsyncIterable<Buffer>) {
     size += chunk.length;
     if (size > LONGEST_READ) break;
-    if (size <= BODY_BYTES) chunks.push(chunk);
+    if (size <= limits.readMaxBytes) chunks.push(chunk);
   }
-  return size > BODY_BYTES ? new Uint8Array(0) : Buffer.concat(chunks);
+  return size > limits.readMaxBytes ? new Uint8Array(0) : Buffer.concat(chunks);
 }

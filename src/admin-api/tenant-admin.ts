@@ -28,7 +28,7 @@ export function tenantAdmin(deps: {
     async listTenants(request, context) {
       const access = accessOf(context);
       const size = pageSize(request.pageSize);
-      const binding = ["ListTenants", access.caller.provenance, String(request.state)];
+      const binding = [context.method.name, access.caller.provenance, String(request.state)];
       const start = pages.open(request.pageToken, binding);
       const part = await principals.listTenants(access, { state: tenantState(request.state) }, size, start);
       const place = (of: { createTime: number; id: string }) => ({ time: of.createTime, key: of.id });

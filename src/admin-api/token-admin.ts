@@ -58,7 +58,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
     async listTokens(request, context) {
       const access = accessOf(context);
       const size = pageSize(request.pageSize);
-      const binding = ["ListTokens", access.caller.provenance, access.caller.tenant, ...filterText(request)];
+      const binding = [context.method.name, access.caller.provenance, access.caller.tenant, ...filterText(request)];
       const filter = {
         tenant: request.tenant,
         principal: given(request.principal),

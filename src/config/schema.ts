@@ -43,7 +43,7 @@ const listener = {
   tls: tls.optional(),
 };
 
-/** As `rpc/caller.ts` asks for them. */
+/** As `rpc/methods.ts` asks for them. */
 const PERMISSIONS = ["operator", "admin", "tokens.create", "tokens.read", "tokens.revoke", "principals.write"]
   .concat("audit.read", "validate", "reasons")
   .map((name) => `sallyport.${name}`);

@@ -1,8 +1,13 @@
 import { holds } from "../domain/caller.ts";
 import { AppError } from "../domain/errors.ts";
+import { TokenValidator } from "../gen/sallyport/v1/token_validator_pb.ts";
 import { bearerOf } from "../rpc/bearer.ts";
 import type { Callers } from "../rpc/caller.ts";
+import { methodOf } from "../rpc/methods.ts";
 import type { Peer } from "../rpc/peer.ts";
+
+/** One permission opens TokenValidator and introspection. */
+const { permission } = methodOf(TokenValidator.method.validateToken);
 
 /**
  * Who may ask the data listener. Peers on loopback and unix sockets are trusted, as a sidecar's are, unless SANs are named;
@@ -36,9 +41,9 @@ export class DataCallers {
       if (bearer === undefined)
         throw new AppError("CALLER_UNAUTHENTICATED", "a credential is needed: authorization: Bearer …");
       const caller = await this.#callers.token(bearer, peer.address, peer.from !== "remote");
-      if (!trusted && !holds(caller, "sallyport.validate")) {
-        throw new AppError("CALLER_FORBIDDEN", "the caller lacks the permission sallyport.validate", {
-          metadata: { permission: "sallyport.validate" },
+      if (!trusted && !holds(caller, permission)) {
+        throw new AppError("CALLER_FORBIDDEN", `the caller lacks the permission ${permission}`, {
+          metadata: { permission },
         });
       }
       return { reasons: holds(caller, "sallyport.reasons") };

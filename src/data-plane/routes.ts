@@ -1,14 +1,16 @@
 import { ConnectError } from "@connectrpc/connect";
 import type { Clock } from "../domain/clock.ts";
+import { Health as HealthDesc } from "../gen/grpc/health/v1/health_pb.ts";
+import { TokenValidator } from "../gen/sallyport/v1/token_validator_pb.ts";
 import { type Failures, prepareFailures, type WireFailure } from "../http2/unary/failures.ts";
 import { connectError, connectMessage, grpcMessage, grpcStatus, http, type Reply } from "../http2/unary/reply.ts";
 import type { Handler, Routes, UnaryCall, UnaryRoute } from "../http2/unary/routes.ts";
-import { rpcLimits } from "../listen/limits.ts";
 import { whyUnknown } from "../listen/wrong-listener.ts";
 import type { Admission } from "../rpc/admission.ts";
 import { requestIdFrom } from "../rpc/call.ts";
 import { encodedError, toConnectError } from "../rpc/errors.ts";
 import { type Health, healthBytes } from "../rpc/health.ts";
+import { type Method, methodOf } from "../rpc/methods.ts";
 import type { Peer } from "../rpc/peer.ts";
 import { type WireFault, wireError } from "../rpc/transport-errors.ts";
 import { type CheckRoutesDeps, checkRoutes } from "./check/routes.ts";
@@ -31,9 +33,9 @@ export interface DataRoutesDeps {
   readonly failed: (method: string, requestId: string, error: unknown, address: string) => void;
 }
 
-const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
-const BATCH = "/sallyport.v1.TokenValidator/BatchValidateTokens";
-const HEALTH = "/grpc.health.v1.Health/Check";
+const VALIDATE = methodOf(TokenValidator.method.validateToken);
+const BATCH = methodOf(TokenValidator.method.batchValidateTokens);
+const HEALTH = methodOf(HealthDesc.method.check);
 
 /** What the HTTP/2 server calls its failures, in the words of the other listeners. */
 const FAULTS: Readonly<Record<WireFailure, WireFault>> = {
@@ -65,26 +67,22 @@ const FAILURES: Failures = {
 /** What the data listener answers, for the own HTTP/2 server and for both servers of Node: the same routes on each. */
 export function dataRoutes(deps: DataRoutesDeps): Routes {
   const exact = new Map<string, UnaryRoute>([
-    [VALIDATE, route(VALIDATE, validateHandler(deps))],
-    [BATCH, route(BATCH, batchHandler(deps))],
-    [
-      HEALTH,
-      route(HEALTH, (message, call) => {
-        try {
-          return answer(call, healthBytes(deps.health, message, formOf(call)));
-        } catch (error) {
-          return failure(deps, call, error);
-        }
-      }),
-    ],
+    route(VALIDATE, validateHandler(deps)),
+    route(BATCH, batchHandler(deps)),
+    route(HEALTH, (message, call) => {
+      try {
+        return answer(call, healthBytes(deps.health, message, formOf(call)));
+      } catch (error) {
+        return failure(deps, call, error);
+      }
+    }),
   ]);
   const checks = checkRoutes(deps.checks);
   return { exact: new Map([...exact, ...checks.exact]), prefix: checks.prefix, failures: FAILURES };
 }
 
-function route(path: string, handler: Handler): UnaryRoute {
-  const { readMaxBytes, deadlineMs } = rpcLimits(path);
-  return { handler, maxMessage: readMaxBytes, deadlineMs };
+function route({ path, limits }: Method, handler: Handler): [string, UnaryRoute] {
+  return [path, { handler, maxMessage: limits.readMaxBytes, deadlineMs: limits.deadlineMs }];
 }
 
 /**
@@ -93,7 +91,7 @@ function route(path: string, handler: Handler): UnaryRoute {
  */
 function validateHandler(deps: DataRoutesDeps): Handler {
   const { callers, wire } = deps;
-  const answered = deps.answered(VALIDATE.slice(1));
+  const answered = deps.answered(VALIDATE.name);
   return (message, call) => {
     if (call.protocol === "connect-json" || !callers.trusts(deps.peerOf(call)) || hasCredential(call)) {
       return validateSlowly(deps, call.copy(message), call, answered);
@@ -125,7 +123,7 @@ function validateSlowly(
 }
 
 function batchHandler(deps: DataRoutesDeps): Handler {
-  const answered = deps.answered(BATCH.slice(1));
+  const answered = deps.answered(BATCH.name);
   return (borrowed, call) => {
     const message = call.copy(borrowed);
     return weighed(deps, call, 8, answered, async () => {

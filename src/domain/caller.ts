@@ -1,6 +1,6 @@
 import { coversAny } from "./scope.ts";
 
-/** What a caller may do. The table from RPC to permission is in `rpc/caller.ts`. */
+/** What a caller may do. The table from RPC to permission is in `rpc/methods.ts`. */
 export type Permission =
   | "sallyport.operator"
   | "sallyport.admin"

@@ -2,6 +2,7 @@ import { type ConnectError, createContextValues } from "@connectrpc/connect";
 import type { UniversalServerRequest, UniversalServerResponse } from "@connectrpc/connect/protocol";
 import type { ByteBudget } from "../http2/server/limits.ts";
 import { requestIdFrom } from "../rpc/call.ts";
+import type { RpcLimits } from "../rpc/methods.ts";
 import { peerKey } from "../rpc/peer.ts";
 import {
   type CallState,
@@ -15,7 +16,6 @@ import {
   wireError,
 } from "../rpc/transport-errors.ts";
 import { answer, answerGrpc } from "./guard.ts";
-import type { RpcLimits } from "./limits.ts";
 import { connectionOf, type HttpHandler, type HttpRequest, type HttpResponse, peerOf } from "./peers.ts";
 import {
   type BodyRules,

@@ -129,33 +129,4 @@ export function h1HeadLimits({ h1 }: Pick<ListenerLimits, "h1">): HeadLimits {
   return { maxHeaderList: h1.maxHeaderBytes + 32 * pairs, maxHeaderPairs: pairs };
 }
 
-/** What one RPC may cost. `deadlineMs` 0: the client's own, or none (server streams). */
-export interface RpcLimits {
-  readonly readMaxBytes: number;
-  readonly deadlineMs: number;
-  /** Whether gzip is understood; if not, anything but identity is UNIMPLEMENTED. */
-  readonly gzip: boolean;
-}
-
 export const RESPONSE_MAX_BYTES = 4 * MiB;
-
-const byPath: Readonly<Record<string, RpcLimits>> = {
-  "/sallyport.v1.TokenValidator/ValidateToken": { readMaxBytes: 64 * KiB, deadlineMs: 2_000, gzip: false },
-  "/sallyport.v1.TokenValidator/BatchValidateTokens": { readMaxBytes: 1 * MiB, deadlineMs: 2_000, gzip: false },
-  "/envoy.service.auth.v3.Authorization/Check": { readMaxBytes: 128 * KiB, deadlineMs: 150, gzip: false },
-  "/sallyport.v1.TokenAdmin/RevokeTokens": { readMaxBytes: 1 * MiB, deadlineMs: 120_000, gzip: true },
-  "/grpc.health.v1.Health/Check": { readMaxBytes: 4 * KiB, deadlineMs: 2_000, gzip: false },
-  "/grpc.health.v1.Health/List": { readMaxBytes: 4 * KiB, deadlineMs: 2_000, gzip: false },
-  "/grpc.health.v1.Health/Watch": { readMaxBytes: 4 * KiB, deadlineMs: 0, gzip: false },
-  "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": { readMaxBytes: 64 * KiB, deadlineMs: 0, gzip: true },
-  "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {
-    readMaxBytes: 64 * KiB,
-    deadlineMs: 0,
-    gzip: true,
-  },
-};
-
-/** The limits of an RPC by its path; those of the admin listener's calls for any other. */
-export function rpcLimits(path: string): RpcLimits {
-  return Object.hasOwn(byPath, path) ? byPath[path]! : { readMaxBytes: 256 * KiB, deadlineMs: 10_000, gzip: true };
-}

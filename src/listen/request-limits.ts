@@ -1,7 +1,7 @@
 import type { ByteBudget } from "../http2/server/limits.ts";
 import { parseConnectTimeout, parseGrpcTimeout } from "../http2/unary/timeout.ts";
+import type { RpcLimits } from "../rpc/methods.ts";
 import type { CallState, WireFault } from "../rpc/transport-errors.ts";
-import type { RpcLimits } from "./limits.ts";
 import type { HttpRequest } from "./peers.ts";
 
 const LONGEST_STREAM_MS = 86_400_000;

@@ -1,4 +1,4 @@
-import type { DescMessage, DescMethod, DescService } from "@bufbuild/protobuf";
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import {
   type ConnectError,
   type ConnectRouter,
@@ -14,8 +14,9 @@ import {
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { compressionGzip } from "@connectrpc/connect-node";
 import { jsonTextOf } from "../rpc/json-times.ts";
+import { methodOf, type RpcLimits } from "../rpc/methods.ts";
 import { callStateKey, decodeGuard, translation, wireError } from "../rpc/transport-errors.ts";
-import { RESPONSE_MAX_BYTES, type RpcLimits, rpcLimits } from "./limits.ts";
+import { RESPONSE_MAX_BYTES } from "./limits.ts";
 
 export interface RpcRouteOptions {
   /** Registers services, as with connect's own adapters. Methods without an implementation answer UNIMPLEMENTED. */
@@ -27,8 +28,8 @@ export interface RpcRouteOptions {
   readonly gate?: (context: HandlerContext) => void | Promise<void>;
   /** The first is outermost. They see decoded messages only. */
   readonly interceptors?: readonly Interceptor[];
-  /** By path; `rpcLimits` by default. */
-  readonly limits?: (path: string) => RpcLimits;
+  /** In place of those of the method's row. */
+  readonly limits?: (method: DescMethod) => RpcLimits;
   readonly grpcWeb: boolean;
   /** Aborted when the listener drains: the signals of server streams abort and their requests end. Unary calls go on. */
   readonly drain?: AbortSignal;
@@ -51,7 +52,7 @@ export function refusal(error: ConnectError): ContextValues {
   return createContextValues().set(refusalKey, error);
 }
 
-/** One handler and one refuser for each method, under the limits of its path. */
+/** One handler and one refuser for each method, under the limits of its row. */
 export function rpcRoutes(options: RpcRouteOptions): Map<string, RpcRoute> {
   const routes = new Map<string, RpcRoute>();
   const toConnectError = translation(options.toConnectError);
@@ -67,12 +68,13 @@ export function rpcRoutes(options: RpcRouteOptions): Map<string, RpcRoute> {
     grpcWeb: options.grpcWeb,
     writeMaxBytes: RESPONSE_MAX_BYTES,
   };
-  const add = (path: string, input: DescMessage, register: (router: ConnectRouter) => void): void => {
-    const limits = (options.limits ?? rpcLimits)(path);
+  const add = (method: DescMethod, register: (router: ConnectRouter) => void): void => {
+    const { path, ...row } = methodOf(method);
+    const limits = options.limits?.(method) ?? row.limits;
     const perRoute = {
       ...common,
       // Misspelt fields, broken UTF-8 and days that no calendar has are errors, not "nothing was said".
-      jsonOptions: { ignoreUnknownFields: false, textDecoder: jsonTextOf(input) },
+      jsonOptions: { ignoreUnknownFields: false, textDecoder: jsonTextOf(method.input) },
       readMaxBytes: limits.readMaxBytes,
       acceptCompression: limits.gzip ? [compressionGzip] : [],
       interceptors: [decodeGuard(toConnectError), ...(options.interceptors ?? [])],
@@ -91,12 +93,11 @@ export function rpcRoutes(options: RpcRouteOptions): Map<string, RpcRoute> {
   const router: ConnectRouter = {
     handlers: [],
     service<S extends DescService>(service: S, implementation: Partial<ServiceImpl<S>>) {
-      for (const method of service.methods)
-        add(`/${service.typeName}/${method.name}`, method.input, (one) => void one.service(service, implementation));
+      for (const method of service.methods) add(method, (one) => void one.service(service, implementation));
       return router;
     },
     rpc<M extends DescMethod>(method: M, implementation: MethodImpl<M>) {
-      add(`/${method.parent.typeName}/${method.name}`, method.input, (one) => void one.rpc(method, implementation));
+      add(method, (one) => void one.rpc(method, implementation));
       return router;
     },
   };

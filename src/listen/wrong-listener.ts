@@ -1,24 +1,20 @@
+import { ALL_METHODS } from "../rpc/methods.ts";
 import type { Peer } from "../rpc/peer.ts";
 
 type Listener = Peer["listener"];
 
-/** Where everything is that any listener serves: by the start of its path. */
-const HOMES: readonly (readonly [start: string, home: Listener])[] = [
-  ["/sallyport.v1.TokenValidator/", "data"],
-  ["/envoy.service.auth.v3.Authorization/", "data"],
-  ["/v1/check/", "data"],
-  ["/v1/introspect", "data"],
-  ["/sallyport.v1.TokenAdmin/", "admin"],
-  ["/sallyport.v1.PrincipalAdmin/", "admin"],
-  ["/sallyport.v1.TenantAdmin/", "admin"],
-  ["/sallyport.v1.AuditLog/", "admin"],
-  ["/grpc.reflection.v1.ServerReflection/", "admin"],
-  ["/grpc.reflection.v1alpha.ServerReflection/", "admin"],
-  ["/v1/revoke", "admin"],
+/** The pages that no row of `rpc/methods.ts` is about. */
+const PAGES: readonly (readonly [start: string, home: Listener])[] = [
   ["/openapi.json", "admin"],
   ["/metrics", "ops"],
   ["/healthz", "ops"],
   ["/readyz", "ops"],
+];
+
+/** The listener of every service, endpoint and page, by the start of its path. */
+const HOMES: readonly (readonly [start: string, home: Listener])[] = [
+  ...ALL_METHODS.flatMap(({ start, listener }) => (listener === "every" ? [] : [[start, listener] as const])),
+  ...PAGES,
 ];
 
 /** Why a listener does not serve a path, without a byte of it. */

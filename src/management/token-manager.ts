@@ -10,7 +10,7 @@ import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
-import type { Idempotency, TokenChange } from "../revocation/authority-store.ts";
+import type { AuthorityStore, Idempotency, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
 import { type Access, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
@@ -73,6 +73,8 @@ const WORTH_A_REPEAT: ReadonlySet<Reason> = new Set<Reason>([
 export interface TokenManagerOptions {
   readonly store: TokenStore;
   readonly authority: Authority;
+  /** Issuing takes authority from nobody: it waits for nothing. */
+  readonly issuer: Pick<AuthorityStore, "createToken">;
   readonly repeats: Repeats;
   readonly keyring: Keyring;
   readonly profiles: ReadonlyMap<string, Profile>;
@@ -116,33 +118,31 @@ export class TokenManager {
     };
     const minting = await this.#mintString(profile, access, "CreateToken", request.requestId, request.body);
     const exempt = caller.direct || caller.kind === "break-glass" || isOperator(caller);
-    const made = await this.#o.authority.issue((store) =>
-      store.createToken(
-        {
-          ...minting.fresh,
-          id: newTokenId(),
-          tenant,
-          profile: profile.name,
-          principal: request.principal,
-          displayName,
-          description: request.description,
-          scopes,
-          audiences: [...new Set(request.audiences)],
-          allowedCidrs: request.allowedCidrs,
-          annotations: request.annotations,
-          createdBy: caller.provenance,
-        },
-        lifetime,
-        { ...this.#guard(access, profile), child: false, mustExist: this.#o.registeredTypes.includes(type) },
-        {
-          address: exempt ? "" : countedNetwork(caller.address, this.#o.ipv6PrefixLength),
-          perAddressPerHour: exempt ? 0 : this.#o.mintPerAddressPerHour,
-          perPrincipalPerDay: this.#o.mintPerPrincipalPerDay,
-          maxLive: profile.maxLivePerPrincipal,
-        },
-        this.#o.repeats.actors(access, "token.create")(),
-        minting.idempotency,
-      ),
+    const made = await this.#o.issuer.createToken(
+      {
+        ...minting.fresh,
+        id: newTokenId(),
+        tenant,
+        profile: profile.name,
+        principal: request.principal,
+        displayName,
+        description: request.description,
+        scopes,
+        audiences: [...new Set(request.audiences)],
+        allowedCidrs: request.allowedCidrs,
+        annotations: request.annotations,
+        createdBy: caller.provenance,
+      },
+      lifetime,
+      { ...this.#guard(access, profile), child: false, mustExist: this.#o.registeredTypes.includes(type) },
+      {
+        address: exempt ? "" : countedNetwork(caller.address, this.#o.ipv6PrefixLength),
+        perAddressPerHour: exempt ? 0 : this.#o.mintPerAddressPerHour,
+        perPrincipalPerDay: this.#o.mintPerPrincipalPerDay,
+        maxLive: profile.maxLivePerPrincipal,
+      },
+      this.#o.repeats.actors(access, "token.create")(),
+      minting.idempotency,
     );
     if (made.kind === "created") return { token: made.token, tokenString: minting.tokenString };
     return { token: made.token, tokenString: this.#again(made.token, made.salt, minting.idempotency) };

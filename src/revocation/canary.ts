@@ -4,10 +4,12 @@ import type { Keyring } from "../domain/keyring.ts";
 import type { Secret } from "../domain/secret.ts";
 import { mintTokenString, newTokenId } from "../domain/token-string.ts";
 import type { Events } from "../telemetry/events.ts";
+import type { AuthorityStore } from "./authority-store.ts";
 import type { Authority } from "./effect.ts";
 
 export interface CanaryDeps {
   readonly authority: Authority;
+  readonly issuer: Pick<AuthorityStore, "createToken">;
   readonly keyring: Keyring;
   readonly clock: Clock;
   readonly timers: Timers;
@@ -75,7 +77,7 @@ export class Canary {
   }
 
   async #issue(): Promise<{ tokenString: Secret; id: string }> {
-    const { authority, keyring } = this.#deps;
+    const { issuer, keyring } = this.#deps;
     const { tokenString, digest, hint } = mintTokenString(PREFIX, keyring.current);
     const id = newTokenId();
     const token = {
@@ -94,14 +96,12 @@ export class Canary {
       annotations: {},
       createdBy: "canary",
     };
-    await authority.issue((store) =>
-      store.createToken(
-        token,
-        { ttl: TTL_MS, maxTtl: TTL_MS },
-        { callerScopes: [], child: false, mustExist: false },
-        { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 },
-        ACTOR,
-      ),
+    await issuer.createToken(
+      token,
+      { ttl: TTL_MS, maxTtl: TTL_MS },
+      { callerScopes: [], child: false, mustExist: false },
+      { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 },
+      ACTOR,
     );
     return { tokenString, id };
   }

@@ -33,10 +33,6 @@ export class ChangeAuthority implements Authority {
     this.#effects = new AckWait(deps);
   }
 
-  issue<T>(work: (store: AuthorityStore) => Promise<T>): Promise<T> {
-    return work(this.#deps.store);
-  }
-
   async change<T>(work: Work<T | AppError>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
     const { value, effect } = await this.#change(work, options);
     if (value instanceof AppError) throw value;

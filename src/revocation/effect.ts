@@ -29,6 +29,4 @@ export interface Authority {
     work: (store: AuthorityStore) => Promise<Committed<T | AppError>>,
     options: WaitOptions,
   ): Promise<{ value: T; effect: Effect }>;
-  /** Issuing takes authority from nobody: there is nothing to wait for. */
-  issue<T>(work: (store: AuthorityStore) => Promise<T>): Promise<T>;
 }

@@ -1,4 +1,3 @@
-import type { Interceptor } from "@connectrpc/connect";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 
@@ -25,8 +24,6 @@ export interface Admission {
    * leaves.
    */
   enter(klass: AdmissionClass, weight: number, leftMs: number): (() => void) | Promise<() => void>;
-  /** The same around every RPC; the class of a call by its path and the weight of its message. */
-  readonly interceptor: Interceptor;
   /** Stops the sampling. */
   close(): void;
 }
@@ -86,24 +83,7 @@ export function createAdmission(options: AdmissionOptions): Admission {
       });
     });
   };
-  const interceptor: Interceptor = (next) => async (req) => {
-    if (req.stream) return next(req); // few, and limited per connection
-    const weight = "requests" in req.message ? (req.message.requests as readonly unknown[]).length : 1;
-    const klass = classOf(req.service.typeName, req.method.name);
-    const leave = await enter(klass, Math.max(1, weight), Number.POSITIVE_INFINITY);
-    try {
-      return await next(req);
-    } finally {
-      leave();
-    }
-  };
-  return { enter, interceptor, close: gate.close };
-}
-
-function classOf(service: string, method: string): AdmissionClass {
-  if (service === "grpc.health.v1.Health") return "health";
-  if (service === "sallyport.v1.TokenValidator") return "validate";
-  return /^(Revoke|Delete|Update)/.test(method) ? "revoke" : "admin";
+  return { enter, close: gate.close };
 }
 
 /** Slots of one kind, some of them for revocations only, and the short queue for them. */

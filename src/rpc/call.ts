@@ -1,17 +1,38 @@
 import { randomUUID } from "node:crypto";
 import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
+import type { Caller } from "../domain/caller.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import type { Access } from "../management/access.ts";
 import type { PageStart, Part } from "../management/ports.ts";
+import type { Method } from "./methods.ts";
+import type { Peer } from "./peer.ts";
 
-/** What is known of a call before its body: made by the gate, read by handlers and the access log. */
-export interface AdminCall {
-  readonly requestId: string;
-  readonly access?: Access;
+/** One call of the admin listener. The steps of `pipeline.ts` fill in the fields that are not readonly. */
+export interface Call {
+  readonly method: Method;
+  /** Every occurrence of a request header, joined. */
+  readonly header: (name: string) => string | null;
+  /** Its `authorization`, or the same from elsewhere in the request. */
+  readonly credential: () => string | null | Promise<string | null>;
+  /** Sets a header of the response. */
+  readonly respond?: (name: string, value: string) => void;
+  /** Monotonic time by which the caller wants its answer; undefined: none. */
+  readonly deadline: number | undefined;
+  /** Throws where the request is out of its bounds. */
+  validate: () => void | Promise<void>;
+  /** Monotonic time from which the call's duration counts. */
+  started: number;
+  /** First the socket's peer, then the client behind trusted proxies. */
+  peer: Peer;
+  requestId: string;
+  caller?: Caller;
+  access?: Access;
+  /** Gives the slot of admission back. */
+  leave?: () => void;
 }
 
-export const callKey: ContextKey<AdminCall | undefined> = createContextKey<AdminCall | undefined>(undefined, {
+export const callKey: ContextKey<Call | undefined> = createContextKey<Call | undefined>(undefined, {
   description: "call",
 });
 

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { Caller, Permission } from "../domain/caller.ts";
+import type { Caller } from "../domain/caller.ts";
 import type { Clock } from "../domain/clock.ts";
 import { NO_REQUIREMENT } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
@@ -7,56 +7,14 @@ import { sameSecret } from "../domain/mac.ts";
 import { addressAllowed } from "../domain/networks.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
+import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { type Reach, reachOf } from "../management/access.ts";
 import type { AuditLog } from "../management/ports.ts";
 import type { Events } from "../telemetry/events.ts";
 import type { Validate } from "../validation/validate.ts";
 import { bearerOf } from "./bearer.ts";
+import { type Method, methodOf } from "./methods.ts";
 import type { Peer } from "./peer.ts";
-
-/** Who may call an RPC without its permission: nobody, a session for itself, or any live token or session for itself. */
-type Own = "nobody" | "session" | "anyone";
-
-/** What an RPC needs. `open`: nothing at all. */
-export type PermissionRow = "open" | { readonly permission: Permission; readonly own: Own };
-
-const need = (permission: Permission, own: Own = "nobody"): PermissionRow => ({ permission, own });
-
-/** Method → permission. A method without a row is refused; a test walks every method of every service. */
-export const PERMISSIONS: Readonly<Record<string, PermissionRow>> = {
-  "sallyport.v1.TokenAdmin/CreateToken": need("sallyport.tokens.create", "session"),
-  "sallyport.v1.TokenAdmin/GetToken": need("sallyport.tokens.read", "anyone"),
-  "sallyport.v1.TokenAdmin/ListTokens": need("sallyport.tokens.read", "anyone"),
-  "sallyport.v1.TokenAdmin/UpdateToken": need("sallyport.tokens.create", "session"),
-  "sallyport.v1.TokenAdmin/RevokeToken": need("sallyport.tokens.revoke", "anyone"),
-  "sallyport.v1.TokenAdmin/RevokeTokens": need("sallyport.tokens.revoke", "anyone"),
-  "sallyport.v1.TokenAdmin/RotateToken": need("sallyport.tokens.create", "anyone"),
-  "sallyport.v1.PrincipalAdmin/CreatePrincipal": need("sallyport.principals.write"),
-  "sallyport.v1.PrincipalAdmin/GetPrincipal": need("sallyport.principals.write"),
-  "sallyport.v1.PrincipalAdmin/ListPrincipals": need("sallyport.principals.write"),
-  "sallyport.v1.PrincipalAdmin/UpdatePrincipal": need("sallyport.principals.write"),
-  "sallyport.v1.PrincipalAdmin/DeletePrincipal": need("sallyport.principals.write"),
-  "sallyport.v1.TenantAdmin/CreateTenant": need("sallyport.operator"),
-  "sallyport.v1.TenantAdmin/GetTenant": need("sallyport.operator"),
-  "sallyport.v1.TenantAdmin/ListTenants": need("sallyport.operator"),
-  "sallyport.v1.TenantAdmin/UpdateTenant": need("sallyport.operator"),
-  "sallyport.v1.AuditLog/ListAuditEvents": need("sallyport.audit.read"),
-  "sallyport.v1.TokenValidator/ValidateToken": need("sallyport.validate"),
-  "sallyport.v1.TokenValidator/BatchValidateTokens": need("sallyport.validate"),
-  "envoy.service.auth.v3.Authorization/Check": need("sallyport.validate"),
-  "grpc.health.v1.Health/Check": "open",
-  "grpc.health.v1.Health/List": "open",
-  "grpc.health.v1.Health/Watch": "open",
-  "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "open",
-  "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "open",
-};
-
-/** The row of a method; CALLER_FORBIDDEN where there is none: deny by default. */
-export function rowOf(method: string): PermissionRow {
-  const row = Object.hasOwn(PERMISSIONS, method) ? PERMISSIONS[method] : undefined;
-  if (row === undefined) throw new AppError("CALLER_FORBIDDEN", "this call is not offered");
-  return row;
-}
 
 export interface CallerDeps {
   readonly validate: Validate;
@@ -83,7 +41,7 @@ export interface RotatedCallers {
 }
 
 /** The one method in which a token that a rotation ended may still be a caller. */
-const ROTATE = "sallyport.v1.TokenAdmin/RotateToken";
+const ROTATE = methodOf(TokenAdmin.method.rotateToken);
 
 /** Turns a credential into a caller. */
 export class Callers {
@@ -99,7 +57,7 @@ export class Callers {
    * The caller behind a request of the admin listener. CALLER_UNAUTHENTICATED without a good credential; STORE_UNAVAILABLE
    * where its token can not be judged.
    */
-  async authenticate(peer: Peer, authorization: string | null, method: string, requestId: string): Promise<Caller> {
+  async authenticate(peer: Peer, authorization: string | null, method: Method, requestId: string): Promise<Caller> {
     const bearer = bearerOf(authorization);
     const address = peer.address;
     const direct = peer.from !== "remote";
@@ -124,14 +82,14 @@ export class Callers {
         {
           tenant: "default",
           action: "caller.break-glass",
-          target: `rpc:${method}`,
+          target: `rpc:${method.name}`,
           owner: "",
           outcome: "OK",
           metadata: {},
         },
       );
       // It is there for the day on which nothing else helps: each use is worth a look.
-      this.#deps.events.alarm("break_glass_used", { method, address, requestId });
+      this.#deps.events.alarm("break_glass_used", { method: method.name, address, requestId });
       return {
         kind: "break-glass",
         provenance: "break-glass",
@@ -197,9 +155,10 @@ export class Callers {
 }
 
 /** How far the caller reaches in this method; CALLER_FORBIDDEN where not at all. */
-export function permit(caller: Caller, row: Exclude<PermissionRow, "open">): Reach {
-  const own = row.own === "anyone" || (row.own === "session" && caller.kind === "session");
-  return reachOf(caller, row.permission, own);
+export function permit(caller: Caller, { permission, own }: Method): Reach {
+  if (permission === "open" || permission === "trusted peer")
+    throw new AppError("CALLER_FORBIDDEN", "no credential opens this call");
+  return reachOf(caller, permission, own === "anyone" || (own === "session" && caller.kind === "session"));
 }
 
 /** What a caller on this machine, which has no network address, counts as. */

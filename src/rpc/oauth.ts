@@ -42,7 +42,7 @@ export function oauthFailure(error: unknown): HttpAnswer {
       return oauthError(403, "insufficient_scope", "the caller lacks the permission");
     case "INVALID_FIELD":
     case "UNDECODABLE":
-      return oauthError(400, "invalid_request", "the request is not well-formed");
+      return oauthError(400, "invalid_request", (error as AppError).message);
     case "INTERNAL":
       return oauthError(500, "server_error", "internal error");
     default:

@@ -1,7 +1,6 @@
-import { create, createRegistry, isMessage } from "@bufbuild/protobuf";
+import { create, createRegistry, type DescMessage, type Message } from "@bufbuild/protobuf";
 import { isReflectMessage, pathToString, type ReflectMessage, reflect } from "@bufbuild/protobuf/reflect";
 import { createValidator } from "@bufbuild/protovalidate";
-import type { Interceptor } from "@connectrpc/connect";
 import { AppError, invalidField } from "../domain/errors.ts";
 import { file_sallyport_v1_audit_log } from "../gen/sallyport/v1/audit_log_pb.ts";
 import { file_sallyport_v1_principal_admin } from "../gen/sallyport/v1/principal_admin_pb.ts";
@@ -9,10 +8,10 @@ import { file_sallyport_v1_tenant_admin } from "../gen/sallyport/v1/tenant_admin
 import { CreateTokenRequestSchema, file_sallyport_v1_token_admin } from "../gen/sallyport/v1/token_admin_pb.ts";
 
 /**
- * Checks every request of the admin listener against the bounds in its `.proto`. A request out of bounds is INVALID_FIELD,
- * with each field and its bound, and without its value. The first check compiles the rules: it is made here, at start.
+ * Checks a request of the admin listener against the bounds in its `.proto`. One that is out of bounds is INVALID_FIELD, with
+ * each field and its bound, and without its value. The rules are compiled here, at start.
  */
-export function validateRequest(): Interceptor {
+export function requestValidator(): (input: DescMessage, message: Message) => void {
   const registry = createRegistry(
     file_sallyport_v1_audit_log,
     file_sallyport_v1_principal_admin,
@@ -21,23 +20,21 @@ export function validateRequest(): Interceptor {
   );
   const validator = createValidator({ registry });
   validator.validate(CreateTokenRequestSchema, create(CreateTokenRequestSchema));
-  return (next) => async (req) => {
-    if (!req.stream && isMessage(req.message) && req.method.input.file.proto.package === "sallyport.v1") {
-      const result = validator.validate(req.method.input, req.message);
-      if (result.kind === "error") throw result.error;
-      if (result.kind === "invalid") {
-        const violations = result.violations.map((violation) => ({
-          // Without keys of maps: those are values of the request.
-          field: pathToString(violation.field.filter(({ kind }) => kind !== "map_sub")) || "request",
-          description: violation.message,
-        }));
-        const [first] = violations;
-        throw new AppError("INVALID_FIELD", `${first?.field}: ${first?.description}`, { violations });
-      }
-      const bad = fieldWithNul(reflect(req.method.input, req.message));
-      if (bad !== undefined) throw invalidField(bad, "must not hold the character NUL");
+  return (input, message) => {
+    if (input.file.proto.package !== "sallyport.v1") return;
+    const result = validator.validate(input, message);
+    if (result.kind === "error") throw result.error;
+    if (result.kind === "invalid") {
+      const violations = result.violations.map((violation) => ({
+        // Without keys of maps: those are values of the request.
+        field: pathToString(violation.field.filter(({ kind }) => kind !== "map_sub")) || "request",
+        description: violation.message,
+      }));
+      const [first] = violations;
+      throw new AppError("INVALID_FIELD", `${first?.field}: ${first?.description}`, { violations });
     }
-    return next(req);
+    const bad = fieldWithNul(reflect(input, message));
+    if (bad !== undefined) throw invalidField(bad, "must not hold the character NUL");
   };
 }
 

@@ -4,7 +4,7 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { TokenValidator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { bootstrap } from "../../src/postgres/first-admin.ts";
-import { PERMISSIONS } from "../../src/rpc/caller.ts";
+import { ALL_METHODS } from "../../src/rpc/methods.ts";
 import { folder, freshKeyring, run } from "../support/program.ts";
 import { failure, migratedDatabase, outcome, type Protocol, TestSallyport } from "../support/sallyport.ts";
 
@@ -35,14 +35,18 @@ afterAll(async () => {
   place.remove();
 });
 
+/** The RPCs of the admin listener that need a credential, by name. */
+const ADMIN_RPCS = new Map(
+  ALL_METHODS.filter(({ listener, permission }) => listener === "admin" && permission !== "open").map((method) => [
+    method.name,
+    method,
+  ]),
+);
+
 const PROTOCOLS: readonly Protocol[] = ["connect-json", "connect", "grpc", "grpc-web"];
 
 describe("without a good credential", () => {
-  const rpcs = Object.entries(PERMISSIONS).filter(
-    ([method, row]) => row !== "open" && method.startsWith("sallyport.") && !method.includes("TokenValidator"),
-  );
-
-  test.each(rpcs.map(([method]) => method))(
+  test.each([...ADMIN_RPCS.keys()])(
     "%s is UNAUTHENTICATED with a challenge, by every wrong credential",
     async (method) => {
       const { tokenString, id } = await sallyport.createToken();
@@ -107,11 +111,11 @@ describe("without a good credential", () => {
 describe("with a live token that lacks the permission", () => {
   test("every call that is not for oneself is PERMISSION_DENIED, and says which permission is missing", async () => {
     const weak = (await sallyport.callerWith(["sallyport.reasons"])).tokenString;
-    for (const [method, row] of Object.entries(PERMISSIONS)) {
-      if (row === "open" || row.own === "anyone" || !/^sallyport.*Admin|AuditLog/.test(method)) continue;
-      const response = await sallyport.post("admin", `/${method}`, {}, { authorization: `Bearer ${weak}` });
-      expect(response.status, method).toBe(403);
-      expect(await response.text()).toContain(row.permission);
+    for (const { name, path, own, permission } of ADMIN_RPCS.values()) {
+      if (own === "anyone") continue;
+      const response = await sallyport.post("admin", path, {}, { authorization: `Bearer ${weak}` });
+      expect(response.status, name).toBe(403);
+      expect(await response.text()).toContain(permission);
     }
   });
 

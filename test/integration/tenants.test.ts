@@ -1,7 +1,7 @@
 import { ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
-import { PERMISSIONS } from "../../src/rpc/caller.ts";
+import { ALL_METHODS } from "../../src/rpc/methods.ts";
 import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
 
 /*
@@ -89,10 +89,9 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
 };
 
 test("the matrix has every RPC of the admin listener", () => {
-  const methods = Object.entries(PERMISSIONS)
-    .filter(([method, row]) => row !== "open" && method.startsWith("sallyport.") && !method.includes("TokenValidator"))
-    .map(([method]) => method.replace("sallyport.v1.", ""));
-  expect(Object.keys(CALLS).sort()).toEqual(methods.sort());
+  const methods = ALL_METHODS.filter(({ listener, permission }) => listener === "admin" && permission !== "open");
+  const names = new Set(methods.map(({ name }) => name.replace("sallyport.v1.", "")));
+  expect(Object.keys(CALLS).sort()).toEqual([...names].sort());
 });
 
 let counter = 0;
@@ -199,4 +198,27 @@ test("two principals of one name in two tenants are two: a cut of one leaves the
   await sallyport.admin.tokens.revokeTokens({ tenant: "acme", principal: "bot:mine" });
   expect(await sallyport.verdict(here.token.tokenString)).toBe("INVALID_TOKEN");
   expect(await sallyport.verdict(there.token.tokenString)).toBe("ALLOW");
+});
+
+test.each(Object.keys(CALLS))("%s is audited, and repeated, as its row in the table of methods says", async (call) => {
+  const { audit, repeat } = ALL_METHODS.find(({ name }) => name === `sallyport.v1.${call}`)!;
+  const principal = `bot:audited-${Object.keys(CALLS).indexOf(call)}`;
+  await sallyport.registered(principal, "acme");
+  const of = await fresh("acme", principal);
+  const caller = await sallyport.callerWith(["sallyport.operator"]);
+  const by = sallyport.as(caller.tokenString);
+  const made = ++counter;
+  await CALLS[call]!(by, of, made);
+  const written = await sallyport.sql<{ action: string }>(
+    "select distinct action from sallyport.audit where actor = $1",
+    [`token:${caller.token.hint}`],
+  );
+  expect(written.filter(({ action }) => !audit.includes(action))).toEqual([]);
+  expect(written.length > 0).toBe(audit.length > 0);
+  const again = await CALLS[call]!(by, of, made).then(
+    () => "OK",
+    (error) => ConnectError.from(error).findDetails(ErrorInfoSchema)[0]?.reason,
+  );
+  if (repeat === "exists") expect(again).toMatch(/_EXISTS$/);
+  if (repeat === "read" || repeat === "same") expect(again).toBe("OK");
 });

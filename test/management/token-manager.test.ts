@@ -12,7 +12,7 @@ function manager() {
   const seen: MintLimits[] = [];
   const { current, keys } = freshKeyring();
   const keyring = new Keyring(current, keys);
-  const store = {
+  const issuer = {
     createToken: async (_token: unknown, _lifetime: unknown, _guard: unknown, limits: MintLimits) => {
       seen.push(limits);
       return { kind: "created", token: {} };
@@ -21,7 +21,8 @@ function manager() {
   const tokens = new TokenManager({
     store: {} as never,
     repeats: new Repeats({ clock: { mono: () => 0 }, timers: {} as never, audit: {} as never, events: {} as never }),
-    authority: { issue: (work: (store: never) => unknown) => work(store as never) } as never,
+    authority: {} as never,
+    issuer: issuer as never,
     keyring,
     profiles: new Map(BUILT_IN_PROFILES.map((profile) => [profile.name, profile])),
     registeredTypes: ["bot"],

@@ -1,33 +1,15 @@
-import type { DescService } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import type { Caller } from "../../src/domain/caller.ts";
 import { AppError } from "../../src/domain/errors.ts";
 import { Secret } from "../../src/domain/secret.ts";
-import { Authorization } from "../../src/gen/envoy/service/auth/v3/external_auth_pb.ts";
-import { Health } from "../../src/gen/grpc/health/v1/health_pb.ts";
-import { ServerReflection } from "../../src/gen/grpc/reflection/v1/reflection_pb.ts";
-import { ServerReflection as ServerReflectionAlpha } from "../../src/gen/grpc/reflection/v1alpha/reflection_pb.ts";
-import { AuditLog } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
-import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
-import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
-import { TokenValidator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
-import { Callers, PERMISSIONS, permit, rowOf } from "../../src/rpc/caller.ts";
+import { Callers, permit } from "../../src/rpc/caller.ts";
+import { ALL_METHODS, methodOf, REVOKE_ENDPOINT } from "../../src/rpc/methods.ts";
 import type { Peer } from "../../src/rpc/peer.ts";
 import type { ValidationResult } from "../../src/validation/validate.ts";
 import { snapshot } from "../support/token-snapshot.ts";
 
-const SERVICES: readonly DescService[] = [
-  TokenAdmin,
-  PrincipalAdmin,
-  TenantAdmin,
-  AuditLog,
-  TokenValidator,
-  Authorization,
-  Health,
-  ServerReflection,
-  ServerReflectionAlpha,
-];
+const RPCS = ALL_METHODS.filter(({ path }) => !path.startsWith("/v1/"));
 
 const caller = (kind: Caller["kind"], scopes: string[], principal = "user:ann"): Caller => ({
   kind,
@@ -39,36 +21,33 @@ const caller = (kind: Caller["kind"], scopes: string[], principal = "user:ann"):
   direct: true,
 });
 
-describe("the table of permissions", () => {
-  test("every method of every service has a row, and no row stands for a method that is not there", () => {
-    const methods = SERVICES.flatMap((service) => service.methods.map(({ name }) => `${service.typeName}/${name}`));
-    expect(Object.keys(PERMISSIONS).sort()).toEqual(methods.sort());
-  });
-
-  test("only health and reflection are open", () => {
-    const open = Object.keys(PERMISSIONS).filter((method) => PERMISSIONS[method] === "open");
-    expect(open.every((method) => method.startsWith("grpc."))).toBe(true);
-  });
-
-  test("a method without a row is refused, also one that is named like a part of every object", () => {
-    for (const method of ["sallyport.v1.TokenAdmin/Dump", "constructor", "__proto__", "toString", ""]) {
-      expect(() => rowOf(method)).toThrow(expect.objectContaining({ reason: "CALLER_FORBIDDEN" }));
+/** The calls that are open to a caller, with its reach. */
+const reached = (by: Caller) =>
+  RPCS.flatMap((method) => {
+    try {
+      return [`${method.name.split("/")[1]}:${permit(by, method)}`];
+    } catch {
+      return [];
     }
   });
 
+describe("the table of permissions", () => {
+  test("only health and reflection are open, and Check is for trusted peers alone", () => {
+    const named = (permission: string) => RPCS.filter((one) => one.permission === permission).map(({ name }) => name);
+    expect(named("open").every((name) => name.startsWith("grpc."))).toBe(true);
+    expect(named("open")).toHaveLength(5);
+    expect(named("trusted peer")).toEqual(["envoy.service.auth.v3.Authorization/Check"]);
+  });
+
+  test("an endpoint has the permission of the RPC that does the same", () => {
+    const { permission, own, name } = methodOf(TokenAdmin.method.revokeToken);
+    expect(REVOKE_ENDPOINT).toMatchObject({ permission, own, name });
+  });
+
   test("without any scope, a token reaches only what is its own, a session its own mints too, a certificate nothing", () => {
-    const reached = (kind: Caller["kind"], principal: string) =>
-      Object.entries(PERMISSIONS).flatMap(([method, row]) => {
-        if (row === "open") return [];
-        try {
-          return [`${method.split("/")[1]}:${permit(caller(kind, [], principal), row)}`];
-        } catch {
-          return [];
-        }
-      });
     const own = ["GetToken:own", "ListTokens:own", "RevokeToken:own", "RevokeTokens:own", "RotateToken:own"];
-    expect(reached("token", "user:ann")).toEqual(own);
-    expect(reached("session", "user:ann")).toEqual([
+    expect(reached(caller("token", []))).toEqual(own);
+    expect(reached(caller("session", []))).toEqual([
       "CreateToken:own",
       "GetToken:own",
       "ListTokens:own",
@@ -77,19 +56,11 @@ describe("the table of permissions", () => {
       "RevokeTokens:own",
       "RotateToken:own",
     ]);
-    expect(reached("mtls", "")).toEqual([]);
+    expect(reached(caller("mtls", [], ""))).toEqual([]);
   });
 
   test("a permission opens the calls it is for, in the caller's tenant, and no other; operator opens all, everywhere", () => {
-    const opened = (scope: string) =>
-      Object.entries(PERMISSIONS).flatMap(([method, row]) => {
-        if (row === "open") return [];
-        try {
-          return [`${method.split("/")[1]}:${permit(caller("mtls", [scope], ""), row)}`];
-        } catch {
-          return [];
-        }
-      });
+    const opened = (scope: string) => reached(caller("mtls", [scope], ""));
     const principals = ["Create", "Get", "List", "Update", "Delete"].map((verb) =>
       verb === "List" ? "ListPrincipals:tenant" : `${verb}Principal:tenant`,
     );
@@ -102,17 +73,13 @@ describe("the table of permissions", () => {
     expect(opened("sallyport.tokens.revoke")).toEqual(["RevokeToken:tenant", "RevokeTokens:tenant"]);
     expect(opened("sallyport.principals.write")).toEqual(principals);
     expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant"]);
-    expect(opened("sallyport.validate")).toEqual([
-      "ValidateToken:tenant",
-      "BatchValidateTokens:tenant",
-      "Check:tenant",
-    ]);
+    expect(opened("sallyport.validate")).toEqual(["ValidateToken:tenant", "BatchValidateTokens:tenant"]);
     expect(opened("sallyport.reasons")).toEqual([]);
     expect(opened("repo:*")).toEqual([]);
     expect(opened("sallyport.admin").some((method) => method.includes("Tenant"))).toBe(false);
-    expect(opened("sallyport.admin")).toHaveLength(16);
+    expect(opened("sallyport.admin")).toHaveLength(15);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
-    expect(opened("sallyport.operator")).toHaveLength(20);
+    expect(opened("sallyport.operator")).toHaveLength(19);
   });
 });
 
@@ -139,7 +106,7 @@ describe("who calls", () => {
   const refused: ValidationResult = { verdict: "INVALID_TOKEN", tier: "none" };
   const secret = "b".repeat(32);
   const ask = (of: Callers, authorization: string | null, peer = here) =>
-    of.authenticate(peer, authorization, "sallyport.v1.TokenAdmin/GetToken", "r");
+    of.authenticate(peer, authorization, methodOf(TokenAdmin.method.getToken), "r");
 
   test("without a credential nobody; an unset break-glass secret is not the empty one", async () => {
     for (const header of [null, "", "Bearer ", "Bearer", "Basic eDp5", "Bearer a b", "Bearer a, Bearer b"]) {

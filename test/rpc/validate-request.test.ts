@@ -1,29 +1,22 @@
-import { create, type DescMethodUnary, type Message } from "@bufbuild/protobuf";
-import type { UnaryRequest } from "@connectrpc/connect";
+import { create, type DescMethodUnary } from "@bufbuild/protobuf";
 import { describe, expect, test } from "vitest";
 import { Health } from "../../src/gen/grpc/health/v1/health_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
-import { validateRequest } from "../../src/rpc/validate-request.ts";
+import { requestValidator } from "../../src/rpc/validate-request.ts";
 
-const interceptor = validateRequest();
-/** Sends a request through; what it was refused for, or whether it got to the handler. */
+const checkBounds = requestValidator();
+/** Checks a request: what it was refused for, or that it arrives at the handler. */
 async function send(method: DescMethodUnary, init: object) {
-  const message = create(method.input, init as never) as Message;
-  let arrived = false;
-  const request = { stream: false, message, method } as unknown as UnaryRequest;
   try {
-    await interceptor(async () => {
-      arrived = true;
-      return {} as never;
-    })(request);
-    return { arrived, violations: [] as { field: string; description: string }[] };
+    checkBounds(method.input, create(method.input, init as never));
+    return { arrived: true, violations: [] as { field: string; description: string }[] };
   } catch (error) {
     const {
       reason,
       violations,
       message: text,
     } = error as { reason: string; violations: { field: string; description: string }[]; message: string };
-    return { arrived, reason, violations, text };
+    return { arrived: false, reason, violations, text };
   }
 }
 const createToken = (init: object) =>

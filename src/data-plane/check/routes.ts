@@ -1,10 +1,11 @@
 import type { Clock } from "../../domain/clock.ts";
+import { Authorization } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { http, type Reply } from "../../http2/unary/reply.ts";
 import type { Failure, Handler, UnaryCall, UnaryRoute } from "../../http2/unary/routes.ts";
-import { rpcLimits } from "../../listen/limits.ts";
 import type { Admission } from "../../rpc/admission.ts";
 import { requestIdFrom } from "../../rpc/call.ts";
 import type { HttpAnswer } from "../../rpc/http-answer.ts";
+import { CHECK_ENDPOINT, INTROSPECT_ENDPOINT, type Method, methodOf } from "../../rpc/methods.ts";
 import { oauthFailure } from "../../rpc/oauth.ts";
 import type { Peer } from "../../rpc/peer.ts";
 import type { Validate } from "../../validation/validate.ts";
@@ -27,50 +28,45 @@ export interface CheckRoutesDeps {
   readonly failed: (method: string, requestId: string, error: unknown, address: string) => void;
 }
 
-const CHECK = "/envoy.service.auth.v3.Authorization/Check";
-const HTTP_CHECK = "/v1/check/";
-const INTROSPECT = "/v1/introspect";
-const FORM_BYTES = 64 * 1024;
-const HTTP_CHECK_MS = 150;
-const INTROSPECT_MS = 2_000;
+const CHECK = methodOf(Authorization.method.check);
 /** What is left of a deadline for the way back. */
 const WAY_BACK_MS = 5;
 
 /** What proxies ask: Envoy's Check, the HTTP check, and introspection. */
 export function checkRoutes(deps: CheckRoutesDeps): { exact: [string, UnaryRoute][]; prefix: [string, UnaryRoute][] } {
-  const { readMaxBytes, deadlineMs } = rpcLimits(CHECK);
   const check: UnaryRoute = {
     handler: checkHandler(deps),
-    maxMessage: readMaxBytes,
-    deadlineMs,
+    ...limitsOf(CHECK),
     failed: checkFailed(deps),
   };
   const httpCheck: UnaryRoute = {
     kind: "http",
     handler: httpCheckHandler(deps),
     byHead: true,
-    maxMessage: FORM_BYTES,
-    deadlineMs: HTTP_CHECK_MS,
+    ...limitsOf(CHECK_ENDPOINT),
     failed: (call, kind) => plain(deps.httpCheck.refuse(call.path, whyOf(kind))),
   };
   const introspection: UnaryRoute = {
     kind: "http",
     handler: introspectHandler(deps),
-    maxMessage: FORM_BYTES,
-    deadlineMs: INTROSPECT_MS,
+    ...limitsOf(INTROSPECT_ENDPOINT),
   };
   return {
     exact: [
-      [CHECK, check],
-      [INTROSPECT, introspection],
+      [CHECK.path, check],
+      [INTROSPECT_ENDPOINT.path, introspection],
     ],
-    prefix: [[HTTP_CHECK, httpCheck]],
+    prefix: [[CHECK_ENDPOINT.path, httpCheck]],
   };
+}
+
+function limitsOf({ limits }: Method): Pick<UnaryRoute, "maxMessage" | "deadlineMs"> {
+  return { maxMessage: limits.readMaxBytes, deadlineMs: limits.deadlineMs };
 }
 
 function checkHandler(deps: CheckRoutesDeps): Handler {
   const { authz, callers } = deps;
-  const answered = deps.answered(CHECK.slice(1));
+  const answered = deps.answered(CHECK.name);
   return (message, call) => {
     if (call.protocol === "connect-json") return http(415, []);
     const encoded = authz.check(message, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
@@ -96,7 +92,7 @@ function whyOf(kind: Failure): "undetermined" | "undecodable" {
 
 function httpCheckHandler(deps: CheckRoutesDeps): Handler {
   const { httpCheck, callers } = deps;
-  const answered = deps.answered("http-check");
+  const answered = deps.answered(CHECK_ENDPOINT.name);
   return (_body, call) => {
     const question = { path: call.path, method: call.method, headers: call.rawHeaders() };
     const answer = httpCheck.check(question, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
@@ -108,7 +104,7 @@ function httpCheckHandler(deps: CheckRoutesDeps): Handler {
 }
 
 function introspectHandler(deps: CheckRoutesDeps): Handler {
-  const answered = deps.answered("introspect");
+  const answered = deps.answered(INTROSPECT_ENDPOINT.name);
   return async (body, call) => {
     if (call.method !== "POST") return http(405, [["allow", "POST"]]);
     try {
@@ -119,7 +115,7 @@ function introspectHandler(deps: CheckRoutesDeps): Handler {
       return plain(answer);
     } catch (error) {
       const requestId = requestIdFrom(call.metadata("x-request-id"));
-      deps.failed("introspect", requestId, error, deps.peerOf(call).address);
+      deps.failed(INTROSPECT_ENDPOINT.name, requestId, error, deps.peerOf(call).address);
       return plain(oauthFailure(error));
     }
   };

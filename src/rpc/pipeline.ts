@@ -1,0 +1,181 @@
+import { ConnectError, type HandlerContext, type Interceptor } from "@connectrpc/connect";
+import type { Clock } from "../domain/clock.ts";
+import { AppError } from "../domain/errors.ts";
+import { rankOf } from "../domain/rights.ts";
+import type { CallLine } from "../telemetry/events.ts";
+import type { Admission } from "./admission.ts";
+import { type Call, callKey, requestIdFrom } from "./call.ts";
+import { type Callers, permit } from "./caller.ts";
+import type { TrustedProxies } from "./client-address.ts";
+import type { DenialAudit } from "./denial-audit.ts";
+import { asAppError, from, levelOf, statusName, toConnectError } from "./errors.ts";
+import { methodOf } from "./methods.ts";
+import { peerKey } from "./peer.ts";
+import { requestValidator } from "./validate-request.ts";
+
+export interface PipelineDeps {
+  readonly clock: Clock;
+  readonly proxies: TrustedProxies;
+  readonly callers: Callers;
+  readonly admission: Admission;
+  readonly called: (line: CallLine) => void;
+  readonly denials: DenialAudit;
+}
+
+/** Does one thing to a call, or refuses it by throwing. */
+type Step = (call: Call, deps: PipelineDeps) => void | Promise<void>;
+/** Notes how a call ended; `thrown` is undefined where all went well. */
+type Ending = (call: Call, deps: PipelineDeps, thrown: unknown) => void;
+
+// What happens to every call of the admin listener, in this order. A step that refuses is the last one: none of the next
+// runs, except the endings.
+
+const BEFORE_BODY: readonly Step[] = [
+  identify, // first: every refusal and every log line names the request and the client's address
+  authenticate, // before the body is read: the bytes of a stranger are not worth it
+  authorize, // before the body, too: the method alone decides, and nobody learns from a decoder's errors
+];
+const BEFORE_HANDLER: readonly Step[] = [
+  admit, // before any work: a call that is shed has cost little and changed nothing
+  validate, // before the handler: it sees only requests within their bounds
+];
+const ENDINGS: readonly Ending[] = [
+  leave, // first: the slot is free while the rest is written
+  log, // every outcome, also the refusals of the steps above
+  auditDenial, // last: needs nothing but a caller, and never delays or changes the answer
+];
+
+function identify(call: Call, { proxies }: PipelineDeps): void {
+  call.requestId = requestIdFrom(call.header("x-request-id"));
+  call.peer = proxies.behind(call.peer, call.header("x-forwarded-for"));
+}
+
+async function authenticate(call: Call, { callers, clock }: PipelineDeps): Promise<void> {
+  if (call.method.permission === "open") return;
+  call.caller = await callers.authenticate(call.peer, await call.credential(), call.method, call.requestId);
+  const { expireTime } = call.caller;
+  // An administrator's token cannot prolong itself: its end is told in time to make another.
+  if (expireTime !== undefined && expireTime - clock.wall() <= SOON_MS && rankOf(call.caller) !== "other")
+    call.respond?.("sallyport-token-ends", new Date(expireTime).toISOString());
+}
+
+const SOON_MS = 14 * 86_400_000;
+
+function authorize(call: Call): void {
+  const { method, requestId, deadline } = call;
+  if (method.permission === "open") return;
+  const caller = call.caller!;
+  call.access = { caller, reach: permit(caller, method), requestId, deadline };
+}
+
+async function admit(call: Call, { admission }: PipelineDeps): Promise<void> {
+  const klass = call.method.admission;
+  if (klass !== "none") call.leave = await admission.enter(klass, 1, Number.POSITIVE_INFINITY);
+}
+
+function validate(call: Call): void | Promise<void> {
+  return call.validate();
+}
+
+function leave(call: Call): void {
+  call.leave?.();
+}
+
+function log(call: Call, { clock, called }: PipelineDeps, thrown: unknown): void {
+  const { requestId, caller, method, peer } = call;
+  const seconds = (clock.mono() - call.started) / 1000;
+  const line = { requestId, method: method.name, actor: caller?.provenance, seconds };
+  if (thrown === undefined) called({ ...line, code: "OK", level: "info" });
+  else if (thrown instanceof ConnectError) called({ ...line, code: statusName(thrown), level: "info" });
+  else {
+    const { reason, cause } = asAppError(thrown);
+    called({
+      ...line,
+      code: statusName(toConnectError(thrown)),
+      reason,
+      ...from(reason, peer.address),
+      level: levelOf(reason),
+      cause,
+    });
+  }
+}
+
+function auditDenial({ caller, requestId, method }: Call, { denials }: PipelineDeps, thrown: unknown): void {
+  if (caller === undefined || thrown === undefined || thrown instanceof ConnectError) return;
+  const { reason } = asAppError(thrown);
+  if (reason === "CALLER_FORBIDDEN" || reason === "RIGHTS_EXCEEDED")
+    denials.record({ caller, reach: "own", requestId }, method.name, reason);
+}
+
+/** Takes calls through the steps: RPCs by Connect's two hooks, HTTP endpoints by `begin` and `finish`. */
+export class Pipeline {
+  readonly #deps: PipelineDeps;
+  readonly #checkBounds = requestValidator();
+
+  constructor(deps: PipelineDeps) {
+    this.#deps = deps;
+  }
+
+  /** The steps before the body. */
+  begin(call: Call): Promise<void> {
+    return this.#through(call, BEFORE_BODY, async () => {});
+  }
+
+  /** The steps before the handler, the handler, and the endings. */
+  async finish<T>(call: Call, handler: () => Promise<T>): Promise<T> {
+    const result = await this.#through(call, BEFORE_HANDLER, handler);
+    this.#end(call, undefined);
+    return result;
+  }
+
+  async #through<T>(call: Call, steps: readonly Step[], then: () => Promise<T>): Promise<T> {
+    try {
+      for (const step of steps) await step(call, this.#deps);
+      return await then();
+    } catch (thrown) {
+      this.#end(call, thrown);
+      throw thrown;
+    }
+  }
+
+  #end(call: Call, thrown: unknown): void {
+    for (const ending of ENDINGS) ending(call, this.#deps, thrown);
+  }
+
+  /** Runs after the headers of an RPC and before its body. */
+  readonly gate = async (context: HandlerContext): Promise<void> => {
+    const started = this.#deps.clock.mono();
+    const left = context.timeoutMs();
+    const header = (name: string) => context.requestHeader.get(name);
+    const call: Call = {
+      method: methodOf(context.method),
+      started,
+      deadline: left === undefined ? undefined : started + left,
+      peer: context.values.get(peerKey),
+      requestId: "",
+      header,
+      credential: () => header("authorization"),
+      validate: () => {},
+      respond: (name, value) => context.responseHeader.set(name, value),
+    };
+    context.values.set(callKey, call);
+    await this.begin(call).catch((thrown) => {
+      throw toConnectError(thrown, call.requestId);
+    });
+  };
+
+  /** Runs around the handler of an RPC that passed the gate, with its decoded message. */
+  readonly interceptor: Interceptor = (next) => async (req) => {
+    const call = req.contextValues.get(callKey);
+    if (call === undefined) throw new AppError("INTERNAL", "a call went past the gate");
+    call.started = this.#deps.clock.mono(); // the time that a client takes to send its body is not ours
+    if (!req.stream) call.validate = () => this.#checkBounds(req.method.input, req.message);
+    try {
+      const response = await this.finish(call, () => next(req));
+      response.header.set("x-request-id", call.requestId);
+      return response;
+    } catch (thrown) {
+      throw toConnectError(thrown, call.requestId);
+    }
+  };
+}
