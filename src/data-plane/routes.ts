@@ -2,7 +2,7 @@ import { ConnectError } from "@connectrpc/connect";
 import type { Clock } from "../domain/clock.ts";
 import { Health as HealthDesc } from "../gen/grpc/health/v1/health_pb.ts";
 import { TokenValidator } from "../gen/sallyport/v1/token_validator_pb.ts";
-import { type Failures, prepareFailures, type WireFailure } from "../http2/unary/failures.ts";
+import { type Failures, prepareFailures } from "../http2/unary/failures.ts";
 import { connectError, connectMessage, grpcMessage, grpcStatus, http, type Reply } from "../http2/unary/reply.ts";
 import type { Handler, Routes, UnaryCall, UnaryRoute } from "../http2/unary/routes.ts";
 import { whyUnknown } from "../listen/wrong-listener.ts";
@@ -12,7 +12,7 @@ import { encodedError, toConnectError } from "../rpc/errors.ts";
 import { type Health, healthBytes } from "../rpc/health.ts";
 import { type Method, methodOf } from "../rpc/methods.ts";
 import type { Peer } from "../rpc/peer.ts";
-import { type WireFault, wireError } from "../rpc/transport-errors.ts";
+import { wireError } from "../rpc/transport-errors.ts";
 import { type CheckRoutesDeps, checkRoutes } from "./check/routes.ts";
 import type { DataCallers } from "./data-caller.ts";
 import { preparedReply } from "./prepared-reply.ts";
@@ -37,19 +37,8 @@ const VALIDATE = methodOf(TokenValidator.method.validateToken);
 const BATCH = methodOf(TokenValidator.method.batchValidateTokens);
 const HEALTH = methodOf(HealthDesc.method.check);
 
-/** What the HTTP/2 server calls its failures, in the words of the other listeners. */
-const FAULTS: Readonly<Record<WireFailure, WireFault>> = {
-  undecodable: "undecodable",
-  oversized: "too_large",
-  compressed: "encoding",
-  deadline: "deadline",
-  overloaded: "overloaded",
-  internal: "internal",
-  cardinality: "cardinality",
-  "unknown-method": "unknown_method",
-};
 const PREPARED = prepareFailures((failure, protocol) => {
-  const error = wireError(FAULTS[failure]);
+  const error = wireError(failure);
   if (failure === "compressed")
     error.metadata.set(protocol === "grpc" ? "grpc-accept-encoding" : "accept-encoding", "identity");
   return errorReply({ protocol }, error);
@@ -58,9 +47,8 @@ const FAILURES: Failures = {
   ...PREPARED,
   unknown: (path, protocol) => {
     const message = whyUnknown(path, "data");
-    if (protocol === "grpc") return errorReply({ protocol }, wireError("unknown_method", { message }));
-    const body = Buffer.from(JSON.stringify({ code: "unimplemented", message }));
-    return http(404, [["content-type", "application/json"]], body);
+    const reply = errorReply({ protocol }, wireError("unknown_method", { message }));
+    return protocol === "grpc" ? reply : http(404, [["content-type", "application/json"]], reply.body);
   },
 };
 

@@ -10,12 +10,12 @@ import {
   codeOf,
   faultOf,
   messageOf,
+  type TransportFailure,
   violationOf,
-  type WireFault,
   type WireMore,
   wireError,
 } from "../rpc/transport-errors.ts";
-import { answer, answerGrpc } from "./guard.ts";
+import { answer, answerError } from "./guard.ts";
 import { connectionOf, type HttpHandler, type HttpRequest, type HttpResponse, peerOf } from "./peers.ts";
 import {
   type BodyRules,
@@ -45,11 +45,11 @@ export interface RefusedCall {
   /** `sallyport.v1.TokenAdmin/GetToken` */
   readonly method: string;
   readonly requestId: string;
-  readonly fault: WireFault;
+  readonly fault: TransportFailure;
   readonly error: ConnectError;
 }
 
-type Refuse = (fault: WireFault, more?: WireMore) => Promise<UniversalServerResponse>;
+type Refuse = (fault: TransportFailure, more?: WireMore) => Promise<UniversalServerResponse>;
 
 /** Connect parses the URL that it is given; what the peer calls us stays out of it. */
 const ORIGIN = "http://sallyport";
@@ -81,8 +81,7 @@ export function connectHandler(options: ConnectListenerOptions): HttpHandler {
 /** The answer to a path that nothing serves: 404, or UNIMPLEMENTED to a gRPC client. It says who does serve it. */
 export const unknownPath: HttpHandler = (req, res) => {
   const message = whyUnknown(req.url!, peerOf(req).listener);
-  if (!answerGrpc(req, res, wireError("unknown_method", { message })))
-    answer(res, 404, { code: "unimplemented", message });
+  answerError(req, res, 404, wireError("unknown_method", { message }));
 };
 
 /** What an RPC takes, for whoever came with another content type or none. */
@@ -97,7 +96,7 @@ async function serve(
   query: string,
   req: HttpRequest,
   res: HttpResponse,
-  early?: WireFault,
+  early?: TransportFailure,
 ): Promise<void> {
   if ("stream" in req) {
     // A stream that was opened and reset in one breath costs nothing more than this.
@@ -107,7 +106,8 @@ async function serve(
   if (req.method === "POST" && !route.handle.supportedContentType(req.headers["content-type"] ?? ""))
     return unsupportedType(res);
   const header = headersOf(req);
-  if (header === undefined) return answer(res, 400, { code: "invalid_argument", message: "malformed header" });
+  if (header === undefined)
+    return answerError(req, res, 400, wireError("undecodable", { message: "malformed header" }));
   const state: CallState = { decoded: false, admitted: false };
   const values = createContextValues().set(peerKey, peerOf(req)).set(callStateKey, state);
   const stop = new AbortController();
@@ -162,10 +162,10 @@ async function serve(
 }
 
 /** What is wrong with a request by its headers alone. */
-function frameFault(limits: RpcLimits, query: string, rules: BodyRules, header: Headers): WireFault | undefined {
+function frameFault(limits: RpcLimits, query: string, rules: BodyRules, header: Headers): TransportFailure | undefined {
   const encoding = encodingOf(header, query, limits.gzip);
-  if (encoding === "other") return "encoding";
-  if (!rules.stream && Number(header.get("content-length") ?? 0) > limits.readMaxBytes + 5) return "too_large";
+  if (encoding === "other") return "compressed";
+  if (!rules.stream && Number(header.get("content-length") ?? 0) > limits.readMaxBytes + 5) return "oversized";
   if (encoding === "gzip") {
     if (!rules.budget.take(limits.readMaxBytes)) return "overloaded"; // what it may become
     rules.held += limits.readMaxBytes;

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Http2ServerResponse } from "node:http2";
 import type { ConnectError } from "@connectrpc/connect";
 import { weightOfHead } from "../http2/server/limits.ts";
+import { connectError } from "../http2/unary/reply.ts";
 import { encodedError } from "../rpc/errors.ts";
 import { wireError } from "../rpc/transport-errors.ts";
 import { type AuthorityRules, headerListSize, requestFault } from "./authority.ts";
@@ -36,19 +37,20 @@ export function guarded(listener: HttpHandler, hooks: GuardHooks): HttpHandler {
       if (hooks.draining() || !fits) lastOfConnection(res);
       if (!fits) {
         hooks.onRefused();
-        overloaded(req, res);
+        // The listener holds as much for its peers as it may.
+        answerError(req, res, 503, wireError("overloaded", { message: "overloaded" }), { "retry-after": "1" });
         return;
       }
       if ("stream" in req && listSize > hooks.maxHeaderBytes) {
         hooks.onRefused();
-        tooLarge(req, res);
+        // To gRPC RESOURCE_EXHAUSTED: its clients know no 431.
+        answerError(req, res, 431, wireError("oversized", { message: "headers too large" }));
         return;
       }
       const fault = requestFault(req, hooks.authority);
       if (fault !== undefined) {
         hooks.onRefused();
-        if (!answerGrpc(req, res, wireError("undecodable", { message: fault })))
-          answer(res, 400, { code: "invalid_argument", message: fault });
+        answerError(req, res, 400, wireError("undecodable", { message: fault }));
         return;
       }
       const done = listener(req, res);
@@ -66,14 +68,23 @@ export function answer(
   body: Readonly<Record<string, unknown>>,
   headers: Readonly<Record<string, string>> = {},
 ): void {
-  const text = JSON.stringify(body);
-  (res as ServerResponse).writeHead(status, {
+  answerJson(res, status, Buffer.from(JSON.stringify(body)), headers);
+}
+
+function answerJson(
+  res: HttpResponse,
+  status: number,
+  body: Uint8Array,
+  headers: Readonly<Record<string, string>>,
+): void {
+  const response = res as ServerResponse;
+  response.writeHead(status, {
     "content-type": "application/json",
-    "content-length": Buffer.byteLength(text),
+    "content-length": body.length,
     "cache-control": "no-store",
     ...headers,
   });
-  res.end(text);
+  response.end(body);
 }
 
 /**
@@ -100,17 +111,8 @@ export function answerGrpc(req: HttpRequest, res: HttpResponse, error: ConnectEr
   return true;
 }
 
-/** 431, or RESOURCE_EXHAUSTED to gRPC, whose clients know no 431. */
-function tooLarge(req: HttpRequest, res: HttpResponse): void {
-  exhausted(req, res, 431, wireError("too_large", { message: "headers too large" }));
-}
-
-/** The listener holds as much for its peers as it may. */
-function overloaded(req: HttpRequest, res: HttpResponse): void {
-  exhausted(req, res, 503, wireError("overloaded", { message: "overloaded" }), { "retry-after": "1" });
-}
-
-function exhausted(
+/** Answers a gRPC client with the error's status, and any other with `httpStatus` and the error in Connect's JSON. */
+export function answerError(
   req: HttpRequest,
   res: HttpResponse,
   httpStatus: number,
@@ -118,15 +120,15 @@ function exhausted(
   headers: Readonly<Record<string, string>> = {},
 ): void {
   if (answerGrpc(req, res, error)) return;
-  answer(res, httpStatus, { code: "resource_exhausted", message: error.rawMessage }, headers);
+  const { body } = connectError(error.code, error.rawMessage, encodedError(error).details);
+  answerJson(res, httpStatus, body, headers);
 }
 
 function failed(req: HttpRequest, res: HttpResponse, hooks: GuardHooks, error: unknown): void {
   hooks.onHandlerError(error);
   try {
     if (res.headersSent) abandon(req);
-    else if (!answerGrpc(req, res, wireError("internal")))
-      answer(res, 500, { code: "internal", message: "internal error" });
+    else answerError(req, res, 500, wireError("internal"));
   } catch {
     abandon(req); // the stream went away in between
   }

@@ -1,7 +1,7 @@
 import type { ByteBudget } from "../http2/server/limits.ts";
 import { parseConnectTimeout, parseGrpcTimeout } from "../http2/unary/timeout.ts";
 import type { RpcLimits } from "../rpc/methods.ts";
-import type { CallState, WireFault } from "../rpc/transport-errors.ts";
+import type { CallState, TransportFailure } from "../rpc/transport-errors.ts";
 import type { HttpRequest } from "./peers.ts";
 
 const LONGEST_STREAM_MS = 86_400_000;
@@ -30,7 +30,7 @@ export function headersOf(req: HttpRequest): Headers | undefined {
  * Reads the client's timeout (gRPC `grpc-timeout`, Connect `connect-timeout-ms`), takes the smaller of it and ours, and
  * writes that back into the header. Returns milliseconds, 0 for a stream without deadline, or the fault of a bad or expired timeout.
  */
-export function clampDeadline(header: Headers, limits: RpcLimits): number | WireFault {
+export function clampDeadline(header: Headers, limits: RpcLimits): number | TransportFailure {
   const grpc = speaksGrpc(header);
   const name = grpc ? "grpc-timeout" : "connect-timeout-ms";
   const asked = header.get(name);
@@ -92,9 +92,9 @@ export async function* limitedBody(req: HttpRequest, rules: BodyRules): AsyncGen
     });
     if (next.done) return;
     const chunk = next.value;
-    if (total === 0 && rules.grpc && !rules.limits.gzip && (chunk[0]! & 1) === 1) fail("encoding");
+    if (total === 0 && rules.grpc && !rules.limits.gzip && (chunk[0]! & 1) === 1) fail("compressed");
     total += chunk.length;
-    if (!rules.stream && total > rules.limits.readMaxBytes + ENVELOPE) fail("too_large");
+    if (!rules.stream && total > rules.limits.readMaxBytes + ENVELOPE) fail("oversized");
     if (!rules.budget.take(chunk.length)) fail("overloaded");
     rules.held += chunk.length;
     yield chunk;

@@ -24,6 +24,7 @@ const TABLE = {
   TOKEN_NOT_FOUND: [Code.NotFound, "info"],
   PRINCIPAL_NOT_FOUND: [Code.NotFound, "info"],
   TENANT_NOT_FOUND: [Code.NotFound, "info"],
+  SERVICE_UNKNOWN: [Code.NotFound, "info"],
   PRINCIPAL_EXISTS: [Code.AlreadyExists, "info"],
   TENANT_EXISTS: [Code.AlreadyExists, "info"],
   REQUEST_ID_REUSED: [Code.AlreadyExists, "info"],

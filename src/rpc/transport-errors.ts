@@ -1,14 +1,17 @@
 import { Code, ConnectError, type ContextKey, createContextKey, type Interceptor } from "@connectrpc/connect";
 import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
-import { AppError, type FieldViolation } from "../domain/errors.ts";
-import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { AppError, type FieldViolation, type Reason } from "../domain/errors.ts";
+import { toConnectError } from "./errors.ts";
 
-/** Why a call ends before, or beside, its handler. Each has one answer, the same for everybody. */
-export type WireFault =
+/**
+ * Why a call ends before, or beside, its handler. The HTTP/2 server of the data listener uses the same words; each is one
+ * reason of the error table.
+ */
+export type TransportFailure =
   | "undecodable"
   | "cardinality"
-  | "too_large"
-  | "encoding"
+  | "oversized"
+  | "compressed"
   | "timeout_value"
   | "deadline"
   | "overloaded"
@@ -17,64 +20,45 @@ export type WireFault =
   | "unknown_service"
   | "internal";
 
-const answers: Readonly<Record<WireFault, { code: Code; reason: string; message: string }>> = {
+const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; readonly message: string }>> = {
   undecodable: {
-    code: Code.InvalidArgument,
     reason: "UNDECODABLE",
     message: "the request cannot be decoded: it is malformed, or has a field that the method does not know",
   },
-  cardinality: { code: Code.Unimplemented, reason: "UNDECODABLE", message: "the method takes exactly one message" },
-  too_large: {
-    code: Code.ResourceExhausted,
-    reason: "LIMIT_EXCEEDED",
-    message: "the request is larger than the method allows",
-  },
-  encoding: {
-    code: Code.Unimplemented,
-    reason: "UNIMPLEMENTED",
-    message: "the request's encoding is not supported by this method",
-  },
-  timeout_value: { code: Code.InvalidArgument, reason: "UNDECODABLE", message: "the timeout header is malformed" },
-  deadline: { code: Code.DeadlineExceeded, reason: "DEADLINE", message: "the deadline of the call has passed" },
-  overloaded: {
-    code: Code.ResourceExhausted,
-    reason: "OVERLOADED",
-    message: "the server is overloaded; nothing was done",
-  },
-  too_many_streams: {
-    code: Code.ResourceExhausted,
-    reason: "LIMIT_EXCEEDED",
-    message: "too many open streams on this connection",
-  },
-  unknown_method: { code: Code.Unimplemented, reason: "UNIMPLEMENTED", message: "no such method" },
-  unknown_service: { code: Code.NotFound, reason: "SERVICE_UNKNOWN", message: "no such service at this listener" },
-  internal: { code: Code.Internal, reason: "INTERNAL", message: "internal error" },
+  cardinality: { reason: "UNIMPLEMENTED", message: "the method takes exactly one message" },
+  oversized: { reason: "LIMIT_EXCEEDED", message: "the request is larger than the method allows" },
+  compressed: { reason: "UNIMPLEMENTED", message: "the request's encoding is not supported by this method" },
+  timeout_value: { reason: "UNDECODABLE", message: "the timeout header is malformed" },
+  deadline: { reason: "DEADLINE", message: "the deadline of the call has passed" },
+  overloaded: { reason: "OVERLOADED", message: "the server is overloaded; nothing was done" },
+  too_many_streams: { reason: "LIMIT_EXCEEDED", message: "too many open streams on this connection" },
+  unknown_method: { reason: "UNIMPLEMENTED", message: "no such method" },
+  unknown_service: { reason: "SERVICE_UNKNOWN", message: "no such service at this listener" },
+  internal: { reason: "INTERNAL", message: "internal error" },
 };
 
-/**
- * The answer to a fault (AIP-193): one ErrorInfo of the domain `sallyport`, BadRequest or RetryInfo where they help. The
- * text is fixed: nothing of the request is in it, because what cannot be decoded may be a secret in the wrong place.
- */
-export function wireError(fault: WireFault, more: WireMore = {}): ConnectError {
-  const { code, reason, message } = answers[fault];
-  const { violation, requestId } = more;
-  const text = more.message ?? (violation === undefined ? message : `${UNDECODABLE}: ${violation.description}`);
-  const error = new ConnectError(text, code);
-  const metadata = requestId === undefined ? {} : { request_id: requestId };
-  error.details.push({ desc: ErrorInfoSchema, value: { reason, domain: "sallyport", metadata } });
-  if (code === Code.InvalidArgument) {
-    const fieldViolations = violation === undefined ? [] : [violation];
-    error.details.push({ desc: BadRequestSchema, value: { fieldViolations } });
-  }
-  if (fault === "overloaded")
-    error.details.push({ desc: RetryInfoSchema, value: { retryDelay: { seconds: 1n, nanos: 0 } } });
-  if (requestId !== undefined) error.metadata.set("x-request-id", requestId);
-  return error;
+/** Every transport failure with its reason. */
+export function transportFailures(): { failure: TransportFailure; reason: Reason }[] {
+  return (Object.keys(FAILURES) as TransportFailure[]).map((failure) => ({ failure, reason: reasonOf(failure) }));
 }
 
-/** What an answer to a fault says besides its kind. */
+/**
+ * The error for a transport failure. Its text is fixed and holds nothing of the request: what cannot be decoded may be a
+ * secret in the wrong place.
+ */
+export function wireError(failure: TransportFailure, { message, violation, requestId }: WireMore = {}): ConnectError {
+  const { reason, message: fixed } = FAILURES[failure];
+  const text = message ?? (violation === undefined ? fixed : `${UNDECODABLE}: ${violation.description}`);
+  const error = new AppError(reason, text, {
+    violations: violation === undefined ? [] : [violation],
+    ...(failure === "overloaded" && { retryAfterMs: 1_000 }),
+  });
+  return toConnectError(error, requestId);
+}
+
+/** What an error says besides its reason. */
 export interface WireMore {
-  /** In the place of the fixed text; no byte of the request may be in it. */
+  /** Replaces the fixed text. It must hold no byte of the request. */
   readonly message?: string;
   readonly violation?: FieldViolation;
   readonly requestId?: string;
@@ -105,13 +89,13 @@ export function violationOf(text: string): FieldViolation | undefined {
 /** The error for a request in JSON that a decoder threw at. */
 export function undecodable(thrown: unknown): AppError {
   const violation = thrown instanceof Error ? violationOf(thrown.message) : undefined;
-  if (violation === undefined) return new AppError("UNDECODABLE", answers.undecodable.message);
+  if (violation === undefined) return new AppError("UNDECODABLE", FAILURES.undecodable.message);
   return new AppError("UNDECODABLE", `${UNDECODABLE}: ${violation.description}`, { violations: [violation] });
 }
 
-/** The reason by which a fault is counted. */
-export function reasonOf(fault: WireFault): string {
-  return answers[fault].reason;
+/** The reason of a transport failure in the error table. */
+export function reasonOf(failure: TransportFailure): Reason {
+  return FAILURES[failure].reason;
 }
 
 /** What the transport knows about one call, from its first byte to its answer. */
@@ -121,7 +105,7 @@ export interface CallState {
   /** The request gate let it in. */
   admitted: boolean;
   /** Why the transport ended the body early. */
-  fault?: WireFault;
+  fault?: TransportFailure;
 }
 
 /** The message in an error of Connect's JSON, made by connect; "" where it has none. Reads the body. */
@@ -145,10 +129,10 @@ export const callStateKey: ContextKey<CallState> = createContextKey<CallState>(
  * Which fault stands for an error that connect made while it read a request. Its own texts echo the input, and it says
  * `internal` for bytes that cannot be decoded.
  */
-export function faultOf(code: Code): WireFault | undefined {
+export function faultOf(code: Code): TransportFailure | undefined {
   switch (code) {
     case Code.ResourceExhausted:
-      return "too_large";
+      return "oversized";
     case Code.Unimplemented:
       return "cardinality"; // encodings are checked before
     case Code.DeadlineExceeded:

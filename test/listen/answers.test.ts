@@ -86,10 +86,11 @@ describe("what is answered before any handler", () => {
 
   test("a service of another listener is named with its listener", async () => {
     const { status, body } = await post("/envoy.service.auth.v3.Authorization/Check", "{}");
-    expect([status, body]).toEqual([
+    expect([status, body]).toMatchObject([
       404,
       {
         code: "unimplemented",
+        details: [{ debug: { reason: "UNIMPLEMENTED", domain: "sallyport" } }],
         message: "this is the admin listener; envoy.service.auth.v3.Authorization is on the data listener",
       },
     ]);

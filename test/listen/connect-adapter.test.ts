@@ -124,9 +124,13 @@ describe("one port", () => {
 
   test("an unknown path is 404 in JSON, and UNIMPLEMENTED to gRPC", async () => {
     const plain = await post(`${listener.url}/nowhere`, "{}");
-    expect([plain.status, JSON.parse(plain.text)]).toEqual([
+    expect([plain.status, JSON.parse(plain.text)]).toMatchObject([
       404,
-      { code: "unimplemented", message: "the admin listener has no such method" },
+      {
+        code: "unimplemented",
+        message: "the admin listener has no such method",
+        details: [{ debug: { reason: "UNIMPLEMENTED", domain: "sallyport" } }],
+      },
     ]);
     expect(await grpcCall(listener.url, "/no.Such/Method", envelope(Buffer.alloc(0)))).toMatchObject({
       status: "12",

@@ -48,7 +48,7 @@ export function refusal(head: Head, call: ServedCall): Reply | undefined {
 }
 
 function unknown(call: ServedCall, head: Head): Reply {
-  return call.protocol === "grpc" ? told(call, "unknown-method", head) : REPLIES.notFound;
+  return call.protocol === "grpc" ? told(call, "unknown_method", head) : REPLIES.notFound;
 }
 
 function connectRefusal(head: Head, call: ServedCall): Reply | undefined {

@@ -26,11 +26,11 @@ const TELLINGS: Readonly<Record<Failure, Telling>> = {
 const GRPC_IDENTITY: readonly HeaderPair[] = [["grpc-accept-encoding", "identity"]];
 
 /** A failure on the wire: also those of gRPC alone that no route hears of. */
-export type WireFailure = Failure | "cardinality" | "unknown-method";
+export type WireFailure = Failure | "cardinality" | "unknown_method";
 
 /** The answers to failures in each protocol, prepared once. */
 export interface Failures extends Readonly<Record<WireFailure, Readonly<Record<Protocol, Reply>>>> {
-  /** The answer to a path without a route, where it says more than "unknown-method". */
+  /** The answer to a path without a route, where it says more than "unknown_method". */
   readonly unknown?: (path: string, protocol: Protocol) => Reply;
 }
 
@@ -54,13 +54,13 @@ export function prepareFailures(tell?: (failure: WireFailure, protocol: Exclude<
     overloaded: prepare("overloaded"),
     internal: prepare("internal"),
     cardinality: prepare("cardinality"),
-    "unknown-method": prepare("unknown-method"),
+    unknown_method: prepare("unknown_method"),
   };
 }
 
 function bareFailure(failure: WireFailure): Readonly<Record<Protocol, Reply>> {
   if (failure === "cardinality") return everywhere(codes.UNIMPLEMENTED, "a unary call has one message", http(400, []));
-  if (failure === "unknown-method") return everywhere(codes.UNIMPLEMENTED, "unknown method", http(404, []));
+  if (failure === "unknown_method") return everywhere(codes.UNIMPLEMENTED, "unknown method", http(404, []));
   const { code, message, httpStatus, headers } = TELLINGS[failure];
   return everywhere(code, message, http(httpStatus, headers), headers, failure === "compressed" ? GRPC_IDENTITY : []);
 }
