@@ -23,7 +23,16 @@ import { checkHolders, rankText, spares } from "./holders.ts";
 import { guardWidening, mint, parentOf, readHeld, readToken, refuseDead, rotate } from "./minting.ts";
 import type { Postgres, Tx } from "./pool.ts";
 import { RevokeQueue } from "./revoke-queue.ts";
-import { PRINCIPAL_COLUMNS, type PrincipalRow, principalOf, TENANT_COLUMNS, type TenantRow, tenantOf } from "./rows.ts";
+import {
+  type Fields,
+  PRINCIPAL_COLUMNS,
+  type PrincipalRow,
+  principalOf,
+  TENANT_COLUMNS,
+  type TenantRow,
+  tenantOf,
+  updateToken,
+} from "./rows.ts";
 
 /**
  * $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the rank of whom. */
@@ -377,22 +386,22 @@ async function writeTokenChange(
   rights: Rights | undefined,
   asker: Asker | undefined,
 ): Promise<void> {
-  const set = assignments(change, TOKEN_FIELDS, 2);
-  const put = (column: string, value: number | undefined, as: (place: string) => string) => {
-    set.values.push(value ?? null);
-    set.parts.push(`${column} = ${as(`$${set.values.length + 1}`)}`);
-  };
+  const { noExpiry, expireTime, ...others } = change;
+  const fields = Object.fromEntries(Object.entries(others).filter(([, value]) => value !== undefined));
   const end = asker && (await endOf(tx, token, change, rule, rights, asker));
-  if (asker !== undefined && end !== undefined) {
-    put("expire_time", end.expire, (place) => `to_timestamp(${place}::float8 / 1000)`);
-    if (isLater(token.expireTime, end.expire)) {
-      // What was shortened by hand does not renew itself to what it was.
-      put("family_life", earlier(token.familyLife, end.expire! - asker.now), (place) => `${place}::bigint`);
-      put("family_time", token.familyTime, (place) => `coalesce(family_time, to_timestamp(${place}::float8 / 1000))`);
-    }
-  }
-  if (set.parts.length === 0) return;
-  await tx.query(`update sallyport.tokens set ${set.parts.join(", ")} where id = $1`, [token.id, ...set.values]);
+  if (asker === undefined || end === undefined) return write(tx, token.id, fields);
+  if (!isLater(token.expireTime, end.expire)) return write(tx, token.id, { ...fields, expireTime: end.expire });
+  // What was shortened by hand does not renew itself to what it was.
+  const familyLife = earlier(token.familyLife, end.expire! - asker.now);
+  await write(tx, token.id, { ...fields, expireTime: end.expire, familyLife }, [
+    "family_time = coalesce(family_time, create_time)",
+  ]);
+}
+
+async function write(tx: Tx, id: string, fields: Fields, more?: readonly string[]): Promise<void> {
+  if (Object.keys(fields).length === 0) return;
+  const { text, values } = updateToken(id, fields, more);
+  await tx.query(text, values);
 }
 
 /** The end that a change sets; undefined: none. */
@@ -410,16 +419,6 @@ async function endOf(
   const { expireTime } = change;
   return { expire: expiry({ ...rule, expireTime, notBeforeTime: token.notBeforeTime }, asker.now, parent?.expireTime) };
 }
-
-const TOKEN_FIELDS: Record<string, string> = {
-  displayName: "display_name",
-  description: "description",
-  scopes: "scopes",
-  audiences: "audiences",
-  allowedCidrs: "allowed_cidrs",
-  annotations: "annotations",
-  disabled: "disabled",
-};
 
 const PRINCIPAL_FIELDS: Record<keyof PrincipalChange, string> = {
   displayName: "display_name",

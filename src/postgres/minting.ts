@@ -12,10 +12,11 @@ import {
   type Rights,
   withinParent,
 } from "../domain/rights.ts";
-import type { Token } from "../domain/token.ts";
+import { givenOf, type Token } from "../domain/token.ts";
 import type {
   CallerGuard,
   ChangeGuard,
+  FreshToken,
   Idempotency,
   MintGuard,
   MintLimits,
@@ -25,7 +26,7 @@ import type {
 import { appendAudit, appendRepeat } from "./audit-log.ts";
 import { countMint, countRotation } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
-import { TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
+import { HELD_COLUMNS, heldOf, insertToken, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
 /**
  * Issues a token inside a transaction, so that it commits before any revocation that concerns it, or is refused:
@@ -63,17 +64,18 @@ export async function mint(
   const parent = child ? asker.own : undefined;
   const expire = judged === undefined ? expiry(lifetime, now, parent?.expireTime) : judged.expire;
   await countMint(tx, limits, token, now);
-  const given = { ...token, ...judged };
-  await insert(tx, given, {
-    now,
-    n,
-    notBefore: lifetime.notBeforeTime,
-    expire,
-    parentId: parent?.id ?? null,
+  const { scopes, audiences, allowedCidrs } = judged ?? token;
+  const given = { ...token, scopes, audiences, allowedCidrs };
+  await insert(tx, {
+    ...given,
+    createTime: now,
+    issuedPosition: n,
+    notBeforeTime: lifetime.notBeforeTime,
+    expireTime: expire,
+    parent: parent?.id ?? "",
     family: token.id,
     familyTime: now,
     familyLife: expire === undefined ? undefined : expire - now,
-    rotatedFrom: "",
   });
   await appendAudit(tx, [
     {
@@ -114,7 +116,7 @@ function isoTime(time: number | undefined): string {
 export async function rotate(
   tx: Tx,
   id: string,
-  fresh: Pick<NewToken, "id" | "digest" | "kid" | "hint" | "createdBy">,
+  fresh: FreshToken,
   lifetime: LifetimeRule | undefined,
   overlapMs: number,
   guard: ChangeGuard,
@@ -147,24 +149,14 @@ export async function rotate(
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
   const judged = await judgedRotation(tx, guard.rights, asker, old, lifetime);
   if (judged.counted && guard.rights !== undefined) await countRotation(tx, guard.rights, old, overlapMs, now);
-  const token: NewToken = {
+  await insert(tx, {
+    ...givenOf(old),
     ...fresh,
-    tenant: old.tenant,
-    profile: old.profile,
-    principal: old.principal,
-    displayName: old.displayName,
-    description: old.description,
-    scopes: old.scopes,
-    audiences: old.audiences,
-    allowedCidrs: old.allowedCidrs,
-    annotations: old.annotations,
-  };
-  await insert(tx, token, {
-    now,
-    n,
-    notBefore: old.notBeforeTime,
-    expire: judged.expire,
-    parentId: old.parent || null,
+    createTime: now,
+    issuedPosition: n,
+    notBeforeTime: old.notBeforeTime,
+    expireTime: judged.expire,
+    parent: old.parent,
     family: old.family,
     familyTime: old.familyTime,
     familyLife: judged.familyLife,
@@ -227,24 +219,11 @@ export async function guardWidening(tx: Tx, target: Token, guard: ChangeGuard): 
   return rereadCaller(tx, guard, now);
 }
 
-/** A token with what its family was given; of one that was made before that was noted, what it was given itself. */
+/** A token with what its family was given. */
 export async function readHeld(tx: Tx, id: string): Promise<Held> {
-  type Row = TokenRow & { family: string; family_time: number | null; family_life: number | null };
-  const rows = await tx.query<Row>(
-    `select ${TOKEN_COLUMNS}, t.family, t.family_time, t.family_life
-     from sallyport.token_view v join sallyport.tokens t on t.id = v.id where v.id = $1`,
-    [id],
-  );
-  const row = rows[0];
-  if (row === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
-  const token = tokenOf(row);
-  const own = token.expireTime === undefined ? undefined : token.expireTime - token.createTime;
-  return {
-    ...token,
-    family: row.family,
-    familyTime: row.family_time ?? token.createTime,
-    familyLife: row.family_time === null ? own : (row.family_life ?? undefined),
-  };
+  const rows = await tx.query<TokenRow>(`select ${HELD_COLUMNS} from sallyport.token_view v where v.id = $1`, [id]);
+  if (rows[0] === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
+  return heldOf(rows[0]);
 }
 
 /** The row of a token's parent; `lockTokens` has locked it with the token. */
@@ -382,50 +361,16 @@ export async function rereadCaller(tx: Tx, guard: CallerGuard, now: number): Pro
   return { now, own, ownParent };
 }
 
-interface Birth {
-  readonly now: number;
-  readonly n: number;
-  readonly notBefore: number | undefined;
-  readonly expire: number | undefined;
-  readonly parentId: string | null;
+async function insert(tx: Tx, fields: Inserted): Promise<void> {
+  const { text, values } = insertToken(fields);
+  await tx.query(text, values);
+}
+
+/** All that a new row says of itself; the other columns have their defaults. */
+interface Inserted extends NewToken, Pick<Held, "createTime" | "notBeforeTime" | "expireTime" | "parent"> {
+  readonly issuedPosition: number;
   readonly family: string;
   readonly familyTime: number;
   readonly familyLife: number | undefined;
-  readonly rotatedFrom: string;
-}
-
-async function insert(tx: Tx, token: NewToken, birth: Birth): Promise<void> {
-  await tx.query(
-    `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, display_name, description, scopes,
-       audiences, allowed_cidrs, annotations, create_time, created_by, not_before_time, expire_time, parent_id, family,
-       rotated_from, issued_n, family_time, family_life)
-     values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, to_timestamp($14::float8 / 1000), $15,
-       to_timestamp($16::float8 / 1000), to_timestamp($17::float8 / 1000), $18, $19, $20, $21,
-       to_timestamp($22::float8 / 1000), $23)`,
-    [
-      token.id,
-      Buffer.from(token.digest, "latin1"),
-      token.kid,
-      token.hint,
-      token.tenant,
-      token.profile,
-      token.principal,
-      token.displayName,
-      token.description,
-      token.scopes,
-      token.audiences,
-      token.allowedCidrs,
-      JSON.stringify(token.annotations),
-      birth.now,
-      token.createdBy,
-      birth.notBefore ?? null,
-      birth.expire ?? null,
-      birth.parentId,
-      birth.family,
-      birth.rotatedFrom,
-      birth.n,
-      birth.familyTime,
-      birth.familyLife ?? null,
-    ],
-  );
+  readonly rotatedFrom?: string;
 }
