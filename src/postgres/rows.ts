@@ -1,6 +1,7 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
+import type { PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
 
 // ---------------------------------------------------------------------------------------------------- the column map
 
@@ -193,6 +194,15 @@ export function principalOf(row: PrincipalRow): Principal {
   };
 }
 
+/** The columns that an update of a principal may set. */
+export const PRINCIPAL_FIELDS: Record<keyof PrincipalChange, string> = {
+  displayName: "display_name",
+  email: "email",
+  owner: "owner",
+  state: "state",
+  annotations: "annotations",
+};
+
 export const TENANT_COLUMNS = "id, display_name, state, annotations, create_time, revision";
 
 export interface TenantRow {
@@ -213,4 +223,24 @@ export function tenantOf(row: TenantRow): Tenant {
     createTime: row.create_time,
     etag: String(row.revision),
   };
+}
+
+/** The columns that an update of a tenant may set. */
+export const TENANT_FIELDS: Record<keyof TenantChange, string> = {
+  displayName: "display_name",
+  state: "state",
+  annotations: "annotations",
+};
+
+/** `column = $n` for each field of the change that is in the table; values from `$first` on. */
+export function assignments(change: object, columns: Record<string, string>, first = 3) {
+  const parts: string[] = [];
+  const values: unknown[] = [];
+  for (const [field, value] of Object.entries(change)) {
+    const column = columns[field];
+    if (column === undefined || value === undefined) continue;
+    values.push(field === "annotations" ? JSON.stringify(value) : value);
+    parts.push(`${column} = $${first + values.length - 1}`);
+  }
+  return { parts, values, text: parts.join(", ") };
 }
