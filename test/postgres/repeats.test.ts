@@ -3,6 +3,7 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import type { AuditActor } from "../../src/domain/audit-event.ts";
 import { AppError } from "../../src/domain/errors.ts";
+import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { Postgres, TYPES } from "../../src/postgres/pool.ts";
@@ -26,12 +27,8 @@ const newToken = (principal: string): NewToken => ({
   tenant: "default",
   profile: "bot",
   principal,
+  ...NOTHING_GIVEN,
   displayName: "n",
-  description: "",
-  scopes: [],
-  audiences: [],
-  allowedCidrs: [],
-  annotations: {},
 });
 const request = (method: string): Idempotency => ({
   caller: "c",
