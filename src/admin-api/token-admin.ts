@@ -1,6 +1,7 @@
 import { toBinary } from "@bufbuild/protobuf";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { invalidField } from "../domain/errors.ts";
+import { CHANGEABLE_FIELDS } from "../domain/token.ts";
 import {
   type CreateTokenRequest,
   CreateTokenRequestSchema,
@@ -18,16 +19,8 @@ import { accessOf, maskOf, page, pageSize } from "../rpc/call.ts";
 import { durationMillis, effectMessage, given, millis, tokenMessage, tokenState } from "../rpc/convert.ts";
 import type { PageTokens } from "./page-token.ts";
 
-const UPDATABLE = [
-  "display_name",
-  "description",
-  "scopes",
-  "audiences",
-  "allowed_cidrs",
-  "annotations",
-  "expire_time",
-  "disabled",
-] as const;
+/** The paths that an update mask may name. */
+const UPDATABLE = CHANGEABLE_FIELDS.map((field) => TokenSchema.field[field].name);
 
 /** Beside every token string that is told. */
 const SHOWN_ONCE = "The token string is shown once: it is stored nowhere and cannot be had again.";
@@ -144,18 +137,13 @@ function lifetimeOf(of: CreateTokenRequest["lifetime"] | RotateTokenRequest["lif
   }
 }
 
-function changeOf(asked: Token, mask: ReadonlySet<(typeof UPDATABLE)[number]>): TokenChange {
-  const expireTime = millis("token.expire_time", asked.expireTime);
-  return {
-    ...(mask.has("display_name") && { displayName: asked.displayName }),
-    ...(mask.has("description") && { description: asked.description }),
-    ...(mask.has("scopes") && { scopes: asked.scopes }),
-    ...(mask.has("audiences") && { audiences: asked.audiences }),
-    ...(mask.has("allowed_cidrs") && { allowedCidrs: asked.allowedCidrs }),
-    ...(mask.has("annotations") && { annotations: asked.annotations }),
-    ...(mask.has("disabled") && { disabled: asked.disabled }),
-    ...(mask.has("expire_time") && (expireTime === undefined ? { noExpiry: true } : { expireTime })),
-  };
+/** A mask that names an expire_time, beside a token without one, asks for no end. */
+function changeOf(asked: Token, mask: ReadonlySet<string>): TokenChange {
+  const values = { ...asked, expireTime: millis("token.expire_time", asked.expireTime) };
+  const named = CHANGEABLE_FIELDS.filter((field) => mask.has(TokenSchema.field[field].name));
+  const given = named.filter((field) => values[field] !== undefined);
+  const change: TokenChange = Object.fromEntries(given.map((field) => [field, values[field]]));
+  return named.includes("expireTime") && values.expireTime === undefined ? { ...change, noExpiry: true } : change;
 }
 
 /** What a page token is bound to: every filter, in a form in which no two look alike. */

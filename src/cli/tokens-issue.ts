@@ -2,34 +2,26 @@ import { createClient } from "@connectrpc/connect";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { toSecondsIfAny } from "./durations.ts";
 import {
-  annotation,
   duration,
   type LifetimeOptions,
   lifetimeFlags,
   lifetimeOf,
   noWaitFlag,
-  repeatable,
   requestId,
   requestIdFlag,
   time,
 } from "./flags.ts";
 import { effectOf, paragraphs } from "./output.ts";
 import type { AddCommands, Body } from "./session.ts";
-import { tokenRecord } from "./token-view.ts";
+import { type FieldOptions, fieldFlags, fieldsOf, tokenRecord } from "./token-fields.ts";
 
 /** What a server of before this field leaves unsaid. */
 const SHOWN_ONCE = "The token string is shown once: it is stored nowhere and cannot be had again.";
 
-interface CreateOptions extends LifetimeOptions {
+interface CreateOptions extends LifetimeOptions, FieldOptions {
   readonly profile: string;
   readonly principal: string;
   readonly tenant?: string;
-  readonly displayName?: string;
-  readonly description?: string;
-  readonly scope?: string[];
-  readonly audience?: string[];
-  readonly allowedCidr?: string[];
-  readonly annotation?: Record<string, string>;
   readonly notBefore?: number;
   readonly requestId?: string;
   readonly quiet?: true;
@@ -49,13 +41,8 @@ export const addCreate: AddCommands = (tokens, run) => {
     .description("issue a token; its string is shown once")
     .requiredOption("--profile <name>", "the kind of token: pat, bot, svc, org, adm, or the operator's own")
     .requiredOption("--principal <type:id>", 'whom it speaks for: "user:ann", "bot:ci-runner"')
-    .option("--tenant <id>", "the tenant; by default the caller's own")
-    .option("--display-name <name>", "a name for people; some profiles want one")
-    .option("--description <text>", "free text")
-    .option("--scope <scope>", "what it may do; repeatable", repeatable)
-    .option("--audience <audience>", "where it is good, by default everywhere; repeatable", repeatable)
-    .option("--allowed-cidr <cidr>", "from where it is accepted, by default from everywhere; repeatable", repeatable)
-    .option("--annotation <key=value>", "a fact for programs; repeatable", annotation);
+    .option("--tenant <id>", "the tenant; by default the caller's own");
+  fieldFlags(create);
   lifetimeFlags(create, "the profile's default if none is given").option(
     "--not-before <time>",
     "refused before then",
@@ -81,12 +68,7 @@ const createToken: Body<CreateOptions> = async (session, options) => {
     tenant: options.tenant,
     profile: options.profile,
     principal: options.principal,
-    displayName: options.displayName,
-    description: options.description,
-    scopes: options.scope,
-    audiences: options.audience,
-    allowedCidrs: options.allowedCidr,
-    annotations: options.annotation,
+    ...fieldsOf(options),
     lifetime: lifetimeOf(options),
     notBeforeTime: toSecondsIfAny(options.notBefore),
     requestId: requestId(session, options.requestId),

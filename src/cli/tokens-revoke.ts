@@ -5,7 +5,7 @@ import { usage } from "./failure.ts";
 import { noWaitFlag, readText, repeatable, SAFE_TO_REPEAT, timeOrAgo } from "./flags.ts";
 import { effectOf, paragraphs, withoutSecrets } from "./output.ts";
 import type { AddCommands, Body } from "./session.ts";
-import { tokenRecord } from "./token-view.ts";
+import { tokenRecord } from "./token-fields.ts";
 
 const MOST_STRINGS = 1000;
 

@@ -2,27 +2,21 @@ import { createClient } from "@connectrpc/connect";
 import { Option } from "commander";
 import { TokenAdmin, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { toSecondsIfAny } from "./durations.ts";
-import {
-  annotation,
-  clearFlag,
-  maskOf,
-  names,
-  noWaitFlag,
-  oneOf,
-  repeatable,
-  SAFE_TO_REPEAT,
-  switchFlags,
-  time,
-  timeOrAgo,
-} from "./flags.ts";
+import { clearFlag, maskOf, names, noWaitFlag, oneOf, SAFE_TO_REPEAT, switchFlags, time, timeOrAgo } from "./flags.ts";
 import { effectOf, paragraphs } from "./output.ts";
 import { noteMore, type PageOptions, pageFlags, pages } from "./pages.ts";
 import type { AddCommands, Body } from "./session.ts";
-import { tokenRecord, tokenTable } from "./token-view.ts";
+import {
+  CLEARABLE,
+  type FieldOptions,
+  fieldFlags,
+  fieldsOf,
+  pathsOf,
+  tokenRecord,
+  tokenTable,
+} from "./token-fields.ts";
 import { addCreate, addRotate } from "./tokens-issue.ts";
 import { addRevoke, addRevokeMany } from "./tokens-revoke.ts";
-
-const CLEARABLE = ["display_name", "description", "scopes", "audiences", "allowed_cidrs", "annotations"];
 
 interface ListOptions extends PageOptions {
   readonly tenant?: string;
@@ -35,13 +29,7 @@ interface ListOptions extends PageOptions {
   readonly lastUsedBefore?: number;
 }
 
-interface UpdateOptions {
-  readonly displayName?: string;
-  readonly description?: string;
-  readonly scope?: string[];
-  readonly audience?: string[];
-  readonly allowedCidr?: string[];
-  readonly annotation?: Record<string, string>;
+interface UpdateOptions extends FieldOptions {
   readonly expiresAt?: number;
   readonly expiry: boolean;
   readonly disable?: true;
@@ -74,13 +62,8 @@ export const addTokens: AddCommands = (program, run) => {
   const change = tokens
     .command("update")
     .argument("<id>", "tok_…")
-    .description("change the fields given, and no others; a list given replaces the whole list")
-    .option("--display-name <name>", "a name for people")
-    .option("--description <text>", "free text")
-    .option("--scope <scope>", "what it may do; repeatable", repeatable)
-    .option("--audience <audience>", "where it is good; repeatable", repeatable)
-    .option("--allowed-cidr <cidr>", "from where it is accepted; repeatable", repeatable)
-    .option("--annotation <key=value>", "a fact for programs; repeatable", annotation)
+    .description("change the fields given, and no others; a list given replaces the whole list");
+  fieldFlags(change)
     .addOption(new Option("--expires-at <time>", "when it ends").argParser(time).conflicts("expiry"))
     .option("--no-expiry", "it never ends, where the profile allows that")
     .option("--etag <etag>", "only if the token is still as it was with this etag");
@@ -120,14 +103,10 @@ const listTokens: Body<ListOptions> = async (session, options) => {
 const update: Body<UpdateOptions> = async (session, options, [id = ""]) => {
   session.situation.repeat = SAFE_TO_REPEAT;
   const { disable, enable, expiresAt, expiry, etag, wait } = options;
+  const fields = fieldsOf(options);
   const updateMask = maskOf(
     {
-      display_name: options.displayName,
-      description: options.description,
-      scopes: options.scope,
-      audiences: options.audience,
-      allowed_cidrs: options.allowedCidr,
-      annotations: options.annotation,
+      ...pathsOf(fields),
       expire_time: expiresAt ?? (expiry ? undefined : "never"),
       disabled: disable ?? enable,
     },
@@ -136,12 +115,7 @@ const update: Body<UpdateOptions> = async (session, options, [id = ""]) => {
   const response = await createClient(TokenAdmin, session.admin()).updateToken({
     token: {
       id,
-      displayName: options.displayName,
-      description: options.description,
-      scopes: options.scope,
-      audiences: options.audience,
-      allowedCidrs: options.allowedCidr,
-      annotations: options.annotation,
+      ...fields,
       expireTime: toSecondsIfAny(expiresAt),
       disabled: disable === true,
       etag,

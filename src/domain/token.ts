@@ -47,3 +47,47 @@ export interface Token {
   readonly lastUseAddress: string;
   readonly etag: string;
 }
+
+/** The fields that a token is given when it is made. A rotation hands them on. */
+export const GIVEN_FIELDS = [
+  "tenant",
+  "profile",
+  "principal",
+  "displayName",
+  "description",
+  "scopes",
+  "audiences",
+  "allowedCidrs",
+  "annotations",
+] as const satisfies readonly (keyof Token)[];
+
+export type Given = Pick<Token, (typeof GIVEN_FIELDS)[number]>;
+
+/** The given fields that may be empty, as they are where nothing is said. */
+export const NOTHING_GIVEN: Omit<Given, "tenant" | "profile" | "principal"> = {
+  displayName: "",
+  description: "",
+  scopes: [],
+  audiences: [],
+  allowedCidrs: [],
+  annotations: {},
+};
+
+/** The given fields alone, of a token or of a request that has more. */
+export function givenOf(of: Given): Given {
+  return Object.fromEntries(GIVEN_FIELDS.map((field) => [field, of[field]])) as unknown as Given;
+}
+
+/** The fields that an update may change. */
+export const CHANGEABLE_FIELDS = [
+  "displayName",
+  "description",
+  "scopes",
+  "audiences",
+  "allowedCidrs",
+  "annotations",
+  "expireTime",
+  "disabled",
+] as const satisfies readonly (keyof Token)[];
+
+export type Changeable = Partial<Pick<Token, (typeof CHANGEABLE_FIELDS)[number]>>;

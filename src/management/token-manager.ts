@@ -8,7 +8,7 @@ import { countedNetwork } from "../domain/networks.ts";
 import { principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
-import type { Token } from "../domain/token.ts";
+import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
 import type { AuthorityStore, Idempotency, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
@@ -26,18 +26,8 @@ export interface AskedLifetime {
   readonly noExpiry?: boolean;
 }
 
-export interface CreateRequest {
-  readonly tenant: string;
-  readonly profile: string;
-  readonly principal: string;
-  readonly displayName: string;
-  readonly description: string;
-  readonly scopes: readonly string[];
-  readonly audiences: readonly string[];
-  readonly allowedCidrs: readonly string[];
-  readonly annotations: Readonly<Record<string, string>>;
+export interface CreateRequest extends Given, Pick<Token, "notBeforeTime"> {
   readonly lifetime: AskedLifetime;
-  readonly notBeforeTime?: number;
   readonly requestId: string;
   /** The request in its canonical form: a repeat must be the same. */
   readonly body: Uint8Array;
@@ -120,17 +110,13 @@ export class TokenManager {
     const exempt = caller.direct || caller.kind === "break-glass" || isOperator(caller);
     const made = await this.#o.issuer.createToken(
       {
+        ...givenOf(request),
         ...minting.fresh,
         id: newTokenId(),
         tenant,
-        profile: profile.name,
-        principal: request.principal,
         displayName,
-        description: request.description,
         scopes,
         audiences: [...new Set(request.audiences)],
-        allowedCidrs: request.allowedCidrs,
-        annotations: request.annotations,
         createdBy: caller.provenance,
       },
       lifetime,

@@ -1,6 +1,10 @@
-import type { CallerGuard } from "../revocation/authority-store.ts";
-import { lockTokens, rereadCaller } from "./minting.ts";
+import { AppError } from "../domain/errors.ts";
+import type { PrincipalState, TenantState } from "../domain/principal.ts";
+import { type Asker, withinParent } from "../domain/rights.ts";
+import type { Token } from "../domain/token.ts";
+import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts";
 import type { Tx } from "./pool.ts";
+import { parentOf, readHeld } from "./token-rows.ts";
 
 /** What a change is made to: a principal, or a whole tenant. */
 export interface Target {
@@ -42,4 +46,75 @@ export async function lockForRaising(tx: Tx, { tenant, principal }: Target, guar
   await lockTokens(tx, [guard.callerTokenId]);
   // A new statement. The state that it reads tells of the expiry, too.
   await rereadCaller(tx, guard, 0);
+}
+
+/** Locks whoever could be revoked meanwhile, for a change that widens a token: then reads the caller again. */
+export async function guardWidening(tx: Tx, target: Token, guard: ChangeGuard): Promise<Asker> {
+  await lockPrincipals(tx, [{ tenant: target.tenant, principal: target.principal }], guard.callerTokenId);
+  await lockTokens(tx, [guard.callerTokenId, target.id]);
+  const { now } = await rereadOwners(tx, target.tenant, target.principal);
+  return rereadCaller(tx, guard, now);
+}
+
+export async function lockPrincipals(
+  tx: Tx,
+  of: readonly { tenant: string; principal: string }[],
+  callerTokenId: string | undefined,
+): Promise<void> {
+  await tx.query(
+    `with w (tenant, name) as (
+       select t, p from unnest($1::text[], $2::text[]) u (t, p)
+       union select tenant, principal from sallyport.tokens where id = $3
+     )
+     select sallyport.lock_shared(array(
+       select k from (
+         select sallyport.principal_key(tenant, name) from w union select sallyport.tenant_key(tenant) from w
+       ) keys (k) order by k))`,
+    [of.map(({ tenant }) => tenant), of.map(({ principal }) => principal), callerTokenId ?? ""],
+  );
+}
+
+/** Theirs and their parents' rows: a parent's revocation ends its child's right to do anything. */
+export async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
+  const known = ids.filter((id) => id !== undefined);
+  if (known.length === 0) return;
+  await tx.query(
+    `select id from sallyport.tokens
+     where id = any($1) or id in (select parent_id from sallyport.tokens where id = any($1))
+     order by id for no key update`,
+    [known],
+  );
+}
+
+/** A new statement after the locks: position, time, and whether principal and tenant are good. */
+export async function rereadOwners(tx: Tx, tenant: string, principal: string): Promise<{ n: number; now: number }> {
+  const rows = await tx.query<{ n: number; now: number; tenant: TenantState | null; principal: PrincipalState | null }>(
+    `select h.n, date_trunc('milliseconds', clock_timestamp()) as now, o.state as tenant, p.state as principal
+     from sallyport.rev_head h left join sallyport.tenants o on o.id = $1
+       left join sallyport.principals p on p.tenant = $1 and p.name = $2`,
+    [tenant, principal],
+  );
+  const row = rows[0];
+  if (row === undefined) throw new AppError("INTERNAL", "the head row is missing");
+  if (row.tenant === null) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+  if (row.tenant !== "ACTIVE") throw new AppError("TENANT_SUSPENDED", "the tenant is suspended");
+  if (row.principal === null || row.principal === "DELETED") {
+    throw new AppError("PRINCIPAL_NOT_FOUND", "no such principal: create it first");
+  }
+  if (row.principal === "DISABLED") throw new AppError("PRINCIPAL_DISABLED", "the principal is disabled");
+  return row;
+}
+
+/** The caller's own token as it is now, under lock; CALLER_UNAUTHENTICATED where it is no longer what it was. */
+export async function rereadCaller(tx: Tx, guard: CallerGuard, now: number): Promise<Asker> {
+  if (guard.callerTokenId === undefined) return { now };
+  const gone = new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
+  const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
+    throw error instanceof AppError ? gone : error;
+  });
+  const ownParent = await parentOf(tx, own);
+  const scopes = withinParent(own.scopes, ownParent?.scopes);
+  const narrowed = guard.callerScopes.some((scope) => !scopes.includes(scope));
+  if (narrowed || own.state !== "ACTIVE" || (own.expireTime ?? now + 1) <= now) throw gone;
+  return { now, own, ownParent };
 }

@@ -1,6 +1,7 @@
 import { Keyring } from "../domain/keyring.ts";
 import { BUILT_IN_PROFILES } from "../domain/profile.ts";
 import type { Secret } from "../domain/secret.ts";
+import { NOTHING_GIVEN } from "../domain/token.ts";
 import { mintTokenString, newTokenId } from "../domain/token-string.ts";
 import { makeFirstAdmin } from "./boot.ts";
 import { Postgres } from "./pool.ts";
@@ -41,12 +42,9 @@ export async function bootstrap(options: FirstAdminOptions): Promise<boolean> {
       tenant: "default",
       profile: profile.name,
       principal: "user:admin",
+      ...NOTHING_GIVEN,
       displayName: "first administrator",
-      description: "",
       scopes: ["sallyport.operator"],
-      audiences: [],
-      allowedCidrs: [],
-      annotations: {},
       createdBy: "bootstrap",
     };
     return await makeFirstAdmin(db, token, options.ttlMs, options.again, () => options.keep(tokenString));

@@ -1,79 +1,169 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
-import type { Token, TokenState } from "../domain/token.ts";
+import type { Held } from "../domain/rights.ts";
+import type { Token } from "../domain/token.ts";
+import type { PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
 
-const STORED =
-  "id kid hint tenant profile principal display_name description scopes audiences allowed_cidrs annotations disabled " +
-  "create_time created_by not_before_time expire_time revoke_time revoked_by revoke_reason parent_id rotated_from " +
-  "rotated_to revision";
+// ---------------------------------------------------------------------------------------------------- the column map
 
-/** Those columns of a Token that are in the row itself. */
+/** A column, and how its values and those of the domain become each other. Without a function they are the same. */
+interface Column {
+  readonly name: string;
+  /** The value of the domain as a parameter of a statement. */
+  readonly parameter?: (value: never) => unknown;
+  /** SQL that turns that parameter into the column's value. */
+  readonly sql?: (parameter: string) => string;
+  /** The value of the domain, of what a row has. */
+  readonly value?: (column: never) => unknown;
+}
+
+const plain = (name: string): Column => ({ name });
+const json = (name: string): Column => ({ name, parameter: JSON.stringify });
+/** Null in the table is undefined in the domain. */
+const optional = (name: string): Column => ({
+  name,
+  parameter: (value: unknown) => value ?? null,
+  value: (column: unknown) => column ?? undefined,
+});
+/** Null in the table is the empty string in the domain. */
+const orEmpty = (name: string): Column => ({
+  name,
+  parameter: (value: string) => (value === "" ? null : value),
+  value: (column: string | null) => column ?? "",
+});
+const time = (name: string): Column => ({
+  ...optional(name),
+  sql: (parameter) => `to_timestamp(${parameter}::float8 / 1000)`,
+});
+const bytes = (name: string): Column => ({ name, parameter: (value: string) => Buffer.from(value, "latin1") });
+
+/** The fields of a Token that are in its own row: selected, inserted, copied and updated by this map. */
+const STORED = {
+  id: plain("id"),
+  kid: plain("kid"),
+  hint: plain("hint"),
+  tenant: plain("tenant"),
+  profile: plain("profile"),
+  principal: plain("principal"),
+  displayName: plain("display_name"),
+  description: plain("description"),
+  scopes: plain("scopes"),
+  audiences: plain("audiences"),
+  allowedCidrs: plain("allowed_cidrs"),
+  annotations: json("annotations"),
+  disabled: plain("disabled"),
+  createTime: time("create_time"),
+  createdBy: plain("created_by"),
+  notBeforeTime: time("not_before_time"),
+  expireTime: time("expire_time"),
+  revokeTime: time("revoke_time"),
+  revokedBy: plain("revoked_by"),
+  revokeReason: plain("revoke_reason"),
+  parent: orEmpty("parent_id"),
+  rotatedFrom: plain("rotated_from"),
+  rotatedTo: plain("rotated_to"),
+  etag: { name: "revision", value: String },
+} satisfies Partial<Record<keyof Token, Column>>;
+
+/** The other fields of a Token. The view adds them. */
+const VIEWED = {
+  lastUseTime: optional("last_use_time"),
+  lastUseAddress: orEmpty("last_use_address"),
+  state: plain("state"),
+} satisfies Record<Exclude<keyof Token, keyof typeof STORED>, Column>;
+
+/** What a token's family was given. */
+const FAMILY = {
+  family: plain("family"),
+  familyTime: time("family_time"),
+  familyLife: optional("family_life"),
+} satisfies Record<Exclude<keyof Held, keyof Token>, Column>;
+
+/** Columns that are written once and that no Token shows. */
+const HIDDEN = { digest: bytes("digest"), issuedPosition: plain("issued_n") };
+
+const TOKEN: Readonly<Record<keyof Token, Column>> = { ...STORED, ...VIEWED };
+const WRITABLE = { ...STORED, ...FAMILY, ...HIDDEN };
+
+/** Fields that a statement writes. */
+export type Fields = { readonly [field in keyof typeof WRITABLE]?: unknown };
+
+function listed(columns: Readonly<Record<string, Column>>, of: string): string {
+  return Object.values(columns)
+    .map(({ name }) => `${of}.${name}`)
+    .join(", ");
+}
+
+/** The columns of a Token that are in the row itself, each as `of.column`. */
 export function storedColumns(of: string): string {
-  return STORED.replaceAll(/\w+/g, `${of}.$&`).replaceAll(" ", ", ");
+  return listed(STORED, of);
 }
 
 /** Columns of `sallyport.token_view v` that make a Token. */
-export const TOKEN_COLUMNS = `${storedColumns("v")}, v.last_use_time, v.last_use_address, v.state`;
+export const TOKEN_COLUMNS = `${storedColumns("v")}, ${listed(VIEWED, "v")}`;
 
+/** Columns of `sallyport.token_view v` that make a Held. */
+export const HELD_COLUMNS = `${TOKEN_COLUMNS}, ${listed(FAMILY, "v")}`;
+
+/** A row with TOKEN_COLUMNS: `tokenOf` reads all of them, others these two. */
 export interface TokenRow {
   readonly id: string;
-  readonly kid: string;
-  readonly hint: string;
-  readonly tenant: string;
-  readonly profile: string;
-  readonly principal: string;
-  readonly display_name: string;
-  readonly description: string;
-  readonly scopes: string[];
-  readonly audiences: string[];
-  readonly allowed_cidrs: string[];
-  readonly annotations: Record<string, string>;
-  readonly disabled: boolean;
   readonly create_time: number;
-  readonly created_by: string;
-  readonly not_before_time: number | null;
-  readonly expire_time: number | null;
-  readonly revoke_time: number | null;
-  readonly revoked_by: string;
-  readonly revoke_reason: string;
-  readonly parent_id: string | null;
-  readonly rotated_from: string;
-  readonly rotated_to: string;
-  readonly revision: number;
-  readonly last_use_time: number | null;
-  readonly last_use_address: string | null;
-  readonly state: TokenState;
 }
 
 export function tokenOf(row: TokenRow): Token {
+  return read(TOKEN, row) as unknown as Token;
+}
+
+/** Of a row with HELD_COLUMNS. A row that is older than the notes about families counts as the first of its own. */
+export function heldOf(row: TokenRow): Held {
+  const token = tokenOf(row);
+  const family = read(FAMILY, row) as unknown as Pick<Held, "family" | "familyTime" | "familyLife">;
+  if (family.familyTime !== undefined) return { ...token, ...family };
+  const familyLife = token.expireTime === undefined ? undefined : token.expireTime - token.createTime;
+  return { ...token, family: family.family, familyTime: token.createTime, familyLife };
+}
+
+function read(columns: Readonly<Record<string, Column>>, row: object): Record<string, unknown> {
+  const values = row as Readonly<Record<string, unknown>>;
+  const of = ({ name, value }: Column) => (value === undefined ? values[name] : value(values[name] as never));
+  return Object.fromEntries(Object.entries(columns).map(([field, column]) => [field, of(column)]));
+}
+
+interface Written {
+  readonly columns: readonly string[];
+  /** SQL of each column's value; its parameters are `$first` and those after it. */
+  readonly sql: readonly string[];
+  readonly values: readonly unknown[];
+}
+
+function written(fields: Fields, first: number): Written {
+  const columns = Object.keys(fields).map((field): Column => WRITABLE[field as keyof Fields]);
   return {
-    id: row.id,
-    tenant: row.tenant,
-    profile: row.profile,
-    principal: row.principal,
-    displayName: row.display_name,
-    description: row.description,
-    scopes: row.scopes,
-    audiences: row.audiences,
-    allowedCidrs: row.allowed_cidrs,
-    annotations: row.annotations,
-    hint: row.hint,
-    kid: row.kid,
-    state: row.state,
-    disabled: row.disabled,
-    createTime: row.create_time,
-    createdBy: row.created_by,
-    notBeforeTime: row.not_before_time ?? undefined,
-    expireTime: row.expire_time ?? undefined,
-    revokeTime: row.revoke_time ?? undefined,
-    revokedBy: row.revoked_by,
-    revokeReason: row.revoke_reason,
-    rotatedFrom: row.rotated_from,
-    rotatedTo: row.rotated_to,
-    parent: row.parent_id ?? "",
-    lastUseTime: row.last_use_time ?? undefined,
-    lastUseAddress: row.last_use_address ?? "",
-    etag: String(row.revision),
+    columns: columns.map(({ name }) => name),
+    sql: columns.map(({ sql }, i) => (sql ?? String)(`$${first + i}`)),
+    values: Object.values(fields).map((value, i) => parameter(columns[i]!, value)),
   };
+}
+
+function parameter({ parameter }: Column, value: unknown): unknown {
+  return parameter === undefined ? value : parameter(value as never);
+}
+
+/** The statement that inserts a token of these fields. */
+export function insertToken(fields: Fields): { text: string; values: readonly unknown[] } {
+  const { columns, sql, values } = written(fields, 1);
+  return { text: `insert into sallyport.tokens (${columns.join(", ")}) values (${sql.join(", ")})`, values };
+}
+
+/** The statement that sets these fields of a token, and what `more` assigns. */
+export function updateToken(
+  id: string,
+  fields: Fields,
+  more: readonly string[] = [],
+): { text: string; values: readonly unknown[] } {
+  const { columns, sql, values } = written(fields, 2);
+  const set = [...columns.map((column, i) => `${column} = ${sql[i]}`), ...more].join(", ");
+  return { text: `update sallyport.tokens set ${set} where id = $1`, values: [id, ...values] };
 }
 
 export const PRINCIPAL_COLUMNS = "tenant, name, display_name, email, owner, state, annotations, create_time, revision";
@@ -104,6 +194,15 @@ export function principalOf(row: PrincipalRow): Principal {
   };
 }
 
+/** The columns that an update of a principal may set. */
+export const PRINCIPAL_FIELDS: Record<keyof PrincipalChange, string> = {
+  displayName: "display_name",
+  email: "email",
+  owner: "owner",
+  state: "state",
+  annotations: "annotations",
+};
+
 export const TENANT_COLUMNS = "id, display_name, state, annotations, create_time, revision";
 
 export interface TenantRow {
@@ -124,4 +223,24 @@ export function tenantOf(row: TenantRow): Tenant {
     createTime: row.create_time,
     etag: String(row.revision),
   };
+}
+
+/** The columns that an update of a tenant may set. */
+export const TENANT_FIELDS: Record<keyof TenantChange, string> = {
+  displayName: "display_name",
+  state: "state",
+  annotations: "annotations",
+};
+
+/** `column = $n` for each field of the change that is in the table; values from `$first` on. */
+export function assignments(change: object, columns: Record<string, string>, first = 3) {
+  const parts: string[] = [];
+  const values: unknown[] = [];
+  for (const [field, value] of Object.entries(change)) {
+    const column = columns[field];
+    if (column === undefined || value === undefined) continue;
+    values.push(field === "annotations" ? JSON.stringify(value) : value);
+    parts.push(`${column} = $${first + values.length - 1}`);
+  }
+  return { parts, values, text: parts.join(", ") };
 }

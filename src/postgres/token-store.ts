@@ -1,9 +1,8 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Token } from "../domain/token.ts";
 import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../management/ports.ts";
-import { ANY_OF_THEM } from "./holders.ts";
 import type { ListReads } from "./list-reads.ts";
-import { driven, newestFirst, Where } from "./newest-first.ts";
+import { driven, newestFirst } from "./newest-first.ts";
 import type { Postgres } from "./pool.ts";
 import { type Followed, ProvenReads, proving } from "./proven-reads.ts";
 import {
@@ -17,6 +16,7 @@ import {
   tenantOf,
   tokenOf,
 } from "./rows.ts";
+import { selected } from "./selection.ts";
 
 const BY_ID = {
   name: "sallyport-token",
@@ -234,71 +234,4 @@ export class PostgresTokenStore implements TokenStore {
     );
     return { rows: rows.map(tenantOf), rest };
   }
-}
-
-/**
- * Tokens that could be accepted, now or some day: also those of a principal that is disabled for now. Not by the view,
- * whose usage nobody asks for, and whose states are those after a cut. What is the same for all rows is read once.
- */
-function selected(selection: RevokeSelection): { made: string; from: string; where: Where } {
-  const where = new Where();
-  const { tenant, principal, cutFrom, descendants = false } = selection;
-  const inTenant = where.value(tenant);
-  const named = descendants ? new Where(where.values) : where;
-  nameSelected(named, inTenant, selection);
-  if (descendants) named.always(`t.tenant = ${inTenant}`);
-  where.add("t.principal = ?", selection.within);
-  if (selection.holding !== undefined) where.always(`t.scopes && ${ANY_OF_THEM}`);
-  where.add("t.scopes && ?::text[]", selection.holding);
-  where.always(`t.tenant = ${inTenant}`);
-  let cuts = ["p.cut_n", `(select cut_n from sallyport.tenants where id = ${inTenant})`];
-  let from = descendants
-    ? "(select distinct id from made) m join sallyport.tokens t on t.id = m.id"
-    : "sallyport.tokens t";
-  if (principal !== undefined) named.add("t.principal = ?", principal);
-  if (principal === undefined || descendants) {
-    from += " join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal and p.state <> 'DELETED'";
-  } else {
-    const name = where.value(principal);
-    cuts[0] = `(select cut_n from sallyport.principals
-      where tenant = ${inTenant} and name = ${name} and state <> 'DELETED')`;
-  }
-  if (cutFrom !== undefined) {
-    const made = principal === undefined ? 1 : 0;
-    where.always(`t.issued_n < ${cuts[made]}`);
-    cuts = cuts.with(made, `${where.value(cutFrom)}::bigint`);
-  }
-  const live = (of: string) => `${of}.revoke_time is null and ${of}.issued_n >= ${cuts[0]}
-    and ${of}.issued_n >= ${cuts[1]} and (${of}.expire_time is null or ${of}.expire_time > clock_timestamp())`;
-  where.always(`${live("t")} and (t.parent_id is null
-    or exists (select from sallyport.tokens q where q.id = t.parent_id and ${live("q")}))`);
-  return { made: descendants ? descent(named, inTenant) : "", from, where };
-}
-
-/** The conditions on the row itself. */
-function nameSelected(where: Where, tenant: string, selection: RevokeSelection): void {
-  const { profile, createdBy, createdBefore, hints, digests, ids } = selection;
-  where.add("t.profile = ?", profile);
-  where.add("t.created_by = ?", createdBy);
-  where.add("t.create_time < to_timestamp(?::float8 / 1000)", createdBefore);
-  if (hints === undefined && digests === undefined && ids === undefined) return;
-  const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
-  // First which they are, each by its index: a choice between three is none.
-  where.always(`t.id = any(array(
-    select id from sallyport.tokens where tenant = ${tenant} and hint = any(${where.value(hints ?? [])})
-    union all select id from sallyport.tokens where digest = any(${where.value(bytes)})
-    union all select id from unnest(${where.value(ids ?? [])}::text[]) id))`);
-}
-
-/** `made`: the named ones, whatever was made by one of them, and whatever replaced one of them; dead or not. */
-function descent(named: Where, tenant: string): string {
-  return `with recursive made (id, hint, family) as (
-    select t.id, t.hint, t.family from sallyport.tokens t ${named.text}
-    union
-    select n.id, n.hint, n.family from made m cross join lateral (
-      select id, hint, family from sallyport.tokens where tenant = ${tenant} and created_by = 'token:' || m.hint
-      union all
-      select id, hint, family from sallyport.tokens where family = m.family and rotated_from = m.id
-    ) n
-  )`;
 }

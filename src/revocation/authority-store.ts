@@ -3,28 +3,16 @@ import type { AppError } from "../domain/errors.ts";
 import type { LifetimeRule } from "../domain/lifetime.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
 import type { Rights } from "../domain/rights.ts";
-import type { Token } from "../domain/token.ts";
+import type { Changeable, Given, Token } from "../domain/token.ts";
 import type { Committed } from "./ports.ts";
 
 // ---------------------------------------------------------------------------------------------------- issuing
 
-/** What a new token will be. The secret is not here: only its digest. */
-export interface NewToken {
-  readonly id: string;
-  readonly digest: string;
-  readonly kid: string;
-  readonly hint: string;
-  readonly tenant: string;
-  readonly profile: string;
-  readonly principal: string;
-  readonly displayName: string;
-  readonly description: string;
-  readonly scopes: readonly string[];
-  readonly audiences: readonly string[];
-  readonly allowedCidrs: readonly string[];
-  readonly annotations: Readonly<Record<string, string>>;
-  readonly createdBy: string;
-}
+/** A new token. The secret is not here: only its digest. */
+export type NewToken = Given & Pick<Token, "id" | "kid" | "hint" | "createdBy"> & { readonly digest: string };
+
+/** The part of a new token that a rotation does not copy from the old one. */
+export type FreshToken = Omit<NewToken, keyof Given>;
 
 /** Names the call that mints, so that a repeat is answered as the first was. */
 export interface Idempotency {
@@ -73,12 +61,7 @@ export interface Repeated {
   readonly previous?: Token;
 }
 
-export type TokenChange = Partial<
-  Pick<
-    Token,
-    "displayName" | "description" | "scopes" | "audiences" | "allowedCidrs" | "annotations" | "disabled" | "expireTime"
-  >
-> & { readonly noExpiry?: boolean };
+export type TokenChange = Changeable & { readonly noExpiry?: boolean };
 
 export type PrincipalChange = Partial<Pick<Principal, "displayName" | "email" | "owner" | "state" | "annotations">>;
 
@@ -102,7 +85,7 @@ export interface AuthorityStore {
   ): Promise<{ kind: "created"; token: Token } | Repeated>;
   rotateToken(
     id: string,
-    token: Pick<NewToken, "id" | "digest" | "kid" | "hint" | "createdBy">,
+    token: FreshToken,
     /** Undefined: as long as the old one was made to live. */
     lifetime: LifetimeRule | undefined,
     overlapMs: number,

@@ -2,6 +2,7 @@ import type { Clock, Timers } from "../domain/clock.ts";
 import type { Verdict } from "../domain/decide.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import type { Secret } from "../domain/secret.ts";
+import { NOTHING_GIVEN } from "../domain/token.ts";
 import { mintTokenString, newTokenId } from "../domain/token-string.ts";
 import type { Events } from "../telemetry/events.ts";
 import type { AuthorityStore } from "./authority-store.ts";
@@ -88,12 +89,8 @@ export class Canary {
       tenant: "default",
       profile: "pat",
       principal: PRINCIPAL,
+      ...NOTHING_GIVEN,
       displayName: "canary",
-      description: "",
-      scopes: [],
-      audiences: [],
-      allowedCidrs: [],
-      annotations: {},
       createdBy: "canary",
     };
     await issuer.createToken(

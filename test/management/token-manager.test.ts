@@ -2,6 +2,7 @@ import { expect, test } from "vitest";
 import type { Caller } from "../../src/domain/caller.ts";
 import { freshKeyring, Keyring } from "../../src/domain/keyring.ts";
 import { BUILT_IN_PROFILES } from "../../src/domain/profile.ts";
+import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import type { Access } from "../../src/management/access.ts";
 import { Repeats } from "../../src/management/repeats.ts";
 import { type CreateRequest, TokenManager } from "../../src/management/token-manager.ts";
@@ -40,12 +41,8 @@ const request: CreateRequest = {
   tenant: "",
   profile: "pat",
   principal: "user:ann",
+  ...NOTHING_GIVEN,
   displayName: "x",
-  description: "",
-  scopes: [],
-  audiences: [],
-  allowedCidrs: [],
-  annotations: {},
   lifetime: {},
   requestId: "",
   body: new Uint8Array(),

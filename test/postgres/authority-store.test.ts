@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test
 import { AppError } from "../../src/domain/errors.ts";
 import type { LifetimeRule } from "../../src/domain/lifetime.ts";
 import { BUILT_IN_PROFILES } from "../../src/domain/profile.ts";
-import type { Token } from "../../src/domain/token.ts";
+import { NOTHING_GIVEN, type Token } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
@@ -51,12 +51,9 @@ const newToken = (over: Partial<NewToken> = {}): NewToken => ({
   tenant: "default",
   profile: "bot",
   principal: "bot:ci",
+  ...NOTHING_GIVEN,
   displayName: "n",
-  description: "",
   scopes: ["a"],
-  audiences: [],
-  allowedCidrs: [],
-  annotations: {},
   ...over,
 });
 

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { AppError } from "../../src/domain/errors.ts";
+import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { Postgres, TYPES } from "../../src/postgres/pool.ts";
 import type { AuthorityStore, CallerGuard, NewToken } from "../../src/revocation/authority-store.ts";
@@ -26,12 +27,9 @@ const newToken = (tenant: string, principal: string): NewToken => ({
   tenant,
   profile: "adm",
   principal,
+  ...NOTHING_GIVEN,
   displayName: "n",
-  description: "",
   scopes: ["sallyport.operator"],
-  audiences: [],
-  allowedCidrs: [],
-  annotations: {},
 });
 
 /** What the raising calls are made to: all in another tenant than the caller is of. */

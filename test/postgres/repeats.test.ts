@@ -3,6 +3,7 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import type { AuditActor } from "../../src/domain/audit-event.ts";
 import { AppError } from "../../src/domain/errors.ts";
+import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import type { Access } from "../../src/management/access.ts";
 import type { TokenStore } from "../../src/management/ports.ts";
 import { PrincipalManager } from "../../src/management/principal-manager.ts";
@@ -36,12 +37,8 @@ const newToken = (principal: string): NewToken => ({
   tenant: "default",
   profile: "bot",
   principal,
+  ...NOTHING_GIVEN,
   displayName: "n",
-  description: "",
-  scopes: [],
-  audiences: [],
-  allowedCidrs: [],
-  annotations: {},
 });
 const request = (method: string): Idempotency => ({
   caller: "c",

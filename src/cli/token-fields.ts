@@ -1,5 +1,52 @@
-import { type Token, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
+import type { Command } from "commander";
+import { type Token, TokenSchema, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
+import { annotation, repeatable } from "./flags.ts";
 import { annotationsOf, fromNow, nameOf, record, table, timeAndDistance } from "./output.ts";
+
+/*
+ * The fields of a token on the command line: the flags that set them, and how they are shown.
+ */
+
+/** The fields that `tokens create` sets and `tokens update` changes. */
+export interface FieldOptions {
+  readonly displayName?: string;
+  readonly description?: string;
+  readonly scope?: string[];
+  readonly audience?: string[];
+  readonly allowedCidr?: string[];
+  readonly annotation?: Record<string, string>;
+}
+
+export function fieldFlags(command: Command): Command {
+  return command
+    .option("--display-name <name>", "a name for people; some profiles require one")
+    .option("--description <text>", "free text")
+    .option("--scope <scope>", "what it may do; repeatable", repeatable)
+    .option("--audience <audience>", "where it is good, everywhere if there is none; repeatable", repeatable)
+    .option("--allowed-cidr <cidr>", "from where it is accepted, everywhere if there is none; repeatable", repeatable)
+    .option("--annotation <key=value>", "a fact for programs; repeatable", annotation);
+}
+
+/** The fields as the API names them; undefined where no flag was given. */
+export function fieldsOf(options: FieldOptions) {
+  return {
+    displayName: options.displayName,
+    description: options.description,
+    scopes: options.scope,
+    audiences: options.audience,
+    allowedCidrs: options.allowedCidr,
+    annotations: options.annotation,
+  };
+}
+
+/** The same by their paths in an update mask. */
+export function pathsOf(fields: ReturnType<typeof fieldsOf>): Record<string, unknown> {
+  const names = Object.keys(fields) as (keyof typeof fields)[];
+  return Object.fromEntries(names.map((name) => [TokenSchema.field[name].name, fields[name]]));
+}
+
+/** The paths of the fields that can be empty. */
+export const CLEARABLE = Object.keys(pathsOf(fieldsOf({})));
 
 /** Tokens for people, one a line, with what one looks for: the hint, the state, how long still. */
 export function tokenTable(tokens: readonly Token[], now: number): string {

@@ -1,0 +1,59 @@
+import type { AuditActor } from "../domain/audit-event.ts";
+import { AppError } from "../domain/errors.ts";
+import type { AuthorityStore } from "../revocation/authority-store.ts";
+import { appendAudit, appendRepeat } from "./audit-log.ts";
+import type { Tx } from "./pool.ts";
+
+/** The parameters of a change of authority. */
+export type Args<K extends keyof AuthorityStore> = Parameters<AuthorityStore[K]>;
+
+/** Why something was revoked, as its audit row tells it. */
+export function why(reason: string): Record<string, string> {
+  return reason === "" ? {} : { reason };
+}
+
+export async function audit(
+  tx: Tx,
+  actor: AuditActor,
+  tenant: string,
+  action: string,
+  target: string,
+  owner: string,
+  metadata: Record<string, string>,
+): Promise<void> {
+  await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "OK", metadata }]);
+}
+
+/** The row of a call that found all done. */
+export async function repeated(
+  tx: Tx,
+  actor: AuditActor,
+  tenant: string,
+  action: string,
+  target: string,
+  owner: string,
+  metadata: Record<string, string>,
+): Promise<void> {
+  await appendRepeat(tx, { ...actor, tenant, action, target, owner, outcome: "OK", metadata });
+}
+
+/** That it is there already may be an earlier call's doing: told after a commit, as that call would have told it. */
+export async function refused(
+  tx: Tx,
+  actor: AuditActor,
+  tenant: string,
+  action: string,
+  target: string,
+  owner: string,
+  refusal: AppError,
+): Promise<AppError> {
+  const metadata = { reason: refusal.reason };
+  await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "DENIED", metadata }]);
+  return refusal;
+}
+
+export function checkEtag(sent: string, current: string): void {
+  if (sent !== "" && sent !== current) {
+    throw new AppError("ETAG_MISMATCH", "etag: it was changed meanwhile; read it again", { retryAfterMs: 0 });
+  }
+}

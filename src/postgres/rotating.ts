@@ -1,0 +1,122 @@
+import type { AuditActor } from "../domain/audit-event.ts";
+import { alreadyRotated, refuseDead } from "../domain/dead-token.ts";
+import { AppError } from "../domain/errors.ts";
+import { expiry, type LifetimeRule } from "../domain/lifetime.ts";
+import { type Asker, type Held, judgeRotation, type Rights } from "../domain/rights.ts";
+import { givenOf, type Token } from "../domain/token.ts";
+import type { ChangeGuard, FreshToken, Idempotency, Repeated } from "../revocation/authority-store.ts";
+import { appendAudit, appendRepeat } from "./audit-log.ts";
+import { lockPrincipals, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
+import { countRotation } from "./mint-limits.ts";
+import type { Tx } from "./pool.ts";
+import { auditRepeat, claim, forget } from "./requests.ts";
+import { insertToken, parentOf, readHeld, readToken } from "./token-rows.ts";
+
+/** Replaces a token by a new one of the same rights and the same parent, and gives the old one its end. */
+export async function rotate(
+  tx: Tx,
+  id: string,
+  fresh: FreshToken,
+  lifetime: LifetimeRule | undefined,
+  overlapMs: number,
+  guard: ChangeGuard,
+  actor: AuditActor,
+  idempotency: Idempotency | undefined,
+): Promise<{ kind: "created"; token: Token; previous: Token } | Repeated | AppError> {
+  const repeated = await claim(tx, idempotency, fresh.id);
+  if (guard.ended) checkRepeat(repeated, guard.callerTokenId);
+  if (repeated !== undefined) {
+    const previous = await readToken(tx, repeated.token.rotatedFrom);
+    await auditRepeat(tx, actor, "token.rotate", previous.id, previous);
+    return { ...repeated, previous };
+  }
+  const before = await readToken(tx, id);
+  await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard.callerTokenId);
+  await lockTokens(tx, [guard.callerTokenId, id]);
+  const { now, n } = await rereadOwners(tx, before.tenant, before.principal);
+  const made = await readHeld(tx, id);
+  // This very call has made it: its commit came through a failover, and it was run again.
+  if (made.rotatedTo === fresh.id) {
+    // A revocation has made its request forgotten since: it stays so.
+    await forget(tx, idempotency);
+    await auditRepeat(tx, actor, "token.rotate", id, made);
+    return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
+  }
+  const asker = await rereadCaller(tx, guard, now);
+  const old = made;
+  if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
+  refuseDead(old);
+  if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
+  const judged = await judgedRotation(tx, guard.rights, asker, old, lifetime);
+  if (judged.counted && guard.rights !== undefined) await countRotation(tx, guard.rights, old, overlapMs, now);
+  await insertToken(tx, {
+    ...givenOf(old),
+    ...fresh,
+    createTime: now,
+    issuedPosition: n,
+    notBeforeTime: old.notBeforeTime,
+    expireTime: judged.expire,
+    parent: old.parent,
+    family: old.family,
+    familyTime: old.familyTime,
+    familyLife: judged.familyLife,
+    rotatedFrom: id,
+  });
+  // Without an overlap it is revoked as well: an end by time alone would be undone by a clock that is set back.
+  await tx.query(
+    `update sallyport.tokens set rotated_to = $2,
+       expire_time = least(expire_time, to_timestamp(($3::float8 + $4::float8) / 1000)),
+       revoke_time = case when $4::float8 = 0 then to_timestamp($3::float8 / 1000) end,
+       revoked_by = case when $4::float8 = 0 then $5 else '' end,
+       revoke_reason = case when $4::float8 = 0 then 'rotated' else '' end where id = $1`,
+    [id, fresh.id, now, overlapMs, actor.actor],
+  );
+  await appendAudit(tx, [
+    {
+      ...actor,
+      tenant: old.tenant,
+      action: "token.rotate",
+      target: `token:${id}`,
+      owner: old.principal,
+      outcome: "OK",
+      metadata: { new_token: fresh.id, hint: fresh.hint, overlap_seconds: String(overlapMs / 1000) },
+    },
+  ]);
+  return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
+}
+
+/** One who was ended by its own rotation is told its answer again, as long as what it made is live. */
+function checkRepeat(repeated: Repeated | undefined, callerTokenId: string | undefined): void {
+  const token = repeated?.token;
+  if (
+    token === undefined ||
+    token.rotatedFrom !== callerTokenId ||
+    !["ACTIVE", "NOT_YET_VALID"].includes(token.state)
+  ) {
+    throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");
+  }
+}
+
+async function judgedRotation(
+  tx: Tx,
+  rights: Rights | undefined,
+  asker: Asker,
+  old: Held,
+  lifetime: LifetimeRule | undefined,
+): Promise<ReturnType<typeof judgeRotation>> {
+  const parent = await parentOf(tx, old);
+  if (rights !== undefined) return judgeRotation(rights, asker, old, parent, lifetime);
+  const rule = { ...(lifetime ?? { never: true, maxTtl: 0 }), notBeforeTime: old.notBeforeTime };
+  const expire = expiry(rule, asker.now, parent?.expireTime, lifetime === undefined ? old.expireTime : undefined);
+  return { expire, familyLife: old.familyLife, counted: false };
+}
+
+/** Whoever repeats a rotation learns that it is done only once that is as certain as the first answer would have been. */
+async function rotatedBefore(tx: Tx, old: Token, actor: AuditActor, of: Idempotency | undefined): Promise<AppError> {
+  const refusal = alreadyRotated(old);
+  const metadata = { reason: refusal.reason, ...refusal.metadata };
+  const act = { tenant: old.tenant, action: "token.rotate", target: `token:${old.id}`, owner: old.principal };
+  await appendRepeat(tx, { ...actor, ...act, outcome: "DENIED", metadata });
+  await forget(tx, of);
+  return refusal;
+}

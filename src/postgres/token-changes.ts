@@ -1,0 +1,112 @@
+import type { AuditActor } from "../domain/audit-event.ts";
+import { refuseDead } from "../domain/dead-token.ts";
+import { earlier, expiry, isLater } from "../domain/lifetime.ts";
+import {
+  type Asker,
+  canWiden,
+  checkMayEnd,
+  type Held,
+  judgeUpdate,
+  type Rights,
+  touchesRights,
+} from "../domain/rights.ts";
+import type { Token } from "../domain/token.ts";
+import type { TokenChange } from "../revocation/authority-store.ts";
+import { guardWidening } from "./caller-guard.ts";
+import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
+import type { Tx } from "./pool.ts";
+import { type Fields, updateToken as updating } from "./rows.ts";
+import { parentOf, readHeld, readToken } from "./token-rows.ts";
+
+export async function updateToken(
+  tx: Tx,
+  ...[id, change, etag, rule, guard, actor]: Args<"updateToken">
+): Promise<Token> {
+  const asker = canWiden(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
+  await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
+  const token = await readHeld(tx, id);
+  checkEtag(etag, token.etag);
+  refuseDead(token);
+  if (touchesRights(change)) checkMayEnd(actor.rank, token.scopes);
+  await writeTokenChange(tx, token, change, rule, guard.rights, asker);
+  const fields = Object.keys(change).sort().join(" ");
+  await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, { fields });
+  return readToken(tx, id);
+}
+
+async function writeTokenChange(
+  tx: Tx,
+  token: Held,
+  change: TokenChange,
+  rule: { maxTtl: number },
+  rights: Rights | undefined,
+  asker: Asker | undefined,
+): Promise<void> {
+  const { noExpiry, expireTime, ...others } = change;
+  const fields = Object.fromEntries(Object.entries(others).filter(([, value]) => value !== undefined));
+  const end = asker && (await endOf(tx, token, change, rule, rights, asker));
+  if (asker === undefined || end === undefined) return write(tx, token.id, fields);
+  if (!isLater(token.expireTime, end.expire)) return write(tx, token.id, { ...fields, expireTime: end.expire });
+  // What was shortened by hand does not renew itself to what it was.
+  const familyLife = earlier(token.familyLife, end.expire! - asker.now);
+  await write(tx, token.id, { ...fields, expireTime: end.expire, familyLife }, [
+    "family_time = coalesce(family_time, create_time)",
+  ]);
+}
+
+async function write(tx: Tx, id: string, fields: Fields, more?: readonly string[]): Promise<void> {
+  if (Object.keys(fields).length === 0) return;
+  const { text, values } = updating(id, fields, more);
+  await tx.query(text, values);
+}
+
+/** The end that a change sets; undefined: none. */
+async function endOf(
+  tx: Tx,
+  token: Held,
+  change: TokenChange,
+  rule: { maxTtl: number },
+  rights: Rights | undefined,
+  asker: Asker,
+): Promise<{ readonly expire: number | undefined } | undefined> {
+  const parent = await parentOf(tx, token);
+  if (rights !== undefined) return judgeUpdate(rights, asker, token, parent, change);
+  if (change.expireTime === undefined && change.noExpiry !== true) return undefined;
+  const { expireTime } = change;
+  return { expire: expiry({ ...rule, expireTime, notBeforeTime: token.notBeforeTime }, asker.now, parent?.expireTime) };
+}
+
+export async function revokeFamily(tx: Tx, id: string, reason: string, actor: AuditActor): Promise<Token> {
+  const token = await readHeld(tx, id);
+  const { family } = token;
+  // Again until no row is left: a rotation may have added one while the update waited for its lock.
+  const revoked: string[] = [];
+  for (;;) {
+    const held = await tx.query<{ scopes: string[] }>(
+      `select scopes from sallyport.tokens where family = $1 and revoke_time is null order by id for no key update`,
+      [family],
+    );
+    for (const { scopes } of held) checkMayEnd(actor.rank, scopes);
+    const rows = await tx.query<{ id: string }>(
+      `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
+         revoke_reason = $3
+       where family = $1 and revoke_time is null returning id`,
+      [family, actor.actor, reason],
+    );
+    if (rows.length === 0) break;
+    revoked.push(...rows.map((row) => row.id));
+  }
+  // A string that a rotation ended repeats no request once its family is revoked.
+  await tx.query("delete from sallyport.requests r using sallyport.tokens t where t.family = $1 and r.caller = t.id", [
+    family,
+  ]);
+  const metadata = { family: "true", ...why(reason) };
+  if (revoked.length === 0) {
+    await repeated(tx, actor, token.tenant, "token.revoke", `token:${id}`, token.principal, metadata);
+  } else {
+    for (const target of new Set([id, ...revoked])) {
+      await audit(tx, actor, token.tenant, "token.revoke", `token:${target}`, token.principal, metadata);
+    }
+  }
+  return readToken(tx, id);
+}
