@@ -280,7 +280,7 @@ describe("children: tokens that a token mints for its own principal", () => {
     expect(await failure(sallyport.createToken({}, sallyport.as(pat.tokenString)))).toMatchObject({
       code: "PermissionDenied",
       reason: "RIGHTS_EXCEEDED",
-      message: "profile pat is not minted by a token for its own principal",
+      message: "profile pat cannot be minted by a token for its own principal",
     });
   });
 
