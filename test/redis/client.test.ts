@@ -234,7 +234,7 @@ test("by sentinels it follows the primary to the replica within seconds", TIMED,
   await heals(opened, 15_000);
 });
 
-describe("a reply beyond all measure", () => {
+describe("a reply above the size limit", () => {
   /** A server that answers the first command of each connection so, and counts what it got rid of. */
   async function hostile(reply: (write: (bytes: Buffer | string) => Promise<boolean>) => Promise<unknown>) {
     const state = { sent: 0, connections: 0 };
