@@ -317,9 +317,9 @@ describe("database URLs", () => {
 
 describe("a file that is no YAML", () => {
   test.each([
-    ["a: [", /line \d+, column \d+: can not be read as YAML/],
-    ["log:\n  level: hunter2\n level: hunter2\n", /line 3, column \d+: can not be read as YAML/],
-    ["log: { level: info }\nlog: { level: hunter2 }", /line 2, column 1: can not be read as YAML \(duplicate key\)/],
+    ["a: [", /line \d+, column \d+: cannot be parsed as YAML/],
+    ["log:\n  level: hunter2\n level: hunter2\n", /line 3, column \d+: cannot be parsed as YAML/],
+    ["log: { level: info }\nlog: { level: hunter2 }", /line 2, column 1: cannot be parsed as YAML \(duplicate key\)/],
   ])("%j is told with line and column", (text, told) => {
     const found = problems(text);
     expect(found).toEqual([expect.stringMatching(told)]);
