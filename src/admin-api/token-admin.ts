@@ -30,7 +30,7 @@ const UPDATABLE = [
 ] as const;
 
 /** Beside every token string that is told. */
-const SHOWN_ONCE = "The token string is shown once: it is stored nowhere and cannot be had again.";
+const SHOWN_ONCE = "The token string is shown once: it is not stored and cannot be recovered.";
 
 export interface TokenAdminDeps {
   readonly tokens: TokenManager;
