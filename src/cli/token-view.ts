@@ -1,7 +1,7 @@
 import { type Token, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { annotationsOf, fromNow, nameOf, record, table, timeAndDistance } from "./output.ts";
 
-/** Tokens for people, one a line, with what one looks for: the hint, the state, how long still. */
+/** Tokens for people, one a line: the hint, the state, the remaining lifetime. */
 export function tokenTable(tokens: readonly Token[], now: number): string {
   return table(
     ["ID", "HINT", "PRINCIPAL", "NAME", "STATE", "EXPIRES", "LAST USED"],
@@ -17,7 +17,7 @@ export function tokenTable(tokens: readonly Token[], now: number): string {
   );
 }
 
-/** One token for people, with all that is known of it. */
+/** One token for people, with all its known fields. */
 export function tokenRecord(token: Token | undefined, now: number): string {
   if (token === undefined) return "";
   return record([

@@ -77,14 +77,14 @@ export const addTokens: AddCommands = (program, run) => {
     .description("change the fields given, and no others; a list given replaces the whole list")
     .option("--display-name <name>", "a name for people")
     .option("--description <text>", "free text")
-    .option("--scope <scope>", "what it may do; repeatable", repeatable)
-    .option("--audience <audience>", "where it is good; repeatable", repeatable)
-    .option("--allowed-cidr <cidr>", "from where it is accepted; repeatable", repeatable)
+    .option("--scope <scope>", "a scope of the token; repeatable", repeatable)
+    .option("--audience <audience>", "an audience that accepts it; repeatable", repeatable)
+    .option("--allowed-cidr <cidr>", "a network from which it is accepted; repeatable", repeatable)
     .option("--annotation <key=value>", "a fact for programs; repeatable", annotation)
-    .addOption(new Option("--expires-at <time>", "when it ends").argParser(time).conflicts("expiry"))
-    .option("--no-expiry", "it never ends, where the profile allows that")
+    .addOption(new Option("--expires-at <time>", "the time of its expiry").argParser(time).conflicts("expiry"))
+    .option("--no-expiry", "no expiry, if the profile allows that")
     .option("--etag <etag>", "only if the token is still as it was with this etag");
-  switchFlags(change, ["disable", "refuse it for now"], ["enable", "the end of --disable"]);
+  switchFlags(change, ["disable", "refuse it for now"], ["enable", "undo --disable"]);
   clearFlag(change, CLEARABLE);
   noWaitFlag(change).action(run(update));
 
