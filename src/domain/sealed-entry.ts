@@ -11,7 +11,7 @@ import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
  *   associated data = all before the nonce ‖ name (32) ‖ digest (32) ‖ epoch
  *
  * n comes first, so that a cache can compare positions without a key. The nonce is random. Each day and pepper has its
- * own key, which keeps the number of seals under one key far below 2^32 (NIST SP 800-38D §8.3).
+ * own key, which keeps the number of seals under one key far below 2^32 (NIST SP 800-38D, section 8.3).
  */
 const SCHEMA = 2;
 const N_DIGITS = 16;

@@ -105,7 +105,7 @@ describe("behind a trusted proxy", () => {
 describe("the row of a new token", () => {
   test("records the rights of the token", async () => {
     const { id, token } = await sallyport.createToken({
-      principal: "user:told",
+      principal: "user:shown",
       displayName: "for the nightly run",
       scopes: ["repo:read", "wiki:*"],
       audiences: ["https://a.example"],
@@ -113,7 +113,7 @@ describe("the row of a new token", () => {
       lifetime: { case: "ttl", value: seconds(600) },
     });
     const { metadata, owner } = (await about(`token:${id}`))[0]!;
-    expect(owner).toBe("user:told");
+    expect(owner).toBe("user:shown");
     expect(metadata).toEqual({
       profile: "pat",
       hint: token.hint,

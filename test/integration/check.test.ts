@@ -354,7 +354,7 @@ describe.each([
     ["org", `org:${LONG}`],
     ["adm", `user:${LONG}`],
   ])(
-    "a token of profile %s for the longest principal is told whole, and its scopes cut at a whole one",
+    "a token of profile %s for the longest principal is sent whole, and its scopes cut at a whole one",
     async (profile, principal) => {
       if (/^(bot|service):/.test(principal)) await sallyport.registered(principal).catch(() => {}); // once for both
       const scopes =
@@ -362,9 +362,9 @@ describe.each([
       const { tokenString, id } = await sallyport.createToken({ profile, principal, scopes });
       for (const family of ["envoy", "forwarded", "original"]) {
         const answer = await client.ask({ path: `/v1/check/${family}/default`, fields: [bearer(tokenString)] });
-        const [told, tenant, tokenId, told2 = "", of] = identity(answer);
-        expect([answer.status, told, tenant, tokenId, of]).toEqual([200, principal, "default", id, profile]);
-        const granted = told2.split(" ");
+        const [owner, tenant, tokenId, scopeList = "", of] = identity(answer);
+        expect([answer.status, owner, tenant, tokenId, of]).toEqual([200, principal, "default", id, profile]);
+        const granted = scopeList.split(" ");
         expect(granted.filter((scope) => !scopes.includes(scope))).toEqual([]);
         expect(granted.length).toBe(profile === "adm" ? 1 : 27);
         const size = IDENTITY.reduce((sum, name) => sum + name.length + answer.fields[name]!.join().length, 0);

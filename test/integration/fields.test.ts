@@ -117,11 +117,11 @@ describe.each(methods)("$name", ({ name, method }) => {
           async (error: unknown) => failure(Promise.reject(error)),
         );
         if (end === undefined) continue;
-        const told = JSON.stringify(end);
+        const answer = JSON.stringify(end);
         const by = end.reason ?? end.code;
         if (["INTERNAL", "STORE_UNAVAILABLE", "NOT_DONE", "OUTCOME_UNKNOWN", "UNDECODABLE"].includes(by))
           problems.push(`${path} with ${kind}: ${by}`);
-        if (told.includes(MARK)) problems.push(`${path} with ${kind} repeats the value`);
+        if (answer.includes(MARK)) problems.push(`${path} with ${kind} repeats the value`);
         if (by === "INVALID_FIELD" && end.violations.length === 0)
           problems.push(`${path} with ${kind}: no field is named`);
       }

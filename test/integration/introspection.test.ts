@@ -145,10 +145,10 @@ test("a repeated or missing parameter, another type, and an unreadable body are 
     ['{"__proto__":{"token":"x"}}', "application/json"],
     ['{"constructor":"x"}', "application/json"],
   ] as const) {
-    const { status, headers, body: told } = await post(body, type);
+    const { status, headers, body: answer } = await post(body, type);
     expect([status, headers.get("cache-control")], `${type} ${body.slice(0, 40)}`).toEqual([400, "no-store"]);
-    expect(JSON.parse(told)).toMatchObject({ error: "invalid_request" });
-    expect(told).not.toContain(sallyport.adminToken.slice(-20));
+    expect(JSON.parse(answer)).toMatchObject({ error: "invalid_request" });
+    expect(answer).not.toContain(sallyport.adminToken.slice(-20));
   }
 });
 

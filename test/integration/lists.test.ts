@@ -203,16 +203,16 @@ describe("filters of tokens", () => {
 });
 
 describe("a list filtered by something that does not exist", () => {
-  const told = async (call: Promise<unknown>) => {
+  const refusal = async (call: Promise<unknown>) => {
     const { reason, violations } = await failure(call);
     return [reason, ...violations.map(({ field }) => field)];
   };
 
   test("of an unknown tenant is NOT_FOUND, of one without entries empty", async () => {
     const { tokens, principals, audit, tenants } = sallyport.admin;
-    expect(await told(tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
-    expect(await told(principals.listPrincipals({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
-    expect(await told(audit.listAuditEvents({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await refusal(tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await refusal(principals.listPrincipals({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await refusal(audit.listAuditEvents({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
     await tenants.createTenant({ tenant: { id: "still-empty" } });
     expect((await tokens.listTokens({ tenant: "still-empty" })).tokens).toEqual([]);
     expect((await principals.listPrincipals({ tenant: "still-empty" })).principals).toEqual([]);
@@ -221,15 +221,15 @@ describe("a list filtered by something that does not exist", () => {
 
   test("of an unknown type of principal or profile is INVALID_FIELD, of one without entries empty", async () => {
     const { tokens, principals } = sallyport.admin;
-    expect(await told(principals.listPrincipals({ type: "robot" }))).toEqual(["INVALID_FIELD", "type"]);
-    expect(await told(tokens.listTokens({ principal: "robot:ci" }))).toEqual(["INVALID_FIELD", "principal"]);
-    expect(await told(tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
+    expect(await refusal(principals.listPrincipals({ type: "robot" }))).toEqual(["INVALID_FIELD", "type"]);
+    expect(await refusal(tokens.listTokens({ principal: "robot:ci" }))).toEqual(["INVALID_FIELD", "principal"]);
+    expect(await refusal(tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
     expect((await principals.listPrincipals({ type: "org" })).principals).toEqual([]);
     expect((await tokens.listTokens({ principal: "user:nobody", profile: "svc" })).tokens).toEqual([]);
     // Without a permission, a caller lists its own tokens. The words are the same.
     const own = sallyport.as((await sallyport.createToken({ principal: "user:lister" })).tokenString);
-    expect(await told(own.tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
-    expect(await told(own.tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await refusal(own.tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
+    expect(await refusal(own.tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
     expect((await own.tokens.listTokens({ principal: "user:ann" })).tokens).toEqual([]);
   });
 

@@ -188,7 +188,7 @@ describe("every refused token has the same answer, byte for byte", () => {
 
 describe("the true reason of a refusal", () => {
   test("is in the answer to a caller with sallyport.reasons, and to no other", async () => {
-    const told = async (scopes: string[]) => {
+    const reasonsFor = async (scopes: string[]) => {
       const { tokenString } = await sallyport.callerWith(scopes);
       const validator = sallyport.client(TokenValidator, "data", "connect-json", tokenString);
       const { responses } = await validator.batchValidateTokens({
@@ -196,8 +196,8 @@ describe("the true reason of a refusal", () => {
       });
       return Object.fromEntries(Object.keys(refused).map((cause, i) => [cause, responses[i]!.reason]));
     };
-    expect(new Set(Object.values(await told(["sallyport.validate"])))).toEqual(new Set([""]));
-    expect(await told(["sallyport.reasons"])).toEqual({
+    expect(new Set(Object.values(await reasonsFor(["sallyport.validate"])))).toEqual(new Set([""]));
+    expect(await reasonsFor(["sallyport.reasons"])).toEqual({
       empty: "malformed",
       malformed: "malformed",
       "5,000 characters": "malformed",

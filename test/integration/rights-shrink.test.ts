@@ -363,16 +363,16 @@ describe("an administrator's token that ends within 14 days", () => {
   const DAY = 86_400;
 
   test("adds a warning to every answer for its caller; others, and those that live longer, have none", async () => {
-    const told = async (by: { tokenString: string }) => {
+    const warning = async (by: { tokenString: string }) => {
       const headers = { authorization: `Bearer ${by.tokenString}` };
       const response = await sallyport.post("admin", "/sallyport.v1.TokenAdmin/ListTokens", { pageSize: 1 }, headers);
       expect(response.status).toBe(200);
       return response.headers.get("sallyport-token-ends");
     };
     const soon = await sallyport.callerWith(["sallyport.admin"], { lifetime: ttl(13 * DAY) });
-    expect(await told(soon)).toBe(new Date(endOf(soon.token)).toISOString());
-    expect(await told(await sallyport.callerWith(["sallyport.admin"], { lifetime: ttl(15 * DAY) }))).toBeNull();
-    expect(await told(await bot([], { lifetime: ttl(DAY) }))).toBeNull();
+    expect(await warning(soon)).toBe(new Date(endOf(soon.token)).toISOString());
+    expect(await warning(await sallyport.callerWith(["sallyport.admin"], { lifetime: ttl(15 * DAY) }))).toBeNull();
+    expect(await warning(await bot([], { lifetime: ttl(DAY) }))).toBeNull();
   });
 
   test("and the start warns, where it is the first one", () => {

@@ -89,8 +89,8 @@ test("a standby in the place of the primary revokes nothing, and no answer claim
       principal: { name: "bot:x", tenant: "unknown" },
     }),
   };
-  const told = Object.entries(calls).map(async ([what, call]) => [what, (await failure(call)).code]);
-  expect(await Promise.all(told)).toEqual(Object.keys(calls).map((what) => [what, "Unavailable"]));
+  const answers = Object.entries(calls).map(async ([what, call]) => [what, (await failure(call)).code]);
+  expect(await Promise.all(answers)).toEqual(Object.keys(calls).map((what) => [what, "Unavailable"]));
 
   await leadTo(primary);
   // None of them was done, and no connection to the standby is left in the pool.

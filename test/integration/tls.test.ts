@@ -287,14 +287,14 @@ describe("mTLS in the configuration", () => {
     expect(await typed([...create, ...address], { ...env, ...files })).toMatchObject({ exit: 0 });
     const untrusted = await cli([...create, ...address], { env });
     expect([untrusted.exit, untrusted.err]).toEqual([69, expect.stringContaining("--ca-file")]);
-    for (const [given, told] of [
+    for (const [given, text] of [
       [["--ca-file", at("none")], "there is no such file"],
       [["--ca-file", at("garbage")], "is not PEM"],
       [flags.slice(0, 4), "needs both"],
-      [[...flags.slice(0, 5), at("key.pem")], "can not be used"],
+      [[...flags.slice(0, 5), at("key.pem")], "cannot be used"],
     ] as const) {
       const { exit, err } = await cli([...create, ...address, ...given], { env });
-      expect([exit, err], told).toEqual([2, expect.stringContaining(told)]);
+      expect([exit, err], text).toEqual([2, expect.stringContaining(text)]);
     }
   });
 
