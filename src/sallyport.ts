@@ -334,7 +334,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
 
 const ADMIN_ENDS_SOON_MS = 14 * 86_400_000;
 
-/** It can not prolong itself: who has it must make another in time. */
+/** This token cannot extend its own life. Its holder must mint another in time. */
 async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, events: Telemetry): Promise<void> {
   const found = await store.firstAdminEnds();
   if (found === undefined || found.expireTime - clock.wall() > ADMIN_ENDS_SOON_MS) return;

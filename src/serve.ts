@@ -20,7 +20,10 @@ const WATCH_MS = 2_000;
 /** One Ctrl-C arrives twice: npm forwards the SIGINT that the terminal already sent to the whole process group. */
 const SAME_SIGNAL_MS = 1_000;
 
-/** Runs the server until a signal. Under systemd (`env`) it says when it is ready and when it stops. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
+/**
+ * Runs the server until a signal. Under systemd (`env`) it reports readiness and stop. Returns the exit code: 0 after a
+ * drain, 69 if the embedded database ended.
+ */
 export async function serve(given: Config, load: () => Config, env: NodeJS.ProcessEnv): Promise<number> {
   assertUsable(given);
   const telemetry = createTelemetry(given.log.level);

@@ -29,7 +29,7 @@ const UPDATABLE = [
   "disabled",
 ] as const;
 
-/** Beside every token string that is told. */
+/** The warning beside every token string. */
 const SHOWN_ONCE = "The token string is shown once: it is not stored and cannot be recovered.";
 
 export interface TokenAdminDeps {
@@ -38,7 +38,7 @@ export interface TokenAdminDeps {
   readonly pages: PageTokens;
 }
 
-/** TokenAdmin: convert, ask the manager, convert back. */
+/** TokenAdmin: converts the request, calls the manager, converts the answer. */
 export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl<typeof TokenAdmin> {
   return {
     async createToken(request, context) {
@@ -125,7 +125,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
   };
 }
 
-/** The request in one form, in whatever order its map came: clients send maps in any, also when they repeat. */
+/** The request in canonical form, because clients may send maps in any order, also when they repeat. */
 function canonical(request: CreateTokenRequest): Uint8Array {
   const annotations = Object.entries(request.annotations).sort(([a], [b]) => (a < b ? -1 : 1));
   return toBinary(CreateTokenRequestSchema, { ...request, annotations: Object.fromEntries(annotations) });
@@ -158,7 +158,7 @@ function changeOf(asked: Token, mask: ReadonlySet<(typeof UPDATABLE)[number]>): 
   };
 }
 
-/** What a page token is bound to: every filter, in a form in which no two look alike. */
+/** The filters that a page token is bound to, in a form in which no two look alike. */
 function filterText(of: ListTokensRequest): string[] {
   const time = (at: { seconds: bigint; nanos: number } | undefined) => (at ? `${at.seconds}.${at.nanos}` : "");
   return [

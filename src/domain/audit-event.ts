@@ -11,8 +11,8 @@ export interface AuditActor {
   /** The caller's rank, which limits the tokens that it may end. Absent for the program itself, which may end all. */
   readonly rank?: Rank;
   /**
-   * Asked in the transaction of a call that turns out to change nothing: whether it has an audit row of its own. Throws
-   * where that was said too often; then nothing is committed. Absent: it has one.
+   * Called in the transaction of a call that turns out to change nothing. Returns true if the call gets an audit row of
+   * its own. Throws if the call was repeated too often; then nothing is committed. Absent: every call gets a row.
    */
   readonly repeats?: () => boolean;
 }

@@ -5,7 +5,7 @@ const MAPPED = [0, 0, 0, 0, 0, 0xffff];
 
 const lists = new WeakMap<readonly string[], BlockList>();
 
-/** Whether an address lies in one of the networks. An unknown address lies in none. The list must not change. */
+/** True if the address lies in one of the networks. An unknown address lies in none. The list must not change. */
 export function addressAllowed(cidrs: readonly string[], address: string): boolean {
   const family = isIP(address);
   if (family === 0) return false;
@@ -17,19 +17,19 @@ export function addressAllowed(cidrs: readonly string[], address: string): boole
   return list.check(address, family === 6 ? "ipv6" : "ipv4");
 }
 
-/** Whether a string is an IP address, without a zone. */
+/** True if the text is an IP address, without a zone. */
 export function isAddress(text: string): boolean {
   return isIP(text) !== 0 && !text.includes("%");
 }
 
-/** Whether a string is an IP address or a network in CIDR form. */
+/** True if the text is an IP address or a network in CIDR form. */
 export function isCidr(text: string): boolean {
   const [net = "", bits, more] = text.split("/");
   if (!isAddress(net) || more !== undefined) return false;
   return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (isIP(net) === 6 ? 128 : 32));
 }
 
-/** Networks of which `isCidr` holds. */
+/** Builds a list of networks that `isCidr` accepts. */
 function blockList(cidrs: readonly string[]): BlockList {
   const list = new BlockList();
   for (const cidr of cidrs) {

@@ -88,11 +88,12 @@ export type PrincipalChange = Partial<Pick<Principal, "displayName" | "email" | 
 export type TenantChange = Partial<Pick<Tenant, "displayName" | "state" | "annotations">>;
 
 /**
- * Every method is one transaction: the change (idempotent), its audit row, and by trigger its place in the log. Where
- * nothing changed the actor says whether there is a row (`repeats`). It resolves after the acknowledgement of a commit that wrote something: one that only read would
- * wait for no synchronous standby, and a repeat would tell what a failover can still undo. It rejects with NOT_DONE where surely nothing
- * happened, with OUTCOME_UNKNOWN where something may have (no acknowledgement, or one with a warning of class 01), or
- * with the reason of a rule that refused it; then nothing happened.
+ * Every method is one transaction: the change (idempotent), its audit row, and, by trigger, its row in the log. If
+ * nothing changed, the actor decides if there is an audit row (`repeats`). It resolves after the acknowledgement of a
+ * commit that wrote something, because a commit that only read would not wait for a synchronous standby, and a repeat
+ * could then report a change that a failover can still undo. It rejects with NOT_DONE if certainly nothing happened,
+ * and with OUTCOME_UNKNOWN if something may have happened (no acknowledgement, or one with a warning of class 01). If a
+ * rule refused the change, it rejects with that reason, and nothing happened.
  */
 export interface AuthorityStore {
   createToken(

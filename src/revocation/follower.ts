@@ -41,7 +41,7 @@ const LONGEST_PAUSE_MS = 5_000;
 /** A lasting problem is reported again at this interval. */
 const SAY_AGAIN_MS = 60_000;
 
-/** Why an incarnation is left: the head is behind what was applied, or a restore wrote the log's rows. */
+/** The cause for leaving an incarnation: its position is behind the applied one, or a restore wrote the log's rows. */
 type LeaveCause = "head_behind" | "restored_rows";
 
 /**
@@ -69,7 +69,7 @@ export class Follower {
   #stopping = false;
   #woken = false;
   #onWake: (() => void) | undefined;
-  /** What keeps it from any epoch, and when that was last said. */
+  /** The reason why no epoch can begin, and the time of its last report. */
   #hindered: { readonly cause: LeaveCause; readonly at: number } | undefined;
   #settled: string | undefined;
   #maxBoundMs = 0;

@@ -69,7 +69,7 @@ export interface RevocationLog {
     readonly kids: readonly string[];
   }): Promise<boolean>;
   ack(me: string, epoch: string, applied: number): Promise<void>;
-  /** Deletes an own row, one under which no lease is held any more. */
+  /** Deletes a row of this process. No lease may be held under it. */
   deregister(me: string): Promise<void>;
   /** `position`: the position that must be acknowledged; undefined for the last position at this statement. */
   unacknowledged(epoch: string, position: number | undefined): Promise<Unacknowledged>;

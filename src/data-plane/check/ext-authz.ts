@@ -128,7 +128,7 @@ export class ExtAuthz {
   }
 }
 
-/** True if the ALLOW of both policies is the same for a token. */
+/** True if both policies give a token the same ALLOW. */
 function looksTheSame(a: Policy, b: Policy): boolean {
   return a.headers === b.headers && a.carriers === b.carriers && a.keepCredential === b.keepCredential;
 }
