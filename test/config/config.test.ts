@@ -206,7 +206,7 @@ describe("the schema's type decides how a variable is read", () => {
     ["SALLYPORT_LISTENERS__DATA__TRUST_PEERS", "yes", "listeners.data.trust_peers: "],
     ["SALLYPORT_PROFILES", "{ pat: [", "SALLYPORT_PROFILES: line 1, column "],
     ["SALLYPORT_PROFILES", "pat", "profiles: "],
-  ])("%s=%s is told by its name", (name, value, text) => {
+  ])("%s=%s is reported by its name", (name, value, text) => {
     expect(problems("", { [name]: value })).toEqual([expect.stringContaining(text)]);
   });
 
@@ -233,7 +233,7 @@ describe("the schema's type decides how a variable is read", () => {
     ["SALLYPORT_SERVICE_HOST", "everywhere"],
     ["SALLYPORT_PORT_7400_TCP_ADRR", "10.96.0.1"],
     ["SALLYPORT_SERVICE", "x"],
-  ])("%s=%s is still told", (name, value) => {
+  ])("%s=%s is still reported", (name, value) => {
     expect(problems("", { ...ofKubernetes, [name]: value })).toEqual([expect.stringContaining(`${name}: `)]);
   });
 
@@ -320,12 +320,12 @@ describe("a file that is not YAML", () => {
     ["a: [", /line \d+, column \d+: cannot be parsed as YAML/],
     ["log:\n  level: hunter2\n level: hunter2\n", /line 3, column \d+: cannot be parsed as YAML/],
     ["log: { level: info }\nlog: { level: hunter2 }", /line 2, column 1: cannot be parsed as YAML \(duplicate key\)/],
-  ])("%j is told with line and column", (text, told) => {
+  ])("%j is reported with line and column", (text, expected) => {
     const found = problems(text);
-    expect(found).toEqual([expect.stringMatching(told)]);
+    expect(found).toEqual([expect.stringMatching(expected)]);
     expect(found.join()).not.toContain("hunter2");
     const keyring = problems("", { SALLYPORT_KEYRING_FILE: file(text) });
-    expect(keyring).toContainEqual(expect.stringMatching(told));
+    expect(keyring).toContainEqual(expect.stringMatching(expected));
     expect(keyring[0]).toMatch(/^keyring_file: line/);
   });
 });
@@ -388,7 +388,7 @@ test("the canary reaches its peers over http, https and unix sockets, and its ce
 
 describe("break-glass", () => {
   test.each(["a b".repeat(20), `${"x".repeat(40)}"`, "ä".repeat(40), "x,".repeat(40)])(
-    "%j can not be sent as a bearer, and is refused",
+    "%j cannot be sent as a bearer, and is refused",
     (secret) => {
       expect(problems(JSON.stringify({ break_glass: { secret } }))).toEqual([
         expect.stringMatching(/^break_glass\.secret: must be of/),

@@ -229,7 +229,7 @@ describe("a listener that does not trust its peers", () => {
     return asker.ask(PATH, { "content-type": FORM, ...headers }, body).finally(() => asker.close());
   };
 
-  /** The lines of the log about calls that ended so. */
+  /** The log lines about calls with this outcome. */
   const lines = (reason: string) =>
     listener.program.out
       .split("\n")
@@ -242,7 +242,7 @@ describe("a listener that does not trust its peers", () => {
       )?.[1] ?? 0,
     );
 
-  test("a failed log-in is counted and logged, with the client's address and without the credential", async () => {
+  test("a failed authentication is counted and logged, with the client's address and without the credential", async () => {
     const wrong = `sp_pat_${"q".repeat(58)}`;
     const bearer = `Bearer ${wrong}`;
     const refused = await as(undefined, { authorization: bearer, "x-request-id": "introspect-1" });
@@ -262,7 +262,7 @@ describe("a listener that does not trust its peers", () => {
       expect(listener.program.out.includes(secret)).toBe(false);
   });
 
-  test("asks for a credential (401), then for the permission (403), or for an allowed certificate", async () => {
+  test("requires a credential (401), then the permission (403), or an allowed certificate", async () => {
     const gateway = certify("gateway", [{ uri: "spiffe://td/gateway" }], ca);
     const bearer = async (scopes: string[]) => ({
       authorization: `Bearer ${(await sallyport.callerWith(scopes)).tokenString}`,

@@ -131,7 +131,7 @@ describe.each(REACHES)("%s", (_, scopes) => {
   });
 
   test.each(Object.keys(CALLS))(
-    "%s of another tenant answers exactly as of one that does not exist, and changes nothing there",
+    "%s of another tenant answers exactly like one that does not exist, and changes nothing there",
     async (call) => {
       const before = await globex();
       const far = await answer(call, by, objects["other tenant"]);

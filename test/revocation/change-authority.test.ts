@@ -81,12 +81,12 @@ describe("change-authority", () => {
     const f = fixture((nth) => (nth < 3 ? { missing: [missingRow] } : {}));
     const refusal = new AppError("TOKEN_ROTATED", "rotated before");
     const work = async () => ({ value: refusal, epoch: "e1", maxBoundMs: 1500, dbTime: DB_TIME });
-    let told: unknown;
-    f.authority.change(work, WAIT).catch((error) => (told = error));
+    let outcome: unknown;
+    f.authority.change(work, WAIT).catch((error) => (outcome = error));
     await f.time.advance(1);
-    expect(told).toBeUndefined();
+    expect(outcome).toBeUndefined();
     await f.time.advance(20);
-    expect(told).toBe(refusal);
+    expect(outcome).toBe(refusal);
     expect(f.asked.length).toBeGreaterThanOrEqual(3);
   });
 

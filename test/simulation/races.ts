@@ -404,8 +404,8 @@ export const RACES: readonly Race[] = [
       sim.network.hold(two.machine, "change", 0.5, 5000);
       const begun = sim.world.now;
       equal(await revoke(sim, two, "a"), "OUTCOME_UNKNOWN");
-      const told = sim.world.now;
-      if (told - begun < 1900) throw new Error("it gave up early");
+      const ended = sim.world.now;
+      if (ended - begun < 1900) throw new Error("it gave up early");
       equal(await revoke(sim, two, "a"), "LEASE_EXPIRED");
       if ((await ask(sim, one, "a")) === "ALLOW") throw new Error("stale");
     },
