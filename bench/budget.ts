@@ -1,17 +1,17 @@
 import { median, type Sample } from "./measure.ts";
 import { CHECK, ENVOY, type Row, type SubjectName, VALIDATE } from "./rows.ts";
 
-/** A ratio that must hold: Sallyport's over the best of some peers', in the same round. */
+/** A required ratio: Sallyport's figure over the best figure of some peers, in the same round. */
 export interface Budget {
   readonly table: string;
   readonly title: string;
   readonly peers: readonly SubjectName[];
-  /** Of what, if not of CPU per call; a latency is what is added to that of `floor`. */
+  /** The figure, if it is not CPU per call. A latency is the part above that of `floor`. */
   readonly what?: "p50" | "p99";
   readonly own?: SubjectName;
   readonly floor?: SubjectName;
   readonly most: number;
-  /** What is far out even on a busy machine: the short form fails on it. */
+  /** The bound that must hold even on a busy machine. The short form fails beyond it. */
   readonly broken: number;
 }
 
@@ -35,27 +35,27 @@ export const BUDGETS: readonly Budget[] = [
   }),
 ];
 
-/** What became of a row. */
+/** The outcome of a row. */
 export interface Outcome {
   readonly row: Row;
-  /** One per round; undefined where the round failed. */
+  /** One per round; undefined if the round failed. */
   readonly samples: readonly (Sample | undefined)[];
-  /** Why there are no samples. */
+  /** The reason why there are no samples. */
   readonly missing?: string;
-  /** What the failed rounds said. */
+  /** The messages of the failed rounds. */
   readonly failures: readonly string[];
 }
 
 export interface Judgement {
   readonly budget: Budget;
   readonly ratio?: number;
-  /** Least and most of the rounds. */
+  /** The smallest and the largest of the rounds. */
   readonly spread?: readonly [number, number];
   readonly missing?: string;
   readonly met: boolean;
 }
 
-/** The ratio of each round, then the median; of those budgets whose rows were there. */
+/** The ratio of each round, then the median, for the budgets whose rows ran. */
 export function judge(outcomes: readonly Outcome[], bound: "most" | "broken"): Judgement[] {
   const rows = outcomes.map(({ row }) => `${row.table} ${row.title}`);
   return BUDGETS.filter(({ table, title }) => rows.includes(`${table} ${title}`)).map((budget) => {
@@ -71,7 +71,7 @@ export function judge(outcomes: readonly Outcome[], bound: "most" | "broken"): J
     const ratios = (own?.samples ?? []).flatMap((_, round) => {
       const best = Math.min(...peers.map((outcome) => value(outcome, round)).filter((added) => added > 0));
       const ratio = value(own!, round) / best;
-      // Where the peers add nothing that can be measured, there is nothing to compare with.
+      // If the peers add nothing measurable, there is nothing to compare with.
       return Number.isNaN(ratio) || best === Number.POSITIVE_INFINITY ? [] : [ratio];
     });
     if (ratios.length === 0) {

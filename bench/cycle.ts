@@ -3,8 +3,8 @@ import { type LoadResult, percentiles, type Shape } from "./h2load.ts";
 import type { Request } from "./request.ts";
 
 /*
- * A load generator that sends another body each time, which h2load can not, and looks at every answer. It speaks just
- * enough HTTP/2 (RFC 9113): one prepared header block, one DATA frame, and it counts the frames that end a stream.
+ * A load generator that sends a different body each time, which h2load cannot, and checks every answer. It speaks just
+ * enough HTTP/2 (RFC 9113): one prepared header block and one DATA frame. It counts the frames that end a stream.
  */
 
 const DATA = 0;
@@ -17,7 +17,10 @@ const END_STREAM = 1;
 const END_HEADERS = 4;
 const ACK = 1;
 
-/** Sends the requests in turn for some seconds, and until `least` were sent, over all connections. Rejects at the first answer that is not the expected one. */
+/**
+ * Sends the requests in turn for some seconds, and at least until `least` are sent, over all connections. Rejects at
+ * the first unexpected answer.
+ */
 export async function cycle(
   address: string,
   requests: readonly Request[],
@@ -36,7 +39,7 @@ export async function cycle(
   return { calls: times.length, seconds: (performance.now() - start) / 1000, ...percentiles(times) };
 }
 
-/** One connection: keeps `streams` requests in flight until it is over. Resolves with the milliseconds of each. */
+/** One connection. Keeps `streams` requests in progress until the end. Resolves with the milliseconds of each. */
 function converse(
   address: string,
   source: () => Request,

@@ -1,5 +1,5 @@
-// The decision alone, in one process without sockets: what it costs, and what a cached token takes of the heap.
-// As a program (`node --expose-gc bench/decision.ts`) it prints its figures as JSON.
+// The decision alone, in one process without sockets: its cost, and the heap per cached token. As a program (`node
+// --expose-gc bench/decision.ts`) it prints its figures as JSON.
 import { execFileSync } from "node:child_process";
 import { ValidateTokenCodec } from "../src/data-plane/validate-token.ts";
 import { NO_REQUIREMENT } from "../src/domain/decide.ts";
@@ -26,7 +26,7 @@ const NOWHERE = { clientAddress: "" };
 const EPOCH = "1/bench/1";
 
 export interface DecisionFigures {
-  /** CPU µs per decision, median of the rounds: one token again and again, and all tokens in turn. */
+  /** CPU µs per decision, the median of the rounds: one token repeatedly, and all tokens in turn. */
   readonly hot: number;
   readonly spread: number;
   readonly forged: number;
@@ -35,7 +35,7 @@ export interface DecisionFigures {
   readonly answeredBytes: number;
 }
 
-/** Runs the measurement in a process of its own. */
+/** Runs the measurement in its own process. */
 export function measureDecision(): DecisionFigures {
   const args = ["--expose-gc", import.meta.filename];
   return JSON.parse(execFileSync(process.execPath, args, { encoding: "utf8", timeout: 120_000 })) as DecisionFigures;
@@ -69,7 +69,7 @@ async function figures(): Promise<DecisionFigures> {
   const ask = (message: Uint8Array) => wire.binary(message, { deadline, reasons: false });
 
   const empty = held();
-  // Past the wire, so that nothing is encoded yet.
+  // Not through the codec, so that nothing is encoded yet.
   for (const { tokenString } of minted) await validate(tokenString.reveal(), NO_REQUIREMENT, NOWHERE, deadline);
   const cached = lookup.entries;
   if (cached < TOKENS) throw new Error(`only ${cached} tokens are cached`);
@@ -139,7 +139,7 @@ function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; 
 
 let made = 0;
 
-/** As the database client gives it: every string is a new one. */
+/** In the form of the database client: every string is a new one. */
 function snapshotOf(digest: string): TokenSnapshot {
   const fresh = (text: string) => Buffer.from(text).toString("latin1");
   return {
@@ -154,7 +154,7 @@ function snapshotOf(digest: string): TokenSnapshot {
   };
 }
 
-/** What the transport is handed for an answer that needed no I/O: its prepared reply. */
+/** The prepared reply that the transport gets for an answer without I/O. */
 function hit(encoded: ReturnType<ValidateTokenCodec["binary"]>): Reply {
   if (encoded instanceof Promise) throw new Error("an L1 hit waited for something");
   return (encoded.prepared ??= grpcMessage(encoded.bytes)) as Reply;
@@ -182,7 +182,7 @@ async function costOfLater(call: () => unknown): Promise<number> {
   return median(costs.slice(1));
 }
 
-/** Bytes that the process holds on to, buffers included. */
+/** Bytes that the process keeps, buffers included. */
 function held(): number {
   for (let i = 0; i < 3; i++) (globalThis as { gc?: () => void }).gc!();
   const { heapUsed, external } = process.memoryUsage();

@@ -16,8 +16,9 @@ const POLICY = "check_settings: { context_extensions: { policy: bench } }";
 const ANSWER = 'direct_response: { status: 200, body: { inline_string: "through" } }';
 
 /**
- * A real Envoy with the file of `deploy/` that asks the authorizers at these ports about every request, or nobody. It
- * answers itself, so that no service behind it takes a part, and writes no line a request. Or why there is none here.
+ * A real Envoy with the file of `deploy/`. It asks the authorizers at these ports about every request, or nobody. It
+ * answers itself, so that no service behind it takes part, and writes no access log. Returns the reason if it cannot
+ * run here.
  */
 export async function startEnvoy(ports: readonly number[], healthChecks: boolean): Promise<Envoy | string> {
   const program = await fetchProgram("envoy").catch((error: Error) => error);
@@ -32,7 +33,7 @@ export async function startEnvoy(ports: readonly number[], healthChecks: boolean
       /check_settings:\n\s+context_extensions: \{ policy: default \}.*/g,
       ports.length === 0 ? "disabled: true" : POLICY,
     ],
-    // As hand-written authorizers read them.
+    // The form that hand-written authorizers read.
     ["encode_raw_headers: true", "encode_raw_headers: false"],
     [/ {10}access_log:\n(?: {10}[ -].*\n)+/g, ""],
     ...(healthChecks ? [] : [[/ {4}health_checks:\n(?: {4}[ -].*\n)+/g, ""] as const]),
@@ -48,7 +49,7 @@ export async function startEnvoy(ports: readonly number[], healthChecks: boolean
 }
 
 /**
- * An authorizer, or nobody, behind an Envoy on the servers' core: what the hop costs is the difference. Rejects where a
+ * An authorizer, or nobody, behind an Envoy on the servers' core. The difference is the cost of the hop. Rejects if a
  * request without a token gets through.
  */
 export async function behindEnvoy(name: string, authorizer: Subject | undefined): Promise<Maybe> {

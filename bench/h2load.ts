@@ -10,16 +10,16 @@ const execFile = promisify(execFileWithCallback);
 
 export interface Shape {
   readonly connections: number;
-  /** Requests in flight on each. */
+  /** Requests in progress on each connection. */
   readonly streams: number;
 }
 
 export interface LoadResult {
   readonly calls: number;
-  /** Of them, those without an answer or with another than 2xx. */
+  /** Requests without an answer, or with another status than 2xx. */
   readonly lost: number;
   readonly seconds: number;
-  /** Milliseconds; only when asked for. */
+  /** Milliseconds; only if requested. */
   readonly p50?: number;
   readonly p99?: number;
 }
@@ -27,15 +27,15 @@ export interface LoadResult {
 export interface LoadOptions {
   readonly seconds: number;
   readonly folder: string;
-  /** Has each request's time written down, which costs the generator more than the request. */
+  /** Logs the time of each request, which costs the generator more than the request. */
   readonly latencies?: boolean;
-  /** Requests a second on each connection, at most. */
+  /** The most requests a second on each connection. */
   readonly rate?: number;
-  /** Counts failures, in the place of rejecting. */
+  /** Counts failures instead of rejecting. */
   readonly counted?: boolean;
 }
 
-/** Sends one request again and again for some seconds. Rejects when any of them failed. `address`: host:port or unix:/path. */
+/** Sends one request repeatedly for some seconds. Rejects if any request failed. `address`: host:port or unix:/path. */
 export async function h2load(
   address: string,
   request: Request,
@@ -77,7 +77,7 @@ export async function h2load(
   }
 }
 
-/** Milliseconds of each request: third column of the log, microseconds there. */
+/** The milliseconds of each request: the third column of the log, in microseconds there. */
 function timesIn(log: string): number[] {
   const times: number[] = [];
   for (const line of readFileSync(log, "latin1").split("\n")) {

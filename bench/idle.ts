@@ -7,7 +7,7 @@ const SETTLE_MS = 1_000;
 const OPENING = Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", "latin1");
 const ACK = Buffer.from("\0\0\0\x04\x01\0\0\0\0", "latin1");
 
-/** Resident KiB that each of `count` idle HTTP/2 connections takes of the server. Rejects when one is not served. */
+/** The resident KiB of the server for each of `count` idle HTTP/2 connections. Rejects if one is not served. */
 export async function idleKiB(subject: Subject, count: number): Promise<number> {
   const [host, port] = subject.address.split(":");
   const before = residentKiB(subject.pid);

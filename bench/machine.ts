@@ -1,11 +1,11 @@
-// What the kernel accounts, and which core a process may use.
+// The kernel's accounting, and the core that a process may use.
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 
 const TICK_US = 1_000_000 / Number(execFileSync("getconf", ["CLK_TCK"], { encoding: "utf8" }));
 
-/** Core of the servers, and core of everything else: load generator, database, this program. */
+/** The core of the servers, and the core of everything else: load generator, database, this program. */
 export const SERVER_CORE = 1;
 const OTHER_CORE = 0;
 
@@ -21,7 +21,7 @@ export function residentKiB(pid: number): number {
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
 }
 
-/** Why processes can not be kept on cores of their own here; undefined if they can. */
+/** The reason why processes cannot be pinned to cores here; undefined if they can. */
 export const whyUnpinned: string | undefined = lookWhy();
 
 function lookWhy(): string | undefined {
@@ -34,17 +34,17 @@ function lookWhy(): string | undefined {
   }
 }
 
-/** Keeps all threads of a process, and what it starts from now on, on one core. */
+/** Pins all threads of a process, and its later children, to one core. */
 export function pin(pid: number, core: number): void {
   if (whyUnpinned === undefined) execFileSync("taskset", ["-acp", String(core), String(pid)]);
 }
 
-/** This process and all its children stay off the servers' core. */
+/** Keeps this process and all its children off the servers' core. */
 export function stayAside(): void {
   pin(process.pid, OTHER_CORE);
 }
 
-/** What the numbers were taken on. */
+/** The machine that the numbers were measured on. */
 export function machine(): string {
   return `${cpus()[0]?.model.trim()}, ${cpus().length} cores, Linux ${execFileSync("uname", ["-r"], { encoding: "utf8" }).trim()}, Node ${process.version}`;
 }

@@ -7,29 +7,34 @@ import type { Subject } from "./subject.ts";
 
 /** One round of one row. */
 export interface Sample {
-  /** CPU of the server process per call, microseconds. */
+  /** CPU time of the server process per call, in microseconds. */
   readonly cpu: number;
-  /** CPU of the proxy in front of it per call, where there is one. */
+  /** CPU time per call of the proxy in front of it, if there is one. */
   readonly proxyCpu?: number;
   readonly perSecond: number;
-  /** Share of one core that the server used; well below 1, the load generator was the limit. */
+  /** The share of one core that the server used. Well below 1, the load generator was the limit. */
   readonly core: number;
   /** Milliseconds. */
   readonly p50: number;
   readonly p99: number;
 }
 
-/** The row's tier is not there to answer: reported as not built, not as a failure. */
+/** The row's tier does not answer. Reported as not built, not as a failure. */
 export class TierMissing extends Error {}
 
-/** Sends a row's load without measuring: code gets compiled, caches get filled. Several bodies all go out at least once. */
+/**
+ * Sends a row's load without measuring, so that code is compiled and caches are filled. Sends every body at least once.
+ */
 export async function warm(row: Row, subject: Subject, tokens: Tokens, folder: string, seconds: number): Promise<void> {
   const requests = row.requests(tokens);
   if (requests.length > 1) await cycle(subject.address, requests, row.shape, Math.max(seconds, 2), requests.length);
   else await h2load(subject.address, requests[0]!, row.shape, { folder, seconds });
 }
 
-/** Measures one row for `seconds`, and its latencies for a part of that more. Rejects when answers rest on another tier. */
+/**
+ * Measures one row for `seconds`, and its latencies for part of that time in addition. Rejects if answers come from
+ * another tier.
+ */
 export async function measure(
   row: Row,
   subject: Subject,

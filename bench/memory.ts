@@ -68,14 +68,14 @@ try {
 print(`${passed} passed, ${failed} failed, 0 skipped`);
 process.exitCode = failed > 0 ? 1 : 0;
 
-/** Rejects at the first answer that is another. */
+/** Rejects at the first unexpected answer. */
 async function ask(tokens: readonly string[], verdict: Verdict): Promise<void> {
   if (tokens.length === 0) return;
   const requests = tokens.map((token) => validateGrpc(token, verdict));
   await cycle(address, requests, SHAPE, 0, requests.length);
 }
 
-/** By SQL, as minting makes them. */
+/** Inserts rows by SQL, in the form in which minting makes them. */
 async function minted(count: number, createdBy: string): Promise<string[]> {
   const made = Array.from({ length: count }, () => ({
     id: newTokenId(),

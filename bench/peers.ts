@@ -7,7 +7,7 @@ import { type Maybe, type Subject, startPeer } from "./subject.ts";
 const execFile = promisify(execFileWithCallback);
 const PEERS = join(import.meta.dirname, "peers");
 
-/** How each peer is started. Go's are built first, through the module proxy. */
+/** The commands that start each peer. Go peers are built first, through the module proxy. */
 const RECIPES = {
   "own http2 echo": { node: ["own-echo.ts"] },
   "own http2, same work": { node: ["own-work.ts"] },
@@ -23,7 +23,7 @@ const RECIPES = {
 
 export type PeerName = keyof typeof RECIPES;
 
-/** Starts one peer that knows this token. A Go peer that can not be built is missing, with the reason. */
+/** Starts one peer that knows this token. A Go peer that cannot be built is missing, with the reason. */
 export async function peer(name: PeerName, token: string, cache: string): Promise<Maybe> {
   const recipe = RECIPES[name];
   const env = { PEER_TOKEN: token };

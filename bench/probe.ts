@@ -11,7 +11,10 @@ interface Seen {
 
 const TRIES = 5;
 
-/** Sends one request, again while the server says that it can not answer now. Returns why its row can not be measured: the method is not there; undefined when the answer is right. Rejects on a wrong answer. */
+/**
+ * Sends one request, and repeats it while the server says that it cannot answer now. Returns the reason why its row
+ * cannot be measured (the method does not exist), or undefined if the answer is right. Rejects on a wrong answer.
+ */
 export async function probe(address: string, request: Request, tries = TRIES): Promise<string | undefined> {
   const { status, grpcStatus, body } = await (request.http1
     ? overHttp1(address, request)

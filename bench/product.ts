@@ -10,24 +10,24 @@ import { type RedisServer, startRedis } from "../test/support/redis.ts";
 import { pin, SERVER_CORE } from "./machine.ts";
 import type { Subject } from "./subject.ts";
 
-/** The token strings that the rows ask about. */
+/** The token strings of the rows. */
 export interface Tokens {
   readonly live: string;
-  /** Enough to miss a small cache each time. */
+  /** Enough tokens to miss a small cache each time. */
   readonly many: readonly string[];
   readonly revoked: string;
-  /** Right shape, alphabet and checksum; another's pepper. */
+  /** A string with the right form, alphabet and checksum, under another pepper. */
   readonly forged: string;
 }
 
 const MINTS_AT_ONCE = 4;
 
-/** How an instance differs from one with default settings. */
+/** The difference of an instance from the default settings. */
 export type Variant = "tcp" | "unix" | "node" | "small" | "redis" | "wide";
 
 /**
- * The real program as children: one database, any number of instances. Postgres and Redis stand aside from the servers'
- * core.
+ * The real program as child processes: one database, any number of instances. Postgres and Redis do not run on the
+ * servers' core.
  */
 export class Product {
   readonly #folder: string;
@@ -50,7 +50,7 @@ export class Product {
     return new Product(folder, database, flags);
   }
 
-  /** On a free port, or on the one given. */
+  /** On a free port, or on the given one. */
   async instance(name: string, variant: Variant, port = 0): Promise<Subject> {
     const unix = `unix:${join(this.#folder, "data.sock")}`;
     if (variant === "redis") this.#redis ??= await startRedis();
@@ -107,7 +107,7 @@ export class Product {
     return new Keyring(current, keys);
   }
 
-  /** The admin listener of the first instance, and what its calls carry. */
+  /** The admin listener of the first instance, and the headers of its calls. */
   admin() {
     const transport = createConnectTransport({ baseUrl: this.#adminListener, httpVersion: "2", useBinaryFormat: true });
     return { admin: createClient(TokenAdmin, transport), headers: { authorization: `Bearer ${this.#admin}` } };
@@ -154,7 +154,7 @@ export class Product {
   }
 }
 
-/** An overloaded server asks to be asked again: at most ten times, a little later each time. */
+/** Retries while the server is overloaded: at most ten times, a little later each time. */
 async function untilTaken<T>(call: () => Promise<T>): Promise<T> {
   for (let tries = 1; ; tries++) {
     try {

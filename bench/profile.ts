@@ -16,7 +16,7 @@ export function profileClock(): number {
   return Number(process.hrtime.bigint() / 1000n);
 }
 
-/** Where a CPU profile's time since `from` was spent: functions by their own share of what was not idle. */
+/** The functions of a CPU profile since `from`, by their own share of the non-idle time. */
 export function hottest(file: string, from: number, count: number): string {
   const { nodes, samples, timeDeltas, startTime } = JSON.parse(readFileSync(file, "utf8")) as Profile;
   const frames = new Map(nodes.map(({ id, callFrame }) => [id, callFrame]));

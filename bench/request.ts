@@ -1,4 +1,4 @@
-// What is asked: one request as bytes, and the answer it must get.
+// One request as bytes, and the expected answer.
 import { create, toBinary, toJsonString } from "@bufbuild/protobuf";
 import {
   BatchValidateTokensRequestSchema,
@@ -13,7 +13,7 @@ export interface Request {
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: Buffer;
-  /** What the answer's body must hold. */
+  /** The expected content of the answer's body. */
   readonly expect: Buffer;
 }
 
@@ -21,7 +21,7 @@ const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
 const BATCH = "/sallyport.v1.TokenValidator/BatchValidateTokens";
 const GRPC = { "content-type": "application/grpc", te: "trailers" };
 
-/** A message behind gRPC's five bytes. */
+/** A message after gRPC's five bytes. */
 export function framed(message: Uint8Array): Buffer {
   const frame = Buffer.alloc(5 + message.length);
   frame.writeUInt32BE(message.length, 1);
@@ -94,7 +94,7 @@ export function introspect(tokenString: string): Request {
   };
 }
 
-/** A CheckRequest as Envoy sends it, with 18 headers; written by hand, field numbers of envoy.service.auth.v3. */
+/** A CheckRequest as Envoy sends it, with 18 headers. Written by hand; field numbers of envoy.service.auth.v3. */
 export function check(tokenString: string): Request {
   const http = [text(1, "123"), text(2, "GET")];
   for (const [name, value] of Object.entries(headersOf(tokenString)))

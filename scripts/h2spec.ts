@@ -1,5 +1,5 @@
-// Runs every case of h2spec, strict, against the unary server, and prints `N passed, N failed`.
-// h2spec is built from the Go module proxy into .cache; without a Go toolchain the run is skipped, and says so.
+// Runs every case of h2spec, strict, against the built-in server, and prints `N passed, N failed`. h2spec is built from
+// the Go module proxy into .cache. Without a Go toolchain the run is skipped, with a message.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync } from "node:fs";
 import type { AddressInfo } from "node:net";
@@ -8,7 +8,7 @@ import { createUnaryListener } from "../src/http2/server/listener.ts";
 import { http } from "../src/http2/unary/reply.ts";
 
 const MODULE = "github.com/summerwind/h2spec";
-// h2spec names no versions of what it is built from, so they are pinned here.
+// h2spec does not pin its dependencies, so they are pinned here.
 const PINS = [
   `${MODULE}@v2.2.1+incompatible`,
   "golang.org/x/net@v0.62.0",
@@ -20,7 +20,7 @@ const binary = join(cache, "h2spec");
 
 if (build()) await run();
 
-/** Whether there is a binary to run. */
+/** Returns true if there is a binary to run. */
 function build(): boolean {
   if (existsSync(binary)) return true;
   if (spawnSync("go", ["version"]).status !== 0) {

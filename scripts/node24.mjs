@@ -1,6 +1,7 @@
-// Prints what a shell evaluates to have Node 24 and the tools of node_modules first in its PATH, or, on stderr, what is
-// missing, and `exit 78`. Every script of package.json begins with it: not every npm makes a link of the bundled Node in
-// node_modules/.bin. Runs on any Node; the shell then replaces itself, so that signals and exit codes are the program's.
+// Prints shell code that puts Node 24 and the tools of node_modules first in PATH or, if something is missing, reports
+// it on stderr and prints `exit 78`. Every script of package.json begins with it, because not every npm links the
+// bundled Node into node_modules/.bin. Runs on any Node. The shell then replaces itself, so that signals and exit codes
+// are the program's.
 import { execFileSync } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -24,7 +25,7 @@ if (node === undefined) {
   process.stdout.write(`PATH='${path.replaceAll("'", "'\\''")}'; export PATH\n`);
 }
 
-/** The Node that the packages bring for this platform; undefined where they do not, or where it can not run here. */
+/** The Node from the packages for this platform; undefined if there is none, or if it cannot run here. */
 function bundled() {
   try {
     const manifest = require.resolve(`node-${process.platform}-${process.arch}/package.json`);

@@ -22,7 +22,9 @@ const WELL_KNOWN: Readonly<Record<string, Json>> = {
   "google.protobuf.FieldMask": { type: "string", examples: ["displayName,scopes"] },
 };
 
-/** The OpenAPI 3.1 document of every RPC of the package as Connect serves it with JSON, with the comments of the schema. */
+/**
+ * The OpenAPI 3.1 document of every RPC of the package as Connect serves it with JSON, with the comments of the schema.
+ */
 export function openApiOf(image: Uint8Array): { paths: Json } & Json {
   const registry = createFileRegistry(fromBinary(FileDescriptorSetSchema, image));
   const services = [...registry].filter(
@@ -177,7 +179,7 @@ function enumSchema(values: readonly { readonly name: string }[]): Json {
   return { type: "string", enum: values.map((value) => value.name) };
 }
 
-/** Lengths of strings, in characters; those counted in bytes have no word in JSON Schema. */
+/** Bounds of strings in characters. JSON Schema has no word for bounds in bytes. */
 function stringBounds(rules: FieldRules | undefined): Json {
   if (rules?.type.case !== "string") return {};
   const { minLen, maxLen } = rules.type.value;

@@ -1,5 +1,5 @@
-// Writes src/admin-api/openapi.json, the OpenAPI 3.1 document of the Connect JSON API, from the schema image.
-// `node scripts/openapi.ts`; the image is made by `buf build -o proto/sallyport.binpb`.
+// Writes src/admin-api/openapi.json, the OpenAPI 3.1 document of the Connect JSON API, from the schema image. `node
+// scripts/openapi.ts`; `buf build -o proto/sallyport.binpb` makes the image.
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { openApiOf } from "./openapi-document.ts";

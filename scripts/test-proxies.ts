@@ -1,6 +1,6 @@
-// `npm run test:proxies`: the files of deploy/proxies on the real programs of the proxies, in front of the real Sallyport.
-// Programs that are not here are fetched; a suite whose program can not be had is skipped, under its reason.
-// Ends with one plain line. Further words are vitest's: `npm run test:proxies -- caddy`. PROXY_ROUNDS shortens revocations.
+// `npm run test:proxies`: the files of deploy/proxies on the real proxy programs, in front of the real Sallyport.
+// Missing programs are fetched; a suite whose program is unavailable is skipped, with the reason. Ends with one plain
+// line. Further arguments go to vitest: `npm run test:proxies -- caddy`. PROXY_ROUNDS shortens revocations.
 import { spawn } from "node:child_process";
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { fetchProgram } from "./fetch.ts";
@@ -9,7 +9,7 @@ const REPORT = ".cache/test-proxies.json";
 
 await mkdir(".cache", { recursive: true });
 await rm(REPORT, { force: true });
-// Before any test runs: fetching takes longer than a test may. What fails is said where its suite is skipped.
+// Before any test runs, because a fetch takes longer than a test may. A failure is reported where its suite is skipped.
 for (const name of ["envoy", "caddy", "caddy-debian", "nginx", "haproxy"] as const) {
   await fetchProgram(name).catch(() => {});
 }
@@ -18,7 +18,7 @@ const program = spawn("vitest", ["run", ...flags, `--outputFile=${REPORT}`, ...p
   stdio: "inherit",
 });
 program.on("error", (error) => {
-  console.error(`vitest can not be started: ${error.message}; run npm ci first`);
+  console.error(`vitest cannot be started: ${error.message}; run npm ci first`);
   process.exitCode = 1;
 });
 program.on("close", async (code) => {
@@ -31,7 +31,7 @@ program.on("close", async (code) => {
   const tests = report.testResults.flatMap((file) => file.assertionResults);
   const skipped = tests.filter(({ status }) => status === "pending" || status === "skipped" || status === "todo");
   for (const test of skipped) console.log(`skipped: ${test.fullName}`);
-  // A file that could not be run at all has no tests that failed: it counts as one.
+  // A file that could not run at all has no failed tests, so it counts as one.
   const broken = report.testResults.filter(
     (file) => file.status === "failed" && !file.assertionResults.some(({ status }) => status === "failed"),
   );

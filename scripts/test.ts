@@ -1,6 +1,6 @@
 // `npm test`: every suite that needs no proxy binary, on a real PostgreSQL and a real Redis. Ends with one plain line.
-// Arguments are vitest's. With CI set and no argument, files that failed run once more at the end, when the machine has
-// less to do; what passes only then is named.
+// Arguments go to vitest. With CI set and no argument, failed files run once more at the end, when the machine is less
+// busy; files that pass only then are named.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile, rm } from "node:fs/promises";
@@ -29,7 +29,7 @@ interface Outcome {
   readonly failed: readonly Failure[];
 }
 
-/** A test, or a file that cannot be run at all: it has no tests and counts as one. */
+/** A failed test, or a file that cannot run at all: it has no tests and counts as one. */
 interface Failure {
   readonly file?: string;
   readonly name: string;
@@ -64,7 +64,7 @@ async function run(args: readonly string[]): Promise<Outcome> {
       failed.push({ file, name: file, message: line(message) });
     }
   }
-  // An error outside of any test ends vitest with another code than its tests do.
+  // An error outside of any test gives vitest another exit code than failed tests do.
   if (code !== 0 && failed.length === 0) failed.push(...broken(`vitest ended with code ${String(code)}`).failed);
   return {
     passed: report.numPassedTests,

@@ -14,13 +14,11 @@ import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { assertUsable } from "./usable.ts";
 
-/*
- * Commands that are not the server. Each returns its exit code, prints its result to stdout and its trouble to stderr.
- */
+/* The commands besides the server. Each returns its exit code, prints its result to stdout and problems to stderr. */
 
 const LONGEST_TTL = 365 * 86_400_000;
 
-/** Brings the database to the newest schema. */
+/** Migrates the database to the newest schema. */
 export async function migrateCommand(config: Config): Promise<number> {
   return withDatabase(config, async (url) => {
     const applied = await migrate(config.database.direct_url ?? url);
@@ -33,7 +31,7 @@ export async function migrateCommand(config: Config): Promise<number> {
   });
 }
 
-/** Prints the first admin token, alone on stdout. 1 where one was made before. */
+/** Prints the first admin token, alone on stdout. Returns 1 if an administrator already exists. */
 export async function bootstrapCommand(config: Config, ttl: string | undefined, again: boolean): Promise<number> {
   const ttlMs = ttl === undefined ? 30 * 86_400_000 : ttlOf(ttl);
   if (ttlMs === undefined) return say(2, "--ttl must be a duration of at most 365d such as 30d, 12h");
@@ -54,7 +52,7 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
       },
     });
     if (!done || made === undefined) {
-      return say(1, "an administrator was made before; --again mints another token for it");
+      return say(1, "an administrator already exists; --again mints another token for it");
     }
     process.stdout.write(`${made.reveal()}\n`);
     return 0;
@@ -62,7 +60,7 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
 }
 
 /**
- * Prints the configuration as it is in force, without its secrets. With `connect` it also tries the database: credentials,
+ * Prints the effective configuration, without its secrets. With `connect` it also tries the database: credentials,
  * rights, keyring. It changes nothing there.
  */
 export async function checkConfigCommand(config: Config, connect: boolean): Promise<number> {
@@ -76,7 +74,10 @@ export async function checkConfigCommand(config: Config, connect: boolean): Prom
 async function checkConnection({ database, keyring, mode }: Config): Promise<void> {
   const { url, direct_url: directUrl } = database;
   if (url === undefined)
-    return void say(0, "without database.url there is no database to try: the embedded one starts with serve");
+    return void say(
+      0,
+      "no database.url is set, so there is no database to try; the embedded database starts with serve",
+    );
   await assertBothReachable(url, directUrl);
   const shared = isShared(url, directUrl);
   const full = mode === "full";
@@ -92,7 +93,10 @@ async function checkConnection({ database, keyring, mode }: Config): Promise<voi
   }
 }
 
-/** With the configured database, or the embedded one: the running instance's, or one started for the time of the work. */
+/**
+ * Runs `work` on the configured database, or on the embedded one: that of the running instance, or one started for this
+ * work.
+ */
 async function withDatabase(config: Config, work: (url: string) => Promise<number>): Promise<number> {
   assertUsable(config);
   const { url, direct_url: directUrl } = config.database;

@@ -78,22 +78,26 @@ export interface Listeners {
   readonly admin: Listener | undefined;
   readonly ops: Listener;
   serving(yes: boolean): void;
-  /** Reads certificates again. A bad file keeps the old state and is reported; false then. */
+  /**
+   * Reloads the certificates. Returns false if a file is bad; the old state stays then, and the problem is reported.
+   */
   reload(): boolean;
   /**
-   * NOT_SERVING; where somebody watches health, a while in which they can turn away and all is served as before; then
-   * every listener stops accepting and finishes what is under way. Takes `graceMs`, and a second for the ops
-   * listener, at most; with less than 3 s there is no such while. Never rejects.
+   * Stops serving in steps. Health reports NOT_SERVING. If somebody watches health, calls are still served for a while,
+   * so that watchers can turn away. Then every listener stops accepting and finishes the calls in progress. Takes at
+   * most `graceMs`, plus a second for the ops listener. With less than 3 s there is no such while. Never rejects.
    */
   drain(graceMs: number): Promise<void>;
 }
 
-/** Who watches is told at once, and needs a moment; who polls may come but every few seconds. */
+/**
+ * Health watchers are notified immediately and need a moment to turn away; pollers need one poll interval to notice.
+ */
 const WATCHER_DELAY_MS = 1_000;
 const POLLER_DELAY_MS = 5_000;
-/** Nobody who polls comes less often: Kubernetes asks every 10 s. */
+/** The longest usual poll interval: Kubernetes polls every 10 s. */
 const POLLED_LATELY_MS = 15_000;
-/** What a drain keeps of its time for the calls under way. */
+/** The part of a drain's time that is kept for calls in progress. */
 const TO_FINISH_MS = 3_000;
 const OPS_GRACE_MS = 1_000;
 
@@ -297,20 +301,20 @@ async function dataListener(
   return {
     ...listener,
     async drain(graceMs) {
-      // The own server first: the listener destroys whatever is left.
+      // The built-in server drains first, because the listener destroys all remaining connections.
       await Promise.all([own.drain(graceMs), listener.drain(graceMs + 100)]);
     },
   };
 }
 
-/** Memory in use as a part of what there is, 0 to 1: of the container or machine, and of the heap's own limit. */
+/** The share of memory in use, 0 to 1: of the container or machine, or of the heap's own limit. */
 function memoryInUse(): number {
   const limit = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
   const { used_heap_size, heap_size_limit } = getHeapStatistics();
   return Math.max(process.memoryUsage.rss() / limit, used_heap_size / heap_size_limit);
 }
 
-/** How busy the event loop was since the last call, 0 to 1. */
+/** Measures how busy the event loop was since the last call, 0 to 1. */
 function loopUtilization(): () => number {
   let last = performance.eventLoopUtilization();
   return () => {

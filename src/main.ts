@@ -5,10 +5,10 @@ import { StartError } from "./domain/start-error.ts";
 
 /*
  * The program. `serve`, `migrate`, `bootstrap` and `check-config` are here; any other word is a command of the client.
- * The only place that reads the process's environment and arguments, and that ends it.
+ * Only this file reads the process's environment and arguments, and ends the process.
  */
 
-/** Exit codes: sysexits.h where it has one. */
+/** Exit codes, from sysexits.h where it has one. */
 const EXIT = { ok: 0, no: 1, usage: 2, unavailable: 69, bug: 70, config: 78 } as const;
 
 const HELP = {
@@ -18,8 +18,8 @@ const HELP = {
     "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
     "Prints the first admin token, alone, once. --again mints another (needs the database owner's credentials).",
   "check-config":
-    "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it can not be used.\n" +
-    "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is away.",
+    "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
+    "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is unavailable.",
 };
 
 if (Number.parseInt(process.versions.node, 10) < 24) {
@@ -29,7 +29,7 @@ if (Number.parseInt(process.versions.node, 10) < 24) {
   );
 } else {
   process.exitCode = await main(process.argv.slice(2)).catch(explain);
-  // By now nothing is left to do: whatever a library still holds open must not keep the process.
+  // All work is done by now. A handle that a library keeps open must not keep the process alive.
   setTimeout(() => process.exit(), 5_000).unref();
 }
 

@@ -50,19 +50,19 @@ import { type ValidateDeps, validateKnownWith, validateWith } from "./validation
 /** A running Sallyport. */
 export interface Sallyport {
   readonly listeners: Listeners;
-  /** Why it can not answer now; empty when it can. */
+  /** The reasons why it cannot answer now; empty if it can. */
   reasons(): readonly string[];
   /**
-   * Certificates, keyring and policies again, from a new configuration of the same shape. A certificate that can not be
-   * used keeps the old one and is reported; false then.
+   * Reloads certificates, keyring and policies from a new configuration of the same shape. Returns false if a
+   * certificate cannot be used; the old one stays then, and the problem is reported.
    */
   reload(config: Config): boolean;
-  /** NOT_SERVING, finish what is under way, give back the lease, close. Never rejects. */
+  /** Reports NOT_SERVING, finishes the calls in progress, returns the lease and closes. Never rejects. */
   stop(graceMs: number): Promise<void>;
 }
 
 const USAGE_EVERY_MS = 10_000;
-/** A lease that has been gone for so long was not lost in passing. */
+/** A lease that is gone for this long is an outage, not a missed poll. */
 const LEASE_GONE_MS = 2_000;
 
 export const systemClock: Clock = {
@@ -243,7 +243,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   let leaseSeen = clock.mono();
   const reasons = (): readonly string[] => {
     if (freshness.halted) return ["the database's history went backwards, or it does not admit this program"];
-    // Polls can go well where no look-up does: a connection that answered one must be there, too.
+    // Polls can succeed while look-ups fail, so a connection for look-ups must have answered, too.
     if (!reader.warm) reader.warmUp();
     else if (freshness.holdsLease(clock.mono())) leaseSeen = clock.mono();
     return clock.mono() - leaseSeen > LEASE_GONE_MS ? ["the database does not answer"] : [];
@@ -288,7 +288,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
         pages: new PageTokens(keyring),
       },
     });
-  // A program that can not start must not live on: what has been opened would keep it.
+  // If the start fails, everything opened so far is closed, so that the process can end.
   const listeners = await follower
     .start()
     .then(open)
@@ -334,7 +334,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
 
 const ADMIN_ENDS_SOON_MS = 14 * 86_400_000;
 
-/** It can not prolong itself: who has it must make another in time. */
+/** This token cannot extend its own life. Its holder must mint another in time. */
 async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, events: Telemetry): Promise<void> {
   const found = await store.firstAdminEnds();
   if (found === undefined || found.expireTime - clock.wall() > ADMIN_ENDS_SOON_MS) return;
@@ -343,7 +343,10 @@ async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, events:
 
 const NOWHERE = { clientAddress: "" };
 
-/** The cache outside, and wake-ups by the same server. Speed only: whatever happens there, answers and waits are right. */
+/**
+ * The cache in Redis, and wake-ups by the same server. They only make things faster: answers and waits stay correct
+ * whatever Redis does.
+ */
 function openRedisRoom(url: string, config: Config, keyring: Keyring, clock: Clock, telemetry: Telemetry) {
   const connection = new RedisConnection({ url, clock, events: telemetry });
   const wakeUps = new RedisWakeUps({ redis: connection, url, events: telemetry });
@@ -357,7 +360,7 @@ function openRedisRoom(url: string, config: Config, keyring: Keyring, clock: Clo
   };
 }
 
-/** The pepper to mint under: the current one, or, until every running instance has that, another that all have. */
+/** The pepper to mint under: the current one if every running instance has it, otherwise another that all have. */
 async function mintKid(keyring: Keyring, store: PostgresTokenStore): Promise<string> {
   const { kid } = keyring.current;
   const kids = keyring.kids();
@@ -371,7 +374,7 @@ async function mintKid(keyring: Keyring, store: PostgresTokenStore): Promise<str
   return other;
 }
 
-/** The built-in profiles with what the configuration changes, and the operator's own. */
+/** The built-in profiles with the changes of the configuration, and the operator's own profiles. */
 export function profilesOf(config: Config): ReadonlyMap<string, Profile> {
   const profiles = new Map(BUILT_IN_PROFILES.map((profile) => [profile.name, profile]));
   for (const [name, set] of Object.entries(config.profiles)) {

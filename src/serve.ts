@@ -11,13 +11,19 @@ import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
 import { createTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
 import { assertUsable } from "./usable.ts";
 
-/** For those who are under way, and, of a stop by an orchestrator, for its probes. A person at a keyboard is not kept. */
+/**
+ * Time for calls in progress and, after an orchestrator's SIGTERM, for its probes. A person who presses Ctrl-C waits
+ * less.
+ */
 const GRACE_MS = { SIGTERM: 8_000, SIGINT: 3_000, database: 3_000 };
 const WATCH_MS = 2_000;
-/** npm passes on the SIGINT that a terminal has sent to the whole group already: one Ctrl-C comes twice. */
+/** One Ctrl-C arrives twice: npm forwards the SIGINT that the terminal already sent to the whole process group. */
 const SAME_SIGNAL_MS = 1_000;
 
-/** Runs the server until a signal. Under systemd (`env`) it says when it is ready and when it stops. Returns the exit code: 0 after a drain, 69 where the embedded database ended. */
+/**
+ * Runs the server until a signal. Under systemd (`env`) it reports readiness and stop. Returns the exit code: 0 after a
+ * drain, 69 if the embedded database ended.
+ */
 export async function serve(given: Config, load: () => Config, env: NodeJS.ProcessEnv): Promise<number> {
   assertUsable(given);
   const telemetry = createTelemetry(given.log.level);
@@ -38,7 +44,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
     if (embedded !== undefined) await firstAdmin(config, telemetry);
     const sallyport = await createSallyport(config, telemetry);
     signals.onReload = () => reload(sallyport, load, telemetry);
-    // Looked at, not listened to: a mounted secret is replaced by moving a link.
+    // Polled, because a mounted secret changes when a link moves, which a file watch misses.
     for (const file of config.files) watchFile(file, { interval: WATCH_MS, persistent: false }, signals.onReload);
     announce(sallyport, config, embedded !== undefined);
     const notify = (state: "READY=1" | "STOPPING=1") =>
@@ -73,7 +79,7 @@ async function embeddedDatabase(config: Config, telemetry: Telemetry) {
   };
 }
 
-/** The first start on an empty database leaves one admin token in the data folder. */
+/** The first start on an empty database writes one admin token to the data folder. */
 async function firstAdmin(config: Config, telemetry: Telemetry): Promise<void> {
   const file = adminTokenFile(config.embedded.data_dir);
   const made = await bootstrap({
@@ -87,7 +93,7 @@ async function firstAdmin(config: Config, telemetry: Telemetry): Promise<void> {
   else if (!existsSync(file)) telemetry.note("first_admin_missing", { file });
 }
 
-/** Tells a person where the listeners are, and what to paste to try them. */
+/** Prints the addresses of the listeners, and commands to try them. */
 function announce(sallyport: Sallyport, config: Config, embedded: boolean): void {
   const { data, admin, ops } = sallyport.listeners;
   const url = (listener: { address: string; port: number }) =>
@@ -112,7 +118,7 @@ function announce(sallyport: Sallyport, config: Config, embedded: boolean): void
   process.stdout.write(`${lines.join("\n")}\n`);
 }
 
-/** A bad file keeps the old state, and says so. */
+/** A broken configuration keeps the old state and is reported. */
 function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry): void {
   try {
     const fresh = load();
@@ -125,9 +131,9 @@ function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry):
 }
 
 /**
- * The last resort. Whatever a library throws out of our reach is an alarm, not the end: a process that ends refuses
- * everything, and anyone who can end it could do so again. Caches stay safe: a lease is given last, by a poll that was
- * applied whole.
+ * The last resort. An exception that escapes from a library raises an alarm and does not end the process: a process
+ * that ends refuses everything, and an attacker who can end it once could do so again. Caches stay safe, because a poll
+ * gives a lease only as the last step after it is applied as a whole.
  */
 function surviveFaults(telemetry: Telemetry): void {
   const survive = (name: "uncaught_exception" | "unhandled_rejection") => (error: unknown) => {
@@ -139,8 +145,9 @@ function surviveFaults(telemetry: Telemetry): void {
 }
 
 /**
- * SIGTERM and SIGINT stop, a second one, more than a second later, at once; SIGHUP reloads. It listens to the end: a late
- * twin of the first signal would else end the process in the midst of its own end.
+ * SIGTERM and SIGINT stop the server. A second signal, more than a second later, stops it at once. SIGHUP reloads. The
+ * handlers stay to the end, because a late duplicate of the first signal would otherwise kill the process while it
+ * stops.
  */
 class Signals {
   readonly stop: Promise<"SIGTERM" | "SIGINT">;

@@ -5,7 +5,7 @@ import { expect, test } from "vitest";
 const SRC = join(import.meta.dirname, "../src");
 
 interface Room {
-  /** Folders and files of `src/` that it may import from. */
+  /** The folders and files of `src/` that it may import from. */
   readonly inside: readonly string[];
   /** Packages; `node:*` stands for every module of Node. */
   readonly outside: readonly string[];
@@ -38,18 +38,18 @@ const COMPOSITION = [
 /** The core, from the base up. Each folder sees those before it. */
 const CORE = ["domain/", "telemetry/", "validation/", "revocation/", "management/"];
 const below = (folder: string) => CORE.slice(0, CORE.indexOf(folder) + 1);
-/** What every listener's own folder sees. */
+/** The folders that every listener's own folder sees. */
 const TRANSPORT = [...CORE, "gen/", "rpc/", "listen/", "http2/"];
 const CONNECT = ["@connectrpc/connect", "@bufbuild/protobuf"];
 
-/** Who may import what. The longest name that fits a file is its room: a folder or a file of `src/`. */
+/** The table of allowed imports. The longest matching name is a file's room: a folder or a file of `src/`. */
 const ROOMS: Readonly<Record<string, Room>> = {
   "domain/": room(["domain/"], ["node:crypto", "node:zlib", "node:net", "node:util"]),
   "telemetry/": room(below("telemetry/"), ["pino", "prom-client"]),
   "config/": room(["config/", "domain/"], ["zod", "yaml", "node:fs", "node:net"]),
   "validation/": room(below("validation/"), []),
   "revocation/": room(below("revocation/"), []),
-  // A client of another instance: the one place outside `cli/` that calls a listener.
+  // A client of another instance: the only place outside `cli/` that calls a listener.
   "revocation/canary-peer.ts": room(["config/", "domain/"], ["node:http", "node:https", "node:fs"]),
   "management/": room(below("management/"), ["node:crypto"]),
   "postgres/": room(
@@ -87,24 +87,24 @@ const ROOMS: Readonly<Record<string, Room>> = {
 interface Scan {
   readonly what: string;
   readonly pattern: RegExp;
-  /** Rooms or files that may. */
+  /** The rooms or files that may contain it. */
   readonly except: readonly string[];
   /** Looks at comments too: one that gives the reason is enough. */
   readonly comments?: boolean;
 }
 
-/** What is refused on sight, and where alone it may stand. */
+/** Forbidden constructs, and the only places that may contain them. */
 const SCANS: readonly Scan[] = [
   { what: "makes a ConnectError", pattern: /new ConnectError\(|ConnectError\.from\(/, except: ["rpc/", "cli/"] },
   { what: "names a gRPC code", pattern: /\bCode\.[A-Z]/, except: ["rpc/", "cli/"] },
   { what: "reads process.env", pattern: /process\.env\b/, except: ["main.ts"] },
   {
     what: "reads a clock of its own",
-    // The transport keeps time of its own connections; a log line's thinning decides nothing.
+    // The transport measures time on its own connections; the thinning of log lines decides nothing.
     pattern: /\bDate\.now\(|\bnew Date\(\)|\bperformance\.(?:now|timeOrigin)\b|\bhrtime\b/,
     except: ["sallyport.ts", "cli/", "http2/", "telemetry/"],
   },
-  // A path of the program itself is not what a peer sent.
+  // A path of the program itself does not come from a peer.
   { what: "parses a URL", pattern: /new URL\((?!"[^"]*", import\.meta\.url|name, FOLDER)/, except: ["cli/"] },
   { what: "makes an HMAC beside Mac", pattern: /\bcreateHmac\(/, except: ["domain/mac.ts"] },
   { what: "gives createHmac a raw key", pattern: /\bcreateHmac\((?!"sha256", this\.#key\))/, except: [] },
@@ -179,7 +179,7 @@ function importsOutOfRoom(file: string, source: string): string[] {
   });
 }
 
-/** One line per thing that is refused on sight. */
+/** One line per forbidden construct. */
 function refusedOnSight(file: string, source: string): string[] {
   const code = withoutComments(source);
   return SCANS.filter(
@@ -193,16 +193,16 @@ function withoutComments(source: string): string {
 
 const sources = files().map((file) => ({ file, source: readFileSync(join(SRC, file), "utf8") }));
 
-test("every file imports only what its folder may", () => {
+test("every file imports only what the table allows", () => {
   expect(sources.flatMap(({ file, source }) => importsOutOfRoom(file, source))).toEqual([]);
 });
 
-test("nothing stands where it is refused on sight", () => {
+test("forbidden constructs stand only in their allowed places", () => {
   const ours = sources.filter(({ file }) => !file.startsWith("gen/"));
   expect(ours.flatMap(({ file, source }) => refusedOnSight(file, source))).toEqual([]);
 });
 
-test("the scan sees what it looks for", () => {
+test("the scan finds what it looks for", () => {
   expect(
     importsOutOfRoom("data-plane/check/http-check.ts", 'import { Postgres } from "../../postgres/pool.ts";'),
   ).toEqual(["data-plane/check/http-check.ts may not import postgres/pool.ts"]);

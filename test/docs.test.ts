@@ -42,7 +42,7 @@ function rows(page: string, heading?: RegExp): string[][] {
     );
 }
 
-/** What the files of the examples would hold. */
+/** Contents for the files that the examples name. */
 const freshKey = randomBytes(32).toString("base64");
 const SECRETS = {
   "database-url": "postgres://sallyport:hunter2@127.0.0.1/sallyport",
@@ -76,7 +76,7 @@ describe("configuration", () => {
     for (const key of files) expect(read("docs/configuration.md")).toContain(`\`${key}_file\``);
   });
 
-  test("docs/configuration.md has the built-in profiles as they are", () => {
+  test("docs/configuration.md has the built-in profiles with their settings", () => {
     const days = (ms: number) => `${ms / 86_400_000}d`;
     const yes = (is: boolean) => (is ? "yes" : "no");
     const wanted = BUILT_IN_PROFILES.map((p) => [
@@ -121,7 +121,7 @@ test("docs/errors.md has every reason with its code, and no other", () => {
   expect(table.map(([reason, code]) => `${codes(reason!)[0]} ${code}`)).toEqual(wanted);
 });
 
-test("every metric of ours is in docs/monitoring.md, and every one in the pages is registered", async () => {
+test("docs/monitoring.md has every metric of ours, and every metric on the pages is registered", async () => {
   const telemetry = createTelemetry("fatal", { write() {} });
   const names = telemetry.registry.getMetricsAsArray().map(({ name }) => name);
   const ours = names.filter((name) => name.startsWith("sallyport_"));
@@ -148,7 +148,7 @@ test("docs/monitoring.md explains every alarm, trouble and log event in one sent
   expect(names.filter((name) => !/^[a-z]+(_[a-z]+)*$/.test(name))).toEqual([]);
 });
 
-test("every command of the help is in docs/cli.md, and every one there is in the help", async () => {
+test("docs/cli.md has every command of the help, and every command there is in the help", async () => {
   const top = await commandsIn(["--help"]);
   const nouns = ["tokens", "principals", "tenants", "audit"];
   const verbs = await Promise.all(
@@ -160,7 +160,7 @@ test("every command of the help is in docs/cli.md, and every one there is in the
   expect(documented.sort()).toEqual(wanted.sort());
 });
 
-test("links between pages lead somewhere, anchors too", () => {
+test("links between pages lead to existing targets, anchors included", () => {
   const broken = PAGES.flatMap((page) =>
     [...read(page).matchAll(/\]\(([^)\s]+)\)/g)]
       .map((found) => found[1]!)
@@ -194,7 +194,7 @@ test("every § that the code cites is a section of docs/protocol.md, or of an RF
   expect(unresolved).toEqual([]);
 });
 
-test("scripts that the pages name are there", () => {
+test("scripts that the pages name exist", () => {
   const { scripts } = JSON.parse(read("package.json")) as { scripts: Record<string, string> };
   for (const page of PAGES) {
     for (const [, name] of read(page).matchAll(/npm run (?:-s )?([a-z][a-z:0-9-]*)/g)) {

@@ -10,7 +10,7 @@ test.each(Object.entries(targets))("%s keeps its promise for thousands of damage
   expect(cases).toBeGreaterThan(200);
 });
 
-test("a promise that is broken is found, with the seed that breaks it again", () => {
+test("a broken promise is found, with the seed that breaks it again", () => {
   const broken = (pick: (below: number) => number) => {
     if (pick(100) === 7) throw new Error("seven");
   };

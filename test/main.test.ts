@@ -20,9 +20,7 @@ import {
 } from "./support/program.ts";
 import { migratedDatabase } from "./support/sallyport.ts";
 
-/*
- * The program as a person meets it: what it prints, how it starts, refuses to start, and ends.
- */
+/* The program as a person meets it: its output, its start, its refusals to start, and its end. */
 const place = folder();
 const keyring = freshKeyring();
 const settings = { listeners: FREE_PORTS, database: { allow_fsync_off: true }, keyring };
@@ -45,7 +43,7 @@ const query = async (database: Database, text: string) => {
   }
 };
 
-describe("words and flags", () => {
+describe("words and flags of the command line", () => {
   test.each([
     [["serve", "--nonsense"]],
     [["serve", "--ttl", "1h"]],
@@ -71,8 +69,8 @@ describe("words and flags", () => {
   );
 });
 
-describe("exit 78: a configuration that can not be used", () => {
-  test("all problems at once, each naming its key, none its value", async () => {
+describe("exit 78: a configuration that cannot be used", () => {
+  test("reports all problems at once, each with its key, none with its value", async () => {
     const secret = "hunter2-hunter2";
     const file = config({
       listeners: { data: { bind: "everywhere" }, attic: {} },
@@ -180,7 +178,7 @@ describe("exit 78: a configuration that can not be used", () => {
     expect(err).not.toMatch(/hun|ter2/);
   });
 
-  test("a database that has to be mended: its name, or the rights of its user", async () => {
+  test("a database that must be repaired is reported: by its name, or by the rights of its user", async () => {
     const database = await migratedDatabase();
     const url = new URL(database.url);
     url.pathname = "/no-such-database";
@@ -200,7 +198,7 @@ describe("exit 78: a configuration that can not be used", () => {
     await database.drop();
   }, 60_000);
 
-  test("a socket in a folder that is not there", async () => {
+  test("a socket in a missing folder is refused", async () => {
     const database = await migratedDatabase();
     const listeners = { ...FREE_PORTS, data: { bind: "unix:/no/such/folder/s" } };
     const { code, err } = await run(["serve", "--config", config({ listeners })], { DATABASE_URL: database.url });
@@ -208,7 +206,7 @@ describe("exit 78: a configuration that can not be used", () => {
     await database.drop();
   });
 
-  test("a pepper that is not the one of the database's tokens, or is missing", async () => {
+  test("a pepper that does not match the database's tokens, or is missing, is refused", async () => {
     const database = await migratedDatabase();
     const first = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
     await listenersOf(first);
@@ -224,7 +222,7 @@ describe("exit 78: a configuration that can not be used", () => {
     await database.drop();
   });
 
-  test("a database that a newer program made, or whose migrations were changed", async () => {
+  test("a database of a newer program, or with changed migrations, is refused", async () => {
     const database = await migratedDatabase();
     await query(database, "update sallyport.rev_state set min_reader = 99");
     for (const word of ["serve", "migrate"]) {
@@ -240,7 +238,7 @@ describe("exit 78: a configuration that can not be used", () => {
     await database.drop();
   });
 
-  test("a file that is not there, or no YAML", async () => {
+  test("a missing file, or one that is not YAML, is refused", async () => {
     const gone = await run(["check-config", "--config", join(place.path, "none.yaml")]);
     expect([gone.code, gone.err]).toEqual([78, expect.stringContaining("no such file")]);
     const bad = join(place.path, "bad.yaml");
@@ -249,8 +247,8 @@ describe("exit 78: a configuration that can not be used", () => {
   });
 });
 
-describe("exit 69: something that is needed is not there", () => {
-  test("no database", async () => {
+describe("exit 69: something that the server needs is missing", () => {
+  test("a missing database is reported", async () => {
     for (const argv of [["serve"], ["migrate"], ["bootstrap"], ["check-config", "--connect"]]) {
       const { code, err } = await run([...argv, "--config", config()], {
         DATABASE_URL: "postgres://u:hunter2@127.0.0.1:1/x",
@@ -270,7 +268,7 @@ describe("exit 69: something that is needed is not there", () => {
       const listeners = { ...FREE_PORTS, [listener]: { bind } };
       const { code, err } = await run(["serve", "--config", config({ listeners })], { DATABASE_URL: database.url });
       expect([code, err]).toEqual([69, expect.stringContaining(`${bind} is in use`)]);
-      // Whoever starts instead need not wait for it.
+      // An instance that starts instead need not wait for it.
       expect(await query(database, "select from sallyport.validators")).toHaveLength(0);
       taken.close();
       await database.drop();
@@ -279,7 +277,7 @@ describe("exit 69: something that is needed is not there", () => {
 });
 
 describe("check-config", () => {
-  test("prints what is in force, and no secret of it", async () => {
+  test("prints the effective configuration, and no secret of it", async () => {
     const file = config({ break_glass: { secret: "b".repeat(40) }, log: { level: "warn" } });
     const { code, out } = await run(["check-config", "--config", file], {
       DATABASE_URL: "postgres://user:pa%24%24word@db.example/x",
@@ -322,7 +320,7 @@ describe("check-config --connect", () => {
 });
 
 describe("three instances at once", () => {
-  test("on an empty database all come up, one schema is made, and a revocation at one is in force at all", async () => {
+  test("on an empty database all start, one schema is created, and a revocation at one is in force at all", async () => {
     const database = await freshDatabase();
     const programs = Array.from(
       { length: 3 },
@@ -365,7 +363,7 @@ describe("three instances at once", () => {
 });
 
 describe("signals", () => {
-  test("SIGTERM and SIGINT end it with 0 and tell the log; the ports are free", async () => {
+  test("SIGTERM and SIGINT end it with 0 and are logged; the ports are free", async () => {
     const database = await migratedDatabase();
     for (const signal of ["SIGTERM", "SIGINT"] as const) {
       const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
@@ -380,7 +378,7 @@ describe("signals", () => {
     await database.drop();
   });
 
-  test("a Ctrl-C that comes twice, as npm makes of one, is one: it drains and ends with 0", async () => {
+  test("a duplicate Ctrl-C, as npm sends it, counts once: it drains and ends with 0", async () => {
     const database = await migratedDatabase();
     const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
     await listenersOf(program);
@@ -407,7 +405,7 @@ describe("signals", () => {
     await database.drop();
   });
 
-  test("a second signal, more than a second later, ends it at once, also while a call is under way", async () => {
+  test("a second signal, more than a second later, ends it at once, also during a call", async () => {
     const database = await migratedDatabase();
     const program = new Program(["serve", "--config", config()], { DATABASE_URL: database.url });
     const { admin } = await listenersOf(program);
@@ -421,7 +419,7 @@ describe("signals", () => {
     await new Promise((resolve) => socket.once("connect", resolve));
     program.kill("SIGTERM");
     await program.until(({ out }) => out.includes('"event":"stopping"'), "it began to stop");
-    // A second is what makes it another signal, not the same one twice.
+    // Only after a second is it another signal, and not a duplicate.
     await new Promise((resolve) => setTimeout(resolve, 1_050));
     const asked = Date.now();
     program.kill("SIGTERM");
@@ -451,7 +449,7 @@ describe("the embedded database", () => {
     await first.exited;
   });
 
-  test("the first start makes a keyring and an admin token, both 0600 in a folder of 0700, and prints neither", () => {
+  test("the first start creates a keyring and an admin token, both 0600 in a folder of 0700, and prints neither", () => {
     const token = readFileSync(join(data, "admin-token"), "utf8");
     expect(token).toMatch(/^sp_adm_1[0-9A-Za-z]{57}\n$/);
     for (const file of ["admin-token", "keyring.json"])
@@ -487,7 +485,7 @@ describe("the embedded database", () => {
     expect(refused).toEqual({ verdict: "VERDICT_INVALID_TOKEN" });
   });
 
-  test("a second instance on the same data folder is turned away with 69, and harms nothing", async () => {
+  test("a second instance on the same data folder is refused with 69, and harms nothing", async () => {
     const second = serve();
     expect(await second.exited).toBe(69);
     expect(second.err).toMatch(/^sallyport: .*another/m);
@@ -539,7 +537,7 @@ describe("the embedded database", () => {
     expect(first.out).not.toContain("first_admin_written");
   }, 60_000);
 
-  test("a lost admin token is not made again by a start: it says how to get one", async () => {
+  test("a start does not replace a lost admin token: it says how to get one", async () => {
     first.kill("SIGTERM");
     expect(await first.exited).toBe(0);
     rmSync(join(data, "admin-token"));

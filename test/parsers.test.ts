@@ -29,9 +29,9 @@ import { requestValidator } from "../src/rpc/validate-request.ts";
 
 /** The largest input that any limit lets through to a parser of text. */
 const LARGEST = 64 * 1024;
-/** Of CPU, for the largest input: nothing a client sends may hold the loop for longer. */
+/** CPU time for the largest input: no client may block the event loop for longer. */
 const MOST_MS = 5;
-/** Below this, what is measured is the clock. */
+/** Below this, the measurement shows only the clock. */
 const CLOCK_MS = 0.5;
 const MOST_RUNS = 40;
 
@@ -46,7 +46,10 @@ const ALWAYS = Number.POSITIVE_INFINITY;
 const utf8 = (text: string) => Buffer.from(text, "utf8");
 const peer = { listener: "admin", address: "127.0.0.1", from: "loopback", sans: [], sanAllowed: false } as const;
 
-/** Pieces that a hostile text repeats: what parsers take for white space, separators, quotes, digits and names. */
+/**
+ * Pieces that a hostile text repeats: characters that parsers may take for white space, separators, quotes, digits and
+ * names.
+ */
 const PIECES = [
   ..." \t\v\u00a0,;:._-=&?%+/#\\\"'[](){}@~a1A\u0000é",
   "a ",
@@ -76,7 +79,7 @@ const PIECES = [
   "DNS:a, ",
   'DNS:"a',
 ];
-/** What may stand around them. */
+/** Frames around them. */
 const FRAMES = [
   ["", ""],
   ["", "\u0000"],
@@ -88,7 +91,7 @@ const FRAMES = [
   ["sp_pat_1", "b"],
 ] as const;
 
-/** What of a client each reads. A throw is an answer. */
+/** The parsers of client input. A throw counts as an answer. */
 const TEXT_PARSERS: Readonly<Record<string, (text: string) => unknown>> = {
   "credentials: authorization": (text) => credentialOf(carriers, [text], []),
   "credentials: x-api-key": (text) => credentialOf(carriers, [], [text]),
@@ -136,7 +139,7 @@ const TEXT_PARSERS: Readonly<Record<string, (text: string) => unknown>> = {
   "certificate names": (text) => parseSans(text),
 };
 
-/** Messages of a size, as bytes. */
+/** Messages of a given size, as bytes. */
 const BYTE_PARSERS: Readonly<Record<string, { make(size: number): Uint8Array; read(bytes: Uint8Array): unknown }>> = {
   "Check: one header many times": { make: (size) => checkWith(size, "authorization", "a"), read: readCheck },
   "Check: the same by the full decoder": { make: (size) => checkWith(size, "authorization", "é"), read: decodeCheck },
@@ -238,8 +241,8 @@ function costOf(parse: () => unknown): number {
 }
 
 /**
- * What is wrong with the growth of a cost, for inputs that double in size; undefined where it grows as they do. Others
- * on the machine only add to a cost, so the least of many runs counts, and the first that is right is enough.
+ * Describes a cost that grows faster than its input, for inputs that double in size; undefined if it does not. Other
+ * programs on the machine only add to a cost, so the smallest of many runs counts, and the first good one is enough.
  */
 function growth(parse: (size: number) => () => unknown): string | undefined {
   const inputs = [parse(LARGEST), parse(LARGEST / 2), parse(LARGEST / 4)];
@@ -291,7 +294,7 @@ test("the bounds of the admin listener: twice the entries cost twice", () => {
   expect(fault).toBeUndefined();
 });
 
-test("the measure finds a quadratic parser", () => {
+test("the measurement finds a quadratic parser", () => {
   const quadratic = /^\s*([a-z]+)(?:[ \t]+(.*?))?\s*$/s;
   const fault = growth((size) => {
     const text = `bearer a${" ".repeat(size / 32)}b`;

@@ -7,7 +7,7 @@ import { expect, test } from "vitest";
 const set = fromBinary(FileDescriptorSetSchema, readFileSync(join(import.meta.dirname, "../proto/sallyport.binpb")));
 const own = set.file.filter(({ name }) => name.startsWith("sallyport/"));
 
-test("every file says where generators of other languages put it, one package of Go for all", () => {
+test("every file names its place for generators of other languages, and all share one Go package", () => {
   expect(own.length).toBeGreaterThan(5);
   for (const { name, options } of own) {
     expect(options, name).toMatchObject({
@@ -23,7 +23,7 @@ test("every file says where generators of other languages put it, one package of
   expect(new Set(outer).size).toBe(own.length);
 });
 
-test("the validator's file needs nothing but what every generator brings along", () => {
+test("the validator's file imports only what every generator provides", () => {
   const validator = own.find(({ name }) => name.endsWith("/token_validator.proto"));
   for (const name of validator!.dependency) expect(name).toMatch(/^google\/protobuf\//);
 });

@@ -35,7 +35,7 @@ function expressionsIn(text: string, file: string): Found[] {
   return found;
 }
 
-/** Why the expression's cost can grow faster than its input; undefined when it cannot. */
+/** The reason why the expression's cost can grow faster than its input; undefined if it cannot. */
 function faultOf({ pattern, flags }: Pick<Found, "pattern" | "flags">): string | undefined {
   const parser = new RegExpParser({ ecmaVersion: 2025 });
   const parsed = parser.parsePattern(pattern, undefined, undefined, { unicode: flags.includes("u") });
@@ -46,7 +46,7 @@ function faultOf({ pattern, flags }: Pick<Found, "pattern" | "flags">): string |
 }
 
 /**
- * Whether an alternative begins anywhere in the input and repeats without a bound before something that can fail: the
+ * True if an alternative begins anywhere in the input and repeats without a bound before something that can fail. The
  * engine then does the same work again from each place.
  */
 function triesEverywhere({ alternatives }: AST.Pattern, flags: string): boolean {
@@ -65,7 +65,7 @@ function unbounded(node: AST.Pattern | AST.Alternative): AST.Quantifier[] {
   return found;
 }
 
-/** Whether anything that stands behind a node must match. */
+/** True if anything after a node must match. */
 function canFailAfter(node: AST.Quantifier, root: AST.Alternative): boolean {
   for (let at: AST.Node = node; at !== root; at = at.parent!) {
     const { parent } = at;
@@ -76,7 +76,7 @@ function canFailAfter(node: AST.Quantifier, root: AST.Alternative): boolean {
   return false;
 }
 
-/** Whether something repeats without a bound that can match the same text in two ways. */
+/** True if something repeats without a bound that can match the same text in two ways. */
 function isAmbiguous(pattern: AST.Pattern, flags: string): boolean {
   const read = { ignoreCase: flags.includes("i"), unicode: flags.includes("u"), dotAll: flags.includes("s") };
   return unbounded(pattern).some(({ element }) => {

@@ -19,8 +19,8 @@ import { migratedDatabase } from "./support/sallyport.ts";
 
 /*
  * Secrets never leave. Unique token strings, peppers, passwords and the break-glass secret go through a scenario at log
- * level trace, with errors of each class forced and secrets put where they do not belong; then every sink is searched for
- * them in every encoding. The one place where a token string may stand is the answer to the call that made it.
+ * level trace, with errors of each class and with secrets in wrong places. Then every sink is searched for them in
+ * every encoding. A token string may appear only in the answer to the call that created it.
  */
 
 const ENCODINGS: Readonly<Record<string, (secret: Buffer) => Buffer[]>> = {
@@ -58,12 +58,12 @@ function hits(secrets: ReadonlyMap<string, Buffer>, sinks: ReadonlyMap<string, B
   return [...found];
 }
 
-/** The part of a token string that is secret: all behind its tag. */
+/** The secret part of a token string: everything after its tag. */
 const secretPart = (tokenString: string) => Buffer.from(tokenString.slice(-49, -6), "latin1");
 
 class Scenario {
   readonly secrets = new Map<string, Buffer>();
-  /** Whatever was answered, but for the answers that hand out a token string. */
+  /** All answers except those that hand out a token string. */
   readonly answers: Buffer[] = [];
   readonly listeners: { data: string; admin: string; ops: string };
   #admin: string;
@@ -91,8 +91,8 @@ class Scenario {
       body: typeof body === "string" ? body : JSON.stringify(body),
     });
     const text = await response.text();
-    const told = [...response.headers].map((header) => header.join(": ")).join("\n") + text;
-    this.answers.push(Buffer.from(told.replace(/"tokenString":"[^"]*"/, "")));
+    const answer = [...response.headers].map((header) => header.join(": ")).join("\n") + text;
+    this.answers.push(Buffer.from(answer.replace(/"tokenString":"[^"]*"/, "")));
     return text;
   }
 
@@ -115,7 +115,7 @@ class Scenario {
     return this.post("data", "/sallyport.v1.TokenValidator/ValidateToken", { tokenString, ...more }, headers);
   }
 
-  /** Raw bytes to a listener; whatever comes back. */
+  /** Sends raw bytes to a listener and returns its answer. */
   raw(listener: "data" | "admin" | "ops", bytes: Buffer | string): Promise<void> {
     const { hostname, port } = new URL(this.listeners[listener]);
     return new Promise((resolve) => {
@@ -128,7 +128,7 @@ class Scenario {
     });
   }
 
-  /** What goes well: every way by which a token string comes into being, and its life. */
+  /** The successful calls: every way in which a token string is created, and its life. */
   async life(): Promise<{ live: string; revoked: string }> {
     const live = await this.mint("minted token");
     const repeated = { requestId: randomUUID(), principal: "user:bob" };
@@ -158,8 +158,8 @@ class Scenario {
   }
 
   /**
-   * Secrets where they do not belong: in every field, header, path and malformed frame. But for required scopes: those
-   * that are missing are told, by contract, to the one who asked for them.
+   * Secrets in wrong places: in every field, header, path and malformed frame, except in required scopes, because the
+   * answer names the missing ones to its caller by contract.
    */
   async misuse(secret: string): Promise<void> {
     const create = (more: object) =>
@@ -297,7 +297,7 @@ describe("an instance with its own embedded database", () => {
     real.secrets.set("break-glass secret", Buffer.from(breakGlass));
     const { live, revoked } = await real.life();
     await real.admin("TenantAdmin/ListTenants", {}, { authorization: `Bearer ${breakGlass}` });
-    // The break-glass secret has no form by which a text could be refused that holds it: it is used, and not misused.
+    // No check can recognize the break-glass secret in a text, because it has no fixed form.
     for (const secret of [live, revoked]) await real.misuse(secret);
     await run(["bootstrap", "--data", data]);
 
@@ -362,7 +362,7 @@ describe("an instance with a database and a cache of others", () => {
     here.remove();
   });
 
-  test("leaves no secret anywhere when its database refuses, breaks, and is away", async () => {
+  test("leaves no secret anywhere when its database refuses, breaks, and is unreachable", async () => {
     const { live } = await scenario.life();
     const client = new pg.Client({ connectionString: database.url });
     client.on("error", () => {});
@@ -372,7 +372,7 @@ describe("an instance with a database and a cache of others", () => {
       await work();
       await client.query(mending);
     };
-    // A value that the database repeats in its errors: stored where it belongs, and told to no log.
+    // A value that the database repeats in its errors: stored in its column, and absent from every log.
     const value = `value-${randomBytes(12).toString("hex")}`;
     const mint = () =>
       scenario.admin("TokenAdmin/CreateToken", {

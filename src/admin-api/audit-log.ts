@@ -8,7 +8,7 @@ import { accessOf, page, pageSize } from "../rpc/call.ts";
 import { auditMessage, given, millis } from "../rpc/convert.ts";
 import type { PageTokens } from "./page-token.ts";
 
-/** AuditLog: reads only. Rows are written by what they tell of. */
+/** AuditLog: only reads. Each change writes its own row. */
 export function auditLog(deps: {
   readonly audit: AuditLog;
   readonly principals: Pick<PrincipalManager, "getTenant">;

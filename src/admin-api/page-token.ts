@@ -6,8 +6,8 @@ import type { PageStart } from "../management/ports.ts";
 const MAC_LENGTH = 16;
 
 /**
- * Page tokens (AIP-158): opaque, authenticated, and bound to what they came from: caller, method and filter. Any other
- * use is INVALID_PAGE_TOKEN.
+ * Page tokens (AIP-158): opaque, authenticated, and bound to their caller, method and filter. Any other use is
+ * INVALID_PAGE_TOKEN.
  */
 export class PageTokens {
   readonly #keyring: Keyring;
@@ -16,7 +16,9 @@ export class PageTokens {
     this.#keyring = keyring;
   }
 
-  /** `binding` is everything but page size and page token that makes the list. Empty where there is no further page. */
+  /**
+   * `binding` is everything that selects the list, except page size and page token. Empty if there is no further page.
+   */
   issue(start: PageStart | undefined, binding: readonly string[]): string {
     if (start === undefined) return "";
     const { kid, page } = this.#keyring.current;

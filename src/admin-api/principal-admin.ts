@@ -8,7 +8,7 @@ import type { PageTokens } from "./page-token.ts";
 
 const UPDATABLE = ["display_name", "email", "owner", "state", "annotations"] as const;
 
-/** PrincipalAdmin: convert, ask the manager, convert back. */
+/** PrincipalAdmin: converts the request, calls the manager, converts the answer. */
 export function principalAdmin(deps: {
   readonly principals: PrincipalManager;
   readonly pages: PageTokens;

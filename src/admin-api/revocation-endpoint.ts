@@ -21,7 +21,7 @@ export interface RevocationPathDeps {
   readonly tokens: Pick<TokenManager, "byString" | "revoke">;
 }
 
-/** `POST /v1/revoke` of the admin listener (RFC 7009); everything else goes to `otherwise`. */
+/** `POST /v1/revoke` of the admin listener (RFC 7009). Every other request goes to `otherwise`. */
 export function revocationPath(deps: RevocationPathDeps, otherwise: HttpHandler): HttpHandler {
   return async (req, res) => {
     if (req.url!.split("?", 1)[0] !== path) return otherwise(req, res);
@@ -77,7 +77,7 @@ function refuse(): never {
   throw new AppError("INVALID_FIELD", "one parameter token is needed, as form or JSON");
 }
 
-/** Every occurrence, joined: two credentials are none. */
+/** Every occurrence, joined: two credentials are not a valid one. */
 function header(req: HttpRequest, name: string): string | null {
   const values: string[] = [];
   for (let i = 0; i < req.rawHeaders.length; i += 2) {
@@ -86,7 +86,10 @@ function header(req: HttpRequest, name: string): string | null {
   return values.length === 0 ? null : values.join(", ");
 }
 
-/** Too large a body is read to its end, or the connection could not go on, and counts as none: invalid_request. */
+/**
+ * A body that is too large is read to its end, because the connection could not continue otherwise, and counts as none:
+ * invalid_request.
+ */
 async function bodyOf(req: HttpRequest): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   let size = 0;

@@ -8,7 +8,7 @@ import type { PageTokens } from "./page-token.ts";
 
 const UPDATABLE = ["display_name", "state", "annotations"] as const;
 
-/** TenantAdmin: convert, ask the manager, convert back. */
+/** TenantAdmin: converts the request, calls the manager, converts the answer. */
 export function tenantAdmin(deps: {
   readonly principals: PrincipalManager;
   readonly pages: PageTokens;

@@ -22,8 +22,8 @@ import type { PageTokens } from "./page-token.ts";
 /** The paths that an update mask may name. */
 const UPDATABLE = CHANGEABLE_FIELDS.map((field) => TokenSchema.field[field].name);
 
-/** Beside every token string that is told. */
-const SHOWN_ONCE = "The token string is shown once: it is stored nowhere and cannot be had again.";
+/** The warning beside every token string. */
+const SHOWN_ONCE = "The token string is shown once: it is not stored and cannot be recovered.";
 
 export interface TokenAdminDeps {
   readonly tokens: TokenManager;
@@ -31,7 +31,7 @@ export interface TokenAdminDeps {
   readonly pages: PageTokens;
 }
 
-/** TokenAdmin: convert, ask the manager, convert back. */
+/** TokenAdmin: converts the request, calls the manager, converts the answer. */
 export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl<typeof TokenAdmin> {
   return {
     async createToken(request, context) {
@@ -118,7 +118,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
   };
 }
 
-/** The request in one form, in whatever order its map came: clients send maps in any, also when they repeat. */
+/** The request in canonical form, because clients may send maps in any order, also when they repeat. */
 function canonical(request: CreateTokenRequest): Uint8Array {
   const annotations = Object.entries(request.annotations).sort(([a], [b]) => (a < b ? -1 : 1));
   return toBinary(CreateTokenRequestSchema, { ...request, annotations: Object.fromEntries(annotations) });
@@ -146,7 +146,7 @@ function changeOf(asked: Token, mask: ReadonlySet<string>): TokenChange {
   return named.includes("expireTime") && values.expireTime === undefined ? { ...change, noExpiry: true } : change;
 }
 
-/** What a page token is bound to: every filter, in a form in which no two look alike. */
+/** The filters that a page token is bound to, in a form in which no two look alike. */
 function filterText(of: ListTokensRequest): string[] {
   const time = (at: { seconds: bigint; nanos: number } | undefined) => (at ? `${at.seconds}.${at.nanos}` : "");
   return [

@@ -16,7 +16,7 @@ interface ListOptions extends PageOptions {
   readonly before?: number;
 }
 
-/** `sallyport audit …`: what was done, by whom. */
+/** `sallyport audit …`: lists audit events. */
 export const addAudit: AddCommands = (program, run) => {
   const audit = program.command("audit").description("list: what was done, by whom");
   const list = audit

@@ -6,18 +6,18 @@ import { usage } from "./failure.ts";
 
 export const ADMIN_ADDRESS = "http://127.0.0.1:7401";
 export const DATA_ADDRESS = "http://127.0.0.1:7400";
-/** Where the embedded first start puts the first admin token, seen from the folder of `npm start`. */
+/** The file where the first embedded start writes the first admin token, relative to the folder of `npm start`. */
 export const EMBEDDED_TOKEN_FILE = "./data/admin-token";
 
 const LONGEST_ANSWER = 64 * 1024 * 1024;
 
-/** The secret that the CLI presents as a caller, and where it came from in words for a message. */
+/** The secret that the CLI presents as a caller, and its source, in words for a message. */
 export interface Credential {
   readonly secret: string;
   readonly from: string;
 }
 
-/** Files of PEM: whom to believe behind `https://`, and the certificate to show. */
+/** PEM files: the CA to trust behind `https://`, and the client certificate. */
 export interface TlsFiles {
   readonly caFile?: string;
   readonly certFile?: string;
@@ -25,10 +25,10 @@ export interface TlsFiles {
 }
 
 /**
- * A client's side of a listener: `http://host:port`, `https://host:port` or `unix:/path`, by the Connect protocol over
- * HTTP/1.1, which every listener takes. Every call carries the credential, if there is one, and ends after `timeoutMs`;
- * `tokenEnds` is told when the server says that this credential ends soon.
- * Anything else as an address is a usage Failure that names the flag.
+ * Opens a client connection to a listener: `http://host:port`, `https://host:port` or `unix:/path`, by the Connect
+ * protocol over HTTP/1.1, which every listener accepts. Every call carries the credential, if there is one, and ends
+ * after `timeoutMs`. Calls `tokenEnds` when the server reports that this credential ends soon. Any other address is a
+ * usage Failure that names the flag.
  */
 export function openListener(
   address: { readonly text: string; readonly flag: string },
@@ -52,7 +52,7 @@ export function openListener(
   });
 }
 
-/** What the files hold, proven to fit together. A file that can not be used is a usage Failure that names it. */
+/** Reads the files and checks that they fit together. A file that cannot be used is a usage Failure that names it. */
 function tlsOptions({ caFile, certFile, keyFile }: TlsFiles) {
   if ((certFile === undefined) !== (keyFile === undefined)) {
     throw usage("a client certificate needs both --cert-file and --key-file");
@@ -74,12 +74,12 @@ function tlsOptions({ caFile, certFile, keyFile }: TlsFiles) {
   try {
     createSecureContext(options);
   } catch {
-    throw usage(`the TLS files can not be used: ${[caFile, certFile, keyFile].filter(Boolean).join(", ")}`);
+    throw usage(`the TLS files cannot be used: ${[caFile, certFile, keyFile].filter(Boolean).join(", ")}`);
   }
   return options;
 }
 
-/** The credential in a file: one line, no blanks in it. A file that is not so is a usage Failure that names it. */
+/** The credential in a file: one line without blanks. Any other file is a usage Failure that names it. */
 export function credentialFromFile(path: string): Credential {
   let text: string;
   try {
@@ -90,13 +90,13 @@ export function credentialFromFile(path: string): Credential {
   return { secret: oneWord(text, `the token file ${path}`), from: `the file ${path}` };
 }
 
-/** The credential of the environment, `SALLYPORT_TOKEN`; undefined when it is not set. */
+/** The credential in the environment, `SALLYPORT_TOKEN`; undefined if it is not set. */
 export function credentialFromEnvironment(token: string | undefined): Credential | undefined {
   if (token === undefined || token === "") return undefined;
   return { secret: oneWord(token, "SALLYPORT_TOKEN"), from: "SALLYPORT_TOKEN" };
 }
 
-/** Why Node could not read a file, in words. */
+/** The reason why Node could not read a file. */
 export function reasonOf(error: unknown): string {
   const code = error instanceof Error && "code" in error ? error.code : undefined;
   if (code === "ENOENT") return "there is no such file";
@@ -112,7 +112,7 @@ function bearer(secret: string): Interceptor {
   };
 }
 
-/** Hears from the server that the caller's own token ends soon. */
+/** Calls `tokenEnds` when the server reports that the caller's own token ends soon. */
 function endings(tokenEnds: ((time: string) => void) | undefined): Interceptor {
   return (next) => async (request) => {
     const response = await next(request);

@@ -11,18 +11,18 @@ export function parseTime(text: string): number | undefined {
   const milliseconds = Date.parse(text.replace(" ", "T").toUpperCase());
   const day = text.slice(0, 10);
   const midnight = Date.parse(day);
-  // Date takes February 30 for March 2, and 24:00 for the next day.
+  // Date reads February 30 as March 2, and 24:00 as the next day.
   if (Number.isNaN(milliseconds) || new Date(midnight).toISOString().slice(0, 10) !== day) return undefined;
   return text.slice(11, 13) === "24" ? undefined : milliseconds;
 }
 
-/** Milliseconds as the seconds and nanoseconds of a protobuf Duration or Timestamp. */
+/** Converts milliseconds to the seconds and nanoseconds of a protobuf Duration or Timestamp. */
 export function toSeconds(milliseconds: number): { seconds: bigint; nanos: number } {
   const seconds = Math.floor(milliseconds / 1000);
   return { seconds: BigInt(seconds), nanos: Math.round(milliseconds - seconds * 1000) * 1_000_000 };
 }
 
-/** The same for a value that may be absent. */
+/** Converts a value that may be absent. */
 export function toSecondsIfAny(milliseconds: number | undefined) {
   return milliseconds === undefined ? undefined : toSeconds(milliseconds);
 }
@@ -37,7 +37,7 @@ export function formatWait(milliseconds: number): string {
   return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${Math.round(milliseconds / 100) / 10} s`;
 }
 
-/** How far a time is from now, in its largest whole unit: "in 89d", "3h ago", "now". */
+/** The distance of a time from now, in its largest whole unit: "in 89d", "3h ago", "now". */
 export function relative(time: number, now: number): string {
   const distance = Math.abs(time - now);
   if (distance < UNITS.s) return "now";

@@ -2,11 +2,11 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { formatWait, toMilliseconds } from "./durations.ts";
 
-/** The exit codes of `sallyport` as a client: 1 a command said no, 2 usage, 69 a service is unavailable, 70 a bug. */
+/** The exit codes of the client commands: 1 refused, 2 usage, 69 a service is unavailable, 70 a bug. */
 export const EXIT = { ok: 0, no: 1, usage: 2, unavailable: 69, bug: 70 } as const;
 export type Exit = (typeof EXIT)[keyof typeof EXIT];
 
-/** Ends a command: one line for stderr, what failed and what to do, and the exit code. */
+/** Ends a command with an exit code and one line for stderr: the failure, and the action to take. */
 export class Failure extends Error {
   override readonly name = "Failure";
   readonly exit: Exit;
@@ -17,24 +17,24 @@ export class Failure extends Error {
   }
 }
 
-/** The command line, or a file it names, is not as it must be. */
+/** A usage error: the command line, or a file that it names, is wrong. */
 export function usage(message: string): Failure {
   return new Failure(EXIT.usage, message);
 }
 
-/** What a message needs to know about the run: filled as the command goes on. */
+/** Facts about the run that messages need. The command fills them in as it proceeds. */
 export interface Situation {
   /** The listener in use. */
   address?: string;
-  /** Where the caller's credential came from ("the file ./data/admin-token"); undefined: there was none. */
+  /** The source of the caller's credential ("the file ./data/admin-token"); undefined if there is none. */
   credential?: string;
-  /** For a change: how to repeat it without doing it twice. Undefined for what only reads. */
+  /** For a change: the way to repeat it without doing it twice. Undefined for a command that only reads. */
   repeat?: string;
 }
 
 /**
- * Any thrown value as a Failure. Total. Server errors are read by their ErrorInfo reason (domain `sallyport`), then by
- * their code; whatever is neither is a bug, named without its stack.
+ * Converts any thrown value to a Failure. Total. A server error is read by its ErrorInfo reason (domain `sallyport`),
+ * then by its code. Any other value is a bug, reported without its stack.
  */
 export function explain(error: unknown, situation: Situation): Failure {
   if (error instanceof Failure) return error;
@@ -45,7 +45,7 @@ export function explain(error: unknown, situation: Situation): Failure {
   return fromSocket(error, situation) ?? fromReason(error, situation) ?? fromCode(error, situation);
 }
 
-/** Errors of this side's connection carry Node's error, with its code, as their cause. */
+/** An error of our own connection has Node's error, with its code, as its cause. */
 function fromSocket(error: ConnectError, { address, repeat }: Situation): Failure | undefined {
   const cause: unknown = error.cause;
   if (!(cause instanceof Error && "code" in cause && typeof cause.code === "string")) return undefined;

@@ -36,13 +36,13 @@ export function time(value: string): number {
   return milliseconds;
 }
 
-/** A time for a filter: absolute, or a duration that means so long ago. Milliseconds since 1970. */
+/** A time for a filter: absolute, or a duration before now. Milliseconds since 1970. */
 export function timeOrAgo(value: string): number {
   const ago = parseDuration(value);
   return ago === undefined ? time(value) : Date.now() - ago;
 }
 
-/** The value of an enum by its name in any case, `-` or `_` between words: `oneOf(TokenState)`. */
+/** Finds the value of an enum by its name in any case, with `-` or `_` between words: `oneOf(TokenState)`. */
 export function oneOf<Value extends number>(values: Readonly<Record<string, Value>>): (value: string) => Value {
   return (value) => {
     const found = values[value.toUpperCase().replaceAll("-", "_")];
@@ -51,7 +51,7 @@ export function oneOf<Value extends number>(values: Readonly<Record<string, Valu
   };
 }
 
-/** The names of an enum's values as flags take them, for a help text. */
+/** The names of an enum's values in the form that flags accept, for a help text. */
 export function names(values: Readonly<Record<string, number>>): string {
   return Object.entries(values)
     .filter(([, value]) => value !== 0)
@@ -65,7 +65,7 @@ export function wholeNumber(value: string): number {
   return number;
 }
 
-/** `--ttl`, `--expires-at`, `--no-expiry`: one of them at most. */
+/** `--ttl`, `--expires-at`, `--no-expiry`: at most one of them. */
 export interface LifetimeOptions {
   readonly ttl?: number;
   readonly expiresAt?: number;
@@ -75,15 +75,15 @@ export interface LifetimeOptions {
 export function lifetimeFlags(command: Command, otherwise: string): Command {
   return command
     .addOption(
-      new Option("--ttl <duration>", `how long it lives; ${otherwise}`)
+      new Option("--ttl <duration>", `its lifetime; ${otherwise}`)
         .argParser(duration)
         .conflicts(["expiresAt", "expiry"]),
     )
-    .addOption(new Option("--expires-at <time>", "when it ends").argParser(time).conflicts(["ttl", "expiry"]))
-    .option("--no-expiry", "it never ends, where the profile allows that");
+    .addOption(new Option("--expires-at <time>", "the time of its expiry").argParser(time).conflicts(["ttl", "expiry"]))
+    .option("--no-expiry", "no expiry, if the profile allows that");
 }
 
-/** The lifetime as the API wants it; without a flag, unset. */
+/** The lifetime in the API's form; unset without a flag. */
 export function lifetimeOf({ ttl, expiresAt, expiry }: LifetimeOptions) {
   if (ttl !== undefined) return { case: "ttl", value: toSeconds(ttl) } as const;
   if (expiresAt !== undefined) return { case: "expireTime", value: toSeconds(expiresAt) } as const;
@@ -91,19 +91,19 @@ export function lifetimeOf({ ttl, expiresAt, expiry }: LifetimeOptions) {
   return { case: undefined } as const;
 }
 
-/** `--request-id`: makes a repeat give the same answer; a random one by default. */
+/** `--request-id`: a repeat with the same id gets the same answer. Random by default. */
 export function requestIdFlag(command: Command): Command {
   return command.option("--request-id <uuid>", "repeat an earlier call: same id, same answer; random by default", uuid);
 }
 
-/** The request id to send. From here on an error message says how to repeat the call with it. */
+/** The request id to send. From here on an error message explains how to repeat the call with it. */
 export function requestId(session: Session, given: string | undefined): string {
   const id = given ?? randomUUID();
   session.situation.repeat = `safe to repeat with --request-id ${id}`;
   return id;
 }
 
-/** For changes that are the same once or twice done. */
+/** For changes that may be repeated without harm. */
 export const SAFE_TO_REPEAT = "safe to repeat";
 
 /** `--no-wait`: `options.wait` is false. */
@@ -111,7 +111,7 @@ export function noWaitFlag(command: Command): Command {
   return command.option("--no-wait", "return when the change is durable, before it is in force everywhere");
 }
 
-/** `--clear <field>`, repeatable: the way to make a field empty. Takes the names of the API. */
+/** `--clear <field>`, repeatable: makes a field empty. Takes the names of the API. */
 export function clearFlag(command: Command, fields: readonly string[]): Command {
   const help = `make a field empty; repeatable: ${fields.join(", ")}`;
   return command.option("--clear <field>", help, (value: string, before: readonly string[] = []) => {
@@ -120,14 +120,14 @@ export function clearFlag(command: Command, fields: readonly string[]): Command 
   });
 }
 
-/** Two flags that are each other's opposite, `--disable` and `--enable`. */
+/** Two opposite flags: `--disable` and `--enable`. */
 export function switchFlags(command: Command, on: [name: string, help: string], off: [name: string, help: string]) {
   return command
     .addOption(new Option(`--${on[0]}`, on[1]).conflicts(off[0]))
     .addOption(new Option(`--${off[0]}`, off[1]));
 }
 
-/** The paths of an update mask: one for each value that was given. An update of nothing is a usage Failure. */
+/** The paths of an update mask, one for each given value. An empty update is a usage Failure. */
 export function maskOf(
   fields: Readonly<Record<string, unknown>>,
   cleared: readonly string[] = [],

@@ -1,4 +1,4 @@
-// cli/: a stranger. It enters by the listeners only, and knows nothing of the program but its generated API.
+// cli/: the client. It uses only the listeners, and knows nothing of the program but its generated API.
 import { Command, CommanderError, Option } from "commander";
 import { addAudit } from "./audit.ts";
 import { ADMIN_ADDRESS, EMBEDDED_TOKEN_FILE } from "./connect.ts";
@@ -13,7 +13,7 @@ import { addValidate } from "./validate.ts";
 
 const SERVER_COMMANDS = {
   serve: "run the server: the data, admin and ops listeners",
-  migrate: "bring the database to the schema of this program",
+  migrate: "migrate the database to the schema of this program",
   bootstrap: "print the first admin token, once; --again mints another",
   "check-config": "check the configuration and print it, secrets left out",
 };
@@ -24,10 +24,10 @@ Durations: 90d, 36h, 30m, 15s. Exit codes: 0, 1 a command said no, 2 usage, 69 u
 
 /**
  * Runs one client command, or prints help. `argv` starts after the program's name. Returns the exit code (0, 1, 2, 69
- * or 70) and never throws: what went wrong is one line on `io.stderr`, without a stack and without a token string.
+ * or 70) and never throws: a failure is one line on `io.stderr`, without a stack and without a token string.
  */
 export async function runCli(argv: readonly string[], io: Io): Promise<number> {
-  // A reader that has seen enough (`| head`) closes the pipe: the rest of the output has nowhere to go.
+  // A reader such as `| head` may close the pipe early. The rest of the output is dropped.
   io.stdout.on("error", () => undefined);
   const situation: Situation = {};
   let exit: number = EXIT.ok;
@@ -42,7 +42,7 @@ export async function runCli(argv: readonly string[], io: Io): Promise<number> {
     await programOf(run, io).parseAsync(argv, { from: "user" });
     return exit;
   } catch (error) {
-    // Commander has printed its own text by now; help that was asked for is its only success.
+    // Commander has already printed its own text. Requested help is its only success.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
     const failure = explain(error, situation);
     io.stderr.write(`sallyport: ${visible(withoutSecrets(failure.message))}\n`);
@@ -68,20 +68,21 @@ function programOf(run: Run, io: Io): Command {
     )
     .option(
       "--token-file <file>",
-      `your token (for validate: the token to judge); default SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists`,
+      `your token (for validate: the token to validate); default SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists`,
     )
-    .option("--ca-file <file>", "whom to believe behind https://; default SALLYPORT_CA_FILE, else the system's CAs")
+    .option("--ca-file <file>", "the CA to trust behind https://; default SALLYPORT_CA_FILE, else the system's CAs")
     .option("--cert-file <file>", "your client certificate; default SALLYPORT_CERT_FILE")
     .option("--key-file <file>", "and its key; default SALLYPORT_KEY_FILE")
     .option("--json", "protobuf JSON for programs")
     .addOption(
-      new Option("--timeout <duration>", "how long to wait for an answer").argParser(duration).default(15_000, "15s"),
+      new Option("--timeout <duration>", "the longest wait for an answer").argParser(duration).default(15_000, "15s"),
     )
     .addHelpText("after", AFTER_HELP);
 
   program.commandsGroup("Server:");
   for (const [name, description] of Object.entries(SERVER_COMMANDS)) {
-    // main.ts takes these when they are the first word; here they are for the help, and for one who wrote an option first.
+    // src/main.ts handles these commands if they are the first word. They are here for the help, and for a user who
+    // wrote an option first.
     program
       .command(name)
       .description(description)

@@ -10,20 +10,23 @@ export type Message = Parameters<ReturnType<ReturnType<Lookup>["getO"]>["seriali
 type Stamp = { seconds: bigint; nanos: number };
 
 const NO_LIMITS = { readMaxBytes: 0xffffffff, writeMaxBytes: 0xffffffff };
-/** C0 and C1 controls, line and paragraph separators, and the characters that turn the direction of text. */
+/** C0 and C1 controls, line and paragraph separators, and the characters that change the direction of text. */
 const UNSAFE = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
-/** A token string of ours: a prefix, then 58 base62 characters; with a few missing it is still a find. */
+/** A token string: a prefix, then 58 base62 characters. It counts as found even if a few are missing. */
 const TOKEN_STRING = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{40,}/g;
-/** A word with dots in it, taken as a whole, so that its cost is its length; it may hold a JWT. */
+/** A word with dots, matched as a whole, so that the cost is its length. It may hold a JWT. */
 const DOTTED = /[\w-]+(?:\.[\w-]*)*/g;
 const JWT = /^eyJ[\w-]{8,}\.[\w-]+\.[\w-]*/;
 
-/** Text of others made harmless for a terminal: what could move the cursor or turn the text is shown as `\u{…}`. */
+/**
+ * Makes foreign text harmless for a terminal: a character that could move the cursor or turn the text is shown as
+ * `\u{…}`.
+ */
 export function visible(text: string): string {
   return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
 }
 
-/** Text with whatever looks like a token string taken out: every line that goes to stderr passes here. */
+/** Removes everything in the form of a token string. Every line for stderr passes through here. */
 export function withoutSecrets(text: string): string {
   return text.replace(TOKEN_STRING, "[token string]").replace(DOTTED, (word) => {
     const at = word.indexOf("eyJ");
@@ -31,13 +34,13 @@ export function withoutSecrets(text: string): string {
   });
 }
 
-/** A response as protobuf JSON for programs; empty lists, false and 0 are written out, so that `jq` finds them. */
+/** A response as protobuf JSON for programs. It writes empty lists, false and 0, so that `jq` finds them. */
 export function json(method: Method, response: Message): string {
   const codec = createMethodSerializationLookup(method, undefined, { alwaysEmitImplicit: true }, NO_LIMITS).getO(false);
   return JSON.stringify(JSON.parse(Buffer.from(codec.serialize(response)).toString()), undefined, 2);
 }
 
-/** Aligned columns under their titles; an empty cell is `-`, the last column is not padded. */
+/** Aligned columns under their titles. An empty cell is `-`, and the last column is not padded. */
 export function table(titles: readonly string[], rows: readonly (readonly string[])[]): string {
   const lines = [titles, ...rows.map((row) => row.map((cell) => (cell === "" ? "-" : visible(cell))))];
   const widths = titles.map((_, column) => Math.max(...lines.map((line) => lengthOf(line[column] ?? ""))));
@@ -51,7 +54,7 @@ export function table(titles: readonly string[], rows: readonly (readonly string
     .join("\n");
 }
 
-/** A record, one fact a line; facts without a value are left out. */
+/** A record, one fact a line. Facts without a value are omitted. */
 export function record(facts: readonly (readonly [name: string, value: string])[]): string {
   const width = Math.max(...facts.map(([name]) => name.length));
   return facts
@@ -60,7 +63,7 @@ export function record(facts: readonly (readonly [name: string, value: string])[
     .join("\n");
 }
 
-/** Parts of an answer with an empty line between; empty parts are left out. */
+/** Parts of an answer with an empty line between them. Empty parts are omitted. */
 export function paragraphs(...parts: readonly string[]): string {
   return parts.filter((part) => part !== "").join("\n\n");
 }
@@ -87,7 +90,7 @@ export function annotationsOf(annotations: Readonly<Record<string, string>>): st
     .join(", ");
 }
 
-/** What an Effect proves, in a sentence: "in force everywhere after 12 ms (ACKED), position 42". */
+/** Describes an Effect in a sentence: "in force everywhere after 12 ms (ACKED), position 42". */
 export function effectOf(effect: Effect | undefined): string {
   if (effect === undefined) return "";
   const mode = `(${nameOf(EffectMode, effect.mode)}), position ${effect.position}`;

@@ -12,13 +12,13 @@ export interface PageOptions {
 /** `--limit` and `--all`. */
 export function pageFlags(command: Command): Command {
   return command
-    .option("--limit <count>", "at most so many, newest first", wholeNumber, 50)
-    .option("--all", "all there are");
+    .option("--limit <count>", "the largest number of items, newest first", wholeNumber, 50)
+    .option("--all", "all items");
 }
 
 /**
- * Asks for page after page until there are as many items as wanted or no more. Returns the first response with the
- * items of all pages and the last page's `nextPageToken`; `items` reaches into a response for its list.
+ * Requests page after page until there are enough items or no more pages. Returns the first response with the items of
+ * all pages and the last page's `nextPageToken`; `items` finds the list in a response.
  */
 export async function pages<Response extends { nextPageToken: string }>(
   { limit, all }: PageOptions,
@@ -37,7 +37,7 @@ export async function pages<Response extends { nextPageToken: string }>(
   return whole;
 }
 
-/** Says to people that a list is not all. */
+/** Notes for people that a list is incomplete. */
 export function noteMore(session: Session, response: { nextPageToken: string }): void {
   if (response.nextPageToken !== "") session.note("There are more: --limit COUNT, or --all.");
 }

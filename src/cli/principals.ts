@@ -32,11 +32,11 @@ interface ListOptions extends PageOptions, TenantOption {
 const NAME: [string, string] = ["<type:id>", 'the principal: "bot:ci-runner"'];
 const TENANT: [string, string] = ["--tenant <id>", "the tenant; by default the caller's own"];
 
-/** `sallyport principals …`: those for whom tokens speak. */
+/** `sallyport principals …`: the principals that tokens speak for. */
 export const addPrincipals: AddCommands = (program, run) => {
   const principals = program
     .command("principals")
-    .description("create, get, list, update, delete: those for whom tokens speak");
+    .description("create, get, list, update, delete: the principals that tokens speak for");
   const fields = (name: string) =>
     principals
       .command(name)
@@ -65,7 +65,7 @@ export const addPrincipals: AddCommands = (program, run) => {
   const change = fields("update")
     .description("change the fields given, and no others")
     .option("--etag <etag>", "only if the principal is still as it was with this etag");
-  switchFlags(change, ["disable", "refuse all its tokens for now"], ["enable", "the end of --disable"]);
+  switchFlags(change, ["disable", "refuse all its tokens for now"], ["enable", "undo --disable"]);
   clearFlag(change, ["display_name", "email", "owner", "annotations"]);
   noWaitFlag(change).action(run(update));
 
@@ -73,7 +73,7 @@ export const addPrincipals: AddCommands = (program, run) => {
     .command("delete")
     .argument(...NAME)
     .option(...TENANT)
-    .description("remove a principal; all its tokens are dead, for good");
+    .description("delete a principal; all its tokens are refused, for good");
   noWaitFlag(removal).action(run(remove));
 };
 

@@ -14,7 +14,7 @@ import { parseTime, relative } from "./durations.ts";
 import type { Exit, Situation } from "./failure.ts";
 import { json, type Message, type Method } from "./output.ts";
 
-/** The world of a command, handed in by `main.ts`: nothing here reads `process`. */
+/** The environment of a command. `main.ts` passes it in; nothing here reads `process`. */
 export interface Io {
   readonly stdin: NodeJS.ReadableStream;
   readonly stdout: NodeJS.WritableStream;
@@ -33,14 +33,16 @@ export interface Globals {
   readonly timeout: number;
 }
 
-/** What a command does: with its options and arguments; the exit code is 0 unless it returns another. */
+/** The body of a command, with its options and arguments. The exit code is 0 unless it returns another. */
 export type Body<Options> = (session: Session, options: Options, args: readonly string[]) => Promise<Exit | undefined>;
-/** Makes a commander action of a body. */
+/** Makes a commander action from a body. */
 export type Run = <Options>(body: Body<Options>) => (...given: unknown[]) => Promise<void>;
 /** Adds the commands of a noun to the program. */
 export type AddCommands = (program: Command, run: Run) => void;
 
-/** One run of one command: which listeners, as whom, how it prints. Keeps `situation` true for the error message. */
+/**
+ * One run of one command: its listeners, its credential and its output. Keeps `situation` current for error messages.
+ */
 export class Session {
   readonly io: Io;
   readonly now: number;
@@ -66,7 +68,7 @@ export class Session {
     return this.#open({ text, flag: address === undefined ? "SALLYPORT_ADDRESS" : "--address" }, credential);
   }
 
-  /** The data listener. It trusts its peers as a sidecar, or wants a credential with `sallyport.validate`. */
+  /** The data listener. It trusts its peers, like a sidecar, or requires a credential with `sallyport.validate`. */
   data(address: string | undefined, callerTokenFile: string | undefined): Transport {
     const text = address ?? (this.io.env["SALLYPORT_DATA_ADDRESS"] || DATA_ADDRESS);
     const credential =
@@ -76,7 +78,7 @@ export class Session {
     return this.#open({ text, flag: address === undefined ? "SALLYPORT_DATA_ADDRESS" : "--data-address" }, credential);
   }
 
-  /** `--token-file` as `validate` means it. */
+  /** `--token-file`, which for `validate` is the token to validate. */
   get judgedTokenFile(): string | undefined {
     return this.#globals.tokenFile;
   }
@@ -86,17 +88,17 @@ export class Session {
     return this.#globals.address;
   }
 
-  /** Prints the response: as protobuf JSON with `--json`, else what `people` makes of it. */
+  /** Prints the response: as protobuf JSON with `--json`, else in the form that `people` makes of it. */
   answer<Response extends Message>(method: Method, response: Response, people: (response: Response) => string): void {
     this.print(this.#globals.json === true ? json(method, response) : people(response));
   }
 
-  /** Prints one text, and the end of its line. */
+  /** Prints one text and a line end. */
   print(text: string): void {
     this.io.stdout.write(`${text}\n`);
   }
 
-  /** Says something beside the answer, to people only. */
+  /** Prints a note on stderr, unless the output is for programs. */
   note(text: string): void {
     if (this.#globals.json !== true) this.io.stderr.write(`${text}\n`);
   }

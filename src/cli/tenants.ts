@@ -32,7 +32,7 @@ export const addTenants: AddCommands = (program, run) => {
       .option("--display-name <name>", "a name for people")
       .option("--annotation <key=value>", "a fact for programs; repeatable", annotation);
 
-  fields("create").description("make a tenant").action(run(create));
+  fields("create").description("create a tenant").action(run(create));
   tenants.command("get").argument("<id>", 'the tenant: "acme"').description("show one tenant").action(run(get));
   const list = tenants
     .command("list")
@@ -43,7 +43,7 @@ export const addTenants: AddCommands = (program, run) => {
   const change = fields("update")
     .description("change the fields given, and no others")
     .option("--etag <etag>", "only if the tenant is still as it was with this etag");
-  switchFlags(change, ["suspend", "refuse all its tokens for now"], ["resume", "the end of --suspend"]);
+  switchFlags(change, ["suspend", "refuse all its tokens for now"], ["resume", "undo --suspend"]);
   clearFlag(change, ["display_name", "annotations"]);
   noWaitFlag(change).action(run(update));
 };

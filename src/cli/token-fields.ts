@@ -21,9 +21,9 @@ export function fieldFlags(command: Command): Command {
   return command
     .option("--display-name <name>", "a name for people; some profiles require one")
     .option("--description <text>", "free text")
-    .option("--scope <scope>", "what it may do; repeatable", repeatable)
-    .option("--audience <audience>", "where it is good, everywhere if there is none; repeatable", repeatable)
-    .option("--allowed-cidr <cidr>", "from where it is accepted, everywhere if there is none; repeatable", repeatable)
+    .option("--scope <scope>", "a scope of the token; repeatable", repeatable)
+    .option("--audience <audience>", "an audience that accepts it, by default any; repeatable", repeatable)
+    .option("--allowed-cidr <cidr>", "a network from which it is accepted, by default any; repeatable", repeatable)
     .option("--annotation <key=value>", "a fact for programs; repeatable", annotation);
 }
 
@@ -39,7 +39,7 @@ export function fieldsOf(options: FieldOptions) {
   };
 }
 
-/** The same by their paths in an update mask. */
+/** The fields by their paths in an update mask. */
 export function pathsOf(fields: ReturnType<typeof fieldsOf>): Record<string, unknown> {
   const names = Object.keys(fields) as (keyof typeof fields)[];
   return Object.fromEntries(names.map((name) => [TokenSchema.field[name].name, fields[name]]));
@@ -48,7 +48,7 @@ export function pathsOf(fields: ReturnType<typeof fieldsOf>): Record<string, unk
 /** The paths of the fields that can be empty. */
 export const CLEARABLE = Object.keys(pathsOf(fieldsOf({})));
 
-/** Tokens for people, one a line, with what one looks for: the hint, the state, how long still. */
+/** Tokens for people, one a line: the hint, the state, the remaining lifetime. */
 export function tokenTable(tokens: readonly Token[], now: number): string {
   return table(
     ["ID", "HINT", "PRINCIPAL", "NAME", "STATE", "EXPIRES", "LAST USED"],
@@ -64,7 +64,7 @@ export function tokenTable(tokens: readonly Token[], now: number): string {
   );
 }
 
-/** One token for people, with all that is known of it. */
+/** One token for people, with all its known fields. */
 export function tokenRecord(token: Token | undefined, now: number): string {
   if (token === undefined) return "";
   return record([

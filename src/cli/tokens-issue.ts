@@ -15,8 +15,8 @@ import { effectOf, paragraphs } from "./output.ts";
 import type { AddCommands, Body } from "./session.ts";
 import { type FieldOptions, fieldFlags, fieldsOf, tokenRecord } from "./token-fields.ts";
 
-/** What a server of before this field leaves unsaid. */
-const SHOWN_ONCE = "The token string is shown once: it is stored nowhere and cannot be had again.";
+/** The warning for servers that do not send one themselves. */
+const SHOWN_ONCE = "The token string is shown once: it is not stored and cannot be recovered.";
 
 interface CreateOptions extends LifetimeOptions, FieldOptions {
   readonly profile: string;
@@ -40,7 +40,7 @@ export const addCreate: AddCommands = (tokens, run) => {
     .command("create")
     .description("issue a token; its string is shown once")
     .requiredOption("--profile <name>", "the kind of token: pat, bot, svc, org, adm, or the operator's own")
-    .requiredOption("--principal <type:id>", 'whom it speaks for: "user:ann", "bot:ci-runner"')
+    .requiredOption("--principal <type:id>", 'the principal that it speaks for: "user:ann", "bot:ci-runner"')
     .option("--tenant <id>", "the tenant; by default the caller's own");
   fieldFlags(create);
   lifetimeFlags(create, "the profile's default if none is given").option(
@@ -57,8 +57,12 @@ export const addRotate: AddCommands = (tokens, run) => {
     .command("rotate")
     .argument("<id>", "tok_…")
     .description("replace a token by a new one of the same rights; its string is shown once")
-    .option("--overlap <duration>", "how long the old string still works, at most 7d; by default not at all", duration);
-  lifetimeFlags(rotate, "by default as long as the old one was made to live");
+    .option(
+      "--overlap <duration>",
+      "the time for which the old string still works, at most 7d; 0 by default",
+      duration,
+    );
+  lifetimeFlags(rotate, "by default the lifetime of the old token");
   requestIdFlag(rotate).option("--quiet", "print the new token string alone");
   noWaitFlag(rotate).action(run(rotateToken));
 };

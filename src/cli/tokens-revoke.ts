@@ -38,7 +38,7 @@ export const addRevoke: AddCommands = (tokens, run) => {
     .argument("[id]", "tok_…")
     .description("revoke a token, for good: when this returns, no instance accepts it")
     .option("--token-string-file <file>", "instead of an id: a file with the token string, or - for stdin")
-    .option("--family", "also every token that it came from or went to by rotation")
+    .option("--family", "also every token of its rotation family")
     .option("--reason <text>", "for the record");
   noWaitFlag(revoke).action(run(revokeToken));
 };
@@ -51,8 +51,11 @@ export const addRevokeMany: AddCommands = (tokens, run) => {
     .option("--tenant <id>", "of this tenant; alone: all its tokens")
     .option("--principal <type:id>", "of this principal")
     .option("--profile <name>", "of this kind")
-    .option("--created-by <provenance>", 'made by: "token:sp_adm_1x7Kd02Qa", "session:ann"')
-    .option("--descendants", "also what those made, and so on, and what replaced one of them by rotation")
+    .option("--created-by <provenance>", 'created by: "token:sp_adm_1x7Kd02Qa", "session:ann"')
+    .option(
+      "--descendants",
+      "also the tokens that these created, directly or not, and all that replaced one of them by rotation",
+    )
     .option("--created-before <time>", 'created before then; "36h" means 36 hours ago', timeOrAgo)
     .option("--hint <hint>", "with this hint; repeatable", repeatable)
     .option("--id <id>", "with this id; repeatable", repeatable)
@@ -88,7 +91,7 @@ const revokeTokens: Body<RevokeManyOptions> = async (session, options) => {
   const { tenant, principal, profile, createdBy, createdBefore, hint, id, tokenStringsFile, dryRun } = options;
   const selectors = [tenant, principal, profile, createdBy, createdBefore, hint, id, tokenStringsFile];
   if (selectors.every((selector) => selector === undefined)) {
-    throw usage("at least one selector is needed (--help lists them); --dry-run shows what it would hit");
+    throw usage("at least one selector is required (--help lists them); --dry-run shows what it would hit");
   }
   const response = await createClient(TokenAdmin, session.admin()).revokeTokens({
     tenant,
@@ -114,7 +117,7 @@ const revokeTokens: Body<RevokeManyOptions> = async (session, options) => {
   );
 };
 
-/** A token string in the place of an id has already been seen by every process of this machine: say so. */
+/** A token string on a command line is visible to every process of this machine, so the error says that. */
 function idOnly(id: string): string {
   if (withoutSecrets(id) !== id) {
     throw usage("that is a token string, not an id; a token string goes into a file or stdin, never on a command line");

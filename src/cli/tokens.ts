@@ -64,10 +64,10 @@ export const addTokens: AddCommands = (program, run) => {
     .argument("<id>", "tok_…")
     .description("change the fields given, and no others; a list given replaces the whole list");
   fieldFlags(change)
-    .addOption(new Option("--expires-at <time>", "when it ends").argParser(time).conflicts("expiry"))
-    .option("--no-expiry", "it never ends, where the profile allows that")
+    .addOption(new Option("--expires-at <time>", "the time of its expiry").argParser(time).conflicts("expiry"))
+    .option("--no-expiry", "no expiry, if the profile allows that")
     .option("--etag <etag>", "only if the token is still as it was with this etag");
-  switchFlags(change, ["disable", "refuse it for now"], ["enable", "the end of --disable"]);
+  switchFlags(change, ["disable", "refuse it for now"], ["enable", "undo --disable"]);
   clearFlag(change, CLEARABLE);
   noWaitFlag(change).action(run(update));
 

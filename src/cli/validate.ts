@@ -13,11 +13,11 @@ interface ValidateOptions {
   readonly clientAddress?: string;
 }
 
-/** `sallyport validate`: ask the data listener about a token, as a service would. */
+/** `sallyport validate`: asks the data listener about a token, as a service would. */
 export const addValidate: AddCommands = (program, run) => {
   program
     .command("validate")
-    .description("ask the data listener whether a token is good; the token comes from stdin or --token-file")
+    .description("ask the data listener to validate a token; the token comes from stdin or --token-file")
     .option("--scope <scope>", "a scope that it must have; repeatable", repeatable)
     .option("--audience <audience>", "the audience that it must be for")
     .option("--client-address <address>", "the address that it is used from")
@@ -27,7 +27,7 @@ export const addValidate: AddCommands = (program, run) => {
       "your own token, for a listener that does not trust its peers; default SALLYPORT_TOKEN",
     )
     .addHelpText("after", "\nExit codes: 0 ALLOW, 1 any refusal, 69 UNDETERMINED or no answer.")
-    // Checked below: commander would print the excess arguments, and one of them is likely a token string.
+    // Checked below. Commander would print the excess arguments, and one of them is likely a token string.
     .allowExcessArguments(true)
     .action(run(validate));
 };

@@ -6,7 +6,7 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   const { lease, poll } = config.revocation;
   if (poll * 1.2 + 500 >= lease)
     problems.push("revocation.poll: poll · 1.2 + 500ms must be less than revocation.lease");
-  // The log remembers changes for ten minutes: nothing may be cached for longer.
+  // The log keeps changes for ten minutes, so nothing may be cached for longer.
   if (config.cache.negative_ttl < 1 || config.cache.negative_ttl > config.cache.ttl) {
     problems.push("cache.negative_ttl: must be 1ms to cache.ttl");
   }
@@ -27,10 +27,10 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   }
   const data = config.listeners.data;
   if (data.trust_peers === true && (data.tls?.allowed_sans.length ?? 0) > 0) {
-    problems.push("listeners.data.trust_peers: with allowed_sans peers are known by their certificates; leave it out");
+    problems.push("listeners.data.trust_peers: with allowed_sans certificates identify the peers; remove it");
   }
   if (!isLocal(data.bind) && data.trust_peers === true) {
-    problems.push("listeners.data.trust_peers: peers can be trusted on loopback and unix sockets only");
+    problems.push("listeners.data.trust_peers: peers can be trusted only on loopback and unix sockets");
   }
   for (const name of ["data", "admin"] as const) {
     const section = config.listeners[name].tls;
@@ -39,12 +39,14 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
     }
   }
   if ((config.canary.cert_file === undefined) !== (config.canary.key_file === undefined)) {
-    problems.push("canary.cert_file: needs canary.key_file, and the other way round");
+    problems.push("canary.cert_file: needs canary.key_file; set both or none");
   }
   const admitted = config.listeners.admin.tls?.allowed_sans ?? [];
   for (const [i, { san }] of config.callers.mtls.entries()) {
     if (admitted.length > 0 && !admitted.includes(san)) {
-      problems.push(`callers.mtls.${i}.san: is not in listeners.admin.tls.allowed_sans, so it can not come in`);
+      problems.push(
+        `callers.mtls.${i}.san: is not in listeners.admin.tls.allowed_sans, so no client with it can connect`,
+      );
     }
   }
   if (config.callers.mtls.length > 0 && config.listeners.admin.tls?.client_ca_file === undefined) {
@@ -54,7 +56,7 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   return problems;
 }
 
-/** Two listeners can not share an address. Port 0 takes a free one each time. */
+/** Two listeners cannot share an address. Port 0 takes a free port each time. */
 function samePlaces({ mode, listeners }: z.output<typeof schema>): string[] {
   const names = mode === "full" ? (["data", "admin", "ops"] as const) : (["data", "ops"] as const);
   return names.flatMap((name, i) =>
@@ -76,14 +78,14 @@ function overlaps(one: string, other: string): boolean {
 }
 
 /**
- * Whether whoever reaches the data listener is believed without a credential: on this machine alone, and only where nobody
- * said which certificates count.
+ * True if the data listener trusts its peers without a credential: only on this machine, and only if no client
+ * certificates are configured.
  */
 export function trustsPeers({ bind, trust_peers: trust, tls }: Config["listeners"]["data"]): boolean {
   return trust ?? (isLocal(bind) && (tls?.allowed_sans.length ?? 0) === 0);
 }
 
-/** Whether a bind can be reached from this machine only. */
+/** True if an address can be reached only from this machine. */
 export function isLocal(bindTo: string): boolean {
   return /^(unix:|127\.|localhost:|\[::1\]:)/.test(bindTo);
 }

@@ -5,9 +5,9 @@ import { type Config, FROM_FILE, OPTIONAL, schema } from "./schema.ts";
 import { isBlank, openToOthers, overlay, readTree, readValues, removeBlank, removePath } from "./sources.ts";
 
 /**
- * One configuration from a YAML file and the environment laid over it. Keys are YAML paths; in the environment
- * `SALLYPORT_` and the path in upper case with `__` between levels; `DATABASE_URL` and `REDIS_URL` as usual. A key
- * `x_file` reads the value of `x` from a file. Pure but for the files it is pointed to.
+ * Loads one configuration from a YAML file, with the environment laid over it. Keys are YAML paths. A variable is
+ * `SALLYPORT_` and the path in upper case, with `__` between levels; `DATABASE_URL` and `REDIS_URL` work, too. A key
+ * `x_file` reads the value of `x` from a file. Pure except for the files that it reads.
  */
 export function loadConfig(file: string | undefined, env: Readonly<Record<string, string | undefined>>): Config {
   const problems: string[] = [];
@@ -23,7 +23,7 @@ export function loadConfig(file: string | undefined, env: Readonly<Record<string
   if (parsed.success) held(parsed.data);
   else {
     problems.push(...parsed.error.issues.map(problemOf));
-    // What is left without the faulty keys can still be held against itself: every problem at once.
+    // The valid keys are still checked against each other, so that every problem is reported at once.
     for (const { path } of parsed.error.issues) removePath(tree, path);
     const rest = schema.safeParse(tree);
     if (rest.success) held(rest.data);
@@ -40,7 +40,7 @@ export function loadConfig(file: string | undefined, env: Readonly<Record<string
   return deepFreeze({ ...config, files, warnings: openToOthers(secrets) });
 }
 
-/** The files that hold secrets, by the keys that name them. */
+/** The files that hold secrets, with the keys that name them. */
 function secretFiles(tree: Readonly<Record<string, unknown>>): [key: string, file: string][] {
   return [...FROM_FILE.map((key) => `${key}_file`), "keyring_file"].flatMap((key) => {
     const value = key.split(".").reduce<unknown>((at, name) => (at as Record<string, unknown> | null)?.[name], tree);
@@ -48,13 +48,13 @@ function secretFiles(tree: Readonly<Record<string, unknown>>): [key: string, fil
   });
 }
 
-/** Whether somebody meant to name a database, and named none: a variable that did not come through, an empty value. */
+/** True if the database URL is set but empty, for example because a variable did not come through. */
 function isBlankUrl(tree: Readonly<Record<string, unknown>>, env: Readonly<Record<string, string | undefined>>) {
   const inFile = (tree["database"] as Record<string, unknown> | null | undefined)?.["url"];
   return ["DATABASE_URL", "SALLYPORT_DATABASE__URL"].some((name) => env[name]?.trim() === "") || inFile === "";
 }
 
-/** Names the key and the bound; never a value. */
+/** Names the key and the bound, never a value. */
 function problemOf(issue: z.core.$ZodIssue): string {
   const path = issue.path.join(".");
   if (issue.code === "unrecognized_keys") {
@@ -63,7 +63,7 @@ function problemOf(issue: z.core.$ZodIssue): string {
   return `${path}: ${issue.message}`;
 }
 
-/** A key of an older version names the one that replaces it. */
+/** A key of an older version is refused with the name of its replacement. */
 function refusalOf(path: string, key: string): string {
   return path === "" && key === "doors" ? "renamed, use listeners (SALLYPORT_LISTENERS__…)" : "no such setting";
 }

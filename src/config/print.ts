@@ -1,7 +1,7 @@
 import { durationText } from "../domain/duration.ts";
 import type { Config } from "./schema.ts";
 
-/** The configuration as it is in force, with every secret replaced by `[secret]`. */
+/** The effective configuration, with every secret replaced by `[secret]`. */
 export function redacted(config: Config): unknown {
   const copy = structuredClone(config) as Config;
   if (copy.keyring !== undefined) for (const kid of Object.keys(copy.keyring.keys)) copy.keyring.keys[kid] = "[secret]";
@@ -15,7 +15,10 @@ export function redacted(config: Config): unknown {
   return written(copy);
 }
 
-/** A connection URL without its password: before the last @, which a password may hold too, or in its query. */
+/**
+ * A connection URL without its password, which stands before the last @ (the password itself may hold one) or in the
+ * query.
+ */
 function withoutPassword(url: string): string {
   const user = url.indexOf("//") + 2;
   const colon = url.indexOf(":", user);
@@ -27,7 +30,7 @@ function withoutPassword(url: string): string {
 
 const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "max_ttl", "default_ttl"]);
 
-/** Values as one would write them: durations with a unit, file modes in octal. */
+/** Values as a person would write them: durations with a unit, file modes in octal. */
 function written(value: unknown, key = "", parent = ""): unknown {
   if (typeof value === "number") {
     if (key === "unix_mode") return `0${value.toString(8)}`;

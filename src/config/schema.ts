@@ -25,7 +25,7 @@ const network = z.string().refine(isCidr, "must be an IP address or a network su
 const databaseUrl = z
   .string()
   .regex(/^postgres(ql)?:\/\//, "must be postgres://user:password@host:port/database")
-  .regex(/^[^#]*$/, "has a # in it: write it %23 (in a password, too)");
+  .regex(/^[^#]*$/, "must not hold a #: write it %23 (in a password, too)");
 
 export const tls = z.strictObject({
   cert_file: z.string(),
@@ -58,7 +58,7 @@ const permission = z
 const scope = z
   .string()
   .regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/, 'must be 1 to 128 visible characters without " and \\')
-  .refine((text) => !text.startsWith("sallyport."), "what begins with sallyport. is a permission");
+  .refine((text) => !text.startsWith("sallyport."), "must not begin with sallyport., which is for permissions");
 
 const profile = z.strictObject({
   prefix: z.string().regex(/^[a-z][a-z0-9_]{1,15}$/, "must be a letter, then 1 to 15 of a-z 0-9 _"),
@@ -216,16 +216,16 @@ export const schema = z.strictObject({
 });
 
 export type Config = z.output<typeof schema> & {
-  /** Files that it was read from, and those that it names: a change of one of them is a reason to read it again. */
+  /** The file of the configuration and the files that it names. A change of one of them triggers a reload. */
   readonly files: readonly string[];
-  /** What works and should be changed nevertheless. */
+  /** Settings that work and should be changed nevertheless. */
   readonly warnings: readonly string[];
 };
 
-/** Keys whose value a key `<name>_file` may hold instead. */
+/** Keys whose value may stand in a file that the key `<name>_file` names. */
 export const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "break_glass.secret"];
 
-/** Keys that need not have a value, and have none where they are blank. */
+/** Keys that may be missing. A blank value counts as missing. */
 export const OPTIONAL = [
   ...FROM_FILE,
   ...["data", "admin"].flatMap((name) =>

@@ -4,17 +4,17 @@ import { parse as parseYaml } from "yaml";
 import type { z } from "zod";
 
 /*
- * Where the values of a configuration come from: a YAML file, the environment laid over it, and files that hold secrets.
- * No problem that is told here repeats a value.
+ * The sources of a configuration: a YAML file, the environment laid over it, and files that hold secrets. No problem
+ * that this file reports repeats a value.
  */
 
 export type Tree = Record<string, unknown>;
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Variables of the command line client, and of the tests' downloads: no settings of the server. */
+/** Variables of the command line client and of the test downloads. They are not settings of the server. */
 const OF_THE_CLIENT = ["ADDRESS", "DATA_ADDRESS", "TOKEN", "CA_FILE", "CERT_FILE", "KEY_FILE", "CACHE"];
 
-/** The mapping in a YAML file; empty, with a problem told, where there is none. */
+/** The mapping in a YAML file. Empty, with a problem, if the file holds none. */
 export function readTree(file: string, problems: string[]): Tree {
   const text = readText(file, file, problems);
   const tree = text === undefined ? undefined : parseText(text, file, problems);
@@ -25,8 +25,8 @@ export function readTree(file: string, problems: string[]): Tree {
 }
 
 /**
- * Lays the environment over a tree: `SALLYPORT_A__B` is `a.b`, read as the schema has that key. A blank variable is one
- * that is not set.
+ * Lays the environment over a tree. `SALLYPORT_A__B` is `a.b`, parsed by the schema of that key. A blank variable
+ * counts as unset.
  */
 export function overlay(tree: Tree, env: Environment, schema: z.ZodType, problems: string[]): void {
   for (const [name, path] of Object.entries({ DATABASE_URL: ["database", "url"], REDIS_URL: ["redis", "url"] })) {
@@ -36,7 +36,7 @@ export function overlay(tree: Tree, env: Environment, schema: z.ZodType, problem
     .filter(([name, value]) => name.startsWith("SALLYPORT_") && !isBlank(value))
     .filter(([name, value]) => !isOfTheClient(name) && !isOfKubernetes(name, value!))
     .map(([name, value]) => ({ name, value: value!, path: name.slice("SALLYPORT_".length).toLowerCase().split("__") }))
-    // A map first, then what is laid over its keys.
+    // A map comes before its keys.
     .sort((a, b) => a.path.length - b.path.length);
   for (const { name, value, path } of settings) {
     const file = path.at(-1)!.endsWith("_file");
@@ -50,7 +50,7 @@ export function overlay(tree: Tree, env: Environment, schema: z.ZodType, problem
   }
 }
 
-/** Takes the values of keys `x_file` from their files, and `keyring` from `keyring_file`. */
+/** Reads the values of keys `x_file` from their files, and `keyring` from `keyring_file`. */
 export function readValues(tree: Tree, keys: readonly string[], problems: string[], files: string[]): void {
   for (const path of keys) {
     const [section, key] = path.split(".") as [string, string];
@@ -63,7 +63,7 @@ export function readValues(tree: Tree, keys: readonly string[], problems: string
   if (text !== undefined) tree["keyring"] = parseText(text, "keyring_file", problems);
 }
 
-/** Removes keys without a value, so that they are as if they were not written. */
+/** Removes keys with a blank value, as if they were not written. */
 export function removeBlank(tree: Tree, keys: readonly string[]): void {
   for (const key of keys) {
     const path = key.split(".");
@@ -114,16 +114,16 @@ function readText(file: string, where: string, problems: string[]): string | und
   }
 }
 
-/** Why a file can not be read, in words. */
+/** The reason why a file cannot be read. */
 export function reasonOf(error: unknown): string {
   const code = (error as { code?: string } | null)?.code;
   if (code === "ENOENT") return "no such file";
   if (code === "EACCES" || code === "EPERM") return "this user may not read the file";
   if (code === "EISDIR") return "it is a folder, not a file";
-  return `the file can not be read (${code ?? "error"})`;
+  return `the file cannot be read (${code ?? "error"})`;
 }
 
-/** YAML, without the library's warnings and messages, which show the lines that they are about. */
+/** Parses YAML without the library's warnings and messages, because they quote lines of the file. */
 function parseText(text: string, where: string, problems: string[]): unknown {
   try {
     return parseYaml(text, { logLevel: "error" });
@@ -132,12 +132,12 @@ function parseText(text: string, where: string, problems: string[]): unknown {
     const at = linePos?.[0];
     const place = at === undefined ? "" : `line ${at.line}, column ${at.col}: `;
     const what = code === undefined ? "" : ` (${code.toLowerCase().replaceAll("_", " ")})`;
-    problems.push(`${where}: ${place}can not be read as YAML${what}`);
+    problems.push(`${where}: ${place}cannot be parsed as YAML${what}`);
     return undefined;
   }
 }
 
-/** The value that a variable's text stands for where the schema wants a certain type; else the text, for it to judge. */
+/** Converts a variable's text to the type that the schema wants; other text is left for the schema to refuse. */
 function typedValue(text: string, type: Definition, name: string, problems: string[]): unknown {
   switch (type.type) {
     case "number":
@@ -159,7 +159,7 @@ function typedValue(text: string, type: Definition, name: string, problems: stri
   }
 }
 
-/** What we read of a zod type: not all of the library's own definitions narrow. */
+/** The part of a zod type's definition that we read. Not all types of the library declare it. */
 interface Definition {
   readonly type: string;
   readonly innerType?: z.ZodType;
@@ -170,7 +170,7 @@ interface Definition {
   readonly values?: readonly unknown[];
 }
 
-/** The type of the key at a path; undefined where the schema has none. */
+/** The type of the key at a path; undefined if the schema has none. */
 function typeAt(schema: z.ZodType, path: readonly string[]): Definition | undefined {
   let at: Definition | undefined = innermost(schema);
   for (const key of path) {
@@ -182,7 +182,7 @@ function typeAt(schema: z.ZodType, path: readonly string[]): Definition | undefi
   return at;
 }
 
-/** Without what only makes it optional, gives a default, or transforms the value afterwards. */
+/** The inner type of an optional, a default or a transformation. */
 function innermost(type: z.ZodType): Definition {
   const definition = type.def as unknown as Definition;
   const inner = definition.innerType ?? definition.in;
@@ -194,12 +194,12 @@ function isOfTheClient(name: string): boolean {
 }
 
 /**
- * What Kubernetes and Docker links put into the environment for a service whose name begins with `sallyport`: told by the
- * value too, so that a setting with a typing error is not taken for one.
+ * Matches the variables that Kubernetes and Docker links create for a service whose name begins with `sallyport`. The
+ * value must match, too, so that a mistyped setting is not ignored.
  */
 function isOfKubernetes(name: string, value: string): boolean {
   if (name.includes("__")) return false;
-  // Bounded as Kubernetes bounds them: no length of a name makes an expression slow.
+  // Bounded, as in Kubernetes, so that no long name makes the expression slow.
   if (/_SERVICE_HOST$/.test(name) || /_PORT_\d{1,5}_(TCP|UDP|SCTP)_ADDR$/.test(name)) return isIP(value) !== 0;
   if (/_SERVICE_PORT(_[A-Z0-9_]{1,63})?$/.test(name) || /_PORT_\d{1,5}_(TCP|UDP|SCTP)_PORT$/.test(name))
     return /^\d{1,5}$/.test(value);

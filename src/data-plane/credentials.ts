@@ -1,6 +1,6 @@
 import type { Carrier } from "./policy.ts";
 
-/** What a request brings. `malformed`: a request that must be refused as such (400), whatever it holds. */
+/** The credential of a request. `malformed`: the request is refused with 400, whatever the credential holds. */
 export type Credential =
   | { readonly kind: "none" }
   | { readonly kind: "one"; readonly tokenString: string }
@@ -8,20 +8,21 @@ export type Credential =
 
 const NONE: Credential = { kind: "none" };
 const LONGEST = 8_192;
-/** More of them than any upstream could want. */
-const MOST_VALUES = 16;
+/** More values than any upstream needs. */
+const MAX_VALUES = 16;
 
 /**
- * The one credential of a request, counted over the raw values of all carriers of the policy. More than one, also equal
- * ones, also two in one value (a comma: Envoy joins repeated headers so), is malformed, and so is a carrier beyond
- * 8 KiB. What the policy does not name as a carrier is no credential (RFC 6750, section 3.1): it is the upstream's.
+ * Returns the one credential of a request, from the raw values of all carriers of the policy. More than one credential
+ * is malformed, also if they are equal or share one value (Envoy joins repeated headers with a comma). A carrier beyond
+ * 8 KiB is malformed, too. A header that the policy does not name as a carrier belongs to the upstream and is no
+ * credential (RFC 6750 §3.1).
  */
 export function credentialOf(
   carriers: readonly Carrier[],
   authorization: readonly string[],
   apiKey: readonly string[],
 ): Credential {
-  if (authorization.length + apiKey.length > MOST_VALUES) return malformed("more than one credential");
+  if (authorization.length + apiKey.length > MAX_VALUES) return malformed("more than one credential");
   const values = authorization.filter((value) => value !== "");
   const bears = values.some((value) => mayBear(carriers, value));
   const keys = carriers.includes("x-api-key") ? apiKey.filter((value) => value !== "") : [];
@@ -33,7 +34,7 @@ export function credentialOf(
   return bears ? fromAuthorization(carriers, value) : one(value.trim());
 }
 
-/** Whether an `authorization` is for us: one of the policy's schemes stands in it, or it is broken. */
+/** True if an `authorization` value concerns us: it holds one of the policy's schemes, or it is malformed. */
 function mayBear(carriers: readonly Carrier[], value: string): boolean {
   if (!carriers.includes("bearer") && !carriers.includes("basic")) return false;
   const ours = (part: string) => {
@@ -45,7 +46,7 @@ function mayBear(carriers: readonly Carrier[], value: string): boolean {
 
 const SCHEME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+(?=[ \t]|$)/;
 
-/** The word that a value begins with; undefined where it is none. */
+/** The scheme that a value begins with; undefined if it begins with none. */
 function schemeOf(value: string): string | undefined {
   return SCHEME.exec(value.trim())?.[0];
 }
@@ -62,7 +63,7 @@ function fromAuthorization(carriers: readonly Carrier[], value: string): Credent
   return one(rest);
 }
 
-/** As git sends it: the password is the token string, the user's name is not looked at. */
+/** As git sends it: the password is the token string, and the user name is ignored. */
 function fromBasic(rest: string): Credential {
   if (!/^[A-Za-z0-9+/]+={0,2}$/.test(rest)) return malformed("a broken Basic credential");
   const text = Buffer.from(rest, "base64").toString("latin1");

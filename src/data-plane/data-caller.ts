@@ -10,28 +10,30 @@ import type { Peer } from "../rpc/peer.ts";
 const { permission } = methodOf(TokenValidator.method.validateToken);
 
 /**
- * Who may ask the data listener. Peers on loopback and unix sockets are trusted, as a sidecar's are, unless SANs are named;
- * others show a client certificate with an allowed SAN, which opens every service of the listener, or a token with `sallyport.validate`, which
- * opens TokenValidator and introspection. Never an open token oracle.
+ * Admits callers to the data listener, so that nobody can test stolen tokens there. Peers on loopback and unix sockets
+ * are trusted, like a sidecar's peers, unless SANs are configured. Other peers show a client certificate with an
+ * allowed SAN, which opens every service of the listener, or a token with `sallyport.validate`, which opens
+ * TokenValidator and introspection.
  */
 export class DataCallers {
   readonly #callers: Callers;
   readonly #trustPeers: boolean;
 
-  /** `trustPeers`: the listener is bound to loopback or a unix socket and its peers are believed. */
+  /** `trustPeers`: the listener is bound to loopback or a unix socket and trusts its peers. */
   constructor(callers: Callers, trustPeers: boolean) {
     this.#callers = callers;
     this.#trustPeers = trustPeers;
   }
 
-  /** Whether the connection alone is enough: for Check and the HTTP check nothing else is. */
+  /** True if the connection alone identifies a trusted peer. Check and the HTTP check accept no other proof. */
   trusts(peer: Peer): boolean {
     return this.#trustPeers || peer.sanAllowed;
   }
 
   /**
-   * Lets a caller ask about tokens; `reasons`: it may be told why one was refused. CALLER_UNAUTHENTICATED without a good
-   * credential where one is needed, CALLER_FORBIDDEN without the permission.
+   * Admits a caller that asks about tokens. `reasons`: the caller may see why a token was refused.
+   * CALLER_UNAUTHENTICATED if a valid credential is required and missing, CALLER_FORBIDDEN if the permission is
+   * missing.
    */
   async admit(peer: Peer, authorization: string | null): Promise<{ readonly reasons: boolean }> {
     const trusted = this.trusts(peer);
@@ -39,7 +41,7 @@ export class DataCallers {
     try {
       const bearer = bearerOf(authorization);
       if (bearer === undefined)
-        throw new AppError("CALLER_UNAUTHENTICATED", "a credential is needed: authorization: Bearer …");
+        throw new AppError("CALLER_UNAUTHENTICATED", "a credential is required: authorization: Bearer …");
       const caller = await this.#callers.token(bearer, peer.address, peer.from !== "remote");
       if (!trusted && !holds(caller, permission)) {
         throw new AppError("CALLER_FORBIDDEN", `the caller lacks the permission ${permission}`, {
@@ -48,7 +50,7 @@ export class DataCallers {
       }
       return { reasons: holds(caller, "sallyport.reasons") };
     } catch (error) {
-      // A trusted peer needs no credential: one that is not good gives nothing, and takes nothing.
+      // A trusted peer needs no credential. An invalid one changes nothing.
       if (trusted) return { reasons: false };
       throw error;
     }

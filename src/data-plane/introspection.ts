@@ -6,7 +6,7 @@ import type { Validate } from "../validation/validate.ts";
 
 const INACTIVE: HttpAnswer = { status: 200, headers: [JSON_TYPE, NO_STORE], body: '{"active":false}' };
 
-/** Token introspection (RFC 7662): for gateways that have no sub-request of their own. */
+/** Token introspection (RFC 7662), for gateways that have no sub-request of their own. */
 export async function introspect(
   validate: Validate,
   contentType: string | undefined,
@@ -15,7 +15,8 @@ export async function introspect(
 ): Promise<HttpAnswer> {
   const parameters = parametersOf(contentType, body);
   const token = parameters?.get("token");
-  if (token === undefined) return oauthError(400, "invalid_request", "one parameter token is needed, as form or JSON");
+  if (token === undefined)
+    return oauthError(400, "invalid_request", "exactly one parameter `token` is required, as form or JSON");
   const answer = await validate(
     token,
     NO_REQUIREMENT,
@@ -23,7 +24,8 @@ export async function introspect(
     deadline,
   );
   if (answer.verdict === "UNDETERMINED") return unavailable();
-  // An audience is told, and the resource server's to judge; a network is not told, so nobody else could.
+  // The answer shows the audience, so the resource server can judge it. It does not show the networks, so an address is
+  // judged here.
   const refused = answer.verdict === "INVALID_TOKEN" || answer.verdict === "ADDRESS_NOT_ALLOWED";
   const snapshot = refused ? undefined : answer.snapshot;
   if (snapshot === undefined) return INACTIVE;

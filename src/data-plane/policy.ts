@@ -1,9 +1,11 @@
 import type { Requirement } from "../domain/decide.ts";
 
-/** Where a credential may stand. None is ever taken from a query. */
+/** The header that may hold a credential. A query never holds one. */
 export type Carrier = "bearer" | "x-api-key" | "basic";
 
-/** From where the client's address is believed. `peer`: what the proxy saw at the other end of the connection. */
+/**
+ * The trusted source of the client's address. `peer`: the other end of the proxy's connection, as the proxy reports it.
+ */
 export type AddressSource = "peer" | "x-envoy-external-address" | `xff:${number}`;
 
 /** The identity headers, in the order in which they are sent. */
@@ -15,23 +17,25 @@ export const IDENTITY = [
   "x-auth-profile",
 ] as const;
 
-/** What a route asks, and how the answer looks: a named policy of the configuration. */
+/** A named policy of the configuration: the requirement of a route, and the form of the answer. */
 export interface Policy {
   readonly name: string;
   readonly requirement: Requirement;
   readonly carriers: readonly Carrier[];
   readonly realm: string;
-  /** `error`: our own outage is an error to Envoy, which `failure_mode_allow` opens. */
+  /**
+   * `error` reports our own outage to Envoy as an error. Envoy lets such requests pass if `failure_mode_allow` is set.
+   */
   readonly outage: "deny" | "error";
-  /** Another name for an identity header, or false to leave it out. */
+  /** Another name for an identity header, or false to omit the header. */
   readonly headers: Readonly<Record<string, string | false>>;
   readonly clientAddress: AddressSource;
-  /** Leaves the credential in the request to the upstream. */
+  /** Keeps the credential in the request to the upstream. */
   readonly keepCredential: boolean;
   readonly allowCorsPreflight: boolean;
 }
 
-/** As the configuration has it. */
+/** The settings of a policy, as in the configuration. */
 export interface PolicySettings {
   readonly required_scopes: readonly string[];
   readonly audience: string;
@@ -56,12 +60,12 @@ const DEFAULT: PolicySettings = {
   allow_cors_preflight: false,
 };
 
-const MOST_ROUTES = 1_000;
-/** Of the extensions of all routes that are remembered, and of one route: those of an operator are far below. */
-const MOST_ROUTE_BYTES = 1 << 20;
+const MAX_ROUTES = 1_000;
+/** Bounds of the remembered extensions, in total and for one route. A real configuration stays far below them. */
+const MAX_ROUTE_BYTES = 1 << 20;
 const LONGEST_ROUTE = 8_192;
 
-/** The named policies; `default` is always there. Reloading replaces them all. */
+/** The named policies. `default` always exists. A reload replaces them all. */
 export class Policies {
   #policies: ReadonlyMap<string, Policy> = new Map();
   readonly #merged = new Map<string, Policy>();
@@ -77,14 +81,15 @@ export class Policies {
     this.#forget();
   }
 
-  /** The extensions that are remembered, in bytes. */
+  /** The size of the remembered extensions in bytes. */
   get bytes(): number {
     return this.#mergedBytes;
   }
 
   /**
-   * `merged`, once for all requests of a route: `raw` are the bytes of its extensions. Routes come from the operator's
-   * configuration: there are few. Bounded in number and bytes; when it is full it starts over.
+   * Calls `merged` once for all requests of a route; `raw` are the bytes of the route's extensions. Routes come from
+   * the operator's configuration, so there are few. The memory is bounded in number and bytes, and starts over when it
+   * is full.
    */
   forRoute(raw: string, extensions: () => ReadonlyMap<string, string> | undefined): Policy | undefined {
     const known = this.#merged.get(raw);
@@ -92,7 +97,7 @@ export class Policies {
     const read = extensions();
     const made = read && merged(this, read);
     if (made === undefined || raw.length > LONGEST_ROUTE) return made;
-    if (this.#merged.size >= MOST_ROUTES || this.#mergedBytes + raw.length > MOST_ROUTE_BYTES) this.#forget();
+    if (this.#merged.size >= MAX_ROUTES || this.#mergedBytes + raw.length > MAX_ROUTE_BYTES) this.#forget();
     this.#merged.set(raw, made);
     this.#mergedBytes += raw.length;
     return made;
@@ -109,8 +114,8 @@ export class Policies {
 }
 
 /**
- * A policy with what the operator's proxy adds to it for a route: scopes are added, audience and realm replaced. The
- * extensions come from the proxy's own configuration, never from a client. Undefined for an unknown policy.
+ * A policy with the changes that the operator's proxy sends for a route: scopes are added, audience and realm replaced.
+ * The extensions come from the proxy's own configuration, never from a client. Undefined for an unknown policy.
  */
 export function merged(policies: Policies, extensions: ReadonlyMap<string, string>): Policy | undefined {
   const base = policies.get(extensions.get("policy") ?? "default");

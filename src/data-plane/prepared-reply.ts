@@ -2,7 +2,7 @@ import { connectMessage, grpcMessage, type Reply } from "../http2/unary/reply.ts
 import type { UnaryCall } from "../http2/unary/routes.ts";
 import type { Encoded } from "./validate-token.ts";
 
-/** The reply to an encoded answer, made once for each protocol and kept beside it. */
+/** The reply for an encoded answer, built once for each protocol and kept with the answer. */
 export function preparedReply(encoded: Encoded, call: Pick<UnaryCall, "protocol">): Reply {
   const kept = encoded.prepared as { grpc?: Reply; connect?: Reply } | undefined;
   if (call.protocol === "grpc") {

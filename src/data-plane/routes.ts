@@ -24,12 +24,12 @@ export interface DataRoutesDeps {
   readonly wire: ValidateTokenCodec;
   readonly health: Health;
   readonly admission: Admission;
-  /** What the listener knows about a connection's peer. */
+  /** Returns the peer of a call's connection. */
   readonly peerOf: (call: UnaryCall) => Peer;
   readonly checks: CheckRoutesDeps;
   /** Counts answered calls of a method. */
   readonly answered: (method: string) => () => void;
-  /** Counted and logged, after the answer. */
+  /** Counts and logs a failed call, after the answer. */
   readonly failed: (method: string, requestId: string, error: unknown, address: string) => void;
 }
 
@@ -52,7 +52,7 @@ const FAILURES: Failures = {
   },
 };
 
-/** What the data listener answers, for the own HTTP/2 server and for both servers of Node: the same routes on each. */
+/** The routes of the data listener. The built-in HTTP/2 server and both servers of Node serve the same routes. */
 export function dataRoutes(deps: DataRoutesDeps): Routes {
   const exact = new Map<string, UnaryRoute>([
     route(VALIDATE, validateHandler(deps)),
@@ -74,8 +74,8 @@ function route({ path, limits }: Method, handler: Handler): [string, UnaryRoute]
 }
 
 /**
- * The hot path: a trusted peer without a credential of its own asks in gRPC, the answer is cached, and its reply is
- * prepared. Nothing is awaited and nothing allocated that can be kept.
+ * The hot path: a trusted peer without a credential asks over gRPC, the answer is cached, and its reply is prepared. It
+ * awaits nothing and keeps no allocation.
  */
 function validateHandler(deps: DataRoutesDeps): Handler {
   const { callers, wire } = deps;
@@ -87,7 +87,7 @@ function validateHandler(deps: DataRoutesDeps): Handler {
     try {
       const encoded = wire.binary(message, { deadline: call.deadline, reasons: false });
       if (encoded instanceof Promise)
-        return weighed(deps, call, 1, answered, () => encoded.then((later) => preparedReply(later, call)));
+        return withAdmission(deps, call, 1, answered, () => encoded.then((later) => preparedReply(later, call)));
       answered();
       return preparedReply(encoded, call);
     } catch (error) {
@@ -102,7 +102,7 @@ function validateSlowly(
   call: UnaryCall,
   answered: () => void,
 ): Promise<Reply> {
-  return weighed(deps, call, 1, answered, async () => {
+  return withAdmission(deps, call, 1, answered, async () => {
     const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
     const options = { deadline: call.deadline, reasons };
     if (call.protocol === "connect-json") return answer(call, await deps.wire.json(message, options));
@@ -114,15 +114,15 @@ function batchHandler(deps: DataRoutesDeps): Handler {
   const answered = deps.answered(BATCH.name);
   return (borrowed, call) => {
     const message = call.copy(borrowed);
-    return weighed(deps, call, 8, answered, async () => {
+    return withAdmission(deps, call, 8, answered, async () => {
       const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
       return answer(call, await deps.wire.batch(message, formOf(call), { deadline: call.deadline, reasons }));
     });
   };
 }
 
-/** Runs work that waits for something within the listener's limits; whatever it throws is this call's error. */
-async function weighed(
+/** Runs asynchronous work within the listener's limits. An exception becomes the error of this call. */
+async function withAdmission(
   deps: DataRoutesDeps,
   call: UnaryCall,
   weight: number,
@@ -147,7 +147,7 @@ function hasCredential(call: UnaryCall): boolean {
   return call.metadata("authorization") !== undefined;
 }
 
-/** Every value of the header, joined: two of them are no credential (RFC 6750). */
+/** All values of the header, joined by a comma. Two values are not a valid credential (RFC 6750). */
 function credentialOf(call: UnaryCall): string | null {
   return call.metadata("authorization") ?? null;
 }
@@ -162,13 +162,13 @@ function answer(call: UnaryCall, bytes: Uint8Array): Reply {
 }
 
 function failure(deps: DataRoutesDeps, call: UnaryCall, error: unknown): Reply {
-  if (error instanceof ConnectError) return errorReply(call, error); // the client's own fault, with its answer
+  if (error instanceof ConnectError) return errorReply(call, error); // The client caused this error, and the error has its answer.
   const requestId = requestIdFrom(call.metadata("x-request-id"));
   deps.failed(call.path.slice(1), requestId, error, deps.peerOf(call).address);
   return errorReply(call, toConnectError(error, requestId));
 }
 
-/** An error in the protocol of the call, with its details. */
+/** An error in the call's protocol, with its details. */
 export function errorReply(call: Pick<UnaryCall, "protocol">, error: ConnectError): Reply {
   const headers = [...error.metadata].map(([name, value]) => [name, value] as const);
   const { details, status } = encodedError(error);

@@ -16,11 +16,11 @@ import type { Validate, ValidateKnown, ValidationResult } from "../validation/va
 import { ascii } from "./bytes.ts";
 
 /*
- * TokenValidator on bytes: what the data listener's own transport calls. The binary question is walked by hand, and the
- * answer to a plain ALLOW or INVALID_TOKEN is encoded once and used again.
+ * TokenValidator on bytes, without the gRPC library. A hand-written scanner reads the binary request, and the answer to
+ * a plain ALLOW or INVALID_TOKEN is encoded once and reused.
  */
 
-/** An encoded answer that never changes. `prepared` is the transport's, for the form in which it sends it. */
+/** An encoded answer that never changes. `prepared` belongs to the transport: it keeps the ready reply there. */
 export class Encoded {
   readonly bytes: Uint8Array;
   prepared: unknown;
@@ -30,49 +30,52 @@ export class Encoded {
   }
 }
 
-/** What is asked about a token, as far as validation needs it. */
-interface AskedContext extends Requirement, RequestContext {}
+/** The part of a request that validation needs, besides the token string. */
+interface ValidationContext extends Requirement, RequestContext {}
 
-export interface ValidateTokenQuery extends AskedContext {
+export interface ValidateTokenQuery extends ValidationContext {
   readonly tokenString: string;
 }
 
-/** The same with the places of the token string's characters. */
-export interface Places extends AskedContext {
+/** The same, with the position of the token string's characters. */
+export interface Places extends ValidationContext {
   readonly from: number;
   readonly to: number;
 }
 
 export interface AskOptions {
   readonly deadline: number;
-  /** Whether the caller may be told why a token was refused. */
+  /** True if the caller may see why a token was refused. */
   readonly reasons: boolean;
 }
 
-const MOST_SCOPES = 32;
-const MOST_REQUESTS = 100;
+const MAX_SCOPES = 32;
+const MAX_REQUESTS = 100;
 const NO_SCOPES: readonly string[] = [];
 const INVALID = new Encoded(
   toBinary(ValidateTokenResponseSchema, validateMessage({ verdict: "INVALID_TOKEN" }, false)),
 );
 
-/** ValidateToken on bytes. Undecodable bytes are UNDECODABLE, a broken bound INVALID_FIELD; every verdict is an answer. */
+/**
+ * ValidateToken on bytes. Malformed bytes are UNDECODABLE and a broken bound is INVALID_FIELD. Every verdict is an
+ * answer.
+ */
 export class ValidateTokenCodec {
   readonly #validate: Validate;
   readonly #known: ValidateKnown;
   /**
-   * Answers to plain ALLOWs, kept from the second use on: of the tokens that pass but once none is worth its memory. An
-   * entry lives as long as the cached snapshot it was made from.
+   * Answers to plain ALLOWs, kept from a token's second use on, since most tokens are used once and are not worth the
+   * memory. An entry lives as long as the cached snapshot that it was made from.
    */
   readonly #allowed = new WeakMap<TokenSnapshot, Encoded | "once">();
 
-  /** `known` answers first where it can; without it, every question goes to `validate`. */
+  /** `known` answers first if it can. Without it, every question goes to `validate`. */
   constructor(validate: Validate, known: ValidateKnown = () => undefined) {
     this.#validate = validate;
     this.#known = known;
   }
 
-  /** `message` is read before the first await, and not kept. */
+  /** Reads `message` before the first await, and does not keep it. */
   binary(message: Uint8Array, options: AskOptions): Encoded | Promise<Encoded> {
     const places = walk(message);
     if (places !== undefined) checkBounds(places, "");
@@ -123,16 +126,16 @@ export class ValidateTokenCodec {
 }
 
 function checkBounds({ scopes, audience }: Requirement, at: string): void {
-  if (scopes.length > MOST_SCOPES) throw tooManyScopes(at);
+  if (scopes.length > MAX_SCOPES) throw tooManyScopes(at);
   if (audience.length > 256) throw invalidField(`${at}audience`, "must have at most 256 characters");
 }
 
 function tooManyScopes(at: string): AppError {
-  return invalidField(`${at}required_scopes`, `must have at most ${MOST_SCOPES} entries`);
+  return invalidField(`${at}required_scopes`, `must have at most ${MAX_SCOPES} entries`);
 }
 
 function wrongNumberOfRequests(): AppError {
-  return invalidField("requests", `must have 1 to ${MOST_REQUESTS} entries`);
+  return invalidField("requests", `must have 1 to ${MAX_REQUESTS} entries`);
 }
 
 function encode(answer: ValidationResult, reasons: boolean): Encoded {
@@ -146,7 +149,7 @@ function questionOf(request: ValidateTokenRequest): ValidateTokenQuery {
 
 function decode(message: Uint8Array): ValidateTokenQuery {
   const { number } = ValidateTokenRequestSchema.field.requiredScopes;
-  if (hasMore(message, number, MOST_SCOPES)) throw tooManyScopes("");
+  if (hasMore(message, number, MAX_SCOPES)) throw tooManyScopes("");
   try {
     return questionOf(fromBinary(ValidateTokenRequestSchema, message, KNOWN_ONLY));
   } catch {
@@ -156,7 +159,7 @@ function decode(message: Uint8Array): ValidateTokenQuery {
 
 function decodeBatch(message: Uint8Array) {
   const { number } = BatchValidateTokensRequestSchema.field.requests;
-  if (hasMore(message, number, MOST_REQUESTS)) throw wrongNumberOfRequests();
+  if (hasMore(message, number, MAX_REQUESTS)) throw wrongNumberOfRequests();
   try {
     return fromBinary(BatchValidateTokensRequestSchema, message, KNOWN_ONLY);
   } catch {
@@ -164,14 +167,14 @@ function decodeBatch(message: Uint8Array) {
   }
 }
 
-/** Fields that nobody knows are not worth their copy. */
+/** Unknown fields are not copied. */
 const KNOWN_ONLY = { readUnknownFields: false };
 
 /**
- * Whether a field comes more than `most` times. Found before anything is made of it: a refusal must cost little. False
- * for malformed bytes: the decoder refuses them.
+ * True if a field occurs more than `limit` times. This check runs before decoding, so that a refusal is cheap. False
+ * for malformed bytes, which the decoder refuses.
  */
-function hasMore(bytes: Uint8Array, field: number, most: number): boolean {
+function hasMore(bytes: Uint8Array, field: number, limit: number): boolean {
   let at = 0;
   const varint = (): number => {
     let value = 0;
@@ -185,7 +188,7 @@ function hasMore(bytes: Uint8Array, field: number, most: number): boolean {
   for (let count = 0; at < bytes.length; ) {
     const tag = varint();
     const type = tag % 8;
-    if (tag - type === field * 8 && ++count > most) return true;
+    if (tag - type === field * 8 && ++count > limit) return true;
     const value = type === 0 || type === 2 ? varint() : 0;
     if (type === 2) at += value;
     else if (type === 1) at += 8;
@@ -202,15 +205,15 @@ function parse<S extends typeof ValidateTokenRequestSchema | typeof BatchValidat
 ) {
   try {
     const value = JSON.parse(utf8.decode(message));
-    if (lengthOf(value, "requests") > MOST_REQUESTS) throw wrongNumberOfRequests();
-    if (lengthOf(value, "requiredScopes", "required_scopes") > MOST_SCOPES) throw tooManyScopes("");
+    if (lengthOf(value, "requests") > MAX_REQUESTS) throw wrongNumberOfRequests();
+    if (lengthOf(value, "requiredScopes", "required_scopes") > MAX_SCOPES) throw tooManyScopes("");
     return fromJson(schema, value, { ignoreUnknownFields: false });
   } catch (error) {
     throw error instanceof AppError ? error : undecodable(error);
   }
 }
 
-/** Of the list at one of these keys; 0 where there is none. */
+/** The length of the list at one of these keys; 0 if there is none. */
 function lengthOf(value: unknown, ...keys: readonly string[]): number {
   if (typeof value !== "object" || value === null) return 0;
   const lists = keys.map((key) => (value as Record<string, unknown>)[key]).filter(Array.isArray);
@@ -222,8 +225,9 @@ function jsonBytes(value: unknown): Uint8Array {
 }
 
 /**
- * Finds the fields that validation needs, without an object for each. Undefined for whatever is out of the ordinary (not
- * ASCII, nested deeper, repeated, malformed): then the full decoder says what it is. INVALID_FIELD for too many scopes, at once.
+ * Finds the fields that validation needs, without allocating an object for each. Undefined for anything unusual (not
+ * ASCII, nested deeper, repeated, malformed): the full decoder then handles it. INVALID_FIELD for too many scopes, at
+ * once.
  */
 export function walk(message: Uint8Array): Places | undefined {
   const bytes = message as Buffer;
@@ -252,13 +256,13 @@ export function walk(message: Uint8Array): Places | undefined {
       tokenFrom = at;
       tokenTo = stop;
     } else if (tag === 0x22) {
-      // A context with nothing but a client address: the usual one.
+      // The usual context has nothing but a client address.
       if (length < 2 || bytes[at] !== 0x0a || bytes[at + 1]! !== length - 2 || length > 129) return undefined;
       const address = ascii(bytes, at + 2, stop);
       if (address === undefined) return undefined;
       clientAddress = address;
     } else {
-      if (tag === 0x12 && ++scopeCount > MOST_SCOPES) throw tooManyScopes("");
+      if (tag === 0x12 && ++scopeCount > MAX_SCOPES) throw tooManyScopes("");
       const text = ascii(bytes, at, stop);
       if (text === undefined) return undefined;
       if (tag === 0x12) (scopes ??= []).push(text);
@@ -269,7 +273,7 @@ export function walk(message: Uint8Array): Places | undefined {
   return { from: tokenFrom, to: tokenTo, scopes: scopes ?? NO_SCOPES, audience, clientAddress };
 }
 
-/** Undefined where the token string is not ASCII: what it is then, the full decoder says. */
+/** Undefined if the token string is not ASCII. The full decoder then handles the request. */
 export function questionAt(message: Uint8Array, places: Places): ValidateTokenQuery | undefined {
   const tokenString = ascii(message as Buffer, places.from, places.to);
   if (tokenString === undefined) return undefined;

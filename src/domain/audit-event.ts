@@ -2,22 +2,22 @@ import type { Rank } from "./rights.ts";
 
 export type AuditOutcome = "OK" | "DENIED";
 
-/** What an audit row says of who did it: from the caller, once per call. */
+/** The actor of an audit row. It is derived from the caller, once per call. */
 export interface AuditActor {
   readonly actor: string;
   readonly address: string;
-  /** The request's id, as in the log. */
+  /** The request id, as in the log. */
   readonly requestId: string;
-  /** What of the administrators' permissions it holds: what it may end. Absent: the program itself, which may end all. */
+  /** The caller's rank, which limits the tokens that it may end. Absent for the program itself, which may end all. */
   readonly rank?: Rank;
   /**
-   * Asked in the transaction of a call that turns out to change nothing: whether it has an audit row of its own. Throws
-   * where that was said too often; then nothing is committed. Absent: it has one.
+   * Called in the transaction of a call that turns out to change nothing. Returns true if the call gets an audit row of
+   * its own. Throws if the call was repeated too often; then nothing is committed. Absent: every call gets a row.
    */
   readonly repeats?: () => boolean;
 }
 
-/** What was done, on what. `metadata` is by allow-list: ids, counts and names of fields, never a value that is secret. */
+/** The action and its target. `metadata` follows an allow-list: ids, counts and field names, never a secret value. */
 export interface AuditAct {
   readonly tenant: string;
   readonly action: string;
@@ -32,6 +32,6 @@ export interface AuditAct {
 /** A stored row. */
 export interface AuditEvent extends AuditActor, AuditAct {
   readonly sequence: number;
-  /** Milliseconds since 1970 of the database's clock. */
+  /** Milliseconds since 1970, by the database's clock. */
   readonly time: number;
 }

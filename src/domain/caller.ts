@@ -12,30 +12,32 @@ export type Permission =
   | "sallyport.validate"
   | "sallyport.reasons";
 
-/** Who calls Sallyport itself. */
+/** The authenticated caller of a Sallyport API. */
 export interface Caller {
   readonly kind: "token" | "session" | "mtls" | "break-glass";
-  /** `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>` or `token:<hint>`: what audit rows and tokens say. */
+  /**
+   * `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>` or `token:<hint>`, as audit rows and tokens record it.
+   */
   readonly provenance: string;
-  /** The empty string for one who belongs to no tenant. */
+  /** The empty string for a caller without a tenant. */
   readonly tenant: string;
-  /** The empty string for one who is no principal. */
+  /** The empty string for a caller that is not a principal. */
   readonly principal: string;
-  /** Scopes under `sallyport.`, and for tokens all others too. */
+  /** The caller's scopes: only scopes under `sallyport.`, except for a token, which has all of its scopes here. */
   readonly scopes: readonly string[];
-  /** For tokens: the record's id. */
+  /** The record's id, if the caller is a token. */
   readonly tokenId?: string;
-  /** For tokens that have an end: when, by the database's clock. */
+  /** The expiry of a token, by the database's clock. Absent if the token never expires. */
   readonly expireTime?: number;
-  /** Its token was ended by a rotation: nothing is open to it but to repeat that rotation, if it was its own. */
+  /** A rotation ended this token. The caller may only repeat that rotation, and only if the rotation was its own. */
   readonly ended?: true;
-  /** The network address of the call, where it has one. */
+  /** The network address that the call came from, if there is one. */
   readonly address: string;
-  /** From this machine itself, or over a unix socket: no hop in between. */
+  /** The call came from this machine or over a unix socket, without a hop in between. */
   readonly direct: boolean;
 }
 
-/** In a caller's own tenant, what `sallyport.admin` gives besides itself. */
+/** The permissions that `sallyport.admin` implies in the caller's own tenant. */
 const ADMIN_GIVES = new Set<string>([
   "sallyport.admin",
   "sallyport.tokens.create",
@@ -48,21 +50,23 @@ const ADMIN_GIVES = new Set<string>([
   "sallyport.tokens.*",
 ]);
 
-/** What of a caller decides what it holds. */
+/** The part of a caller that decides its permissions. */
 type Holding = Pick<Caller, "scopes">;
 
-/** Whether the caller holds everything everywhere. */
+/** True if the caller has every permission in every tenant. */
 export function isOperator(caller: Holding): boolean {
   return coversAny(caller.scopes, "sallyport.operator");
 }
 
-/** Whether the caller holds a permission in its own tenant (an operator: in every tenant). */
+/** True if the caller has this permission in its own tenant. An operator has it in every tenant. */
 export function holds(caller: Holding, permission: string): boolean {
   if (isOperator(caller) || coversAny(caller.scopes, permission)) return true;
   return coversAny(caller.scopes, "sallyport.admin") && ADMIN_GIVES.has(permission);
 }
 
-/** Whether the caller is one that grants what it does not hold itself: break-glass is an operator, too. */
+/**
+ * True if the caller may grant scopes that it does not have itself. Break-glass callers are operators, so they may too.
+ */
 export function isAdministrator(caller: Holding): boolean {
   return holds(caller, "sallyport.admin");
 }

@@ -1,13 +1,16 @@
-/** All time comes from here. Milliseconds. */
+/** The only source of time. Milliseconds. */
 export interface Clock {
-  /** CLOCK_MONOTONIC: never steps. Leases, waits and deadlines. */
+  /** CLOCK_MONOTONIC, which never steps. For leases, waits and deadlines. */
   mono(): number;
-  /** Since 1970. Session tokens and certificates only; never a lease, a cache lifetime or an expiry. */
+  /**
+   * Milliseconds since 1970. For session tokens and certificates only; never for a lease, a cache lifetime or an
+   * expiry.
+   */
   wall(): number;
 }
 
-/** Timers of this process, by its monotonic clock. A timer may fire late; it never decides whether an answer is fresh. */
+/** Timers on this process's monotonic clock. A timer may fire late; it never decides that an answer is fresh. */
 export interface Timers {
-  /** Runs once, not before `ms` have passed. Returns what cancels it. */
+  /** Runs `run` once, at the earliest after `ms`. Returns a function that cancels it. */
   after(ms: number, run: () => void): () => void;
 }

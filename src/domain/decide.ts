@@ -12,7 +12,10 @@ export type Verdict =
   | "RATE_LIMITED"
   | "UNDETERMINED";
 
-/** Why a token is not live: for metrics, the log, and callers with `sallyport.reasons`. Never told to its bearer. */
+/**
+ * The reason why a token is not live, for metrics, the log, and callers with `sallyport.reasons`. The bearer never sees
+ * it.
+ */
 export type RefusalReason =
   | "malformed"
   | "unknown"
@@ -22,23 +25,23 @@ export type RefusalReason =
   | "revoked"
   | "principal_gone";
 
-/** What a route asks of a token. */
+/** The requirement that a route places on a token. */
 export interface Requirement {
-  /** All of them; exact. */
+  /** The token must have all of them. Exact scopes, no wildcards. */
   readonly scopes: readonly string[];
-  /** The empty string asks for none. */
+  /** The empty string requires no audience. */
   readonly audience: string;
 }
 
-/** Where the request comes from. */
+/** The origin of the request. */
 export interface RequestContext {
-  /** IP address without a port; the empty string if unknown. */
+  /** An IP address without a port; the empty string if it is unknown. */
   readonly clientAddress: string;
 }
 
 /**
- * Database time, known to lie between two bounds, in milliseconds since 1970. Expiry is judged by the upper, not-before
- * by the lower: a token ends early and begins late by milliseconds, never the other way.
+ * Two bounds of the database's time, in milliseconds since 1970. Expiry is judged by the upper bound and not-before by
+ * the lower: a token may end milliseconds early or begin milliseconds late, never the other way round.
  */
 export interface TimeBounds {
   readonly lower: number;
@@ -49,13 +52,13 @@ export interface Decision {
   readonly verdict: Verdict;
   readonly reason?: RefusalReason;
   readonly missingScopes?: readonly string[];
-  /** The token that was judged; absent where there is none to show (INVALID_TOKEN, UNDETERMINED). */
+  /** The snapshot of the token that was judged. Absent for INVALID_TOKEN and UNDETERMINED, which disclose none. */
   readonly snapshot?: TokenSnapshot;
 }
 
 export const NO_REQUIREMENT: Requirement = { scopes: [], audience: "" };
 
-/** Why a token of this snapshot is not live at this time; undefined if it is. */
+/** Returns the reason why the token is not live at this time; undefined if it is live. */
 export function refusal(snapshot: TokenSnapshot, time: TimeBounds): RefusalReason | undefined {
   if (snapshot.principalState === "DELETED") return "principal_gone";
   const own = livenessRefusal(snapshot, time);
@@ -65,7 +68,7 @@ export function refusal(snapshot: TokenSnapshot, time: TimeBounds): RefusalReaso
   return own;
 }
 
-/** Judges a token by its snapshot. Pure: the same facts and time give the same decision. */
+/** Judges a token by its snapshot. Pure: the same facts and the same time give the same decision. */
 export function decide(
   snapshot: TokenSnapshot,
   requirement: Requirement,

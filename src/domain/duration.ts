@@ -1,11 +1,11 @@
-/** Milliseconds. */
+/** The units in milliseconds. */
 export const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 const DURATION = /^(?:\d{1,9}(?:ms|s|m|h|d))+$/;
 
 /** The form that every help text and message names. */
 export const DURATION_FORM = 'a duration such as "90d", "36h", "30m", "15s", "1500ms" or "1h30m"';
 
-/** Reads "90d", "1h30m", "1500ms": whole numbers only. Returns milliseconds; undefined for anything else. */
+/** Parses "90d", "1h30m", "1500ms": whole numbers only. Returns milliseconds; undefined for any other text. */
 export function parseDuration(text: string): number | undefined {
   if (!DURATION.test(text)) return undefined;
   let milliseconds = 0;

@@ -1,6 +1,6 @@
 /**
- * Why an RPC fails. The tables from a reason to a gRPC code, an HTTP status and a log level are in
- * `rpc/errors.ts`; nothing else in the program knows a wire code.
+ * The reason why an RPC fails. The tables from a reason to a gRPC code, an HTTP status and a log level are in
+ * `rpc/errors.ts`. Nothing else in the program knows a wire code.
  */
 export type Reason =
   | "INVALID_FIELD"
@@ -33,7 +33,7 @@ export type Reason =
   | "UNIMPLEMENTED"
   | "INTERNAL";
 
-/** What is wrong with one field: its path in the request, and the bound or form it must have. Never its value. */
+/** One invalid field: its path in the request, and the bound or form that it must have. Never its value. */
 export interface FieldViolation {
   readonly field: string;
   readonly description: string;
@@ -42,15 +42,15 @@ export interface FieldViolation {
 interface Details {
   readonly metadata?: Record<string, string>;
   readonly violations?: readonly FieldViolation[];
-  /** When a repeat may succeed, milliseconds from now. */
+  /** The earliest time at which a repeat may succeed, in milliseconds from now. */
   readonly retryAfterMs?: number;
-  /** What led here. Logged by class and code, never sent. */
+  /** The underlying failure. It is logged by class and code, and never sent. */
   readonly cause?: unknown;
 }
 
 /**
- * The one error of the program. `message` is written for the caller and holds nothing secret and no value of the
- * request; `cause` stays on this side.
+ * The program's only error class. `message` is written for the caller and holds no secret and no value of the request.
+ * `cause` is never sent.
  */
 export class AppError extends Error {
   override readonly name = "AppError";

@@ -1,21 +1,21 @@
 /*
- * When a cached row may be used.
+ * The use rule: it decides when a cached row may be used.
  *
  *   usable(e) := e.epoch == epoch  AND  mono < leaseUntil  AND  e.n >= floor
  *                AND  for every dependency d of e: e.n >= (deny[d] or 0)
  *
- * Every change of authority has a position n in a commit-ordered log. This process polls that log; a good poll sent at
- * monotonic time t is a lease until t + L on all that is cached here. Whoever changes authority waits until every
- * validator has acknowledged its position, or until every lease that could still rest on older rows has run out. So
- * a row that this rule admits shows every change whose call had returned before the answer's call began.
+ * Every change of authority has a position n in a commit-ordered log. This process polls that log. A good poll that was
+ * sent at monotonic time t gives a lease until t + L on everything cached here. A writer waits until every validator
+ * has acknowledged its position, or until every lease that could still rest on older rows is over. So a row that this
+ * rule admits shows every change whose call returned before the answer's call began.
  *
- * The state only ever gets stricter inside an epoch: a row refused for its position is never admitted later.
+ * Inside an epoch the state only gets stricter: a row that was refused for its position is never admitted later.
  */
 import type { TimeBounds } from "./decide.ts";
 import { incarnationOf, isWhole } from "./epoch.ts";
 import { dependencies, EVERYTHING, type TokenSnapshot, type Version } from "./token-snapshot.ts";
 
-/** One poll's answer, as far as it says what is fresh. All of it from one snapshot of the primary. */
+/** One poll's answer: the part that decides freshness. All of it comes from one snapshot of the primary. */
 export interface LogPage {
   readonly inRecovery: boolean;
   readonly epoch: string;
@@ -25,23 +25,23 @@ export interface LogPage {
   readonly floorN: number;
   /** The newest rows with a position above `applied`. */
   readonly rows: readonly { readonly position: number; readonly key: string }[];
-  /** Older rows above `applied` may be missing. */
+  /** The page may lack older rows above `applied`. */
   readonly full: boolean;
 }
 
 /**
- * What a poll did. `granted`: all applied, the lease moved. `recovery`, `epoch`, `unregistered`: nothing was applied.
- * `backwards`: history went backwards inside an epoch; everything is refused until one of another incarnation begins.
- * `unsealed`: rows were put back by a restore, and no epoch may begin on them.
+ * The result of a poll. `granted`: everything is applied and the lease is extended. `recovery`, `epoch`,
+ * `unregistered`: nothing is applied. `backwards`: history went backwards inside an epoch; everything is refused until
+ * an epoch of another incarnation begins. `unsealed`: a restore put rows back, and no epoch may begin on them.
  */
 export type PollOutcome = "granted" | "recovery" | "epoch" | "unregistered" | "backwards" | "unsealed" | "stopped";
 
-/** A row that somebody else read, or that was read before: to be used only through `Freshness.usable`. */
+/** A row that an earlier call or another process read. It may be used only if `Freshness.usable` admits it. */
 export class Cached {
   readonly snapshot: TokenSnapshot;
   /** The generation at which all dependencies were last found good. */
   checked = -1;
-  /** For the cache that holds it: its end on a clock of that cache, and whether it was used lately. */
+  /** Bookkeeping of the cache that holds the row: the row's end on that cache's clock, and a mark of recent use. */
   until = 0;
   used = false;
 
@@ -51,16 +51,16 @@ export class Cached {
 }
 
 /**
- * How long on one's own clock until every lease of this bound is over, in any process: the clocks may run 20 % apart,
- * and a timer is not exact. Milliseconds.
+ * The time in milliseconds, on this process's clock, after which every lease of this bound is over in any process. Two
+ * clocks may run 20 % apart, and a timer is not exact.
  */
 export function leaseOver(boundMs: number): number {
   return boundMs * 1.2 + 50;
 }
 
 /**
- * Lease, floor, deny map and epoch of one process, as a state machine without I/O. Times are milliseconds of the
- * process's own monotonic clock, given by the caller: for a poll, the time before it was sent.
+ * Lease, floor, deny map and epoch of one process: a state machine without I/O. Times are milliseconds of the process's
+ * monotonic clock. The caller passes them in; for a poll it passes the time before the poll was sent.
  */
 export class Freshness {
   readonly #leaseMs: number;
@@ -75,9 +75,9 @@ export class Freshness {
   #backwards: string | undefined;
   #stopped = false;
   #clock = { db: 0, sent: 0, received: 0 };
-  /** Counts every change of deny map, floor, applied and epoch. Never falls. */
+  /** Counts every change of the deny map, the floor, `applied` and the epoch. It never falls. */
   #gen = 0;
-  /** The log's image: dependency key → highest n. In about the order of n. */
+  /** The image of the log: dependency key → highest n, roughly in the order of n. */
   readonly #deny = new Map<string, number>();
 
   /** `leaseMs` is L, the bound of this process's registration. `denyLimit` bounds the deny map. */
@@ -90,7 +90,7 @@ export class Freshness {
     return this.#epoch;
   }
 
-  /** When this process first saw the epoch. */
+  /** The time at which this process first saw the epoch. */
   get sawEpoch(): number {
     return this.#sawEpoch;
   }
@@ -108,12 +108,15 @@ export class Freshness {
     return this.#deny.size;
   }
 
-  /** The end of the lease; in the past if there is none. */
+  /** The end of the lease. It lies in the past if there is no lease. */
   get leaseUntil(): number {
     return this.#leaseUntil;
   }
 
-  /** Whether nothing at all may be answered: history went backwards, or the database does not admit this program. */
+  /**
+   * True if nothing at all may be answered: history went backwards, or the database does not admit this program
+   * version.
+   */
   get halted(): boolean {
     return this.#halted;
   }
@@ -122,7 +125,10 @@ export class Freshness {
     return mono < this.#leaseUntil;
   }
 
-  /** Begins an epoch: boot, or a poll that showed another one. All that was cached is worthless from here. */
+  /**
+   * Begins an epoch, at start or after a poll that showed another epoch. Everything cached before is unusable from now
+   * on.
+   */
   begin(epoch: string, mono: number): void {
     this.dropLease();
     this.#epoch = epoch;
@@ -145,20 +151,20 @@ export class Freshness {
     this.#halted = true;
   }
 
-  /** The process stops: no poll, not even one already sent, gives a lease from here. */
+  /** Stops. From now on no poll gives a lease, not even a poll that is already sent. */
   stop(): void {
     this.dropLease();
     this.#stopped = true;
   }
 
-  /** Takes one poll's answer, in one tick. `sent` was read before the poll went out, `received` now. */
+  /** Applies one poll's answer, in one tick. `sent` is the time before the poll went out, `received` the time now. */
   apply(page: LogPage, sent: number, received: number): PollOutcome {
     if (this.#stopped) return "stopped";
     if (page.inRecovery) {
       this.dropLease();
       return "recovery";
     }
-    // However high its head has climbed since: positions were handed out twice.
+    // Refused even if the position has climbed again: this incarnation used the same positions twice.
     if (this.#backwards !== undefined && incarnationOf(page.epoch) === this.#backwards) return "backwards";
     if (!isWhole(page.epoch)) {
       this.dropLease();
@@ -182,7 +188,7 @@ export class Freshness {
       if (key === EVERYTHING) floor = Math.max(floor, n);
       else this.#raise(key, n);
     }
-    // The page holds the newest rows, so it is complete above its lowest.
+    // The page holds the newest rows, so it is complete above its lowest position.
     if (page.full) floor = Math.max(floor, lowest);
     this.#raiseFloor(floor);
     this.#bound();
@@ -192,14 +198,16 @@ export class Freshness {
     return "granted";
   }
 
-  /** An own answer refused this key's token as of `version`: no older row of it may be used after that. */
+  /** An own read refused this key's token at `version`. No older row of the token may be used after that. */
   refused(key: string, version: Version): void {
     if (version.epoch !== this.#epoch || version.position <= this.#floor) return;
     this.#raise(key, version.position);
     this.#bound();
   }
 
-  /** The use rule: the only way to a row that was not read for this very call. Valid in this tick only. */
+  /**
+   * The use rule. Every row that was not read for this very call must pass it. The result is valid in this tick only.
+   */
   usable(cached: Cached, mono: number): boolean {
     const { epoch, position: n } = cached.snapshot.version;
     if (epoch !== this.#epoch || !(mono < this.#leaseUntil) || n < this.#floor) return false;
@@ -209,7 +217,7 @@ export class Freshness {
     return true;
   }
 
-  /** Database time now, by the last good poll; meaningful under a lease only. */
+  /** The database's time now, by the last good poll. Meaningful only under a lease. */
   time(mono: number): TimeBounds {
     const { db, sent, received } = this.#clock;
     return { lower: db + (mono - received), upper: db + (mono - sent) };
@@ -226,15 +234,15 @@ export class Freshness {
     if (floor <= this.#floor) return;
     this.#floor = floor;
     this.#gen++;
-    // Rows at or below the floor say nothing that the floor does not say. Oldest first; own refusals may stand out of
-    // order and then hide a few, which costs memory for a while, within the bound.
+    // The floor covers rows at or below it, so they go, oldest first. Refusals by own reads may stand out of order and
+    // keep a few rows longer; this costs memory for a while, within the bound.
     for (const [key, n] of this.#deny) {
       if (n > floor) break;
       this.#deny.delete(key);
     }
   }
 
-  /** Drops the oldest sixteenth at once: one walk over a Map's dead slots is paid for by many drops. */
+  /** Drops the oldest sixteenth at once, so that many drops share the cost of one walk over the Map's dead slots. */
   #bound(): void {
     if (this.#deny.size <= this.#denyLimit) return;
     const keep = this.#denyLimit - (this.#denyLimit >> 4);

@@ -6,16 +6,16 @@ import type { Minter, Profile } from "./profile.ts";
 import { covers, coversAny, isScope } from "./scope.ts";
 import { holdsTokenString } from "./token-string.ts";
 
-/*
- * The rules of issue: what a caller may put into a token. Pure; each refusal names its field and bound, and never
- * repeats the value.
- */
+/* The rules of issue: they decide what a caller may put into a token. Pure. Each refusal names the field and its bound, and never repeats the value. */
 
-/** Visible to people, so without what could forge a line or turn its direction. */
+/** People read these texts, so they hold no character that could forge a line or change the text direction. */
 const UNFIT = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/u;
 const AUDIENCE = /^[\x21-\x7e]{1,256}$/;
 
-/** A name, trimmed. INVALID_FIELD unless it has 1 (or, where allowed, 0) to 100 characters, none of them control. */
+/**
+ * Returns the name, trimmed. INVALID_FIELD unless it has 1 (or, with `allowEmpty`, 0) to 100 characters without control
+ * characters.
+ */
 export function checkName(field: string, name: string, allowEmpty: boolean): string {
   const trimmed = name.trim();
   const length = lengthOf(trimmed, 100);
@@ -26,14 +26,14 @@ export function checkName(field: string, name: string, allowEmpty: boolean): str
   return trimmed;
 }
 
-/** INVALID_FIELD where a free text is too long, holds control characters or what looks like a token string. */
+/** INVALID_FIELD if a free text is too long or holds control characters or a token string. */
 export function checkText(field: string, text: string, longest: number): void {
   if (lengthOf(text, longest) > longest) throw invalidField(field, `must have at most ${longest} characters`);
   if (UNFIT.test(text)) throw invalidField(field, "must not hold control, line-separating or direction characters");
   checkNoSecret(field, text);
 }
 
-/** Characters, which take one or two code units; those of a text that is longer anyway are not counted. */
+/** The length in characters, each of one or two code units. A text that is too long in any case is not counted. */
 function lengthOf(text: string, longest: number): number {
   return text.length > 2 * longest ? text.length : [...text].length;
 }
@@ -69,7 +69,7 @@ export function checkCidrs(cidrs: readonly string[]): void {
   }
 }
 
-/** INVALID_FIELD unless the principal is well-formed and of a type that the profile is for. */
+/** INVALID_FIELD unless the principal is well-formed and of a type that the profile allows. */
 export function checkPrincipal(profile: Profile, principal: string): PrincipalType {
   const type = principalType("principal", principal);
   if (!profile.principals.includes(type)) {
@@ -78,18 +78,20 @@ export function checkPrincipal(profile: Profile, principal: string): PrincipalTy
   return type;
 }
 
-const WHO: Readonly<Record<Minter, string>> = {
+const ROLE_TEXT: Readonly<Record<Minter, string>> = {
   token: "a token for its own principal",
   session: "a session",
   admin: "an administrator",
   creator: "a caller without sallyport.admin",
 };
 
-/** As whom a caller mints for a principal. RIGHTS_EXCEEDED where the profile does not allow it. */
+/**
+ * Returns the role in which the caller mints for a principal. RIGHTS_EXCEEDED if the profile does not allow that role.
+ */
 export function checkMinter(profile: Profile, caller: Caller, tenant: string, principal: string): Minter {
   const minter = minterOf(caller, tenant, principal);
   if (!profile.mintedBy.includes(minter)) {
-    throw new AppError("RIGHTS_EXCEEDED", `profile ${profile.name} is not minted by ${WHO[minter]}`);
+    throw new AppError("RIGHTS_EXCEEDED", `profile ${profile.name} cannot be minted by ${ROLE_TEXT[minter]}`);
   }
   return minter;
 }
@@ -101,7 +103,7 @@ function minterOf(caller: Caller, tenant: string, principal: string): Minter {
   return isAdministrator(caller) ? "admin" : "creator";
 }
 
-/** `sallyport.` scopes that tokens of any profile may hold, if their minter does. */
+/** The `sallyport.` scopes that a token of any profile may hold, if its minter holds them. */
 const ORDINARY = new Set([
   "sallyport.validate",
   "sallyport.reasons",
@@ -111,7 +113,7 @@ const ORDINARY = new Set([
   "sallyport.tokens.revoke",
 ]);
 
-/** INVALID_FIELD unless there are at most 100 scopes, each of the form that RFC 6749 gives it, and none a secret. */
+/** INVALID_FIELD unless there are at most 100 scopes, each of the form of RFC 6749, and none holds a secret. */
 export function checkScopeForms(scopes: readonly string[]): void {
   if (scopes.length > 100) throw invalidField("scopes", "must have at most 100 entries");
   if (!scopes.every(isScope)) {
@@ -121,8 +123,8 @@ export function checkScopeForms(scopes: readonly string[]): void {
 }
 
 /**
- * Rights only shrink: scopes under `sallyport.` are granted only by one who holds them, and most of them only to
- * administrative tokens; other scopes by operators and administrators freely, by all others out of their own.
+ * Rights only shrink. A caller grants a scope under `sallyport.` only if it holds the scope, and most of them only to
+ * administrative tokens. Operators and administrators grant other scopes freely; all other callers only their own.
  */
 export function checkScopes(profile: Profile, caller: Caller, scopes: readonly string[]): void {
   checkScopeForms(scopes);
@@ -132,16 +134,19 @@ export function checkScopes(profile: Profile, caller: Caller, scopes: readonly s
     if (ours && !profile.administrative && !ORDINARY.has(scope)) {
       throw new AppError(
         "RIGHTS_EXCEEDED",
-        `scopes: tokens of profile ${profile.name} can not hold administrative ones`,
+        `scopes: tokens of profile ${profile.name} cannot hold administrative scopes`,
       );
     }
     if (ours ? !holds(caller, scope) : !free && !coversAny(caller.scopes, scope)) {
-      throw new AppError("RIGHTS_EXCEEDED", "scopes: a caller can only grant what it holds itself");
+      throw new AppError("RIGHTS_EXCEEDED", "scopes: a caller can only grant scopes that it holds itself");
     }
   }
 }
 
-/** The shortest ceiling of a scope that the granted ones cover, milliseconds; undefined if none. */
+/**
+ * The shortest ceiling, in milliseconds, among the configured scopes that the granted ones cover; undefined if there is
+ * none.
+ */
 export function ceilingOf(profile: Profile, scopes: readonly string[]): number | undefined {
   let least: number | undefined;
   for (const [scope, ceiling] of Object.entries(profile.scopeCeilings)) {
@@ -159,9 +164,6 @@ export function checkTtl(profile: Profile, ttl: number): void {
 
 export function checkNoExpiry(field: string, profile: Profile): void {
   if (!profile.allowNoExpiry) {
-    throw invalidField(
-      field,
-      `profile ${profile.name} has no tokens without expiry: at most ${profile.maxTtl / 1000}s`,
-    );
+    throw invalidField(field, `profile ${profile.name} requires an expiry of at most ${profile.maxTtl / 1000}s`);
   }
 }

@@ -3,7 +3,7 @@ import { isBase62 } from "./base62.ts";
 import { Mac } from "./mac.ts";
 import { StartError } from "./start-error.ts";
 
-/** What a sub-key is for. One label each: a key never serves two purposes. */
+/** The purpose of a sub-key, as its label. A key never serves two purposes. */
 type Purpose = "digest" | "tag" | "cache-key" | "cache-seal" | "mint" | "page" | "check";
 
 /** The sub-keys of one pepper. */
@@ -11,23 +11,23 @@ export interface Keys {
   readonly kid: string;
   /** Makes the look-up key of a token string. */
   readonly digest: Mac;
-  /** Makes the tag by which a forged string is refused without I/O. */
+  /** Makes the tag. A forged string has the wrong tag and is refused without I/O. */
   readonly tag: Mac;
   /** Makes the names of entries in a cache outside the process. */
   readonly cacheKey: Mac;
-  /** 32 bytes from which the keys that seal such entries are made. */
+  /** 32 bytes. The keys that seal such entries are derived from them. */
   readonly cacheSeal: Uint8Array;
-  /** Makes the secret of a token that was asked for with a `request_id`. */
+  /** Makes the secret of a token whose request has a `request_id`. */
   readonly mint: Mac;
   /** Authenticates page tokens. */
   readonly page: Mac;
-  /** Stored in the database, so that a wrong pepper is noticed at start. Tells nothing about the pepper. */
+  /** Stored in the database, so that a wrong pepper is detected at start. It reveals nothing about the pepper. */
   readonly checkValue: Buffer;
 }
 
 /**
  * The peppers: secrets that live outside the database, several at once, one of them current. The kid in a token string
- * picks the key; others are never tried.
+ * picks the pepper; no other pepper is tried.
  */
 export class Keyring {
   #current!: Keys;
@@ -88,7 +88,7 @@ function invalid(problem: string): StartError {
 }
 
 function deriveKeys(kid: string, pepper: Uint8Array): Keys {
-  // HKDF-SHA256 (RFC 5869); the label is the info, so that sub-keys of different purposes are independent.
+  // HKDF-SHA256 (RFC 5869). The label is the info, so that sub-keys for different purposes are independent.
   const sub = (purpose: Purpose) => new Uint8Array(hkdfSync("sha256", pepper, "", `sallyport/v1/${purpose}`, 32));
   return {
     kid,

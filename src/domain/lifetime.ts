@@ -1,21 +1,25 @@
 import { invalidField } from "./errors.ts";
 
-/** How long a new token lives, in terms of the database's clock at the insert. All that are given hold: the least wins. */
+/** The lifetime of a new token, by the database's clock at the insert. All given limits apply; the shortest wins. */
 export interface LifetimeRule {
   readonly ttl?: number;
   readonly expireTime?: number;
   /** No expiry, unless a ceiling or a bound gives one. */
   readonly never?: boolean;
-  /** The longest the profile allows; `expireTime` beyond it is refused. Undefined where `never` is allowed and asked. */
+  /**
+   * The longest lifetime that the profile allows; a later `expireTime` is refused. Undefined if `never` is allowed and
+   * requested.
+   */
   readonly maxTtl: number;
-  /** Of scopes: clamps whatever was asked. */
+  /** The ceiling of the scopes. It shortens whatever was requested. */
   readonly ceiling?: number;
   readonly notBeforeTime?: number;
 }
 
 /**
- * When a token ends, at this moment of the database's clock: the asked time, clamped by the ceiling and by the bounds (a
- * parent's end, an old token's). INVALID_FIELD where the asked time is not after now, or beyond the profile's longest.
+ * Returns the expiry at this moment of the database's clock: the requested time, shortened by the ceiling and the
+ * bounds (a parent's end, an old token's end). INVALID_FIELD if the requested time is not after now or is beyond the
+ * profile's longest.
  */
 export function expiry(
   rule: LifetimeRule,
@@ -40,13 +44,13 @@ export function expiry(
   return expire;
 }
 
-/** The earlier of two ends; undefined is no end. */
+/** The earlier of two ends; undefined means no end. */
 export function earlier(a: number | undefined, b: number | undefined): number | undefined {
   if (a === undefined) return b;
   return b === undefined ? a : Math.min(a, b);
 }
 
-/** Whether one end comes after another; undefined is no end. */
+/** True if one end comes after another; undefined means no end. */
 export function isLater(a: number | undefined, b: number | undefined): boolean {
   return b !== undefined && (a === undefined || a > b);
 }

@@ -6,8 +6,8 @@ const LONGEST = 512;
 /**
  * HMAC-SHA256 under one key (RFC 2104), fast for short messages.
  *
- * The one-shot form hashes `ipad ‖ message` and then `opad ‖ inner` with `crypto.hash`: the same bytes as
- * `createHmac`, at about half the cost. Longer messages, and all but the hot path, go through `createHmac`.
+ * The one-shot form hashes `ipad ‖ message` and then `opad ‖ inner` with `crypto.hash`. It gives the same bytes as
+ * `createHmac` at about half the cost. Long messages, and all calls off the hot path, go through `createHmac`.
  */
 export class Mac {
   readonly #key: KeyObject;
@@ -27,7 +27,7 @@ export class Mac {
     for (let n = 0; n <= LONGEST; n++) this.#views.push(this.#inner.subarray(0, BLOCK + n));
   }
 
-  /** The MAC of a string of one-byte characters, as 32 characters of latin1: a map key. */
+  /** The MAC of a string of one-byte characters, as 32 characters of latin1 that can be a map key. */
   latin1(message: string): string {
     const n = message.length;
     if (n > LONGEST) return createHmac("sha256", this.#key).update(message, "latin1").digest("binary");
@@ -36,8 +36,8 @@ export class Mac {
   }
 
   /**
-   * The same of the characters bytes[from, to), without a string of them; undefined where one is not ASCII, or where
-   * there are too many for the short form.
+   * `latin1` of the characters bytes[from, to), without building a string. Undefined if one is not ASCII, or if there
+   * are too many for the short form.
    */
   latin1At(bytes: Uint8Array, from: number, to: number): string | undefined {
     const n = to - from;
@@ -55,7 +55,8 @@ export class Mac {
   }
 
   /**
-   * The MAC of several fields, each preceded by its length as 4 bytes, so that no two lists of fields look alike.
+   * The MAC of several fields. The length of each field precedes it as 4 bytes, so that no two lists of fields look
+   * alike.
    */
   fields(...fields: readonly (string | Uint8Array)[]): Buffer {
     const mac = createHmac("sha256", this.#key);
@@ -69,7 +70,7 @@ export class Mac {
   }
 }
 
-/** Compares two secrets of any length in time that depends on their lengths only. */
+/** Compares two secrets of any length, in time that depends only on their lengths. */
 export function sameSecret(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && timingSafeEqual(a, b);
 }

@@ -1,11 +1,11 @@
 import { BlockList, isIP } from "node:net";
 
-/** The start of an IPv4 address that is written as an IPv6 one. */
+/** The first six groups of an IPv4 address in IPv6 form. */
 const MAPPED = [0, 0, 0, 0, 0, 0xffff];
 
 const lists = new WeakMap<readonly string[], BlockList>();
 
-/** Whether an address lies in one of the networks. An unknown address lies in none. The list must not change. */
+/** True if the address lies in one of the networks. An unknown address lies in none. The list must not change. */
 export function addressAllowed(cidrs: readonly string[], address: string): boolean {
   const family = isIP(address);
   if (family === 0) return false;
@@ -17,19 +17,19 @@ export function addressAllowed(cidrs: readonly string[], address: string): boole
   return list.check(address, family === 6 ? "ipv6" : "ipv4");
 }
 
-/** Whether a string is an IP address, without a zone. */
+/** True if the text is an IP address, without a zone. */
 export function isAddress(text: string): boolean {
   return isIP(text) !== 0 && !text.includes("%");
 }
 
-/** Whether a string is an IP address or a network in CIDR form. */
+/** True if the text is an IP address or a network in CIDR form. */
 export function isCidr(text: string): boolean {
   const [net = "", bits, more] = text.split("/");
   if (!isAddress(net) || more !== undefined) return false;
   return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (isIP(net) === 6 ? 128 : 32));
 }
 
-/** Networks of which `isCidr` holds. */
+/** Builds a list of networks that `isCidr` accepts. */
 function blockList(cidrs: readonly string[]): BlockList {
   const list = new BlockList();
   for (const cidr of cidrs) {
@@ -40,8 +40,8 @@ function blockList(cidrs: readonly string[]): BlockList {
 }
 
 /**
- * What an address counts as where things are counted by address: an IPv4 address itself, also where it is written as an
- * IPv6 one; of any other IPv6 address its network, since one household has all of it. Anything else stays as it is.
+ * The key under which limits count an address. An IPv4 address counts as itself, also in IPv6 form. Any other IPv6
+ * address counts as its network, since one household has the whole network. Any other text stays as it is.
  */
 export function countedNetwork(address: string, ipv6PrefixLength: number): string {
   if (isIP(address) !== 6) return address;
@@ -56,7 +56,7 @@ export function countedNetwork(address: string, ipv6PrefixLength: number): strin
   return `${kept.map((group) => group.toString(16)).join(":")}/${ipv6PrefixLength}`;
 }
 
-/** The eight groups of an IPv6 address that `isIP` has found good; a zone is left out. */
+/** The eight groups of an IPv6 address that `isIP` accepts, without its zone. */
 function groupsOf(address: string): number[] {
   const text = address
     .split("%", 1)[0]!
@@ -71,7 +71,7 @@ function groupsOf(address: string): number[] {
   return [...before, ...new Array(8 - before.length - after.length).fill(0), ...after];
 }
 
-/** Whether every network of `inner` lies in one of `outer`; a list without entries is everywhere. */
+/** True if every network of `inner` lies in one of `outer`. A list without entries allows every address. */
 export function networksWithin(inner: readonly string[], outer: readonly string[]): boolean {
   if (outer.length === 0) return true;
   return inner.length > 0 && inner.every((one) => outer.some((other) => lies(one, other)));
@@ -84,7 +84,7 @@ function lies(inner: string, outer: string): boolean {
   return blockList([outer]).check(small.net, small.family);
 }
 
-/** `length` counts in IPv6's bits, so that both families compare. */
+/** `length` counts in IPv6 bits, so that both families compare. */
 function partsOf(cidr: string) {
   const [net = "", text] = cidr.split("/");
   const family = isIP(net) === 6 ? ("ipv6" as const) : ("ipv4" as const);

@@ -1,14 +1,16 @@
 import { invalidField } from "./errors.ts";
 import { holdsTokenString } from "./token-string.ts";
 
-/** Whom a token can speak for. */
+/** The kinds of principal that a token can speak for. */
 export type PrincipalType = "user" | "bot" | "service" | "org";
 export type PrincipalState = "ACTIVE" | "DISABLED" | "DELETED";
 export type TenantState = "ACTIVE" | "SUSPENDED";
 
 export const PRINCIPAL_TYPES: readonly PrincipalType[] = ["user", "bot", "service", "org"];
 
-/** Whom a token speaks for, inside a tenant. Times are milliseconds since 1970 of the database's clock. */
+/**
+ * The principal that a token speaks for, inside a tenant. Times are milliseconds since 1970, by the database's clock.
+ */
 export interface Principal {
   readonly tenant: string;
   /** `type:id`. */
@@ -22,7 +24,7 @@ export interface Principal {
   readonly etag: string;
 }
 
-/** The organization that owns principals and tokens; a wall. */
+/** The organization that owns principals and tokens. Nothing crosses the border of a tenant. */
 export interface Tenant {
   readonly id: string;
   readonly displayName: string;
@@ -35,7 +37,7 @@ export interface Tenant {
 const PRINCIPAL = /^(user|bot|service|org):[A-Za-z0-9._@/+-]{1,128}$/;
 const TENANT = /^[a-z][a-z0-9-]{0,62}$/;
 
-/** The type of a well-formed principal name; INVALID_FIELD for anything else. */
+/** Returns the type of a well-formed principal name; INVALID_FIELD for anything else. */
 export function principalType(field: string, name: string): PrincipalType {
   const match = PRINCIPAL.exec(name);
   if (match === null) {

@@ -1,8 +1,9 @@
 import type { PrincipalType } from "./principal.ts";
 
 /**
- * By whom tokens of a profile can be minted. `admin`: a caller with `sallyport.admin` or `.operator`. `token`: a token,
- * for its own principal, as its child. `creator`: any other caller with `sallyport.tokens.create`, for other principals.
+ * The roles that can mint tokens of a profile. `admin`: a caller with `sallyport.admin` or `.operator`. `token`: a
+ * token, for its own principal, as its child. `creator`: any other caller with `sallyport.tokens.create`, for other
+ * principals.
  */
 export type Minter = "session" | "admin" | "creator" | "token";
 
@@ -14,20 +15,20 @@ export interface Profile {
   readonly maxTtl: number;
   readonly defaultTtl: number;
   readonly allowNoExpiry: boolean;
-  /** A token whose granted scopes cover one of these lives at most so long, whatever was asked. */
+  /** A token whose granted scopes cover one of these lives at most this long, whatever the request says. */
   readonly scopeCeilings: Readonly<Record<string, number>>;
   readonly mintedBy: readonly Minter[];
   /**
-   * Whether a token may rotate itself. `true`: the new one ends when the old one would have. `renew`: it lives as long as
-   * the first of its family was made to live, from the rotation on.
+   * `true`: the token may rotate itself, and the new token ends when the old one would have. `renew`: the new token
+   * lives as long from the rotation as the first of its family was created to live.
    */
   readonly selfRotate: boolean | "renew";
-  /** Live tokens of one principal; 0: no limit. */
+  /** The limit of live tokens of one principal; 0 for no limit. */
   readonly maxLivePerPrincipal: number;
   readonly allowEmptyName: boolean;
-  /** Whether tokens may hold every `sallyport.` scope that their minter holds. */
+  /** True if tokens may hold every `sallyport.` scope that their minter holds. */
   readonly administrative: boolean;
-  /** What the use of a string after its rotation does, besides being refused and audited. */
+  /** The reaction when a string is used after its rotation. The use is refused and audited in any case. */
   readonly onReuse: "audit" | "revoke-family";
 }
 
@@ -44,7 +45,7 @@ const base = {
   onReuse: "audit",
 } as const;
 
-/** The profiles that are there without configuration. */
+/** The profiles that exist without configuration. */
 export const BUILT_IN_PROFILES: readonly Profile[] = [
   {
     ...base,

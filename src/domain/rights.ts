@@ -8,34 +8,34 @@ import { covers, coversAny } from "./scope.ts";
 import type { Token } from "./token.ts";
 
 /*
- * Rights only shrink: what a caller may give, take and end. Create, update and rotate are judged here and nowhere else,
- * on the rows of caller, target and parents as they are under the lock of the transaction that writes. Judged on rows
- * that were read before, a change by somebody else would come in between.
+ * Rights only shrink: these rules limit what a caller may give, take and end. Create, update and rotate are judged only
+ * here, on the rows of caller, target and parents under the lock of the transaction that writes. On rows that were read
+ * earlier, somebody else's change could come in between.
  */
 
-/** Who asks, and by the rules of which profile. */
+/** The caller and the profile whose rules apply. */
 export interface Rights {
   readonly caller: Caller;
-  /** Of the token that is made, changed or replaced. */
+  /** The profile of the token that is created, changed or replaced. */
   readonly profile: Profile;
-  /** Rotations for one principal and day by others than administrators; 0: no limit. */
+  /** The limit of rotations for one principal and day by callers other than administrators; 0 for no limit. */
   readonly rotationsPerDay: number;
 }
 
 /** A token's row under the lock. */
 export interface Held extends Token {
-  /** The id of the first of those that replaced each other by rotation. */
+  /** The id of the first token of the family: the tokens that replaced each other by rotation. */
   readonly family: string;
-  /** When that one was made. */
+  /** The creation time of the family's first token. */
   readonly familyTime: number;
-  /** How long it was made to live, milliseconds; undefined: without end. */
+  /** The lifetime of the family's first token in milliseconds; undefined if it has no end. */
   readonly familyLife: number | undefined;
 }
 
-/** The caller's side of it, at this time of the database's clock. */
+/** The caller's own rows, and the time by the database's clock. */
 export interface Asker {
   readonly now: number;
-  /** The caller's own token, if it is one, and that one's parent. */
+  /** The caller's own token, if the caller is a token, and that token's parent. */
   readonly own?: Held;
   readonly ownParent?: Held;
 }
@@ -44,7 +44,7 @@ export type Facts = Pick<Token, "scopes" | "audiences" | "allowedCidrs">;
 
 // ---------------------------------------------------------------------------------------------------- children
 
-/** The scopes of a child that its parent still has: what both cover. The same list where that is all of them. */
+/** The scopes of a child that its parent still covers. Returns the same list if that is all of them. */
 export function withinParent(scopes: readonly string[], parent: readonly string[] | undefined): readonly string[] {
   if (parent === undefined || scopes.every((scope) => has(parent, scope))) return scopes;
   const kept = scopes.filter((scope) => has(parent, scope));
@@ -59,17 +59,17 @@ function has(scopes: readonly string[], scope: string): boolean {
 // ---------------------------------------------------------------------------------------------------- minting
 
 export interface Minted extends Facts {
-  /** It is a child of the caller's token. */
+  /** True if the new token is a child of the caller's token. */
   readonly child: boolean;
   readonly expire: number | undefined;
 }
 
-/** RIGHTS_EXCEEDED for a child: the life of what it made would hang on nobody's. */
+/** RIGHTS_EXCEEDED for a child: nothing would end a grandchild when the child's parent ends. */
 export function checkMayMint({ own }: Asker): void {
-  if (own?.parent) throw exceeded("a token that was minted by a token mints none itself");
+  if (own?.parent) throw exceeded("a token that was minted by a token cannot mint tokens");
 }
 
-/** A new token as it may be: its end, its networks and its audiences within those of whom it comes from. */
+/** Judges a new token. Its end, networks and audiences stay within those of the caller's token. */
 export function judgeMint(
   rights: Rights,
   asker: Asker,
@@ -85,9 +85,9 @@ export function judgeMint(
   }
   const scopes = [...asked.scopes];
   if (child && !scopes.every((scope) => has(own.scopes, scope))) {
-    throw exceeded("scopes: a token that a token mints for its own principal holds a part of that token's");
+    throw exceeded("scopes: a token cannot mint a token with scopes that it does not hold itself");
   }
-  // Whoever is bound hands on the bound.
+  // A bound on the caller's token passes to the new token.
   const audiences = asked.audiences.length === 0 ? own.audiences : asked.audiences;
   const allowedCidrs = asked.allowedCidrs.length === 0 ? own.allowedCidrs : asked.allowedCidrs;
   checkBounds({ audiences, allowedCidrs }, own);
@@ -99,11 +99,14 @@ export function judgeMint(
 export interface Rotated {
   readonly expire: number | undefined;
   readonly familyLife: number | undefined;
-  /** Counts against the limits of the principal. */
+  /** True if the rotation counts against the limits of the principal. */
   readonly counted: boolean;
 }
 
-/** Who may replace a token by one of the same rights, whose string it is told, and how long that one lives. */
+/**
+ * Decides if the caller may replace a token by one with equal rights and see its string, and how long the new token
+ * lives.
+ */
 export function judgeRotation(
   rights: Rights,
   asker: Asker,
@@ -121,41 +124,41 @@ export function judgeRotation(
     if (profile.selfRotate === false) {
       throw new AppError("CALLER_FORBIDDEN", `tokens of profile ${profile.name} do not rotate themselves`);
     }
-    // What has a ceiling never lives on by replacing itself.
+    // A token with a ceiling cannot extend its life by rotation.
     const renewed = profile.selfRotate === "renew" && ceiling === undefined;
     const longest = renewed ? renewal(profile, target, now) : target.expireTime;
     const rule = { ...(asked ?? { maxTtl: profile.maxTtl, never: true }), notBeforeTime: target.notBeforeTime };
     const expire = expiry(rule, now, longest, parent?.expireTime);
     return { expire, familyLife: target.familyLife, counted };
   }
-  if (own?.parent) throw exceeded("a token that was minted by a token rotates nothing but itself");
+  if (own?.parent) throw exceeded("a token that was minted by a token can rotate only itself");
   if (counted && own !== undefined && own.family === target.family) {
-    throw exceeded("a token rotates itself, not what replaced it or what it replaced");
+    throw exceeded("a token cannot rotate the tokens that it replaced or that replaced it");
   }
-  // Its string is told as that of a new token is: to one who may mint it.
+  // The caller sees the new string, so it must be allowed to mint such a token.
   const by = counted ? checkMinter(profile, caller, target.tenant, target.principal) : undefined;
   if (by === "token" && target.parent !== own?.id) {
-    throw exceeded("a token rotates of its own principal only itself and what it has minted");
+    throw exceeded("of its own principal, a token can rotate only itself and the tokens that it minted");
   }
-  // The answer holds the new string: nobody gets rights by a rotation that it could not grant.
+  // The caller sees the new string, so it must be allowed to grant these scopes.
   checkScopes(profile, caller, target.scopes);
   const bound = own !== undefined && !isAdministrator(caller) ? own : undefined;
   if (bound !== undefined) checkBounds(target, bound);
   const rule = { ...(asked ?? sameLife(target, profile)), notBeforeTime: target.notBeforeTime };
   const expire = expiry(rule, now, ceiling, parent?.expireTime, bound?.expireTime);
-  // Whatever bounds this one bounds those that it renews itself to.
+  // A bound on this token also bounds the tokens that it later renews itself to.
   const bounded = asked !== undefined || bound?.expireTime !== undefined;
   const given = bounded && expire !== undefined ? expire - now : undefined;
   return { expire, familyLife: earlier(target.familyLife, given), counted };
 }
 
-/** When a renewed token ends: as long from now as the first of its family was made to live, as its profile still allows. */
+/** The end of a renewed token: the lifetime of the family's first token, from now on, within the profile's longest. */
 function renewal(profile: Profile, of: Held, now: number): number | undefined {
   if (of.familyLife === undefined && profile.allowNoExpiry) return undefined;
   return now + Math.min(of.familyLife ?? profile.defaultTtl, profile.maxTtl);
 }
 
-/** What the old token was made to live, within what its profile allows today. */
+/** The lifetime that the old token was created with, within what its profile allows today. */
 function sameLife(old: Token, profile: Profile): LifetimeRule {
   const { maxTtl } = profile;
   if (old.expireTime !== undefined) return { maxTtl, ttl: Math.min(old.expireTime - old.createTime, maxTtl) };
@@ -166,18 +169,21 @@ function sameLife(old: Token, profile: Profile): LifetimeRule {
 
 export type Change = Partial<Facts & Pick<Token, "disabled" | "expireTime">> & { readonly noExpiry?: boolean };
 
-/** Whether a change is of what a token may do, or of whether it may do anything. */
+/** True if a change affects a token's rights or its `disabled` flag. */
 export function touchesRights(change: Change): boolean {
   const { scopes, audiences, allowedCidrs, expireTime, disabled, noExpiry } = change;
   return [scopes, audiences, allowedCidrs, expireTime, disabled].some((one) => one !== undefined) || noExpiry === true;
 }
 
-/** Whether a change can give a token more than it has. */
+/** True if a change can give a token more than it has. */
 export function canWiden(change: Change): boolean {
   return touchesRights(change.disabled === true ? { ...change, disabled: undefined } : change);
 }
 
-/** A change of a token that is under the lock: the end that it sets, if it sets one. RIGHTS_EXCEEDED where it may not. */
+/**
+ * Judges a change of a token under the lock and returns the new end, if the change sets one. RIGHTS_EXCEEDED if it is
+ * not allowed.
+ */
 export function judgeUpdate(
   rights: Rights,
   asker: Asker,
@@ -203,19 +209,19 @@ export function judgeUpdate(
   checkScopes(profile, caller, after.scopes);
   const { own } = asker;
   if (own === undefined) return end;
-  if (own.parent !== "") throw exceeded("a token that was minted by a token widens none");
+  if (own.parent !== "") throw exceeded("a token that was minted by a token cannot widen tokens");
   if (own.family === target.family)
-    throw exceeded("a token does not widen itself: another caller does, or mints a new one");
+    throw exceeded("a token cannot widen itself; another caller can, or can mint a new token");
   if (isAdministrator(caller)) return end;
-  // Whatever it gives, it gives for no longer and for no more than it is good itself, as if it minted.
+  // The caller gives for no longer and no more than it has itself, as if it minted the token.
   checkBounds(after, own);
   if (isLater(expire, own.expireTime)) {
-    throw exceeded("expire_time: a caller gives no later end than it has itself");
+    throw exceeded("expire_time: must not be after the caller's own expiry");
   }
   return end;
 }
 
-/** The end that a change sets. Left alone, an expiry needs no check; only a ceiling can shorten it. */
+/** The end that a change sets. An unchanged expiry needs no check, except that a ceiling can shorten it. */
 function endAfter(
   profile: Profile,
   now: number,
@@ -237,11 +243,11 @@ function endAfter(
   return { expire: expiry({ never: true, maxTtl, notBeforeTime }, now, before, ceiling, parent?.expireTime) };
 }
 
-/** A child takes nothing that its parent would take away from it at each use. */
+/** A child gets nothing that its parent would take away at each use. */
 function checkWithinParent(change: Change, parent: Held | undefined): void {
   if (parent === undefined) return;
   if (change.scopes?.every((scope) => has(parent.scopes, scope)) === false) {
-    throw exceeded("scopes: a token that was minted by a token holds a part of that token's");
+    throw exceeded("scopes: must be within the scopes of the token that minted it");
   }
   const { audiences = parent.audiences, allowedCidrs = parent.allowedCidrs } = change;
   checkBounds({ audiences, allowedCidrs }, parent);
@@ -249,7 +255,7 @@ function checkWithinParent(change: Change, parent: Held | undefined): void {
 
 // ---------------------------------------------------------------------------------------------------- ending
 
-/** What of the administrators' permissions a caller holds. */
+/** A caller's rank by its administrative permissions. */
 export type Rank = "operator" | "admin" | "other";
 
 export function rankOf(caller: Pick<Caller, "scopes">): Rank {
@@ -260,13 +266,13 @@ export function rankOf(caller: Pick<Caller, "scopes">): Rank {
 export const OPERATOR_SCOPES: readonly string[] = ["sallyport.operator", "sallyport.*"];
 export const ADMIN_SCOPES: readonly string[] = ["sallyport.admin"];
 
-/** Scopes of tokens that a caller of this rank neither ends nor disables; undefined is the program itself. */
+/** Callers of this rank neither end nor disable tokens with these scopes. Undefined stands for the program itself. */
 export function sparedFrom(rank: Rank | undefined): readonly string[] {
   if (rank === undefined || rank === "operator") return [];
   return rank === "admin" ? OPERATOR_SCOPES : [...OPERATOR_SCOPES, ...ADMIN_SCOPES];
 }
 
-/** RIGHTS_EXCEEDED where a caller would end or disable what holds more of the administrators' permissions than it does. */
+/** RIGHTS_EXCEEDED if the token to end or disable has a higher rank than the caller. */
 export function checkMayEnd(rank: Rank | undefined, scopes: readonly string[]): void {
   if (!mayEnd(rank, scopes)) throw mayNotEnd();
 }
@@ -277,33 +283,34 @@ export function mayEnd(rank: Rank | undefined, scopes: readonly string[]): boole
 }
 
 export function mayNotEnd(): AppError {
-  return exceeded("what holds sallyport.operator or sallyport.admin is ended and disabled by one who holds it, too");
+  return exceeded("only a caller with sallyport.operator or sallyport.admin can end or disable a token that has it");
 }
 
 // ---------------------------------------------------------------------------------------------------- common
 
-/** The caller with the scopes that it has now: its row's, and of a child its parent's as well. */
+/** The caller with its current scopes: those of its row and, for a child, only those that its parent covers, too. */
 function callerNow({ caller }: Rights, { own, ownParent }: Asker): Caller {
   return own === undefined ? caller : { ...caller, scopes: withinParent(own.scopes, ownParent?.scopes) };
 }
 
 function checkBounds(given: Pick<Facts, "audiences" | "allowedCidrs">, bound: Held): void {
   if (!audiencesWithin(given.audiences, bound.audiences)) {
-    throw exceeded("audiences: a caller gives no more of them than it has itself");
+    throw exceeded("audiences: must be within the caller's own audiences");
   }
   if (!networksWithin(given.allowedCidrs, bound.allowedCidrs)) {
-    throw exceeded("allowed_cidrs: a caller gives no more of them than it has itself");
+    throw exceeded("allowed_cidrs: must be within the caller's own networks");
   }
 }
 
-/** Whether all that the inner list is good for is in the outer; a list without entries is good for everything. */
+/** True if the outer list allows everything that the inner one allows. A list without entries allows everything. */
 export function audiencesWithin(inner: readonly string[], outer: readonly string[]): boolean {
   return outer.length === 0 || (inner.length > 0 && inner.every((one) => outer.includes(one)));
 }
 
 /**
- * The latest end that the ceilings of scopes leave; undefined: none applies. One that the token was under before counts
- * from the creation of its family's first, so that no rotation starts it anew; one that is new to it counts from now.
+ * The latest end that the ceilings of the scopes allow; undefined if none applies. A ceiling that applied to the token
+ * before counts from the creation of its family's first token, so that no rotation restarts it. A new ceiling counts
+ * from now.
  */
 function ceilingEnd(
   profile: Profile,

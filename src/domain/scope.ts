@@ -1,19 +1,19 @@
-// RFC 6749, section 3.3: %x21 / %x23-5B / %x5D-7E.
+// RFC 6749 §3.3: %x21 / %x23-5B / %x5D-7E.
 const SCOPE = /^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/;
 
-/** Whether a string can be a scope: 1 to 128 visible ASCII characters without `"` and `\` (RFC 6749, section 3.3). */
+/** True if the text can be a scope: 1 to 128 visible ASCII characters without `"` and `\` (RFC 6749 §3.3). */
 export function isScope(text: string): boolean {
   return SCOPE.test(text);
 }
 
-/** Whether a granted scope covers an exact one: the same, or a `.*` or `:*` one that is its beginning. */
+/** True if a granted scope covers an exact one: it is equal, or it ends in `.*` or `:*` and is its beginning. */
 export function covers(granted: string, required: string): boolean {
   if (granted === required) return true;
   if (!granted.endsWith(".*") && !granted.endsWith(":*")) return false;
   return required.length >= granted.length && required.startsWith(granted.slice(0, -1));
 }
 
-/** Whether one of the granted scopes covers the exact one. */
+/** True if one of the granted scopes covers the exact one. */
 export function coversAny(granted: readonly string[], required: string): boolean {
   for (const scope of granted) if (covers(scope, required)) return true;
   return false;

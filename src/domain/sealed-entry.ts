@@ -3,15 +3,15 @@ import type { Keyring, Keys } from "./keyring.ts";
 import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
 
 /*
- * A token snapshot in a cache outside the process. That cache is trusted with nothing: it cannot read an entry, change
- * one, or put one under another name, position or epoch. It can bring back an old entry of the same name; the version is
- * there for that.
+ * A token snapshot in a cache outside the process. That cache is not trusted. It cannot read an entry, change one, or
+ * put one under another name, position or epoch. It can bring back an old entry of the same name; the version guards
+ * against that.
  *
  *   value = n (16 decimal digits) ‖ schema (1) ‖ kid (1) ‖ day (4) ‖ nonce (12) ‖ AES-256-GCM(facts) ‖ tag (16)
  *   associated data = all before the nonce ‖ name (32) ‖ digest (32) ‖ epoch
  *
- * n stands in front so that a cache can compare positions without a key. The nonce is random; a key of its own for each
- * day and pepper keeps the number of seals under one key far below 2^32 (NIST SP 800-38D, section 8.3).
+ * n comes first, so that a cache can compare positions without a key. The nonce is random. Each day and pepper has its
+ * own key, which keeps the number of seals under one key far below 2^32 (NIST SP 800-38D, section 8.3).
  */
 const SCHEMA = 2;
 const N_DIGITS = 16;
@@ -21,8 +21,8 @@ const TAG = 16;
 const DAY_MS = 86_400_000;
 
 /**
- * The name of a token's entry in one epoch: 32 bytes that tell nothing without the pepper. Programs of another schema
- * look elsewhere: what they sealed is no broken seal.
+ * The name of a token's entry in one epoch: 32 bytes that reveal nothing without the pepper. Programs of another schema
+ * look under other names, so that their entries do not count as broken seals.
  */
 export function entryName(keys: Keys, epoch: string, digest: string): Buffer {
   return keys.cacheKey.fields(`${SCHEMA} ${epoch}`, Buffer.from(digest, "latin1"));
@@ -44,8 +44,8 @@ export function seal(snapshot: TokenSnapshot, name: Uint8Array, keys: Keys, time
 }
 
 /**
- * Opens the value found under `name`. Undefined for anything that was not sealed, by a holder of the pepper, for just
- * this name, digest and epoch. What it returns is authentic; whether it is fresh, the use rule says.
+ * Opens the value found under `name`. Undefined unless a holder of the pepper sealed it for exactly this name, digest
+ * and epoch. The result is authentic; the use rule decides if it is fresh.
  */
 export function open(
   value: Uint8Array,
@@ -69,14 +69,14 @@ export function open(
     const opened = decipher.update(bytes.subarray(HEADER + NONCE, bytes.length - TAG));
     text = Buffer.concat([opened, decipher.final()]).toString("utf8");
   } catch {
-    // Not ours, or changed: the caller counts it as a bad seal.
+    // Not sealed by us, or changed since. The caller counts it as a bad seal.
     return undefined;
   }
   return snapshotOf(JSON.parse(text), { digest: wanted.digest, epoch: wanted.epoch, n: Number(digits) });
 }
 
 function associated(header: Buffer, name: Uint8Array, digest: string, epoch: string): Buffer {
-  // Fixed widths before the one field that varies: no two lists of fields look alike.
+  // Every field before the one of variable length has a fixed width, so no two lists of fields look alike.
   return Buffer.concat([header, name, Buffer.from(digest, "latin1"), Buffer.from(epoch, "utf8")]);
 }
 
@@ -87,7 +87,7 @@ function dayKey(keys: Keys, day: number): KeyObject {
   if (byDay === undefined) dayKeys.set(keys, (byDay = new Map()));
   let key = byDay.get(day);
   if (key === undefined) {
-    // The day of a value that is opened comes from outside: a few are kept, never many.
+    // The day in a value comes from an untrusted cache, so only a few keys are kept.
     if (byDay.size >= 4) byDay.clear();
     const info = `sallyport/v1/cache-seal/${day}`;
     key = createSecretKey(new Uint8Array(hkdfSync("sha256", keys.cacheSeal, "", info, 32)));
@@ -96,7 +96,7 @@ function dayKey(keys: Keys, day: number): KeyObject {
   return key;
 }
 
-// By place, not by name: half the size. A change of this list is a new SCHEMA.
+// Fields by position instead of by name: half the size. A change of this list needs a new SCHEMA.
 type LivenessFacts = [flags: number, notBefore: number | null, expire: number | null];
 type Facts = [
   own: LivenessFacts,

@@ -1,8 +1,8 @@
 import { inspect } from "node:util";
 
 /**
- * A value that never prints. Logs, errors, JSON and templates show `[secret]`; `reveal()` is called where the value is
- * hashed and where it is handed to the one person it is for, and nowhere else.
+ * A value that never prints. Logs, errors, JSON and templates show `[secret]`. `reveal()` is called only where the
+ * value is hashed and where it is handed to its one recipient.
  */
 export class Secret {
   readonly #value: string;

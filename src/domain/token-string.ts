@@ -18,14 +18,14 @@ const CRC = 6;
 const BODY = 1 + TAG + SECRET + CRC;
 const LONGEST_PREFIX = 16;
 
-/** A string that has the shape of a token of a known kid. */
+/** A string in the form of a token string, with a known kid. */
 export interface ParsedTokenString {
   readonly keys: Keys;
-  /** HMAC-SHA256 of the whole string, 32 characters of latin1: the look-up key everywhere inside. */
+  /** HMAC-SHA256 of the whole string, as 32 characters of latin1. It is the look-up key everywhere inside. */
   readonly digest: string;
 }
 
-/** Makes a token string. `secret` is 32 bytes; without it, they are random. Returns the string, its digest and hint. */
+/** Makes a token string. `secret` is 32 bytes, random by default. Returns the string, its digest and its hint. */
 export function mintTokenString(prefix: string, keys: Keys, secret: Uint8Array = randomBytes(32)) {
   const secretDigits = base62(secret, SECRET);
   const head = `${prefix}_${keys.kid}`;
@@ -35,8 +35,9 @@ export function mintTokenString(prefix: string, keys: Keys, secret: Uint8Array =
 }
 
 /**
- * The look-up key of a string, if it can be one of ours at all: its place for a kid names a pepper, and it is ASCII (the
- * MAC reads one byte a character). Whether it is well formed, `hasShape` says: what is found by its digest is.
+ * The look-up key of a string that may be a token string: the kid at its place names a pepper, and the string is ASCII,
+ * since the MAC reads one byte a character. A string that is found by its digest is well-formed; for any other, call
+ * `hasShape`.
  */
 export function digestOf(text: string, keyring: Keyring): ParsedTokenString | undefined {
   const start = text.length - BODY;
@@ -47,14 +48,14 @@ export function digestOf(text: string, keyring: Keyring): ParsedTokenString | un
   return { keys, digest: keys.digest.latin1(text) };
 }
 
-/** The digest that `digestOf` makes of the characters bytes[from, to), without a string of them. */
+/** The digest that `digestOf` makes of the characters bytes[from, to), without building a string. */
 export function digestAt(bytes: Uint8Array, from: number, to: number, keyring: Keyring): string | undefined {
   const start = to - from - BODY;
   if (start < 3 || start > LONGEST_PREFIX + 1 || bytes[from + start - 1] !== 0x5f) return undefined;
   return keyring.get(String.fromCharCode(bytes[from + start]!))?.digest.latin1At(bytes, from, to);
 }
 
-/** Whether a string that `digestOf` took is well formed: alphabet, prefix, CRC. No I/O. */
+/** True if a string that `digestOf` accepted is well-formed: alphabet, prefix, CRC. No I/O. */
 export function hasShape(text: string): boolean {
   const start = text.length - BODY;
   if (!isBase62(text, start, text.length) || !isPrefix(text, start - 1)) return false;
@@ -63,15 +64,15 @@ export function hasShape(text: string): boolean {
 }
 
 /**
- * Reads the shape: alphabet, length, CRC, known kid; then the digest. No I/O. Undefined for anything else, of any
- * length, whatever its characters.
+ * Parses a string: alphabet, length, CRC, known kid; then computes the digest. No I/O. Undefined for any other text, of
+ * any length and any characters.
  */
 export function parseTokenString(text: string, keyring: Keyring): ParsedTokenString | undefined {
   const parsed = digestOf(text, keyring);
   return parsed !== undefined && hasShape(text) ? parsed : undefined;
 }
 
-/** Whether the tag of a string that `parseTokenString` took is right. In constant time. */
+/** True if the tag of a string that `parseTokenString` accepted is right. Takes constant time. */
 export function hasRightTag(text: string, keys: Keys): boolean {
   const start = text.length - BODY;
   const tag = text.slice(start + 1, start + 1 + TAG);
@@ -79,11 +80,11 @@ export function hasRightTag(text: string, keys: Keys): boolean {
   return timingSafeEqual(Buffer.from(tag, "latin1"), Buffer.from(right, "latin1"));
 }
 
-/** What follows the prefix of a token string of any kid, anywhere in a text. */
+/** The part of a token string after its prefix, of any kid, anywhere in a text. */
 const BEHIND_PREFIX = /_[0-9A-Za-z]{58}/g;
 const PREFIX_AT_END = /[a-z][a-z0-9_]{1,15}$/;
 
-/** Whether a text holds what looks like a token string: nothing that is stored and shown may hold a secret. */
+/** True if a text holds something in the form of a token string. Stored and displayed texts must hold no secret. */
 export function holdsTokenString(text: string): boolean {
   for (const { index } of text.matchAll(BEHIND_PREFIX)) {
     if (PREFIX_AT_END.test(text.slice(Math.max(0, index - LONGEST_PREFIX), index))) return true;
@@ -91,7 +92,7 @@ export function holdsTokenString(text: string): boolean {
   return false;
 }
 
-/** The visible start of a token string, up to and with its tag. No bit of the secret. */
+/** The visible start of a token string, up to and including its tag. It holds no bit of the secret. */
 export function hintOf(text: string): string {
   return text.slice(0, text.length - SECRET - CRC);
 }
@@ -101,7 +102,7 @@ export function newTokenId(): string {
   return `tok_${base62(randomBytes(17), 22)}`;
 }
 
-/** Whether a string has the form of a token id. */
+/** True if the text has the form of a token id. */
 export function isTokenId(text: string): boolean {
   return text.length === 26 && text.startsWith("tok_") && isBase62(text, 4, 26);
 }

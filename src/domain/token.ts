@@ -30,7 +30,7 @@ export interface Token {
   readonly annotations: Readonly<Record<string, string>>;
   readonly hint: string;
   readonly kid: string;
-  /** At the time of the read. */
+  /** The state at the time of the read. */
   readonly state: TokenState;
   readonly disabled: boolean;
   readonly createTime: number;

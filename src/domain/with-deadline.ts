@@ -1,6 +1,6 @@
 import type { Clock, Timers } from "./clock.ts";
 
-/** What a promise that never rejects gives, or undefined once the deadline has come. */
+/** The value of a promise that never rejects, or undefined once the deadline passes. */
 export function withDeadline<T>(
   deps: { readonly clock: Clock; readonly timers: Timers },
   promise: Promise<T | undefined>,

@@ -17,12 +17,12 @@ export async function packagedInstallation(): Promise<Installation> {
 }
 
 /**
- * Makes the symbolic links that npm packages cannot carry and a postinstall script would make; without them the
- * libraries are not found. Returns false where a link is missing and the folder cannot be written.
+ * Creates the symbolic links that npm packages cannot hold and that a postinstall script would create. The libraries
+ * are not found without them. Returns false if a link is missing and the folder is read-only.
  */
 export async function hydrate(installation: Installation): Promise<boolean> {
   const text = await readFile(join(installation, "pg-symlinks.json"), "utf8").catch(() => "[]");
-  // Paths in that list begin with the folder `native/`, the installation itself.
+  // Paths in that list begin with the folder `native/`, which is the installation itself.
   const root = dirname(installation);
   for (const link of JSON.parse(text) as { source: string; target: string }[]) {
     const at = resolve(root, link.target);
@@ -37,8 +37,8 @@ export async function hydrate(installation: Installation): Promise<boolean> {
 }
 
 /**
- * Copies an installation to `folder/<version of the package>/native`, complete with its links and readable by everyone;
- * whole or not at all. Copies of other versions go.
+ * Copies an installation to `folder/<version of the package>/native`, complete with its links and readable by everyone,
+ * whole or not at all. Removes copies of other versions.
  */
 export async function copyInstallation(from: Installation, folder: string): Promise<Installation> {
   const manifest = JSON.parse(await readFile(join(dirname(from), "package.json"), "utf8")) as { version: string };

@@ -10,7 +10,7 @@ import { StartError } from "../domain/start-error.ts";
 
 const execFile = promisify(execFileWithCallback);
 
-/** Linux takes 107 bytes for a socket path; `/.s.PGSQL.65535` and our own names need up to 20 of them. */
+/** Linux accepts socket paths of 107 bytes; `/.s.PGSQL.65535` and our own names need up to 20 of them. */
 const LONGEST_SOCKET_FOLDER = 87;
 
 /**
@@ -48,13 +48,13 @@ export async function claim(dataDir: string, folder: string): Promise<() => Prom
   };
   try {
     for (let attempt = 0; attempt < 10; attempt++) {
-      // link() takes the name only when it is free: of two starters one gets it.
+      // link() takes the name only if it is free, so only one of two starters gets it.
       const taken = await link(own, path).then(() => false, existsAlready);
       if (!taken) return release;
       if (await answers(path)) break;
       const aside = `${own}.stale`;
       await rename(path, aside).catch(missing);
-      // Between the question and the rename another starter may have taken the name: give it back.
+      // Another starter may have taken the name between the question and the rename: give it back.
       if (await answers(aside)) await link(aside, path).catch(existsAlready);
       await rm(aside, { force: true });
     }
@@ -67,7 +67,7 @@ export async function claim(dataDir: string, folder: string): Promise<() => Prom
   }
 }
 
-/** The server that runs on a cluster at this moment. */
+/** The server that runs on a cluster now. */
 export async function postmasterOf(
   pgDir: string,
 ): Promise<{ pid: number; port: number; socketDir: string } | undefined> {
@@ -77,9 +77,9 @@ export async function postmasterOf(
 }
 
 /**
- * Ends a postmaster that outlived the program which started it. To be called by the holder of the claim alone. Returns
- * the process id in a stale file that now belongs to something else, which PostgreSQL is then told to disregard: the
- * file is never deleted, so its check for surviving backends by shared memory stays in force.
+ * Ends a postmaster that outlived the program that started it. Only the holder of the claim may call it. If a stale
+ * file holds a process id that now belongs to another program, returns that id, so that PostgreSQL ignores it. The file
+ * is never deleted, so PostgreSQL still checks the shared memory for surviving backends.
  */
 export async function stopOrphan(pgDir: string): Promise<number | undefined> {
   const pid = Number((await postmasterFile(pgDir))[0]);
@@ -103,12 +103,16 @@ function answers(path: string): Promise<boolean> {
   });
 }
 
-/** The lines a postmaster leaves in its folder: first its process id, fourth its port, fifth its socket folder. */
+/**
+ * The lines of the postmaster's file: the first is its process id, the fourth its port, the fifth its socket folder.
+ */
 async function postmasterFile(pgDir: string): Promise<string[]> {
   return ((await readFile(join(pgDir, "postmaster.pid"), "utf8").catch(missing)) ?? "").split("\n");
 }
 
-/** By its command line, which is empty once it has ended, even while nobody has collected its status. */
+/**
+ * Judged by the command line, which is empty once the process has ended, even before its parent collects its status.
+ */
 async function isPostmasterOf(pid: number, pgDir: string): Promise<boolean> {
   const commandLine =
     process.platform === "linux"

@@ -2,11 +2,11 @@ import { closeSync, existsSync, openSync, readFileSync, renameSync, writeSync } 
 import { join } from "node:path";
 import { freshKeyring } from "../domain/keyring.ts";
 
-/** Files of the embedded data folder that hold secrets: made once, mode 0600, never overwritten in place. */
+/** The secret files of the embedded data folder: created once, mode 0600, never overwritten in place. */
 const KEYRING = "keyring.json";
 const ADMIN_TOKEN = "admin-token";
 
-/** The keyring of a data folder, made at the first start. */
+/** The keyring of a data folder, created at the first start. */
 export function keyringOf(dataDir: string): { current: string; keys: Record<string, string> } {
   const file = join(dataDir, KEYRING);
   if (!existsSync(file)) writeSecret(file, `${JSON.stringify(freshKeyring())}\n`);

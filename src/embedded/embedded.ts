@@ -9,26 +9,26 @@ import { firstWorking, giveTo, type Runner, runners, runToEnd } from "./runner.t
 import { launch, type Server } from "./server.ts";
 
 export type EmbeddedOptions = Readonly<{
-  /** Made if need be, mode 0700; the cluster lives in `pg/` inside. */
+  /** Created if missing, mode 0700. The cluster is in `pg/` inside. */
   dataDir: string;
   log: (line: string) => void;
-  /** On unless a test, which may lose its data, says otherwise. */
+  /** On by default. A test may turn it off, because it can lose its data. */
   fsync?: boolean;
 }>;
 
 export type Embedded = Readonly<{
-  /** Over TCP, with a password that lives as long as this process: a secret. */
+  /** A TCP URL whose password is valid while this process lives. It is a secret. */
   url: string;
   pid: number;
   port: number;
   socketDir: string;
-  /** The server's own word, such as "18.4". */
+  /** The version that the server reports, such as "18.4". */
   version: string;
-  /** True when this start made the cluster. */
+  /** True if this start created the cluster. */
   created: boolean;
-  /** Resolves when the server has ended, asked or not. */
+  /** Resolves when the server has ended, for any reason. */
   exited: Promise<void>;
-  /** Fast shutdown, then the folder is free for another. May be repeated. */
+  /** Fast shutdown, which frees the folder. May be repeated. */
   stop(): Promise<void>;
 }>;
 
@@ -39,8 +39,8 @@ const OWNER = "sallyport";
  * installed; not for production. Database and superuser are `sallyport`. The server ends with this process, also when
  * that is killed; a data folder has one instance at a time. Throws StartError.
  *
- * Access: over the socket, whose folder only its owner can enter, without a password; over 127.0.0.1 with a random
- * password renewed at every start and written nowhere.
+ * Access: without a password over the socket, in a folder that only its owner can enter; over 127.0.0.1 with a random
+ * password that changes at every start and is stored nowhere.
  */
 export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded> {
   return claimAndStart(options).catch((cause: unknown) => {
@@ -51,8 +51,8 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<Embedded>
 }
 
 /**
- * The URL of the instance that runs on a data folder at this moment, over its socket, or undefined. For commands of
- * the user who runs it: nobody else can enter the folder.
+ * The socket URL of the instance that runs on a data folder now, or undefined. For commands of the user who runs it:
+ * nobody else can enter the folder.
  */
 export async function runningEmbedded(dataDir: string): Promise<string | undefined> {
   const found = await postmasterOf(join(await realpath(dataDir), "pg"));
@@ -103,7 +103,7 @@ async function startClaimed(options: EmbeddedOptions, dataDir: string, socketDir
   }
 }
 
-/** A way to run the binaries, from where they are or, where they are out of reach, from a copy in the data folder. */
+/** Chooses a way to run the binaries: in place or, if they are unreachable, from a copy in the data folder. */
 async function choose(dataDir: string, socketDir: string) {
   const packaged = await packagedInstallation();
   const clusterOwner = await stat(join(dataDir, "pg")).catch(() => undefined);
@@ -119,7 +119,7 @@ async function choose(dataDir: string, socketDir: string) {
   throw new StartError("embedded_unsupported", `PostgreSQL cannot run here, set DATABASE_URL: ${copied.reason}`);
 }
 
-/** True when the cluster was made now. It appears under its name only when it is complete. */
+/** Returns true if it created the cluster. The cluster gets its name only when it is complete. */
 async function ensureCluster(runner: Runner, installation: Installation, version: string, dataDir: string) {
   const pgDir = join(dataDir, "pg");
   const found = await readFile(join(pgDir, "PG_VERSION"), "utf8").catch(() => undefined);
@@ -142,7 +142,7 @@ async function ensureCluster(runner: Runner, installation: Installation, version
   return true;
 }
 
-/** Makes sure that this is our server before anything is changed, then gives it the database and a new password. */
+/** Verifies that this is our server before it changes anything, then creates the database and sets a new password. */
 async function prepareDatabase(server: Server, socketDir: string, pgDir: string): Promise<string> {
   const client = new pg.Client({ host: socketDir, port: server.port, user: OWNER, database: "postgres" });
   client.on("error", () => {});

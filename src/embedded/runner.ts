@@ -8,12 +8,12 @@ const execFile = promisify(execFileWithCallback);
 
 const PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/** Children get this and nothing of our own environment, which may hold secrets. */
+/** The whole environment of child processes. Our own may hold secrets, so they do not inherit it. */
 const environment = { PATH, LC_ALL: "C" };
 
 /**
- * A way to run PostgreSQL's programs, which refuse root: the words before the command, and the user to become.
- * `owner` is the user that must own the files; `diesWithUs` says that the kernel ends the program with this process.
+ * A way to run PostgreSQL's programs, which refuse to run as root: the words before the command, and the user to
+ * become. `owner` is the user that must own the files. `diesWithUs`: the kernel ends the program with this process.
  */
 export type Runner = Readonly<{
   prefix: readonly string[];
@@ -22,9 +22,9 @@ export type Runner = Readonly<{
 }>;
 
 /**
- * The ways worth trying here, best first. Not root: as we are. Root: in a user namespace in which root is called
- * something else, so no file changes its owner; where that is forbidden, or a cluster of another owner is found, as
- * that owner, as `postgres` or as `nobody`.
+ * The ways to try, best first. If we are not root: as we are. If we are root: in a user namespace where root has
+ * another name, so that no file changes its owner. If that is forbidden, or the cluster has another owner: as that
+ * owner, as `postgres` or as `nobody`.
  */
 export async function runners(clusterOwner: { uid: number; gid: number } | undefined): Promise<Runner[]> {
   const setpriv = ["setpriv", "--pdeathsig", "INT"];
@@ -32,7 +32,7 @@ export async function runners(clusterOwner: { uid: number; gid: number } | undef
   if (process.getuid?.() !== 0) {
     ways.push({ prefix: [] });
   } else {
-    // initdb wants a user with a name, so the name inside the namespace is one that /etc/passwd knows.
+    // initdb needs a user with a name, so the user inside the namespace is one in /etc/passwd.
     const users = await namedUsers("postgres", "nobody");
     const ownedByOther = clusterOwner !== undefined && clusterOwner.uid !== 0;
     if (ownedByOther) ways.push({ prefix: [], owner: clusterOwner });
@@ -48,8 +48,8 @@ export async function runners(clusterOwner: { uid: number; gid: number } | undef
 }
 
 /**
- * The first way in which a shell can do what the server will need: write into `socketDir` and run `postgres`; with the
- * version that answered, or the reasons why not. The way's user then owns `socketDir`.
+ * The first way in which a shell can write into `socketDir` and run `postgres`, with the version that it reports, or
+ * the reasons why there is none. Afterwards the way's user owns `socketDir`.
  */
 export async function firstWorking(
   ways: readonly Runner[],
@@ -73,7 +73,10 @@ export async function firstWorking(
 
 type Failure = { stderr?: string; code?: string | number };
 
-/** Another user gets the socket folder and may pass through the data folder, which keeps its owner. Root alone does. */
+/**
+ * Gives another user the socket folder, and lets it pass through the data folder, which keeps its owner. Only root does
+ * this.
+ */
 async function lendFolders(runner: Runner, dataDir: string, socketDir: string): Promise<void> {
   if (process.getuid?.() !== 0) return;
   await giveTo(runner, socketDir);
@@ -83,7 +86,7 @@ async function lendFolders(runner: Runner, dataDir: string, socketDir: string): 
   await chmod(dataDir, 0o710);
 }
 
-/** Makes the runner's user the owner of a folder and all in it, where that is not so already. */
+/** Makes the runner's user the owner of a folder and everything in it, unless it already is. */
 export async function giveTo(runner: Runner, folder: string): Promise<void> {
   const { uid, gid } = runner.owner ?? { uid: process.getuid?.(), gid: process.getgid?.() };
   if (uid === undefined || gid === undefined || (await stat(folder)).uid === uid) return;
@@ -91,7 +94,7 @@ export async function giveTo(runner: Runner, folder: string): Promise<void> {
   await chown(folder, uid, gid);
 }
 
-/** Runs a program to its end. Rejects with its output in `stderr` when it fails, also when it cannot be started. */
+/** Runs a program to its end. Rejects with its output in `stderr` if it fails or cannot be started. */
 export async function runToEnd(runner: Runner, program: string, args: readonly string[]): Promise<string> {
   const [command, ...rest] = [...runner.prefix, program, ...args] as [string, ...string[]];
   const options = { ...runner.owner, cwd: "/", env: environment, timeout: 120_000, maxBuffer: 1 << 20 };
@@ -99,9 +102,9 @@ export async function runToEnd(runner: Runner, program: string, args: readonly s
 }
 
 /**
- * Starts a program that ends with this process, even when that is killed: by the kernel, or where it cannot, by a
- * shell that waits for the end of a pipe we hold. It has a session of its own, so that Ctrl-C in a terminal reaches
- * us alone and the order of shutting down is ours. Listeners for `error` are the caller's.
+ * Starts a program that ends with this process, even if this process is killed. The kernel ends it or, where that is
+ * impossible, a shell that waits for the end of a pipe. The program has its own session, so that Ctrl-C in a terminal
+ * reaches only us and we choose the order of the shutdown. The caller must listen for `error`.
  */
 export function start(
   runner: Runner,

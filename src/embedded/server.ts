@@ -4,12 +4,12 @@ import { createInterface } from "node:readline";
 import { StartError } from "../domain/start-error.ts";
 import { type Runner, start } from "./runner.ts";
 
-/** A running PostgreSQL. `exited` resolves when it has ended, for whatever reason. */
+/** A running PostgreSQL. `exited` resolves when it has ended, for any reason. */
 export type Server = Readonly<{
   pid: number;
   port: number;
   exited: Promise<void>;
-  /** Fast shutdown: clients are cut off, the data is written. Resolves when the process has gone; may be repeated. */
+  /** Fast shutdown: disconnects clients and writes the data. Resolves when the process has ended; may be repeated. */
   stop(): Promise<void>;
 }>;
 
@@ -18,16 +18,18 @@ export type ServerOptions = Readonly<{
   postgres: string;
   pgDir: string;
   socketDir: string;
-  /** Any free one, unless said. */
+  /** A free port by default. */
   port?: number;
   settings?: Readonly<Record<string, string>>;
-  /** A process id in a stale postmaster.pid that is known not to be a postmaster. */
+  /** A process id in a stale postmaster.pid that is known to be no postmaster. */
   disregard?: number;
-  /** Lines of the server's log that an operator must see: FATAL and PANIC, never a statement or a value. */
+  /**
+   * Receives the lines of the server's log that an operator must see: FATAL and PANIC, never a statement or a value.
+   */
   log: (line: string) => void;
 }>;
 
-/** Small, local, and silent about what passes through: errors of statements carry values, so they are not logged. */
+/** Small and local. Errors of statements are not logged, because they hold values. */
 const SETTINGS = {
   listen_addresses: "127.0.0.1",
   unix_socket_permissions: "0700",
@@ -69,7 +71,7 @@ export async function launch(options: ServerOptions): Promise<Server> {
 async function tryLaunch(options: ServerOptions, port: number): Promise<Server | string[]> {
   const settings = { ...SETTINGS, unix_socket_directories: options.socketDir, port: String(port), ...options.settings };
   const args = ["-D", options.pgDir, ...Object.entries(settings).flatMap(([key, value]) => ["-c", `${key}=${value}`])];
-  // The variable by which pg_ctl names a process that a lock file may hold without being a server.
+  // The variable that names a process to pg_ctl: a lock file may hold its id although it is no server.
   const disregard = options.disregard === undefined ? {} : { PG_GRANDPARENT_PID: String(options.disregard) };
   const child = start(options.runner, options.postgres, args, disregard);
   const lines: string[] = [];

@@ -11,17 +11,20 @@ export interface OpsOptions {
   readonly health: Health;
   /** The Prometheus text, and its content type. */
   metrics(): Promise<{ readonly type: string; readonly body: string }>;
-  /** Why the program cannot answer now; empty when it can. Fixed words, no secret: anybody who reaches the listener reads them. */
+  /**
+   * The reasons why the program cannot answer now; empty if it can. Fixed words without secrets, because everyone who
+   * reaches the listener can read them.
+   */
   reasons(): readonly string[];
-  /** What its requests share with what else the listener holds. */
+  /** The byte budget that its requests share with the rest of the listener. */
   readonly budget?: ByteBudget;
-  /** Aborted when the listener drains: Watch streams end. */
+  /** Aborted when the listener drains, which ends Watch streams. */
   readonly drain?: AbortSignal;
 }
 
 /**
- * The ops listener: `/metrics`; `/healthz`, 200 as long as the event loop runs; `/readyz`, 200 or 503 with the reasons; and
- * gRPC health with Watch and reflection. Never TLS, never a caller: probes come without credentials.
+ * The ops listener: `/metrics`; `/healthz`, 200 as long as the event loop runs; `/readyz`, 200 or 503 with the reasons;
+ * and gRPC health with Watch and reflection. It has no TLS and no callers, because probes come without credentials.
  */
 export function opsHandler(options: OpsOptions): HttpHandler {
   const { limits, health } = options;

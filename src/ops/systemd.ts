@@ -1,13 +1,14 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 
-/** systemd-notify waits until systemd has read the message; longer than this, and something is wrong there. */
+/** systemd-notify waits until systemd has read the message. If it takes longer than this, something is wrong there. */
 const WAIT_MS = 10_000;
 
 /**
- * Tells systemd the state of a `Type=notify` unit (sd_notify(3)). Without NOTIFY_SOCKET nothing is done. Node has no
- * datagram unix sockets, so systemd's own program sends it; the unit says `NotifyAccess=all` for that reason. Rejects with
- * the reason when it could not be sent: the caller logs it and goes on, and systemd's start timeout decides.
+ * Reports the state of a `Type=notify` unit to systemd (sd_notify(3)). Does nothing without NOTIFY_SOCKET. Node has no
+ * datagram unix sockets, so systemd's own program sends the message, and the unit says `NotifyAccess=all` for that
+ * reason. Rejects with the reason if the message could not be sent: the caller logs it and continues, and systemd's
+ * start timeout decides.
  */
 export async function notifySystemd(state: "READY=1" | "STOPPING=1", env: NodeJS.ProcessEnv): Promise<void> {
   if (!env["NOTIFY_SOCKET"]) return;

@@ -1,8 +1,8 @@
 import type { Clock } from "../domain/clock.ts";
 
 /**
- * Lets one attempt in a while through where the last one failed, and all where it did not: what hangs costs one
- * time-out per `restMs`, not one per call.
+ * Lets all attempts through while the last one succeeded. After a failure it lets one attempt through per `restMs`, so
+ * that a hanging server costs one time-out per period and not one per call.
  */
 export class Breaker {
   readonly #clock: Pick<Clock, "mono">;
@@ -14,12 +14,12 @@ export class Breaker {
     this.#restMs = restMs;
   }
 
-  /** Whether an attempt would be let through now. */
+  /** True if an attempt would be let through now. */
   get closed(): boolean {
     return this.#until === undefined || this.#clock.mono() >= this.#until;
   }
 
-  /** Lets an attempt through, or not. While it is under way after a failure, no other is. */
+  /** Returns true if an attempt may start. After a failure, only one attempt may run at a time. */
   admit(): boolean {
     if (!this.closed) return false;
     if (this.#until !== undefined) this.failed();

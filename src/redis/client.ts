@@ -1,4 +1,4 @@
-// redis/: speed only. Nothing here is believed, and nothing waits for it.
+// redis/: Redis only makes things faster. Nothing here is trusted, and nothing waits for it beyond a short bound.
 import { randomInt } from "node:crypto";
 import { isIP } from "node:net";
 import { checkServerIdentity, type PeerCertificate } from "node:tls";
@@ -10,24 +10,24 @@ import { parseRedisUrl, type RedisAddress } from "./redis-url.ts";
 import { boundReplies } from "./reply-bound.ts";
 
 export interface RedisConnectionOptions {
-  /** A form that `parseRedisUrl` knows. */
+  /** A URL that `parseRedisUrl` accepts. */
   readonly url: string;
   readonly clock: Pick<Clock, "mono">;
   readonly events: Pick<Events, "trouble">;
-  /** What a command may cost whoever waits for it: 50 ms unless said. */
+  /** The longest wait for a command; 50 ms by default. */
   readonly commandMs?: number;
 }
 
-/** The commands that we use: one key each, so that a cluster can do them; none that an ACL needs to allow besides. */
+/** The commands in use. Each has one key, so that a cluster can execute it. An ACL needs to allow no other command. */
 export type Commands = Pick<Redis, "getBuffer" | "set" | "eval" | "evalsha" | "publish">;
 
 const COMMAND_MS = 50;
-/** For how long a Redis that did not answer is left alone. */
+/** The pause after a failure, before Redis is asked again. */
 const REST_MS = 1000;
-/** A connection on which nothing comes for so long, though something was asked, is a dead one. */
+/** A connection with outstanding commands that stays silent for this long is dead. */
 const SILENT_MS = 1000;
 
-/** The connection for commands: never waited for longer than 50 ms, and left alone for a second when it hangs. */
+/** The connection for commands. A command waits at most 50 ms; after a failure Redis rests for a second. */
 export class RedisConnection {
   readonly #client: Redis | Cluster;
   readonly #breaker: Breaker;
@@ -41,14 +41,14 @@ export class RedisConnection {
     this.#client = openRedis(url, commandMs, (error) => events.trouble("redis_unreachable", error));
   }
 
-  /** Whether a command would be sent now. */
+  /** True if a command would be sent now. */
   get ready(): boolean {
     return this.#client.status === "ready" && this.#breaker.closed;
   }
 
   /**
-   * Does a command, within its bound. Undefined where it failed, did not answer or was not sent; never rejects. A command
-   * that was given up may still be executed.
+   * Executes a command within its time bound. Undefined if the command failed, timed out or was not sent; never
+   * rejects. Redis may still execute a command that timed out.
    */
   async ask<T>(command: (redis: Commands) => Promise<T>): Promise<T | undefined> {
     if (this.#client.status !== "ready" || !this.#breaker.admit()) return undefined;
@@ -61,7 +61,7 @@ export class RedisConnection {
       this.#breaker.succeeded();
       return value;
     } catch (error) {
-      // A refusal is an answer: the server is there.
+      // An error reply is a reply: the server is alive.
       if (replyCode(error) === undefined) this.#breaker.failed();
       else this.#breaker.succeeded();
       this.#events.trouble("redis_failed", safeCause(error));
@@ -71,7 +71,7 @@ export class RedisConnection {
     }
   }
 
-  /** Called whenever a connection is there, the first one included. */
+  /** Calls `listener` after each connection, including the first. */
   onReady(listener: () => void): void {
     this.#client.on("ready", listener);
   }
@@ -86,7 +86,7 @@ export function openRedis(url: string, commandMs: number, onError: (error: Error
   const address = parseRedisUrl(url);
   const client = address.kind === "cluster" ? openCluster(address, commandMs) : new Redis(settings(address, commandMs));
   client.on("error", (error) => onError(safeCause(error)));
-  const onBound = () => onError(safeCause(new RangeError("a reply beyond all measure")));
+  const onBound = () => onError(safeCause(new RangeError("a reply above the size limit")));
   if (client instanceof Cluster) client.on("+node", (node: Redis) => boundReplies(node, onBound));
   else boundReplies(client, onBound);
   return client;
@@ -124,20 +124,20 @@ function openCluster(address: RedisAddress, commandMs: number): Cluster {
     enableAutoPipelining: true,
     slotsRefreshTimeout: 1000,
     slotsRefreshInterval: 5000,
-    // Nobody waits for longer than a command may take.
+    // More redirections than this would exceed the time bound of a command.
     maxRedirections: 2,
     retryDelayOnFailover: commandMs,
     retryDelayOnClusterDown: commandMs,
     retryDelayOnTryAgain: commandMs,
-    // Left as a name, by which its certificate is verified.
+    // Stays a name, because the certificate is verified against it.
     ...(address.tls && { dnsLookup: (host, done) => done(null, host) }),
   };
   return new Cluster([...address.hosts], options);
 }
 
 /**
- * Chain and name of a certificate are verified. Cluster and sentinels tell of nodes by address, while certificates are for
- * names: of a node without a name, a certificate for one of those that the URL names is good.
+ * Verifies chain and name of a certificate. Clusters and sentinels announce nodes by address, but certificates name
+ * hosts. So the certificate of a node without a name may be for any of the names in the URL.
  */
 function verified({ names }: RedisAddress) {
   return {
@@ -163,26 +163,27 @@ function shared(address: RedisAddress, commandMs: number) {
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
     autoResubscribe: false,
-    // INFO and CLIENT are commands that our user need not have; a server that still loads answers with an error.
+    // The ready check needs INFO and CLIENT, which our user may lack. A server that is still loading answers with an
+    // error, which is enough.
     enableReadyCheck: false,
     disableClientInfo: true,
-    // A primary that became a replica goes on answering reads: leave it, and ask who is the primary now.
+    // A primary that became a replica still answers reads. Reconnect, to find the new primary.
     reconnectOnError: (error: Error) => /\bREADONLY\b/.test(error.message),
   } as const satisfies RedisOptions;
 }
 
-/** Many processes lose the same server at the same time. */
+/** The delay is random, because many processes lose the same server at the same time. */
 function reconnectDelay(): number {
   return randomInt(500, 1000);
 }
 
-/** The code of a refusal by the server, such as `NOSCRIPT`; undefined for an error that it did not send. */
+/** The code of an error reply, such as `NOSCRIPT`; undefined for an error that the server did not send. */
 export function replyCode(error: unknown): string | undefined {
   if (!(error instanceof Error) || error.name !== "ReplyError") return undefined;
   return /^[A-Z]{2,20}\b/.exec(error.message)?.[0] ?? "ERR";
 }
 
-/** A driver's error by class and code: never its message or its command's arguments. */
+/** Reduces a driver's error to its class and code. The message and the command's arguments are dropped. */
 export function safeCause(error: unknown): Error {
   const code = replyCode(error) ?? (error as { code?: unknown } | null)?.code ?? "";
   const kind = error instanceof Error ? error.name : typeof error;

@@ -1,16 +1,16 @@
 import { isIP } from "node:net";
 import { StartError } from "../domain/start-error.ts";
 
-/** Where Redis is. One of: a server, a cluster by some of its nodes, a primary by the sentinels that watch it. */
+/** The address of Redis: a server, some nodes of a cluster, or the sentinels that watch a primary. */
 export interface RedisAddress {
   readonly kind: "server" | "cluster" | "sentinel";
   readonly tls: boolean;
   readonly hosts: readonly { readonly host: string; readonly port: number }[];
   readonly username?: string;
   readonly password?: string;
-  /** Number of the database; clusters have only 0. */
+  /** The number of the database. A cluster has only 0. */
   readonly db: number;
-  /** Host names that a node's certificate may be for, besides its own: those of the URL. */
+  /** The host names of the URL. A node's certificate may be for one of them instead of the node's own name. */
   readonly names: readonly string[];
   /** The name under which the sentinels watch the primary. */
   readonly master: string;

@@ -1,12 +1,12 @@
 import type { Redis } from "ioredis";
 
-/** More than any reply that we ask for: an entry is below 128 KiB. */
+/** More than any expected reply: an entry is below 128 KiB. */
 const MOST_BYTES = 1 << 20;
-/** Announces an array of a million elements or more: the driver would make room for all of them at once. */
+/** Announces an array of a million elements or more. The driver would allocate all of them at once. */
 const LARGE_ARRAY = /[*~>%]\d{7,19}\r/;
 const LONGEST_HEADER = 21;
 
-/** What of ioredis we need: its socket, and the commands that wait for a reply. */
+/** The internals of ioredis that are needed here: its socket, and the commands that wait for a reply. */
 interface Inside {
   readonly stream: {
     prependListener(event: "data", listener: (bytes: Buffer) => void): unknown;
@@ -18,8 +18,8 @@ interface Inside {
 }
 
 /**
- * Ends a connection whose server sends a reply beyond all measure, before the driver has gathered it: nothing that Redis
- * answers may grow our memory. `onBound` is told.
+ * Destroys a connection whose server sends an oversized reply, before the driver has collected it, so that no reply of
+ * Redis can exhaust our memory. Then calls `onBound`.
  */
 export function boundReplies(client: Redis, onBound: () => void): void {
   client.on("connect", () => {
@@ -28,11 +28,11 @@ export function boundReplies(client: Redis, onBound: () => void): void {
     let waits: unknown;
     let bytes = 0;
     let tail = "";
-    // A message came: what was sent until then was one.
+    // A message is complete, so the count starts again.
     const whole = () => (bytes = 0);
     client.on("message", whole);
     stream.once("close", () => client.off("message", whole));
-    // Before the driver's own listener: what is refused here never reaches it.
+    // Runs before the driver's own listener, so that the driver never sees refused data.
     stream.prependListener("data", (chunk) => {
       const first = inside.commandQueue.peekFront();
       if (first !== waits) bytes = 0;

@@ -11,17 +11,17 @@ export interface RedisTokenCacheOptions {
   readonly redis: RedisConnection;
   readonly keyring: Keyring;
   readonly clock: Clock;
-  /** From the fill, absolute. Milliseconds; below the log's memory of ten minutes. */
+  /** Counts from the fill, in milliseconds. It must be below the ten minutes that the log is kept. */
   readonly ttlMs: number;
   readonly events: Pick<Events, "alarm" | "trouble">;
 }
 
-/** No hash tag: entries are to lie all over a cluster. */
+/** No hash tag, so that entries spread over a cluster. */
 const PREFIX = "sallyport:v1:";
 const MOST_FILLS = 256;
 const ALARM_EVERY_MS = 1000;
 
-// The position stands in front, as 16 decimal digits. What is no entry is replaced.
+// The position comes first, as 16 decimal digits. A value that is not an entry is replaced.
 const FILL = `local old = redis.pcall('GET', KEYS[1])
 if type(old) == 'string' then
   local n = tonumber(string.match(old, '^%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d%d'))
@@ -32,8 +32,9 @@ return 1`;
 const FILL_SHA = createHash("sha1").update(FILL).digest("hex");
 
 /**
- * L2. Names and seals are made with the keyring's current pepper, of whichever pepper the token is: a snapshot does
- * not tell it. While a new pepper is being rolled out, processes that differ in it miss each other's entries, and no more.
+ * The L2 cache. Names and seals use the keyring's current pepper, whichever pepper the token uses, because a snapshot
+ * does not name it. During a rollout of a new pepper, processes with different current peppers miss each other's
+ * entries; nothing else changes.
  */
 export class RedisTokenCache implements TokenCache {
   readonly #options: RedisTokenCacheOptions;
@@ -73,7 +74,8 @@ export class RedisTokenCache implements TokenCache {
 
   async #store(commands: Commands, key: string, value: Buffer): Promise<unknown> {
     const { ttlMs } = this.#options;
-    // Without scripts an older fill may come last: what it holds is refused by its version, or is as good.
+    // Without scripts an older fill may overwrite a newer one. Readers check the version, so an old entry is refused or
+    // is just as good.
     if (!this.#scripts) return commands.set(key, value, "PX", ttlMs);
     try {
       return await commands.evalsha(FILL_SHA, 1, key, value, ttlMs);
@@ -85,7 +87,7 @@ export class RedisTokenCache implements TokenCache {
     }
   }
 
-  /** Somebody writes into the cache who has no pepper. One alarm for all that come together. */
+  /** A process without the pepper writes into the cache. Bad seals in quick succession raise one alarm. */
   #badSeal(): void {
     const { clock, events } = this.#options;
     this.#bad++;
@@ -96,7 +98,7 @@ export class RedisTokenCache implements TokenCache {
   }
 }
 
-/** Whether the server has no such command for us: forbidden, renamed, or of an engine without scripts. */
+/** True if the server does not let us use this command: forbidden, renamed, or an engine without scripts. */
 function isUnavailable(error: unknown): boolean {
   return replyCode(error) === "NOPERM" || (replyCode(error) === "ERR" && /unknown command/i.test(String(error)));
 }

@@ -4,9 +4,9 @@ import type { Events } from "../telemetry/events.ts";
 import { openRedis, type RedisConnection, safeCause } from "./client.ts";
 
 export interface RedisWakeUpsOptions {
-  /** Sends them. */
+  /** The connection that publishes. */
   readonly redis: RedisConnection;
-  /** Where a connection of its own receives them. */
+  /** The URL for the separate connection that subscribes. */
   readonly url: string;
   readonly events: Pick<Events, "trouble">;
 }
@@ -14,7 +14,10 @@ export interface RedisWakeUpsOptions {
 const CHANNEL = "sallyport:rev";
 const COMMAND_MS = 1000;
 
-/** Wake-ups by PUBLISH. They say nothing, so a forged one costs a poll, and a lost one waits for the next poll. */
+/**
+ * Wake-ups by PUBLISH. They carry no data: a forged one costs a poll, and a lost one delays the change to the next
+ * poll.
+ */
 export class RedisWakeUps implements WakeUps {
   readonly #redis: RedisConnection;
   readonly #subscriber: Redis | Cluster;
@@ -34,7 +37,7 @@ export class RedisWakeUps implements WakeUps {
     });
   }
 
-  /** One at a time: those that come meanwhile are one. */
+  /** One at a time. Wake-ups that are requested meanwhile are sent as one. */
   publish(): void {
     this.#again = this.#sending;
     if (this.#sending) return;

@@ -12,7 +12,7 @@ export interface AckWaitDeps {
   readonly events: Events;
 }
 
-/** A change is in force everywhere, and by what proof. `position` is 0 if the server never told one. */
+/** The result of a wait: the change is in force everywhere, and the proof. `position` is 0 if no answer showed one. */
 export interface InForce {
   readonly mode: "ACKED" | "LEASE_EXPIRED";
   readonly position: number;
@@ -20,7 +20,7 @@ export interface InForce {
 
 interface Waiter {
   readonly epoch: string;
-  /** When the commit was acknowledged, by the own clock. */
+  /** The time of the commit's acknowledgement, on this process's clock. */
   readonly since: number;
   maxBoundMs: number;
   position: number | undefined;
@@ -28,17 +28,20 @@ interface Waiter {
   readonly settle: (outcome: InForce | "again") => void;
 }
 
-/** A validator that has not acknowledged for so long is taken for dead: the next changes need not wait for it. */
+/**
+ * A validator that has not acknowledged for this long counts as dead and is reaped, so that later changes need not wait
+ * for it.
+ */
 const PATIENCE_MS = 600;
-/** A statement that is out so long when time is up: the server does not answer. */
+/** If a statement has been out for this long when the time bound is over, the server does not answer. */
 const GRACE_MS = 50;
-/** How long the loop rests after a fault of this program, and after many in a row. */
+/** The pause of the loop after an error of this program, and the pause after many errors in a row. */
 const FIRST_PAUSE_MS = 50;
 const LONGEST_PAUSE_MS = 2_000;
 
 /**
  * Waits until committed changes are in force everywhere (`docs/protocol.md` §4.5): one loop and one statement at a time
- * for all who wait.
+ * for all waiting calls.
  */
 export class AckWait {
   readonly #deps: AckWaitDeps;
@@ -51,9 +54,9 @@ export class AckWait {
   }
 
   /**
-   * Settles when the change is in force, or with `again` if the server's epoch is another: the commit may have gone
-   * with its primary. `since` was read after the commit's acknowledgement. Never rejects; takes no longer than the
-   * longest lease and a little.
+   * Resolves when the change is in force. Resolves with `again` if the server's epoch changed, because the commit may
+   * be lost with the old primary. `since` was read after the commit's acknowledgement. Never rejects; takes little
+   * longer than the longest lease.
    */
   wait(commit: Pick<Committed<unknown>, "epoch" | "maxBoundMs">, since: number): Promise<InForce | "again"> {
     const { promise, resolve } = Promise.withResolvers<InForce | "again">();
@@ -85,7 +88,7 @@ export class AckWait {
     });
   }
 
-  /** A fault of this program must not end it: meanwhile those who wait go by time. */
+  /** An error of this program must not end the loop. While it pauses, waiting calls end by time. */
   async #run(): Promise<void> {
     this.#running = true;
     for (let faults = 0; this.#waiters.size > 0; ) {
@@ -101,19 +104,19 @@ export class AckWait {
     this.#running = false;
   }
 
-  /** Not even a fault in reporting ends the loop. */
+  /** Even an error in reporting does not end the loop. */
   #report(error: unknown, pauseMs: number): void {
     try {
       this.#deps.events.alarm("ack_wait_failed", { pauseMs });
       this.#deps.events.trouble("ack_wait_failed", error);
     } catch {
-      // Nobody can be told.
+      // Nothing is left that could report it.
     }
   }
 
   async #round(): Promise<void> {
     const { clock, timers } = this.#deps;
-    // Only those who wait already: the statement is sent after their commits.
+    // Only calls that already wait: the statement is sent after their commits.
     const round = [...this.#waiters];
     const { epoch } = round[round.length - 1]!;
     const answer = await this.#ask(round, epoch);
@@ -134,7 +137,7 @@ export class AckWait {
       if (!answer.inRecovery) return answer;
       log.reconnect();
     } catch {
-      // No answer: time decides. The adapter tells why.
+      // Without an answer, time decides. The adapter reports the reason.
     }
     return undefined;
   }
@@ -149,7 +152,7 @@ export class AckWait {
       return;
     }
     if (asked !== waiter.epoch) return;
-    // The head of the first answer: at or above the change's own position.
+    // The position in the first answer is at or above the change's own.
     waiter.position ??= answer.position;
     waiter.maxBoundMs = Math.max(waiter.maxBoundMs, answer.maxBoundMs);
     const settled = answer.settled === waiter.epoch;
@@ -176,7 +179,7 @@ export class AckWait {
     waiter.settle({ mode: "LEASE_EXPIRED", position: waiter.position ?? 0 });
   }
 
-  /** Not awaited: it only makes the next changes faster. */
+  /** Not awaited: it only makes later changes faster. */
   #reap(missing: Unacknowledged["missing"]): void {
     const ids = missing.filter((row) => !row.reaped && !this.#reaping.has(row.id)).map((row) => row.id);
     if (ids.length === 0) return;

@@ -14,7 +14,7 @@ export type NewToken = Given & Pick<Token, "id" | "kid" | "hint" | "createdBy"> 
 /** The part of a new token that a rotation does not copy from the old one. */
 export type FreshToken = Omit<NewToken, keyof Given>;
 
-/** Names the call that mints, so that a repeat is answered as the first was. */
+/** Identifies the call that mints, so that a repeat gets the first answer. */
 export interface Idempotency {
   readonly caller: string;
   readonly requestId: string;
@@ -24,7 +24,7 @@ export interface Idempotency {
   readonly salt: Uint8Array;
 }
 
-/** Limits that are counted inside the transaction; 0: none. */
+/** Limits that are counted inside the transaction; 0 for no limit. */
 export interface MintLimits {
   readonly address: string;
   readonly perAddressPerHour: number;
@@ -32,28 +32,31 @@ export interface MintLimits {
   readonly maxLive: number;
 }
 
-/** Who must still be good, under lock, for a mint to be done (`docs/protocol.md` §3.4: minting must not outlive it). */
+/**
+ * The conditions for a mint, checked under lock (`docs/protocol.md` §3.4: a caller that lost its rights cannot mint any
+ * more).
+ */
 export interface MintGuard {
-  /** The caller's own token, if it is one: re-read; its scopes must still cover `callerScopes`. */
+  /** The caller's own token, if the caller is one. It is read again; its scopes must still cover `callerScopes`. */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
-  /** By what the call is judged on the locked rows; absent: the program itself asks, for nobody. */
+  /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
-  /** The caller's token was ended by a rotation: only the repeat of that one is answered. */
+  /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
   readonly ended?: true;
-  /** Without `rights`: whether the new token is a child of the caller's. */
+  /** Without `rights`: true if the new token is a child of the caller's. */
   readonly child: boolean;
-  /** The principal's row must exist already; else it is made. */
+  /** True if the principal's row must exist; otherwise it is created. */
   readonly mustExist: boolean;
 }
 
-/** The same for a token that is there already. */
+/** The conditions for a change of an existing token. */
 export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "rights" | "ended">;
 
-/** Who must still be good, under lock, for anything that may give somebody more than it has. */
+/** The conditions for any change that may give somebody more rights. */
 export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes">;
 
-/** A repeat of a request that minted before: what the first one stored. */
+/** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {
   readonly kind: "repeated";
   readonly salt: Uint8Array;
@@ -68,11 +71,12 @@ export type PrincipalChange = Partial<Pick<Principal, "displayName" | "email" | 
 export type TenantChange = Partial<Pick<Tenant, "displayName" | "state" | "annotations">>;
 
 /**
- * Every method is one transaction: the change (idempotent), its audit row, and by trigger its place in the log. Where
- * nothing changed the actor says whether there is a row (`repeats`). It resolves after the acknowledgement of a commit that wrote something: one that only read would
- * wait for no synchronous standby, and a repeat would tell what a failover can still undo. It rejects with NOT_DONE where surely nothing
- * happened, with OUTCOME_UNKNOWN where something may have (no acknowledgement, or one with a warning of class 01), or
- * with the reason of a rule that refused it; then nothing happened.
+ * Every method is one transaction: the change (idempotent), its audit row, and, by trigger, its row in the log. If
+ * nothing changed, the actor decides if there is an audit row (`repeats`). It resolves after the acknowledgement of a
+ * commit that wrote something, because a commit that only read would not wait for a synchronous standby, and a repeat
+ * could then report a change that a failover can still undo. It rejects with NOT_DONE if certainly nothing happened,
+ * and with OUTCOME_UNKNOWN if something may have happened (no acknowledgement, or one with a warning of class 01). If a
+ * rule refused the change, it rejects with that reason, and nothing happened.
  */
 export interface AuthorityStore {
   createToken(
@@ -86,7 +90,7 @@ export interface AuthorityStore {
   rotateToken(
     id: string,
     token: FreshToken,
-    /** Undefined: as long as the old one was made to live. */
+    /** Undefined: the lifetime that the old token was created with. */
     lifetime: LifetimeRule | undefined,
     overlapMs: number,
     guard: ChangeGuard,
@@ -104,8 +108,8 @@ export interface AuthorityStore {
   /** Concurrent calls of one process may share a transaction of at most 500 rows. */
   revokeToken(id: string, family: boolean, reason: string, actor: AuditActor): Promise<Committed<Token>>;
   /**
-   * At most 500 ids of a tenant. The value: those revoked now, and those that another transaction holds, which are left
-   * as they are; those already revoked are in neither.
+   * At most 500 ids of a tenant. The result: the tokens revoked now, and the tokens that another transaction locks,
+   * which stay unchanged. Tokens that were already revoked are in neither.
    */
   revokeChunk(
     tenant: string,
@@ -114,9 +118,9 @@ export interface AuthorityStore {
     actor: AuditActor,
   ): Promise<Committed<{ readonly revoked: readonly string[]; readonly busy: readonly string[] }>>;
   /**
-   * Ends all tokens issued so far, of a principal or a whole tenant, in one row. The value: the position of the cut
-   * before, or 0; tokens issued from there on are what it hits. A principal that must exist and never did is
-   * PRINCIPAL_NOT_FOUND; another gets its row here, so that a first mint that is under way is hit, too.
+   * Ends all tokens issued so far of a principal or a tenant, in one row. The result is the position of the previous
+   * cut, or 0; the cut hits the tokens issued since then. PRINCIPAL_NOT_FOUND if the principal must exist and has no
+   * row. Otherwise a missing row is created here, so that the cut also hits a first mint in progress.
    */
   cut(
     tenant: string,
@@ -140,7 +144,10 @@ export interface AuthorityStore {
     guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Principal>>;
-  /** One that is deleted already is told so after a commit; PRINCIPAL_NOT_FOUND for one that never was. */
+  /**
+   * For a principal that is already deleted, it still commits before it reports that. PRINCIPAL_NOT_FOUND if the
+   * principal never existed.
+   */
   deletePrincipal(tenant: string, name: string, actor: AuditActor): Promise<Committed<Principal>>;
   createTenant(
     tenant: Pick<Tenant, "id" | "displayName" | "state" | "annotations">,

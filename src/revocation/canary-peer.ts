@@ -9,14 +9,16 @@ const PATH = "/sallyport.v1.TokenValidator/ValidateToken";
 const WAIT_MS = 2_000;
 const LONGEST_ANSWER = 64 * 1024;
 
-/** How the canary proves to a peer who it is, and whom it believes. Files are read at each call: they may be renewed. */
+/**
+ * The TLS identity of the canary, and the CA that it trusts. Files are read at each call, because they may be renewed.
+ */
 export interface PeerTls {
   readonly caFile?: string;
   readonly certFile?: string;
   readonly keyFile?: string;
 }
 
-/** The files of the configuration; this instance's own certificate where the canary is given none. */
+/** The files of the configuration. Without its own certificate, the canary uses the one of this instance. */
 export function peerTlsOf({ canary, listeners }: Config): PeerTls {
   const own = listeners.data.tls;
   return {
@@ -28,7 +30,7 @@ export function peerTlsOf({ canary, listeners }: Config): PeerTls {
 
 /**
  * Asks another instance's data listener about a token, over its JSON API: `http://host:port`, `https://host:port` or
- * `unix:/path`. Rejects where it does not answer within 2 s.
+ * `unix:/path`. Rejects if there is no answer within 2 s.
  */
 export async function askPeer(peer: string, tokenString: Secret, tls: PeerTls): Promise<Verdict> {
   const text = await post(peer, JSON.stringify({ tokenString: tokenString.reveal() }), tls);

@@ -15,7 +15,10 @@ export interface CanaryDeps {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly events: Events;
-  /** Every instance that must refuse: this one, and those that the configuration names. Rejects where one is away. */
+  /**
+   * Every instance that must refuse: this one and those in the configuration. `ask` rejects if the instance is
+   * unreachable.
+   */
   readonly askers: readonly { readonly name: string; ask(tokenString: Secret): Promise<Verdict> }[];
 }
 
@@ -25,9 +28,9 @@ const TTL_MS = 600_000;
 const ACTOR = { actor: "sallyport", address: "", requestId: "canary" };
 
 /**
- * The promise, tried in production: issues a token without rights, has every instance accept it, revokes it, and has
- * every instance refuse it. One that still accepts is an alarm. An instance that can not be asked is told, and is no
- * proof of anything.
+ * The synthetic probe of the promise in production. It issues a token without rights, checks that every instance
+ * accepts it, revokes it, and checks that every instance refuses it. An instance that still accepts it raises an alarm.
+ * An instance that cannot be asked is reported and proves nothing.
  */
 export class Canary {
   readonly #deps: CanaryDeps;
@@ -54,7 +57,10 @@ export class Canary {
     this.#cancel = undefined;
   }
 
-  /** One flight. Resolves with the names of those that accepted a revoked token: none, or the promise is broken. */
+  /**
+   * Runs one probe. Resolves with the names of the instances that accepted a revoked token. The promise holds if there
+   * is none.
+   */
   async round(): Promise<readonly string[]> {
     const { authority, events, clock } = this.#deps;
     const { tokenString, id } = await this.#issue();
@@ -67,7 +73,7 @@ export class Canary {
     for (const name of broken) {
       events.alarm("revoked_token_accepted", { instance: name, token: id, ms: clock.mono() - revoked });
     }
-    // One that could not even accept it before proves nothing by refusing it now.
+    // An instance that did not accept the token before proves nothing by refusing it now.
     const proven = named("INVALID_TOKEN").filter((name) => before.get(name) === "ALLOW");
     events.canary({
       refused: proven.length,

@@ -8,21 +8,21 @@ import type { Committed } from "./ports.ts";
 
 export interface ChangeAuthorityDeps extends AckWaitDeps {
   readonly store: AuthorityStore;
-  /** Wakes the own follower and, best effort, those of other processes. */
+  /** Wakes this process's follower and, best effort, the followers of other processes. */
   readonly wake: () => void;
 }
 
 type Work<T> = (store: AuthorityStore) => Promise<Committed<T>>;
 
-/** What a caller without a deadline gets, and what the wait in the background may take. */
+/** The time limit for a caller without a deadline, and for a wait in the background. */
 const LONGEST_MS = 30_000;
-/** So much of the caller's time is left for telling that it was not enough. */
+/** Time kept in reserve so that EFFECT_PENDING still reaches the caller before its deadline. */
 const RESERVE_MS = 50;
 
 /**
- * The one path of every change of authority (`docs/protocol.md` §4.5): commit, then wait until every validator has
- * acknowledged it, or until every right to older cached answers has run out. Nothing is denied before the commit, and
- * a repeat of a change that was done already waits just the same.
+ * The one path of every change of authority (`docs/protocol.md` §4.5). It commits, then waits until every validator has
+ * acknowledged the change, or until every lease on older cached answers is over. Nothing is denied before the commit. A
+ * repeat of a change that was already done waits just the same.
  */
 export class ChangeAuthority implements Authority {
   readonly #deps: ChangeAuthorityDeps;
@@ -85,7 +85,7 @@ export class ChangeAuthority implements Authority {
     if (commit === undefined) throw this.#notDone(failure, rerun);
     wake();
     const longestMs = leaseOver(commit.maxBoundMs);
-    // The database told its time after `started`: by now it is at most so much later.
+    // The database's time was read after `started`, so this bound is never too early.
     const committedBy = commit.dbTime + (since - started);
     return { commit, since, longestMs, committedBy, effectiveBy: committedBy + longestMs };
   }
@@ -98,12 +98,12 @@ export class ChangeAuthority implements Authority {
   }
 }
 
-/** An acknowledged commit: when, by the own clock, and by when it is in force at the latest. */
+/** An acknowledged commit: its time on this process's clock, and the latest time at which it is in force. */
 interface Done<T> {
   readonly commit: Committed<T>;
   readonly since: number;
   readonly longestMs: number;
-  /** Database time by which it was committed, and by which it is in force at the latest. */
+  /** Database times: the latest time of the commit, and the latest time at which it is in force. */
   readonly committedBy: number;
   readonly effectiveBy: number;
 }

@@ -9,12 +9,12 @@ import type { TokenReader } from "../validation/ports.ts";
 import type { PollResult, RevocationLog } from "./ports.ts";
 
 export interface FollowerOptions {
-  /** L: what the validator's row says, and how long a poll counts. Milliseconds. */
+  /** L: the bound in the validator's row, and the life of a lease. Milliseconds. */
   readonly leaseMs: number;
-  /** R. Polls come at this interval, 20 % more or less. Milliseconds. */
+  /** R: the interval of polls, 20 % more or less. Milliseconds. */
   readonly pollMs: number;
   readonly readerVersion: number;
-  /** The peppers that this process has, when it registers. */
+  /** The peppers of this process at the time when it registers. */
   readonly kids: () => readonly string[];
 }
 
@@ -32,22 +32,22 @@ export interface FollowerDeps {
   readonly random: () => number;
 }
 
-/** However many wake-ups come, polls are at least so far apart. */
+/** The shortest time between two polls, however many wake-ups come. */
 const SHORTEST_REST_MS = 20;
 const MOST_ORPHANS = 16;
-/** How long it rests after a fault of this program, and after many in a row. */
+/** The pause after an error of this program, and the pause after many errors in a row. */
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
-/** What goes on is said again at this interval. */
+/** A lasting problem is reported again at this interval. */
 const SAY_AGAIN_MS = 60_000;
 
-/** Why an incarnation is left: the head is behind what was applied, or a restore wrote the log's rows. */
+/** The cause for leaving an incarnation: its position is behind the applied one, or a restore wrote the log's rows. */
 type LeaveCause = "head_behind" | "restored_rows";
 
 /**
  * Keeps one validator's row and follows the log for it (`docs/protocol.md` §4.1, §4.2): boot, register, poll, apply,
- * acknowledge. One statement is under way at a time, so a poll that gives a lease was sent after the registration
- * under which it counts was acknowledged.
+ * acknowledge. Only one statement runs at a time. So a poll that gives a lease was sent after the acknowledgement of
+ * the registration that it counts under.
  */
 export class Follower {
   readonly #deps: FollowerDeps;
@@ -57,19 +57,19 @@ export class Follower {
   #me: string | undefined;
   #registered = false;
   #acked = -1;
-  /** Rows that may exist though nobody answers for them: their registration was never acknowledged. */
+  /** Rows that may exist without an owner: their registration was never acknowledged. */
   #orphans: string[] = [];
   #lastSent = Number.NEGATIVE_INFINITY;
   #lastGrant: number | undefined;
   #turnedAway = false;
   /** Counts the calls of `renew`. */
   #renewals = 0;
-  /** Faults of this program since the last lease. */
+  /** Errors of this program since the last lease. */
   #faults = 0;
   #stopping = false;
   #woken = false;
   #onWake: (() => void) | undefined;
-  /** What keeps it from any epoch, and when that was last said. */
+  /** The reason why no epoch can begin, and the time of its last report. */
   #hindered: { readonly cause: LeaveCause; readonly at: number } | undefined;
   #settled: string | undefined;
   #maxBoundMs = 0;
@@ -82,8 +82,8 @@ export class Follower {
   }
 
   /**
-   * Resolves with the first lease. Until the database can be reached it keeps trying; it rejects with NOT_DONE if the
-   * database does not admit this program.
+   * Resolves with the first lease. Retries while the database is unreachable. Rejects with NOT_DONE if the database
+   * does not admit this program version.
    */
   start(): Promise<void> {
     this.#running ??= this.#keepRunning();
@@ -100,25 +100,25 @@ export class Follower {
     return this.#settled;
   }
 
-  /** The longest bound that the database admits, as of the last good poll. */
+  /** The longest bound that the database admits, by the last good poll. */
   get maxBoundMs(): number {
     return this.#maxBoundMs;
   }
 
-  /** Polls soon. Wake-ups cost latency when they are lost, never safety. */
+  /** Polls soon. A lost wake-up costs latency, never safety. */
   wake(): void {
     this.#woken = true;
     this.#onWake?.();
   }
 
-  /** Registers anew: what the row says of this process has changed. */
+  /** Registers anew, because the row's facts about this process have changed. */
   renew(): void {
     this.#renewals++;
     this.#registered = false;
     this.wake();
   }
 
-  /** From here no poll gives a lease. Deletes the own row. Calls that still use caches must be over. */
+  /** From now on no poll gives a lease. Deletes this process's row. Calls that use caches must be over. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.#deps.freshness.stop();
@@ -128,7 +128,9 @@ export class Follower {
     await this.#leave(rows);
   }
 
-  /** A fault of this program must not end it: it begins again under a new row, and without a lease meanwhile. */
+  /**
+   * An error of this program must not end the follower. It starts again under a new row, and has no lease meanwhile.
+   */
   async #keepRunning(): Promise<void> {
     while (!this.#stopping) {
       try {
@@ -143,17 +145,17 @@ export class Follower {
     }
   }
 
-  /** Not even a fault in reporting ends the loop. */
+  /** Even an error in reporting does not end the loop. */
   #report(error: unknown, pauseMs: number): void {
     try {
       this.#deps.events.alarm("follower_failed", { pauseMs });
       this.#deps.events.trouble("follower_failed", error);
     } catch {
-      // Nobody can be told.
+      // Nothing is left that could report it.
     }
   }
 
-  /** No wake-up shortens it; stopping does. */
+  /** Wake-ups do not shorten the pause; stopping does. */
   async #pause(ms: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     const cancel = this.#deps.timers.after(ms, resolve);
@@ -207,7 +209,8 @@ export class Follower {
       return events.trouble("registration_failed", error);
     }
     this.#me = me;
-    // What was renewed meanwhile may not be in this row: then no poll counts under it, and the next one replaces it.
+    // `renew` may have been called during the registration, so that this row is outdated. Then no poll counts under it,
+    // and the next poll replaces it.
     this.#registered = renewals === this.#renewals;
     if (!this.#registered) this.#again();
     if (this.#turnedAway) freshness.begin(freshness.epoch!, clock.mono());
@@ -215,7 +218,7 @@ export class Follower {
     void this.#leave(this.#orphans.splice(0));
   }
 
-  /** If it fails, the others reap the rows. */
+  /** If it fails, the other processes reap the rows. */
   async #leave(rows: readonly string[]): Promise<void> {
     const { log, events } = this.#deps;
     await Promise.all(
@@ -223,7 +226,7 @@ export class Follower {
     );
   }
 
-  /** The database's bounds do not admit this program: nothing may be answered by it. */
+  /** The database's bounds do not admit this program version, so it may answer nothing. */
   #refused(): void {
     this.#turnedAway = true;
     this.#deps.freshness.halt();
@@ -235,7 +238,7 @@ export class Follower {
   async #poll(): Promise<void> {
     const { log, freshness, clock, events } = this.#deps;
     this.#woken = false;
-    // Before the send: whatever the poll shows is at least as new as this.
+    // Read before the send: the poll's snapshot is at least as new as this.
     const sent = clock.mono();
     this.#lastSent = sent;
     let page: PollResult;
@@ -269,8 +272,8 @@ export class Follower {
   }
 
   /**
-   * Positions under this incarnation may have been handed out twice: nothing begins before another is drawn, by this
-   * process or by any other. Until then each poll tries again.
+   * This incarnation may have used positions twice. No epoch begins until this or another process draws a new
+   * incarnation. Each poll tries again until then.
    */
   async #leaveHistory(cause: LeaveCause, seen: Evidence): Promise<void> {
     const { log, freshness, clock, events } = this.#deps;
@@ -302,7 +305,7 @@ export class Follower {
     this.#again();
   }
 
-  /** After it is applied, and until it is stored: each good poll tries again. */
+  /** Acknowledges the position after it is applied. Each good poll tries again until it is stored. */
   async #ack(): Promise<void> {
     const { log, freshness, events } = this.#deps;
     const { applied, epoch } = freshness;
@@ -319,7 +322,7 @@ export class Follower {
     this.#woken = true;
   }
 
-  /** Until the next poll is due, or a wake-up comes. */
+  /** Waits until the next poll is due or a wake-up comes. */
   async #rest(): Promise<void> {
     const { clock, timers, random } = this.#deps;
     const { promise, resolve } = Promise.withResolvers<void>();

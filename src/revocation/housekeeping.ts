@@ -16,7 +16,7 @@ export interface HousekeepingDeps {
 }
 
 export interface HousekeepingOptions {
-  /** `full` does all; `validate` keeps its own row alive and nothing else. */
+  /** `full` does everything; `validate` only keeps its own row alive. */
   readonly mode: "full" | "validate";
   readonly leaseMs: number;
 }
@@ -27,8 +27,8 @@ const SILENT_MS = 30_000;
 const PRUNE_MS = 60_000;
 
 /**
- * What keeps the registry and the log small and true, about once a second in every process (`docs/protocol.md` §4.6).
- * All of it is idempotent, and may fail: the next time does it.
+ * Keeps the registry and the log small and correct, about once a second in every process (`docs/protocol.md` §4.6).
+ * Every task is idempotent and may fail: the next run repeats it.
  */
 export class Housekeeping {
   readonly #deps: HousekeepingDeps;
@@ -70,7 +70,8 @@ export class Housekeeping {
     const now = clock.mono();
     if (now - this.#beat >= HEARTBEAT_MS && applied >= 0) {
       this.#beat = now;
-      // The acknowledgement again: the first may have been lost with a backend, and it says "seen" as well.
+      // Repeats the acknowledgement, because the first may be lost with its backend. It also serves as the sign of
+      // life.
       await log.ack(me, epoch, applied);
     }
     if (this.#options.mode === "validate") return;
@@ -99,7 +100,7 @@ export class Housekeeping {
         corpses.map((row) => row.id),
         epoch,
       );
-    // By then no lease of an earlier epoch is left, so what this epoch's rows acknowledge is all there is.
+    // No lease of an earlier epoch is left by then, so the acknowledgements of this epoch's rows are enough.
     const longest = Math.max(follower.maxBoundMs, this.#options.leaseMs);
     const settles = follower.maxBoundMs > 0 && now - freshness.sawEpoch >= leaseOver(longest);
     if (settles && settled !== epoch) await log.markSettled(epoch);

@@ -3,8 +3,8 @@ import type { Evidence } from "../domain/evidence.ts";
 // ---------------------------------------------------------------------------------------------------- changing authority
 
 /**
- * An acknowledged commit: the change is durable. `epoch` and `maxBoundMs` were read inside the transaction. A value that
- * is an error tells that an earlier call made the change: it is thrown after the wait, as an OK would be told after it.
+ * An acknowledged commit: the change is durable. `epoch` and `maxBoundMs` were read inside the transaction. If the
+ * value is an error, an earlier call made the change. The error is thrown after the wait, like an OK.
  */
 export interface Committed<T> {
   readonly value: T;
@@ -18,18 +18,18 @@ export interface Committed<T> {
 
 /** One answer of the log: one statement, one snapshot. */
 export interface PollResult extends Evidence {
-  /** Whether our row is there, of this epoch, and not reaped. */
+  /** True if this process's row exists, in this epoch, and is not reaped. */
   readonly ownRowLive: boolean;
   readonly floorN: number;
   readonly maxBoundMs: number;
   readonly settled: string | undefined;
   /** Rows with n > applied, the newest `PAGE` of them; keys as latin1. */
   readonly rows: readonly { readonly position: number; readonly key: string }[];
-  /** The page was full: older rows above `applied` may be missing. */
+  /** The page is full, so it may lack older rows above `applied`. */
   readonly full: boolean;
 }
 
-/** Who has not yet acknowledged, as one statement of the primary saw it. */
+/** The validators that have not acknowledged yet, in one snapshot of the primary. */
 export interface Unacknowledged extends Evidence {
   readonly settled: string | undefined;
   readonly maxBoundMs: number;
@@ -42,7 +42,7 @@ export interface Unacknowledged extends Evidence {
   }[];
 }
 
-/** One registered cache, as housekeeping sees it. */
+/** One registered cache, for housekeeping. */
 export interface ValidatorRow {
   readonly id: string;
   readonly boundMs: number;
@@ -52,14 +52,14 @@ export interface ValidatorRow {
 }
 
 /**
- * The commit-ordered log and the registry of validators, on a direct connection of its own. Every method settles: it
- * rejects with STORE_UNAVAILABLE after at most 500 ms, and its connection is then destroyed; late replies are ignored.
+ * The commit-ordered log and the registry of validators, on a direct connection of its own. Every method settles. After
+ * at most 500 ms it rejects with STORE_UNAVAILABLE and destroys its connection; late replies are ignored.
  */
 export interface RevocationLog {
-  /** The evidence alone, for the boot. */
+  /** The evidence alone, at start. */
   readEpoch(): Promise<Evidence & { readonly maxBoundMs: number }>;
   poll(me: string, epoch: string, applied: number): Promise<PollResult>;
-  /** Registers `me` instead of `old`, durably. False: the database's bounds do not admit this validator. */
+  /** Registers `me` in place of `old`, durably. False if the database's bounds do not admit this validator. */
   register(entry: {
     readonly old: string | undefined;
     readonly me: string;
@@ -69,27 +69,30 @@ export interface RevocationLog {
     readonly kids: readonly string[];
   }): Promise<boolean>;
   ack(me: string, epoch: string, applied: number): Promise<void>;
-  /** Deletes an own row, one under which no lease is held any more. */
+  /** Deletes a row of this process. No lease may be held under it. */
   deregister(me: string): Promise<void>;
-  /** `position`: what must be acknowledged; undefined: the head at this statement. */
+  /** `position`: the position that must be acknowledged; undefined for the last position at this statement. */
   unacknowledged(epoch: string, position: number | undefined): Promise<Unacknowledged>;
   validators(): Promise<Evidence & { readonly settled: string | undefined; readonly rows: readonly ValidatorRow[] }>;
-  /** Marks rows as reaped, durably: a reaped row gives no lease, ever. */
+  /** Marks rows as reaped, durably. A reaped row never gives a lease. */
   reap(ids: readonly string[]): Promise<void>;
   deleteReaped(ids: readonly string[], epoch: string): Promise<void>;
   markSettled(epoch: string): Promise<void>;
-  /** Draws a new incarnation, so a new epoch, if the present one is still this. Of many who call, one draws. */
+  /**
+   * Draws a new incarnation, and so a new epoch, if `epoch` is still the present one. If many processes call, only one
+   * draws.
+   */
   draw(epoch: string): Promise<void>;
-  /** Raises the floor over rows older than ten minutes, commits, then deletes them; one leader at a time. */
+  /** Raises the floor over rows older than ten minutes, commits, then deletes them. One process at a time does this. */
   prune(): Promise<void>;
-  /** The last answer came from a server that must not be asked again: destroy the connection, open another. */
+  /** The server of the last answer must not be asked again: destroys the connection and opens another. */
   reconnect(): void;
-  /** Called on NOTIFY. A wake-up may be lost: that costs latency, never safety. */
+  /** Called on NOTIFY. A lost wake-up costs latency, never safety. */
   onWakeUp(listener: () => void): void;
   close(): Promise<void>;
 }
 
-/** Wake-ups between processes beside NOTIFY. Best effort. */
+/** Wake-ups between processes, in addition to NOTIFY. Best effort. */
 export interface WakeUps {
   publish(): void;
   onWakeUp(listener: () => void): void;

@@ -39,7 +39,7 @@ export const callKey: ContextKey<Call | undefined> = createContextKey<Call | und
 /** The access of an authenticated call; a handler without one is a bug, and refused. */
 export function accessOf(context: { readonly values: ContextValues; readonly signal?: AbortSignal }): Access {
   const access = context.values.get(callKey)?.access;
-  if (access === undefined) throw new AppError("CALLER_UNAUTHENTICATED", "a credential is needed");
+  if (access === undefined) throw new AppError("CALLER_UNAUTHENTICATED", "a credential is required");
   return context.signal === undefined ? access : { ...access, signal: context.signal };
 }
 

@@ -64,7 +64,7 @@ export class Callers {
     if (bearer === undefined) {
       const mapped = this.#deps.mtls.find(({ san }) => peer.sans.includes(san));
       if (mapped === undefined)
-        throw new AppError("CALLER_UNAUTHENTICATED", "a credential is needed: authorization: Bearer …");
+        throw new AppError("CALLER_UNAUTHENTICATED", "a credential is required: authorization: Bearer …");
       return {
         kind: "mtls",
         provenance: `mtls:${mapped.san}`,
@@ -134,7 +134,7 @@ export class Callers {
     const clientAddress = address || LOCAL;
     const decision = await validate(bearer, NO_REQUIREMENT, { clientAddress }, deadline);
     if (decision.verdict === "UNDETERMINED") {
-      throw new AppError("STORE_UNAVAILABLE", "the caller's token can not be judged now", { retryAfterMs: 1000 });
+      throw new AppError("STORE_UNAVAILABLE", "the caller's token cannot be validated now", { retryAfterMs: 1000 });
     }
     if (decision.verdict !== "ALLOW" || decision.snapshot === undefined) {
       throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");

@@ -97,5 +97,5 @@ export function oauthError(
 }
 
 export function unavailable(): HttpAnswer {
-  return oauthError(503, "temporarily_unavailable", "the token can not be judged now", [["retry-after", "1"]]);
+  return oauthError(503, "temporarily_unavailable", "the token cannot be validated now", [["retry-after", "1"]]);
 }

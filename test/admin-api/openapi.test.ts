@@ -18,12 +18,12 @@ const served = JSON.parse(openApiPage().body) as {
 };
 
 describe("the OpenAPI document", () => {
-  test("is the one that `node scripts/openapi.ts` makes of the committed schema", () => {
+  test("equals the output of `node scripts/openapi.ts` for the committed schema", () => {
     const image = readFileSync(new URL("../../proto/sallyport.binpb", import.meta.url));
     expect(served).toEqual(JSON.parse(JSON.stringify(openApiOf(image))));
   });
 
-  test("has every method of the generated code, GET only where nothing is changed", () => {
+  test("has every method of the generated code, with GET only for methods that change nothing", () => {
     expect(served.openapi).toBe("3.1.0");
     for (const method of TokenAdmin.methods) {
       const item = served.paths[`/sallyport.v1.TokenAdmin/${method.name}`];

@@ -7,7 +7,7 @@ const pepper = (fill: number) => Buffer.alloc(32, fill).toString("base64");
 const pages = new PageTokens(new Keyring("1", { "1": pepper(1) }));
 const binding = ["ListTokens", "token:x", "acme", "user:ann"];
 
-test("a page token gives back where its page begins, for the same question", () => {
+test("a page token returns the start of its page, for the same request", () => {
   fc.assert(
     fc.property(fc.nat(Number.MAX_SAFE_INTEGER), fc.string({ maxLength: 60 }), (time, key) => {
       const start = { time, key };
@@ -19,7 +19,7 @@ test("a page token gives back where its page begins, for the same question", () 
   expect(pages.open("", binding)).toBeUndefined();
 });
 
-test("it is refused for any other question, also one whose parts join to the same text", () => {
+test("it is refused for any other request, also one whose parts join to the same text", () => {
   const text = pages.issue({ time: 1, key: "k" }, binding);
   const others = [
     [],
@@ -35,7 +35,7 @@ test("it is refused for any other question, also one whose parts join to the sam
     );
 });
 
-test("each bit changed is noticed, and any text is an answer", () => {
+test("every changed bit is detected, and any text gets an answer", () => {
   const bytes = Buffer.from(pages.issue({ time: 1_700_000_000_000, key: "tok_x" }, binding), "base64url");
   for (let bit = 0; bit < bytes.length * 8; bit++) {
     const changed = Buffer.from(bytes);
@@ -51,7 +51,7 @@ test("each bit changed is noticed, and any text is an answer", () => {
   );
 });
 
-test("it outlives a change of the current pepper, and ends with its own", () => {
+test("it outlives a change of the current pepper, and ends with its own pepper", () => {
   const ring = new Keyring("1", { "1": pepper(1), "2": pepper(2) });
   const text = pages.issue({ time: 5, key: "" }, binding);
   expect(new PageTokens(new Keyring("2", { "1": pepper(1), "2": pepper(2) })).open(text, binding)).toEqual({

@@ -2,7 +2,7 @@ import { expect, it } from "vitest";
 import { AuditLog, AuditOutcome, type ListAuditEventsRequest } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
 import { cli, peer } from "./peer.ts";
 
-it("audit list sends the filters and shows who did what to what", async () => {
+it("audit list sends the filters and shows actors, actions and targets", async () => {
   let sent: ListAuditEventsRequest | undefined;
   await using listener = await peer((router) =>
     router.service(AuditLog, {

@@ -44,13 +44,13 @@ describe("durations", () => {
     "1",
   ])("does not read the time %j", (text) => expect(parseTime(text)).toBeUndefined());
 
-  it.each([0, 1, 999, 1000, 1500, 90 * DAY, -1, -1500])("takes %d ms to protobuf and back", (milliseconds) => {
+  it.each([0, 1, 999, 1000, 1500, 90 * DAY, -1, -1500])("converts %d ms to protobuf and back", (milliseconds) => {
     const value = toSeconds(milliseconds);
     expect(value.nanos).toBeGreaterThanOrEqual(0);
     expect(toMilliseconds(value)).toBe(milliseconds);
   });
 
-  it("says waits and distances in their largest unit", () => {
+  it("prints waits and distances in their largest unit", () => {
     expect([12.4, 999, 1540].map(formatWait)).toEqual(["12 ms", "999 ms", "1.5 s"]);
     expect([90 * DAY, 3_599_999, -2 * 3_600_000, 400].map((distance) => relative(1e12 + distance, 1e12))).toEqual([
       "in 90d",

@@ -68,7 +68,7 @@ describe("failure", () => {
     expect(failure.message).not.toContain("\n");
   });
 
-  it("says how to repeat a change whose outcome is unknown, and only a change", () => {
+  it("explains how to repeat a change with an unknown outcome, and only a change", () => {
     for (const error of [
       apiError(Code.Unavailable, "OUTCOME_UNKNOWN", "unknown"),
       new ConnectError("the operation timed out", Code.DeadlineExceeded),
@@ -80,12 +80,12 @@ describe("failure", () => {
     }
   });
 
-  it("names the ways to give a credential when there was none", () => {
+  it("names the ways to give a credential if there was none", () => {
     const error = apiError(Code.Unauthenticated, "CALLER_UNAUTHENTICATED", "no");
     expect(explain(error, { address: situation.address }).message).toMatch(/--token-file or SALLYPORT_TOKEN/);
   });
 
-  it("trusts the reason of its own domain only", () => {
+  it("trusts only reasons of its own domain", () => {
     const foreign = new ConnectError("no", Code.FailedPrecondition, undefined, [
       { desc: ErrorInfoSchema, value: { domain: "example.com", reason: "OUTCOME_UNKNOWN" } },
     ]);

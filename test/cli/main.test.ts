@@ -21,7 +21,7 @@ const listener = (socketPath?: string) =>
   peer((router) => router.service(TokenAdmin, { listTokens: () => ({ tokens: [] }) }), socketPath);
 
 describe("help", () => {
-  it("lists every command, the server's own too, with a line each", async () => {
+  it("lists every command with a line each, including the server's own", async () => {
     const { exit, out, err } = await cli(["--help"]);
     expect([exit, err]).toEqual([0, ""]);
     const words = [
@@ -94,7 +94,7 @@ describe("credential", () => {
     },
   );
 
-  it("names the file that the listener does not accept, or says that there was none", async () => {
+  it("names the file whose token the listener refuses, or reports that there was none", async () => {
     await using admin = await peer((router) =>
       router.service(TokenAdmin, {
         listTokens: () => {
@@ -132,7 +132,7 @@ describe("address", () => {
       }),
   );
 
-  it("asks whether Sallyport is running when nothing answers", async () => {
+  it("asks if Sallyport is running when nothing answers", async () => {
     const gone = await listener();
     await gone[Symbol.asyncDispose]();
     for (const address of [gone.address, `unix:${folder}/no.sock`]) {
@@ -142,14 +142,14 @@ describe("address", () => {
     }
   });
 
-  it("tells the listener how long it waits: --timeout, by default 15 s", async () => {
+  it("sends its time limit to the listener: --timeout, by default 15 s", async () => {
     await using admin = await listener();
     await cli(["tokens", "list", "--address", admin.address]);
     await cli(["tokens", "list", "--address", admin.address, "--timeout", "1m"]);
     expect(admin.headers.map((headers) => headers["connect-timeout-ms"])).toEqual(["15000", "60000"]);
   });
 
-  it("gives up after --timeout, and says how to repeat a change", async () => {
+  it("gives up after --timeout, and explains how to repeat a change", async () => {
     const silent = createServer((socket) => socket.resume().on("error", () => undefined));
     await new Promise<void>((resolve) => silent.listen(join(folder, "silent.sock"), resolve));
     const target = ["--address", `unix:${folder}/silent.sock`, "--timeout", "50ms"];
@@ -161,7 +161,7 @@ describe("address", () => {
     await new Promise((resolve) => silent.close(resolve));
   });
 
-  it("says so when what answers is no Sallyport listener", async () => {
+  it("reports an answer that does not come from a Sallyport listener", async () => {
     await using other = await peer(() => undefined);
     const { exit, err } = await cli(["tokens", "list", "--address", other.address]);
     expect(exit).toBe(69);

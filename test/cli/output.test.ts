@@ -17,7 +17,7 @@ describe("output", () => {
     ).toBe(["ID     NAME         STATE", "tok_a  -            ACTIVE", "t      a long name  REVOKED"].join("\n"));
   });
 
-  it("leaves facts without a value out of a record", () => {
+  it("omits facts without a value from a record", () => {
     expect(
       record([
         ["id", "tok_a"],
@@ -27,11 +27,11 @@ describe("output", () => {
     ).toBe("id         tok_a\nprincipal  bot:ci");
   });
 
-  it("lets no text of others move the cursor or turn the direction", () => {
+  it("escapes foreign text that could move the cursor or change the direction", () => {
     expect(visible("a\u001b[2Jb\u202ec\nd\u009b")).toBe("a\\u{1b}[2Jb\\u{202e}c\\u{a}d\\u{9b}");
   });
 
-  it("takes out what looks like a token string, and leaves ids and hints", () => {
+  it("removes everything in the form of a token string, and leaves ids and hints", () => {
     const secret = `1x7Kd02Qa${"s".repeat(43)}abcdef`;
     expect(withoutSecrets(`got sp_pat_${secret}, eyJhbGciOiJFUzI1NiJ9.eyJzdWIi.c2ln`)).toBe(
       "got [token string], [token string]",

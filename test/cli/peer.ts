@@ -6,7 +6,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { runCli } from "../../src/cli/main.ts";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 
-/** A listener that speaks the protocol and answers with what a test gives it: what a stranger sees of Sallyport. */
+/** A listener that speaks the protocol and gives the answers of the test. The client sees nothing else of Sallyport. */
 export interface Peer extends AsyncDisposable {
   /** For `--address`. */
   readonly address: string;
@@ -50,7 +50,7 @@ export async function cli(argv: readonly string[], given: { stdin?: string; env?
   return { exit, out: textOf(stdout), err: textOf(stderr) };
 }
 
-/** An RPC error in the form of the API: one ErrorInfo of the domain, and what else helps. */
+/** An RPC error in the form of the API: one ErrorInfo of the domain, and further details. */
 export function apiError(
   code: Code,
   reason: string,
@@ -70,7 +70,7 @@ export function apiError(
 
 export { Code };
 
-/** A timestamp so many milliseconds from now. */
+/** A timestamp in `milliseconds` from now. */
 export function fromNow(milliseconds: number) {
   return { seconds: BigInt(Math.floor((Date.now() + milliseconds) / 1000)), nanos: 0 };
 }

@@ -42,7 +42,7 @@ describe("principals", () => {
     ]);
   });
 
-  it("a create whose outcome is unknown says where to look", async () => {
+  it("a create with an unknown outcome says where to look", async () => {
     const createPrincipal = () => {
       throw apiError(Code.Unavailable, "OUTCOME_UNKNOWN", "unknown");
     };
@@ -51,7 +51,7 @@ describe("principals", () => {
     expect(err).toContain("look with: sallyport principals get bot:ci");
   });
 
-  it("get and list show it", async () => {
+  it("get and list show the principal", async () => {
     const got = await against({ getPrincipal: ({ tenant, name }) => ({ principal: { tenant, name } }) }, [
       ...["get", "bot:ci", "--tenant", "acme"],
     ]);
@@ -81,7 +81,7 @@ describe("principals", () => {
     expect(out).toContain(IN_FORCE);
   });
 
-  it("delete shows the effect; an update of nothing is a usage error", async () => {
+  it("delete shows the effect; an update of no field is a usage error", async () => {
     let sent: DeletePrincipalRequest | undefined;
     const deletePrincipal = (request: DeletePrincipalRequest) => {
       sent = request;

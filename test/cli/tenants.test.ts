@@ -12,7 +12,7 @@ async function against(impl: Partial<ServiceImpl<typeof TenantAdmin>>, argv: str
 }
 
 describe("tenants", () => {
-  it("create, get and list send what is asked and show what comes", async () => {
+  it("create, get and list send the request and show the answer", async () => {
     const made = await against({ createTenant: ({ tenant }) => ({ tenant }) }, [
       "create",
       "acme",
@@ -43,6 +43,6 @@ describe("tenants", () => {
     expect(out).toContain("by 2027-01-15T08:00:00Z at the latest (ACCEPTED), position 9");
   });
 
-  it("an update of nothing is a usage error", async () =>
+  it("an update of no field is a usage error", async () =>
     expect(await against({}, ["update", "acme"])).toMatchObject({ exit: 2, calls: 0 }));
 });

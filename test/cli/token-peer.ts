@@ -3,7 +3,7 @@ import { EffectMode } from "../../src/gen/sallyport/v1/effect_pb.ts";
 import { TokenAdmin, TokenState } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { cli, fromNow, peer } from "./peer.ts";
 
-/** A string of the right shape, of no server. */
+/** A string in the form of a token string, from no server. */
 export const STRING = `sp_pat_1x7Kd02Qa${"s".repeat(43)}abcdef`;
 
 export const token = {

@@ -6,7 +6,7 @@ import { against, effect, IN_FORCE, STRING, token } from "./token-peer.ts";
 describe("tokens create", () => {
   const flags = ["tokens", "create", "--profile", "pat", "--principal", "user:ann"];
 
-  it("sends what the flags say, and a request id of its own", async () => {
+  it("sends the values of the flags, and its own request id", async () => {
     let sent: CreateTokenRequest | undefined;
     const all = [
       ...["--tenant", "acme", "--display-name", "laptop", "--description", "mine", "--scope", "a", "--scope", "b"],
@@ -68,7 +68,7 @@ describe("tokens create", () => {
     });
   });
 
-  it("says how to repeat a call whose outcome is unknown: with the id that it sent", async () => {
+  it("explains how to repeat a call with an unknown outcome: with the id that it sent", async () => {
     let sent: CreateTokenRequest | undefined;
     const createToken = (request: CreateTokenRequest) => {
       sent = request;

@@ -17,7 +17,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
 describe("tokens revoke", () => {
-  it("revokes by id, and says since when it is in force", async () => {
+  it("revokes by id, and shows when it is in force", async () => {
     let sent: RevokeTokenRequest | undefined;
     const revokeToken = (request: RevokeTokenRequest) => {
       sent = request;
@@ -53,7 +53,7 @@ describe("tokens revoke", () => {
     }
   });
 
-  it.each([[[]], [["tok_1", "--token-string-file", "-"]]])("wants exactly one of id and string: %j", async (argv) =>
+  it.each([[[]], [["tok_1", "--token-string-file", "-"]]])("requires exactly one of id and string: %j", async (argv) =>
     expect(await against({}, ["tokens", "revoke", ...argv])).toMatchObject({ exit: 2, headers: [] }),
   );
 });
@@ -89,7 +89,7 @@ describe("tokens revoke-many", () => {
     expect(out).toBe(`tok_1\ntok_2\n\n2 tokens revoked, ${IN_FORCE}\n`);
   });
 
-  it("a dry run says that nothing was changed", async () => {
+  it("a dry run reports that nothing was changed", async () => {
     const revokeTokens = ({ dryRun }: RevokeTokensRequest) => ({ revokedCount: dryRun ? 1 : 0, matchedIds: ["tok_1"] });
     const { out } = await against({ revokeTokens }, ["tokens", "revoke-many", "--principal", "bot:ci", "--dry-run"]);
     expect(out).toBe("tok_1\n\n1 token would be revoked; nothing was changed\n");
@@ -105,7 +105,7 @@ describe("tokens revoke-many", () => {
   );
 });
 
-it("says on stderr that the caller's own token ends soon, and keeps the answer as it is", async () => {
+it("reports on stderr that the caller's own token ends soon, and leaves the answer as it is", async () => {
   const ends = new Date(Date.now() + 3 * 86_400_000 + 60_000).toISOString();
   const revokeTokens = (_: RevokeTokensRequest, context: HandlerContext) => {
     context.responseHeader.set("sallyport-token-ends", ends);

@@ -9,7 +9,7 @@ import {
 import { against, effect, IN_FORCE, token } from "./token-peer.ts";
 
 describe("tokens list", () => {
-  it("sends the filters and shows hint, state and what is left of the life", async () => {
+  it("sends the filters and shows hint, state and remaining lifetime", async () => {
     let sent: ListTokensRequest | undefined;
     const listTokens = (request: ListTokensRequest) => {
       sent = request;
@@ -63,7 +63,7 @@ describe("tokens list", () => {
     expect(err).toBe(count < 1234 ? "There are more: --limit COUNT, or --all.\n" : "");
   });
 
-  it("makes one JSON document of all pages", async () => {
+  it("prints all pages as one JSON document", async () => {
     const { out, err } = await against(many([]), ["tokens", "list", "--limit", "700", "--json"]);
     const { tokens, nextPageToken } = JSON.parse(out);
     expect([tokens.length, nextPageToken, err]).toEqual([700, "700", ""]);

@@ -48,7 +48,7 @@ describe("validate", () => {
     expect(err).toBe("");
   });
 
-  it("sends the string of stdin as it is, and the requirement", async () => {
+  it("sends the string of stdin unchanged, with the requirement", async () => {
     const flags = ["--scope", "a", "--scope", "b", "--audience", "https://x", "--client-address", "10.0.0.1"];
     const { sent } = await validate(Verdict.ALLOW, flags, ` ${STRING} \r\n`);
     expect(sent).toMatchObject({
@@ -59,7 +59,7 @@ describe("validate", () => {
     });
   });
 
-  it("reads the string from --token-file, and its own credential from elsewhere", async () => {
+  it("reads the string from --token-file, and its own credential from another source", async () => {
     const judged = join(folder, "judged");
     const own = join(folder, "own");
     await writeFile(judged, `${STRING}\n`);

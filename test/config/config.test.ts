@@ -28,7 +28,7 @@ const problems = (text: string, env: Record<string, string> = {}): readonly stri
 };
 const KEYRING = { keyring: { current: "1", keys: { "1": Buffer.alloc(32, 7).toString("base64") } } };
 
-describe("without any setting", () => {
+describe("a configuration without any setting", () => {
   test("the defaults are those of the contract", () => {
     expect(loadConfig(undefined, {})).toMatchObject({
       mode: "full",
@@ -53,7 +53,7 @@ describe("without any setting", () => {
     });
   });
 
-  test("the result can not be changed", () => {
+  test("the result is frozen", () => {
     const config = loadConfig(undefined, {}) as { log: { level: string } };
     expect(() => {
       config.log.level = "trace";
@@ -61,7 +61,7 @@ describe("without any setting", () => {
   });
 });
 
-describe("where a value comes from", () => {
+describe("the source of a value", () => {
   test("the environment is laid over the file, level by level; DATABASE_URL and REDIS_URL as usual", () => {
     const config = yaml(
       "log: { level: warn }\nlimits: { mint_per_address_per_hour: 1, mint_per_principal_per_day: 2 }",
@@ -88,7 +88,7 @@ describe("where a value comes from", () => {
     });
   });
 
-  test("a key x_file reads the value of x, without the line's end; the files are known", () => {
+  test("a key x_file reads the value of x from a file, without the line's end, and the file is known", () => {
     const secret = file(`${"s".repeat(40)}\n`);
     const keyring = file(JSON.stringify(KEYRING.keyring));
     const url = file("postgres://h/d\n");
@@ -108,13 +108,13 @@ describe("where a value comes from", () => {
     expect(problems("keyring_file: /no/such/file")).toEqual([expect.stringContaining("keyring_file")]);
   });
 
-  test("the environment names a file in the same way", () => {
+  test("a variable can name a file in the same way", () => {
     const keyring = file(JSON.stringify(KEYRING.keyring));
     expect(loadConfig(undefined, { SALLYPORT_KEYRING_FILE: keyring })).toMatchObject(KEYRING);
   });
 });
 
-describe("what a value may be", () => {
+describe("a value out of its bounds", () => {
   test.each<[string, string, unknown]>([
     ["cache: { negative_ttl: 250ms }", "cache.negative_ttl", 250],
     ["cache: { ttl: 90s }", "cache.ttl", 90_000],
@@ -161,7 +161,7 @@ describe("what a value may be", () => {
     expect(problems(text)).toEqual([expect.stringMatching(new RegExp(`^${key.replaceAll(".", "\\.")}: `))]);
   });
 
-  test("a variable that is no setting is told, not overlooked", () => {
+  test("a variable that is no setting is reported", () => {
     expect(problems("", { SALLYPORT_LOGLEVEL: "x" })).toEqual([expect.stringContaining("SALLYPORT_LOGLEVEL")]);
     expect(problems("", { SALLYPORT_LOG__LEVLE: "x" })).toEqual([expect.stringContaining("log.levle")]);
   });
@@ -175,8 +175,8 @@ describe("what a value may be", () => {
   });
 });
 
-describe("the type of an environment value is its key's", () => {
-  test("digits are a text where the key is one; maps and lists are written in YAML flow form, at any level", () => {
+describe("the schema's type decides how a variable is read", () => {
+  test("digits are text if the key is text; maps and lists are written in YAML flow form, at any level", () => {
     const config = yaml("limits: { mint_per_address_per_hour: 3 }", {
       SALLYPORT_KEYRING__CURRENT: "1",
       SALLYPORT_KEYRING__KEYS: `{ "1": ${KEYRING.keyring.keys["1"]} }`,
@@ -206,7 +206,7 @@ describe("the type of an environment value is its key's", () => {
     ["SALLYPORT_LISTENERS__DATA__TRUST_PEERS", "yes", "listeners.data.trust_peers: "],
     ["SALLYPORT_PROFILES", "{ pat: [", "SALLYPORT_PROFILES: line 1, column "],
     ["SALLYPORT_PROFILES", "pat", "profiles: "],
-  ])("%s=%s is told by its name", (name, value, text) => {
+  ])("%s=%s is reported by its name", (name, value, text) => {
     expect(problems("", { [name]: value })).toEqual([expect.stringContaining(text)]);
   });
 
@@ -223,7 +223,7 @@ describe("the type of an environment value is its key's", () => {
     SALLYPORT_ADMIN_PORT: "tcp://[fd00::1]:7401",
   };
 
-  test("what Kubernetes tells of a service named sallyport is no setting, and no error", () => {
+  test("the variables that Kubernetes sets for a service named sallyport are no settings, and no errors", () => {
     expect(problems("", ofKubernetes)).toEqual([]);
   });
 
@@ -233,7 +233,7 @@ describe("the type of an environment value is its key's", () => {
     ["SALLYPORT_SERVICE_HOST", "everywhere"],
     ["SALLYPORT_PORT_7400_TCP_ADRR", "10.96.0.1"],
     ["SALLYPORT_SERVICE", "x"],
-  ])("%s=%s is still told", (name, value) => {
+  ])("%s=%s is still reported", (name, value) => {
     expect(problems("", { ...ofKubernetes, [name]: value })).toEqual([expect.stringContaining(`${name}: `)]);
   });
 
@@ -249,7 +249,7 @@ describe("the type of an environment value is its key's", () => {
 });
 
 describe("a blank value", () => {
-  test("is one that is not set: in the environment, in the file, as the name of a file", () => {
+  test("counts as unset: in the environment, in the file, as the name of a file", () => {
     const config = yaml(
       "database: { url: postgres://h/d, direct_url: '', url_file: }\nredis: { url: ' ' }\nbreak_glass: { secret_file: '' }",
       {
@@ -283,7 +283,7 @@ describe("a blank value", () => {
     expect(problems(text)).toContain(`${key}: the file is blank`);
   });
 
-  test("a database URL that did not come through is not the wish for an embedded database where a keyring is", () => {
+  test("an empty database URL beside a keyring is refused and does not start an embedded database", () => {
     const keyring = JSON.stringify(KEYRING);
     for (const env of [{ DATABASE_URL: "" }, { DATABASE_URL: " " }, { SALLYPORT_DATABASE__URL: "" }] as Record<
       string,
@@ -304,28 +304,28 @@ describe("database URLs", () => {
     ]);
   });
 
-  test("a raw # is named, without the URL", () => {
+  test("a raw # is reported, without the URL", () => {
     const found = problems(JSON.stringify(KEYRING), { DATABASE_URL: "postgres://u:hun#ter2@h/d" });
     expect(found).toEqual([expect.stringContaining("write it %23")]);
     expect(found.join()).not.toContain("hun");
   });
 
-  test("a direct way to nowhere is refused", () => {
+  test("a direct URL without a database URL is refused", () => {
     expect(problems("database: { direct_url: postgres://h/d }")).toEqual(["database.direct_url: needs database.url"]);
   });
 });
 
-describe("a file that is no YAML", () => {
+describe("a file that is not YAML", () => {
   test.each([
-    ["a: [", /line \d+, column \d+: can not be read as YAML/],
-    ["log:\n  level: hunter2\n level: hunter2\n", /line 3, column \d+: can not be read as YAML/],
-    ["log: { level: info }\nlog: { level: hunter2 }", /line 2, column 1: can not be read as YAML \(duplicate key\)/],
-  ])("%j is told with line and column", (text, told) => {
+    ["a: [", /line \d+, column \d+: cannot be parsed as YAML/],
+    ["log:\n  level: hunter2\n level: hunter2\n", /line 3, column \d+: cannot be parsed as YAML/],
+    ["log: { level: info }\nlog: { level: hunter2 }", /line 2, column 1: cannot be parsed as YAML \(duplicate key\)/],
+  ])("%j is reported with line and column", (text, expected) => {
     const found = problems(text);
-    expect(found).toEqual([expect.stringMatching(told)]);
+    expect(found).toEqual([expect.stringMatching(expected)]);
     expect(found.join()).not.toContain("hunter2");
     const keyring = problems("", { SALLYPORT_KEYRING_FILE: file(text) });
-    expect(keyring).toContainEqual(expect.stringMatching(told));
+    expect(keyring).toContainEqual(expect.stringMatching(expected));
     expect(keyring[0]).toMatch(/^keyring_file: line/);
   });
 });
@@ -339,7 +339,7 @@ test.each([
   expect(problems(text)).toEqual([expect.stringMatching(new RegExp(`^${key}: is the address of`))]);
 });
 
-test("listeners on free ports, on other addresses, and one that is not opened, are no clash", () => {
+test("listeners on free ports, on other addresses, and one that is not opened do not clash", () => {
   expect(problems("listeners: { data: { bind: '127.0.0.1:0' }, admin: { bind: '127.0.0.1:0' } }")).toEqual([]);
   expect(problems("listeners: { data: { bind: '127.0.0.2:7401' } }")).toEqual([]);
   const validate = JSON.stringify({ mode: "validate", listeners: { data: { bind: "127.0.0.1:7401" } }, ...KEYRING });
@@ -367,18 +367,18 @@ describe("certificates as callers", () => {
     },
   );
 
-  test("have scopes to give, which are no permissions", () => {
+  test("have scopes to grant, which are no permissions", () => {
     expect(of({ scopes: ["repo:read", "repo:*"] })).toEqual([]);
     for (const scope of ["sallyport.admin", "a b", ""]) expect(of({ scopes: [scope] }), scope).toHaveLength(1);
   });
 
-  test("come in", () => {
+  test("must be allowed to connect", () => {
     expect(of({}, ["spiffe://td/other"])).toEqual([expect.stringMatching(/^callers\.mtls\.0\.san: is not in/)]);
     expect(of({}, ["spiffe://td/ci"])).toEqual([]);
   });
 });
 
-test("the canary's peers are reached by http, https and unix sockets, and its certificate has a key", () => {
+test("the canary reaches its peers over http, https and unix sockets, and its certificate has a key", () => {
   const peers = (...list: string[]) => problems(JSON.stringify({ canary: { every: "1s", peers: list } }));
   expect(peers("http://h:1", "https://h:1", "unix:/run/s")).toEqual([]);
   for (const peer of ["h:1", "ftp://h", "https://u:p@h", "https://h/path", "unix:s"])
@@ -388,7 +388,7 @@ test("the canary's peers are reached by http, https and unix sockets, and its ce
 
 describe("break-glass", () => {
   test.each(["a b".repeat(20), `${"x".repeat(40)}"`, "ä".repeat(40), "x,".repeat(40)])(
-    "%j can not be sent as a bearer, and is refused",
+    "%j cannot be sent as a bearer, and is refused",
     (secret) => {
       expect(problems(JSON.stringify({ break_glass: { secret } }))).toEqual([
         expect.stringMatching(/^break_glass\.secret: must be of/),
@@ -396,12 +396,12 @@ describe("break-glass", () => {
     },
   );
 
-  test("a secret that a bearer can be is taken", () => {
+  test("a secret in the form of a bearer credential is accepted", () => {
     expect(problems(JSON.stringify({ break_glass: { secret: `${"aZ9-._~+/".repeat(5)}==` } }))).toEqual([]);
   });
 });
 
-test("a file with a secret that every user can read gives a warning; one for its owner and group gives none", () => {
+test("a secret file that every user can read gives a warning; one for its owner and group gives none", () => {
   const keyring = file(JSON.stringify(KEYRING.keyring));
   chmodSync(keyring, 0o644);
   const env = { SALLYPORT_KEYRING_FILE: keyring };
@@ -410,7 +410,7 @@ test("a file with a secret that every user can read gives a warning; one for its
   expect(yaml("", env).warnings).toEqual([]);
 });
 
-describe("half a configuration", () => {
+describe("half a configuration is refused", () => {
   const database = "database: { url: postgres://h/d }\n";
   test.each<[string, string, string]>([
     ["a database without a keyring", database, "keyring"],
@@ -436,7 +436,7 @@ describe("half a configuration", () => {
     expect(problems(text).some((problem) => problem.startsWith(`${key}: `))).toBe(true);
   });
 
-  test("what is whole is taken: the lease's arithmetic at its edge", () => {
+  test("a complete configuration is accepted, at the edge of the lease's arithmetic", () => {
     expect(problems("revocation: { lease: 981ms, poll: 400ms }")).toEqual([]);
     expect(problems("revocation: { lease: 980ms, poll: 400ms }")).toHaveLength(1);
   });
@@ -449,7 +449,7 @@ test("a bind is local only on loopback and unix sockets", () => {
     expect(isLocal(bind), bind).toBe(false);
 });
 
-test("what is printed holds no secret, whatever a password is made of", () => {
+test("the printed configuration holds no secret, whatever characters a password has", () => {
   const urls = [
     "postgres://user:hunter2@host/db",
     "postgres://user:hun@ter2@host/db",

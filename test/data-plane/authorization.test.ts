@@ -47,7 +47,7 @@ const snapshot = (more: Partial<TokenSnapshot> = {}): TokenSnapshot => ({
 });
 
 describe("identity headers", () => {
-  test("all five are set, and what is empty is a dash", () => {
+  test("all five are set, and an empty value is a dash", () => {
     const { set, removed } = identityOf(policy(), snapshot({ scopes: [], tenant: "" }));
     expect(set).toEqual([
       ["x-auth-principal", "user:ann"],
@@ -60,7 +60,7 @@ describe("identity headers", () => {
     expect(identityOf(policy(), undefined).set).toEqual(IDENTITY.map((name) => [name, "-"]));
   });
 
-  test("one that is renamed or left out is removed under its own name", () => {
+  test("a renamed or omitted header is removed under its original name", () => {
     const { set, removed } = identityOf(
       policy({ headers: { "x-auth-principal": "x-user", "x-auth-scopes": false, "x-auth-profile": "x-auth-profile" } }),
       snapshot(),
@@ -69,7 +69,7 @@ describe("identity headers", () => {
     expect(removed).toEqual(["x-auth-principal", "x-auth-scopes"]);
   });
 
-  test("together at most 4 KiB: the scopes are cut at a whole one", () => {
+  test("have at most 4 KiB together: the scopes are cut at a whole one", () => {
     const scopes = Array.from({ length: 100 }, (_, i) => `${String(i).padStart(3, "0")}${"s".repeat(125)}`);
     const largest = snapshot({
       scopes,
@@ -84,17 +84,17 @@ describe("identity headers", () => {
     expect(set.reduce((sum, [, value]) => sum + value.length, 0)).toBeLessThanOrEqual(4096);
   });
 
-  test("a single scope too long for it is left out whole", () => {
+  test("omit a single scope that is too long", () => {
     const { set } = identityOf(policy(), snapshot({ scopes: ["s".repeat(5000)] }));
     expect(set).toContainEqual(["x-auth-scopes", "-"]);
   });
 
-  test("whatever is not visible ASCII is percent-encoded", () => {
+  test("percent-encode everything but visible ASCII", () => {
     const { set } = identityOf(policy(), snapshot({ principal: "user:jür\r\ngen" }));
     expect(set[0]).toEqual(["x-auth-principal", "user:j%C3%BCr%0D%0Agen"]);
   });
 
-  test("the proxy's own log gets the facts and the hint, never more", () => {
+  test("the proxy's own log gets the facts and the hint, and nothing else", () => {
     expect(facts(snapshot())).toEqual({
       verdict: "ALLOW",
       principal: "user:ann",
@@ -125,13 +125,13 @@ describe("the client's address", () => {
   const from = (source: Policy["clientAddress"], headers: Record<string, string[]>) =>
     addressBy(source, "203.0.113.1", (name) => headers[name] ?? []);
 
-  test("of the peer is what the proxy saw, whatever headers say", () => {
+  test("of the peer is the address that the proxy saw, whatever the headers say", () => {
     expect(from("peer", { "x-forwarded-for": ["1.1.1.1"], "x-envoy-external-address": ["1.1.1.1"] })).toBe(
       "203.0.113.1",
     );
   });
 
-  test("of a hop is counted from the right, over all lines; a hop that is not there is unknown", () => {
+  test("of a hop is counted from the right, over all lines; a missing hop is unknown", () => {
     const headers = { "x-forwarded-for": ["9.9.9.9, 1.1.1.1", " 2.2.2.2 "] };
     expect([1, 2, 3, 4].map((n) => from(`xff:${n}`, headers))).toEqual(["2.2.2.2", "1.1.1.1", "9.9.9.9", ""]);
     expect(from("xff:1", {})).toBe("");
@@ -146,7 +146,7 @@ describe("the client's address", () => {
     expect(from("x-envoy-external-address", { "x-envoy-external-address": [hop] })).toBe(address);
   });
 
-  test("of Envoy's header is known only where it is said once", () => {
+  test("of Envoy's header is known only if it occurs once", () => {
     const source = "x-envoy-external-address";
     expect(from(source, { [source]: [" 2.2.2.2 "] })).toBe("2.2.2.2");
     expect(from(source, { [source]: ["2.2.2.2", "3.3.3.3"] })).toBe("");
@@ -154,7 +154,7 @@ describe("the client's address", () => {
   });
 });
 
-describe("the question", () => {
+describe("the validation for a proxy", () => {
   const asked: unknown[][] = [];
   const saying =
     (verdict: ValidationResult["verdict"]): Validate =>
@@ -170,14 +170,14 @@ describe("the question", () => {
     ...more,
   });
 
-  test("is asked with the policy's requirement, the client's address and the deadline", async () => {
+  test("has the policy's requirement, the client's address and the deadline", async () => {
     asked.length = 0;
     expect(await ask(saying("ALLOW"), question(), 77)).toEqual({ kind: "allowed", snapshot: snapshot() });
     const requirement = { scopes: ["items.read", "items.write"], audience: "https://api.example" };
     expect(asked).toEqual([["secret", requirement, { clientAddress: "203.0.113.1" }, 77]]);
   });
 
-  test("is not asked for none, for a malformed one, nor for a preflight that the policy lets through", async () => {
+  test("does not run without a credential, for a malformed one, or for a preflight that the policy allows", async () => {
     asked.length = 0;
     const none = await ask(saying("ALLOW"), question({ credential: { kind: "none" } }), 0);
     expect(none).toMatchObject({
@@ -211,7 +211,7 @@ describe("the question", () => {
     }
   });
 
-  test("a preflight of a policy that does not let it through is a request like others", async () => {
+  test("a preflight is a request like others if the policy does not allow it", async () => {
     const preflight = await ask(saying("ALLOW"), question({ preflight: true, credential: { kind: "none" } }), 0);
     expect(preflight).toMatchObject({ kind: "denied", status: 401 });
   });

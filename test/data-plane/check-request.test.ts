@@ -62,7 +62,7 @@ const plain = (facts: CheckFacts) => ({
   extensions: Object.fromEntries(facts.extensions),
 });
 
-/** Whether every field has the wire type of its declaration and ends within its message, at every depth. */
+/** True if every field has the wire type of its declaration and ends within its message, at every depth. */
 function isWellFormed(bytes: Uint8Array, message: DescMessage): boolean {
   const reader = new BinaryReader(bytes);
   try {
@@ -78,7 +78,7 @@ function isWellFormed(bytes: Uint8Array, message: DescMessage): boolean {
       if (field?.fieldKind === "scalar" && field.scalar !== ScalarType.STRING && field.scalar !== ScalarType.BYTES)
         return false;
       if (field?.fieldKind === "map") {
-        // An entry has a string for its key; so have these maps for their values.
+        // An entry has a string as its key; these maps have strings as their values, too.
         for (const entry = new BinaryReader(inner); entry.pos < entry.len; entry.bytes()) {
           if (entry.tag()[1] !== WireType.LengthDelimited) return false;
         }
@@ -90,7 +90,7 @@ function isWellFormed(bytes: Uint8Array, message: DescMessage): boolean {
   }
 }
 
-test("the walk by hand reads what the generated decoder reads", () => {
+test("the scanner reads the same as the generated decoder", () => {
   fc.assert(
     fc.property(request, (of) => {
       const bytes = encode(of);
@@ -100,7 +100,7 @@ test("the walk by hand reads what the generated decoder reads", () => {
   );
 });
 
-test("whatever is cut off or bent is read alike by both, or refused by both", () => {
+test("the scanner and the decoder agree on truncated and damaged messages, or one of them refuses", () => {
   fc.assert(
     fc.property(request, fc.nat(), fc.nat(), fc.nat(255), (of, cut, at, byte) => {
       const bytes = encode(of).slice(0, cut % 400);
@@ -114,13 +114,14 @@ test("whatever is cut off or bent is read alike by both, or refused by both", ()
       };
       const walked = attempt(readCheck);
       const decoded = attempt(decodeCheck);
-      // The walk passes over what is broken inside fields that nobody looks at. The decoder refuses most of that; where
-      // an inner length runs over its message's end, it reads on into the next field.
+      // The scanner skips damage inside fields that it does not use; the decoder refuses most of that. If an inner
+      // length exceeds its message, the decoder reads on into the next field.
       if (decoded === "refused" || !isWellFormed(bytes, CheckRequestSchema)) return;
       if (walked === "refused") throw new Error("the walk refused what the decoder reads");
       const { headers, ...rest } = walked;
       expect({ ...rest, headers: undefined }).toEqual({ ...decoded, headers: undefined });
-      // Of a key that stands twice in a map the decoder keeps one: the walk shows both, and two credentials are refused.
+      // The decoder keeps one of two entries with the same key in a map. The scanner shows both, and two credentials
+      // are refused.
       for (const [name, values] of Object.entries(decoded.headers)) {
         expect(headers[name]).toEqual(expect.arrayContaining([...values]));
       }
@@ -129,7 +130,7 @@ test("whatever is cut off or bent is read alike by both, or refused by both", ()
   );
 });
 
-test("what a route adds is told apart by its bytes: one entry is not two halves of it", () => {
+test("context extensions are compared by their bytes: one entry is not two halves of it", () => {
   const rawOf = (...entries: number[][]) => {
     const inner = entries.flatMap((entry) => [0x52, entry.length, ...entry]);
     const view = new CheckRequestScanner();
@@ -150,7 +151,7 @@ test("what a route adds is told apart by its bytes: one entry is not two halves 
   expect(whole.raw).not.toBe(halves.raw);
 });
 
-test("bytes whose inner lengths run over their message's end are no decoder's to bend: the walk reads within them", () => {
+test("the scanner stays within a message whose inner lengths exceed it", () => {
   const source = { address: "203.0.113.9" as const };
   const whole = encode({ source, http: undefined, extensions: { policy: "api" } });
   const bytes = Buffer.from(whole);

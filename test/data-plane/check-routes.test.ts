@@ -26,7 +26,7 @@ import { type Asker, framed, http2Asker, type RawAnswer } from "./data-listener.
 
 const CHECK = "/envoy.service.auth.v3.Authorization/Check";
 const CAP_MS = 150;
-/** What a busy machine may add. */
+/** A margin for a busy machine. */
 const SLACK_MS = 250;
 const ALLOW_CODE = 0;
 
@@ -64,7 +64,7 @@ const allowed: ValidationResult = { verdict: "ALLOW", tier: "l1", snapshot };
 
 const held: ((answer: ValidationResult) => void)[] = [];
 
-/** A judgement for each token string, so that one listener can meet every fate. */
+/** An outcome for each token string, so that one listener can meet every failure. */
 const fates: Readonly<Record<string, Validate>> = {
   good: () => allowed,
   slow: (_token, _requirement, _context, deadline) => later(Math.min(10, left(deadline)), allowed),
@@ -108,7 +108,7 @@ interface Gate {
   readonly broken: unknown[];
 }
 
-/** A listener with the real routes of proxies, and judgements that fail as they are told. */
+/** A listener with the real routes of proxies, and validations that fail as the test chooses. */
 async function gate(
   http2: "own" | "node",
   options: { trust?: boolean; slots?: number; policies?: Record<string, PolicySettings> } = {},
@@ -169,10 +169,10 @@ function question(token: string, extensions: Record<string, string> = {}): Uint8
 }
 
 interface Seen {
-  /** -1 where there is no grpc-status at all. */
+  /** -1 if there is no grpc-status. */
   readonly grpcStatus: number;
   readonly response: CheckResponse | undefined;
-  /** What Envoy does with it under `failure_mode_allow: true`. */
+  /** Envoy's decision under `failure_mode_allow: true`. */
   readonly passes: boolean;
   readonly ms: number;
 }
@@ -205,7 +205,7 @@ describe.each(["own", "node"] as const)("Check never errors (%s HTTP/2 server)",
     await close(at);
   });
 
-  /** A denial of this code inside an OK RPC, in time; and the listener still works. */
+  /** A denial of this code inside an OK RPC, in time. The listener still works afterwards. */
   const denies = async (seen: Seen, code: number, status: number, within = CAP_MS): Promise<void> => {
     expect([seen.grpcStatus, seen.passes]).toEqual([0, false]);
     expect(seen.response?.status?.code).toBe(code);
@@ -220,11 +220,11 @@ describe.each(["own", "node"] as const)("Check never errors (%s HTTP/2 server)",
     async (fate) => denies(await checked(asker, fate), 14, 503),
   );
 
-  test("an ALLOW that can not be written is a denial", async () => {
+  test("an ALLOW that cannot be written is a denial", async () => {
     await denies(await checked(asker, "has an unsendable name"), 14, 503);
   });
 
-  test("a judgement that throws or rejects opens only where the policy says so", async () => {
+  test("a judgement that throws or rejects opens only if the policy says so", async () => {
     for (const fate of ["throws", "rejects", "has no answer"]) {
       const seen = await checked(asker, fate, { policy: "open" });
       expect([seen.grpcStatus, seen.response?.httpResponse.case]).toEqual([0, "errorResponse"]);
@@ -246,12 +246,12 @@ describe.each(["own", "node"] as const)("Check never errors (%s HTTP/2 server)",
     ["bytes that are no CheckRequest", framed(Buffer.from([0xff, 0xff, 0xff]))],
   ])("%s: a denial of a malformed check", async (_what, body) => denies(await ask(asker, body), 3, 400));
 
-  test("a compressed encoding: a denial of a malformed check", async () => {
+  test("a compressed message is a denial of a malformed check", async () => {
     await denies(await ask(asker, framed(message), { "grpc-encoding": "gzip" }), 3, 400);
   });
 
   test.each(["soon", "-1S", "1", "123456789S", "1.5S"])(
-    "grpc-timeout %j: a denial of a malformed check",
+    "grpc-timeout %j is a denial of a malformed check",
     async (value) => denies(await checked(asker, "good", {}, { "grpc-timeout": value }), 3, 400),
   );
 
@@ -260,12 +260,12 @@ describe.each(["own", "node"] as const)("Check never errors (%s HTTP/2 server)",
     async (fate) => denies(await checked(asker, fate, {}, { "grpc-timeout": "20m" }), 14, 503, 20),
   );
 
-  test("no time at all is a denial, and a long timeout is cut to ours", async () => {
+  test("a deadline of zero is a denial, and a long one is cut to ours", async () => {
     await denies(await checked(asker, "slow", {}, { "grpc-timeout": "0n" }), 14, 503, 0);
     await denies(await checked(asker, "hangs", {}, { "grpc-timeout": "99999999H" }), 14, 503);
   });
 
-  test("a check without a request of HTTP and an empty one are denials", async () => {
+  test("a check without an HTTP request and an empty one are denials", async () => {
     for (const body of [
       new Uint8Array(0),
       toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes: {} })),
@@ -277,13 +277,13 @@ describe.each(["own", "node"] as const)("Check never errors (%s HTTP/2 server)",
       });
   });
 
-  test("a peer that is not trusted is denied, whatever it asks and how badly", async () => {
+  test("a peer that is not trusted is denied, whatever it sends", async () => {
     const closed = await gate(http2, { trust: false });
     const stranger = http2Asker(closed.url);
     try {
       for (const fate of ["good", "hangs", "throws"])
         expect(await checked(stranger, fate)).toMatchObject({ passes: false, response: { status: { code: 7 } } });
-      // A credential of its own opens Check to nobody.
+      // A credential of its own does not open Check.
       const own = await checked(stranger, "good", {}, { authorization: "Bearer good" });
       expect(own).toMatchObject({ passes: false, response: { status: { code: 7 } } });
       expect(await ask(stranger, framed(message, 1))).toMatchObject({ grpcStatus: 0, passes: false });
@@ -293,7 +293,7 @@ describe.each(["own", "node"] as const)("Check never errors (%s HTTP/2 server)",
     }
   });
 
-  test("a full listener denies at once or within its queue's time, and lets through what needs no room", async () => {
+  test("a full listener denies at once or within its queue's time, and answers cached requests", async () => {
     const full = await gate(http2, { slots: 1 });
     const many = http2Asker(full.url);
     try {
@@ -348,7 +348,7 @@ describe.each(["own", "node"] as const)("Check never errors (%s HTTP/2 server)",
       while (performance.now() < end) {
         for (const fate of ["good", "slow"]) {
           const { grpcStatus, response } = await checked(asker, fate);
-          // What waits for something may be shed by a machine that is full, but is never an error.
+          // A machine that is full may shed work that waits, but never with an error.
           expect([grpcStatus, fate === "good" ? response?.status?.code : ALLOW_CODE]).toEqual([0, ALLOW_CODE]);
           answered++;
         }
@@ -392,7 +392,7 @@ describe("the HTTP check of a listener", () => {
     },
   );
 
-  test("HEAD tells the same as GET, without the body", async () => {
+  test("HEAD answers like GET, without the body", async () => {
     for (const fate of ["good", "undetermined", "throws"]) {
       const [head, full] = await Promise.all(
         ["HEAD", "GET"].map((method) => get("/v1/check/forwarded/default", fate, { method })),
@@ -405,7 +405,7 @@ describe("the HTTP check of a listener", () => {
     }
   });
 
-  test("a listener that trusts nobody denies with 403, and takes no credential for it", async () => {
+  test("a listener without trusted peers denies with 403, and accepts no credential for itself", async () => {
     const closed = await gate("own", { trust: false });
     try {
       for (const fate of ["good", "throws"]) {
@@ -420,7 +420,7 @@ describe("the HTTP check of a listener", () => {
   });
 });
 
-test("the kept ALLOW of a policy that strips the credential is not another's that keeps it", async () => {
+test("the cached ALLOW of a policy that strips the credential does not serve a policy that keeps it", async () => {
   const policies = new Policies({ strip: settings, keep: { ...settings, keep_credential: true } });
   const authz = new ExtAuthz(validate, policies);
   const removed = async (policy: string) => {
@@ -433,7 +433,7 @@ test("the kept ALLOW of a policy that strips the credential is not another's tha
   expect(await removed("keep")).toEqual([]);
 });
 
-test("a check whose ALLOW can not be written is a denial, over gRPC and HTTP, and nothing rejects", async () => {
+test("a check whose ALLOW cannot be written is a denial, over gRPC and HTTP, and nothing rejects", async () => {
   const policies = new Policies({});
   const token = encodeURIComponent("has an unsendable name");
   const { bytes } = await new ExtAuthz(validate, policies).check(question("has an unsendable name"), true, 0);

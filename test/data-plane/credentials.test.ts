@@ -5,7 +5,7 @@ const one = (tokenString: string) => ({ kind: "one", tokenString });
 const none = { kind: "none" };
 const malformed = { kind: "malformed", why: expect.any(String) };
 
-describe("one credential, counted over all carriers of the policy", () => {
+describe("one credential is counted over all carriers of the policy", () => {
   test.each([
     ["nothing", [], [], none],
     ["an empty header", [""], [], none],

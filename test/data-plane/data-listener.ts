@@ -1,4 +1,5 @@
-// A running program's data listener as a client that sees every octet: raw questions in, status, fields and octets out.
+// A client of a running program's data listener that sees every octet: it sends raw requests and returns status, fields
+// and octets.
 import { request as httpRequest } from "node:http";
 import { type ClientHttp2Session, connect } from "node:http2";
 import { connect as dial, type Socket } from "node:net";
@@ -33,7 +34,7 @@ export interface RawAnswer {
   readonly body: Buffer;
 }
 
-/** One connection, or none that is kept for HTTP/1.1. */
+/** One HTTP/2 connection, or a separate one for each HTTP/1.1 request. */
 export interface Asker {
   ask(path: string, headers: Readonly<Record<string, string>>, body: Uint8Array): Promise<RawAnswer>;
   close(): void;
@@ -96,8 +97,8 @@ export function framed(message: Uint8Array, flags = 0): Buffer {
 }
 
 /**
- * `count` gRPC calls over one connection, `width` at a time, by frames written by hand: cheap enough for many thousands.
- * `take` is given the DATA of each answer; none where the call failed.
+ * `count` gRPC calls over one connection, `width` at a time, with hand-written frames that make many thousands cheap.
+ * `take` gets the DATA of each answer; none if the call failed.
  */
 export async function pipeline(
   port: number,
@@ -145,15 +146,18 @@ export async function pipeline(
 export interface Poured {
   /** Calls that were answered with a message. */
   readonly answered: number;
-  /** Calls up to the last one that the listener said it would serve, without a message: what a drain must not leave. */
+  /** Calls up to the last one that the listener promised to serve, without a message. A drain must leave none. */
   readonly lost: number;
   /** Calls after that one: a client may send them elsewhere. */
   readonly beyond: number;
-  /** When the first GOAWAY came. */
+  /** The time of the first GOAWAY. */
   readonly goawayAt: number;
 }
 
-/** gRPC calls over one connection, `width` at a time, until the listener has said which is the last; then what came of them. */
+/**
+ * gRPC calls over one connection, `width` at a time, until the listener has announced the last one. Returns their
+ * outcomes.
+ */
 export async function pourUntilGoaway(
   socket: Socket,
   path: string,
@@ -191,7 +195,7 @@ export async function pourUntilGoaway(
         }
         if (type === Frame.DATA) messages.add(stream);
         if ((type !== Frame.DATA && type !== Frame.HEADERS) || (flags & END_STREAM) === 0) continue;
-        if (!messages.delete(stream)) continue; // an error: it stays open, and counts as lost
+        if (!messages.delete(stream)) continue; // after an error the call stays open, and counts as lost
         open.delete(stream);
         answered++;
         if (last === Number.POSITIVE_INFINITY) send();
@@ -239,7 +243,7 @@ const CODES: Readonly<Record<string, string>> = {
   "16": "unauthenticated",
 };
 
-/** Undefined where the call went well. */
+/** Undefined if the call succeeded. */
 export function errorOf(form: Form, { status, fields, body }: RawAnswer): WireError | undefined {
   if (form === "grpc") {
     const code = fields["grpc-status"];

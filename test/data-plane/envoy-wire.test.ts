@@ -45,7 +45,7 @@ const OURS: readonly DescFile[] = [
   file_google_rpc_status,
 ];
 
-/** What is not as it is upstream, and why that is right. A field that is not here must be the same. */
+/** The intended differences from upstream, with their reasons. Every other field must be equal. */
 const HTTP_STATUS = "envoy.type.v3.HttpStatus.code"; // an int32 here, an enum there: any status, the same on the wire
 const PORT_VALUE = "envoy.config.core.v3.SocketAddress.port_value"; // the other one of its oneof, a name, is left out
 const ERROR_RESPONSE = "envoy.service.auth.v3.CheckResponse.error_response"; // since 1.37: newer than this snapshot
@@ -82,7 +82,7 @@ function nameOf(field: DescField): string {
   return `${field.parent.typeName}.${field.name}`;
 }
 
-/** All of a field that the wire or a reader can tell. */
+/** Everything about a field that the wire or a reader can show. */
 function shapeOf(field: DescField) {
   const of = (kind: {
     scalar?: ScalarType | undefined;
@@ -102,7 +102,7 @@ function shapeOf(field: DescField) {
 }
 
 describe("the vendored subset of Envoy's API", () => {
-  test.each(OUR_FIELDS)("%s is as it is upstream", (name, field) => {
+  test.each(OUR_FIELDS)("%s is equal to upstream", (name, field) => {
     const message = upstream.getMessage(field.parent.typeName);
     expect(message, field.parent.typeName).toBeDefined();
     const there = message!.fields.find(({ number }) => number === field.number);
@@ -128,7 +128,7 @@ describe("the vendored subset of Envoy's API", () => {
     expect(here).toEqual(upthere);
   });
 
-  test("a field that is left out has a number that nothing here uses", () => {
+  test("an omitted field has a number that nothing here uses", () => {
     for (const message of OUR_MESSAGES) {
       const numbers = new Map(message.fields.map(({ number, name }) => [number, name]));
       for (const { number, name } of upstream.getMessage(message.typeName)!.fields)
@@ -152,14 +152,14 @@ describe("the vendored subset of Envoy's API", () => {
     expect(facts(Authorization)).toEqual(facts(upstream.getService(Authorization.typeName)!));
   });
 
-  test("every status that we answer is one of upstream's", () => {
+  test("every status that we send is one of upstream's", () => {
     const known = new Set(upstream.getEnum("envoy.type.v3.StatusCode")!.values.map(({ number }) => number));
     for (const status of [200, 401, 429, ...Object.values(DENIED).map((denied) => denied.status)])
       expect(known).toContain(status);
   });
 });
 
-describe("octets", () => {
+describe("octets of the wire", () => {
   const theirs = (schema: DescMessage): DescMessage => upstream.getMessage(schema.typeName)!;
   const asking = {
     attributes: {
@@ -193,7 +193,7 @@ describe("octets", () => {
     },
   };
 
-  test("a CheckRequest that the full API wrote is read in every part, by hand and by decoder", () => {
+  test("the scanner and the decoder read every part of a CheckRequest that the full API wrote", () => {
     const full = theirs(CheckRequestSchema);
     const octets = toBinary(full, create(full, asking as never) as Message);
     const facts = readCheck(octets);
@@ -210,7 +210,7 @@ describe("octets", () => {
         ["origin", ["https://a.example"]],
       ]),
     });
-    // Nothing of it is unknown to us, and nothing is lost.
+    // The decoder knows every field of it, and loses none.
     expect(toBinary(CheckRequestSchema, fromBinary(CheckRequestSchema, octets))).toEqual(octets);
   });
 
@@ -219,7 +219,7 @@ describe("octets", () => {
     ["INVALID_TOKEN", { verdict: "INVALID_TOKEN" }, "deniedResponse"],
     ["UNDETERMINED", { verdict: "UNDETERMINED" }, "deniedResponse"],
   ];
-  test.each(answers)("a CheckResponse for %s is read by the full API as it was meant", async (_name, answer, kind) => {
+  test.each(answers)("the full API reads a CheckResponse for %s as it was meant", async (_name, answer, kind) => {
     const validate: Validate = () => ({ tier: "none", ...answer }) as ValidationResult;
     const http = { headers: { authorization: "Bearer x" } };
     const question = toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes: { request: { http } } }));
@@ -235,7 +235,7 @@ describe("octets", () => {
     expect(toBinary(full, read)).toEqual(bytes);
   });
 
-  test("an error_response is to an older Envoy a denial without a body, never an allow", () => {
+  test("an older Envoy reads an error_response as a denial without a body, never as an allow", () => {
     const bytes = toBinary(
       CheckResponseSchema,
       create(CheckResponseSchema, {

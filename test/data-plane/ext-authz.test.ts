@@ -77,7 +77,7 @@ const sent = (response: CheckResponse) => {
 };
 
 describe("allow", () => {
-  test("every identity header overwrites in both ways, and the credential stays behind", async () => {
+  test("every identity header overwrites in both ways, and the credential is removed", async () => {
     const response = await check(saying({ snapshot }), message(bearer));
     expect(response.status?.code).toBe(0);
     const { value } = response.httpResponse as Extract<CheckResponse["httpResponse"], { case: "okResponse" }>;
@@ -92,7 +92,7 @@ describe("allow", () => {
     expect(Buffer.from(toBinary(CheckResponseSchema, response)).includes("SECRET")).toBe(false);
   });
 
-  test("a header that is renamed or left out is removed under its own name, and no name is both set and removed", async () => {
+  test("a renamed or omitted header is removed under its original name, and no name is both set and removed", async () => {
     const response = await check(saying({ snapshot }), message(bearer, { policy: "renamed" }));
     const { value } = response.httpResponse as Extract<CheckResponse["httpResponse"], { case: "okResponse" }>;
     expect(sent(response)).toMatchObject({ "x-user": "user:ann" });
@@ -101,7 +101,7 @@ describe("allow", () => {
     expect(value.headersToRemove.filter((name) => set.has(name))).toEqual([]);
   });
 
-  test("the cached answer of one policy is not another's", async () => {
+  test("the cached answer of one policy does not serve another", async () => {
     const authz = new ExtAuthz(saying({ snapshot }), policies);
     const first = fromBinary(CheckResponseSchema, (await authz.check(message(bearer), true, 0)).bytes);
     const second = fromBinary(
@@ -112,7 +112,7 @@ describe("allow", () => {
     expect(sent(second)).not.toHaveProperty("x-auth-principal");
   });
 
-  test("a preflight passes where the policy lets it, with nobody's identity", async () => {
+  test("a preflight passes if the policy allows it, with nobody's identity", async () => {
     const preflight = { origin: "https://a.example", "access-control-request-method": "PUT" };
     const response = await check(saying({ snapshot }), message(preflight, { policy: "cors" }, "OPTIONS"));
     expect(response.status?.code).toBe(0);
@@ -146,7 +146,7 @@ describe("deny", () => {
     expect(response.dynamicMetadata).toHaveProperty("verdict");
   });
 
-  test("no credential: a challenge without an error", async () => {
+  test("no credential gets a challenge without an error", async () => {
     expect(sent(await check(saying({}), message({})))["www-authenticate"]).toBe('Bearer realm="api"');
   });
 
@@ -170,13 +170,13 @@ describe("deny", () => {
     expect((await check(saying({ snapshot }), message(bearer, { policy: "nope" }))).status?.code).toBe(7);
   });
 
-  test("an outage is an error to Envoy only where the policy says so", async () => {
+  test("an outage is an error to Envoy only if the policy says so", async () => {
     const response = await check(saying({ verdict: "UNDETERMINED" }), message(bearer, { policy: "open" }));
     expect(response.httpResponse.case).toBe("errorResponse");
   });
 });
 
-describe("never errors: whatever fails is a denial", () => {
+describe("never errors: every failure is a denial", () => {
   const failing: [string, Validate][] = [
     [
       "throws",
@@ -191,7 +191,7 @@ describe("never errors: whatever fails is a denial", () => {
     expect([response.status?.code, response.httpResponse.case]).toEqual([14, "deniedResponse"]);
   });
 
-  test("bytes that are no check, a check without a request, a peer that may not ask", async () => {
+  test("malformed bytes, a check without a request, and a peer that is not allowed are denied", async () => {
     expect((await check(saying({ snapshot }), Buffer.from([0xff, 0xff]))).status?.code).toBe(3);
     expect((await check(saying({ snapshot }), new Uint8Array(0))).status?.code).toBe(3);
     expect((await check(saying({ snapshot }), message(bearer), false)).status?.code).toBe(7);
@@ -203,7 +203,7 @@ describe("HTTP check", () => {
     new HttpCheck(validate, policies).check({ path, method: "GET", headers }, true, 0);
   const auth: [string, string] = ["authorization", `Bearer ${SECRET}`];
 
-  test("200 carries all five identity headers, also those that the policy leaves out", async () => {
+  test("200 carries all five identity headers, also those that the policy omits", async () => {
     const { status, headers, body } = await ask("/v1/check/envoy/renamed/a/../b?x=/v1/check/envoy/api", [auth]);
     expect([status, body]).toEqual([200, ""]);
     expect(Object.fromEntries(headers)).toMatchObject({
@@ -230,7 +230,7 @@ describe("HTTP check", () => {
     expect(Buffer.byteLength(sentBack.body)).toBeLessThanOrEqual(512);
   });
 
-  test("unknown family or policy 403; two credentials and a repeated proxy header 400", async () => {
+  test("an unknown family or policy is 403; two credentials and a repeated proxy header are 400", async () => {
     for (const path of ["/v1/check/other/api", "/v1/check/envoy/nope", "/v1/check/", "/v1/check/envoy"]) {
       expect((await ask(path, [auth])).status).toBe(path === "/v1/check/envoy" ? 403 : 403);
     }
@@ -239,7 +239,7 @@ describe("HTTP check", () => {
     expect((await ask("/v1/check/forwarded/api", twice)).status).toBe(400);
   });
 
-  test("the client's address comes from the family's own header, the other family's are ignored", async () => {
+  test("the client's address comes from the family's own header, and the other family's are ignored", async () => {
     const seen: string[] = [];
     const validate: Validate = (_token, _requirement, { clientAddress }) => {
       seen.push(clientAddress);
@@ -251,7 +251,7 @@ describe("HTTP check", () => {
   });
 });
 
-describe("the short way for a cached token", () => {
+describe("the fast path for a cached token", () => {
   const decided = (scopes: readonly string[], address: string): ValidationResult => {
     if (scopes.includes("more")) return { verdict: "INSUFFICIENT_SCOPE", tier: "l1", snapshot };
     if (address === "192.0.2.66") return { verdict: "INVALID_TOKEN", reason: "revoked", tier: "l1" };
@@ -260,7 +260,7 @@ describe("the short way for a cached token", () => {
   const validate: Validate = (text, { scopes }, { clientAddress }) =>
     text === SECRET ? decided(scopes, clientAddress) : { verdict: "INVALID_TOKEN", reason: "unknown", tier: "none" };
 
-  test("says what the long way says, whatever stands in the request", async () => {
+  test("answers like the slow path, whatever the request holds", async () => {
     let short = 0;
     const known: ValidateKnown = (bytes, from, to, { scopes }, { clientAddress }) => {
       if (Buffer.from(bytes).toString("latin1", from, to) !== SECRET) return undefined;

@@ -15,7 +15,7 @@ const settings: PolicySettings = {
 const policies = new Policies({ api: settings });
 const asked = (extensions: Record<string, string>) => merged(policies, new Map(Object.entries(extensions)));
 
-describe("a policy with what the proxy's configuration adds for a route", () => {
+describe("a policy with the proxy's context extensions for a route", () => {
   test("scopes are added, each once; audience and realm are replaced", () => {
     expect(asked({ policy: "api", required_scopes: " items.write  items.read ", audience: "b", realm: "c" })).toEqual({
       ...policies.get("api")!,
@@ -24,7 +24,7 @@ describe("a policy with what the proxy's configuration adds for a route", () => 
     });
   });
 
-  test("of routes is remembered within a bound in bytes, and a large route is not", () => {
+  test("is remembered within a bound in bytes, and a large route is not", () => {
     const mine = new Policies({ api: settings });
     let most = 0;
     for (let route = 0; route < 5_000; route++) {
@@ -40,7 +40,7 @@ describe("a policy with what the proxy's configuration adds for a route", () => 
     expect(mine.bytes).toBe(0);
   });
 
-  test("of one route is made once, and anew when the policies are replaced", () => {
+  test("is merged once for each route, and again when the policies are replaced", () => {
     const mine = new Policies({ api: settings });
     let made = 0;
     const read = () => {
@@ -57,7 +57,7 @@ describe("a policy with what the proxy's configuration adds for a route", () => 
     expect(mine.forRoute("a route", read)?.requirement.scopes).toEqual(["now"]);
   });
 
-  test("nothing added is the policy itself, so that what is kept for it is found again", () => {
+  test("is the policy itself without extensions, so that cached answers are found again", () => {
     expect(asked({ policy: "api" })).toBe(policies.get("api"));
     expect(asked({ policy: "api", sni: "whatever" })).toBe(policies.get("api"));
   });
@@ -66,27 +66,27 @@ describe("a policy with what the proxy's configuration adds for a route", () => 
     expect(asked({ policy: "api", required_scopes: "" })?.requirement.scopes).toEqual(["items.read"]);
   });
 
-  test("an empty audience replaces too: any token of the scopes is then good there", () => {
+  test("an empty audience replaces, too: any token with the scopes is then accepted", () => {
     expect(asked({ policy: "api", audience: "" })?.requirement.audience).toBe("");
   });
 
-  test("without a name it is `default`, which asks nothing until the configuration says what", () => {
+  test("without a name is `default`, which requires nothing until the configuration says otherwise", () => {
     expect(asked({})?.requirement).toEqual({ scopes: [], audience: "" });
     const stated = new Policies({ default: settings });
     expect(merged(stated, new Map())?.requirement.scopes).toEqual(["items.read"]);
   });
 
-  test.each(["", "API", "toString", "__proto__", "api/", "api "])("%j is no policy", (policy) => {
+  test.each(["", "API", "toString", "__proto__", "api/", "api "])("%j names no policy", (policy) => {
     expect(asked({ policy })).toBeUndefined();
   });
 
-  test("a realm can not break out of its quotes, nor into another header", () => {
+  test("a realm cannot break out of its quotes, nor into another header", () => {
     expect(asked({ policy: "api", realm: 'a", error="x\\\r\nset-cookie: y' })?.realm).toBe("a, error=xset-cookie: y");
     expect(asked({ policy: "api", realm: "x".repeat(500) })?.realm).toHaveLength(64);
   });
 });
 
-test("a reload replaces all of them, and what is gone is unknown", () => {
+test("a reload replaces all policies, and a removed one is unknown", () => {
   const reloaded = new Policies({ old: settings });
   reloaded.replace({ fresh: { ...settings, realm: "fresh" } });
   expect([reloaded.get("old"), reloaded.get("fresh")?.realm]).toEqual([undefined, "fresh"]);

@@ -68,7 +68,7 @@ afterAll(async () => {
   await own?.stop();
 });
 
-/** Asks in one form; headers and octets as given. */
+/** Sends one request in one form, with these headers and octets. */
 class Client {
   readonly asker: Asker;
   readonly form: Form;
@@ -134,7 +134,7 @@ describe.each(ways)("%s", (way, connect, forms) => {
     const timeout = (value: string, ms: string) =>
       form === "grpc" ? { "grpc-timeout": value } : { "connect-timeout-ms": ms };
 
-    test("ValidateToken says whose a live token is, and of any other nothing", async () => {
+    test("ValidateToken names the owner of a live token, and of no other", async () => {
       const answer = await validate(good.tokenString);
       expect([answer.verdict, answer.token?.id, answer.token?.principal]).toEqual([Verdict.ALLOW, good.id, "user:ann"]);
       const refused = await validate(NOBODY);
@@ -183,7 +183,7 @@ describe.each(ways)("%s", (way, connect, forms) => {
       });
     });
 
-    test("what can not be decoded is UNDECODABLE in fixed words, without a part of it", async () => {
+    test("an undecodable message is UNDECODABLE in fixed words, without a part of it", async () => {
       const secret = "sp_pat_SECRETINTHEWRONGPLACE";
       const broken = [
         Buffer.concat([Buffer.from([0x0a, 0x7f]), Buffer.from(secret)]),
@@ -232,7 +232,7 @@ describe.each(ways)("%s", (way, connect, forms) => {
       expect(refused.fields[form === "grpc" ? "grpc-accept-encoding" : "accept-encoding"]).toBe("identity");
     });
 
-    test("a timeout that is none is refused, none left is DEADLINE_EXCEEDED, a huge one is clamped", async () => {
+    test("a malformed timeout is refused, an expired one is DEADLINE_EXCEEDED, a huge one is clamped", async () => {
       for (const [value, ms] of [
         ["soon", "soon"],
         ["-1S", "-1"],
@@ -251,7 +251,7 @@ describe.each(ways)("%s", (way, connect, forms) => {
       expect((await validate(good.tokenString, timeout("99999999H", "9999999999"))).verdict).toBe(Verdict.ALLOW);
     });
 
-    test("other methods, Watch, reflection and the admin's services are not here", async () => {
+    test("other methods, Watch, reflection and the admin services are absent", async () => {
       for (const path of [
         "/sallyport.v1.TokenValidator/Nothing",
         "/grpc.health.v1.Health/Watch",
@@ -267,7 +267,7 @@ describe.each(ways)("%s", (way, connect, forms) => {
       }
     });
 
-    test("a trusted peer is told reasons by its credential; a bad one gives nothing and takes nothing", async () => {
+    test("a trusted peer sees reasons with its credential; an invalid one changes nothing", async () => {
       const bearer = (value: string) => ({ authorization: value });
       expect((await validate("x", bearer(`Bearer ${withReasons}`))).reason).toBe("malformed");
       expect((await validate(NOBODY, bearer(`Bearer ${withReasons}`))).reason).toBe("malformed");
@@ -300,18 +300,21 @@ describe.each(ways)("%s", (way, connect, forms) => {
     });
   });
 
-  test.skipIf(way === "node:http")("a call without one message is UNIMPLEMENTED, a compressed flag too", async () => {
-    for (const body of [
-      Buffer.alloc(0),
-      Buffer.concat([framed(Buffer.alloc(0)), framed(Buffer.alloc(0))]),
-      framed(Buffer.alloc(0), 1),
-    ]) {
-      const answer = await asker.ask(VALIDATE, { "content-type": TYPES.grpc, te: "trailers" }, body);
-      expect(errorOf("grpc", answer)).toMatchObject({ code: "unimplemented", domain: "sallyport" });
-    }
-  });
+  test.skipIf(way === "node:http")(
+    "a call without exactly one message is UNIMPLEMENTED, and so is a compressed flag",
+    async () => {
+      for (const body of [
+        Buffer.alloc(0),
+        Buffer.concat([framed(Buffer.alloc(0)), framed(Buffer.alloc(0))]),
+        framed(Buffer.alloc(0), 1),
+      ]) {
+        const answer = await asker.ask(VALIDATE, { "content-type": TYPES.grpc, te: "trailers" }, body);
+        expect(errorOf("grpc", answer)).toMatchObject({ code: "unimplemented", domain: "sallyport" });
+      }
+    },
+  );
 
-  test.skipIf(way !== "node:http")("a token never stands in a URL: GET is refused, with its message too", async () => {
+  test.skipIf(way !== "node:http")("a token never stands in a URL: GET is refused, and so is its message", async () => {
     for (const query of ["", "?encoding=json&message=%7B%7D&connect=v1"]) {
       const refused = await fetch(`${own.listeners.data}${VALIDATE}${query}`);
       expect([404, 405]).toContain(refused.status);
@@ -393,7 +396,7 @@ describe("a listener that does not trust its peers", () => {
     },
   );
 
-  test("takes an allowed SAN for it, and nobody else's certificate", async () => {
+  test("accepts an allowed SAN as a credential, and nobody else's certificate", async () => {
     const as = (who: Identity | undefined) =>
       http2Asker(mutual.listeners.data.replace("http:", "https:").replace("127.0.0.1", "localhost"), {
         ca: ca.certPem,
@@ -466,13 +469,13 @@ describe("replies", () => {
       }
       expect(total.wrong).toBe(0);
       expect(total.allowed + total.shed).toBeGreaterThanOrEqual(calls);
-      expect(total.allowed).toBeGreaterThan(calls / 2); // a machine without time for them sheds what is not cached
+      expect(total.allowed).toBeGreaterThan(calls / 2); // A machine without time for them sheds what is not cached.
     },
     120_000,
   );
 });
 
-/** Runs `work(0)` to `work(total - 1)`, so many at once. */
+/** Runs `work(0)` to `work(total - 1)`, at most `width` at once. */
 async function inParallel(width: number, total: number, work: (n: number) => Promise<void>): Promise<void> {
   let next = 0;
   await Promise.all(

@@ -39,7 +39,7 @@ const REASONS: readonly RefusalReason[] = [
 const options = { deadline: Number.POSITIVE_INFINITY, reasons: false };
 const later = <T>(value: T): Promise<T> => Promise.resolve(value);
 
-/** What the library reads; undefined where it refuses. */
+/** The library's reading; undefined if it refuses. */
 function byLibrary(bytes: Uint8Array): ValidateTokenQuery | undefined {
   try {
     const { tokenString, requiredScopes, audience, context } = fromBinary(ValidateTokenRequestSchema, bytes);
@@ -49,7 +49,7 @@ function byLibrary(bytes: Uint8Array): ValidateTokenQuery | undefined {
   }
 }
 
-/** What the service makes of the same bytes, by the walk or by the full decoder. */
+/** The service's reading of the same bytes, by the scanner or the full decoder. */
 async function byWire(bytes: Uint8Array): Promise<ValidateTokenQuery | undefined> {
   let asked: ValidateTokenQuery | undefined;
   const validate: Validate = (tokenString, { scopes, audience }, { clientAddress }) => {
@@ -67,14 +67,14 @@ async function byWire(bytes: Uint8Array): Promise<ValidateTokenQuery | undefined
   return asked;
 }
 
-/** What the walk alone makes of them, if anything. */
+/** The scanner's reading, if it accepts the bytes. */
 function read(bytes: Uint8Array): ValidateTokenQuery | undefined {
   const copy = Buffer.from(bytes);
   const places = walk(copy);
   return places && questionAt(copy, places);
 }
 
-/** Sees what the walk alone says, too: it may leave bytes to the decoder, but never read them otherwise. */
+/** Also checks the scanner alone: it may leave bytes to the decoder, but never read them differently. */
 async function agree(bytes: Uint8Array): Promise<void> {
   const expected = byLibrary(bytes);
   expect(await byWire(bytes)).toEqual(expected);
@@ -132,7 +132,7 @@ const fields = fc.array(
   { maxLength: 8 },
 );
 
-describe("the walk by hand", () => {
+describe("the scanner for ValidateToken", () => {
   prop.prop([fields], { numRuns: 1_500 })("reads what the library reads, and refuses what it refuses", async (all) => {
     await agree(Buffer.concat(all));
   });
@@ -148,7 +148,7 @@ describe("the walk by hand", () => {
     await agree(bytes);
   });
 
-  test("takes the usual question without the decoder", () => {
+  test("reads the usual request without the decoder", () => {
     const asked = {
       tokenString: `sp_pat_${"x".repeat(58)}`,
       requiredScopes: ["repo:read", "repo:write"],
@@ -198,11 +198,11 @@ describe("an encoded answer", () => {
     },
   );
 
-  test("to ALLOW is kept from the second use of the same snapshot on, and made anew for other snapshot of the same token", async () => {
+  test("to ALLOW is kept from the second use of the same snapshot on, and made again for another snapshot of the token", async () => {
     const [first, second] = [snapshot(1), snapshot(2, { scopes: ["changed"] })];
     let now: TokenSnapshot = first;
     const wire = new ValidateTokenCodec(() => ({ verdict: "ALLOW", snapshot: now, tier: "l1" }));
-    await wire.binary(ask(), options); // a first use keeps nothing
+    await wire.binary(ask(), options); // A first use keeps nothing.
     const one = await wire.binary(ask(), options);
     expect(await wire.binary(ask(), options)).toBe(one);
     now = second;
@@ -212,7 +212,7 @@ describe("an encoded answer", () => {
     expect(await wire.binary(ask(), options)).toBe(one);
   });
 
-  test("of INVALID_TOKEN is one face, byte for byte, whatever the reason, in every form", async () => {
+  test("of INVALID_TOKEN is the same, byte for byte, for every reason and in every form", async () => {
     const faces = { binary: new Set<string>(), json: new Set<string>(), batch: new Set<string>() };
     for (const reason of REASONS) {
       for (const promised of [false, true]) {
@@ -233,7 +233,7 @@ describe("an encoded answer", () => {
     expect(faces.batch.size).toBe(1);
   });
 
-  test("carries a reason to those who may see it, and leaves none behind for those who may not", async () => {
+  test("carries a reason to callers who may see it, and leaves none behind for others", async () => {
     for (const reason of REASONS) {
       const answer: ValidationResult = { verdict: "INVALID_TOKEN", reason, tier: "store" };
       const wire = answering(answer);
@@ -258,7 +258,7 @@ describe("an encoded answer", () => {
   });
 });
 
-/** The real look-up over rows that a test changes, and the poll that tells of it. */
+/** The real look-up over rows that a test changes, and the poll that reports the change. */
 function authority() {
   const keyring = new Keyring("1", freshKeyring().keys);
   const clock = { mono: () => performance.now(), wall: () => Date.now() };
@@ -349,7 +349,7 @@ async function answerOf(wire: ValidateTokenCodec, tokenString: string): Promise<
 }
 
 describe("a prepared answer, over the real look-up", () => {
-  test("answers for its own token alone", async () => {
+  test("answers for its own token only", async () => {
     const { wire, mint, tiers } = authority();
     const tokens = Array.from({ length: 300 }, (_, i) => ({ id: `tok_${String(i).padStart(22, "0")}`, i }));
     const strings = tokens.map(({ id }) => mint(id).text);
@@ -361,7 +361,7 @@ describe("a prepared answer, over the real look-up", () => {
     expect(tiers.filter((tier) => tier === "l1").length).toBeGreaterThanOrEqual(1_200);
   });
 
-  test("does not outlive the revocation of its token, and says nothing old after a change", async () => {
+  test("does not outlive the revocation of its token, and is not reused after a change", async () => {
     const { wire, mint, change, tiers } = authority();
     const { text: tokenString, digest } = mint("tok_0000000000000000000001");
     const verdict = async () => (await answerOf(wire, tokenString)).verdict;
@@ -375,7 +375,7 @@ describe("a prepared answer, over the real look-up", () => {
     expect(await verdict()).toBe(Verdict.INVALID_TOKEN);
   });
 
-  test("is what the long way says, and counted alike: whatever is asked of tokens in every state", async () => {
+  test("equals the answer of the slow path, and is counted alike, for tokens in every state", async () => {
     const { wire, long, mint, change, tiers } = authority();
     const states: Partial<TokenSnapshot>[] = [
       {},
@@ -422,7 +422,7 @@ describe("a prepared answer, over the real look-up", () => {
     expect(tiers.filter((tier) => tier === "l1").length).toBeGreaterThan(800);
   });
 
-  test("does not outlive its token's time", async () => {
+  test("does not outlive the lifetime of its token", async () => {
     const { wire, mint, change } = authority();
     const { text: tokenString, digest } = mint("tok_0000000000000000000001");
     const expire = Date.now() + 150;
@@ -433,7 +433,7 @@ describe("a prepared answer, over the real look-up", () => {
   });
 });
 
-describe("a batch", () => {
+describe("a batch of tokens", () => {
   const validate: Validate = (tokenString) => ({
     verdict: "ALLOW",
     snapshot: snapshot(1, { id: tokenString }),
@@ -454,7 +454,7 @@ describe("a batch", () => {
     }
   });
 
-  test("of none or 101 is refused by its field, and asks nothing", async () => {
+  test("of none or 101 is refused by its field, and validates nothing", async () => {
     let asked = 0;
     const wire = new ValidateTokenCodec((...question) => {
       asked++;
@@ -479,19 +479,19 @@ describe("a batch", () => {
   });
 });
 
-describe("bounds", () => {
+describe("the bounds of a request", () => {
   const wire = answering({ verdict: "INVALID_TOKEN", tier: "none" });
   const cases = [
     ["required_scopes", { requiredScopes: Array.from({ length: 33 }, () => "s") }],
     ["audience", { audience: "a".repeat(257) }],
   ] as const;
-  test.each(cases)("%s beyond its bound is that field's violation, binary and JSON", async (field, init) => {
+  test.each(cases)("%s beyond its bound is that field's violation, in binary and JSON", async (field, init) => {
     const violation = { reason: "INVALID_FIELD", violations: [{ field }] };
     expect(() => wire.binary(ask(init), options)).toThrow(expect.objectContaining({ reason: "INVALID_FIELD" }));
     await expect(wire.json(Buffer.from(JSON.stringify(init)), options)).rejects.toMatchObject(violation);
   });
 
-  test("at the bound it is asked", async () => {
+  test("a request at the bound is validated", async () => {
     const init = { requiredScopes: Array.from({ length: 32 }, () => "s"), audience: "a".repeat(256) };
     expect(fromBinary(ValidateTokenResponseSchema, (await wire.binary(ask(init), options)).bytes).verdict).toBe(
       Verdict.INVALID_TOKEN,

@@ -22,7 +22,7 @@ test("the unit starts the server with the flags of npm start", () => {
   expect(flags(values("ExecStart")[0]!)).toEqual(flags(start));
 });
 
-test("the unit is not restarted over a mistake of the operator's", () => {
+test("the unit does not restart after an operator's mistake", () => {
   expect(values("RestartPreventExitStatus")).toEqual(["2 78"]);
 });
 
@@ -32,7 +32,7 @@ test.skipIf(!has("systemd-analyze"))("systemd rates the unit's exposure at most 
   expect(report).toMatch(/Overall exposure level for sallyport\.service: [01]\.\d/);
 });
 
-/** What arrives on a datagram socket, a line per message. Node has no such sockets. */
+/** The messages that arrive on a datagram socket, a line each. Node has no such sockets. */
 async function receiver(path: string) {
   const program = `use IO::Socket::UNIX; use Socket; $| = 1;
     my $s = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Local => $ARGV[0]) or die $!; print "open\\n";
@@ -41,7 +41,9 @@ async function receiver(path: string) {
   const lines = createInterface(perl.stdout)[Symbol.asyncIterator]();
   await lines.next();
   return {
-    /** The next message that is no barrier, with which systemd-notify waits until it has been read. */
+    /**
+     * The next message that is not a barrier. systemd-notify waits with a barrier until systemd has read the message.
+     */
     async next(): Promise<string> {
       for (;;) {
         const { value } = await lines.next();
@@ -89,7 +91,7 @@ test.skipIf(!has("systemd-notify") || !has("perl"))(
   },
 );
 
-test("where systemd cannot be notified the server runs, and a warning says why", async () => {
+test("if systemd cannot be notified the server runs, and a warning gives the reason", async () => {
   const place = folder();
   const program = new Program(await serving(place.path), { NOTIFY_SOCKET: "/run/systemd/notify", PATH: place.path });
   try {

@@ -5,7 +5,7 @@ import { base62, base62Number, isBase62 } from "../../src/domain/base62.ts";
 const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const value = (text: string) => [...text].reduce((sum, digit) => sum * 62n + BigInt(ALPHABET.indexOf(digit)), 0n);
 
-test("the digits are the number, in exactly the width, modulo 62 to the width", () => {
+test("the digits encode the number modulo 62 to the width, in exactly the width", () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 40 }), fc.integer({ min: 1, max: 50 }), (bytes, width) => {
       const text = base62(bytes, width);
@@ -16,7 +16,7 @@ test("the digits are the number, in exactly the width, modulo 62 to the width", 
   );
 });
 
-test("a number below 2^53 has the same digits by either way", () => {
+test("a number below 2^53 has the same digits in both forms", () => {
   fc.assert(
     fc.property(fc.maxSafeNat(), (number) => {
       const bytes = Buffer.alloc(8);
@@ -28,7 +28,7 @@ test("a number below 2^53 has the same digits by either way", () => {
   expect(base62Number(2 ** 32 - 1, 6)).toBe("4gfFC3");
 });
 
-test("only the 62 characters are digits, at every place", () => {
+test("only the 62 characters are digits, at every position", () => {
   for (let code = 0; code < 1000; code++) {
     const char = String.fromCharCode(code);
     expect(isBase62(`a${char}b`, 0, 3), `U+${code.toString(16)}`).toBe(ALPHABET.includes(char));

@@ -24,20 +24,20 @@ const ALL: readonly Permission[] = [
 const held = (...scopes: string[]) => ALL.filter((permission) => holds(caller(...scopes), permission));
 
 describe("permissions", () => {
-  test("operator gives all, admin all but operator, every other only itself", () => {
+  test("operator gives all permissions, admin all but operator, and every other one only itself", () => {
     expect(held("sallyport.operator")).toEqual(ALL);
     expect(held("sallyport.admin")).toEqual(ALL.slice(1));
     for (const one of ALL.slice(2)) expect(held(one)).toEqual([one]);
     expect(held()).toEqual([]);
   });
 
-  test("a wildcard gives what it covers", () => {
+  test("a wildcard gives the permissions that it covers", () => {
     expect(held("sallyport.tokens.*")).toEqual(ALL.filter((one) => one.startsWith("sallyport.tokens.")));
     expect(held("sallyport.*")).toEqual(ALL);
     expect(isOperator(caller("sallyport.*"))).toBe(true);
   });
 
-  test("what looks like a permission is none", () => {
+  test("a scope that resembles a permission gives none", () => {
     for (const scope of [
       "operator",
       "sallyport",

@@ -10,7 +10,7 @@ const HERE = { clientAddress: "10.1.2.3" };
 const of = (over: Partial<TokenSnapshot> = {}) => snapshot(1, over);
 const live = { revoked: false, disabled: false, cut: false };
 
-describe("a token is refused, whatever it is asked for,", () => {
+describe("a token that is not live is refused for every requirement,", () => {
   test.each<[string, Partial<TokenSnapshot>, string]>([
     ["when it is revoked", { revoked: true }, "revoked"],
     ["when it was issued before a cut", { cut: true }, "revoked"],
@@ -57,8 +57,8 @@ describe("a token is refused, whatever it is asked for,", () => {
   });
 });
 
-describe("time", () => {
-  test("an expiry counts by the upper bound, a not-before by the lower: early, never late", () => {
+describe("the bounds of time", () => {
+  test("an expiry is judged by the upper bound and a not-before by the lower: early, never late", () => {
     expect(refusal(of({ expire: 1011 }), NOW)).toBeUndefined();
     expect(refusal(of({ expire: 1010 }), NOW)).toBe("expired");
     expect(refusal(of({ notBefore: 1000 }), NOW)).toBeUndefined();
@@ -78,7 +78,7 @@ describe("time", () => {
 });
 
 describe("a live token", () => {
-  test("is judged by address, then audience, then scopes, and shown in each answer", () => {
+  test("is judged by address, then audience, then scopes, and every answer shows it", () => {
     const token = of({ scopes: ["repo:*"], audiences: ["a"], allowedCidrs: ["10.0.0.0/8"] });
     const ask = (scopes: string[], audience: string, clientAddress: string) =>
       decide(token, { scopes, audience }, { clientAddress }, NOW);
@@ -92,7 +92,7 @@ describe("a live token", () => {
     expect(ask(["repo:x"], "a", "10.0.0.1")).toEqual({ verdict: "ALLOW", snapshot: token });
   });
 
-  test("without audiences is good everywhere, with some only where one of them is named", () => {
+  test("without audiences is accepted for every audience, and with audiences only for those", () => {
     const verdict = (audiences: string[], audience: string) =>
       decide(of({ audiences }), { scopes: [], audience }, HERE, NOW).verdict;
     expect(verdict([], "anything")).toBe("ALLOW");
@@ -101,7 +101,7 @@ describe("a live token", () => {
     for (const audience of ["", "c", "A", "a "]) expect(verdict(["a", "b"], audience)).toBe("WRONG_AUDIENCE");
   });
 
-  test("that is held to networks is refused where the address is missing, or none", () => {
+  test("that is bound to networks is refused if the address is missing or invalid", () => {
     const token = of({ allowedCidrs: ["0.0.0.0/0", "::/0"] });
     for (const clientAddress of ["", "unknown", "10.0.0.1:80", "10.0.0.256", "fe80::1%eth0x y", "10.0.0.1, 10.0.0.2"]) {
       expect(decide(token, NO_REQUIREMENT, { clientAddress }, NOW).verdict, clientAddress).toBe("ADDRESS_NOT_ALLOWED");
@@ -122,17 +122,17 @@ describe("networks", () => {
     ["2001:db8::/32", "2001:db8:ffff::1", true],
     ["2001:db8::/32", "2001:db9::1", false],
     ["::1", "::1", true],
-    // A v4 address in v6 clothes is the v4 address.
+    // An IPv4 address in IPv6 form counts as the IPv4 address.
     ["10.0.0.0/8", "::ffff:10.1.2.3", true],
     ["10.0.0.0/8", "::ffff:11.1.2.3", false],
-    // ::/0 is everywhere, and so holds the mapped addresses too; no other v6 network holds a v4 address.
+    // ::/0 holds every address, so also the mapped ones. No other IPv6 network holds an IPv4 address.
     ["::/0", "10.0.0.1", true],
     ["2000::/3", "10.0.0.1", false],
   ])("%s holds %s: %s", (cidr, address, expected) => {
     expect(addressAllowed([cidr], address)).toBe(expected);
   });
 
-  test("are an address or an address with a length; nothing else is", () => {
+  test("are an address, or an address with a prefix length, and nothing else", () => {
     for (const good of ["10.0.0.0/8", "10.0.0.1", "::1", "::/0", "2001:db8::/128", "0.0.0.0/0", "10.1.2.3/8"])
       expect(isCidr(good), good).toBe(true);
     for (const bad of [
@@ -165,7 +165,7 @@ describe("networks", () => {
   });
 });
 
-test("the decision is a pure function of snapshot, question and time: nothing that is not asked for can widen it", () => {
+test("the decision is a pure function of snapshot, requirement and time: no other input can widen it", () => {
   const flags = fc.record({
     revoked: fc.boolean(),
     disabled: fc.boolean(),

@@ -76,7 +76,7 @@ describe("freshness › the use rule", () => {
     expect(state.usable(new Cached(snapshot(7)), 2)).toBe(true);
   });
 
-  it("refuses what is older than the lowest row of a full page, and than pruned rows", () => {
+  it("refuses rows older than the lowest row of a full page, and older than pruned rows", () => {
     const state = fresh();
     state.apply(
       page(
@@ -115,7 +115,7 @@ describe("freshness › the use rule", () => {
     expect(state.halted).toBe(outcome === "backwards");
   });
 
-  it("stays refused once history went backwards, until another incarnation begins", () => {
+  it("stays refused after history went backwards, until another incarnation begins", () => {
     const state = fresh();
     state.begin("1/i/100", 0);
     state.apply(page(5, [], { epoch: "1/i/100" }), 0, 1);
@@ -134,14 +134,14 @@ describe("freshness › the use rule", () => {
     expect([state.halted, state.holdsLease(8)]).toEqual([false, true]);
   });
 
-  it("loses its lease by a poll that shows rows that a restore put back, whichever epoch it is", () => {
+  it("loses its lease by a poll that shows rows that a restore put back, in any epoch", () => {
     const state = fresh();
     state.apply(page(5), 0, 1);
     expect(state.apply(page(5, [], { epoch: "2/i/200~" }), 2, 3)).toBe("unsealed");
     expect([state.halted, state.holdsLease(3)]).toEqual([false, false]);
   });
 
-  it("applies nothing of a poll of another epoch, and forgets all when that begins", () => {
+  it("applies nothing from a poll of another epoch, and forgets everything when that epoch begins", () => {
     const state = fresh();
     state.apply(page(5, [{ position: 5, key: "tx" }]), 0, 1);
     expect(state.apply(page(2, [], { epoch: "2" }), 2, 3)).toBe("epoch");
@@ -160,7 +160,7 @@ describe("revocation › races of the state", () => {
     expect(state.holdsLease(4)).toBe(false);
   });
 
-  it("R45: an own refusal counts at once, although `applied` is the same", () => {
+  it("R45: a refusal by an own read counts at once, although `applied` is the same", () => {
     const state = fresh();
     state.apply(page(5), 0, 1);
     const entry = new Cached(snapshot(5));
@@ -169,7 +169,7 @@ describe("revocation › races of the state", () => {
     expect(state.usable(entry, 2)).toBe(false);
   });
 
-  it("R33: an own refusal outlives later polls and goes only under a floor", () => {
+  it("R33: a refusal by an own read outlives later polls and disappears only below a floor", () => {
     const state = fresh();
     state.apply(page(5), 0, 1);
     state.refused(tokenKey, { epoch: EPOCH, position: 8 });
@@ -262,7 +262,7 @@ describe("freshness › properties", () => {
     },
   );
 
-  it("keeps 200,000 keys in bounded memory and time, and drops the oldest under the floor", () => {
+  it("keeps 200,000 keys in bounded memory and time, and moves the oldest below the floor", () => {
     const state = fresh();
     let n = 0;
     let worst = 0;

@@ -55,11 +55,11 @@ const THEIRS = ["repo:read", "repo:write", "repo:*", "repo:a:*", "user.read", "u
 const scopes = fc.subarray([...OURS, ...THEIRS], { maxLength: 5 });
 
 describe("rights only shrink: a lattice", () => {
-  /** What a set of scopes opens: each permission, each exact scope of the world. */
+  /** The permissions that a set of scopes opens: each permission, each exact scope of the world. */
   const WORLD = [...OURS, ...THEIRS, "repo:delete", "user.write", "sallyport.tokens.purge", "sallyport.x"];
   const power = (granted: readonly string[]) => new Set(WORLD.filter((one) => coversAny(granted, one)));
 
-  test("whatever a caller without sallyport.admin grants, it could do itself: over 10,000 cases", () => {
+  test("a caller without sallyport.admin grants only rights that it has itself: over 10,000 cases", () => {
     let granted = 0;
     fc.assert(
       fc.property(scopes, scopes, fc.constantFrom(...BUILT_IN_PROFILES), (held, asked, kind) => {
@@ -74,7 +74,7 @@ describe("rights only shrink: a lattice", () => {
     expect(granted).toBeGreaterThan(50);
   });
 
-  test("no caller but an operator grants a permission that it does not hold, and none beyond its tenant: over 10,000 cases", () => {
+  test("only an operator grants a permission that it does not hold, and no caller grants one beyond its tenant: over 10,000 cases", () => {
     fc.assert(
       fc.property(scopes, scopes, fc.constantFrom(...BUILT_IN_PROFILES), (held, asked, kind) => {
         const by = caller(held);
@@ -89,7 +89,7 @@ describe("rights only shrink: a lattice", () => {
     );
   });
 
-  test("it never grows over generations: whoever is minted by whoever was minted holds no more than the first", () => {
+  test("rights never grow over generations of minted tokens", () => {
     fc.assert(
       fc.property(scopes, fc.array(scopes, { minLength: 1, maxLength: 5 }), (first, generations) => {
         let held: readonly string[] = first;
@@ -103,7 +103,7 @@ describe("rights only shrink: a lattice", () => {
     );
   });
 
-  test("operators and administrators grant scopes of applications freely: they hold none of them", () => {
+  test("operators and administrators grant application scopes freely, although they hold none of them", () => {
     for (const permission of ["sallyport.operator", "sallyport.admin"]) {
       expect(reason(() => rules.checkScopes(profile("pat"), caller([permission]), THEIRS))).toBe("OK");
     }
@@ -112,7 +112,7 @@ describe("rights only shrink: a lattice", () => {
     );
   });
 
-  test("only adm tokens hold more of sallyport. than validate, reasons and tokens", () => {
+  test("only adm tokens hold sallyport. scopes other than validate, reasons and tokens", () => {
     const operator = caller(["sallyport.operator"]);
     for (const name of ["pat", "bot", "svc", "org"]) {
       for (const one of OURS) {
@@ -127,7 +127,7 @@ describe("rights only shrink: a lattice", () => {
   });
 });
 
-describe("who mints", () => {
+describe("the minters of a profile", () => {
   test.each([
     ["a token for its own principal", caller([]), "acme", "user:maker", "token"],
     ["an administrator's token for its own principal", caller(["sallyport.operator"]), "acme", "user:maker", "token"],
@@ -145,19 +145,19 @@ describe("who mints", () => {
     expect(reason(() => rules.checkMinter(none, by, tenant, principal))).toBe("RIGHTS_EXCEEDED");
   });
 
-  test("a pat, and an adm token, is never a child; bot, svc and org tokens may be", () => {
+  test("pat and adm tokens are never children; bot, svc and org tokens may be", () => {
     const may = BUILT_IN_PROFILES.filter(({ mintedBy }) => mintedBy.includes("token")).map(({ name }) => name);
     expect(may).toEqual(["bot", "svc", "org"]);
   });
 
-  test("a pat, and an adm token, is minted for another by nobody but sessions and administrators", () => {
+  test("only sessions and administrators mint pat and adm tokens for somebody else", () => {
     const may = BUILT_IN_PROFILES.filter(({ mintedBy }) => mintedBy.includes("creator")).map(({ name }) => name);
     expect(may).toEqual(["bot", "svc", "org"]);
   });
 });
 
 describe("lifetimes", () => {
-  test("a ttl is more than 0 and at most the profile's longest; NaN and infinity are neither", () => {
+  test("a ttl is more than 0 and at most the profile's longest; NaN and infinity are refused", () => {
     const pat = profile("pat");
     for (const ttl of [1, 1000, pat.maxTtl]) expect(reason(() => rules.checkTtl(pat, ttl))).toBe("OK");
     for (const ttl of [0, -1, pat.maxTtl + 1, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
@@ -195,7 +195,7 @@ describe("lifetimes", () => {
     ]);
   });
 
-  test("the ceiling is the least of all that the granted scopes cover", () => {
+  test("the ceiling is the shortest of all ceilings that the granted scopes cover", () => {
     const kind: Profile = {
       ...profile("pat"),
       scopeCeilings: { bootstrap: 1000, "deploy:prod": 500, "deploy:test": 2000 },
@@ -258,7 +258,7 @@ describe("texts", () => {
     }
   });
 
-  test("an error never repeats the value that it is about", () => {
+  test("an error never repeats the refused value", () => {
     const mark = "zq-marker";
     const acts = [
       () => rules.checkName("f", mark.repeat(50), false),
@@ -282,7 +282,7 @@ describe("texts", () => {
   });
 });
 
-test("a scope of the world that a wildcard covers is really begun by it", () => {
+test("a scope of the world that a wildcard covers begins with its text", () => {
   fc.assert(
     fc.property(fc.constantFrom(...THEIRS), fc.string(), (granted, required) => {
       if (covers(granted, required) && granted !== required)

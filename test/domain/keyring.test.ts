@@ -6,7 +6,7 @@ import { StartError } from "../../src/domain/start-error.ts";
 const pepper = (fill: number, length = 32) => Buffer.alloc(length, fill).toString("base64");
 
 describe("a keyring", () => {
-  test("takes peppers of at least 32 bytes under one base62 character each, and a current one among them", () => {
+  test("accepts peppers of at least 32 bytes, each under one base62 character, one of them current", () => {
     const ring = new Keyring("b", { a: pepper(1), b: pepper(2, 64) });
     expect(ring.current.kid).toBe("b");
     expect(ring.kids()).toEqual(["a", "b"]);
@@ -32,7 +32,7 @@ describe("a keyring", () => {
     }
   });
 
-  test("derives keys that are independent by purpose and by pepper, and the same at every start", () => {
+  test("derives keys that are independent by purpose and by pepper, and equal at every start", () => {
     const values = (ring: Keyring) =>
       ring
         .all()
@@ -48,7 +48,7 @@ describe("a keyring", () => {
     expect(values(new Keyring("2", keys))).toEqual(made);
   });
 
-  test("the check value names the pepper and its kid, and is half a digest: it tells nothing of the pepper", () => {
+  test("has a check value that identifies pepper and kid, and reveals nothing about the pepper", () => {
     const check = (kid: string, fill: number) => new Keyring(kid, { [kid]: pepper(fill) }).current.checkValue;
     expect(check("1", 1)).toEqual(check("1", 1));
     expect(check("1", 1)).not.toEqual(check("1", 2));
@@ -56,7 +56,7 @@ describe("a keyring", () => {
     expect(check("1", 1)).toHaveLength(16);
   });
 
-  test("is replaced whole or not at all: a kid that is known keeps its pepper", () => {
+  test("is replaced as a whole or not at all, and a known kid keeps its pepper", () => {
     const ring = new Keyring("1", { "1": pepper(1) });
     expect(() => ring.replace("2", { "1": pepper(9), "2": pepper(2) })).toThrow(StartError);
     expect(() => ring.replace("3", { "1": pepper(1), "2": pepper(2) })).toThrow(StartError);
@@ -67,7 +67,7 @@ describe("a keyring", () => {
     expect(ring.get("1")).toBeUndefined();
   });
 
-  test("a fresh one is random, of 32 bytes, and usable", () => {
+  test("can be created fresh, with a random pepper of 32 bytes", () => {
     const [one, two] = [freshKeyring(), freshKeyring()];
     expect(one.keys["1"]).not.toBe(two.keys["1"]);
     expect(Buffer.from(one.keys["1"]!, "base64")).toHaveLength(randomBytes(32).length);

@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { Mac, sameSecret } from "../../src/domain/mac.ts";
 
 const keys = fc.uint8Array({ minLength: 32, maxLength: 64 });
-/** Strings of one-byte characters, also longer than the fast form takes. */
+/** Strings of one-byte characters, some longer than the fast form accepts. */
 const latin1 = fc.oneof(
   fc.uint8Array({ maxLength: 600 }).map((bytes) => Buffer.from(bytes).toString("latin1")),
   fc.nat(2000).map((n) => "x".repeat(n)),
@@ -15,7 +15,7 @@ describe("Mac", () => {
     fc.assert(
       fc.property(keys, fc.array(latin1, { minLength: 1, maxLength: 4 }), (key, messages) => {
         const mac = new Mac(key);
-        // One object for several messages: nothing of one may stay in the next.
+        // One object for several messages: no message may leave a trace for the next.
         for (const message of messages) {
           expect(mac.latin1(message)).toBe(createHmac("sha256", key).update(message, "latin1").digest("binary"));
         }
@@ -24,7 +24,7 @@ describe("Mac", () => {
     );
   });
 
-  test("of characters in the middle of bytes is that of their string, and of other characters there is none", () => {
+  test("of characters in the middle of bytes equals that of their string, and is absent for other characters", () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 700 }), fc.nat(700), fc.nat(700), (bytes, a, b) => {
         const [from, to] = [Math.min(a, b, bytes.length), Math.min(Math.max(a, b), bytes.length)];
@@ -47,11 +47,11 @@ describe("Mac", () => {
     }
   });
 
-  test("refuses a key that is too short or too long: the two forms would not agree", () => {
+  test("refuses a key that is too short or too long, for which the two forms would differ", () => {
     for (const length of [0, 31, 65]) expect(() => new Mac(new Uint8Array(length))).toThrow(RangeError);
   });
 
-  test("of fields is injective: no two lists of fields have the same one", () => {
+  test("of fields is injective: no two lists of fields have the same MAC", () => {
     const mac = new Mac(new Uint8Array(32).fill(1));
     const lists = fc.array(fc.string({ maxLength: 6 }), { maxLength: 5 });
     fc.assert(
@@ -72,7 +72,7 @@ describe("Mac", () => {
   });
 });
 
-test("two secrets are the same only where every byte is", () => {
+test("two secrets are equal only if every byte is", () => {
   const a = Buffer.from("a-secret");
   expect(sameSecret(a, Buffer.from("a-secret"))).toBe(true);
   for (const other of ["a-secreT", "a-secret ", "a-secre", ""]) expect(sameSecret(a, Buffer.from(other))).toBe(false);

@@ -59,7 +59,7 @@ test.each([
   expect(countedNetwork(address, 64)).toBe(counted);
 });
 
-test("of every length, addresses of one network count as one, and of two as two", () => {
+test("for every prefix length, addresses of one network count as one, and addresses of two networks as two", () => {
   expect(countedNetwork("2001:db8:ffff::", 33)).toBe("2001:db8:8000:0:0:0:0:0/33");
   expect(countedNetwork("2001:db8::1", 128)).not.toBe(countedNetwork("2001:db8::2", 128));
   expect(countedNetwork("2001:db8::2", 127)).toBe(countedNetwork("2001:db8::3", 127));

@@ -13,7 +13,7 @@ const configured = (profiles: object) =>
     }),
   );
 
-test("without configuration there are the five, with prefixes of their own", () => {
+test("without configuration there are five profiles, each with its own prefix", () => {
   const all = [...configured({}).values()];
   expect(all).toEqual(BUILT_IN_PROFILES);
   expect(new Set(all.map(({ prefix }) => prefix)).size).toBe(5);
@@ -27,7 +27,7 @@ test("only adm tokens are administrative, whatever an operator configures", () =
   expect(all.get("own")).toMatchObject({ name: "own", prefix: "sp_own", principals: ["bot"] });
 });
 
-test("ceilings of the configuration come beside the built-in one", () => {
+test("ceilings of the configuration are added to the built-in one", () => {
   const file = configured({ pat__scope_ceilings: '{"deploy:prod": "10m"}' });
   expect(file.get("pat")?.scopeCeilings).toEqual({ bootstrap: 3_600_000, "deploy:prod": 600_000 });
 });

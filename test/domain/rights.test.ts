@@ -13,7 +13,7 @@ const DAY = 86_400_000;
 const CREATE = "sallyport.tokens.create";
 const BOT = BUILT_IN_PROFILES.find(({ name }) => name === "bot")!;
 
-/** A token with the first of its family made a minute ago, to live for `familyLife`. */
+/** A token whose family began a minute ago, with a lifetime of `familyLife`. */
 function held(id: string, more: Partial<Held> = {}): Held {
   const familyTime = NOW - MINUTE;
   return {
@@ -53,7 +53,7 @@ interface By {
   readonly profile?: Profile;
   readonly parent?: Held;
   readonly asked?: LifetimeRule;
-  /** What the caller held when it was let in; else what its row holds. */
+  /** The caller's rights at its admission; by default those of its row. */
   readonly scopes?: readonly string[];
 }
 
@@ -74,10 +74,10 @@ function outcome(target: Held, by: By): string {
   }
 }
 
-describe("a renewed token lives no longer than the first of its family was made to live", () => {
+describe("a renewed token lives no longer than the lifetime of its family's first token", () => {
   const never = { never: true, maxTtl: 3650 * DAY };
 
-  test("whatever it asks", () => {
+  test("whatever it requests", () => {
     const own = held("a", { expireTime: NOW + MINUTE });
     expect(rotation(own, { own })).toEqual({ expire: NOW + 2 * MINUTE, familyLife: 2 * MINUTE, counted: true });
     for (const asked of [never, { ttl: DAY, maxTtl: DAY }, { expireTime: NOW + DAY, maxTtl: DAY }]) {
@@ -86,7 +86,7 @@ describe("a renewed token lives no longer than the first of its family was made 
     expect(rotation(own, { own, asked: { ttl: 5, maxTtl: DAY } }).expire).toBe(NOW + 5);
   });
 
-  test("what a caller with an end rotates is bound by what was left of that", () => {
+  test("a caller with an end passes the rest of its life to the tokens that it rotates", () => {
     const own = held("maker", { scopes: [CREATE], expireTime: NOW + 3 * MINUTE });
     const bound = { expire: NOW + 3 * MINUTE, familyLife: 3 * MINUTE };
     expect(rotation(held("free"), { own })).toMatchObject(bound);
@@ -102,7 +102,7 @@ describe("a renewed token lives no longer than the first of its family was made 
     expect(longer).toEqual({ expire: NOW + DAY, familyLife: 2 * MINUTE, counted: false });
   });
 
-  test("what a ceiling ends is not renewed, and the ceiling counts from the first", () => {
+  test("a token with a ceiling is not renewed, and the ceiling counts from the first", () => {
     const profile = { ...BOT, scopeCeilings: { deploy: 10 * MINUTE } };
     const own = held("c", { scopes: ["deploy"], expireTime: NOW + 9 * MINUTE });
     expect(rotation(own, { own, profile, asked: never }).expire).toBe(NOW + 9 * MINUTE);
@@ -130,7 +130,7 @@ describe("a renewed token lives no longer than the first of its family was made 
         const { expire, familyLife } = rotation(token, { own: itself ? token : maker, now, asked });
         const given = expire === undefined ? Number.POSITIVE_INFINITY : expire - now;
         if (itself) expect(given, `seed ${seed}`).toBeLessThanOrEqual(least);
-        // Whoever else rotates it and is bound itself, or bounds it, bounds all that follow.
+        // If another caller rotates it and is bound, or sets a bound, all later tokens have that bound.
         else if (asked !== undefined || end !== undefined) least = Math.min(least, given);
         token = { ...token, createTime: now, expireTime: expire, familyLife };
       }
@@ -138,11 +138,11 @@ describe("a renewed token lives no longer than the first of its family was made 
   });
 });
 
-describe("another's token is rotated by one who may mint it", () => {
+describe("another's token is rotated by a caller that may mint it", () => {
   const maker = held("maker", { scopes: [CREATE, "x"] });
   const admins = { ...BOT, mintedBy: ["admin" as const] };
 
-  test("by the profile's rules of who mints", () => {
+  test("by the profile's minters", () => {
     const target = held("t", { scopes: ["x"] });
     expect(outcome(target, { own: maker })).toBe("OK");
     expect(outcome(target, { own: maker, profile: admins })).toBe("RIGHTS_EXCEEDED");
@@ -150,14 +150,14 @@ describe("another's token is rotated by one who may mint it", () => {
     expect(outcome(target, { own: admin, profile: admins })).toBe("OK");
   });
 
-  test("by what the caller's row holds now, not by what it held when it was let in", () => {
+  test("by the rights in the caller's row now, not by those at its admission", () => {
     const own = held("was-admin", { scopes: [CREATE] });
     const by = { own, scopes: ["sallyport.admin", CREATE] };
     expect(outcome(held("t"), { ...by, profile: admins })).toBe("RIGHTS_EXCEEDED");
     expect(outcome(held("t", { scopes: ["x"] }), by)).toBe("RIGHTS_EXCEEDED");
   });
 
-  test("of its own principal only what it has minted itself", () => {
+  test("of its own principal, only tokens that it has minted itself", () => {
     const { principal } = maker;
     expect(outcome(held("sibling", { principal }), { own: maker })).toBe("RIGHTS_EXCEEDED");
     expect(outcome(held("child", { principal, parent: maker.id }), { own: maker, parent: maker })).toBe("OK");
@@ -167,7 +167,7 @@ describe("another's token is rotated by one who may mint it", () => {
     );
   });
 
-  test("never what replaced it or what it replaced", () => {
+  test("never a token that it replaced or that replaced it", () => {
     const successor = held("successor", { family: maker.family, principal: "bot:elsewhere" });
     expect(outcome(successor, { own: maker })).toBe("RIGHTS_EXCEEDED");
   });

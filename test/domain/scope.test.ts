@@ -29,7 +29,7 @@ describe("a granted scope", () => {
     expect(covers(granted, required)).toBe(expected);
   });
 
-  test("covers itself, and what it covers through another it covers itself", () => {
+  test("covers itself, and everything that a covered scope covers", () => {
     fc.assert(
       fc.property(scope, scope, scope, (a, b, c) => {
         expect(covers(a, a)).toBe(true);
@@ -40,7 +40,7 @@ describe("a granted scope", () => {
     );
   });
 
-  test("none covers nothing: an absent list is never all", () => {
+  test("an empty list covers nothing: a missing list never means all scopes", () => {
     expect(coversAny([], "a")).toBe(false);
     expect(missingScopes([], ["a", "b"])).toEqual(["a", "b"]);
     expect(missingScopes([], [])).toEqual([]);

@@ -40,20 +40,20 @@ const full: TokenSnapshot = snapshot(42, {
 const name = entryName(keys, EPOCH, digest);
 const wanted = { digest, epoch: EPOCH };
 
-describe("sealed-entry", () => {
-  it("gives back all that was sealed, with the label", () => {
+describe("a sealed entry", () => {
+  it("gives back everything that was sealed, with the version", () => {
     expect(open(seal(full, name, keys, TIME), name, wanted, keyring)).toEqual(full);
     const bare = snapshot(0, { digest, notBefore: undefined, expire: undefined, parent: undefined });
     expect(open(seal(bare, name, keys, TIME), name, wanted, keyring)).toEqual(bare);
   });
 
-  it("keeps an annotation named __proto__ an annotation", () => {
+  it("keeps an annotation named __proto__ as an annotation", () => {
     const odd = snapshot(1, { digest, annotations: JSON.parse('{"__proto__":"x"}') });
     const back = open(seal(odd, name, keys, TIME), name, wanted, keyring)!;
     expect(Object.entries(back.annotations)).toEqual([["__proto__", "x"]]);
   });
 
-  it("shows the position in front, and nothing else", () => {
+  it("shows only the position in clear text, at its start", () => {
     const value = seal(full, name, keys, TIME);
     expect(value.toString("latin1", 0, 16)).toBe("0000000000000042");
     for (const secret of [full.id, full.tenant, full.principal, full.hint, digest, EPOCH, "a.*"]) {
@@ -61,7 +61,7 @@ describe("sealed-entry", () => {
     }
   });
 
-  it("seals twice alike, yet differently", () => {
+  it("is different each time the same snapshot is sealed", () => {
     expect(seal(full, name, keys, TIME).equals(seal(full, name, keys, TIME))).toBe(false);
   });
 
@@ -77,7 +77,7 @@ describe("sealed-entry", () => {
     }
   });
 
-  it("refuses an entry under another name, digest or epoch, though each alone is sealed well", () => {
+  it("is refused under another name, digest or epoch", () => {
     const other = randomBytes(32).toString("latin1");
     const otherName = entryName(keys, EPOCH, other);
     const value = seal(full, name, keys, TIME);
@@ -87,7 +87,7 @@ describe("sealed-entry", () => {
     expect(open(value, name, { ...wanted, epoch: "1/i/101" }, keyring)).toBeUndefined();
   });
 
-  it("refuses an entry that claims another position, day, kid or schema", () => {
+  it("is refused with another position, day, kid or schema", () => {
     const value = seal(full, name, keys, TIME);
     const younger = Buffer.from(value);
     younger.write("0000000000000043", "latin1");
@@ -102,12 +102,12 @@ describe("sealed-entry", () => {
     }
   });
 
-  it("refuses what another pepper sealed under the same kid", () => {
+  it("is refused if another pepper sealed it under the same kid", () => {
     const stranger = new Keyring("1", { "1": pepper() });
     expect(open(seal(full, name, stranger.current, TIME), name, wanted, keyring)).toBeUndefined();
   });
 
-  it("opens what an earlier day or an older pepper of the ring sealed", () => {
+  it("opens if an earlier day or an older pepper of the keyring sealed it", () => {
     expect(open(seal(full, name, keys, 0), name, wanted, keyring)).toEqual(full);
     expect(open(seal(full, name, keyring.get("2")!, TIME), name, wanted, keyring)).toEqual(full);
   });

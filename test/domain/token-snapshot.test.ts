@@ -21,7 +21,7 @@ test("an answer rests on its token, its principal, its tenant, and its parent's 
   expect(dependencies(snapshot(1, { digest, parent }))).toContain(`t${parent.digest}`);
 });
 
-test("no two things have one key: the kinds are apart, and a tenant's end is not a principal's beginning", () => {
+test("no two objects have the same key: the kinds are distinct, and the end of a tenant never runs into a principal", () => {
   const tenant = fc.stringMatching(/^[a-z][a-z0-9-]{0,5}$/);
   const principal = fc.stringMatching(/^(user|bot):[a-z]{1,5}$/);
   fc.assert(

@@ -20,7 +20,7 @@ const keyring = new Keyring("1", { "1": pepper(1), z: pepper(2) });
 const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const mint = (prefix = "sp_pat", secret?: Uint8Array) =>
   mintTokenString(prefix, keyring.current, secret).tokenString.reveal();
-/** The string with the crc that its other characters ask for. */
+/** The string with the CRC that matches its other characters. */
 const sealed = (text: string) => text.slice(0, -6) + base62Number(crc32(text.slice(0, -6)), 6);
 
 describe("a token string", () => {
@@ -42,7 +42,7 @@ describe("a token string", () => {
     );
   });
 
-  test("of one secret is one string, of another another; the widths hold at the ends of the range", () => {
+  test("encodes one secret as one string and another secret as another, also at the ends of the range", () => {
     const zero = mint("sp_pat", new Uint8Array(32));
     const ones = mint("sp_pat", new Uint8Array(32).fill(255));
     expect(zero).toBe(mint("sp_pat", new Uint8Array(32)));
@@ -53,11 +53,11 @@ describe("a token string", () => {
     expect(top).toBe(2n ** 256n - 1n);
   });
 
-  test("is random where no secret is given: 10,000 are 10,000", () => {
+  test("is random if no secret is given: 10,000 are 10,000", () => {
     expect(new Set(Array.from({ length: 10_000 }, () => mint())).size).toBe(10_000);
   });
 
-  test("prints nowhere: not in templates, JSON, logs or errors", () => {
+  test("never prints: not in templates, JSON, logs or errors", () => {
     const { tokenString } = mintTokenString("sp_pat", keyring.current);
     const seen = [
       `${tokenString}`,
@@ -72,10 +72,10 @@ describe("a token string", () => {
   });
 });
 
-describe("whatever is not a token string is refused without looking it up", () => {
+describe("a string that is not a token string is refused without a look-up", () => {
   const good = mint();
 
-  test("each single character changed is noticed by the crc", () => {
+  test("the CRC detects every change of a single character", () => {
     for (let at = 0; at < good.length; at++) {
       for (const other of ["0", "z", "_", "-", "ü", "\0", " "]) {
         if (good[at] === other) continue;
@@ -87,7 +87,7 @@ describe("whatever is not a token string is refused without looking it up", () =
     }
   });
 
-  test("two neighbours exchanged, a character more or less, and white space around are noticed", () => {
+  test("the CRC detects two swapped neighbours, a missing or extra character, and white space around", () => {
     for (let at = 0; at + 1 < good.length; at++) {
       const swapped = good.slice(0, at) + good[at + 1] + good[at] + good.slice(at + 2);
       if (swapped !== good) expect(parseTokenString(swapped, keyring), String(at)).toBeUndefined();
@@ -107,7 +107,7 @@ describe("whatever is not a token string is refused without looking it up", () =
     }
   });
 
-  test("an unknown kid is refused, and never tried with another key", () => {
+  test("an unknown kid is refused, and no other key is tried", () => {
     const at = "sp_pat_".length;
     expect(parseTokenString(sealed(`${good.slice(0, at)}9${good.slice(at + 1)}`), keyring)).toBeUndefined();
     const otherKid = sealed(`${good.slice(0, at)}z${good.slice(at + 1)}`);
@@ -116,7 +116,7 @@ describe("whatever is not a token string is refused without looking it up", () =
     expect(hasRightTag(otherKid, parsed!.keys)).toBe(false);
   });
 
-  test("a right crc does not make a tag right: each changed character of kid, tag, secret and prefix is noticed", () => {
+  test("a correct CRC does not make a tag correct: every changed character of kid, tag, secret and prefix is detected", () => {
     for (let at = 0; at < good.length - 6; at++) {
       if (good[at] === "_") continue;
       const other = good[at] === "a" ? "b" : "a";
@@ -126,7 +126,7 @@ describe("whatever is not a token string is refused without looking it up", () =
     }
   });
 
-  test("any text at all is an answer, never an error", () => {
+  test("any text gets an answer, never an error", () => {
     fc.assert(
       fc.property(
         fc.oneof(
@@ -142,7 +142,7 @@ describe("whatever is not a token string is refused without looking it up", () =
     expect(parseTokenString("x".repeat(10_000_000), keyring)).toBeUndefined();
   });
 
-  test("in the middle of bytes has the digest of its string, and what has none as a string has none there", () => {
+  test("a string in the middle of bytes has the same digest as the string itself; text without a digest has none there either", () => {
     const good = mintTokenString("sp_pat", keyring.current).tokenString.reveal();
     const texts = fc.oneof(
       fc.string({ unit: "binary-ascii", maxLength: 100 }),
@@ -160,7 +160,7 @@ describe("whatever is not a token string is refused without looking it up", () =
     );
   });
 
-  test("a prefix is a letter and 1 to 15 of a-z 0-9 _, and compared byte for byte", () => {
+  test("a prefix is a letter and 1 to 15 of a-z 0-9 _, and is compared byte by byte", () => {
     for (const prefix of ["", "a", "_a", "1a", "A_b", "a-b", "a".repeat(17), "Sp_pat", "ѕp_pat"]) {
       expect(
         parseTokenString(mintTokenString(prefix, keyring.current).tokenString.reveal(), keyring),
@@ -176,7 +176,7 @@ describe("whatever is not a token string is refused without looking it up", () =
   });
 });
 
-test("the digest is of the whole string under the pepper of its kid: no two strings, and no two peppers, share one", () => {
+test("the digest covers the whole string under the pepper of its kid, so no two strings and no two peppers share one", () => {
   const secret = new Uint8Array(32).fill(7);
   const other = new Keyring("1", { "1": pepper(3) });
   const digests = [
@@ -189,7 +189,7 @@ test("the digest is of the whole string under the pepper of its kid: no two stri
   for (const digest of digests) expect(Buffer.from(digest, "latin1")).toHaveLength(32);
 });
 
-test("a hint holds no bit of the secret: strings of other secrets differ in it by their tag alone", () => {
+test("a hint holds no bit of the secret: for other secrets only the tag differs", () => {
   const text = mint("sp_pat", new Uint8Array(32).fill(9));
   expect(hintOf(text)).toBe(text.slice(0, 16));
   expect(text.slice(16)).toHaveLength(49);

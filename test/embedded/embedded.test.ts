@@ -17,13 +17,13 @@ const MODULE = new URL("../../src/embedded/embedded.ts", import.meta.url).href;
 const isRoot = process.getuid?.() === 0;
 const linux = process.platform === "linux";
 
-/** Runs the rest of the command line where user namespaces cannot be made; root alone can arrange that. */
+/** Runs the rest of the command line where user namespaces cannot be created. Only root can arrange that. */
 const WITHOUT_UNSHARE = [
   ...["unshare", "-m", "sh", "-c", 'mount --bind /bin/false /usr/bin/unshare && exec "$@"', "sh"],
 ];
 const canHide = isRoot && linux && spawnSync(WITHOUT_UNSHARE[0]!, [...WITHOUT_UNSHARE.slice(1), "true"]).status === 0;
 
-/** A program that starts PostgreSQL on a folder, says so in one line of JSON, and stops it on SIGTERM. */
+/** A program that starts PostgreSQL on a folder, reports it in one line of JSON, and stops it on SIGTERM. */
 const OWNER_PROGRAM = `
   const { startEmbedded } = await import(${JSON.stringify(MODULE)});
   const { url, pid } = await startEmbedded({ dataDir: process.argv[1], log: () => {}, fsync: false });
@@ -79,7 +79,7 @@ async function ask(url: string, sql: string): Promise<unknown[]> {
   }
 }
 
-/** Every process whose command line speaks of this test's folder. */
+/** Every process whose command line names this test's folder. */
 async function postgresHere(): Promise<number[]> {
   const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name)).map(Number);
   const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")));
@@ -89,7 +89,7 @@ async function postgresHere(): Promise<number[]> {
 const gone = () => expect.poll(postgresHere, { timeout: 10_000, interval: 20 }).toEqual([]);
 
 describe("startEmbedded", () => {
-  test("a first start makes the cluster, with its own data directory, owner, encoding and checksums", async () => {
+  test("a first start creates the cluster, with its own data directory, owner, encoding and checksums", async () => {
     const lines: string[] = [];
     const embedded = await start((line) => lines.push(line));
     expect(embedded.created).toBe(true);
@@ -123,14 +123,14 @@ describe("startEmbedded", () => {
     expect(await ask(embedded.url, "show fsync")).toEqual(["on"]);
   });
 
-  test("the data folder and the socket folder let in their owner alone", async () => {
+  test("only their owner can enter the data folder and the socket folder", async () => {
     const { socketDir } = await start();
     for (const folder of [dataDir, join(dataDir, "pg"), socketDir]) {
       expect((await stat(folder)).mode & 0o077, folder).toBe(0);
     }
   });
 
-  test("TCP wants the password, which is in no file, no command line and no log line", async () => {
+  test("TCP requires the password, which is in no file, no command line and no log line", async () => {
     const lines: string[] = [];
     const embedded = await start((line) => lines.push(line));
     const { password } = new URL(embedded.url);
@@ -161,13 +161,13 @@ describe("startEmbedded", () => {
     expect(String(await cut)).toMatch(/terminat/i);
   });
 
-  test("a second instance on the same folder is refused as in_use, and the first lives on", async () => {
+  test("a second instance on the same folder is refused as in_use, and the first continues", async () => {
     const { url } = await startElsewhere();
     await expect(start()).rejects.toMatchObject({ name: "StartError", kind: "embedded_in_use" });
     expect(await ask(url, "select 1")).toEqual([1]);
   });
 
-  test("of several that start at once exactly one gets the folder", async () => {
+  test("of several starters at the same time exactly one gets the folder", async () => {
     const outcomes = await Promise.allSettled([start(), start(), start()]);
     const refused = outcomes.filter((one) => one.status === "rejected").map((one) => one.reason);
     expect(refused.map((error) => error instanceof StartError && error.kind)).toEqual([
@@ -210,7 +210,7 @@ describe("startEmbedded", () => {
     expect(await ask(second.url, "select 1")).toEqual([1]);
   });
 
-  test("a stale postmaster.pid that names a living stranger is disregarded and the stranger left alone", async () => {
+  test("a stale postmaster.pid that names another living process is ignored, and that process is left alone", async () => {
     await (await start()).stop();
     const stranger = spawn("sleep", ["60"]);
     running.push(stranger);
@@ -222,7 +222,7 @@ describe("startEmbedded", () => {
     expect(stranger.exitCode).toBeNull();
   });
 
-  test("a cluster that was left half made is made anew", async () => {
+  test("a cluster that was left half made is created again", async () => {
     await mkdir(join(dataDir, "pg.new/base"), { recursive: true });
     expect((await start()).created).toBe(true);
   });
@@ -262,7 +262,7 @@ describe("startEmbedded", () => {
     await expect(ask(url, "select 'canary-4711'::int")).rejects.toThrow();
     await expect(ask(url, "do $$ begin raise exception 'canary-4711'; end $$")).rejects.toThrow();
     expect(lines.join("\n")).not.toContain("canary");
-    // What the server itself writes: neither errors of statements nor the statements.
+    // The server's own lines: neither errors of statements nor the statements.
     expect(
       await ask(url, "select current_setting('log_min_messages'), current_setting('log_min_error_statement')"),
     ).toEqual(["log", "panic"]);
@@ -277,7 +277,7 @@ describe("startEmbedded", () => {
 });
 
 describe("users", () => {
-  test.skipIf(!isRoot || !linux)("somebody who is not root needs no more than a folder of their own", async () => {
+  test.skipIf(!isRoot || !linux)("a user other than root needs only a folder of their own", async () => {
     await chmod(parent, 0o755);
     await mkdir(dataDir);
     await chown(dataDir, 65534, 65534);
@@ -287,7 +287,7 @@ describe("users", () => {
     expect((await stat(join(dataDir, "pg"))).uid).toBe(65534);
     await end(owner);
     await gone();
-    // Root then serves that cluster as its owner and takes nothing away from them.
+    // Root then runs the server on that cluster as its owner, and takes nothing away from them.
     await (await start()).stop();
     expect((await stat(dataDir)).uid).toBe(65534);
     await startElsewhere(nobody);
@@ -303,7 +303,7 @@ describe("users", () => {
       expect(await ask(url, "select 1")).toEqual([1]);
       for (const name of ["pg", "pg/postgresql.conf", "run"])
         expect((await stat(join(dataDir, name))).uid).toBeGreaterThan(0);
-      // The folder itself, with whatever secrets lie in it, stays root's: the other user may pass, not list or write.
+      // The folder itself, and the secrets in it, stay root's: the other user may pass through, not list or write.
       expect(await stat(dataDir)).toMatchObject({ uid: 0 });
       expect((await stat(dataDir)).mode & 0o777).toBe(0o710);
       await end(owner);
@@ -312,21 +312,24 @@ describe("users", () => {
     },
   );
 
-  test.skipIf(!canHide)("root without user namespaces, below a folder that is root's alone, is told why", async () => {
-    const program = `
+  test.skipIf(!canHide)(
+    "root without user namespaces, below a folder that only root can enter, gets the reason",
+    async () => {
+      const program = `
       const { startEmbedded } = await import(${JSON.stringify(MODULE)});
       await startEmbedded({ dataDir: process.argv[1], log: () => {} }).catch((error) =>
         process.stdout.write(JSON.stringify({ kind: error.kind, message: error.message })));
     `;
-    const [command, ...args] = [...WITHOUT_UNSHARE, process.execPath, "--input-type=module", "-e", program, dataDir];
-    const { stdout } = spawnSync(command!, args, { encoding: "utf8" });
-    const message = expect.stringContaining(`cannot write to ${join(dataDir, "run")}`);
-    expect(JSON.parse(stdout)).toEqual({ kind: "embedded_unsupported", message });
-    expect(await readdir(dataDir)).toEqual(["run"]);
-  });
+      const [command, ...args] = [...WITHOUT_UNSHARE, process.execPath, "--input-type=module", "-e", program, dataDir];
+      const { stdout } = spawnSync(command!, args, { encoding: "utf8" });
+      const message = expect.stringContaining(`cannot write to ${join(dataDir, "run")}`);
+      expect(JSON.parse(stdout)).toEqual({ kind: "embedded_unsupported", message });
+      expect(await readdir(dataDir)).toEqual(["run"]);
+    },
+  );
 
   test.skipIf(!isRoot || !linux)(
-    "binaries out of a user's reach are named in the reason, and a copy works",
+    "binaries that a user cannot reach are named in the reason, and a copy works",
     async () => {
       const { installation, dropping, socketDir } = await hiddenBinaries();
       const blocked = await firstWorking(dropping, join(installation, "bin/postgres"), dataDir, socketDir);
@@ -339,7 +342,7 @@ describe("users", () => {
   );
 });
 
-/** A package in a folder of mode 0700 and with the modes of umask 077, and the ways that give up root. */
+/** A package in a folder of mode 0700 with the modes of umask 077, and the ways that give up root. */
 async function hiddenBinaries() {
   await chmod(parent, 0o755);
   const hidden = join(parent, "hidden");
@@ -352,7 +355,7 @@ async function hiddenBinaries() {
 }
 
 describe("binaries", () => {
-  test("links that npm left out are made, without a postinstall script", async () => {
+  test("links that npm omitted are created, without a postinstall script", async () => {
     const bare = join(parent, "package/native");
     await cp(await packagedInstallation(), bare, { recursive: true, verbatimSymlinks: true });
     for (const { target } of JSON.parse(await readFile(join(bare, "pg-symlinks.json"), "utf8"))) {
@@ -367,7 +370,7 @@ describe("binaries", () => {
   });
 });
 
-describe("without a kernel that ends children", () => {
+describe("a kernel that does not end children", () => {
   test.skipIf(!existsSync("/bin/sh"))("a shell on a pipe ends PostgreSQL when its owner is killed", async () => {
     await (await start()).stop();
     const program = `
@@ -395,7 +398,7 @@ async function unowned() {
   };
 }
 
-/** A server on the folder that no claim protects, as a killed owner could leave it. */
+/** A server on the folder without a claim, as a killed owner could leave it. */
 async function launchUnowned() {
   return launch({ ...(await unowned()), log: () => {} });
 }

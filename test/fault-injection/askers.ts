@@ -6,12 +6,12 @@ import type { History, Subject } from "./history.ts";
 import type { Instance } from "./instance.ts";
 import { ALLOW, type HttpReply, INSUFFICIENT_SCOPE, INVALID_TOKEN, UNDETERMINED } from "./wire.ts";
 
-/** A way in which somebody learns whether a token is good: all of them promise the same. */
+/** A way to learn if a token is valid. All of them make the same promise. */
 export interface Asker {
   readonly name: string;
-  /** It judges the token as such, not whether it holds the scope that is asked for. */
+  /** True if it judges only the token, not its scopes. */
   readonly scopeless?: boolean;
-  /** The verdict by its number. Rejects where there is none: no answer, or one that is about something else. */
+  /** The verdict by its number. Rejects if there is none: no answer, or one about something else. */
   ask(at: Instance, subject: Subject): Promise<number>;
 }
 
@@ -24,7 +24,7 @@ const CLIENT = "192.0.2.7";
 const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
 const CHECK = "/envoy.service.auth.v3.Authorization/Check";
 
-/** A further asker is one more row. */
+/** A further method is one more row. */
 export const ASKERS: readonly Asker[] = [
   { name: "ValidateToken", ask: (at, { asked }) => at.data.validate(asked, ANSWER_MS) },
   { name: "BatchValidateTokens", ask: async (at, { asked }) => (await at.data.batch([asked], ANSWER_MS))[0]! },
@@ -43,7 +43,7 @@ export const ASKERS: readonly Asker[] = [
       const reply = fromBinary(CheckResponseSchema, await at.data.unary(CHECK, checkOf(subject), ANSWER_MS));
       const verdict = verdictNamed(`VERDICT_${String(reply.dynamicMetadata?.["verdict"])}`);
       const allowed = reply.status?.code === 0 && reply.httpResponse.case === "okResponse";
-      // What Envoy goes by decides; the rest only says why not.
+      // The field that Envoy obeys decides; the rest only gives the reason.
       if (allowed || verdict !== ALLOW) return allowed ? ALLOW : verdict;
       throw new Error("Check says ALLOW and denies");
     },
@@ -73,9 +73,9 @@ export const ASKERS: readonly Asker[] = [
       const reply = await at.http.ask("POST", "/v1/introspect", type, `token=${tokenString}`, ANSWER_MS);
       if (reply.status === 503) return UNDETERMINED;
       if (reply.status !== 200) throw new Error(`introspection answered ${reply.status}`);
-      const told = JSON.parse(reply.body.toString()) as { active: boolean; scope?: string };
-      if (!told.active) return INVALID_TOKEN;
-      return scope === undefined || told.scope?.split(" ").includes(scope) ? ALLOW : INSUFFICIENT_SCOPE;
+      const answer = JSON.parse(reply.body.toString()) as { active: boolean; scope?: string };
+      if (!answer.active) return INVALID_TOKEN;
+      return scope === undefined || answer.scope?.split(" ").includes(scope) ? ALLOW : INSUFFICIENT_SCOPE;
     },
   },
   {
@@ -90,7 +90,7 @@ export const ASKERS: readonly Asker[] = [
         const { code } = ConnectError.from(error);
         if (code === Code.Unauthenticated) return INVALID_TOKEN;
         if (code === Code.Unavailable) return UNDETERMINED;
-        // Refused for something else, it was let in as a caller.
+        // A refusal for another reason means that the caller was authenticated.
         if (code === Code.NotFound || code === Code.PermissionDenied) return ALLOW;
         throw error;
       }
@@ -98,7 +98,7 @@ export const ASKERS: readonly Asker[] = [
   },
 ];
 
-/** Asks, and hands the answer to the checker. Rejects never. */
+/** Asks, and hands the answer to the checker. Never rejects. */
 export async function askBy(asker: Asker, history: History, at: Instance, subject: Subject): Promise<void> {
   if (at.ended || (asker.scopeless && subject.scope !== undefined)) return;
   const start = performance.now();
@@ -107,10 +107,10 @@ export async function askBy(asker: Asker, history: History, at: Instance, subjec
   else history.answered(subject, `${at.name}#${at.pid}`, start, performance.now(), verdict, asker.name);
 }
 
-/** So many of them, each another one. */
+/** This many of them, each a different one. */
 export function someAskers(count: number): Asker[] {
   const first = Math.floor(Math.random() * ASKERS.length);
-  // A step that is coprime to their number or at least never the number itself.
+  // A step that is coprime to their number, or at least never the number itself.
   const step = 1 + Math.floor(Math.random() * (ASKERS.length - 1));
   return Array.from({ length: count }, (_, i) => ASKERS[(first + i * step) % ASKERS.length]!);
 }
@@ -129,7 +129,7 @@ function httpCheck(family: string, said: Record<string, string>): Asker {
 
 const policyFor = (scope: string | undefined) => (scope === undefined ? "default" : SCOPED);
 
-/** Proxies that can not be told every status get the true one beside. */
+/** Proxies that cannot receive every status get the true one in a header. */
 function verdictOfCheck({ status, headers }: HttpReply): number {
   if (status === 200) return ALLOW;
   switch (Number(headers["x-auth-status"] ?? status)) {

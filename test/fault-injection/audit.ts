@@ -1,10 +1,10 @@
 import type { Attempt } from "./history.ts";
 import type { World } from "./world.ts";
 
-/** What an attempt is known by: the request id, or where nobody sent one, what the row is about. */
+/** The key of an attempt: the request id or, if none was sent, the target of the row. */
 const ID = "coalesce(nullif(request_id, ''), target)";
 
-/** Where changes of authority and rows of the audit do not fit together; empty where they do. */
+/** The mismatches between changes of authority and audit rows; empty if there are none. */
 export async function auditProblems(world: World, attempts: readonly Attempt[], newEpoch: boolean): Promise<string[]> {
   const problems: string[] = [];
   const found = new Map(
@@ -22,7 +22,7 @@ export async function auditProblems(world: World, attempts: readonly Attempt[], 
   }
   for (const { id, op, outcome, detail, request } of attempts) {
     const count = request === undefined ? (found.get(id) ?? 0) : byRequest.get(request)!;
-    // One change has one row, unless it is of several tokens or made again: in a new epoch, or by hand.
+    // One change has one row, unless it affects several tokens or ran again: in a new epoch, or by hand.
     const exact = request === undefined && op !== "bulk" && op !== "filter" && op !== "sql" && !newEpoch;
     if (outcome === "OK" && (count < 1 || (exact && count !== 1))) {
       problems.push(`(E) ${op} ${id} is OK with ${count} audit rows`);
@@ -32,7 +32,7 @@ export async function auditProblems(world: World, attempts: readonly Attempt[], 
   return problems;
 }
 
-/** The other way round, once for all: no audit row without its call, and no token that ended without one. */
+/** The other direction, once for all: no audit row without its call, and no ended token without a row. */
 export async function strayChanges(world: World): Promise<string[]> {
   const tries = new Map<string, number>();
   for (const { id } of world.history.attempts) tries.set(id, (tries.get(id) ?? 0) + 1);
@@ -40,7 +40,7 @@ export async function strayChanges(world: World): Promise<string[]> {
     `select ${ID} as id, action, actor, request_id = '' as by_hand, count(*)::int as rows from sallyport.audit
      where outcome = 'OK' and action not in ('history.mint', 'tenant.create', 'token.create') group by 1, 2, 3, 4`,
   );
-  // Each statement by hand has one row; a call may be of several tokens.
+  // Each statement by hand has one row; a call may affect several tokens.
   const stray = rows.filter(({ id, by_hand, rows }) => (by_hand ? rows : 1) > (tries.get(id) ?? 0));
   const unaudited = await world.rows<{ id: string }>(
     `select id from sallyport.tokens t where revoke_time is not null and not exists (

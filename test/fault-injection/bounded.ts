@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 
-/** The promise's own outcome; a rejection that names the work where it takes longer than that. */
+/** Returns the promise's own outcome. Rejects, and names the work, if it takes longer. */
 export async function bounded<T>(work: Promise<T>, ms: number, what: string): Promise<T> {
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => reject(new Error(`${what} did not end within ${ms} ms`)), ms);
@@ -12,7 +12,7 @@ export async function bounded<T>(work: Promise<T>, ms: number, what: string): Pr
   }
 }
 
-/** Whether it comes to hold within that time; a loaded machine takes longer to what a quiet one has at once. */
+/** Returns true if the condition holds within that time. A loaded machine needs longer than a quiet one. */
 export async function until(holds: () => boolean | Promise<boolean>, withinMs = 15_000, restMs = 25): Promise<boolean> {
   for (const end = performance.now() + withinMs; ; await delay(restMs)) {
     if (await holds()) return true;

@@ -6,7 +6,7 @@ import { SCOPE } from "./askers.ts";
 import { Subject } from "./history.ts";
 import { question } from "./wire.ts";
 
-/** How a cell will end. Each kind is another way through the product, and all promise the same. */
+/** The way in which a cell will end. Each kind takes another path through the product, and all promise the same. */
 export type Kind =
   | "revoke"
   | "twice"
@@ -23,7 +23,7 @@ export type Kind =
   | "no-wait"
   | Toggle;
 
-/** What is taken and given back, before the token is revoked for good. */
+/** Taken and given back, before the token is revoked for good. */
 export type Toggle = "enable" | "widen" | "resume" | "restore";
 
 /** Tokens that one change of authority ends together. */
@@ -32,13 +32,13 @@ export interface Cell {
   readonly tenant: string;
   readonly principal: string;
   readonly subjects: readonly Subject[];
-  /** Of the token that the change names; for `parent` it is another's. */
+  /** The id of the token that the change names; for `parent` that is another token. */
   readonly target: string;
-  /** Sent with a rotation, so that a repeat is known as one. */
+  /** Sent with a rotation, so that a repeat is recognized. */
   readonly requestId?: string;
 }
 
-/** Of how many cells of a hundred. Most are what people do most. */
+/** The share of each kind, in cells of a hundred. The most frequent ones are what people do most. */
 const SHARES: Readonly<Record<Kind, number>> = {
   revoke: 31,
   twice: 10,
@@ -60,7 +60,7 @@ const SHARES: Readonly<Record<Kind, number>> = {
 };
 const SIZE: Readonly<Partial<Record<Kind, number>>> = { bulk: 4, filter: 3, disable: 2, suspend: 2, cut: 2 };
 
-/** Of principals and tenants: names are never used twice. */
+/** The names of principals and tenants, which are never used twice. */
 let made = 0;
 
 interface NewRow {
@@ -71,13 +71,13 @@ interface NewRow {
   readonly principal: string;
   readonly scopes: string;
   readonly parent: string | null;
-  /** Milliseconds since 1970; a day from now where there is none. */
+  /** Milliseconds since 1970; a day from now if there is none. */
   readonly expires?: number;
 }
 
 type Owner = Pick<Cell, "tenant" | "principal">;
 
-/** Mints cells by SQL, a transaction for all of them: what is proven here is how tokens end, not how they begin. */
+/** Mints cells by SQL, in one transaction: the end of tokens is under test, not their creation. */
 export class Mint {
   readonly #sql: pg.ClientBase;
   readonly #keyring: Keyring;
@@ -94,7 +94,7 @@ export class Mint {
     const rows: NewRow[] = [];
     const cells: Cell[] = [];
     for (let i = 0; i < count; i++) {
-      // Spread by a stride that is coprime to a hundred, so that few are as mixed as many.
+      // Spread by a stride that is coprime to a hundred, so that a few are as mixed as many.
       const kind = order[(i * 37) % order.length]!;
       cells.push(this.#cell(kind, rows));
     }
@@ -102,7 +102,7 @@ export class Mint {
     return cells;
   }
 
-  /** One principal with so many tokens. */
+  /** One principal with this many tokens. */
   async many(count: number): Promise<Cell> {
     const rows: NewRow[] = [];
     const owner = { tenant: "default", principal: `user:many-${made++}` };
@@ -111,7 +111,7 @@ export class Mint {
     return { kind: "cut", ...owner, subjects, target: subjects[0]!.id };
   }
 
-  /** Tokens that end by themselves, so soon by the database's clock, which is this host's. */
+  /** Tokens that expire this soon by the database's clock, which is this host's. */
   async expiring(count: number, lifetimeMs: number): Promise<Subject[]> {
     const rows: NewRow[] = [];
     const owner = { tenant: "default", principal: `user:h-${made++}` };
@@ -123,7 +123,7 @@ export class Mint {
     return subjects;
   }
 
-  /** Questions about tokens that look right and that nobody has: no cache answers them. */
+  /** Requests with well-formed tokens that do not exist: no cache answers them. */
   strangers(count: number): Buffer[] {
     return Array.from({ length: count }, () =>
       question(mintTokenString("sp_pat", this.#keyring.current).tokenString.reveal()),
@@ -132,7 +132,7 @@ export class Mint {
 
   #cell(kind: Kind, rows: NewRow[]): Cell {
     const serial = made++;
-    // A tenant that is suspended takes all of its tokens with it.
+    // A suspended tenant takes all of its tokens with it.
     const own = kind === "suspend" || kind === "resume";
     const owner = { tenant: own ? `h-${serial}` : "default", principal: `user:h-${serial}` };
     const scopes = kind === "narrow" || kind === "widen" ? SCOPE : "";

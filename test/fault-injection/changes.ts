@@ -10,15 +10,15 @@ import type { Cell, Kind, Toggle } from "./cells.ts";
 import type { Attempt, History, Outcome } from "./history.ts";
 import type { Instance } from "./instance.ts";
 
-/** Where a change is made, and who says so. */
+/** The instance that makes a change, and its caller. */
 export interface Changer {
   readonly history: History;
   readonly adminToken: string;
-  /** A connection for SQL by hand; undefined while the database is away. */
+  /** A connection for SQL by hand; undefined while the database is unreachable. */
   readonly sql: () => Promise<pg.Client | undefined>;
 }
 
-/** In force everywhere so long after the commit, without anybody waiting: L·1.2 + 50 ms. */
+/** The time after the commit at which a change is in force everywhere, without any wait: L·1.2 + 50 ms. */
 export const BY_HAND_MS = 1850;
 const DEADLINE_MS = 6_000;
 const TEN_DAYS_MS = 864_000_000;
@@ -29,7 +29,7 @@ export interface CallOptions {
   readonly timeoutMs: number;
 }
 
-/** What a change that went well says: the mode of its effect, and when that is in force where nobody waited. */
+/** The result of a successful change: the mode of its effect, and the time until it is in force if nobody waited. */
 interface Done {
   readonly detail: string;
   readonly forceAfterMs?: number;
@@ -37,14 +37,14 @@ interface Done {
 
 type Change = (cell: Cell, at: Instance, options: CallOptions) => Promise<Effect | Done | undefined>;
 
-/** One change of authority that ends a cell's tokens, by one instance. Gives its outcome; never rejects. */
+/** One change of authority that ends a cell's tokens, by one instance. Returns its outcome; never rejects. */
 export function end(cell: Cell, at: Instance, changer: Changer, timeoutMs = DEADLINE_MS): Promise<Attempt> {
   if (cell.kind === "sql") return byHand(cell, changer);
   const change = CHANGES[cell.kind] ?? revoke;
   return attempt({ op: cell.kind, cell, at, changer, timeoutMs }, (options) => change(cell, at, options));
 }
 
-/** Gives back what `end` took from a cell that can be toggled. */
+/** Reverts `end` for a cell that can be toggled. */
 export function raise(cell: Cell, at: Instance, changer: Changer): Promise<Attempt> {
   const change = RAISES[cell.kind as Toggle];
   return attempt({ op: `${cell.kind} again`, raises: true, cell, at, changer, timeoutMs: DEADLINE_MS }, (options) =>
@@ -57,14 +57,14 @@ export const isToggle = (kind: Kind): kind is Toggle => Object.hasOwn(RAISES, ki
 interface What {
   readonly op: string;
   readonly raises?: boolean;
-  /** Whose tokens it is about; undefined where they are yet to be made. */
+  /** The affected tokens; undefined if they are yet to be created. */
   readonly cell: Cell | undefined;
   readonly at: Instance;
   readonly changer: Changer;
   readonly timeoutMs: number;
 }
 
-/** Makes one call that the history and the audit are to know of. */
+/** Makes one call, for the history and the audit. */
 export async function attempt(
   what: What,
   call: (options: CallOptions) => Promise<Effect | Done | undefined>,
@@ -78,7 +78,7 @@ export async function attempt(
   changer.history.begin(subjects, made);
   try {
     const answer = await call({ headers, timeoutMs });
-    const { detail, forceAfterMs } = answer === undefined || "detail" in answer ? (answer ?? DONE) : told(answer);
+    const { detail, forceAfterMs } = answer === undefined || "detail" in answer ? (answer ?? DONE) : doneOf(answer);
     changer.history.end(subjects, made, "OK", detail, forceAfterMs);
   } catch (error) {
     changer.history.end(subjects, made, ...readError(error));
@@ -88,10 +88,10 @@ export async function attempt(
 
 const DONE: Done = { detail: "" };
 
-function told({ mode, effectiveBy }: Effect): Done {
+function doneOf({ mode, effectiveBy }: Effect): Done {
   const detail = Object.entries(EffectMode).find(([, number]) => number === mode)?.[0] ?? "";
   if (mode !== EffectMode.ACCEPTED) return { detail };
-  // Of database time, which on this host is ours.
+  // The database's time, which on this host is ours.
   const forceAfterMs = timestampMs(effectiveBy!) - Date.now();
   if (!(forceAfterMs <= BY_HAND_MS + 50)) throw new Error(`in force only ${forceAfterMs} ms after the answer`);
   return { detail, forceAfterMs };
@@ -117,7 +117,7 @@ const token = (change: { scopes?: string[]; disabled?: boolean }): Change => {
 const revoke: Change = async ({ target: value }, at, options) =>
   (await at.tokens.revokeToken({ target: { case: "id", value } }, options)).effect;
 
-/** How each kind ends; the others are revoked. */
+/** The way in which each kind ends; the others are revoked. */
 const CHANGES: Readonly<Partial<Record<Kind, Change>>> = {
   disable: disabled(PrincipalState.DISABLED),
   restore: disabled(PrincipalState.DISABLED),
@@ -129,7 +129,7 @@ const CHANGES: Readonly<Partial<Record<Kind, Change>>> = {
   cut: async ({ principal }, at, options) => (await at.tokens.revokeTokens({ principal }, options)).effect,
   bulk: async ({ subjects }, at, options) =>
     (await at.tokens.revokeTokens({ ids: subjects.map(({ id }) => id) }, options)).effect,
-  // All of a principal, but not as such: one by one.
+  // All tokens of a principal one by one, not the principal.
   filter: async ({ principal }, at, options) => {
     const createdBefore = timestampFromMs(Date.now() + TEN_DAYS_MS);
     return (await at.tokens.revokeTokens({ principal, createdBefore }, options)).effect;
@@ -154,7 +154,7 @@ const RAISES: Readonly<Record<Toggle, Change>> = {
   restore: disabled(PrincipalState.ACTIVE),
 };
 
-/** By SQL, as somebody at a console does. */
+/** By SQL, like an operator at a console. */
 async function byHand(cell: Cell, { history, sql }: Changer): Promise<Attempt> {
   const made: Attempt = { id: `token:${cell.target}`, op: cell.kind, at: "sql", invoked: performance.now() };
   history.begin(cell.subjects, made);
@@ -169,7 +169,7 @@ async function byHand(cell: Cell, { history, sql }: Changer): Promise<Attempt> {
   return made;
 }
 
-/** Only NOT_DONE says that nothing happened; where there is no reason, the call was cut off on its way. */
+/** Only NOT_DONE means that nothing happened. Without a reason, the call was cut off on its way. */
 function readError(error: unknown): [Outcome, string] {
   const failed = ConnectError.from(error);
   const reason = failed.findDetails(ErrorInfoSchema)[0]?.reason;

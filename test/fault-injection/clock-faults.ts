@@ -6,18 +6,18 @@ import type { Fault } from "./round.ts";
 import { ALLOW, UNDETERMINED } from "./wire.ts";
 
 const HOUR = 3_600_000;
-/** As `clocks.ts` goes through them. */
+/** In the order in which `clocks.ts` applies them. */
 const STEPS = [HOUR, -HOUR, 0];
 
 const TURNS = 3;
 
-/** The steps that come between one and its next turn. */
+/** The steps between one turn and the next. */
 function around(by: number): number[] {
   const at = STEPS.indexOf(by);
   return [...STEPS.slice(at + 1), ...STEPS.slice(0, at)];
 }
 
-/** The wall clock of one instance, an hour ahead, an hour behind while it is cut off from the database, and back. */
+/** Steps the wall clock of one instance an hour ahead, an hour back while it is cut off from the database, and back. */
 const clockStep: Fault = {
   name: "clock-step",
   async run(world, seconds) {
@@ -26,14 +26,15 @@ const clockStep: Fault = {
     const says = async () => (await ask(world.history, instance, cell.subjects))[0];
     const always = (instance.options.clock?.wallDays ?? 0) * 24 * HOUR;
     const isOff = (by: number) => {
-      const told = Number(/.*the wall clock says (\d+)/s.exec(instance.log)?.[1]);
-      return Math.abs(told - Date.now() - always - by) < 60_000;
+      const shown = Number(/.*the wall clock says (\d+)/s.exec(instance.log)?.[1]);
+      return Math.abs(shown - Date.now() - always - by) < 60_000;
     };
     const go = async (by: number) => {
       instance.signal("SIGUSR2");
       world.probe(`its wall clock is ${by / HOUR} h off`, await until(() => isOff(by), 3_000));
     };
-    // A lease may end by itself on a loaded machine: then the whole turn is made again, and what a step did, it does again.
+    // A lease may end by itself on a loaded machine. Then the whole turn is repeated, and a step that broke something
+    // breaks it again.
     const step = async (by: number) => {
       for (let turn = 1; ; turn++) {
         const before = await until(async () => (await says()) === ALLOW, 2_500);
@@ -59,12 +60,12 @@ const clockStep: Fault = {
 const READ = /^sallyport-read$/;
 const READ_MS = 220;
 const BEFORE_MS = 90;
-/** So much longer where the machine was too slow for it. */
+/** Extended by the time that the machine was too slow. */
 const MORE_MS = 15_000;
 
 /**
- * Tokens whose time runs out while a read of them is on its way back. Who asks after that joins the read: what it says
- * was true when the database said so, and is judged by the time at which it answers.
+ * Tokens that expire while a read of them is on its way back. A caller that asks after that joins the read. The read
+ * was true at the time of the database, and is judged by the time of the answer.
  */
 const expiryRace: Fault = {
   name: "expiry-race",

@@ -1,6 +1,6 @@
-// Preloaded into an instance (`node --import`): its clocks run as a badly kept host's may. The monotonic one is slow by
-// what chrony may slew two hosts apart; the wall clock is days off, and steps at each SIGUSR2. The program itself is as
-// it is.
+// Preloaded into an instance (`node --import`): its clocks run like those of a badly kept host. The monotonic clock is
+// slow by as much as chrony may slew two hosts apart. The wall clock is days off, and steps at each SIGUSR2. The
+// program itself is unchanged.
 const { HISTORY_CLOCK_RATE = "1", HISTORY_WALL_DAYS = "0" } = process.env;
 const HOUR = 3_600_000;
 const STEPS = [HOUR, -HOUR, 0];

@@ -14,7 +14,7 @@ interface Cut {
   readonly down?: number;
 }
 
-/** Every place where the connection of one revocation can be cut; rounds go on where the one before them ended. */
+/** Every place where the connection of one revocation can be cut. A round continues where the one before ended. */
 class Sweep {
   readonly #up: number;
   readonly #all: number;
@@ -25,7 +25,8 @@ class Sweep {
   constructor(carried: Required<Cut>) {
     this.#up = carried.up + 1;
     this.#all = this.#up + carried.down + 1;
-    // Far steps, so that few are spread over all; and coprime, so that all are met in the end.
+    // Wide steps, so that a few spread over all places, and coprime to their number, so that all are reached in the
+    // end.
     this.#stride = Math.round(this.#all * 0.618);
     while (divisor(this.#stride, this.#all) > 1) this.#stride++;
   }
@@ -45,7 +46,7 @@ const divisor = (a: number, b: number): number => (b === 0 ? a : divisor(b, a % 
 
 let sweep: Sweep | undefined;
 
-/** The connection that changes authority, cut at every byte of one revocation, from the first word of the connection. */
+/** Cuts the connection that changes authority at every byte of one revocation, from its first byte. */
 export const CUT_SWEEP: Fault = {
   name: "cut-sweep",
   long: 20,

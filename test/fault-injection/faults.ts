@@ -9,7 +9,9 @@ import { RESTORE_FAULTS } from "./restore-faults.ts";
 import type { Fault } from "./round.ts";
 import { VOLUME_COPY } from "./volume-copy.ts";
 
-/** In the order in which they are run once: the standby that one of PostgreSQL's needs is gone before the volume goes back. */
+/**
+ * The order of a single run of each. The standby that one PostgreSQL fault needs is gone before the volume is restored.
+ */
 export const FAULTS: readonly Fault[] = [
   ...INSTANCE_FAULTS,
   ...CLOCK_FAULTS,

@@ -10,7 +10,10 @@ import { World } from "./world.ts";
 
 const REVOKES = 150;
 
-/** What healthy deployments take, beside what is to be reached; printed, not judged, but for what must never be. */
+/**
+ * Latencies of healthy deployments beside their goals. They are printed and not judged, except for those that must
+ * never occur.
+ */
 export async function figures(): Promise<{ passed: number; failed: number; skipped: number }> {
   print(`load of the machine before: ${loadavg()[0]!.toFixed(1)}`);
   const server = await startServer({ settings: { max_connections: "250" } });
@@ -46,8 +49,8 @@ function tell(what: string, attempts: readonly Attempt[], goal = ""): void {
   const modes = Object.entries(Object.groupBy(attempts, ({ detail }) => detail ?? "")).map(
     ([mode, some]) => `${mode} ${some!.length}`,
   );
-  const told = `p50 ${ms(quantile(took, 0.5))}, p99 ${ms(quantile(took, 0.99))} (${modes.join(", ")})`;
-  print(`${what.padEnd(44)} ${told}${goal && `; goal ${goal}`}`);
+  const text = `p50 ${ms(quantile(took, 0.5))}, p99 ${ms(quantile(took, 0.99))} (${modes.join(", ")})`;
+  print(`${what.padEnd(44)} ${text}${goal && `; goal ${goal}`}`);
 }
 
 function next(world: World): Cell {
@@ -56,7 +59,7 @@ function next(world: World): Cell {
   return cell;
 }
 
-/** A revocation after the other, by the first instance; `rest` is what lies between, in milliseconds. */
+/** One revocation after the other, by the first instance; `rest` is the pause between, in milliseconds. */
 async function inTurn(world: World, count: number, rest = () => 0): Promise<Attempt[]> {
   const attempts: Attempt[] = [];
   while (attempts.length < count) {
@@ -68,7 +71,10 @@ async function inTurn(world: World, count: number, rest = () => 0): Promise<Atte
   return attempts;
 }
 
-/** Back to back each one meets the rest of 20 ms that a poll takes after the one before: people's come at random. */
+/**
+ * Back to back, each one meets the pause of 20 ms that a poll takes after the one before. People's revocations come at
+ * random.
+ */
 async function revokes(world: World, instances: number): Promise<void> {
   const what = instances === 1 ? "1 instance" : `${instances} instances`;
   await inTurn(world, 30);
@@ -124,7 +130,7 @@ async function byIds(world: World, callers: number): Promise<void> {
   print(`RevokeTokens by 1000 ids, ${callers} at a time: ${perSecond} tokens/s; goal 5000`);
 }
 
-/** All of a principal that were created until now: not its whole, therefore each by its row. */
+/** All tokens of a principal that were created until now: not the whole principal, therefore each by its row. */
 async function byFilter(world: World, count: number): Promise<void> {
   const cell = await world.mint((mint) => mint.many(count));
   const attempt = await end({ ...cell, kind: "filter" }, world.instances[0]!, world);
@@ -147,7 +153,7 @@ async function bulk(world: World): Promise<void> {
   }
 }
 
-/** One of two cores is busy with something else. An age beyond the lease, as each instance tells it, is a lapse. */
+/** One of two cores is busy with other work. An age beyond the lease, by the instance's own metric, is a lapse. */
 async function lapses(world: World): Promise<void> {
   const spin =
     "setTimeout(() => process.exit(), 20000); const f = () => { for (let i = 0; i < 1e8; i++); setImmediate(f); }; f();";

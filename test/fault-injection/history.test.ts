@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { type Attempt, History, type Outcome, Subject } from "./history.ts";
 import { ALLOW, INVALID_TOKEN } from "./wire.ts";
 
-/** A token, its history, and steps whose times are now. */
+/** A token, its history, and steps at the present time. */
 function story() {
   const history = new History();
   const subject = new Subject("tok_1", "a string");
@@ -11,7 +11,7 @@ function story() {
     history.begin([subject], attempt);
     return (outcome: Outcome) => {
       history.end([subject], attempt, outcome, outcome);
-      // Later than that: the clock is finer than what a test can tell apart.
+      // Later than that: the clock is finer than the steps of a test.
       for (const now = performance.now(); performance.now() === now; );
     };
   };
@@ -22,7 +22,7 @@ function story() {
   return { history, begin, answer, subject };
 }
 
-test("an ALLOW to a call that starts after the OK is a violation, and one under way is none", () => {
+test("an ALLOW to a call that starts after the OK is a violation, and an ALLOW to a call in progress is not", () => {
   const { begin, answer } = story();
   const end = begin("revoke");
   const before = performance.now();
@@ -32,7 +32,7 @@ test("an ALLOW to a call that starts after the OK is a violation, and one under 
   expect(answer(ALLOW)).toEqual(["(A)"]);
 });
 
-test("a refusal without a cause is a violation, and an ALLOW after a refusal is one within a process", () => {
+test("a refusal without a cause is a violation, and so is an ALLOW after a refusal within a process", () => {
   expect(story().answer(INVALID_TOKEN)).toEqual(["(C)"]);
   const { begin, answer } = story();
   begin("revoke");
@@ -40,7 +40,7 @@ test("a refusal without a cause is a violation, and an ALLOW after a refusal is 
   expect(answer(ALLOW, performance.now() + 1)).toEqual(["(B)"]);
 });
 
-test("what was given back must be good at OK, and may be either before", () => {
+test("a token that was given back must be accepted at OK, and may be either before", () => {
   const { begin, answer } = story();
   begin("enable")("OK");
   expect(answer(INVALID_TOKEN)).toEqual([]);
@@ -56,7 +56,7 @@ test("what was given back must be good at OK, and may be either before", () => {
   expect(answer(ALLOW)).toEqual(["(C)", "(A)", "(B)"]);
 });
 
-test("a raise that was not done leaves it dead, and one of which nobody knows leaves only what is final", () => {
+test("a raise that was not done leaves it dead, and after one with an unknown outcome only final changes count", () => {
   const notDone = story();
   notDone.begin("enable")("OK");
   notDone.begin("enable again", true)("NOT_DONE");
@@ -71,7 +71,7 @@ test("a raise that was not done leaves it dead, and one of which nobody knows le
   expect(unknown.answer(ALLOW)).toEqual(["(A)"]);
 });
 
-test("a token that ends by its time is dead from then on, and may be refused a little sooner", () => {
+test("a token that expires is dead from then on, and may be refused a little earlier", () => {
   const { answer, subject } = story();
   subject.expires(performance.now() + 60);
   expect(answer(INVALID_TOKEN)).toEqual([]);
@@ -79,7 +79,7 @@ test("a token that ends by its time is dead from then on, and may be refused a l
   expect(answer(ALLOW)).toEqual(["(A)", "(B)"]);
 });
 
-test("what is refused while the database is empty is no violation, and then it may live again", async () => {
+test("a refusal while the database is empty is no violation, and afterwards the token may live again", async () => {
   const { history, answer } = story();
   await history.emptied(async () => {
     expect(answer(INVALID_TOKEN)).toEqual([]);

@@ -1,39 +1,41 @@
 import { appendFileSync } from "node:fs";
 import { ALLOW, INSUFFICIENT_SCOPE, INVALID_TOKEN, question, UNDETERMINED } from "./wire.ts";
 
-/** How a change of authority ended, as its caller knows: done and in force, surely not done, or neither. */
+/** The outcome of a change of authority for its caller: done and in force, certainly not done, or unknown. */
 export type Outcome = "OK" | "NOT_DONE" | "UNKNOWN";
 
 /** One call that changes authority. Times are milliseconds of CLOCK_MONOTONIC on this host. */
 export interface Attempt {
-  /** What tells its audit rows from all others: sent as x-request-id, or of SQL by hand what the row is about. */
+  /** The key of its audit rows: the x-request-id or, for SQL by hand, the row's target. */
   readonly id: string;
   readonly op: string;
   readonly at: string;
   readonly invoked: number;
-  /** It gives authority back: once it is OK, nobody may refuse for what was done before it. */
+  /** True if it gives authority back. Once it is OK, no refusal may rest on an earlier change. */
   readonly raises?: boolean;
-  /** The same for all repeats of one request: only one of them changes anything. */
+  /** Equal for all repeats of one request. Only one of them changes anything. */
   readonly request?: string | undefined;
   returned?: number;
   outcome?: Outcome;
   /** The reason of an error, or the mode of the effect. */
   detail?: string;
-  /** When a raise that undid it returned. */
+  /** The time at which a raise that undid it returned. */
   lifted?: number;
 }
 
-/** What no raise undoes. */
+/** The changes that no raise undoes. */
 const FINAL: ReadonlySet<string> = new Set(["revoke", "oauth", "no-wait", "twice", "parent", "sql", "rotate", "cut"]);
 
-/** What an answer may take that is judged by its end: the upper bound of the database's time says when that is. */
+/**
+ * The longest duration of an answer that is judged by its end, which the upper bound of the database's time decides.
+ */
 const EARLY_MS = 1_000;
 
-/** One token, and all that is known of its end. */
+/** One token, and everything that is known about its end. */
 export class Subject {
   readonly id: string;
   readonly tokenString: string;
-  /** What those ask for who can; undefined: no scope. */
+  /** The scope that requests require, if the method can require one; undefined for no scope. */
   readonly scope: string | undefined;
   readonly asked: Buffer;
   readonly attempts: Attempt[] = [];
@@ -41,14 +43,14 @@ export class Subject {
   deadFrom = Number.POSITIVE_INFINITY;
   /** Per process: the end of its first refusal. */
   readonly refused = new Map<string, number>();
-  /** The last one that ended: when it started, and when it ended. */
+  /** The last one that ended: its start and its end. */
   readonly lastRefusal = { start: Number.NEGATIVE_INFINITY, end: Number.NEGATIVE_INFINITY };
-  /** Raises that are under way. */
+  /** Raises in progress. */
   raising = 0;
   #deadBefore = Number.POSITIVE_INFINITY;
-  /** When the last raise returned. */
+  /** The time at which the last raise returned. */
   raised = Number.NEGATIVE_INFINITY;
-  /** Nobody knows of a raise whether it was done, or when it will be: only what is final counts from there. */
+  /** The outcome of a raise is unknown. From there on only final changes count. */
   open = false;
 
   constructor(id: string, tokenString: string, scope?: string) {
@@ -58,7 +60,7 @@ export class Subject {
     this.asked = question(tokenString, scope);
   }
 
-  /** Whether some attempt may be why a call that started and ended then was refused. */
+  /** True if an attempt may be the cause of a refusal of a call with this start and end. */
   mayBeDead(start: number, end: number): boolean {
     return this.attempts.some(
       ({ invoked, outcome, raises = false, lifted = Number.POSITIVE_INFINITY }) =>
@@ -66,13 +68,13 @@ export class Subject {
     );
   }
 
-  /** It ends by itself at that time of the monotonic clock; a clock that is not exact may say so a little sooner. */
+  /** It ends by itself at that time of the monotonic clock. An inexact clock may end it a little earlier. */
   expires(at: number): void {
     this.attempts.push({ id: "", op: "expire", at: "time", invoked: at - EARLY_MS, returned: at, outcome: "OK" });
     this.deadFrom = at + 2;
   }
 
-  /** A raise begins: from here on it may live. */
+  /** A raise begins: from here on the token may live. */
   beginRaise(): void {
     if (this.raising++ === 0) this.#deadBefore = this.deadFrom;
     this.deadFrom = Number.POSITIVE_INFINITY;
@@ -85,20 +87,20 @@ export class Subject {
     if (outcome === "UNKNOWN") this.open = true;
     if (outcome === "NOT_DONE" && !this.open) this.deadFrom = Math.min(this.deadFrom, this.#deadBefore);
     if (outcome !== "OK") return;
-    // One whose outcome nobody knows may still be done.
+    // A raise with an unknown outcome may still happen.
     for (const before of this.attempts) {
       const over = before.outcome === "OK" && before.returned! <= invoked;
       if (over && !before.raises) before.lifted ??= returned!;
     }
   }
 
-  /** No raise can be why a token lives again that was refused to a call which started then. */
+  /** No raise can explain why a token lives again that was refused to a call which started then. */
   refusalStands(start: number): boolean {
     return this.raising === 0 && !this.open && start > this.raised;
   }
 }
 
-/** What a stretch of history came to. */
+/** The counts of one section of the history. */
 export interface Tally {
   allows: number;
   refusals: number;
@@ -106,7 +108,7 @@ export interface Tally {
   unanswered: number;
   /** ALLOWs to calls that started after the OK. */
   afterOk: number;
-  /** The nearest that an ALLOW's start came to the OK, from below. Milliseconds. */
+  /** The smallest distance of an ALLOW's start to a later OK. Milliseconds. */
   nearest: number;
   violations: string[];
   readonly byAsker: Map<string, { allows: number; refusals: number }>;
@@ -126,20 +128,20 @@ export const emptyTally = (): Tally => ({
 const MOST_VIOLATIONS = 50;
 
 /**
- * Judges each answer when it comes, against all that is known by then:
- * (A) no ALLOW to a call that started after a change which ends the token had returned OK;
- * (B) within a process, no ALLOW to a call that started after a refusal of the token had ended;
- * (C) no refusal of a token that nobody can have ended, or that was given back by a change that had returned OK.
+ * Judges each answer when it arrives, by everything that is known then. (A) No ALLOW to a call that started after a
+ * change that ends the token had returned OK. (B) Within a process, no ALLOW to a call that started after a refusal of
+ * the token had ended. (C) No refusal of a token that nobody can have ended, or that a change gave back which had
+ * returned OK.
  */
 export class History {
   tally = emptyTally();
   readonly attempts: Attempt[] = [];
-  /** While somebody empties the database and fills it again: what is not there then is rightly refused. */
+  /** While the database is emptied and filled again, tokens are missing and rightly refused. */
   #empty = { from: Number.POSITIVE_INFINITY, to: Number.POSITIVE_INFINITY };
   readonly #file: string | undefined;
   #lines: string[] = [];
 
-  /** With a file, every answer and every change is written there, a JSON line each. */
+  /** If there is a file, writes every answer and every change to it, a JSON line each. */
   constructor(file?: string) {
     this.#file = file;
   }
@@ -205,7 +207,7 @@ export class History {
     }
   }
 
-  /** `forceAfterMs`: where nobody waited, so long until it is in force. */
+  /** `forceAfterMs`: the time until it is in force, if the call did not wait. */
   end(subjects: readonly Subject[], attempt: Attempt, outcome: Outcome, detail: string, forceAfterMs = 0): void {
     const { op, at, invoked } = attempt;
     const returned = performance.now();
@@ -220,20 +222,20 @@ export class History {
     }
   }
 
-  /** Of those during an attempt that was not done: they were believed to be its doing. */
+  /** Refusals during an attempt that was not done. They counted as its effect. */
   #judgeRefusals(subject: Subject, { id, invoked, detail }: Attempt): void {
     const { start, end } = subject.lastRefusal;
     if (end < invoked || subject.mayBeDead(start, end)) return;
     this.violation("C", subject, `refused, though ${id} came back with ${detail}`);
   }
 
-  /** Does what empties the database and fills it again; in between there are no tokens. */
+  /** Runs `work`, which empties the database and fills it again. In between there are no tokens. */
   async emptied<T>(work: () => Promise<T>): Promise<T> {
     this.#empty = { from: performance.now(), to: Number.POSITIVE_INFINITY };
     return work().finally(() => (this.#empty.to = performance.now()));
   }
 
-  /** The database forgot what ended them: they live, as far as it knows. */
+  /** The database lost the change that ended them, so for it they live. */
   lost(subjects: readonly Subject[]): void {
     for (const subject of subjects) {
       for (const attempt of subject.attempts.splice(0)) this.attempts.splice(this.attempts.indexOf(attempt), 1);
@@ -253,7 +255,7 @@ export class History {
     violations.push(`(${kind}) ${subject?.id ?? ""} ${text} [${past.join("; ")}]`);
   }
 
-  /** Begins another stretch; what is known of tokens stays. */
+  /** Begins another section. The knowledge about tokens stays. */
   turn(): Tally {
     const { tally } = this;
     this.tally = emptyTally();

@@ -15,7 +15,7 @@ export interface Hunted {
   readonly skipped: number;
 }
 
-/** Runs every mutant under its fault; each must be caught answering what it must not. */
+/** Runs every mutant under its fault. Each must be caught with a wrong answer. */
 export async function hunt(only: readonly string[] | undefined): Promise<Hunted> {
   const server = await startServer({ settings: { max_connections: "80" } });
   let failed = 0;

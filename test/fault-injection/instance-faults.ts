@@ -9,21 +9,21 @@ import type { Fault } from "./round.ts";
 import { ALLOW, type DataClient } from "./wire.ts";
 import type { World } from "./world.ts";
 
-/** Which of the instances a fault is for; changes are then made by the others. */
+/** The instances that a fault affects. The others make the changes then. */
 export function victim(world: World, index = 1) {
   const instance = world.instances[index]!;
   world.spared.add(instance.name);
   return instance;
 }
 
-/** A living cell that the load does not know: in no cache yet. */
+/** A live cell that the load does not know, so that no cache has it. */
 export function fresh(world: World): Cell {
   const cell = world.nextCell();
   if (cell === undefined) throw new Error("the stock of tokens is used up");
   return cell;
 }
 
-/** One that the load does not know either, whose end waits for everybody: not by hand, and by one call. */
+/** Another one that the load does not know. One API call ends it, and waits for everybody. */
 export async function revocable(world: World): Promise<Cell> {
   return (await world.mint((mint) => mint.cells(1, { revoke: 1 })))[0]!;
 }
@@ -35,12 +35,12 @@ const none: Fault = {
   },
 };
 
-/** Kept short: a lease goes on meanwhile, and a process that is often late sheds its calls. */
+/** Kept short: a lease continues meanwhile, and a process that is often late sheds its calls. */
 const PILE_MS = 25;
 
 /**
- * Connections of one process that it is stopped in front of: it was told by its kernel that there is something to read
- * in them, and reads them, with what came meanwhile, before it looks at any timer.
+ * Connections of one process that is stopped before it reads them. When it continues, its kernel has data for them, and
+ * it reads that, with everything newer, before it looks at any timer.
  */
 class Unread {
   readonly #world: World;
@@ -58,7 +58,9 @@ class Unread {
     this.#last = Array.from({ length: 4 }, () => at.connect());
   }
 
-  /** Leaves the process stopped. Sockets are read in the order in which something came: the last behind heaps of work. */
+  /**
+   * Leaves the process stopped. Sockets are read in the order of their data: the last one comes after a lot of work.
+   */
   static async stop(world: World, at: Instance, subject: Subject): Promise<Unread> {
     const unread = new Unread(world, at);
     await Promise.all(unread.#all.map((client) => unread.#ask([subject], client)));
@@ -72,12 +74,12 @@ class Unread {
     return unread;
   }
 
-  /** Asks behind what is unread. */
+  /** Asks behind the unread data. */
   ask(subjects: readonly Subject[]): void {
     for (const client of this.#last) void this.#ask(subjects, client);
   }
 
-  /** When the process goes on: all that was asked is answered, or never will be. */
+  /** When the process continues: every request is answered, or never will be. */
   async end(): Promise<void> {
     await Promise.all(this.#asked.splice(0));
   }
@@ -136,7 +138,7 @@ function pause(name: string, ms: (seconds: number) => number): Fault {
   };
 }
 
-/** Pauses that are shorter than a lease: what is cached may still be used afterwards. */
+/** Pauses that are shorter than a lease: cached rows may still be used afterwards. */
 const stalls: Fault = {
   name: "stalls",
   async run(world, seconds) {
@@ -162,7 +164,7 @@ const kill: Fault = {
     world.probe(`it was killed, not ${how}`, how === "SIGKILL");
     await delay(seconds * 500);
     const again = await world.join(1);
-    // What a start takes says the machine; that another was killed must not make it longer.
+    // The duration of a start depends on the machine. Another instance's death must not make it longer.
     const most = Math.max(10_000, 4 * instance.startMs);
     world.probe(`it was ready again in time, not after ${again.startMs.toFixed(0)} ms`, again.startMs < most);
     await delay(500);
@@ -184,8 +186,8 @@ const joinLeave: Fault = {
 const POLL = /^sallyport-poll$/;
 
 /**
- * Taken for dead though it lives, again and again: each time it has another id, and whoever changes authority must wait
- * for that one, too. It hears of no change by itself, so an id that nobody waits for is seen.
+ * Reaped although it lives, again and again. Each time it has another id, and a writer must wait for that one, too. It
+ * receives no wake-ups, so an id that a writer does not wait for is detected.
  */
 const takenForDead: Fault = {
   name: "taken-for-dead",
@@ -197,7 +199,7 @@ const takenForDead: Fault = {
       const cell = await revocable(world);
       const before = await world.rows<{ id: string }>("select id from sallyport.validators");
       instance.pg.clear();
-      // As its peers do where it was silent; the notification is for it to look at once.
+      // As its peers do with a silent one. The notification makes it look at once.
       await world.rows("update sallyport.validators set reaped_at = clock_timestamp() where reaped_at is null");
       await world.rows("notify sallyport_rev");
       if (!(await registeredAnew(world, before.length))) continue;
@@ -212,7 +214,7 @@ const takenForDead: Fault = {
   },
 };
 
-/** Until as many live rows are there as there are instances. */
+/** Until there are as many live rows as instances. */
 async function registeredAnew(world: World, count: number): Promise<boolean> {
   const live = "select count(*)::int as n from sallyport.validators where reaped_at is null";
   for (let attempt = 0; attempt < 200; attempt++) {
@@ -222,7 +224,7 @@ async function registeredAnew(world: World, count: number): Promise<boolean> {
   return false;
 }
 
-/** Until it answers, and has it in its cache. */
+/** Until it answers, and has the token in its cache. */
 async function warm(world: World, at: Instance, cell: Cell): Promise<void> {
   for (let attempt = 0; attempt < 40; attempt++) {
     if ((await ask(world.history, at, cell.subjects))[0] === ALLOW) break;

@@ -18,23 +18,28 @@ export interface InstanceOptions {
   /** The folder with the program's `main.ts`. */
   readonly source: string;
   readonly database: { readonly port: number; readonly name: string };
-  /** Of a pooler, by which it goes for all that needs no connection of its own. */
+  /** The URL of a pooler, for all connections that need not be direct. */
   readonly pooler?: number;
   readonly keyring: KeyringFile;
   readonly adminToken: string;
-  /** A port leads there by a link of the instance's own; a URL is used as it is. */
+  /** A port is reached through a link of the instance's own; a URL is used directly. */
   readonly redis?: number | string;
   readonly revocation?: { readonly lease: string; readonly poll: string };
-  /** Of the monotonic clock, and how many days the wall clock is off. */
+  /** The rate of the monotonic clock, and the days by which the wall clock is off. */
   readonly clock?: { readonly rate: number; readonly wallDays: number };
 }
 
 const CLOCKS = join(import.meta.dirname, "clocks.ts");
-/** Of validators to one instance: what waits on one of them is taken up at another time than what waits on the next. */
+/**
+ * The number of validator clients for one instance. Data of one connection is read at another time than that of the
+ * next.
+ */
 const CONNECTIONS = 4;
 const READY_MS = 60_000;
 
-/** A real Sallyport as a child process, with its own links to the database and to Redis, and clients of its listeners. */
+/**
+ * A real Sallyport as a child process, with its own links to the database and to Redis, and clients of its listeners.
+ */
 export class Instance {
   readonly name: string;
   readonly options: InstanceOptions;
@@ -42,7 +47,7 @@ export class Instance {
   readonly pg: PgLink;
   readonly pooled: PgLink | undefined;
   readonly redis: TcpProxy | undefined;
-  /** Where its metrics are. */
+  /** The URL of its metrics. */
   readonly ops: string;
   readonly #listener: string;
   readonly tokens: Client<typeof TokenAdmin>;
@@ -52,7 +57,7 @@ export class Instance {
   readonly http: HttpClient;
   readonly adminHttp: HttpClient;
   readonly exited: Promise<string>;
-  /** How long it took to hold a lease. */
+  /** The time until it held a lease. */
   readonly startMs: number;
   ended = false;
   readonly #child: ChildProcess;
@@ -86,7 +91,7 @@ export class Instance {
     this.tenants = createClient(TenantAdmin, transport);
   }
 
-  /** Starts the program and resolves once it said where its listeners are: it then holds a lease. */
+  /** Starts the program and resolves once it has printed the addresses of its listeners: it holds a lease then. */
   static async start(options: InstanceOptions): Promise<Instance> {
     const begun = performance.now();
     const pg = await PgLink.start(options.database.port);
@@ -108,7 +113,7 @@ export class Instance {
     const file = writeConfig(place.path, config);
     const { rate = 1, wallDays = 0 } = options.clock ?? {};
     const preload = options.clock === undefined ? [] : ["--import", CLOCKS];
-    // A killed run must leave nothing behind, and where the kernel helps, it does not.
+    // A killed run must leave nothing behind. The kernel ends the child, if it can.
     const tie = existsSync("/usr/bin/setpriv") ? ["/usr/bin/setpriv", "--pdeathsig", "KILL"] : [];
     const words = [...tie, process.execPath, ...preload, join(options.source, "main.ts"), "serve", "--config", file];
     const child = spawn(words[0]!, words.slice(1), {
@@ -133,12 +138,12 @@ export class Instance {
     }
   }
 
-  /** A client of the data listener, another one each time. */
+  /** A client of the data listener, in rotation. */
   get data(): DataClient {
     return this.#data[this.#turn++ % CONNECTIONS]!;
   }
 
-  /** Another client of the data listener, for whoever closes it. */
+  /** Another client of the data listener. The caller closes it. */
   connect(): DataClient {
     return new DataClient(this.#listener);
   }
@@ -147,7 +152,7 @@ export class Instance {
     this.#child.kill(name);
   }
 
-  /** The sum of its samples whose line begins so. */
+  /** The sum of its samples whose line begins with this text. */
   async metric(begins: string): Promise<number> {
     const lines = (await (await fetch(`${this.ops}/metrics`)).text()).split("\n");
     return lines
@@ -155,7 +160,7 @@ export class Instance {
       .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0);
   }
 
-  /** The kernel's letter for what the process does: T while it is stopped. */
+  /** The kernel's letter for the state of the process: T while it is stopped. */
   get state(): string {
     try {
       return /\) (\S)/.exec(readFileSync(`/proc/${this.pid}/stat`, "latin1"))?.[1] ?? "";
@@ -164,12 +169,12 @@ export class Instance {
     }
   }
 
-  /** The end of what it wrote: warnings and worse. */
+  /** The end of its log: warnings and worse. */
   get log(): string {
     return this.#output.text.slice(-3000);
   }
 
-  /** Ends it, as an orchestrator does or as a crash does, and its links. Gives the exit code or the signal. */
+  /** Ends it, like an orchestrator or like a crash, and its links. Returns the exit code or the signal. */
   async stop(signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<string> {
     this.signal("SIGCONT");
     this.signal(signal);

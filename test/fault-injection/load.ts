@@ -6,13 +6,13 @@ import type { Attempt, History, Subject } from "./history.ts";
 import type { Instance } from "./instance.ts";
 import { mintByApi } from "./mint-by-api.ts";
 
-/** What the load runs against; read anew at each step, for instances come and go. */
+/** The target of the load; read anew at each step, because instances come and go. */
 export interface Target extends Changer {
   readonly history: History;
   readonly instances: readonly Instance[];
-  /** Those that changes are made by now; the others may be cut off on purpose. None: no change is made. */
+  /** The instances that make changes now; the others may be cut off on purpose. None: no change is made. */
   changers(): readonly Instance[];
-  /** The next cell that lives; undefined when the stock is used up. */
+  /** The next live cell; undefined when the stock is used up. */
   nextCell(): Cell | undefined;
 }
 
@@ -28,13 +28,13 @@ const LIVING = 120;
 const DEAD = 80;
 const ANSWER_MS = 20_000;
 const TRIES = 3;
-/** Of all there are, for one cell: each learns of it shortly before its end, and asks again at once. */
+/** All instances, for one cell: each is asked shortly before the cell's end, and again at once. */
 const ASKERS_PER_CELL = 2;
-/** So long an answer may take that a change is to wait for it. */
+/** The longest time of an answer that a change waits for. */
 const FIRST_ANSWERS_MS = 40;
 const MINT_REST_MS = 60;
 
-/** Whoever asks about a token of a process, and hands the answer to the checker. Rejects never. */
+/** Asks one process about a token, and hands the answer to the checker. Never rejects. */
 export async function ask(
   history: History,
   at: Instance,
@@ -59,8 +59,8 @@ export async function ask(
 }
 
 /**
- * Validators that hammer every instance with batches about living and lately ended tokens, and revokers that end
- * tokens and ask everybody at once when they were told OK.
+ * Validators send every instance batches about live and lately ended tokens. Revokers end tokens and ask everybody at
+ * once after the OK.
  */
 export class Load {
   readonly ended: Cell[] = [];
@@ -77,7 +77,7 @@ export class Load {
     this.#options = options;
   }
 
-  /** Resolves under full load, with every living token in the caches of all. */
+  /** Resolves under full load, with every live token in the caches of all. */
   static async start(target: Target, options: LoadOptions): Promise<Load> {
     const load = new Load(target, options);
     load.#refill();
@@ -88,7 +88,7 @@ export class Load {
     return load;
   }
 
-  /** Ends when every call that is under way has ended. */
+  /** Ends when every call in progress has ended. */
   async stop(): Promise<void> {
     this.#running = false;
     await Promise.all(this.#workers);
@@ -100,7 +100,7 @@ export class Load {
     for (let i = 0; i < subjects.length; i += BATCH) await ask(this.#target.history, at, subjects.slice(i, i + BATCH));
   }
 
-  /** Two workers for every instance that is there; a new one gets its own. */
+  /** Two workers for every instance; a new one gets its own. */
   async #watch(): Promise<void> {
     const served = new Set<Instance>();
     while (this.#running) {
@@ -144,7 +144,7 @@ export class Load {
         await delay(20);
         continue;
       }
-      // Not the newest: what is ended must have been in the caches of all.
+      // Not the newest: an ended token must have been in the caches of all.
       const cell = this.#living.splice(Math.floor(Math.random() * 40), 1)[0];
       if (cell === undefined) return;
       this.ended.push(cell);
@@ -154,7 +154,7 @@ export class Load {
     }
   }
 
-  /** New ones by the calls that people make them by. What is there when such a call is OK is good everywhere. */
+  /** New ones by the calls that people use. A token is accepted everywhere once its call is OK. */
   async #mint(): Promise<void> {
     for (; this.#running; await delay(MINT_REST_MS)) {
       const [at] = this.#pick();
@@ -176,7 +176,7 @@ export class Load {
       await delay(Math.random() * 60);
       if (await this.#tries(cell, askers, raise)) await delay(Math.random() * 60);
     }
-    // Whatever became of that: this is for good.
+    // Whatever its outcome: this one is final.
     await this.#tries({ ...cell, kind: "revoke" }, askers, end);
   }
 
@@ -185,7 +185,7 @@ export class Load {
       const [first, second] = this.#pick();
       if (first === undefined) return false;
       const calls = [this.#once(cell, first, askers, make)];
-      // A repeat that comes while the first one still waits must not be told OK any sooner.
+      // A repeat that comes while the first one still waits must not return OK any earlier.
       if (cell.kind === "twice") {
         calls.push(delay(15 + Math.random() * 100).then(() => this.#once(cell, second ?? first, askers, make)));
       }
@@ -206,7 +206,7 @@ export class Load {
     return attempt;
   }
 
-  /** At once and a little later: what was read before the change may be stored after it. */
+  /** At once and a little later: a row that was read before the change may be stored after it. */
   #chase(at: Instance, cell: Cell, askers: readonly Asker[]): void {
     const { history } = this.#target;
     const all = (subjects: readonly Subject[]) =>
@@ -218,7 +218,7 @@ export class Load {
     );
   }
 
-  /** About the last of a cell's tokens: where there are a parent and a child, the child. */
+  /** About the last of a cell's tokens: of a parent and its child, the child. */
   #ask(at: Instance, cell: Cell, askers: readonly Asker[]): Promise<unknown> {
     const { history } = this.#target;
     return Promise.all(askers.map((asker) => askBy(asker, history, at, cell.subjects.at(-1)!)));

@@ -3,14 +3,14 @@ import { attempt, type CallOptions, type Changer } from "./changes.ts";
 import { Subject } from "./history.ts";
 import type { Instance } from "./instance.ts";
 
-/** How such tokens end, in turn. */
+/** The ways in which such tokens end, in turn. */
 const KINDS: readonly Kind[] = ["revoke", "parent", "oauth", "enable", "cut", "no-wait", "restore", "rotate"];
 const MINT_MS = 4_000;
 let made = 0;
 
 /**
- * A cell whose tokens were made by CreateToken: by the administrator, and where there are a parent and its child, the
- * child by the parent. Undefined where it did not come to that; never rejects.
+ * A cell whose tokens were created by CreateToken: by the administrator or, for a child, by its parent. Undefined if
+ * that failed; never rejects.
  */
 export async function mintByApi(at: Instance, changer: Changer): Promise<Cell | undefined> {
   const kind = KINDS[made % KINDS.length]!;
@@ -21,7 +21,7 @@ export async function mintByApi(at: Instance, changer: Changer): Promise<Cell | 
   const cell = { kind, tenant: "default", principal, target: first.id };
   if (kind !== "parent") return { ...cell, subjects: [first] };
   const child = await one(at, changer, principal, [], first.tokenString);
-  // The parent alone will do.
+  // The parent alone is enough.
   return {
     ...cell,
     kind: child === undefined ? "revoke" : kind,

@@ -6,15 +6,15 @@ import { FAULTS } from "./faults.ts";
 import type { Fault } from "./round.ts";
 import { SOURCE, type WorldOptions } from "./world.ts";
 
-/** A broken program, and the fault under which it must be seen to be broken. */
+/** A broken program, and the fault under which the break must show. */
 export interface Mutant {
   readonly name: string;
   readonly patches: readonly Patch[];
   readonly fault: Fault;
   readonly world?: Partial<WorldOptions>;
-  /** What it must be caught at; an ALLOW, unless said. */
+  /** The violation that must show; an ALLOW by default. */
   readonly shows?: RegExp;
-  /** How long the fault holds, where that is not the usual time. */
+  /** The duration of the fault, if it is not the usual one. */
   readonly seconds?: number;
 }
 
@@ -22,14 +22,14 @@ const CACHE = join(import.meta.dirname, "../../.cache/fault-injection");
 
 const faultOf = (name: string): Fault => FAULTS.find((fault) => fault.name === name)!;
 
-/** One of those that the simulation catches, by its number there. */
+/** One of the simulation's mutants, by its number. */
 function simulated(number: string, fault: string, world: Partial<WorldOptions> = {}): Mutant {
   const found = SIMULATED.find(({ name }) => name.startsWith(`${number} `));
   if (found?.patches === undefined) throw new Error(`there is no mutant ${number}`);
   return { name: found.name, patches: found.patches, fault: faultOf(fault), world };
 }
 
-/** Makes of a `validate` one that keeps each ALLOW for a second, for a token and what is required of it. */
+/** Makes a `validate` that keeps each ALLOW for a second, by token and requirement. */
 const KEEPING = `((validate: any) => {
   const kept = new Map<string, any>();
   return (text: string, requirement: unknown, ...more: unknown[]) => {
@@ -45,7 +45,7 @@ const KEEPING = `((validate: any) => {
   };
 })`;
 
-/** Of what stands between an asker and the one path that all of them go. */
+/** Patches a method on its way to the one validation path. */
 const KEEPERS: readonly Mutant[] = [
   {
     name: "M36 Check keeps an ALLOW",
@@ -105,7 +105,7 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: "revocation/change-authority.ts",
         from: "const outcome = await withDeadline(",
-        // What the first of two calls revoked, the second finds revoked already.
+        // A token that the first of two calls revoked is already revoked for the second.
         to: `const outcome = (done.commit.value as any)?.revokeTime < done.commit.dbTime - 4
           ? ({ mode: "ACKED", position: 0 } as const)
           : await withDeadline(`,
@@ -118,7 +118,7 @@ export const MUTANTS: readonly Mutant[] = [
   simulated("M6", "fill-race"),
   simulated("M7", "replica"),
   simulated("M8", "pause"),
-  // A lease is held long enough for the slow clock to be far behind at its end.
+  // A lease lasts long enough for the slow clock to be far behind at its end.
   { ...simulated("M9", "partition", { badClocks: true, revocation: { lease: "3000ms", poll: "400ms" } }), seconds: 4 },
   simulated("M10", "poll-slow"),
   simulated("M11", "come-back"),
@@ -147,7 +147,7 @@ export const MUTANTS: readonly Mutant[] = [
     seconds: 8,
   },
   {
-    name: "M41 an own read's time from its receipt",
+    name: "M41 the time of an own read from its receipt",
     patches: [
       {
         file: "validation/lookup.ts",
@@ -180,7 +180,7 @@ export const MUTANTS: readonly Mutant[] = [
       {
         file: "revocation/ack-wait.ts",
         from: "    if (!this.#running) void this.#run();",
-        // Of a token that is enabled again, and of no other change.
+        // Only a token that is enabled again, no other change.
         to: `    const { disabled, revokeTime } = ((commit as any).value ?? {}) as any;
     if (disabled === false && revokeTime === undefined) waiter.settle({ mode: "ACKED", position: 0 });
     if (!this.#running) void this.#run();`,
@@ -192,7 +192,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
 ];
 
-/** Copies the program with its text changed; node_modules is found from there. Gives the folder of its `main.ts`. */
+/** Copies the program with changed text; it still finds node_modules. Returns the folder of its `main.ts`. */
 export async function build({ name, patches }: Pick<Mutant, "name" | "patches">): Promise<string> {
   const root = join(CACHE, name.split(" ")[0]!);
   const source = join(root, "src");

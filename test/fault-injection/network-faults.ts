@@ -10,7 +10,7 @@ import { UNDETERMINED } from "./wire.ts";
 const POLL = /^sallyport-poll$/;
 const READ = /^sallyport-read$/;
 
-/** Longer than any lease: what answers then has a proof. */
+/** Longer than any lease: an answer after this time has a proof. */
 const longer = (seconds: number) => Math.max(2_300, seconds * 1000);
 
 function partition(name: string, weather: { hole: true } | { holeDown: true }): Fault {
@@ -50,14 +50,14 @@ const pollSlow: Fault = {
     const { returned = 0, invoked, detail } = await end(await revocable(world), world.changers()[0]!, world);
     const took = returned - invoked;
     world.probe(`a change waits for the slow one, not ${took.toFixed(0)} ms (${detail})`, took > 150);
-    // Beyond the poll's own bound: it is given up, again and again.
+    // Beyond the poll's own bound: it is abandoned, again and again.
     instance.pg.set({ downMs: 480 }, POLL);
     await delay(seconds * 1000);
     instance.pg.clear();
   },
 };
 
-/** The answer of a poll comes as late as it may, and is the last one: the lease counts from the question. */
+/** The answer of a poll comes as late as possible, and is the last one. The lease counts from the send. */
 const lastPollLate: Fault = {
   name: "last-poll-late",
   load: { revokers: 12, changeRestMs: 5 },
@@ -79,7 +79,7 @@ const lastPollLate: Fault = {
   },
 };
 
-/** Paused until the others took it for dead, back again, and then without wake-ups: it must have registered anew. */
+/** Paused until the others reap it, back again, and then without wake-ups: it must have registered anew. */
 const comeBack: Fault = {
   name: "come-back",
   needs: "redis",
@@ -110,7 +110,7 @@ const pollHalfOpen: Fault = {
   },
 };
 
-/** Reads whose answers are on their way while their token ends; they arrive, and would be cached, after the OK. */
+/** Reads whose answers are in transit while their token ends. They arrive, and would be cached, after the OK. */
 const fillRace: Fault = {
   name: "fill-race",
   async run(world, seconds) {
@@ -151,7 +151,7 @@ const wakeUpsCut: Fault = {
   },
 };
 
-/** Every change by the one instance that Redis does not hear: nobody is told by it, and nothing is marked there. */
+/** The one instance that Redis does not hear makes every change. It wakes nobody, and marks nothing there. */
 const revokerCutFromRedis: Fault = {
   name: "revoker-partition",
   needs: "redis",
@@ -163,15 +163,15 @@ const revokerCutFromRedis: Fault = {
     const first = await published();
     world.probe("changes were published", await until(async () => (await published()) > first));
     await redis!.set({ kind: "blackhole" });
-    // Those that the others had begun are over then, and so is what they tell of them.
+    // The changes that the others had begun are over then, and so are their wake-ups.
     const begun = () =>
       world.history.attempts.some(({ at, returned }) => returned === undefined && at !== revoker && at !== "sql");
     world.probe("the others change nothing", await until(() => !begun()));
     await delay(seconds * 500);
     const middle = await published();
     await delay(seconds * 500);
-    world.probe("then nobody was told by it", (await published()) === middle);
-    // What was swallowed stays lost: such a connection must not go on.
+    world.probe("then it woke nobody", (await published()) === middle);
+    // Swallowed bytes stay lost, so such a connection must not continue.
     await redis!.set({ kind: "reset" });
     await redis!.set({ kind: "pass" });
   },

@@ -8,15 +8,18 @@ import { ALLOW } from "./wire.ts";
 import type { World } from "./world.ts";
 
 const TIMES = 20;
-/** Reads that a process has under way and lets wait. */
+/** The reads that a process has in progress and in its queue. */
 const ROOM = 64 + 512;
 const BATCH = 100;
 const ANSWER_MS = 10_000;
 
-/** A loaded machine may end a lease by itself, and then what is cached is not answered; what the product does, it does again. */
+/**
+ * A loaded machine may end a lease by itself, and then cached rows are not used. A fault of the product would happen
+ * again.
+ */
 const TURNS = 3;
 
-/** At one instance, questions that no cache answers: each time twenty times as many as it lets wait. */
+/** Sends one instance requests that no cache answers: each time twenty times as many as its queue holds. */
 export const OVERLOAD: Fault = {
   name: "overload",
   async run(world, seconds) {
@@ -30,7 +33,7 @@ export const OVERLOAD: Fault = {
   },
 };
 
-/** What did not go as it should. */
+/** The unexpected outcomes. */
 async function flooded(world: World, strangers: readonly Buffer[], seconds: number): Promise<string[]> {
   const instance = world.instances[1]!;
   const cell = await revocable(world);

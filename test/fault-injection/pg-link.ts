@@ -1,22 +1,22 @@
 import { once } from "node:events";
 import { connect, createServer, type Server, type Socket } from "node:net";
 
-/** What a link does to the connections that a rule is for. */
+/** The behaviour of a link towards the connections that a rule matches. */
 export interface PgWeather {
-  /** Nothing passes either way. What was sent meanwhile arrives when the weather ends, as with TCP, however late. */
+  /** Nothing passes either way. Bytes that were sent meanwhile arrive at the end, however late, as with TCP. */
   readonly hole?: boolean;
-  /** The same from the server to the client alone. */
+  /** Only the direction from the server to the client is blocked. */
   readonly holeDown?: boolean;
-  /** Each chunk is later by so much, in milliseconds. */
+  /** Each chunk is later by this time, in milliseconds. */
   readonly upMs?: number;
   readonly downMs?: number;
-  /** NotificationResponse messages are left out. */
+  /** NotificationResponse messages are omitted. */
   readonly deaf?: boolean;
   /** New connections are reset. */
   readonly refuse?: boolean;
   /** New connections lead to this port. */
   readonly port?: number;
-  /** Reset after so many bytes from the client, or from the server, counted from when the weather began. */
+  /** Reset after this many bytes from the client, or from the server, counted from the start of the rule. */
   readonly cut?: { readonly up?: number; readonly down?: number };
 }
 
@@ -26,7 +26,7 @@ interface Passage {
   readonly server: Socket;
   up: number;
   down: number;
-  /** Left alone for ever: neither side hears of the other again. */
+  /** Silent forever: neither side hears of the other again. */
   frozen: boolean;
   readonly frames: Frames;
 }
@@ -34,18 +34,18 @@ interface Passage {
 const CALM: PgWeather = {};
 
 /**
- * A proxy between one program and PostgreSQL that knows which connection is which by its application_name, so that
- * faults can be for the poll, the reads or the mutations alone.
+ * A proxy between one program and PostgreSQL that identifies each connection by its application_name, so that faults
+ * can affect only the poll, the reads or the mutations.
  */
 export class PgLink {
   readonly port: number;
   target: number;
   readonly #server: Server;
   readonly #passages = new Set<Passage>();
-  /** Those that have not said who they are. */
+  /** Connections that have not identified themselves yet. */
   readonly #strangers = new Set<Socket>();
   #rules: { readonly app: RegExp; readonly weather: PgWeather }[] = [];
-  /** How many connections were made, bytes held back, notifications left out, connections cut: for probes. */
+  /** Counts for probes: connections made, bytes held back, notifications omitted, connections cut. */
   readonly seen = { connections: 0, notifications: 0, cuts: 0 };
 
   private constructor(server: Server, port: number, target: number) {
@@ -61,7 +61,7 @@ export class PgLink {
     return new PgLink(server, (server.address() as { port: number }).port, target);
   }
 
-  /** Lays a weather over the connections whose application_name fits; the latest rule counts. */
+  /** Applies a behaviour to the connections whose application_name matches. The latest rule counts. */
   set(weather: PgWeather, app = /./): void {
     this.#rules.unshift({ app, weather });
     for (const passage of this.#passages) {
@@ -80,7 +80,7 @@ export class PgLink {
     return [...this.#passages].filter((passage) => app.test(passage.app)).length;
   }
 
-  /** The peer has gone without a word: existing connections carry nothing any more, new ones do. */
+  /** The peer vanishes without a word: existing connections carry nothing any more, new ones do. */
   freeze(app = /./): number {
     const found = [...this.#passages].filter((passage) => app.test(passage.app) && !passage.frozen);
     for (const passage of found) {
@@ -90,7 +90,7 @@ export class PgLink {
     return found.length;
   }
 
-  /** The most that one connection carried, since the last `cut` began. */
+  /** The most bytes that one connection carried since the last `cut` began. */
   carried(app = /./): { readonly up: number; readonly down: number } {
     const found = [...this.#passages].filter((passage) => app.test(passage.app));
     return { up: Math.max(...found.map(({ up }) => up)), down: Math.max(...found.map(({ down }) => down)) };
@@ -112,7 +112,7 @@ export class PgLink {
     return this.#rules.find((rule) => rule.app.test(app))?.weather ?? CALM;
   }
 
-  /** Reads the startup packet, which says who connects. */
+  /** Reads the startup packet, which names the client. */
   #greet(client: Socket): void {
     client.on("error", () => {});
     this.#strangers.add(client);
@@ -171,7 +171,7 @@ export class PgLink {
     from.on("error", () => to.destroy());
   }
 
-  /** What is left of a chunk when notifications are not to be heard. Whole messages only. */
+  /** The rest of a chunk without its notifications. Whole messages only. */
   #heard(passage: Passage, chunk: Buffer): Buffer {
     const messages = passage.frames.take(chunk);
     if (!this.#weather(passage.app).deaf) return Buffer.concat(messages);

@@ -57,8 +57,8 @@ const killed: Fault = {
 };
 
 /**
- * The pooler leads to a standby that stands still, while polls see the primary: what is decided by what stands there is
- * decided by what was.
+ * The pooler leads to a standby that stands still, while polls see the primary. A decision on rows of the standby would
+ * rest on old rows.
  */
 const toStandby: Fault = {
   name: "pooler-standby",
@@ -70,7 +70,7 @@ const toStandby: Fault = {
     await caughtUp(world, standby.port);
     await onServer(standby.port, "postgres", (sql) => sql.query("select pg_wal_replay_pause()"));
     await world.hold();
-    // Some that it will never know of, and that who looks there must not take for nothing.
+    // Some that the standby will never know, and a caller must not take them for unknown tokens.
     const kinds = ["revoke", "oauth", "cut", "filter", "bulk", "disable"] as const;
     const cells = await world.mint((mint) => mint.cells(12, Object.fromEntries(kinds.map((kind) => [kind, 1]))));
     for (const cell of cells) for (const at of world.instances) await ask(world.history, at, cell.subjects);

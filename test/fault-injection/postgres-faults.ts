@@ -59,11 +59,11 @@ const killed = restart("pg-kill", async (world) => {
   await world.server.restart();
 });
 
-/** A registration that the new server never had: its process still holds a lease of the one before. */
+/** A registration that the new server never had. Its process still holds a lease of the server before. */
 const lostRegistration = restart("lost-registration", async (world) => {
   const instance = victim(world);
   const links = world.instances.map(({ pg }) => pg);
-  // The server that forgets them must tell nobody so: in its own life no registration is ever lost.
+  // The server that loses them must not show that: in its own life no registration is ever lost.
   for (const link of links) link.set({ hole: true });
   const gone = await world.rows("delete from sallyport.validators returning id");
   world.probe("registrations were lost", gone.length > 0);
@@ -84,7 +84,7 @@ const postmasterFrozen: Fault = {
     world.server.signal("SIGSTOP");
     await delay(20);
     world.probe("the postmaster stood still", stopped(world.server.pid()));
-    // Those that are there go on; new ones are not let in.
+    // Existing connections continue; new ones are refused.
     world.instances[1]!.pg.reset();
     await delay(seconds * 700);
     world.server.signal("SIGCONT");
@@ -108,7 +108,7 @@ const allFrozen: Fault = {
   },
 };
 
-/** One of each kind, and each at a time when it may hold whatever it holds. */
+/** One of each kind, each at a time when it may hold any lock. */
 const backendFrozen: Fault = {
   name: "backend-freeze",
   async run(world, seconds) {
@@ -180,12 +180,12 @@ const tooMany: Fault = {
   },
 };
 
-/** As with a psql that was left open: on a token's row, then on what every change must take. */
+/** Like a psql that was left open: on a token's row, then on the row that every change must lock. */
 const locked: Fault = {
   name: "locks",
   async run(world, seconds) {
     const cell = fresh(world);
-    // Not by the connection that also revokes by hand: it may be one of those that wait.
+    // Not by the connection that also revokes by hand: it may be one of the blocked ones.
     const waiting = () =>
       onServer(world.server.port, world.database, async (sql) => {
         const { rowCount } = await sql.query(
@@ -209,14 +209,14 @@ const locked: Fault = {
   },
 };
 
-/** Reads, then polls of one instance led to a standby that stands still: everything there is true no more. */
+/** Leads reads, then polls of one instance to a standby that stands still: its rows are all outdated. */
 const replica: Fault = {
   name: "replica",
   newEpoch: true,
   async run(world, seconds) {
     const standby = await world.standby();
     const instance = victim(world);
-    // It must have what the instance asks for, and then no more.
+    // It must have the rows that the instance asks for, and receive no more.
     await caughtUp(world, standby.port);
     await onServer(standby.port, "postgres", (sql) => sql.query("select pg_wal_replay_pause()"));
     for (const app of [/^sallyport-read$/, /^sallyport-poll$/]) {
@@ -232,7 +232,7 @@ const replica: Fault = {
   },
 };
 
-/** The primary ends in order, so the standby has all; then that one is the primary. */
+/** The primary ends in order, so the standby has everything and becomes the primary. */
 const promoted: Fault = {
   name: "promote",
   newEpoch: true,
@@ -250,7 +250,7 @@ const promoted: Fault = {
   },
 };
 
-/** Until the server there has what the primary has now. */
+/** Until the server there has the primary's present rows. */
 export async function caughtUp(world: World, port: number): Promise<void> {
   const [head] = await world.rows<{ n: number }>("select n::int from sallyport.rev_head");
   for (let attempt = 0; attempt < 100; attempt++) {

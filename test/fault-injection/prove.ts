@@ -9,7 +9,7 @@ import { World } from "./world.ts";
 
 export interface ProveOptions {
   readonly only: readonly string[] | undefined;
-  /** How long a fault holds, about. */
+  /** The approximate duration of a fault. */
   readonly seconds: number;
   /** Undefined: every fault once. */
   readonly minutes: number | undefined;
@@ -18,7 +18,7 @@ export interface ProveOptions {
 
 /** Fewer checked ALLOWs than this, over every fault, prove nothing. */
 const LEAST_ALLOWS = 100_000;
-/** The same for each asker, and for refusals, which come after the OK. */
+/** The minimum for each method, and for refusals, which come after the OK. */
 const LEAST_ANSWERS = 100;
 const SETTLE_MS = 20_000;
 
@@ -30,7 +30,7 @@ class Score {
   afterOk = 0;
   nearest = Number.POSITIVE_INFINITY;
   readonly byAsker = new Map<string, { allows: number; refusals: number }>();
-  /** What went wrong, told once more at the end: the table is long. */
+  /** The failures, printed once more at the end, because the table is long. */
   readonly problems: string[] = [];
 
   judge(what: string, problems: readonly string[]): void {
@@ -45,7 +45,7 @@ class Score {
   }
 }
 
-/** Every fault under load with all that is checked; one line each. */
+/** Every fault under load with all checks; one line each. */
 export async function prove(options: ProveOptions): Promise<Score> {
   const { only, seconds } = options;
   const wanted = (name: string) => only?.includes(name) ?? true;
@@ -102,13 +102,13 @@ async function onMain(options: ProveOptions, wanted: (name: string) => boolean, 
   }
 }
 
-/** Tokens by CreateToken, and children by their parents: whoever is always refused proves nothing. */
+/** Tokens by CreateToken, and children by their parents. A caller that is always refused proves nothing. */
 function mintedTooFew({ history }: World): string[] {
   const count = (what: string) => history.attempts.filter(({ op, outcome }) => op === what && outcome === "OK").length;
   return ["create", "create child"].filter((what) => count(what) === 0).map((what) => `no ${what} was OK`);
 }
 
-/** Each once, in the order given; or, until the time is over, again and again in random order. */
+/** Each once, in the given order; or again and again in random order, until the time is over. */
 function* order(faults: readonly Fault[], over: number | undefined): Generator<Fault> {
   if (over === undefined) return yield* faults;
   while (performance.now() < over) {

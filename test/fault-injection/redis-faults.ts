@@ -14,7 +14,7 @@ const fault = (name: string, run: Run): Fault => ({
   run: (world, seconds) => run(world, world.redis!, seconds),
 });
 
-/** Does something again and again for so long; gives how often. */
+/** Repeats an action for that time; returns the number of repeats. */
 async function repeatedly(seconds: number, restMs: number, act: () => Promise<unknown>): Promise<number> {
   const until = performance.now() + seconds * 1000;
   let times = 0;
@@ -34,7 +34,7 @@ const killed = fault("redis-kill", async (world, redis, seconds) => {
   await redis.kill9();
   await delay(seconds * 600);
   world.redis = await startRedis({ port: redis.port });
-  // Those that wait before they come back wait up to a second.
+  // Clients wait up to a second before they reconnect.
   await delay(1_200);
   const { redis: again } = world;
   world.probe("it is used again", await until(async () => (await entries(again)) > 0));
@@ -60,7 +60,7 @@ const clientKill = fault("redis-client-kill", async (world, redis, seconds) => {
 const clientPause = fault("redis-client-pause", async (world, redis, seconds) => {
   const hold = () => redis.cli("CLIENT", "PAUSE", 350, "ALL");
   let times = await repeatedly(seconds, 500, hold);
-  // Who asks for it is held, too.
+  // Delays everybody who asks for it, too.
   while (times < 2) times += await repeatedly(0.6, 500, hold);
   world.probe("clients were held", times > 1);
 });
@@ -93,7 +93,7 @@ const oom = fault("redis-oom", async (world, redis, seconds) => {
 
 const readOnly = fault("redis-readonly", async (world, redis, seconds) => {
   const before = await info(redis, "total_error_replies");
-  // A primary that became a replica of one that is away: it reads old things, and takes nothing.
+  // A primary that became a replica of an unreachable one: it serves old data and accepts no writes.
   await redis.cli("REPLICAOF", "127.0.0.1", 1);
   await delay(seconds * 800);
   world.probe("writes were refused", await until(async () => (await info(redis, "total_error_replies")) > before));
@@ -113,7 +113,7 @@ const password = fault("redis-password", async (world, redis, seconds) => {
   admin.disconnect();
 });
 
-/** Whoever can write there: makes entries up, exchanges them, and puts back what once was there. */
+/** An attacker with write access: invents entries, exchanges them, and puts old ones back. */
 const adversary = fault("redis-adversary", async (world, redis, seconds) => {
   const db = new Redis(redis.url, { protocol: 2, retryStrategy: () => null, connectionName: "adversary" });
   db.on("error", () => {});
@@ -159,7 +159,7 @@ const slow = fault("redis-slow", async (world, _redis, seconds) => {
     await Promise.all(world.instances.map(({ redis }) => redis!.set({ kind: "latency", ms })));
     await delay(seconds * 500);
   }
-  // Within the bound of a command first, and then not.
+  // First within the time bound of a command, then beyond it.
   const more = async () => (await failures()).some((count, i) => count > before[i]!);
   world.probe("commands took too long", await until(more));
   await Promise.all(world.instances.map(({ redis }) => redis!.set({ kind: "pass" })));

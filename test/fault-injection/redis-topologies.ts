@@ -30,7 +30,10 @@ export async function cluster(): Promise<Topology> {
   return { world: { redis: url }, faults: [healthy, nodeKilled], stop };
 }
 
-/** The replica stands still first, so what it takes over is old; then the old primary wakes and knows of nothing. */
+/**
+ * The replica pauses first, so that its data is old when it takes over. Then the old primary continues and knows
+ * nothing of that.
+ */
 export async function sentinel(): Promise<Topology> {
   const { primary, replica, sentinel: watcher, name, stop } = await startSentinel();
   const failover: Fault = {

@@ -13,8 +13,8 @@ import type { World } from "./world.ts";
 const BACK_MS = 15_000;
 
 /**
- * An older state is put back while the instances run and are asked. What was revoked since lives again (limit b); but
- * positions are used a second time, and nothing of the other history passes for something of this one.
+ * Restores an older state while the instances run and are asked. Tokens that were revoked since live again (limit b).
+ * Positions are used a second time, and no row of the other history passes for one of this history.
  */
 function restored(name: string, way: Way): Fault {
   return {
@@ -28,8 +28,8 @@ function restored(name: string, way: Way): Fault {
       await world.hold();
       const restore = await way.keep(place);
       for (const cell of lost) world.probe("it was ended", await untilOk(world, cell));
-      // Read by all for the first time, and kept outside, as of a position that another change will have.
-      world.probe("all have it as of the last position", await allAllow(world, cached!));
+      // All read it for the first time, and it is cached outside, with a position that another change will get.
+      world.probe("all have it with the last position", await allAllow(world, cached!));
       for (const cell of lost) history.lost(cell.subjects);
       // Not in one transaction: tables come back one by one.
       await (way.programs ? history.emptied(restore) : restore());
@@ -52,7 +52,7 @@ const faultOf = (way: Way) => restored(nameOf(way), way);
 
 export const RESTORE_FAULTS: readonly Fault[] = WAYS.filter(({ programs }) => !programs).map(faultOf);
 
-/** Those by pg_dump, on a server of the system: the others come without their client programs. */
+/** The client programs of pg_dump's version, on a server of the system: other packages lack client programs. */
 export const DUMP_FAULTS: readonly Fault[] = WAYS.filter(({ programs }) => programs).map(faultOf);
 
 export async function dumps(): Promise<Topology> {

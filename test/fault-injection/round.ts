@@ -8,17 +8,17 @@ import { ask, Load, type LoadOptions } from "./load.ts";
 import { UNDETERMINED } from "./wire.ts";
 import type { World } from "./world.ts";
 
-/** Something that goes wrong in the world, and what shows that it did. */
+/** A fault in the environment, and the probes that show it happened. */
 export interface Fault {
   readonly name: string;
-  /** What it needs besides the database; where that is missing it is skipped, and seen to be. */
+  /** Its needs besides the database. If one is missing, the fault is skipped and the output shows it. */
   readonly needs?: "redis";
-  /** Servers of PostgreSQL begin another life: changes may be run again, and leave an audit row each time. */
+  /** PostgreSQL begins another life: changes may run again, and leave an audit row each time. */
   readonly newEpoch?: boolean;
   /** Injects, holds and heals. */
   run(world: World, seconds: number): Promise<void>;
   readonly load?: Partial<LoadOptions>;
-  /** So many times as long where there is the time for it. */
+  /** This many times as long, if there is time. */
   readonly long?: number;
 }
 
@@ -34,7 +34,7 @@ export interface Row {
 export const LOAD: LoadOptions = { revokers: 5, batchRestMs: 25, changeRestMs: 40 };
 const HEAL_MS = 12_000;
 
-/** One fault under load, then the end of it: heal, the state of every token that was ended, the audit. */
+/** One fault under load, then its end: heal, check the state of every ended token, check the audit. */
 export async function round(world: World, fault: Fault, seconds: number): Promise<Row> {
   const { history } = world;
   world.probes = [];
@@ -70,14 +70,14 @@ export async function round(world: World, fault: Fault, seconds: number): Promis
   };
 }
 
-/** Every instance must say the same of every token, whatever the callers were told. */
+/** Every instance must give the same answer about every token, whatever the callers received. */
 async function sweep(world: World, cells: readonly Cell[]): Promise<string[]> {
   const subjects = cells.flatMap((cell) => cell.subjects);
   const open = subjects.flatMap(({ deadFrom, attempts }) => {
     const last = attempts.at(-1)?.returned;
     return deadFrom > performance.now() && last !== undefined ? [last + BY_HAND_MS + 200] : [];
   });
-  // What was committed without anybody being told OK is in force by then.
+  // Changes that were committed without an OK are in force by then.
   if (open.length > 0) await delay(Math.max(0, Math.max(...open) - performance.now()));
   const problems: string[] = [];
   for (let at = 0; at < subjects.length; at += 100) {

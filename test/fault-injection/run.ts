@@ -34,5 +34,5 @@ const { passed, failed, skipped } = values.mutants
       });
 print(`${((performance.now() - begun) / 60_000).toFixed(1)} minutes`);
 print(`${passed} passed, ${failed} failed, ${skipped} skipped`);
-// Whatever a library still holds open must not keep the process.
+// A handle that a library keeps open must not keep the process.
 process.exit(failed > 0 ? 1 : 0);

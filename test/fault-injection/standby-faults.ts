@@ -17,7 +17,7 @@ interface Pair {
 
 let pair: Pair | undefined;
 
-/** Makes one where there is none. */
+/** Creates one if there is none. */
 async function paired(world: World): Promise<Pair> {
   if (pair !== undefined) return pair;
   const standby = await world.standby();
@@ -59,7 +59,7 @@ const healthy: Fault = {
   },
 };
 
-/** It is cut off and comes back: whatever waited for it is confirmed after all. */
+/** It is cut off and comes back: waiting commits are confirmed after all. */
 const frozen: Fault = {
   name: "sync-frozen",
   newEpoch: true,
@@ -73,13 +73,13 @@ const frozen: Fault = {
 };
 
 async function joinAgain(world: World, link: TcpProxy): Promise<void> {
-  // What was swallowed stays lost: such a connection must not go on.
+  // Swallowed bytes stay lost, so such a connection must not continue.
   await link.set({ kind: "reset" });
   await link.set({ kind: "pass" });
   await inSync(world);
 }
 
-/** Backends that wait for the standby's word. */
+/** Backends that wait for the standby's confirmation. */
 async function waiting(world: World): Promise<number> {
   return onServer(world.server.port, "postgres", async (sql) => {
     const { rowCount } = await sql.query("select from pg_stat_activity where wait_event = 'SyncRep'");
@@ -91,8 +91,9 @@ const KINDS = ["revoke", "rotate", "oauth", "disable", "cut", "narrow"] as const
 const TRY_MS = 1_500;
 
 /**
- * Changes while the standby is cut off, each made again by somebody else; then the primary is fenced and the standby
- * takes over. What was told OK before that is in force after it: no repeat may say OK for what the first one wrote.
+ * Changes while the standby is cut off, each repeated by another caller. Then the primary is fenced and the standby
+ * takes over. A change that returned OK before is in force afterwards: no repeat may return OK for rows that only the
+ * first call wrote.
  */
 function failover(name: string, more: Readonly<Record<string, string>>): Fault {
   return {
@@ -120,7 +121,7 @@ function failover(name: string, more: Readonly<Record<string, string>>): Fault {
   };
 }
 
-/** Ends each wait for the standby until those are done: the commit stands on the primary alone, and is seen there. */
+/** Ends each wait for the standby until those are done. The commit stands only on the primary, and is visible there. */
 async function cancelled(world: World, work: Promise<unknown>): Promise<number> {
   let over = false;
   void work.finally(() => (over = true));
@@ -137,7 +138,7 @@ async function cancelled(world: World, work: Promise<unknown>): Promise<number> 
   return count;
 }
 
-/** The primary never comes back; the standby has what was confirmed, and maybe more. */
+/** The primary never comes back. The standby has all confirmed rows, and maybe more. */
 async function takeOver(world: World, link: TcpProxy): Promise<void> {
   const { standby } = pair!;
   pair = undefined;

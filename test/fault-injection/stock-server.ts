@@ -5,11 +5,11 @@ import { revocable } from "./instance-faults.ts";
 import type { Fault } from "./round.ts";
 import type { Topology } from "./topologies.ts";
 
-/** As a package of the system sets them, where a suite's server has others. */
+/** The defaults of a system package, where the server of the test suites has others. */
 const STOCK = { jit: "on", shared_buffers: "128MB", max_wal_size: "1GB", max_connections: "100" };
 const TIMES = 8;
 
-/** A server that nobody has tuned, with tables that were never analysed: nothing of ours may be compiled there. */
+/** An untuned server, with tables that were never analysed. No statement of ours may trigger JIT compilation there. */
 const stockServer: Fault = {
   name: "stock-server",
   async run(world, seconds) {

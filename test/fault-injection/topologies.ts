@@ -10,7 +10,7 @@ import { synchronous } from "./standby-faults.ts";
 import { stock } from "./stock-server.ts";
 import type { WorldOptions } from "./world.ts";
 
-/** A deployment of another kind, with the faults that are for it. */
+/** A deployment of another kind, with its own faults. */
 export interface Topology {
   readonly world: Partial<WorldOptions>;
   readonly faults: readonly Fault[];
@@ -18,9 +18,9 @@ export interface Topology {
 }
 
 interface Plan {
-  /** Names of its faults, to choose by. */
+  /** The names of its faults, for selection. */
   readonly faults: readonly string[];
-  /** Why it can not be had here; undefined where it can. */
+  /** The reason why it cannot run here; undefined if it can. */
   lacks(): Promise<string | undefined>;
   start(): Promise<Topology>;
 }

@@ -10,8 +10,8 @@ const ALARM = 'sallyport_alarms_total{what="history_regressed_new_server"}';
 const BACK_MS = 10_000;
 
 /**
- * A copy of the volume comes back on the same timeline. Revocations since are lost (limit b) and that is told; but
- * positions are used a second time, and nothing of the other life passes for something of this one.
+ * A copy of the volume comes back on the same timeline. Revocations since are lost (limit b), and this is reported.
+ * Positions are used a second time, and no row of the other life passes for one of this life.
  */
 export const VOLUME_COPY: Fault = {
   name: "volume-copy",
@@ -22,7 +22,7 @@ export const VOLUME_COPY: Fault = {
     const putBack = await world.copyOfVolume();
     world.probe("all are back", await allAllow(world, there!));
     for (const cell of lost) world.probe("it was ended", await untilOk(world, cell));
-    // Read by all as of the position of the last one, which another change will have.
+    // All read it with the position of the last one, which another change will get.
     world.probe("all have it", await allAllow(world, cached!));
     const before = await alarms(world);
     await putBack();
@@ -45,7 +45,7 @@ export const VOLUME_COPY: Fault = {
 
 const alarms = (world: World) => Promise.all(world.instances.map((instance) => instance.metric(ALARM)));
 
-/** As soon as anybody can: others may not know of the new life yet. */
+/** As soon as any instance can: others may not know of the new life yet. */
 async function untilOk(world: World, cell: Cell): Promise<boolean> {
   for (const until = performance.now() + BACK_MS; performance.now() < until; await delay(20)) {
     if ((await end(cell, world.instances[0]!, world)).outcome === "OK") return true;

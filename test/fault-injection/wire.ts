@@ -16,15 +16,15 @@ export interface HttpReply {
 
 const SERVICE = "/sallyport.v1.TokenValidator";
 
-/** One question as it stands inside a batch: the bytes of a ValidateTokenRequest, without tag and length. */
+/** One request inside a batch: the bytes of a ValidateTokenRequest, without tag and length. */
 export function question(tokenString: string, requiredScope?: string): Buffer {
   const scope = requiredScope === undefined ? [] : [field(2, Buffer.from(requiredScope))];
   return Buffer.concat([field(1, Buffer.from(tokenString)), ...scope]);
 }
 
 /**
- * A light client of one data listener: gRPC on one HTTP/2 connection, opened again after a loss. It encodes little and
- * decodes no more than verdicts, so that what it costs does not slow down what it measures.
+ * A light client of one data listener: gRPC on one HTTP/2 connection, reopened after a loss. It encodes little and
+ * decodes only verdicts, so that its own cost does not slow down the measured system.
  */
 export class DataClient {
   readonly #url: string;
@@ -34,7 +34,7 @@ export class DataClient {
     this.#url = url;
   }
 
-  /** One gRPC call: the message of the answer. Rejects for another status than OK, and where none came in time. */
+  /** One gRPC call; returns the message of the answer. Rejects if the status is not OK or no answer came in time. */
   async unary(path: string, message: Buffer, timeoutMs: number): Promise<Buffer> {
     const head = Buffer.alloc(5);
     head.writeUInt32BE(message.length, 1);
@@ -45,12 +45,12 @@ export class DataClient {
     return body.subarray(5);
   }
 
-  /** The verdict about one token. Rejects where no answer came within `timeoutMs`. */
+  /** The verdict about one token. Rejects if no answer came within `timeoutMs`. */
   async validate(asked: Buffer, timeoutMs: number): Promise<number> {
     return verdictOf(await this.unary(`${SERVICE}/ValidateToken`, asked, timeoutMs));
   }
 
-  /** The verdicts about at most 100 tokens, in the order of the questions. */
+  /** The verdicts about at most 100 tokens, in their order. */
   async batch(asked: readonly Buffer[], timeoutMs: number): Promise<number[]> {
     const body = Buffer.concat(asked.map((one) => field(1, one)));
     const reply = await this.unary(`${SERVICE}/BatchValidateTokens`, body, timeoutMs);
@@ -78,14 +78,14 @@ export class DataClient {
     return (this.#session = session);
   }
 
-  /** One request of HTTP/2, and its answer with its trailers among the headers. */
+  /** One HTTP/2 request, and its answer with its trailers among the headers. */
   async exchange(headers: OutgoingHttpHeaders, body: Buffer, timeoutMs: number): Promise<HttpReply> {
     const stream = this.#open().request(headers, { endStream: body.length === 0 });
     const chunks: Buffer[] = [];
-    const told: HttpReply["headers"] = {};
+    const answered: HttpReply["headers"] = {};
     stream.on("data", (chunk: Buffer) => chunks.push(chunk));
-    stream.on("response", (fields) => Object.assign(told, fields));
-    stream.on("trailers", (fields) => Object.assign(told, fields));
+    stream.on("response", (fields) => Object.assign(answered, fields));
+    stream.on("trailers", (fields) => Object.assign(answered, fields));
     const timer = setTimeout(() => stream.destroy(new Error("no answer in time")), timeoutMs);
     try {
       if (body.length > 0) stream.end(body);
@@ -93,11 +93,11 @@ export class DataClient {
     } finally {
       clearTimeout(timer);
     }
-    return { status: Number(told[":status"]), headers: told, body: Buffer.concat(chunks) };
+    return { status: Number(answered[":status"]), headers: answered, body: Buffer.concat(chunks) };
   }
 }
 
-/** A client of one listener over HTTP/1.1, as most proxies are. */
+/** A client of one listener over HTTP/1.1, like most proxies. */
 export class HttpClient {
   readonly #url: string;
   readonly #agent = new Agent({ keepAlive: true, maxSockets: 16 });

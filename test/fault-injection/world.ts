@@ -20,32 +20,35 @@ import { ALLOW } from "./wire.ts";
 
 export interface WorldOptions {
   readonly instances: number;
-  /** Where the program's `main.ts` is: the program itself, or a mutant. */
+  /** The folder of the program's `main.ts`: the program itself, or a mutant. */
   readonly source?: string;
   readonly server?: ThrowawayServer;
   /** `own`: a standalone server with a link for each instance; a URL; or none. */
   readonly redis?: "own" | string;
-  /** Statements for the database, before anybody comes. */
+  /** Statements for the database, before any instance connects. */
   readonly prepare?: readonly string[];
-  /** Instances go by a PgBouncer of their own, but for what must not. */
+  /** Instances connect through a PgBouncer of their own, except for the direct connections. */
   readonly pooled?: boolean;
   readonly revocation?: { readonly lease: `${number}ms`; readonly poll: string };
-  /** Wall clocks can be stepped; the first instance's is days behind, the last one's ahead, and its other clock slow. */
+  /**
+   * Wall clocks can be stepped. The first instance's is days behind; the last one's is ahead, and its monotonic clock
+   * is slow.
+   */
   readonly badClocks?: boolean;
   readonly historyFile?: string;
   readonly cells?: number;
-  /** What is done to them, in hundredths. */
+  /** The mix of the changes, in hundredths. */
   readonly kinds?: Readonly<Partial<Record<Kind, number>>>;
 }
 
 export const SOURCE = join(import.meta.dirname, "../../src");
-/** What CLOCK_MONOTONIC of two hosts may be apart, with a little left of the margin of 20 %. */
+/** The difference of CLOCK_MONOTONIC between two hosts, with a little left of the margin of 20 %. */
 const SLOW_AND_AHEAD = { rate: 0.85, wallDays: 3 };
 const BEHIND = { rate: 1, wallDays: -3 };
 const GOOD = { rate: 1, wallDays: 0 };
 let databases = 0;
 
-/** A deployment: real instances on one real PostgreSQL and Redis, tokens, and the history of what happens. */
+/** A deployment: real instances on one real PostgreSQL and Redis, tokens, and the history of events. */
 export class World implements Target {
   readonly history: History;
   server: ThrowawayServer;
@@ -57,9 +60,9 @@ export class World implements Target {
   /** The pooler, and its own link to the database. */
   pooler: { readonly program: Pooler; readonly upstream: PgLink } | undefined;
   instances: Instance[] = [];
-  /** Names of instances that are not to be asked for changes now. */
+  /** Names of instances that must make no changes now. */
   readonly spared = new Set<string>();
-  /** Failed probes of the fault that runs: it did not do what it is to do, or something else happened. */
+  /** Failed probes of the running fault: the fault did not work, or something else happened. */
   probes: string[] = [];
   #stock: Cell[] = [];
   #sql: Promise<pg.Client | undefined> | undefined;
@@ -123,7 +126,7 @@ export class World implements Target {
     return instance;
   }
 
-  /** Takes an instance away, by a signal or by the end of its patience. */
+  /** Removes an instance, by a signal or, when its time is over, by force. */
   async leave(instance: Instance, signal: "SIGTERM" | "SIGKILL"): Promise<string> {
     const how = await instance.stop(signal);
     this.instances = this.instances.filter((other) => other !== instance);
@@ -152,7 +155,7 @@ export class World implements Target {
     return onServer(this.#port, this.database, (sql) => work(new Mint(sql, this.keyring)));
   }
 
-  /** A connection of the harness's own, not through a link; opened again after a loss. */
+  /** A connection of the harness, not through a link; reopened after a loss. */
   readonly sql = (): Promise<pg.Client | undefined> => {
     return (this.#sql ??= this.#connect());
   };
@@ -170,14 +173,14 @@ export class World implements Target {
     );
   }
 
-  /** Rows of the database, for probes; rejects while it is away. */
+  /** Rows of the database, for probes. Rejects while it is unreachable. */
   async rows<R extends pg.QueryResultRow>(text: string, values: unknown[] = []): Promise<R[]> {
     const sql = await this.sql();
     if (sql === undefined) throw new Error("the database is away");
     return (await sql.query<R>(text, values)).rows;
   }
 
-  /** From now on the primary is there. */
+  /** From now on the primary is at this server. */
   async moveTo(port: number): Promise<void> {
     this.#port = port;
     const old = await this.#sql;
@@ -187,7 +190,7 @@ export class World implements Target {
     if (this.pooler !== undefined) this.pooler.upstream.target = port;
   }
 
-  /** A standby that follows the primary; the first time, the primary stops for the copy. */
+  /** A standby that follows the primary. The first time, the primary stops for the copy. */
   async standby(): Promise<ThrowawayServer> {
     if (this.#standby === undefined) {
       this.#standby = await this.server.standby();
@@ -207,8 +210,8 @@ export class World implements Target {
   }
 
   /**
-   * A copy of the volume, made while the server is stopped and the load makes no changes, until `release`. What it gives
-   * stops the server again and puts the copy in the place of what came after it.
+   * Copies the volume while the server is stopped; the load makes no changes until `release`. Returns a function that
+   * stops the server again and puts the copy in place of the present volume.
    */
   async copyOfVolume(): Promise<() => Promise<void>> {
     await this.hold();
@@ -219,12 +222,12 @@ export class World implements Target {
       await this.moveTo(server.port);
     };
     await server.stop();
-    // With its owner, which is not ours where we are root.
+    // With its owner, which is another user if we are root.
     await promisify(execFile)("cp", ["-a", server.dataDir, copy]);
     await back();
     return async () => {
       await server.stop();
-      // What followed is ahead of it.
+      // The other server that followed is ahead of it.
       await this.#standby?.remove();
       this.#standby = undefined;
       await rm(server.dataDir, { recursive: true });
@@ -233,10 +236,10 @@ export class World implements Target {
     };
   }
 
-  /** No change is made until `release`, and none is under way. */
+  /** No change starts until `release`, and none is in progress. */
   async hold(): Promise<void> {
     this.#held = true;
-    // One that repeats another may be about to begin.
+    // A repeat of another change may be about to begin.
     do await delay(200);
     while (this.history.attempts.some(({ returned }) => returned === undefined));
   }
@@ -245,14 +248,14 @@ export class World implements Target {
     this.#held = false;
   }
 
-  /** What must be so for the fault to have been one. */
+  /** A condition that must hold, or the fault did not happen. */
   probe(what: string, holds: boolean): void {
     if (!holds) this.probes.push(what);
   }
 
   /**
-   * Waits until every instance says ALLOW about a living token, and a change is acknowledged by all: the deployment is
-   * as it was. Gives how long that took; undefined where it did not within the time.
+   * Waits until every instance says ALLOW about a live token, and all acknowledge a change, so that the deployment is
+   * as before. Returns the time that took; undefined if it did not happen in time.
    */
   async calm(withinMs: number): Promise<number | undefined> {
     const began = performance.now();
@@ -266,7 +269,7 @@ export class World implements Target {
     const healed = performance.now() - began;
     const [at] = this.changers();
     while (at !== undefined && spare !== undefined && performance.now() - began < withinMs) {
-      // Repeated revocations of one token wait as the first one does.
+      // Repeated revocations of one token wait like the first one.
       const { detail } = await end(spare, at, this);
       if (detail === "ACKED") return healed;
       await delay(50);
@@ -274,7 +277,7 @@ export class World implements Target {
     return undefined;
   }
 
-  /** Waits until the database can be asked again. */
+  /** Waits until the database answers again. */
   async back(withinMs: number): Promise<void> {
     await this.#onceThere(() => this.rows("select"), withinMs);
   }

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { TestSallyport } from "../support/sallyport.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
 
-/** The database is that far away, so that a read outlives the callers that give it a hundredth of a second. */
+/** The distance to the database, so that a read outlives callers with a deadline of 10 ms. */
 const AWAY_MS = 20;
 
 let sallyport: TestSallyport;
@@ -30,7 +30,7 @@ afterAll(async () => {
   await sallyport?.stop();
 });
 
-/** The verdict of Connect's JSON, or the HTTP status where there is none. */
+/** The verdict of Connect's JSON, or the HTTP status if there is none. */
 function validate(tokenString: string, timeoutMs: number): Promise<string> {
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   const asked = request(`${far.listeners.data}/sallyport.v1.TokenValidator/ValidateToken`, {
@@ -57,12 +57,12 @@ async function readers(): Promise<number[]> {
   return (await sallyport.sql<{ pid: number }>(`${text} order by pid`)).map(({ pid }) => pid);
 }
 
-// A read has 400 ms: a machine that is too busy for that gets another try.
-test("a caller that gives up its read takes no connection from the others", { retry: 3 }, async () => {
+// A read has 400 ms. A machine that is too busy for that gets another try.
+test("a caller that abandons its read takes no connection from the others", { retry: 3 }, async () => {
   await proxy.set({ kind: "pass" });
   const strings: string[] = [];
   for (let i = 0; i < 40; i++) strings.push((await sallyport.createToken({ displayName: `t${i}` })).tokenString);
-  await validate(strings.pop()!, 2_000); // the connections are there
+  await validate(strings.pop()!, 2_000); // the connections exist
   await validate(strings.pop()!, 2_000);
   await proxy.set({ kind: "latency", ms: AWAY_MS });
   const before = await readers();

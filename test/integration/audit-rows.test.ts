@@ -5,7 +5,7 @@ import { folder } from "../support/program.ts";
 import { outcome, seconds, TestSallyport } from "../support/sallyport.ts";
 
 const SECRET = "break-glass-".padEnd(40, "x");
-/** As the proxy in front of the admin listener tells it. */
+/** The headers of the proxy in front of the admin listener. */
 const CLIENT = "203.0.113.77";
 
 let sallyport: TestSallyport;
@@ -53,7 +53,7 @@ const through = (method: string, body: object, bearer: string | undefined, from 
     ...(bearer !== undefined && { authorization: `Bearer ${bearer}` }),
   });
 
-/** The lines of the log so far that hold all these. */
+/** The log lines so far that hold all these texts. */
 const lines = (...parts: string[]) =>
   sallyport.program.out
     .split("\n")
@@ -61,7 +61,7 @@ const lines = (...parts: string[]) =>
     .map((line) => JSON.parse(line));
 
 describe("behind a trusted proxy", () => {
-  test("the address of an RPC is the client's: in its row, and against the networks of its token", async () => {
+  test("the address of an RPC is the client's: in its audit row, and against the networks of its token", async () => {
     const { id } = await sallyport.createToken();
     expect((await through("TokenAdmin/RevokeToken", { id, noWait: true }, sallyport.adminToken)).status).toBe(200);
     expect((await about(`token:${id}`)).at(-1)).toMatchObject({ action: "token.revoke", actor_address: CLIENT });
@@ -75,7 +75,7 @@ describe("behind a trusted proxy", () => {
     expect((await through("TokenAdmin/ListTokens", {}, bound, "203.0.113.78")).status).toBe(401);
   });
 
-  test("so is that of /v1/revoke", async () => {
+  test("the address of /v1/revoke is the client's, too", async () => {
     const { id, tokenString } = await sallyport.createToken();
     const response = await sallyport.post("admin", "/v1/revoke", `token=${tokenString}`, {
       "content-type": "application/x-www-form-urlencoded",
@@ -86,7 +86,7 @@ describe("behind a trusted proxy", () => {
     expect((await about(`token:${id}`)).at(-1)).toMatchObject({ action: "token.revoke", actor_address: CLIENT });
   });
 
-  test("a failed log-in is logged with it, by RPC and by /v1/revoke; one that is known, without", async () => {
+  test("a failed authentication is logged with the address, by RPC and by /v1/revoke; a known caller is not", async () => {
     const rpc = "203.0.113.101";
     const path = "203.0.113.102";
     expect((await through("TokenAdmin/ListTokens", {}, "nonsense", rpc)).status).toBe(401);
@@ -103,9 +103,9 @@ describe("behind a trusted proxy", () => {
 });
 
 describe("the row of a new token", () => {
-  test("tells what the token was given", async () => {
+  test("records the rights of the token", async () => {
     const { id, token } = await sallyport.createToken({
-      principal: "user:told",
+      principal: "user:shown",
       displayName: "for the nightly run",
       scopes: ["repo:read", "wiki:*"],
       audiences: ["https://a.example"],
@@ -113,7 +113,7 @@ describe("the row of a new token", () => {
       lifetime: { case: "ttl", value: seconds(600) },
     });
     const { metadata, owner } = (await about(`token:${id}`))[0]!;
-    expect(owner).toBe("user:told");
+    expect(owner).toBe("user:shown");
     expect(metadata).toEqual({
       profile: "pat",
       hint: token.hint,
@@ -126,7 +126,7 @@ describe("the row of a new token", () => {
     });
   });
 
-  test("tells whose child it is, with what it has from its parent, and that it has no end", async () => {
+  test("records the parent of a child, its bounds from the parent, and that it has no end", async () => {
     await sallyport.registered("bot:ci");
     const bot = (scopes: string[], more: object, by?: string) =>
       sallyport.createToken(
@@ -162,7 +162,7 @@ describe("the row of a revocation", () => {
     }
   });
 
-  test("of a family, too", async () => {
+  test("of a family names them, too", async () => {
     const { id } = await sallyport.createToken({ principal: "user:owner" });
     await sallyport.admin.tokens.revokeToken({ ...byId(id), family: true, reason: REASON, noWait: true });
     expect((await about(`token:${id}`)).at(-1)).toMatchObject({
@@ -171,7 +171,7 @@ describe("the row of a revocation", () => {
     });
   });
 
-  test("of many has it in each row, whether by rows or by a cut, and where there was nothing to revoke", async () => {
+  test("of many has it in each row, by rows or by a cut, and if there was nothing to revoke", async () => {
     const bulk = (request: object) => sallyport.admin.tokens.revokeTokens({ reason: REASON, noWait: true, ...request });
     const made = [await sallyport.createToken({ principal: "user:bulk" }), await sallyport.createToken()];
     await bulk({ ids: made.map(({ id }) => id) });
@@ -233,7 +233,7 @@ test("each use of break-glass raises an alarm, with the call and the address", a
   expect(sallyport.program.out).not.toContain(SECRET);
 });
 
-test("whoever gets a token string is told in one sentence that it is shown once", async () => {
+test("every answer with a token string says in one sentence that it is shown once", async () => {
   const made = await through(
     "TokenAdmin/CreateToken",
     { profile: "pat", principal: "user:ann", displayName: "x" },

@@ -22,7 +22,7 @@ const audited = async (action: string) =>
   (await sallyport.sql<{ n: number }>("select count(*)::int as n from sallyport.audit where action = $1", [action]))[0]!
     .n;
 
-test("an empty request revokes nothing, and says that a selector is needed", async () => {
+test("an empty request revokes nothing, and asks for a selector", async () => {
   const [one] = await many(1);
   for (const request of [{}, { reason: "x" }, { dryRun: true }, { noWait: true }]) {
     expect(await failure(revoke(request))).toMatchObject({ code: "InvalidArgument", reason: "INVALID_FIELD" });
@@ -30,7 +30,7 @@ test("an empty request revokes nothing, and says that a selector is needed", asy
   expect(await live([one!])).toBe(1);
 });
 
-test("a principal's tokens die by one cut: one audit row, not one a token; what comes afterwards lives", async () => {
+test("a principal's tokens end by one cut, with one audit row for all of them; later tokens live", async () => {
   const before = await many(7, { principal: "user:cut" });
   const other = await many(1, { principal: "user:kept" });
   expect(await live(before)).toBe(7);
@@ -47,7 +47,7 @@ test("a principal's tokens die by one cut: one audit row, not one a token; what 
   expect((await revoke({ principal: "user:cut" })).revokedCount).toBe(1);
 });
 
-test("a cut counts what it ended: not the dead of before, nor what was minted since", async () => {
+test("a cut counts the tokens that it ended: not those that were dead, nor those minted since", async () => {
   await many(3, { principal: "user:twice" });
   expect((await revoke({ principal: "user:twice" })).revokedCount).toBe(3);
   const [alone, off, ...rest] = await many(6, { principal: "user:twice" });
@@ -61,7 +61,7 @@ test("a cut counts what it ended: not the dead of before, nor what was minted si
   expect([...done.matchedIds].sort()).toEqual([off!, ...rest].map(({ id }) => id).sort());
 });
 
-test("a row that somebody holds keeps back no other; it is redone by itself", async () => {
+test("a locked row delays no other, and is revoked on its own", async () => {
   const some = await many(5, { principal: "user:held" });
   const ids = some.map(({ id }) => id);
   const holder = new pg.Client({ connectionString: sallyport.database.url });
@@ -77,7 +77,7 @@ test("a row that somebody holds keeps back no other; it is redone by itself", as
   expect(await live(some)).toBe(0);
 });
 
-test("a whole tenant dies by one cut, and no other does", async () => {
+test("a whole tenant ends by one cut, and no other tenant does", async () => {
   const inside = await many(3, { tenant: "acme", principal: "user:a" });
   const outside = await many(2);
   expect((await revoke({ tenant: "acme" })).revokedCount).toBe(3);
@@ -86,7 +86,7 @@ test("a whole tenant dies by one cut, and no other does", async () => {
   expect(await outcome(revoke({ tenant: "nowhere" }))).toBe("TENANT_NOT_FOUND");
 });
 
-test("a dry run counts and lists what would be revoked, and changes nothing", async () => {
+test("a dry run counts and lists the tokens that would be revoked, and changes nothing", async () => {
   const some = await many(4, { principal: "user:dry" });
   const done = await revoke({ principal: "user:dry", dryRun: true });
   expect(done.revokedCount).toBe(4);
@@ -117,7 +117,7 @@ test("other selectors are combined by AND and revoke in chunks, each token with 
   );
 });
 
-test("leaked strings, hints and ids are one selector; what is not ours among them is skipped, not told", async () => {
+test("leaked strings, hints and ids are one selector; foreign strings among them are skipped silently", async () => {
   const [byString, byHint, byId, kept] = await many(4, { principal: "user:leak" });
   const forged = `${byString!.tokenString.slice(0, -1)}${byString!.tokenString.endsWith("0") ? "1" : "0"}`;
   const done = await revoke({
@@ -133,7 +133,7 @@ test("leaked strings, hints and ids are one selector; what is not ours among the
   expect((await revoke({ tokenStrings: ["nothing of ours"] })).revokedCount).toBe(0);
 });
 
-test("a list beyond a chunk and beyond what is shown is counted exactly, once each, and all of it is dead", async () => {
+test("a list longer than a chunk and than the answer's list is counted exactly, and all of it is dead", async () => {
   // Rows as minting makes them, 1,700 at once; their strings are not needed.
   await sallyport.sql(`
     with a as (insert into sallyport.audit (tenant, actor, action, target) values ('default', 'test', 'token.create', 'x')),
@@ -154,7 +154,7 @@ test("a list beyond a chunk and beyond what is shown is counted exactly, once ea
   expect((await revoke({ createdBy: "test" })).revokedCount).toBe(0);
 });
 
-test("without waiting the answer says by when it is in force everywhere", async () => {
+test("without waiting the answer announces the time at which it is in force everywhere", async () => {
   await many(1, { principal: "user:later" });
   const started = Date.now();
   const { effect } = await revoke({ principal: "user:later", noWait: true });
@@ -164,7 +164,7 @@ test("without waiting the answer says by when it is in force everywhere", async 
   expect(by).toBeLessThan(started + 4000);
 });
 
-test("descendants: what a token made, what that made, and what replaced one of them, through dead ones; nothing else", async () => {
+test("descendants are the tokens that a token created, their creations and replacements, also through dead ones; nothing else", async () => {
   await sallyport.registered("bot:root");
   await sallyport.registered("bot:leaf");
   const make = (principal: string, scopes: string[], by?: { tokenString: string }) =>
@@ -193,7 +193,7 @@ test("descendants: what a token made, what that made, and what replaced one of t
   const all = [first, third, turned, replaced, chained].map(({ id }) => id).sort();
   expect([...(await revoke({ ...selector, descendants: true, dryRun: true })).matchedIds].sort()).toEqual(all);
   expect((await revoke({ ...selector, dryRun: true })).matchedIds).toHaveLength(2);
-  // By itself, a token reaches its own principal's only.
+  // Without a permission, a token reaches only its own principal's tokens.
   const own = await sallyport
     .as(root.tokenString)
     .tokens.revokeTokens({ ...selector, descendants: true, dryRun: true });
@@ -217,10 +217,10 @@ test("a cutoff for a bot that does not exist is NOT_FOUND and registers nothing;
   expect(written).toEqual([]);
   const mint = sallyport.createToken({ profile: "bot", principal: "bot:unknown" });
   expect(await outcome(mint)).toBe("PRINCIPAL_NOT_FOUND");
-  // A person is not registered before a first token, which may be under way.
+  // A person has no row before the first token, whose mint may be in progress.
   expect((await revoke({ principal: "user:unknown" })).revokedCount).toBe(0);
   expect(await live(await many(1, { principal: "user:unknown" }))).toBe(1);
-  // One that was deleted did exist.
+  // A deleted principal did exist.
   await sallyport.registered("bot:once");
   await sallyport.admin.principals.deletePrincipal({ name: "bot:once" });
   expect(await outcome(revoke({ principal: "bot:once" }))).toBe("OK");

@@ -77,7 +77,7 @@ describe("without a good credential", () => {
     },
   );
 
-  test("it is the same over every protocol, and health, reflection and the schema need none", async () => {
+  test("the answer is the same over every protocol, and health, reflection and the schema need none", async () => {
     for (const protocol of PROTOCOLS) {
       expect((await failure(sallyport.as(undefined, protocol).tokens.listTokens({}))).reason).toBe(
         "CALLER_UNAUTHENTICATED",
@@ -88,7 +88,7 @@ describe("without a good credential", () => {
     expect((await fetch(`${sallyport.listeners.admin}/openapi.json`)).status).toBe(200);
   });
 
-  test("a token in a URL is no credential, and no answer", async () => {
+  test("a token in a URL is no credential, and gets no answer", async () => {
     const query = `?message=%7B%7D&encoding=json&connect=v1`;
     const path = `${sallyport.listeners.admin}/sallyport.v1.TokenAdmin/ListTokens${query}`;
     expect(
@@ -109,7 +109,7 @@ describe("without a good credential", () => {
 });
 
 describe("with a live token that lacks the permission", () => {
-  test("every call that is not for oneself is PERMISSION_DENIED, and says which permission is missing", async () => {
+  test("every call that is not for the caller itself is PERMISSION_DENIED, and names the missing permission", async () => {
     const weak = (await sallyport.callerWith(["sallyport.reasons"])).tokenString;
     for (const { name, path, own, permission } of ADMIN_RPCS.values()) {
       if (own === "anyone") continue;
@@ -127,7 +127,7 @@ describe("with a live token that lacks the permission", () => {
     expect(await outcome(by.tokens.listTokens({}))).toBe("CALLER_UNAUTHENTICATED");
   });
 
-  test("a permission taken away is gone at the answer to the update", async () => {
+  test("a permission that an update removes is gone at its answer", async () => {
     const caller = await sallyport.callerWith(["sallyport.tokens.read", "sallyport.audit.read"]);
     const by = sallyport.as(caller.tokenString);
     expect(await outcome(by.audit.listAuditEvents({}))).toBe("OK");
@@ -138,7 +138,7 @@ describe("with a live token that lacks the permission", () => {
     expect(await outcome(by.audit.listAuditEvents({}))).toBe("CALLER_FORBIDDEN");
   });
 
-  test("a caller's own token is held to its networks", async () => {
+  test("a caller's own token is bound to its networks", async () => {
     const far = await sallyport.callerWith(["sallyport.tokens.read"], { allowedCidrs: ["203.0.113.0/24"] });
     expect(await outcome(sallyport.as(far.tokenString).tokens.listTokens({}))).toBe("CALLER_UNAUTHENTICATED");
     const near = await sallyport.callerWith(["sallyport.tokens.read"], { allowedCidrs: ["127.0.0.0/8"] });
@@ -147,7 +147,7 @@ describe("with a live token that lacks the permission", () => {
 });
 
 describe("break-glass", () => {
-  test("its secret is an operator, its tokens say so, and each use is audited", async () => {
+  test("its secret makes an operator, its tokens record it, and each use is audited", async () => {
     const by = sallyport.as(SECRET);
     const made = await sallyport.createToken({ principal: "user:glass" }, by);
     expect(made.token.createdBy).toBe("break-glass");
@@ -160,7 +160,7 @@ describe("break-glass", () => {
     ]);
   });
 
-  test("nearly the secret is nobody", async () => {
+  test("an almost correct secret authenticates nobody", async () => {
     for (const bearer of [SECRET.slice(0, -1), `${SECRET}x`, SECRET.toUpperCase(), "x"]) {
       expect(await outcome(sallyport.as(bearer).tenants.listTenants({}))).toBe("CALLER_UNAUTHENTICATED");
     }
@@ -174,7 +174,7 @@ describe("break-glass", () => {
 });
 
 describe("the data listener", () => {
-  test("trusts its peers on loopback: anybody asks, and a bad credential gives nothing and takes nothing", async () => {
+  test("trusts its peers on loopback: anybody may ask, and an invalid credential changes nothing", async () => {
     const { tokenString } = await sallyport.createToken();
     for (const protocol of ["connect-json", "connect", "grpc"] as const) {
       for (const bearer of [undefined, "nonsense", sallyport.adminToken]) {
@@ -202,7 +202,7 @@ describe("the data listener", () => {
     }
   });
 
-  test("that does not trust its peers needs sallyport.validate; without it nothing is told of any token", async () => {
+  test("requires sallyport.validate from untrusted peers; without it no token is disclosed", async () => {
     await using strict = await TestSallyport.start({
       config: {
         listeners: {
@@ -228,7 +228,7 @@ describe("the data listener", () => {
     expect(refused.map((line) => JSON.parse(line).address)).toEqual(Array.from({ length: 6 }, () => "127.0.0.1"));
   });
 
-  test("takes any string for a token string, and refuses only bounds that a caller can know", async () => {
+  test("accepts any string as a token string, and refuses only bounds that a caller can know", async () => {
     const ask = (more: object) => sallyport.validator.validateToken({ tokenString: "x", ...more });
     for (const tokenString of ["", "x".repeat(60_000), "\0", "🎉".repeat(1000)]) {
       expect((await ask({ tokenString })).verdict).toBe(2);
@@ -266,7 +266,7 @@ describe("the data listener", () => {
 });
 
 describe("bootstrap", () => {
-  test("of 50 at once one makes a token and 49 exit 1; the token is an operator's, and its row's end makes no second", async () => {
+  test("of 50 at once one creates a token and 49 exit 1; the token is an operator's, and no second one follows when its row ends", async () => {
     const database = await migratedDatabase();
     const keyring = freshKeyring();
     const file = join(place.path, "keyring.json");
@@ -276,7 +276,7 @@ describe("bootstrap", () => {
       SALLYPORT_KEYRING_FILE: file,
       SALLYPORT_DATABASE__ALLOW_FSYNC_OFF: "true",
     };
-    // Four programs, and 46 more in this one: what is proved is the order that the database makes of them.
+    // Four programs, and 46 calls in this one: the database's order is under test.
     const kept: string[] = [];
     const patient = async (triesLeft = 20): Promise<boolean> => {
       try {
@@ -288,7 +288,7 @@ describe("bootstrap", () => {
           keep: (secret) => kept.push(secret.reveal()),
         });
       } catch (error) {
-        // A busy machine answers some connections too late: then nothing was done.
+        // A busy machine answers some connections too late. Then nothing was done.
         if ((error as { reason?: string }).reason === "NOT_DONE" && triesLeft > 0) return patient(triesLeft - 1);
         throw error;
       }
@@ -353,7 +353,7 @@ test("an empty token table changes nothing about who may call", async () => {
   }
 });
 
-test("nothing of a call's credential is in what the program printed", () => {
+test("the program prints no part of a call's credential", () => {
   for (const secret of [SECRET, sallyport.adminToken])
     expect(sallyport.program.out + sallyport.program.err).not.toContain(secret);
   expect(statSync(join(place.path, "secret")).mode & 0o777).toBe(0o600);

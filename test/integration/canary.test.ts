@@ -3,7 +3,7 @@ import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { TestSallyport } from "../support/sallyport.ts";
 
-/** An instance that never hears of a revocation. */
+/** An instance that never learns of a revocation. */
 const liar = createServer((request, response) => {
   request.resume().on("end", () => {
     response.setHeader("content-type", "application/json");
@@ -30,12 +30,12 @@ afterAll(async () => {
   liar.close();
 });
 
-test("the canary sees every instance refuse what it revoked, and raises an alarm for the one that does not", async () => {
+test("the canary sees every instance refuse the token that it revoked, and raises an alarm for one that does not", async () => {
   const metric = async (outcome: string) => {
     const text = await (await fetch(`${second.listeners.ops}/metrics`)).text();
     return Number(new RegExp(`^sallyport_canary_total\\{outcome="${outcome}"\\} (\\d+)`, "m").exec(text)?.[1] ?? 0);
   };
-  // Itself and the other instance refuse; the liar accepts; nobody listens on the last.
+  // This instance and the other one refuse; the liar accepts; the last address has no listener.
   await vi.waitFor(async () => expect(await metric("accepted")).toBeGreaterThan(0), { timeout: 20_000, interval: 200 });
   expect(await metric("refused")).toBeGreaterThanOrEqual(2);
   expect(await metric("not_reached")).toBeGreaterThan(0);

@@ -49,7 +49,7 @@ interface Asked {
   readonly body?: Uint8Array;
 }
 
-/** One HTTP/1.1 connection on which everything is written by hand; answers in order. */
+/** One HTTP/1.1 connection with hand-written requests; returns answers in order. */
 class Http1 {
   readonly #socket = connect(Number(new URL(sallyport.listeners.data).port), "127.0.0.1");
   #rest = "";
@@ -104,7 +104,7 @@ class H2c {
   readonly #asker: ReturnType<typeof http2Asker>;
 
   constructor(url: string) {
-    // A client that lets a field stand twice.
+    // A client that can repeat a field.
     this.#asker = http2Asker(url, { strictSingleValueFields: false } as object);
   }
 
@@ -116,7 +116,7 @@ class H2c {
       [":path", path],
       ...fields,
     ];
-    // As a list, so that a field may stand twice.
+    // As a list, so that a field may occur twice.
     const raw = pairs.flatMap(([name, value]) => [name.toLowerCase(), value]);
     const stream = this.#asker.session.request(raw as never, { endStream: body === undefined });
     const seen: [string, string][] = [];
@@ -181,7 +181,7 @@ describe.each([
     },
   );
 
-  test("HEAD has the fields of GET and no body, whatever the answer and whatever X-Forwarded-Method says", async () => {
+  test("HEAD has the fields of GET and no body, for every answer and every X-Forwarded-Method", async () => {
     for (const token of [good.tokenString, poor, NOBODY]) {
       const ask = (method: string) =>
         client.ask({
@@ -220,7 +220,7 @@ describe.each([
     }
   });
 
-  test("more than one credential is 400 wherever they stand, none is taken from a query or a cookie", async () => {
+  test("more than one credential is 400 in any place, and none is taken from a query or a cookie", async () => {
     const token = good.tokenString;
     for (const fields of [
       [bearer(token), bearer(token)],
@@ -236,7 +236,7 @@ describe.each([
     ] as Fields[]) {
       const answer = await client.ask({ path: "/v1/check/envoy/all", fields });
       expect([answer.status, identity(answer)], JSON.stringify(fields).slice(0, 60)).toEqual([400, NOT_SAID]);
-      // nginx would make a 400 a 500.
+      // nginx would turn a 400 into a 500.
       const original = await client.ask({ path: "/v1/check/original/all", fields });
       expect([original.status, original.fields["x-auth-status"]]).toEqual([403, ["400"]]);
     }
@@ -252,7 +252,7 @@ describe.each([
     }
   });
 
-  test("identity headers that a client forged are no part of the answer", async () => {
+  test("identity headers that a client forged are not in the answer", async () => {
     const forged: Fields = [...IDENTITY, "x-envoy-auth-headers-to-remove"].map((name) => [name, "root"]);
     for (const [token, expected] of [
       [good.tokenString, ["user:ann", "default", good.id, "api.read", "pat"]],
@@ -273,7 +273,7 @@ describe.each([
     }
   });
 
-  // HTTP/1.1 does not wait for a body: proxies announce bodies that they do not send.
+  // HTTP/1.1 does not wait for a body, because proxies announce bodies that they do not send.
   test(`a body of 65,537 octets is ${protocol === "HTTP/1.1" ? "not looked at" : "too large"}`, async () => {
     const larger = open();
     try {
@@ -286,7 +286,7 @@ describe.each([
     }
   });
 
-  test("octets beyond ASCII are no fault: a token of them is no token, and elsewhere they do not matter", async () => {
+  test("octets beyond ASCII cause no error: a token with them is no token, and elsewhere they are ignored", async () => {
     const odd = "\xe9\xff\x80caf\xc3\xa9";
     expect((await client.ask({ fields: [bearer(odd)] })).status).toBe(401);
     expect((await client.ask({ path: "/v1/check/envoy/all", fields: [["x-api-key", odd]] })).status).toBe(401);
@@ -300,7 +300,7 @@ describe.each([
     expect((await client.ask({ path: "/v1/check/forwarded/default", fields: elsewhere })).status).toBe(200);
   });
 
-  test("an unknown family or policy and a repeated word of the proxy are denials, never an error", async () => {
+  test("an unknown family or policy and a repeated header of the proxy are denials, never an error", async () => {
     const fields = [bearer(good.tokenString)];
     for (const path of [
       "/v1/check/",
@@ -323,7 +323,7 @@ describe.each([
     }
   });
 
-  test("as many and as large fields as the protocol may have here, and not one more", async () => {
+  test("accepts as many and as large fields as the protocol may have here, and not one more", async () => {
     const line = (n: number): [string, string] => [`x-${n}`, "v"];
     const [most, bytes] = protocol === "HTTP/1.1" ? [256, 65_536] : [128, 16_384];
     // The authority, method, path and scheme count on HTTP/2; the host on HTTP/1.1.
@@ -337,7 +337,7 @@ describe.each([
       return fresh.ask({ fields }).finally(() => fresh.close());
     };
     const refused = (fields: Fields) => ask(fields).then(({ status }) => status, String);
-    // Node's own server knows but one answer to a field too many.
+    // Node's own server has only one answer to a field too many.
     const tooMuch = protocol === "h2c on node:http2" ? expect.stringContaining("ENHANCE_YOUR_CALM") : 431;
     expect((await ask(many(most))).status).toBe(200);
     expect(await refused(many(most + 1))).toEqual(tooMuch);
@@ -354,7 +354,7 @@ describe.each([
     ["org", `org:${LONG}`],
     ["adm", `user:${LONG}`],
   ])(
-    "a token of profile %s for the longest principal is told whole, and its scopes cut at a whole one",
+    "a token of profile %s for the longest principal is sent whole, and its scopes cut at a whole one",
     async (profile, principal) => {
       if (/^(bot|service):/.test(principal)) await sallyport.registered(principal).catch(() => {}); // once for both
       const scopes =
@@ -362,9 +362,9 @@ describe.each([
       const { tokenString, id } = await sallyport.createToken({ profile, principal, scopes });
       for (const family of ["envoy", "forwarded", "original"]) {
         const answer = await client.ask({ path: `/v1/check/${family}/default`, fields: [bearer(tokenString)] });
-        const [told, tenant, tokenId, told2 = "", of] = identity(answer);
-        expect([answer.status, told, tenant, tokenId, of]).toEqual([200, principal, "default", id, profile]);
-        const granted = told2.split(" ");
+        const [owner, tenant, tokenId, scopeList = "", of] = identity(answer);
+        expect([answer.status, owner, tenant, tokenId, of]).toEqual([200, principal, "default", id, profile]);
+        const granted = scopeList.split(" ");
         expect(granted.filter((scope) => !scopes.includes(scope))).toEqual([]);
         expect(granted.length).toBe(profile === "adm" ? 1 : 27);
         const size = IDENTITY.reduce((sum, name) => sum + name.length + answer.fields[name]!.join().length, 0);
@@ -382,7 +382,7 @@ test("an absolute target is refused on HTTP/1.1, and no check is answered in its
   }
 });
 
-describe("policies of a new configuration", () => {
+describe("policies after a reload", () => {
   const GRPC = { "content-type": "application/grpc", te: "trailers" };
   const check = async (listener: string, policy: string): Promise<CheckResponse> => {
     const asker = http2Asker(listener);
@@ -394,7 +394,7 @@ describe("policies of a new configuration", () => {
     return fromBinary(CheckResponseSchema, body.subarray(5));
   };
 
-  test("are in force after SIGHUP, in Check and in the HTTP check; those that are gone deny", async () => {
+  test("are in force after SIGHUP, in Check and in the HTTP check; removed ones deny", async () => {
     const { database, keyring } = sallyport;
     const policies = { stays: {}, goes: {}, renames: { headers: { "x-auth-principal": "x-old" } } };
     await using reloaded = await TestSallyport.start({ database, keyring, config: { policies } });

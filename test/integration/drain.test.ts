@@ -23,7 +23,7 @@ import { TestSallyport } from "../support/sallyport.ts";
 
 const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
 
-/** Stays; the others share its database, and are drained one by one. */
+/** This instance stays; the others share its database and are drained one by one. */
 let stays: TestSallyport;
 let question: Uint8Array;
 let tokenString: string;
@@ -52,7 +52,7 @@ const another = (data: object = {}): Promise<TestSallyport> =>
   });
 const portOf = (url: string): number => Number(new URL(url).port);
 
-/** Sends the signal and gives the exit code and how long the end took. */
+/** Sends the signal and returns the exit code and the time that the stop took. */
 async function end(program: TestSallyport["program"], signal: NodeJS.Signals = "SIGTERM") {
   const from = performance.now();
   program.kill(signal);
@@ -60,7 +60,7 @@ async function end(program: TestSallyport["program"], signal: NodeJS.Signals = "
   return { code, ms: performance.now() - from };
 }
 
-/** Calls one after the other, until it is over. */
+/** Sends one call after the other until the end. */
 interface Load {
   answered: number;
   readonly failed: unknown[];
@@ -94,7 +94,7 @@ function load(width: number, call: () => Promise<boolean>): Load {
   return state;
 }
 
-/** Calls of a stock gRPC client over both instances, as a balancer spreads them. */
+/** Calls of a stock gRPC client over both instances, spread as a balancer would. */
 function grpcLoad(urls: readonly string[], creds: ChannelCredentials, width: number): Load & { close(): void } {
   const config = JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }] });
   const target = `ipv4:${urls.map((url) => `127.0.0.1:${portOf(url)}`).join(",")}`;
@@ -118,7 +118,10 @@ function grpcLoad(urls: readonly string[], creds: ChannelCredentials, width: num
   return Object.assign(load(width, call), { close: () => client.close() });
 }
 
-/** Calls over kept connections to the first; where it refuses a connection, nothing was sent and the second is asked. */
+/**
+ * Calls over kept connections to the first instance. If it refuses a connection, nothing was sent, and the second one
+ * is asked.
+ */
 function http1Load(urls: readonly [string, string], width: number): Load & { close(): void } {
   const agent = new Agent({ keepAlive: true, maxSockets: width });
   const ask = (url: string): Promise<boolean> =>
@@ -129,7 +132,7 @@ function http1Load(urls: readonly [string, string], width: number): Load & { clo
         response.on("data", (bytes: Buffer) => chunks.push(bytes));
         response.on("error", reject);
         response.on("end", () => {
-          // What a busy machine sheds is not lost: a client asks again.
+          // A call that a busy machine sheds is not lost: a client asks again.
           if (response.statusCode === 429) return void ask(url).then(resolve, reject);
           if (response.statusCode !== 200) return reject(new Error(`answered ${response.statusCode}`));
           const { verdict } = fromBinary(ValidateTokenResponseSchema, Buffer.concat(chunks));
@@ -156,7 +159,7 @@ function rawLoad(connections: number, dial: () => Socket): Promise<Poured[]> {
   );
 }
 
-/** Watches health at the ops listener; when it was told what, until the stream ended. */
+/** Watches health at the ops listener and records each report with its time, until the stream ends. */
 function watch(url: string) {
   const seen: { status: Status; at: number }[] = [];
   const client = createClient(Health, createGrpcTransport({ baseUrl: url }));
@@ -181,7 +184,7 @@ describe("SIGTERM under load", () => {
     ["cleartext", "node"],
   ] as const)(
     "loses no call, says NOT_SERVING first, and ends with 0 in time (%s, %s)",
-    // Again, if this client itself stood still for longer than a GOAWAY waits for those that are slow to read it.
+    // Repeated if this client itself stalled for longer than a GOAWAY waits for slow readers.
     { timeout: 60_000, retry: 2 },
     async (transport, http2) => {
       const secure = transport === "TLS";
@@ -207,7 +210,7 @@ describe("SIGTERM under load", () => {
       await watching.ended.catch(() => {});
       for (const one of loads) {
         const { answered } = one;
-        while (one.answered < answered + 20) await new Promise(setImmediate); // by the one that stays
+        while (one.answered < answered + 20) await new Promise(setImmediate); // sent by the instance that stays
         await one.stop();
         one.close();
       }
@@ -228,7 +231,7 @@ describe("SIGTERM under load", () => {
 });
 
 describe("a drain", () => {
-  test("is not held up by clients that do nothing, and takes the own row with it", async () => {
+  test("is not delayed by clients that do nothing, and deletes the instance's row", async () => {
     const leaves = await another();
     const rows = async () => Number((await stays.sql("select count(*) from sallyport.validators"))[0]!["count"]);
     const before = await rows();
@@ -258,7 +261,7 @@ describe("a drain", () => {
     await leaves.dispose();
   }, 30_000);
 
-  test("gives those who poll /readyz time to see it, while all is served as before", async () => {
+  test("gives pollers of /readyz time to notice it, and serves everything meanwhile", async () => {
     const leaves = await another();
     const ready = async () => (await fetch(`${leaves.listeners.ops}/readyz`)).status;
     expect(await ready()).toBe(200);
@@ -280,7 +283,7 @@ describe("a drain", () => {
     await leaves.dispose();
   }, 30_000);
 
-  test("by Ctrl-C takes a moment, whoever polls", async () => {
+  test("by Ctrl-C takes a moment, even with pollers", async () => {
     const leaves = await another();
     await fetch(`${leaves.listeners.ops}/readyz`, { headers: { connection: "close" } });
     const { code, ms } = await end(leaves.program, "SIGINT");
@@ -295,7 +298,7 @@ describe("a drain", () => {
     expect(await ready()).toBe(200);
     leaves.program.kill("SIGTERM");
     await expect.poll(ready, { interval: 20 }).toBe(503);
-    // Within a second it is the same signal, come twice; after it, another one.
+    // Within a second it counts as a duplicate of the first signal, after it as a second one.
     leaves.program.kill("SIGTERM");
     await new Promise((resolve) => setTimeout(resolve, 1_100));
     expect(await ready()).toBe(503);

@@ -9,7 +9,7 @@ import { folder, freshKeyring, run, writeConfig } from "../support/program.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
 
-/** One way. The way there and back, twice that, is gone six times for a connection with TLS and SCRAM. */
+/** One way. A connection with TLS and SCRAM takes six round trips. */
 const AWAY_MS = 80;
 
 let server: ThrowawayServer;
@@ -46,7 +46,7 @@ afterAll(async () => {
   place.remove();
 });
 
-test("a database that is 160 ms there and back, with TLS, is ready, and does all that one nearby does", async () => {
+test("a database at a distance of 160 ms there and back, with TLS, is ready, and works like a near one", async () => {
   const url = new URL(server.url);
   url.port = String(proxy.port);
   url.password = "far";

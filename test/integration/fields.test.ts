@@ -16,8 +16,8 @@ import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { failure, outcome, seconds, TestSallyport } from "../support/sallyport.ts";
 
 /*
- * Every field of every request of the admin listener, walked by reflection: hostile text in each string must be an answer of
- * the API (a refusal that names the field, or "no such thing"), never an INTERNAL error, and never echoed.
+ * Every field of every request of the admin listener, by reflection. Hostile text in each string must get an answer of
+ * the API (a refusal that names the field, or "no such thing"), never an INTERNAL error, and is never echoed.
  */
 let sallyport: TestSallyport;
 beforeAll(async () => {
@@ -31,7 +31,7 @@ const methods = SERVICES.flatMap((service) =>
   service.methods.map((method) => ({ name: `${service.name}/${method.name}`, method: method as DescMethodUnary })),
 );
 
-/** Something of a request that is in order, so that only the field under test is not. */
+/** A part of a valid request, so that only the field under test is invalid. */
 const GOOD: Readonly<Record<string, object>> = {
   "TokenAdmin/CreateToken": { profile: "pat", principal: "user:ann", displayName: "x" },
   "TokenAdmin/GetToken": { id: "tok_0000000000000000000000" },
@@ -58,7 +58,7 @@ const GOOD: Readonly<Record<string, object>> = {
 
 type Path = readonly DescField[];
 
-/** Each field of a message, and of the messages in it, that holds text; as one value, in a list, or in a map. */
+/** Each field of a message, and of the messages in it, that holds text: as one value, in a list, or in a map. */
 function texts(desc: DescMessage, at: Path = []): Path[] {
   return desc.fields.flatMap((field) => {
     const path = [...at, field];
@@ -103,7 +103,7 @@ const HOSTILE: readonly [string, string][] = [
 ];
 
 describe.each(methods)("$name", ({ name, method }) => {
-  test("hostile text in any of its strings is refused by name or finds nothing; it is never an internal error, and never repeated", async () => {
+  test("hostile text in any string is refused by name or finds nothing; it is never an internal error, and never repeated", async () => {
     const problems: string[] = [];
     const transport = sallyport.transport("admin", "connect", sallyport.adminToken);
     const walked = texts(method.input);
@@ -117,11 +117,11 @@ describe.each(methods)("$name", ({ name, method }) => {
           async (error: unknown) => failure(Promise.reject(error)),
         );
         if (end === undefined) continue;
-        const told = JSON.stringify(end);
+        const answer = JSON.stringify(end);
         const by = end.reason ?? end.code;
         if (["INTERNAL", "STORE_UNAVAILABLE", "NOT_DONE", "OUTCOME_UNKNOWN", "UNDECODABLE"].includes(by))
           problems.push(`${path} with ${kind}: ${by}`);
-        if (told.includes(MARK)) problems.push(`${path} with ${kind} repeats the value`);
+        if (answer.includes(MARK)) problems.push(`${path} with ${kind} repeats the value`);
         if (by === "INVALID_FIELD" && end.violations.length === 0)
           problems.push(`${path} with ${kind}: no field is named`);
       }
@@ -129,7 +129,7 @@ describe.each(methods)("$name", ({ name, method }) => {
     expect(problems).toEqual([]);
   });
 
-  test("a JSON field that it does not have is refused, and so are a misspelt and a repeated oneof", async () => {
+  test("an unknown JSON field is refused, and so are a misspelt and a repeated oneof", async () => {
     for (const body of [
       '{"nonsense":1}',
       '{"Tenant":"x"}',
@@ -144,14 +144,14 @@ describe.each(methods)("$name", ({ name, method }) => {
       });
       expect(response.status, body).toBe(400);
       const text = await response.text();
-      // The name of a field is told where it looks like one; nothing else of the request ever is.
+      // The name of a field appears if it has the form of one; nothing else of the request ever does.
       if (body === '{"nonsense":1}') expect(JSON.parse(text).message).toContain('has no field "nonsense"');
       else expect(text).not.toContain("nonsense");
     }
   });
 });
 
-describe("bounds of CreateToken: at the bound it is taken, past it the field and the bound are named and the value is not", () => {
+describe("bounds of CreateToken: a value at the bound is accepted; beyond it field and bound are named and the value is not", () => {
   const many = <T>(n: number, item: (i: number) => T) => Array.from({ length: n }, (_, i) => item(i));
   const map = (n: number, key: (i: number) => string, value: string) =>
     Object.fromEntries(many(n, (i) => [key(i), value]));
@@ -310,7 +310,7 @@ describe("bounds of the other requests", () => {
     expect(refused.violations.map((violation) => violation.field.split("[")[0])).toContain(field);
   });
 
-  test("times of both ends of protobuf's range are times", async () => {
+  test("times at both ends of protobuf's range are times", async () => {
     for (const at of [seconds(-62_135_596_800n), seconds(253_402_300_799n)]) {
       expect(
         await outcome(sallyport.admin.tokens.listTokens({ createdAfter: at, createdBefore: at, lastUsedBefore: at })),

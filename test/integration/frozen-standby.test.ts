@@ -28,7 +28,7 @@ afterAll(async () => {
 
 const count = async (text: string) => (await sql.query(text)).rowCount ?? 0;
 
-test("instances start, validate and keep house while a synchronous standby is frozen, and fill no connections", async () => {
+test("instances start, validate and do their housekeeping while a synchronous standby is frozen, and fill no connections", async () => {
   // A synchronous standby that confirms nothing.
   await sql.query("alter system set synchronous_standby_names = 'nobody'");
   await sql.query("select pg_reload_conf()");
@@ -40,14 +40,14 @@ test("instances start, validate and keep house while a synchronous standby is fr
   running.push(...(await Promise.all([start(), start()])));
   for (const sallyport of running) expect(await sallyport.verdict(adminToken)).toBe("ALLOW");
   const silent = "00000000-0000-0000-0000-000000000001";
-  // By a session that waits for no standby: somebody who died before it froze.
+  // By a session that waits for no standby: a validator that died before the standby froze.
   await sql.query("set synchronous_commit = local");
   await sql.query(
     `insert into sallyport.validators (id, epoch, bound_ms, reader_version, kids, seen, secret_hash)
      values ($1, 'x', 100, 1, '{}', now() - interval '1 min', '')`,
     [silent],
   );
-  // Every kind of thing that an instance writes by itself: settled, reaped, buried, last use, check values of peppers.
+  // Every kind of row that an instance writes by itself: settled, reaped, deleted, last use, check values of peppers.
   const eventually = { timeout: 20_000, interval: 100 };
   await expect.poll(() => count("select from sallyport.rev_state where settled is not null"), eventually).toBe(1);
   await expect.poll(() => count(`select from sallyport.validators where id = '${silent}'`), eventually).toBe(0);

@@ -12,7 +12,7 @@ afterAll(() => sallyport?.stop());
 const count = async (where: string, values: unknown[] = []) =>
   (await sallyport.sql<{ n: number }>(`select count(*)::int as n from sallyport.${where}`, values))[0]!.n;
 
-test("the same request_id and body have the same answer, string included, over every protocol, and make one token", async () => {
+test("the same request_id and body get the same answer, string included, over every protocol, and create one token", async () => {
   const request = {
     principal: "user:once",
     scopes: ["a", "b"],
@@ -27,13 +27,13 @@ test("the same request_id and body have the same answer, string included, over e
   expect(new Set(answers.map(({ tokenString }) => tokenString)).size).toBe(1);
   expect(new Set(answers.map(({ id }) => id)).size).toBe(1);
   expect(await count("tokens where principal = 'user:once'")).toBe(1);
-  // A repeat commits a row of its own: without one it would not wait for a standby.
+  // A repeat commits a row of its own. Without one it would not wait for a standby.
   expect(await count("audit where owner = 'user:once' and metadata->>'repeat' is null")).toBe(1);
   expect(await count("audit where owner = 'user:once' and metadata->>'repeat' = 'true'")).toBe(answers.length - 1);
   expect(await sallyport.verdict(answers[0]!.tokenString)).toBe("ALLOW");
 });
 
-test("twenty of them at once are one token, too", async () => {
+test("twenty calls at once with the same request_id create one token, too", async () => {
   const request = { principal: "user:race", requestId: randomUUID() };
   const answers = await Promise.all(Array.from({ length: 20 }, () => sallyport.createToken(request)));
   expect(new Set(answers.map(({ tokenString }) => tokenString)).size).toBe(1);
@@ -57,7 +57,7 @@ test("the same request_id with another body, or for another method, is REQUEST_I
   expect(await outcome(sallyport.admin.tokens.rotateToken({ id, requestId }))).toBe("REQUEST_ID_REUSED");
 });
 
-test("a request_id belongs to its caller: another's request with the same one is its own", async () => {
+test("a request_id belongs to its caller: another caller's request with the same one is independent", async () => {
   const requestId = randomUUID();
   const mine = await sallyport.createToken({ requestId });
   const other = sallyport.as((await sallyport.callerWith(["sallyport.admin"])).tokenString);
@@ -77,7 +77,7 @@ test("a request_id that is no UUID is refused by name; a refused request leaves 
   expect(await outcome(sallyport.createToken({ requestId }))).toBe("OK");
 });
 
-test("after ten minutes the salt is worth nothing: the id is free again, and makes another string", async () => {
+test("after ten minutes the salt is gone: the id is free again, and creates another string", async () => {
   const request = { requestId: randomUUID(), principal: "user:later" };
   const first = await sallyport.createToken(request);
   await sallyport.sql("update sallyport.requests set at = at - interval '11 min'");

@@ -33,15 +33,15 @@ async function post(body: string, type: string | undefined = FORM, of = sallypor
 
 const form = (token: string, more: Record<string, string> = {}) => `${new URLSearchParams({ token, ...more })}`;
 
-/** The forms in which one asks. */
+/** The forms of an introspection request. */
 const FORMS: readonly (readonly [string, (token: string) => Promise<Answer>])[] = [
   ["a form", (token) => post(form(token, { token_type_hint: "access_token" }))],
   ["a form with a charset", (token) => post(form(token), `${FORM}; charset=UTF-8`)],
   ["JSON", (token) => post(JSON.stringify({ token }), "application/json")],
 ];
 
-describe.each(FORMS)("asked with %s", (_name, ask) => {
-  test("a live token's claims are told, and nothing that is not there", async () => {
+describe.each(FORMS)("introspection with %s", (_name, ask) => {
+  test("a live token's claims are in the answer, and no absent ones", async () => {
     const now = Math.floor(Date.now() / 1000);
     const made = await sallyport.createToken({
       principal: "user:claims",
@@ -72,14 +72,14 @@ describe.each(FORMS)("asked with %s", (_name, ask) => {
     expect(body + JSON.stringify([...headers])).not.toContain(secret);
   });
 
-  test("a revoked token is inactive as soon as the revocation answered", async () => {
+  test("a revoked token is inactive as soon as the revocation returned", async () => {
     const made = await sallyport.createToken();
     expect(JSON.parse((await ask(made.tokenString)).body)).toMatchObject({ active: true });
     await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: made.id } });
     expect((await ask(made.tokenString)).body).toBe(INACTIVE);
   });
 
-  test("what is no live token is inactive, and only that", async () => {
+  test("only a token that is not live is inactive", async () => {
     for (const token of [
       NOBODY,
       "x",
@@ -96,7 +96,7 @@ describe.each(FORMS)("asked with %s", (_name, ask) => {
   });
 });
 
-test("one face: the answer about an unknown, a revoked and a disabled token is the same in every byte", async () => {
+test("the answers about an unknown, a revoked and a disabled token are the same in every byte", async () => {
   const gone = await sallyport.createToken();
   const off = await sallyport.createToken();
   await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: gone.id } });
@@ -112,7 +112,7 @@ test("one face: the answer about an unknown, a revoked and a disabled token is t
   expect([...faces]).toHaveLength(1);
 });
 
-test("a token that is bound to networks is active only for a client that stands in one of them", async () => {
+test("a token that is bound to networks is active only for a client in one of them", async () => {
   const { tokenString } = await sallyport.createToken({ allowedCidrs: ["203.0.113.0/24"] });
   const active = async (more: Record<string, string>) => JSON.parse((await post(form(tokenString, more))).body).active;
   expect(await active({ client_address: "203.0.113.9" })).toBe(true);
@@ -123,7 +123,7 @@ test("a token that is bound to networks is active only for a client that stands 
     expect(await active(more), JSON.stringify(more)).toBe(false);
 });
 
-test("a repeated parameter, none, another type, and what can not be read are 400 invalid_request", async () => {
+test("a repeated or missing parameter, another type, and an unreadable body are 400 invalid_request", async () => {
   const good = form(sallyport.adminToken);
   for (const [body, type] of [
     [`${good}&${good}`, FORM],
@@ -145,14 +145,14 @@ test("a repeated parameter, none, another type, and what can not be read are 400
     ['{"__proto__":{"token":"x"}}', "application/json"],
     ['{"constructor":"x"}', "application/json"],
   ] as const) {
-    const { status, headers, body: told } = await post(body, type);
+    const { status, headers, body: answer } = await post(body, type);
     expect([status, headers.get("cache-control")], `${type} ${body.slice(0, 40)}`).toEqual([400, "no-store"]);
-    expect(JSON.parse(told)).toMatchObject({ error: "invalid_request" });
-    expect(told).not.toContain(sallyport.adminToken.slice(-20));
+    expect(JSON.parse(answer)).toMatchObject({ error: "invalid_request" });
+    expect(answer).not.toContain(sallyport.adminToken.slice(-20));
   }
 });
 
-test("other methods are 405, and a token in a query is never looked at", async () => {
+test("other methods are 405, and a token in a query is ignored", async () => {
   for (const method of ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"]) {
     const url = `${sallyport.listeners.data}${PATH}?${form(sallyport.adminToken)}`;
     const answer = await fetch(url, { method });
@@ -171,7 +171,7 @@ test("a body over 64 KiB is refused", async () => {
   expect((await post(form("x".repeat(70_000)))).status).toBe(413);
 });
 
-test("HTTP/2 answers the same", async () => {
+test("HTTP/2 gives the same answer", async () => {
   const asker = http2Asker(sallyport.listeners.data);
   try {
     const ask = (token: string) => asker.ask(PATH, { "content-type": FORM }, Buffer.from(form(token)));
@@ -182,12 +182,12 @@ test("HTTP/2 answers the same", async () => {
   }
 });
 
-test("a bad credential of a trusted peer takes nothing from it", async () => {
+test("an invalid credential of a trusted peer changes nothing", async () => {
   for (const authorization of ["Bearer x", "Basic eDp5", "Bearer a, Bearer b"])
     expect((await post(form(NOBODY), FORM, sallyport, { authorization })).body).toBe(INACTIVE);
 });
 
-test("no secret that was asked about stands in the log at its most talkative", async () => {
+test("no requested secret stands in the log at its most verbose level", async () => {
   const made = await sallyport.createToken();
   const odd = "sp_pat_thisIsNoTokenButMightBeOneOfSomebody";
   for (const [, ask] of FORMS) for (const token of [made.tokenString, odd]) await ask(token);
@@ -229,7 +229,7 @@ describe("a listener that does not trust its peers", () => {
     return asker.ask(PATH, { "content-type": FORM, ...headers }, body).finally(() => asker.close());
   };
 
-  /** The lines of the log about calls that ended so. */
+  /** The log lines about calls with this outcome. */
   const lines = (reason: string) =>
     listener.program.out
       .split("\n")
@@ -242,7 +242,7 @@ describe("a listener that does not trust its peers", () => {
       )?.[1] ?? 0,
     );
 
-  test("a failed log-in is counted and logged, with the client's address and without the credential", async () => {
+  test("a failed authentication is counted and logged, with the client's address and without the credential", async () => {
     const wrong = `sp_pat_${"q".repeat(58)}`;
     const bearer = `Bearer ${wrong}`;
     const refused = await as(undefined, { authorization: bearer, "x-request-id": "introspect-1" });
@@ -262,7 +262,7 @@ describe("a listener that does not trust its peers", () => {
       expect(listener.program.out.includes(secret)).toBe(false);
   });
 
-  test("asks for a credential (401), then for the permission (403), or for an allowed certificate", async () => {
+  test("requires a credential (401), then the permission (403), or an allowed certificate", async () => {
     const gateway = certify("gateway", [{ uri: "spiffe://td/gateway" }], ca);
     const bearer = async (scopes: string[]) => ({
       authorization: `Bearer ${(await sallyport.callerWith(scopes)).tokenString}`,
@@ -287,7 +287,7 @@ describe("a listener that does not trust its peers", () => {
   });
 });
 
-test("what can not be judged is 503 with retry-after, never active or inactive", async () => {
+test("a token that cannot be judged is 503 with retry-after, never active or inactive", async () => {
   const behind = new URL(sallyport.database.url);
   const proxy = await startTcpProxy({ host: behind.hostname, port: Number(behind.port) });
   behind.host = `127.0.0.1:${proxy.port}`;

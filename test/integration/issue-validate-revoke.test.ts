@@ -22,7 +22,7 @@ test("a token is issued, accepted, listed without its secret, revoked, and never
 
   const revoked = await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: id }, reason: "test" });
   expect(revoked.token?.state).toBe(TokenState.REVOKED);
-  // A database that has just been started has no settled epoch yet: then the wait is by the lease.
+  // A fresh database has no settled epoch yet, so the wait goes by the lease.
   expect([EffectMode.ACKED, EffectMode.LEASE_EXPIRED]).toContain(revoked.effect?.mode);
   expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
 });

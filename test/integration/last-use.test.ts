@@ -2,7 +2,7 @@ import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { expect, test } from "vitest";
 import { TestSallyport } from "../support/sallyport.ts";
 
-test("last use is stored by the stop at the latest, with time and address; a hostile address spoils nobody's", async () => {
+test("last use is stored by the stop at the latest, with time and address, and a hostile address harms no other row", async () => {
   const first = await TestSallyport.start();
   const { tokenString, id } = await first.createToken();
   const hostile = await first.createToken();
@@ -11,7 +11,7 @@ test("last use is stored by the stop at the latest, with time and address; a hos
   await first.validate(hostile.tokenString, { context: { clientAddress: "\0" } });
   await first.validate(tokenString, { context: { clientAddress: "203.0.113.7" } });
   await first.validate(unused.tokenString, { requiredScopes: ["never:held"] });
-  // Nothing is written while validations go on.
+  // No row is written while validations continue.
   expect(await first.sql("select from sallyport.token_usage")).toHaveLength(0);
   const positions = await first.sql("select n from sallyport.rev_head");
 
@@ -27,7 +27,7 @@ test("last use is stored by the stop at the latest, with time and address; a hos
   expect((await get(hostile.id)).lastUseAddress).toBe("");
   expect((await get(hostile.id)).lastUseTime).toBeDefined();
   expect((await get(unused.id)).lastUseTime).toBeUndefined();
-  // A use is no change of authority: it took no position, and no revision.
+  // A use is no change of authority: it takes no position and no revision.
   expect(await second.sql("select n from sallyport.rev_head")).toEqual(positions);
   expect(used.etag).toBe("1");
   await second.stop();

@@ -35,7 +35,7 @@ function as(suffix: "w" | "r"): Database {
   return { ...database, url: url.href, drop: async () => {} };
 }
 
-test("an instance needs the writer's rights only, a validating one the reader's, and both see a revocation at OK", async () => {
+test("an instance needs only the writer's rights, a validating one the reader's, and both see a revocation at OK", async () => {
   const { keyring, adminToken } = first;
   const writer = await TestSallyport.start({ database: as("w"), keyring });
   running.push(writer);

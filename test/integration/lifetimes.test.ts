@@ -27,7 +27,7 @@ const ttl = (value: number | bigint, nanos = 0) => ({ case: "ttl" as const, valu
 const at = (ms: number) => ({ case: "expireTime" as const, value: timestampFromMs(ms) });
 const NEVER = { case: "noExpiry" as const, value: true };
 
-/** Three protocols, so that no codec alone makes the bound. */
+/** Three protocols, so that the bound does not depend on one codec. */
 const refusals = async (lifetime: NonNullable<Parameters<TestSallyport["createToken"]>[0]>["lifetime"], more = {}) => {
   const each = (["connect", "grpc", "grpc-web"] as const).map((protocol) =>
     failure(sallyport.createToken({ lifetime, ...more }, sallyport.as(sallyport.adminToken, protocol))),
@@ -61,7 +61,7 @@ describe("ttl", () => {
     }
   });
 
-  test("the same as JSON: 0s, -1s, 315360001s and 315576000000s are 400 that name the field", async () => {
+  test("is refused by field name in JSON: 0s, -1s, 315360001s and 315576000000s are 400", async () => {
     for (const value of ["0s", "-1s", "315360001s", "315576000000s"]) {
       const response = await sallyport.post(
         "admin",
@@ -75,7 +75,7 @@ describe("ttl", () => {
     }
   });
 
-  test("an int64 that no JSON can say does not overflow on its way through the binary codec either", () => {
+  test("an int64 beyond JSON's range does not overflow in the binary codec either", () => {
     const bytes = toBinary(
       CreateTokenRequestSchema,
       create(CreateTokenRequestSchema, { lifetime: { case: "ttl", value: { seconds: INT64_MAX, nanos: 0 } } }),
@@ -85,7 +85,7 @@ describe("ttl", () => {
 });
 
 describe("expire_time", () => {
-  test("within ten years it is taken exactly", async () => {
+  test("is taken exactly, within ten years", async () => {
     const end = Date.now() + 3600_000;
     expect(timestampMs((await sallyport.createToken({ lifetime: at(end) })).token.expireTime!)).toBe(end);
   });
@@ -108,8 +108,8 @@ describe("expire_time", () => {
   });
 });
 
-describe("no lifetime, and none at all", () => {
-  test("nothing asked is the profile's default: 90 days, and for adm 30", async () => {
+describe("a request without a lifetime, and without an end", () => {
+  test("gets the profile's default: 90 days, and 30 for adm", async () => {
     expect(lived(await sallyport.createToken({}))).toBe(90 * DAY);
     expect(lived(await sallyport.callerWith(["sallyport.tokens.read"]))).toBe(30 * DAY);
   });
@@ -118,7 +118,7 @@ describe("no lifetime, and none at all", () => {
     expect(lived(await sallyport.createToken({ profile: "short" }))).toBe(3600);
   });
 
-  test("no_expiry makes a token without an end where the profile allows it, and is refused by name elsewhere", async () => {
+  test("no_expiry makes a token without an end if the profile allows it, and is refused by name otherwise", async () => {
     expect((await sallyport.createToken({ lifetime: NEVER })).token.expireTime).toBeUndefined();
     for (const profile of ["org", "adm"]) {
       const [refused] = await refusals(NEVER, { profile, principal: "org:all" });
@@ -126,7 +126,7 @@ describe("no lifetime, and none at all", () => {
     }
   });
 
-  test("no_expiry: false is refused: it says nothing", async () => {
+  test("no_expiry: false is refused, because it means nothing", async () => {
     const [refused] = await refusals({ case: "noExpiry", value: false });
     expect(refused).toMatchObject({ code: "InvalidArgument", violations: [{ field: "no_expiry" }] });
   });
@@ -143,7 +143,7 @@ describe("no lifetime, and none at all", () => {
 });
 
 describe("ceilings of scopes", () => {
-  test("a token that holds `bootstrap` lives an hour at most, whatever was asked, and the answer shows it", async () => {
+  test("a token that holds `bootstrap` lives an hour at most, whatever was requested, and the answer shows it", async () => {
     const asked = [{ case: undefined }, ttl(LONGEST), NEVER, at(Date.now() + DAY * 1000)] as const;
     for (const lifetime of asked) {
       expect(lived(await sallyport.createToken({ scopes: ["repo:read", "bootstrap"], lifetime }))).toBe(3600);
@@ -151,7 +151,7 @@ describe("ceilings of scopes", () => {
     expect(lived(await sallyport.createToken({ scopes: ["bootstrap"], lifetime: ttl(60) }))).toBe(60);
   });
 
-  test("a wildcard that covers a scope with a ceiling is clamped, and one that does not is left alone", async () => {
+  test("a wildcard that covers a scope with a ceiling is clamped, and any other is left alone", async () => {
     const life = async (...scopes: string[]) =>
       lived(await sallyport.createToken({ profile: "short", scopes, lifetime: ttl(3600) }));
     expect(await life("deploy:*")).toBe(600);
@@ -161,7 +161,7 @@ describe("ceilings of scopes", () => {
     expect(await life("deploy.*")).toBe(3600);
   });
 
-  test("scopes that come by update bring their ceiling with them", async () => {
+  test("scopes that an update adds bring their ceiling with them", async () => {
     const { id } = await sallyport.createToken({ lifetime: NEVER });
     const updated = await sallyport.admin.tokens.updateToken({
       token: { id, scopes: ["bootstrap"] },
@@ -206,7 +206,7 @@ describe("not_before_time", () => {
   });
 });
 
-test("a token ends by itself: accepted before its expiry, refused after it, shown as EXPIRED", async () => {
+test("a token ends by itself: it is accepted before its expiry, refused after it, and shown as EXPIRED", async () => {
   const { tokenString, id, token } = await sallyport.createToken({ lifetime: ttl(1) });
   expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
   await expect.poll(() => sallyport.verdict(tokenString), { timeout: 3000, interval: 20 }).toBe("INVALID_TOKEN");

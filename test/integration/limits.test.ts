@@ -16,9 +16,9 @@ beforeAll(async () => {
 });
 afterAll(() => sallyport?.stop());
 
-/** Fifty mints at once; how each ended. */
+/** Fifty mints at once, and the outcome of each. */
 async function fifty(request: Parameters<TestSallyport["createToken"]>[0]) {
-  // One that waits for a lock for too long did nothing, and is repeated, as a client does.
+  // A mint that waited too long for a lock did nothing, and is repeated, as a client would.
   const mint = async (): Promise<string> => {
     const end = await outcome(sallyport.createToken(request));
     return end === "NOT_DONE" ? mint() : end;
@@ -27,12 +27,12 @@ async function fifty(request: Parameters<TestSallyport["createToken"]>[0]) {
   return { made: ends.filter((end) => end === "OK").length, refused: new Set(ends.filter((end) => end !== "OK")) };
 }
 
-/** One run's own, so that a retry does not find what the first try has used up. */
+/** Each run has its own, so that a retry does not find the first try's usage. */
 let runs = 0;
 let live = "";
 let spent = "";
 
-test("of 50 mints at once exactly as many as may live are made, and all others say what the limit is", async () => {
+test("of 50 mints at once exactly as many as the limit succeed, and all others name the limit", async () => {
   const principal = `user:live${++runs}`;
   live = principal;
   expect(await fifty({ principal })).toEqual({ made: 20, refused: new Set(["LIMIT_EXCEEDED"]) });
@@ -47,14 +47,14 @@ test("of 50 mints at once exactly as many as may live are made, and all others s
   expect(refused.retryMs).toBeGreaterThan(0);
 });
 
-test("a revoked token makes room for another, an expired one too", async () => {
+test("a revoked token makes room for another, and so does an expired one", async () => {
   const { tokens } = await sallyport.admin.tokens.listTokens({ principal: live, pageSize: 1 });
   await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: tokens[0]!.id }, noWait: true });
   expect(await outcome(sallyport.createToken({ principal: live }))).toBe("OK");
   expect(await outcome(sallyport.createToken({ principal: live }))).toBe("LIMIT_EXCEEDED");
 });
 
-test("of 50 mints at once exactly as many as a day allows are made; refused ones count for nothing", async () => {
+test("of 50 mints at once exactly as many as a day allows succeed; refused ones do not count", async () => {
   const principal = `bot:day${++runs}`;
   spent = principal;
   await sallyport.registered(principal);
@@ -72,7 +72,7 @@ test("of 50 mints at once exactly as many as a day allows are made; refused ones
   expect(row?.count).toBe(30);
 });
 
-test("a principal's limit is its own: of another tenant's principal of the same name nothing is counted", async () => {
+test("a limit belongs to one principal: a principal of the same name in another tenant does not count", async () => {
   await sallyport.admin.tenants.createTenant({ tenant: { id: "acme" } });
   await sallyport.registered(spent, "acme");
   expect(await outcome(sallyport.createToken({ tenant: "acme", profile: "bot", principal: spent }))).toBe("OK");
@@ -88,7 +88,7 @@ test("callers from this machine and operators are exempt from the limit per addr
   expect(await sallyport.sql("select from sallyport.mint_counts where key like 'a %'")).toHaveLength(0);
 });
 
-test("rotations by others than administrators have a limit of their own, and with an overlap count as living", async () => {
+test("rotations by callers other than administrators have their own limit, and count as live tokens during an overlap", async () => {
   await sallyport.registered("service:turns");
   const made = () => sallyport.createToken({ profile: "svc", principal: "service:turns", displayName: "" });
   const rotate = (by: string, id: string, overlap = 0n) =>
@@ -110,14 +110,14 @@ test("rotations by others than administrators have a limit of their own, and wit
     const done = await rotate(sallyport.adminToken, id, 3600n);
     ({ tokenString, id } = { tokenString: done.tokenString, id: done.token!.id });
   }
-  // The window slides: what is older than a day counts no more.
+  // The window slides: tokens older than a day no longer count.
   await sallyport.sql(
     "update sallyport.mint_counts set window_start = window_start - interval '25 hours' where key like 'r %'",
   );
   expect(await outcome(rotate(tokenString, id))).toBe("OK");
 });
 
-test("a window slides: what was made before the full hour counts after it", async () => {
+test("a window slides: tokens created before the full hour count after it", async () => {
   const day = async (ago: string) =>
     sallyport.sql("update sallyport.mint_counts set window_start = date_trunc('day', now()) - $1::interval", [ago]);
   await sallyport.registered("bot:slides");

@@ -35,7 +35,7 @@ beforeAll(async () => {
 });
 afterAll(() => sallyport?.stop());
 
-/** A Connect GET as a browser sends it; again while the machine is too busy, as the answer asks. */
+/** A Connect GET as a browser sends it. Repeats while the machine is too busy, as the answer asks. */
 async function get(
   listener: "data" | "admin",
   service: DescService,
@@ -61,7 +61,7 @@ describe("Connect GET", () => {
         const name = `${service.typeName}/${method.name}`;
         if (/^List/.test(method.name)) expect(status, name).toBe(200);
         else if (/^Get/.test(method.name))
-          expect([400, 404], name).toContain(status); // it was read: the name is missing
+          expect([400, 404], name).toContain(status); // it was read, because the name is missing
         else expect(status, name).toBe(405);
       }
     for (const method of TokenValidator.methods) {
@@ -71,7 +71,7 @@ describe("Connect GET", () => {
     }
   });
 
-  test("gives what a POST gives", async () => {
+  test("gives the answer of a POST", async () => {
     const bearer = { authorization: `Bearer ${sallyport.adminToken}` };
     const list = TokenAdmin.method.listTokens;
     const posted = await sallyport.post(
@@ -94,20 +94,20 @@ describe("gRPC-Web", () => {
       createGrpcWebTransport({ baseUrl: sallyport.listeners[listener], httpVersion: "1.1" }),
     );
 
-  test("is spoken at the admin listener, errors too", async () => {
+  test("is served at the admin listener, errors included", async () => {
     const web = sallyport.as(sallyport.adminToken, "grpc-web");
     expect((await web.tokens.listTokens({ principal: "user:ann" })).tokens.length).toBeGreaterThan(0);
     await expect(web.tokens.getToken({ id: "tok_0000000000000000000000" })).rejects.toThrow("not_found");
     await expect(sallyport.as(undefined, "grpc-web").tokens.listTokens({})).rejects.toThrow("unauthenticated");
   });
 
-  test("is not spoken at the others", async () => {
+  test("is not served at the other listeners", async () => {
     for (const listener of ["data", "ops"] as const) await expect(client(listener, Health).check({})).rejects.toThrow();
     expect((await client("admin", Health).check({})).status).toBe(Status.SERVING);
   });
 });
 
-describe("what each listener serves", () => {
+describe("the services of each listener", () => {
   test("/openapi.json is at the admin listener, by GET and HEAD, and nowhere else", async () => {
     const at = (listener: "data" | "admin" | "ops", method = "GET") =>
       fetch(`${sallyport.listeners[listener]}/openapi.json`, { method });
@@ -130,7 +130,7 @@ describe("what each listener serves", () => {
       }
   });
 
-  test("health is watched at the admin and ops listeners, and only asked for at the data listener", async () => {
+  test("health is watched at the admin and ops listeners, and only checked at the data listener", async () => {
     const health = (listener: "data" | "admin" | "ops") =>
       createClient(Health, createGrpcTransport({ baseUrl: sallyport.listeners[listener] }));
     for (const listener of ["admin", "ops"] as const)
@@ -144,7 +144,7 @@ describe("what each listener serves", () => {
     await expect(refused).rejects.toThrow("unimplemented");
   });
 
-  test("no listener answers what belongs to another", async () => {
+  test("no listener answers requests that belong to another", async () => {
     const headers = { authorization: `Bearer ${sallyport.adminToken}` };
     expect((await sallyport.post("data", "/sallyport.v1.TokenAdmin/ListTokens", {}, headers)).status).toBe(404);
     expect((await sallyport.post("admin", VALIDATE, { tokenString }, headers)).status).toBe(404);
@@ -196,7 +196,7 @@ describe("unix sockets", () => {
     },
   );
 
-  test("a socket file that a killed program left is taken over, one that is served is not", async () => {
+  test("a socket file that a killed program left is replaced, and one in use is not", async () => {
     const folder = mkdtempSync(join(tmpdir(), "sallyport-unix-"));
     const path = join(folder, "data.sock");
     const start = () =>
@@ -219,7 +219,7 @@ describe("unix sockets", () => {
   });
 });
 
-test("the data listener has as many connections at a time as it is told, and closes one more at once", async () => {
+test("the data listener has at most the configured number of connections, and closes one more at once", async () => {
   const few = await TestSallyport.start({
     database: sallyport.database,
     keyring: sallyport.keyring,
@@ -229,7 +229,7 @@ test("the data listener has as many connections at a time as it is told, and clo
   const sockets = Array.from({ length: 16 }, () => netConnect({ host, port: Number(port) }));
   await Promise.all(sockets.map((socket) => once(socket, "connect")));
   const closed: string[] = [];
-  for (const socket of sockets) socket.on("close", () => closed.push("one of those"));
+  for (const socket of sockets) socket.on("close", () => closed.push("an open socket"));
   const more = netConnect({ host, port: Number(port) }).on("error", () => {});
   await once(more, "close");
   expect(closed).toEqual([]);

@@ -35,7 +35,7 @@ async function all(request: object, between: () => Promise<unknown> = async () =
   }
 }
 
-describe("pages", () => {
+describe("pages of lists", () => {
   test("hold 50 by default, at most 500, and a size beyond it is refused by name", async () => {
     expect((await list()).tokens).toHaveLength(50);
     expect((await list({ pageSize: 1 })).tokens).toHaveLength(1);
@@ -48,7 +48,7 @@ describe("pages", () => {
     }
   });
 
-  test("show everything once, newest first, also where many have one time", async () => {
+  test("show everything once, newest first, also if many have the same time", async () => {
     const { ids, sizes } = await all({ pageSize: 500 });
     expect(sizes).toEqual([500, 500, 200]);
     expect(new Set(ids).size).toBe(1200);
@@ -56,7 +56,7 @@ describe("pages", () => {
     expect((await all({ pageSize: 7 })).ids).toEqual(ids);
   });
 
-  test("lose and repeat nothing while others are issued and revoked: rows that were there are shown once", async () => {
+  test("lose and repeat no row while others are issued and revoked", async () => {
     const before = (await all({ pageSize: 500 })).ids;
     let revoked = 0;
     const { ids } = await all({ pageSize: 100 }, async () => {
@@ -67,7 +67,7 @@ describe("pages", () => {
     expect(ids).toEqual(before);
   });
 
-  test("of a token of another filter, another caller, another method, or a changed one are refused", async () => {
+  test("are refused if the page token is of another filter, caller or method, or is changed", async () => {
     const { nextPageToken } = await list({ pageSize: 10 });
     const [first, ...rest] = nextPageToken;
     const changed = [
@@ -89,11 +89,11 @@ describe("pages", () => {
       refused,
     );
     expect(await failure(sallyport.admin.audit.listAuditEvents({ pageToken: nextPageToken }))).toMatchObject(refused);
-    // Another size is no other filter.
+    // Another page size is no other filter.
     expect(await outcome(list({ pageToken: nextPageToken, pageSize: 3 }))).toBe("OK");
   });
 
-  test("of principals, tenants and audit events go on in the same way", async () => {
+  test("of principals, tenants and audit events work in the same way", async () => {
     for (let i = 0; i < 7; i++) await sallyport.registered(`bot:p${i}`);
     for (let i = 0; i < 5; i++) await sallyport.admin.tenants.createTenant({ tenant: { id: `t${i}` } });
     const names: string[] = [];
@@ -159,7 +159,7 @@ describe("pages of large items", () => {
 });
 
 describe("filters of tokens", () => {
-  test("state, hint, profile, times and last use, alone and together", async () => {
+  test("state, hint, profile, times and last use work alone and together", async () => {
     const hour = timestampFromMs(Date.now() + 3_600_000);
     const of = (more: object) =>
       sallyport.createToken({ profile: "bot", principal: "bot:ci", displayName: "", ...more });
@@ -190,7 +190,7 @@ describe("filters of tokens", () => {
     expect(timestampMs(active.token.createTime!)).toBeLessThanOrEqual(timestampMs(disabled.token.createTime!));
   });
 
-  test("what names nothing finds nothing, whatever it is; a state that does not exist is refused", async () => {
+  test("an unknown name finds nothing; a state that does not exist is refused", async () => {
     for (const text of ["%", "'", "user:%", "\\", "'; drop table sallyport.tokens; --", "ü🎉"]) {
       expect((await sallyport.admin.tokens.listTokens({ hint: text })).tokens, text).toEqual([]);
       expect((await failure(sallyport.admin.tokens.listTokens({ principal: text }))).violations[0]?.field).toBe(
@@ -202,17 +202,17 @@ describe("filters of tokens", () => {
   });
 });
 
-describe("a list by what does not exist", () => {
-  const told = async (call: Promise<unknown>) => {
+describe("a list filtered by something that does not exist", () => {
+  const refusal = async (call: Promise<unknown>) => {
     const { reason, violations } = await failure(call);
     return [reason, ...violations.map(({ field }) => field)];
   };
 
   test("of an unknown tenant is NOT_FOUND, of one without entries empty", async () => {
     const { tokens, principals, audit, tenants } = sallyport.admin;
-    expect(await told(tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
-    expect(await told(principals.listPrincipals({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
-    expect(await told(audit.listAuditEvents({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await refusal(tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await refusal(principals.listPrincipals({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await refusal(audit.listAuditEvents({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
     await tenants.createTenant({ tenant: { id: "still-empty" } });
     expect((await tokens.listTokens({ tenant: "still-empty" })).tokens).toEqual([]);
     expect((await principals.listPrincipals({ tenant: "still-empty" })).principals).toEqual([]);
@@ -221,15 +221,15 @@ describe("a list by what does not exist", () => {
 
   test("of an unknown type of principal or profile is INVALID_FIELD, of one without entries empty", async () => {
     const { tokens, principals } = sallyport.admin;
-    expect(await told(principals.listPrincipals({ type: "robot" }))).toEqual(["INVALID_FIELD", "type"]);
-    expect(await told(tokens.listTokens({ principal: "robot:ci" }))).toEqual(["INVALID_FIELD", "principal"]);
-    expect(await told(tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
+    expect(await refusal(principals.listPrincipals({ type: "robot" }))).toEqual(["INVALID_FIELD", "type"]);
+    expect(await refusal(tokens.listTokens({ principal: "robot:ci" }))).toEqual(["INVALID_FIELD", "principal"]);
+    expect(await refusal(tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
     expect((await principals.listPrincipals({ type: "org" })).principals).toEqual([]);
     expect((await tokens.listTokens({ principal: "user:nobody", profile: "svc" })).tokens).toEqual([]);
-    // Without a permission, one lists one's own: the words are the same.
+    // Without a permission, a caller lists its own tokens. The words are the same.
     const own = sallyport.as((await sallyport.createToken({ principal: "user:lister" })).tokenString);
-    expect(await told(own.tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
-    expect(await told(own.tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
+    expect(await refusal(own.tokens.listTokens({ profile: "pta" }))).toEqual(["INVALID_FIELD", "profile"]);
+    expect(await refusal(own.tokens.listTokens({ tenant: "nowhere" }))).toEqual(["TENANT_NOT_FOUND"]);
     expect((await own.tokens.listTokens({ principal: "user:ann" })).tokens).toEqual([]);
   });
 
@@ -247,7 +247,7 @@ describe("a list by what does not exist", () => {
 });
 
 describe("filters of the audit", () => {
-  test("actor, action, target, owner and times", async () => {
+  test("filter by actor, action, target, owner and times", async () => {
     const { id } = await sallyport.createToken({ principal: "user:aud" });
     const find = async (request: object) => (await sallyport.admin.audit.listAuditEvents(request)).events;
     const [event] = await find({ owner: "user:aud" });
@@ -259,7 +259,7 @@ describe("filters of the audit", () => {
     expect(await find({ target: `token:${id}`, actor: event!.actor })).toHaveLength(1);
   });
 
-  test("no tenant's events are shown to another's reader", async () => {
+  test("show no tenant's events to another tenant's reader", async () => {
     await sallyport.admin.tenants.createTenant({ tenant: { id: "acme" } });
     const reader = await sallyport.callerWith(["sallyport.audit.read"], { tenant: "acme" });
     const { events } = await sallyport.as(reader.tokenString).audit.listAuditEvents({ pageSize: 500 });

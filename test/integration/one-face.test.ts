@@ -9,8 +9,9 @@ import { TokenValidator, ValidateTokenRequestSchema } from "../../src/gen/sallyp
 import { seconds, TestSallyport } from "../support/sallyport.ts";
 
 /*
- * INVALID_TOKEN has one face. A bearer must not learn whether its string is malformed, forged, unknown, expired, not yet
- * valid, disabled, revoked, cut, or its principal, tenant or parent is gone: each answer is compared byte for byte.
+ * All INVALID_TOKEN answers are equal. A bearer must not learn if its string is malformed, forged, unknown, expired,
+ * not yet valid, disabled, revoked or cut, or if its principal, tenant or parent is gone. Each answer is compared byte
+ * for byte.
  */
 let sallyport: TestSallyport;
 let live = "";
@@ -84,13 +85,13 @@ beforeAll(async () => {
 });
 afterAll(() => sallyport?.stop());
 
-/** The string with the crc that its other characters ask for: only its tag can tell. */
+/** The string with the CRC that matches its other characters: only its tag is wrong. */
 function sealed(tokenString: string): string {
   const head = tokenString.slice(0, -6);
   return head + base62Number(crc32(head), 6);
 }
 
-/** All bytes of an answer but those that every answer has anew: date and request id. */
+/** All bytes of an answer except those that change in every answer: date and request id. */
 type Ask = (tokenString: string) => Promise<string>;
 const shown = (status: unknown, headers: object, body: Buffer, trailers: object = {}) => {
   const fixed = (of: object) => Object.entries(of).filter(([name]) => !/^(date|x-request-id)$/i.test(name));
@@ -161,7 +162,7 @@ describe("every refused token has the same answer, byte for byte", () => {
   ])("%s", async (_, ask) => {
     const faces = new Map<string, string[]>();
     for (const [cause, tokenString] of Object.entries(refused)) {
-      // Twice: the second answer may come from a cache.
+      // Twice, because the second answer may come from a cache.
       for (const round of [1, 2]) {
         const face = await ask(tokenString);
         faces.set(face, [...(faces.get(face) ?? []), `${cause} ${round}`]);
@@ -173,7 +174,7 @@ describe("every refused token has the same answer, byte for byte", () => {
     expect(faces.has(good)).toBe(false);
   });
 
-  test("in a batch too, and in the order of the questions", async () => {
+  test("the answers of a batch are equal, too, in the order of the requests", async () => {
     const requests = [live, ...Object.values(refused), live].map((tokenString) => ({ tokenString }));
     const { responses } = await sallyport.validator.batchValidateTokens({ requests });
     expect(responses.map(({ verdict }) => verdict)).toEqual([1, ...Object.values(refused).map(() => 2), 1]);
@@ -185,9 +186,9 @@ describe("every refused token has the same answer, byte for byte", () => {
   });
 });
 
-describe("the true reason", () => {
-  test("is told to a caller with sallyport.reasons, and to no other", async () => {
-    const told = async (scopes: string[]) => {
+describe("the true reason of a refusal", () => {
+  test("is in the answer to a caller with sallyport.reasons, and to no other", async () => {
+    const reasonsFor = async (scopes: string[]) => {
       const { tokenString } = await sallyport.callerWith(scopes);
       const validator = sallyport.client(TokenValidator, "data", "connect-json", tokenString);
       const { responses } = await validator.batchValidateTokens({
@@ -195,8 +196,8 @@ describe("the true reason", () => {
       });
       return Object.fromEntries(Object.keys(refused).map((cause, i) => [cause, responses[i]!.reason]));
     };
-    expect(new Set(Object.values(await told(["sallyport.validate"])))).toEqual(new Set([""]));
-    expect(await told(["sallyport.reasons"])).toEqual({
+    expect(new Set(Object.values(await reasonsFor(["sallyport.validate"])))).toEqual(new Set([""]));
+    expect(await reasonsFor(["sallyport.reasons"])).toEqual({
       empty: "malformed",
       malformed: "malformed",
       "5,000 characters": "malformed",

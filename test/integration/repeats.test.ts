@@ -9,7 +9,7 @@ beforeAll(async () => {
 });
 afterAll(() => sallyport?.stop());
 
-/** A bot without any permission, with two tokens: what it calls with, and another. */
+/** A bot without any permission, with two tokens: the calling one, and another. */
 interface Bot {
   readonly principal: string;
   readonly by: AdminClients;
@@ -43,7 +43,7 @@ const rowsOf = (principal: string) =>
     [principal],
   );
 
-/** Each call that a token may make for itself: done once, then what repeats it. */
+/** Each call that a token may make for itself: the first call, then its repeats. */
 type Repeat = (of: Bot) => Promise<{ readonly answer: string; readonly call: () => Promise<unknown> }>;
 const REPEATS: Record<string, Repeat> = {
   RevokeToken: async ({ by, other }) => {
@@ -102,7 +102,7 @@ test.each(Object.entries(REPEATS))("%s: repeats are limited, and have one row to
   ).toEqual([]);
 });
 
-test("who has repeated too much can still revoke what lives, and each has its row", async () => {
+test("a caller with too many repeats can still revoke live tokens, and each revocation has its row", async () => {
   const own = await bot();
   const spend = () => outcome(own.by.tokens.revokeTokens({ ids: [UNKNOWN], noWait: true }));
   await expect.poll(spend, { interval: 0 }).toBe("LIMIT_EXCEEDED");
@@ -110,7 +110,7 @@ test("who has repeated too much can still revoke what lives, and each has its ro
   expect(await outcome(own.by.tokens.revokeTokens({ ids: [UNKNOWN, own.other], noWait: true }))).toBe("OK");
   expect(await last()).toMatchObject({ action: "token.revoke", metadata: { bulk: "true" } });
   await spend();
-  // Its own string is ended by the rotation, its family lives on.
+  // The rotation ended its own string; its family lives on.
   const rotated = await own.by.tokens.rotateToken({ id: own.id, overlap: hour, noWait: true });
   await sallyport.admin.tokens.revokeToken({ ...byId(own.id), noWait: true });
   const next = sallyport.as(rotated.tokenString);
@@ -121,14 +121,14 @@ test("who has repeated too much can still revoke what lives, and each has its ro
   ).toEqual([]);
 });
 
-test("an administrator's repeats have a row each", async () => {
+test("each repeat by an administrator has its own row", async () => {
   const own = await bot();
   const revoke = () => sallyport.admin.tokens.revokeToken({ ...byId(own.other), noWait: true });
   for (let i = 0; i < 12; i++) await revoke();
   expect(await rowsOf(own.principal)).toHaveLength(12);
 });
 
-test("a stop tells how many had no row of their own", async () => {
+test("a stop logs the number of repeats without their own row", async () => {
   const own = await bot();
   const call = () => outcome(own.by.tokens.revokeTokens({ ids: [UNKNOWN], noWait: true }));
   for (let i = 0; i < 5; i++) expect(await call()).toBe("OK");

@@ -46,7 +46,7 @@ async function deployment() {
   return { place, adminToken, start: () => TestSallyport.start({ database, keyring, config }) };
 }
 
-/** Asks until the answer is the one that must come: an instance needs a moment to see what was done to its database. */
+/** Asks until the expected answer comes: an instance needs a moment to notice a change of its database. */
 async function until(expected: string, ask: () => Promise<string>): Promise<void> {
   let last = "";
   for (const end = performance.now() + BACK_MS; performance.now() < end; await delay(30)) {
@@ -65,7 +65,7 @@ async function patiently<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Mints X, keeps the database, revokes others, reads X at a position that will be handed out again, restores, revokes X. */
+/** Mints X, dumps the database, revokes others, reads X at a position that will be used again, restores, revokes X. */
 async function story(
   way: (typeof WAYS)[number],
   place: Place,
@@ -84,23 +84,23 @@ async function story(
   const restore = await way.keep(place);
   for (const { id } of [y, z]) await revoke(id);
   await all("INVALID_TOKEN", z.tokenString);
-  // For the first time, so it lies outside as of the last position.
+  // Read for the first time, so it lies in Redis with the last position.
   await all("ALLOW", x.tokenString);
   await delay(50);
   await restored(restore);
-  // What was revoked since lives again: a backup's limit, and the proof that it was restored.
+  // Tokens that were revoked since the dump live again. This is a backup's limit, and the proof of the restore.
   await all("ALLOW", z.tokenString);
   await all("ALLOW", x.tokenString);
 
   const { effect } = await revoke(x.id);
   const verdicts = await Promise.all(instances().flatMap((one) => [1, 2, 3].map(() => one.verdict(x.tokenString))));
   expect(verdicts, `after OK of position ${effect?.position}`).toEqual(verdicts.map(() => "INVALID_TOKEN"));
-  // And a change is acknowledged by all, as ever.
+  // All instances acknowledge a change, as before.
   await patiently(async () => ((await revoke(z.id)).effect?.mode === EffectMode.ACKED ? true : undefined));
 }
 
-describe.skipIf(!redisIsHere)("a token that was restored and then revoked is refused at once, everywhere", () => {
-  describe.for(["running", "stopped"] as const)("instances %s", (when) => {
+describe.skipIf(!redisIsHere)("a token that was restored and then revoked is refused everywhere at once", () => {
+  describe.for(["running", "stopped"] as const)("with instances that %s", (when) => {
     let parts: Awaited<ReturnType<typeof deployment>>;
     let instances: TestSallyport[];
     beforeAll(async () => {
@@ -119,7 +119,7 @@ describe.skipIf(!redisIsHere)("a token that was restored and then revoked is ref
         () => instances,
         async (restore) => {
           if (when === "running") return restore();
-          // The new one has nothing of its own, and takes from outside what it finds there.
+          // The new instance has no row of its own, and takes those that it finds in Redis.
           await instances[0]!.halt();
           await restore();
           instances = [await start()];

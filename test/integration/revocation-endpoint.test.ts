@@ -38,13 +38,13 @@ async function revoke(by: string | undefined, body: string, type = FORM): Promis
 
 const form = (token: string) => `${new URLSearchParams({ token, token_type_hint: "access_token" })}`;
 
-/** How often a token was revoked, as the audit has it. */
+/** The number of revocations of a token in the audit log. */
 async function audited(): Promise<number> {
   const { events } = await sallyport.admin.audit.listAuditEvents({ action: "token.revoke", pageSize: 500 });
   return events.length;
 }
 
-/** Done, in the words of RFC 7009, section 2.2. */
+/** OK, in the form of RFC 7009 §2.2. */
 const DONE = [200, "", "no-store"];
 const said = ({ status, headers, body }: Answer) => [status, body, headers.get("cache-control")];
 
@@ -54,7 +54,7 @@ const WRITTEN: readonly (readonly [string, (token: string) => readonly [body: st
 ];
 
 describe.each(WRITTEN)("with %s", (_name, written) => {
-  test("a token is revoked by its own bearer, and the audit says by whom", async () => {
+  test("a token is revoked by its own bearer, and the audit names it", async () => {
     const { tokenString, id } = await sallyport.createToken();
     const before = await audited();
     expect(said(await revoke(tokenString, ...written(tokenString)))).toEqual(DONE);
@@ -63,11 +63,11 @@ describe.each(WRITTEN)("with %s", (_name, written) => {
     expect(events[0]).toMatchObject({ target: `token:${id}` });
     expect(events[0]?.actor).toMatch(/^token:sp_pat_/);
     expect(await audited()).toBe(before + 1);
-    // Its bearer is nobody now.
+    // Its bearer is no caller now.
     expect((await revoke(tokenString, ...written(tokenString))).status).toBe(401);
   });
 
-  test("an operator revokes any token, and a second time changes nothing more", async () => {
+  test("an operator revokes any token, and a second time changes nothing", async () => {
     const { tokenString } = await sallyport.createToken({ tenant: "acme" });
     expect(said(await revoke(sallyport.adminToken, ...written(tokenString)))).toEqual(DONE);
     expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
@@ -75,7 +75,7 @@ describe.each(WRITTEN)("with %s", (_name, written) => {
   });
 });
 
-describe("a client of OAuth that authenticates", () => {
+describe("an OAuth client that authenticates", () => {
   const ask = async (headers: Record<string, string>, body: Record<string, string>) => {
     const answer = await fetch(`${sallyport.listeners.admin}${PATH}`, {
       method: "POST",
@@ -92,7 +92,7 @@ describe("a client of OAuth that authenticates", () => {
     ["by client_secret_post", (secret, token) => ask({}, { token, client_id: "client", client_secret: secret })],
   ];
 
-  test.each(ways)("%s revokes where its secret is a token that may", async (_, by) => {
+  test.each(ways)("%s revokes if its secret is a token with the permission", async (_, by) => {
     const { tokenString } = await sallyport.createToken();
     expect(await by(NOBODY, tokenString)).toBe(401);
     expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
@@ -101,7 +101,7 @@ describe("a client of OAuth that authenticates", () => {
   });
 });
 
-test("a string of somebody else, of another tenant or of nobody answers as a revoked one does, and changes nothing", async () => {
+test("a string of another principal, another tenant or nobody gets the answer of a revoked one, and changes nothing", async () => {
   const mine = await sallyport.createToken({ principal: "user:mine" });
   const theirs = await sallyport.createToken({ principal: "user:theirs" });
   const foreign = await sallyport.createToken({ tenant: "acme", principal: "user:mine" });
@@ -120,13 +120,13 @@ test("a string of somebody else, of another tenant or of nobody answers as a rev
   for (const { tokenString } of [mine, theirs, foreign]) expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
   expect(await sallyport.verdict(sallyport.adminToken)).toBe("ALLOW");
   expect(await audited()).toBe(before);
-  // Whoever has the permission in the token's own tenant does revoke it.
+  // A caller with the permission in the token's own tenant does revoke it.
   expect(said(await revoke(revoker.tokenString, form(theirs.tokenString)))).toEqual(DONE);
   expect(said(await revoke(acme.tokenString, form(foreign.tokenString)))).toEqual(DONE);
   for (const { tokenString } of [theirs, foreign]) expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
 });
 
-test("it is in the log as the RPC that does the same, with who asked and how it ended", async () => {
+test("the log shows it as the RPC that does the same, with caller and outcome", async () => {
   const { tokenString, token } = await sallyport.createToken();
   const from = sallyport.program.out.length;
   await revoke(tokenString, form(tokenString));
@@ -142,7 +142,7 @@ test("it is in the log as the RPC that does the same, with who asked and how it 
   expect(refused).toMatchObject({ code: "UNAUTHENTICATED", reason: "CALLER_UNAUTHENTICATED" });
 });
 
-test("without a good credential it is 401 with a challenge, and nothing changes", async () => {
+test("without a valid credential it is 401 with a challenge, and nothing changes", async () => {
   const { tokenString } = await sallyport.createToken();
   for (const by of [undefined, "x", NOBODY, `${tokenString}, Bearer ${tokenString}`]) {
     const { status, headers, body } = await revoke(by, form(tokenString));
@@ -152,7 +152,7 @@ test("without a good credential it is 401 with a challenge, and nothing changes"
   expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
 });
 
-test("a repeated parameter, none, another type, no body, too much of one: 400 invalid_request, and nothing changes", async () => {
+test("a repeated or missing parameter, another type, no body and too large a body are 400 invalid_request, and nothing changes", async () => {
   const { tokenString } = await sallyport.createToken();
   const good = form(tokenString);
   for (const [body, type] of [
@@ -193,12 +193,12 @@ test.each([
   for (let sent = 0; sent < length; sent += 100_000) socket.write("x".repeat(100_000));
   socket.write(`POST ${PATH} HTTP/1.1\r\n${common}content-length: ${form("x").length}\r\n\r\n${form("x")}`);
   await ended;
-  // Where the connection ends while the client still sends, its own system may drop the answer.
+  // If the connection ends while the client still sends, its own system may drop the answer.
   const answers = seen.match(/HTTP\/1\.1 \d+/g) ?? (expected.length === 1 ? expected : []);
   expect(answers).toEqual(expected);
 });
 
-test("other methods are 405, and a token in the query is never looked at", async () => {
+test("other methods are 405, and a token in the query is ignored", async () => {
   const { tokenString } = await sallyport.createToken();
   const headers = { authorization: `Bearer ${sallyport.adminToken}` };
   const url = `${sallyport.listeners.admin}${PATH}?${form(tokenString)}`;
@@ -212,13 +212,13 @@ test("other methods are 405, and a token in the query is never looked at", async
   expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
 });
 
-test("it waits as RevokeToken does: no instance accepts the token after the answer", async () => {
+test("it waits like RevokeToken: no instance accepts the token after the answer", async () => {
   const cached = await sallyport.createToken();
   expect(await other.verdict(cached.tokenString)).toBe("ALLOW");
   expect(said(await revoke(sallyport.adminToken, form(cached.tokenString)))).toEqual(DONE);
   expect(await other.verdict(cached.tokenString)).toBe("INVALID_TOKEN");
 
-  // An instance that does not move holds the answer back until its lease is over.
+  // A stopped instance holds the answer back until its lease is over.
   const held = await sallyport.createToken();
   expect(await other.verdict(held.tokenString)).toBe("ALLOW");
   other.program.kill("SIGSTOP");
@@ -234,7 +234,7 @@ test("it waits as RevokeToken does: no instance accepts the token after the answ
   expect(await other.verdict(held.tokenString)).not.toBe("ALLOW");
 });
 
-test("a client that goes away while it sends leaves the listener as it was", async () => {
+test("a client that disconnects while it sends does not harm the listener", async () => {
   const { port } = new URL(sallyport.listeners.admin);
   const socket = connect(Number(port), "127.0.0.1");
   const head = `POST ${PATH} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer ${sallyport.adminToken}\r\n`;

@@ -6,9 +6,9 @@ import { covers } from "../../src/domain/scope.ts";
 import { outcome, seconds, TestSallyport } from "../support/sallyport.ts";
 
 /*
- * Callers of every kind that is no administrator make every authenticated call, with whatever could give them more,
- * alone and beside another call. However a run goes, no string that a caller ends with, its own included, can do more
- * than the caller was given, and none outlives what was said of it.
+ * Callers of every kind except administrators make every authenticated call, with every field that could give them
+ * more, alone and beside another call. In every run, no string that a caller ends with, its own included, can do more
+ * than the caller's rights, and none outlives its bound.
  */
 
 const CREATE = "sallyport.tokens.create";
@@ -56,7 +56,7 @@ const rowsOf = (ids: readonly string[]) =>
 
 type Made = { readonly id: string; readonly tokenString: string };
 
-/** One tenant of its own for each run: what is given to whom, and what must not be touched. */
+/** A separate tenant for each run: the given rights, and the objects that must not change. */
 async function scene(seed: number, kind: string) {
   const tenant = `t${seed}`;
   await sallyport.admin.tenants.createTenant({ tenant: { id: tenant } });
@@ -182,7 +182,7 @@ test.each(KINDS.flatMap((kind, i) => [1, 2, 3].map((n) => [kind, 100 * (i + 1) +
       },
       read: () => by().tokens.listTokens({}),
     };
-    // What an administrator does beside it, to tokens that the caller could be told the string of.
+    // The changes that an administrator makes meanwhile, to tokens whose string the caller could get.
     const beside = () => {
       const token = { id: random.pick([sibling.id, big.id]), scopes: ["repo:read", "sallyport.tokens.read"] };
       return sallyport.admin.tokens.updateToken({ token, updateMask: { paths: ["scopes"] }, noWait: true });
@@ -208,7 +208,7 @@ test.each(KINDS.flatMap((kind, i) => [1, 2, 3].map((n) => [kind, 100 * (i + 1) +
       expect(networksWithin(row.allowed_cidrs, NETWORKS), `${row.allowed_cidrs} of ${row.id}`).toBe(true);
       expect(row.ends, `end of ${row.id}`).toBeLessThanOrEqual(now + LIFE);
     }
-    // What holds more than the caller is as it was, and what was off is off.
+    // Objects with more rights than the caller are unchanged, and disabled ones are still disabled.
     const [offNow] = await rowsOf([off.id]);
     expect(offNow).toMatchObject({ disabled: true, allowed_cidrs: ["192.0.2.1"], state: "DISABLED" });
     for (const { tokenString } of [operator, admin]) expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
@@ -218,7 +218,7 @@ test.each(KINDS.flatMap((kind, i) => [1, 2, 3].map((n) => [kind, 100 * (i + 1) +
       [given.tenant],
     );
     expect(live!.n).toBeLessThanOrEqual(CAP);
-    // Its end, and that of its descent, is the end of all that it had.
+    // The end of the caller's token and its descendants is the end of all its rights.
     const root = parent ?? me;
     await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: root.id }, family: true });
     for (const { token } of [root, me]) {

@@ -31,8 +31,8 @@ const endOf = (token: { expireTime?: Made["token"]["expireTime"] } | undefined) 
 const update = (by: { tokenString: string }, token: object, ...paths: string[]) =>
   outcome(as(by).tokens.updateToken({ token, updateMask: { paths }, noWait: true }));
 
-describe("a token does not widen itself", () => {
-  test("not its end, its networks, its audiences, its scopes, nor as an operator; it may narrow all of them", async () => {
+describe("a token cannot widen itself", () => {
+  test("not its end, its networks, its audiences, its scopes, not even as an operator; it may narrow all of them", async () => {
     const operator = await sallyport.callerWith(["sallyport.operator"], { lifetime: ttl(600) });
     const weak = await bot([CREATE, "repo:read"], { lifetime: ttl(60), allowedCidrs: ["127.0.0.0/8"] });
     for (const mine of [weak, operator]) {
@@ -53,15 +53,15 @@ describe("a token does not widen itself", () => {
     expect(await update(weak, { id: weak.id, scopes: [CREATE] }, "scopes")).toBe("OK");
   });
 
-  test("nor by its old string, while that still works", async () => {
+  test("not by its old string either, while that still works", async () => {
     const old = await bot([CREATE], { lifetime: ttl(600) });
     const fresh = await as(old).tokens.rotateToken({ id: old.id, overlap: seconds(60), noWait: true });
     expect(await update(old, { id: fresh.token!.id }, "expire_time")).toBe("RIGHTS_EXCEEDED");
   });
 });
 
-describe("nobody widens what holds more", () => {
-  test("an operator's disabled token is not switched on, freed of its networks, or prolonged", async () => {
+describe("a caller cannot widen a token that holds more than itself", () => {
+  test("an operator's disabled token is not enabled, freed of its networks, or prolonged", async () => {
     const strong = await sallyport.callerWith(["sallyport.operator"], { allowedCidrs: ["192.0.2.1"] });
     await sallyport.admin.tokens.updateToken({
       token: { id: strong.id, disabled: true },
@@ -91,11 +91,11 @@ describe("nobody widens what holds more", () => {
   });
 });
 
-describe("rotation gives no more life", () => {
+describe("rotation does not prolong life", () => {
   const rotate = async (by: { tokenString: string }, id: string, more = {}) =>
     (await as(by).tokens.rotateToken({ id, noWait: true, ...more })) as { tokenString: string; token: Made["token"] };
 
-  test("renew: as long as the first of the family was made to live, from the rotation on; never longer", async () => {
+  test("renew: the lifetime of the first of the family, from the rotation on; never longer", async () => {
     const first = await bot([], { lifetime: ttl(60) });
     const second = await rotate(first, first.id, { lifetime: NEVER });
     expect(endOf(second.token) - timestampMs(second.token.createTime!)).toBe(60_000);
@@ -107,7 +107,7 @@ describe("rotation gives no more life", () => {
     expect(endOf((await rotate(free, free.id)).token)).toBe(Number.POSITIVE_INFINITY);
   });
 
-  test("renew: what an administrator has shortened stays short", async () => {
+  test("renew: a lifetime that an administrator shortened stays short", async () => {
     const made = await bot([], { lifetime: NEVER });
     const soon = timestampFromMs(Date.now() + 30_000);
     await sallyport.admin.tokens.updateToken({
@@ -123,7 +123,7 @@ describe("rotation gives no more life", () => {
     expect(endOf(again.token) - timestampMs(again.token.createTime!)).toBeLessThanOrEqual(30_000);
   });
 
-  test("true: the new token ends when the old one would have; false: it is not rotated by itself, whatever it holds", async () => {
+  test("true: the new token ends when the old one would have; false: the token cannot rotate itself, whatever it holds", async () => {
     const same = await bot([], { profile: "same", lifetime: ttl(60) });
     expect(endOf((await rotate(same, same.id, { lifetime: NEVER })).token)).toBe(endOf(same.token));
     const pat = await sallyport.createToken({ scopes: [CREATE] });
@@ -143,7 +143,7 @@ describe("rotation gives no more life", () => {
     expect(endOf(renewed.token)).toBe(timestampMs(hour.token.createTime!) + 3600_000);
   });
 
-  test("it keeps not_before_time, and a rotation by another ends with that one's token", async () => {
+  test("it keeps not_before_time, and a rotation by another token ends with that token's time", async () => {
     const begins = timestampFromMs(Date.now() + 3600_000);
     const later = await bot([], { notBeforeTime: begins });
     const fresh = await sallyport.admin.tokens.rotateToken({ id: later.id, noWait: true });
@@ -158,8 +158,8 @@ describe("rotation gives no more life", () => {
   });
 });
 
-describe("who mints a pat", () => {
-  test("an administrator; not a token for another, nor for its own principal", async () => {
+describe("the minters of a pat", () => {
+  test("are administrators; not a token, neither for another nor for its own principal", async () => {
     const pat = await sallyport.createToken({ scopes: [CREATE, "repo:read"], lifetime: ttl(60) });
     const friend = { principal: "user:friend", scopes: [CREATE], lifetime: NEVER };
     expect(await outcome(sallyport.createToken(friend, as(pat)))).toBe("RIGHTS_EXCEEDED");
@@ -179,7 +179,7 @@ describe("who mints a pat", () => {
     );
   });
 
-  test("what a token mints for another ends with it, and is good from no more networks", async () => {
+  test("a token minted for another principal ends with its minter, and works from no more networks", async () => {
     const maker = await sallyport.callerWith([CREATE], { lifetime: ttl(60), allowedCidrs: ["127.0.0.0/8"] });
     const free = { profile: "bot", principal: "bot:other", displayName: "", lifetime: NEVER };
     const made = await sallyport.createToken(free, as(maker));
@@ -194,7 +194,7 @@ describe("a child never exceeds its parent", () => {
   const childOf = (parent: { tokenString: string }, more = {}) =>
     sallyport.createToken({ profile: "bot", principal: "bot:ci", displayName: "", ...more }, as(parent));
 
-  test("it inherits its networks, and is asked for no others", async () => {
+  test("it inherits its networks, and the request need not name them", async () => {
     const parent = await bot([CREATE], { allowedCidrs: ["127.0.0.1"] });
     const child = await childOf(parent);
     expect(child.token.allowedCidrs).toEqual(["127.0.0.1"]);
@@ -204,7 +204,7 @@ describe("a child never exceeds its parent", () => {
     expect(await outcome(childOf(parent, { allowedCidrs: ["192.0.2.0/24"] }))).toBe("RIGHTS_EXCEEDED");
   });
 
-  test("what its parent loses it loses, at every use: scopes, networks, audiences, end", async () => {
+  test("a right that its parent loses is lost to it at every use: scopes, networks, audiences, end", async () => {
     const parent = await bot([CREATE, "repo:*", "x"]);
     const child = await childOf(parent, { scopes: ["repo:*", "x"] });
     const asked = { requiredScopes: ["x"], context: { clientAddress: "192.0.2.1" } };
@@ -226,7 +226,7 @@ describe("a child never exceeds its parent", () => {
     expect((await sallyport.validate(child.tokenString, there)).token?.expireTime).toEqual(end);
   });
 
-  test("it widens nothing, and rotates nothing but itself", async () => {
+  test("it widens nothing, and rotates only itself", async () => {
     const parent = await bot([CREATE, "repo:read"], { lifetime: ttl(600) });
     const child = await childOf(parent, { scopes: [CREATE, "repo:read"] });
     const target = await bot([], { principal: "bot:other", lifetime: ttl(600) });
@@ -240,10 +240,10 @@ describe("a child never exceeds its parent", () => {
   });
 });
 
-describe("what an operator or an administrator holds is ended by nobody less", () => {
+describe("only an equal rank ends the tokens of operators and administrators", () => {
   const caller = (...scopes: string[]) => sallyport.callerWith(scopes);
 
-  test("a token: not revoked, disabled, narrowed or cut by one who lacks what it holds", async () => {
+  test("such a token is not revoked, disabled, narrowed or cut by a caller that lacks its permissions", async () => {
     const operator = await sallyport.callerWith(["sallyport.operator"], { principal: "user:op" });
     const admin = await sallyport.callerWith(["sallyport.admin"], { principal: "user:adm" });
     const weak = await sallyport.createToken({ principal: "user:op" });
@@ -285,7 +285,7 @@ describe("what an operator or an administrator holds is ended by nobody less", (
     for (const { tokenString } of [operator, admin]) expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
   });
 
-  test("by one who holds as much it is; and once it is dead it is in nobody's way", async () => {
+  test("such a token is ended by an equal rank; once it is dead it blocks nobody", async () => {
     const admin = await sallyport.callerWith(["sallyport.admin"], { principal: "user:dead" });
     const peer = await caller("sallyport.admin");
     const weak = await caller("sallyport.tokens.*", "sallyport.principals.write");
@@ -298,7 +298,7 @@ describe("what an operator or an administrator holds is ended by nobody less", (
     expect(await sallyport.verdict(other.tokenString)).toBe("INVALID_TOKEN");
   });
 
-  test("of revocations that share a transaction, each is judged for itself", async () => {
+  test("each of several revocations that share a transaction is judged for itself", async () => {
     const weak = await caller("sallyport.tokens.*");
     const strong = await caller("sallyport.operator");
     const plain = await Promise.all(Array.from({ length: 8 }, () => bot()));
@@ -313,10 +313,10 @@ describe("what an operator or an administrator holds is ended by nobody less", (
   });
 });
 
-describe("judged on the rows as they are when it is written", () => {
+describe("rights are judged on the rows under the lock of the write", () => {
   const TRIES = 120;
 
-  test(`beside an administrator's widening a limited caller is given no string with it: 0 of ${TRIES}`, async () => {
+  test(`beside an administrator's widening a limited caller gets no string with it: 0 of ${TRIES}`, async () => {
     const limited = sallyport.as((await sallyport.callerWith([CREATE, "x"])).tokenString, "grpc");
     const operator = sallyport.as(sallyport.adminToken, "grpc");
     let given = 0;
@@ -362,17 +362,17 @@ describe("judged on the rows as they are when it is written", () => {
 describe("an administrator's token that ends within 14 days", () => {
   const DAY = 86_400;
 
-  test("is told so with every answer; others, and those that live longer, are not", async () => {
-    const told = async (by: { tokenString: string }) => {
+  test("adds a warning to every answer for its caller; others, and those that live longer, have none", async () => {
+    const warning = async (by: { tokenString: string }) => {
       const headers = { authorization: `Bearer ${by.tokenString}` };
       const response = await sallyport.post("admin", "/sallyport.v1.TokenAdmin/ListTokens", { pageSize: 1 }, headers);
       expect(response.status).toBe(200);
       return response.headers.get("sallyport-token-ends");
     };
     const soon = await sallyport.callerWith(["sallyport.admin"], { lifetime: ttl(13 * DAY) });
-    expect(await told(soon)).toBe(new Date(endOf(soon.token)).toISOString());
-    expect(await told(await sallyport.callerWith(["sallyport.admin"], { lifetime: ttl(15 * DAY) }))).toBeNull();
-    expect(await told(await bot([], { lifetime: ttl(DAY) }))).toBeNull();
+    expect(await warning(soon)).toBe(new Date(endOf(soon.token)).toISOString());
+    expect(await warning(await sallyport.callerWith(["sallyport.admin"], { lifetime: ttl(15 * DAY) }))).toBeNull();
+    expect(await warning(await bot([], { lifetime: ttl(DAY) }))).toBeNull();
   });
 
   test("and the start warns, where it is the first one", () => {

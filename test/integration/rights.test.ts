@@ -15,7 +15,7 @@ const id = (value: string) => ({ target: { case: "id" as const, value } });
 const rows = async (where = "true") =>
   (await sallyport.sql<{ n: number }>(`select count(*)::int as n from sallyport.tokens where ${where}`))[0]!.n;
 
-describe("whom a token can speak for", () => {
+describe("the principals that a token can speak for", () => {
   test("an unknown bot or service is NOT_FOUND, and nothing is written: no token, no principal, no audit row of it", async () => {
     const before = await rows();
     for (const [profile, principal] of [
@@ -33,7 +33,7 @@ describe("whom a token can speak for", () => {
     expect(await sallyport.sql("select from sallyport.audit where owner like '%:ghost'")).toHaveLength(0);
   });
 
-  test("a person or an organization is taken as given, and gets its row with its first token", async () => {
+  test("a person or an organization needs no registration, and gets a row with its first token", async () => {
     await sallyport.createToken({ principal: "user:new.person@acme.example" });
     expect(
       (await sallyport.admin.principals.getPrincipal({ name: "user:new.person@acme.example" })).principal?.state,
@@ -55,7 +55,7 @@ describe("whom a token can speak for", () => {
     expect(await outcome(mint())).toBe("OK");
   });
 
-  test("a profile is for the types of principals it names, and an unknown one names those that there are", async () => {
+  test("a profile applies to its types of principals, and an unknown profile gets a list of the known ones", async () => {
     for (const [profile, principal] of [
       ["pat", "bot:ci"],
       ["bot", "user:ann"],
@@ -71,7 +71,7 @@ describe("whom a token can speak for", () => {
     expect(unknown.violations).toEqual([{ field: "profile", description: "must be one of pat, bot, svc, org, adm" }]);
   });
 
-  test("a name is asked for where the profile asks for one, and trimmed", async () => {
+  test("a name is required if the profile requires one, and is trimmed", async () => {
     expect(await failure(sallyport.createToken({ displayName: " \t " }))).toMatchObject({
       violations: [{ field: "display_name", description: "must have 1 to 100 characters" }],
     });
@@ -81,7 +81,7 @@ describe("whom a token can speak for", () => {
 });
 
 describe("rights only shrink", () => {
-  test("an operator and an administrator grant what they do not hold; others grant a part of their own", async () => {
+  test("operators and administrators grant scopes that they do not hold; others grant a part of their own", async () => {
     const maker = sallyport.as(
       (await sallyport.callerWith(["sallyport.tokens.create", "repo:*", "user.read"])).tokenString,
     );
@@ -98,7 +98,7 @@ describe("rights only shrink", () => {
     expect(await outcome(sallyport.createToken({ scopes: ["deploy", "anything:*"] }, admin))).toBe("OK");
   });
 
-  test("a scope under sallyport. is granted only by one who holds it, and most of them only to adm tokens", async () => {
+  test("only its holder grants a scope under sallyport., and most of them only to adm tokens", async () => {
     const admin = sallyport.as((await sallyport.callerWith(["sallyport.admin"])).tokenString);
     const adm = (...scopes: string[]) =>
       outcome(sallyport.createToken({ profile: "adm", principal: "user:x", displayName: "", scopes }, admin));
@@ -129,7 +129,7 @@ describe("rights only shrink", () => {
     expect(await outcome(sallyport.createToken(reasons, reader))).toBe("RIGHTS_EXCEEDED");
   });
 
-  test("an update grants no more than a mint: the same rules for the scopes it sets", async () => {
+  test("an update grants no more than a mint: the same rules apply to its scopes", async () => {
     const mine = await sallyport.callerWith(["sallyport.tokens.create", "repo:read"]);
     const maker = sallyport.as(mine.tokenString);
     const short = { case: "ttl" as const, value: durationFromMs(3_600_000) };
@@ -161,7 +161,7 @@ describe("rights only shrink", () => {
     expect(await sallyport.verdict(strong.tokenString)).toBe("ALLOW");
   });
 
-  test("a refused grant is audited as a denial, with who and what and without the scope", async () => {
+  test("a refused grant is audited as a denial, with actor and target and without the scope", async () => {
     const weak = await sallyport.callerWith(["sallyport.tokens.create"]);
     const refused = () =>
       outcome(
@@ -170,7 +170,7 @@ describe("rights only shrink", () => {
           sallyport.as(weak.tokenString),
         ),
       );
-    // Ten rows a second at most are written for refusals; the tests before this one may have used them up.
+    // At most ten rows a second are written for refusals, and the tests before this one may have used them up.
     const written = async () => {
       await refused();
       return (
@@ -258,7 +258,7 @@ describe("children: tokens that a token mints for its own principal", () => {
     expect((await childOf(rotated)).token.parent).toBe(rotated.token?.id);
   });
 
-  test("a child that is rotated has the same parent, and dies with it", async () => {
+  test("a child that is rotated keeps its parent, and ends with it", async () => {
     const parent = await parentOf();
     const child = await childOf(parent);
     const rotated = await sallyport.admin.tokens.rotateToken({ id: child.id, noWait: true });
@@ -280,11 +280,11 @@ describe("children: tokens that a token mints for its own principal", () => {
     expect(await failure(sallyport.createToken({}, sallyport.as(pat.tokenString)))).toMatchObject({
       code: "PermissionDenied",
       reason: "RIGHTS_EXCEEDED",
-      message: "profile pat is not minted by a token for its own principal",
+      message: "profile pat cannot be minted by a token for its own principal",
     });
   });
 
-  test("a mint does not outlive the revocation of its minter: at its OK all that it minted for itself is dead", async () => {
+  test("a mint does not outlive the revocation of its minter: at its OK every token that it minted for itself is dead", async () => {
     const parent = await parentOf();
     const caller = sallyport.as(parent.tokenString, "grpc");
     let go = true;
@@ -312,8 +312,8 @@ describe("children: tokens that a token mints for its own principal", () => {
   });
 });
 
-describe("self-service: a token and what is its own principal's", () => {
-  test("it gets, lists and revokes its principal's tokens, sees no other's, and makes and changes none", async () => {
+describe("self-service: a token acts on its own principal's tokens", () => {
+  test("it gets, lists and revokes its principal's tokens, sees no others, and creates and changes none", async () => {
     const own = await bot([]);
     const sibling = await bot([]);
     const foreign = await sallyport.createToken({ profile: "bot", principal: "bot:other", displayName: "" });
@@ -356,7 +356,7 @@ describe("self-service: a token and what is its own principal's", () => {
     expect(await sallyport.verdict(foreign.tokenString)).toBe("ALLOW");
   });
 
-  test("it rotates itself where its profile says so, and only then", async () => {
+  test("it rotates itself if its profile allows it, and only then", async () => {
     const self = await bot(["repo:read"]);
     const rotated = await sallyport.as(self.tokenString).tokens.rotateToken({ id: self.id });
     expect(rotated.token).toMatchObject({ principal: "bot:ci", scopes: ["repo:read"], rotatedFrom: self.id });
@@ -367,7 +367,7 @@ describe("self-service: a token and what is its own principal's", () => {
 });
 
 describe("provenance", () => {
-  test("token and audit row say who made it: bootstrap, or the maker's hint; never a secret", async () => {
+  test("token and audit row name the creator: bootstrap, or the creator's hint; never a secret", async () => {
     const maker = await sallyport.callerWith(["sallyport.admin"]);
     const made = await sallyport.createToken({ principal: "user:prov" }, sallyport.as(maker.tokenString));
     expect(made.token.createdBy).toBe(`token:${maker.token.hint}`);

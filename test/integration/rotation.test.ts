@@ -79,7 +79,7 @@ test("an overlap is 0 to 7 days: -1 s, 7 days and 1 s, and the largest int64 are
   }
 });
 
-test("the new token is made to live as long as the old one was, or as asked within the profile's bounds", async () => {
+test("the new token has the lifetime of the old one, or the requested one within the profile's bounds", async () => {
   const life = async (made: object, asked: object) => {
     const old = await bot(made);
     const { token } = await sallyport.admin.tokens.rotateToken({ id: old.id, noWait: true, ...asked });
@@ -101,7 +101,7 @@ test("the new token is made to live as long as the old one was, or as asked with
   ).toBe("ttl");
 });
 
-test("of two rotations at once one wins, the other is told by which token", async () => {
+test("of two rotations at once one succeeds, and the other gets the id of the successor", async () => {
   const old = await bot();
   const ends = await Promise.all(
     Array.from({ length: 6 }, () => outcome(sallyport.admin.tokens.rotateToken({ id: old.id, noWait: true }))),
@@ -119,7 +119,7 @@ test("a disabled token is not rotated: its successor would be live", async () =>
   expect(await outcome(sallyport.admin.tokens.rotateToken({ id }))).toBe("TOKEN_DISABLED");
 });
 
-test("revoking one of a family leaves the others alone; with `family` all of them die", async () => {
+test("revoking one of a family leaves the others alone; with `family` all of them end", async () => {
   const first = await bot();
   const second = await sallyport.admin.tokens.rotateToken({ id: first.id, overlap: seconds(600), noWait: true });
   const third = await sallyport.admin.tokens.rotateToken({ id: second.token!.id, overlap: seconds(600), noWait: true });
@@ -150,7 +150,7 @@ test("the use of a string after its rotation ended it is audited, and counted; a
   expect(metrics).toMatch(/^sallyport_token_reuses_total [1-9]/m);
 });
 
-test("where the profile says so, a reuse ends the whole family", async () => {
+test("a reuse ends the whole family if the profile says so", async () => {
   const old = await sallyport.createToken({ profile: "svc", principal: "service:api", displayName: "" });
   const fresh = await sallyport.admin.tokens.rotateToken({ id: old.id });
   expect(await sallyport.verdict(fresh.tokenString)).toBe("ALLOW");
@@ -162,7 +162,7 @@ test("where the profile says so, a reuse ends the whole family", async () => {
   expect(event).toMatchObject({ actor: "sallyport", metadata: { family: "true" } });
 });
 
-test("who rotated itself and did not hear the answer is told it again, for that request_id only, and it is no reuse", async () => {
+test("a token that rotated itself and lost the answer gets it again, for that request_id only, and it is no reuse", async () => {
   const old = await sallyport.createToken({ profile: "svc", principal: "service:api", displayName: "" });
   const sibling = await sallyport.createToken({ profile: "svc", principal: "service:api", displayName: "" });
   const self = sallyport.as(old.tokenString).tokens;
@@ -183,7 +183,7 @@ test("who rotated itself and did not hear the answer is told it again, for that 
   expect(await sallyport.verdict(sibling.tokenString)).toBe("ALLOW");
 });
 
-test("such a repeat is refused with another id, request_id or body, after ten minutes, and where its principal is off", async () => {
+test("such a repeat is refused with another id, request_id or body, after ten minutes, and if its principal is disabled", async () => {
   const name = await sallyport.registered("bot:lost");
   const made = () => sallyport.createToken({ profile: "bot", principal: name, displayName: "" });
   const [old, other] = [await made(), await made()];

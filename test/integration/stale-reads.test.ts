@@ -7,7 +7,7 @@ import { freshKeyring } from "../support/program.ts";
 import { failure, outcome, TestSallyport } from "../support/sallyport.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
 
-// `database.url` leads through something that can lead elsewhere; `database.direct_url` leads to the primary.
+// `database.url` leads through a proxy that can lead elsewhere; `database.direct_url` leads to the primary.
 let primary: ThrowawayServer;
 let standby: ThrowawayServer;
 let proxy: TcpProxy;
@@ -58,7 +58,7 @@ beforeEach(async () => {
   await expect.poll(() => outcome(sallyport.createToken({}, admin)), { timeout: 10_000 }).toBe("OK");
 });
 
-test("a standby in the place of the primary revokes nothing, and nothing is told to be revoked", async () => {
+test("a standby in the place of the primary revokes nothing, and no answer claims a revocation", async () => {
   const { tokenString, id, token } = await sallyport.createToken({ principal: "user:late" }, admin);
   const form = () =>
     sallyport.post("admin", "/v1/revoke", `token=${tokenString}`, {
@@ -89,18 +89,18 @@ test("a standby in the place of the primary revokes nothing, and nothing is told
       principal: { name: "bot:x", tenant: "unknown" },
     }),
   };
-  const told = Object.entries(calls).map(async ([what, call]) => [what, (await failure(call)).code]);
-  expect(await Promise.all(told)).toEqual(Object.keys(calls).map((what) => [what, "Unavailable"]));
+  const answers = Object.entries(calls).map(async ([what, call]) => [what, (await failure(call)).code]);
+  expect(await Promise.all(answers)).toEqual(Object.keys(calls).map((what) => [what, "Unavailable"]));
 
   await leadTo(primary);
-  // Not one of them was done, and no connection to the standby is left to be asked.
+  // None of them was done, and no connection to the standby is left in the pool.
   await expect.poll(() => outcome(tokens.getToken({ id })), { timeout: 10_000 }).toBe("OK");
   expect((await tokens.getToken({ id })).token?.state).toBe(1);
   expect((await form()).status).toBe(200);
   expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
 }, 60_000);
 
-test("a connection that was opened to a standby is given up by the first read, not kept for the next", async () => {
+test("the first read abandons a connection that was opened to a standby, and no later read gets it", async () => {
   const { id } = await sallyport.createToken({}, admin);
   await leadTo(standby);
   expect((await failure(admin.tokens.getToken({ id }))).reason).toBe("STORE_UNAVAILABLE");

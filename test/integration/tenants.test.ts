@@ -5,9 +5,9 @@ import { ALL_METHODS } from "../../src/rpc/methods.ts";
 import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
 
 /*
- * Tenants are walls. Every RPC of the admin listener is called on an object of one's own, of another person, of another
- * tenant and on one that does not exist, by callers of every reach. What may not be seen must answer exactly as what is
- * not there.
+ * Nothing crosses the border of a tenant. Every RPC of the admin listener is called on an object of the caller's own,
+ * of another person, of another tenant, and on one that does not exist, by callers of every kind. An object that a
+ * caller may not see must get exactly the answer of one that does not exist.
  */
 let sallyport: TestSallyport;
 type Objects = { tenant: string; principal: string; token: { id: string; tokenString: string } };
@@ -48,7 +48,7 @@ async function fresh(tenant: string, principal: string): Promise<Objects> {
 }
 
 const id = (value: string) => ({ case: "id" as const, value });
-/** How each RPC names what it is about; `made` makes each call another one. */
+/** The way in which each RPC names its object; `made` makes each call a different one. */
 const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: number) => Promise<unknown>>> = {
   "TokenAdmin/CreateToken": (by, of) =>
     by.tokens.createToken({ tenant: of.tenant, profile: "bot", principal: of.principal }),
@@ -107,7 +107,7 @@ async function answer(call: string, by: AdminClients, of: Objects): Promise<stri
 }
 
 const PLACES: readonly Place[] = ["own", "other person", "other tenant", "none"];
-/** The state of everything that belongs to another tenant: no call of ours may change a bit of it. */
+/** The state of everything that belongs to another tenant: no call of ours may change it. */
 const globex = () =>
   sallyport.sql(`select (select jsonb_agg(t order by t.id) from sallyport.tokens t where tenant = 'globex') as tokens,
     (select jsonb_agg(p order by p.name) from sallyport.principals p where tenant = 'globex') as principals,
@@ -125,13 +125,13 @@ const REACHES = [
 describe.each(REACHES)("%s", (_, scopes) => {
   let by: AdminClients;
   beforeAll(async () => {
-    // Not `bot:mine`: who holds no permission cannot end what an administrator among its tokens holds.
+    // Not `bot:mine`: a caller without permission cannot end tokens of an administrator among its principal's.
     const request = { tenant: "acme", principal: "bot:reach", displayName: "", scopes: [...scopes] };
     by = sallyport.as((await sallyport.createToken({ profile: "adm", ...request })).tokenString);
   });
 
   test.each(Object.keys(CALLS))(
-    "%s of another tenant answers exactly as of one that does not exist, and changes nothing there",
+    "%s of another tenant answers exactly like one that does not exist, and changes nothing there",
     async (call) => {
       const before = await globex();
       const far = await answer(call, by, objects["other tenant"]);
@@ -143,14 +143,14 @@ describe.each(REACHES)("%s", (_, scopes) => {
   );
 });
 
-test("what a token without permission gets at is exactly its own: the matrix", async () => {
-  // Those of the callers above hold more than it does: it could not end them.
+test("a token without permission reaches exactly its own objects: the matrix", async () => {
+  // Not the tokens of the callers above: they hold more than this one, so it could not end them.
   await sallyport.admin.tokens.revokeTokens({ tenant: "acme", principal: "bot:mine", profile: "adm", noWait: true });
   const matrix: Record<string, string> = {};
   for (const call of Object.keys(CALLS)) {
     const row = [];
     for (const place of PLACES) {
-      // Each cell with objects of its own: a revocation must not be the reason of the next refusal.
+      // Each cell has its own objects: a revocation must not be the reason of the next refusal.
       const own = await sallyport.createToken({
         tenant: "acme",
         profile: "bot",
@@ -174,7 +174,7 @@ test("what a token without permission gets at is exactly its own: the matrix", a
   });
 });
 
-test("an administrator's lists hold its tenant alone, whatever it asks for", async () => {
+test("an administrator's lists hold only its tenant, whatever it asks for", async () => {
   const admin = await sallyport.callerWith(["sallyport.admin"], { tenant: "acme" });
   const by = sallyport.as(admin.tokenString);
   for (const tenant of ["", "acme"]) {
@@ -192,7 +192,7 @@ test("an administrator's lists hold its tenant alone, whatever it asks for", asy
   expect(leaked).toMatchObject({ revokedCount: 0, matchedIds: [] });
 });
 
-test("two principals of one name in two tenants are two: a cut of one leaves the other alone", async () => {
+test("two principals of one name in two tenants are independent: a cut of one leaves the other alone", async () => {
   const here = await fresh("acme", "bot:mine");
   const there = await fresh("globex", "bot:mine");
   await sallyport.admin.tokens.revokeTokens({ tenant: "acme", principal: "bot:mine" });

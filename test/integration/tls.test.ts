@@ -55,7 +55,7 @@ const start = (data: object, admin: object = {}, config: object = {}) =>
 const https = (url: string): string => url.replace("http:", "https:").replace("127.0.0.1", "localhost");
 const portOf = (url: string): number => Number(new URL(url).port);
 
-/** Serial number of the certificate that a new connection is shown. */
+/** The serial number of the certificate that a new connection sees. */
 function serial(url: string, trusted: Identity = ca): Promise<string> {
   return new Promise((resolve, reject) => {
     const socket = tlsConnect({ port: portOf(url), host: "localhost", ca: trusted.certPem, ALPNProtocols: ["h2"] });
@@ -67,7 +67,7 @@ function serial(url: string, trusted: Identity = ca): Promise<string> {
   });
 }
 
-/** A connection that is kept, and asks. */
+/** A connection that is kept and sends requests. */
 function client(url: string, who?: Identity) {
   const asker = http2Asker(https(url), { ca: ca.certPem, ...(who && { cert: who.certPem, key: who.keyPem }) });
   const question = framed(toBinary(ValidateTokenRequestSchema, create(ValidateTokenRequestSchema, { tokenString })));
@@ -80,7 +80,7 @@ function client(url: string, who?: Identity) {
   };
 }
 
-describe("TLS by configuration", () => {
+describe("TLS in the configuration", () => {
   test.each(["builtin", "node"])(
     "a new certificate is shown after SIGHUP, and no connection is dropped (%s)",
     async (http2) => {
@@ -101,7 +101,7 @@ describe("TLS by configuration", () => {
     },
   );
 
-  test("a certificate that is changed in its place, or by its link, is taken without a signal", async () => {
+  test("a certificate that changes in place, or by its link, is loaded without a signal", async () => {
     const version = (name: string): void => {
       mkdirSync(join(folder, name));
       writeFiles(join(folder, name), newServer());
@@ -124,7 +124,7 @@ describe("TLS by configuration", () => {
     rmSync(direct, { recursive: true });
   });
 
-  test("a certificate that can not be used keeps the old one, says so, and the next good one is taken", async () => {
+  test("a certificate that cannot be used keeps the old one and is reported, and the next good one is loaded", async () => {
     writeFiles(folder, newServer());
     await using sallyport = await start({ tls: tlsOf(folder) });
     const kept = client(sallyport.listeners.data);
@@ -145,7 +145,7 @@ describe("TLS by configuration", () => {
       await sallyport.program.until(() => complaints() > had, `it complained of ${what}`);
       expect(await serial(sallyport.listeners.data), what).toBe(before);
       expect(await kept.verdict()).toBe(Verdict.ALLOW);
-      await new Promise((resolve) => setTimeout(resolve, 1_100)); // a kind of trouble has a line a second
+      await new Promise((resolve) => setTimeout(resolve, 1_100)); // Each kind of trouble gets a line a second.
     }
     expect(notes()).toBe(0);
     expect(sallyport.program.out).not.toContain("PRIVATE KEY");
@@ -156,14 +156,14 @@ describe("TLS by configuration", () => {
     kept.close();
   });
 
-  test("a start with a certificate that can not be used is refused", async () => {
+  test("a start with a certificate that cannot be used is refused", async () => {
     writeFiles(folder, newServer());
     writeFileSync(join(folder, "cert.pem"), "garbage");
     await expect(start({ tls: tlsOf(folder) })).rejects.toThrow(/ended with [1-9]/);
   });
 });
 
-/** Lines of the log about failed handshakes, and how many were counted of a listener. */
+/** The log lines about failed handshakes, and their count for a listener. */
 async function handshakes(sallyport: TestSallyport, listener: "data" | "admin") {
   const lines = sallyport.program.out
     .split("\n")
@@ -187,7 +187,7 @@ describe("a TLS listener", () => {
     expect((await handshakes(sallyport, "admin")).lines).toMatchObject([
       { address: "127.0.0.1", why: "ERR_SSL_HTTP_REQUEST", level: "info" },
     ]);
-    // Who got through is none; the certificate of a stranger is.
+    // A client that got through leaves no line; the certificate of an untrusted CA does.
     const known = createConnectTransport({
       baseUrl: https(sallyport.listeners.admin),
       httpVersion: "1.1",
@@ -201,7 +201,7 @@ describe("a TLS listener", () => {
     expect((await handshakes(sallyport, "data")).lines).toMatchObject([
       { address: "127.0.0.1", why: "SAN_NOT_ALLOWED" },
     ]);
-    // A flood is counted to the last, and logged in part.
+    // A flood is counted completely, and logged in part.
     for (let n = 0; n < 40; n++) await fetch(sallyport.listeners.admin).catch(() => {});
     await expect.poll(async () => (await handshakes(sallyport, "admin")).counted).toBe(41);
   });
@@ -218,10 +218,10 @@ describe("a TLS listener", () => {
   });
 });
 
-describe("mTLS by configuration", () => {
+describe("mTLS in the configuration", () => {
   const named = (uri: string, issuer = ca) => certify("client", [{ uri }], issuer);
 
-  test("a client certificate is a caller of the admin listener by its SAN, with just its permissions", async () => {
+  test("a client certificate is a caller of the admin listener by its SAN, with exactly its permissions", async () => {
     writeFiles(folder, newServer(), ca);
     const tls = tlsOf(folder, { client_ca_file: join(folder, "ca.pem") });
     const san = "spiffe://td/ci";
@@ -247,7 +247,7 @@ describe("mTLS by configuration", () => {
     }
   });
 
-  test("a certificate gives the scopes that it was given, and no others", async () => {
+  test("a certificate can grant the scopes of its configuration, and no others", async () => {
     writeFiles(folder, newServer(), ca);
     const tls = tlsOf(folder, { client_ca_file: join(folder, "ca.pem") });
     const caller = { san: "spiffe://td/ci", tenant: "default", permissions: ["sallyport.tokens.create"] };
@@ -269,7 +269,7 @@ describe("mTLS by configuration", () => {
     expect((await created(["repo:read"])).token?.scopes).toEqual(["repo:read"]);
     for (const scopes of [["wiki:read"], ["sallyport.admin"], ["sallyport.tokens.read"]])
       expect(await outcome(created(scopes)), scopes[0]).not.toBe("OK");
-    // The command line comes in by the same files.
+    // The command line connects with the same files.
     for (const [name, text] of Object.entries({ "me.pem": cert, "me-key.pem": key, garbage: "x" }))
       writeFileSync(join(folder, name), text);
     const create = ["tokens", "create", "--profile", "org", "--principal", "org:by-cli", "--display-name", "x"];
@@ -287,18 +287,18 @@ describe("mTLS by configuration", () => {
     expect(await typed([...create, ...address], { ...env, ...files })).toMatchObject({ exit: 0 });
     const untrusted = await cli([...create, ...address], { env });
     expect([untrusted.exit, untrusted.err]).toEqual([69, expect.stringContaining("--ca-file")]);
-    for (const [given, told] of [
+    for (const [given, text] of [
       [["--ca-file", at("none")], "there is no such file"],
       [["--ca-file", at("garbage")], "is not PEM"],
       [flags.slice(0, 4), "needs both"],
-      [[...flags.slice(0, 5), at("key.pem")], "can not be used"],
+      [[...flags.slice(0, 5), at("key.pem")], "cannot be used"],
     ] as const) {
       const { exit, err } = await cli([...create, ...address, ...given], { env });
-      expect([exit, err], told).toEqual([2, expect.stringContaining(told)]);
+      expect([exit, err], text).toEqual([2, expect.stringContaining(text)]);
     }
   });
 
-  test("the canary asks by https with its certificate, and over a unix socket", async () => {
+  test("the canary asks over https with its certificate, and over a unix socket", async () => {
     writeFiles(folder, newServer(), ca);
     const envoy = named("spiffe://td/canary");
     writeFileSync(join(folder, "me.pem"), envoy.certPem);
@@ -325,7 +325,7 @@ describe("mTLS by configuration", () => {
     await expect(ask(https(mutual.listeners.data), secret, {})).rejects.toThrow();
   });
 
-  test("a CA that is replaced is believed at once, and the old one no more", async () => {
+  test("a new CA is trusted at once, and the old one no longer", async () => {
     writeFiles(folder, newServer(), ca);
     const allowed_sans = ["spiffe://td/envoy"];
     await using sallyport = await start({
@@ -347,7 +347,7 @@ describe("mTLS by configuration", () => {
     await expect(ask(old)).rejects.toThrow();
   });
 
-  test("a cleartext client is not served at a TLS listener, nor one that believes another CA", async () => {
+  test("a TLS listener serves neither a cleartext client nor one that trusts another CA", async () => {
     writeFiles(folder, newServer());
     await using sallyport = await start({ tls: tlsOf(folder) });
     await expect(fetch(`${sallyport.listeners.data}/`)).rejects.toThrow();

@@ -12,7 +12,7 @@ const update = (token: object, paths: string[], more: object = {}) =>
   sallyport.admin.tokens.updateToken({ token, updateMask: { paths }, noWait: true, ...more });
 
 describe("an update of a token", () => {
-  test("changes the fields of its mask and no others, and the etag with them", async () => {
+  test("changes the fields of its mask, no others, and the etag", async () => {
     const { id, token } = await sallyport.createToken({
       description: "before",
       scopes: ["a"],
@@ -31,7 +31,7 @@ describe("an update of a token", () => {
     expect(updated.etag).not.toBe(token.etag);
   });
 
-  test("sets each field there is", async () => {
+  test("sets every field that can be changed", async () => {
     const { id } = await sallyport.createToken();
     const to = {
       id,
@@ -75,7 +75,7 @@ describe("an update of a token", () => {
     expect(after.expireTime).toBeUndefined();
   });
 
-  test("with an empty mask, or a path that can not be changed, is refused and changes nothing", async () => {
+  test("is refused with an empty mask or a path that cannot be changed, and changes nothing", async () => {
     const { id, token } = await sallyport.createToken();
     for (const paths of [
       [],
@@ -95,7 +95,7 @@ describe("an update of a token", () => {
     expect((await get(id)).displayName).toBe(token.displayName);
   });
 
-  test("with an etag of before is ABORTED, and changes nothing; of ten with the same one, one is done", async () => {
+  test("is ABORTED with an old etag, and changes nothing; of ten with the same etag, one succeeds", async () => {
     const { id, token } = await sallyport.createToken();
     const ends = await Promise.all(
       Array.from({ length: 10 }, (_, i) =>
@@ -108,7 +108,7 @@ describe("an update of a token", () => {
     expect((await get(id)).description).toBe("new");
   });
 
-  test("that takes something away is in force at its answer, everywhere it is asked", async () => {
+  test("that narrows a token is in force everywhere at its answer", async () => {
     const { id, tokenString } = await sallyport.createToken({ scopes: ["a", "b"] });
     const asked = { requiredScopes: ["b"], audience: "x", context: { clientAddress: "198.51.100.1" } };
     expect(await sallyport.verdict(tokenString, asked)).toBe("ALLOW");
@@ -137,7 +137,7 @@ describe("an update of a token", () => {
 describe("principals", () => {
   const principals = () => sallyport.admin.principals;
 
-  test("are made once, read, changed by mask and etag, and disabled: all their tokens are refused, and come back", async () => {
+  test("are created once, read, changed by mask and etag, and disabled: all their tokens are refused until they are enabled again", async () => {
     const name = await sallyport.registered("bot:life");
     expect(await outcome(principals().createPrincipal({ principal: { name } }))).toBe("PRINCIPAL_EXISTS");
     const { tokenString } = await sallyport.createToken({ profile: "bot", principal: name });
@@ -173,7 +173,7 @@ describe("principals", () => {
     expect(
       (await principals().listPrincipals({ pageSize: 500, state: 3 })).principals.map((one) => one.name),
     ).toContain(name);
-    // A repeat waits and tells what the first call did; what never was is none.
+    // A repeat waits and gets the answer of the first call. A principal that never existed is not found.
     const again = await principals().deletePrincipal({ name });
     expect(again).toMatchObject({ principal: { name, state: 3 }, effect: { position: expect.anything() } });
     expect(await outcome(principals().deletePrincipal({ name: "bot:never" }))).toBe("PRINCIPAL_NOT_FOUND");
@@ -184,7 +184,7 @@ describe("principals", () => {
     expect(await sallyport.verdict(fresh.tokenString)).toBe("ALLOW");
   });
 
-  test("can not be set to DELETED, nor named otherwise than type:id", async () => {
+  test("cannot be set to DELETED, nor have a name other than type:id", async () => {
     const name = await sallyport.registered("bot:set");
     expect(
       await failure(principals().updatePrincipal({ principal: { name, state: 3 }, updateMask: { paths: ["state"] } })),
@@ -200,7 +200,7 @@ describe("principals", () => {
 });
 
 describe("tenants", () => {
-  test("are made once, changed by mask and etag, and suspended: all their tokens are refused, none is made", async () => {
+  test("are created once, changed by mask and etag, and suspended: all their tokens are refused, and none is created", async () => {
     const { tenants } = sallyport.admin;
     const made = (await tenants.createTenant({ tenant: { id: "acme", displayName: "Acme" } })).tenant!;
     expect(await outcome(tenants.createTenant({ tenant: { id: "acme" } }))).toBe("TENANT_EXISTS");

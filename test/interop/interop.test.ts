@@ -327,6 +327,6 @@ describe("grpcio", () => {
       token: { id },
     });
     expect(unknown).toEqual(["UNIMPLEMENTED", "UNIMPLEMENTED", "UNIMPLEMENTED"]);
-    expect(refused).toBe("UNAUTHENTICATED a credential is needed: authorization: Bearer …");
+    expect(refused).toBe("UNAUTHENTICATED a credential is required: authorization: Bearer …");
   });
 });

@@ -54,7 +54,7 @@ async function findSpin(): Promise<{ spin: string } | { missing: string }> {
   return { missing: `spin is not installed and apt-get download failed: ${got.out.trim().split("\n").at(-1)}` };
 }
 
-/** Control points the verifier never visited, apart from the ends of endless processes. */
+/** Control points that the verifier never visited, except the ends of endless processes. */
 function unreached(report: string): string[] {
   return [...report.matchAll(/^\t.*\.pml:(\d+), state \d+, "(.*)"$/gm)]
     .filter((match) => match[2] !== "-end-")
@@ -74,7 +74,7 @@ function judge(run: Run, report: string, end: Pick<Result, "timedOut">, limits: 
   }
   if (end.timedOut || /-DMEMLIM|out of memory/.test(report)) {
     const limit = end.timedOut ? `${limits.seconds} s` : `${limits.megabytes} MB`;
-    // Only the large bounds may end unfinished, and then they have shown nothing.
+    // Only runs with the large bounds may end unfinished. They have shown nothing then.
     const large = LARGE_MODELS.includes(run);
     return { verdict: large ? "skipped" : "failed", text: `no error within ${limit}, but not exhaustive` };
   }

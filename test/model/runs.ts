@@ -1,20 +1,23 @@
-// What is checked: the correct models, the useful states they must reach, the mutants that must fail.
+// The list of checks: the correct models, the useful states that they must reach, the mutants that must fail.
 
 export type Model = "revocation.pml" | "registry.pml";
 
-/** One run of the verifier. `defines` configure the model; `expect` says what makes the run a pass. */
+/** One run of the verifier. `defines` configure the model; `expect` is the outcome that makes the run a pass. */
 export interface Run {
   readonly name: string;
   readonly model: Model;
   readonly defines: readonly string[];
-  /** `holds`: exhausted without an error; `violated`: this assertion fails; `reached`: one that is no promise fails. */
+  /**
+   * `holds`: exhausted without an error. `violated`: this assertion fails. `reached`: an assertion fails that is no
+   * promise.
+   */
   readonly expect: "holds" | "reached" | { readonly violated: string };
   readonly why: string;
-  /** Every control point of the model must have been visited: no branch of it is idle. */
+  /** Every control point of the model must be visited: no branch of it is idle. */
   readonly covers?: boolean;
 }
 
-/** The promise: no ALLOW by a call that started after a revoke returned OK, as each model words it. */
+/** The promise: no ALLOW by a call that started after a revoke returned OK, in the words of each model. */
 export const AFTER_OK = { "revocation.pml": "!(startedAfterOk)", "registry.pml": "!(revokeReturnedOk)" } as const;
 /** In one process, no ALLOW by a call that started after a refusal ended. */
 export const AFTER_REFUSAL = "!(startedAfterRefusal)";
@@ -98,7 +101,9 @@ export const SMALL_MODELS: readonly Run[] = [
   holds("survives-R12", "revocation.pml", ["SURVIVES_R12", ...SMALL], SURVIVOR),
 ];
 
-/** Bounds for a machine with hours and memory: each run ends at its limit, and then says that it is not exhaustive. */
+/**
+ * Bounds for a machine with hours and memory. Each run ends at its limit, and then reports that it is not exhaustive.
+ */
 export const LARGE_MODELS: readonly Run[] = [
   holds("full-base", "revocation.pml", ["REVOKERS=2", "CHANGES=1"], "retry and other changes together"),
   holds("full-calls", "revocation.pml", ["REVOKERS=1", "CHANGES=1", "CALLS=2"], "two calls and other changes"),

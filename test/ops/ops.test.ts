@@ -33,18 +33,18 @@ const get = async (path: string, method = "GET") => {
 };
 
 describe("the ops listener", () => {
-  test("shows metrics as they are given", async () => {
+  test("shows the metrics in their text form", async () => {
     expect(await get("/metrics?x")).toEqual({ status: 200, type: "text/plain; version=0.0.4", body: "up 1\n" });
     expect(await get("/metrics", "HEAD")).toMatchObject({ status: 200, body: "" });
     expect((await get("/metrics", "POST")).status).toBe(405);
   });
 
-  test("is alive whether or not it is ready", async () => {
+  test("is alive, ready or not", async () => {
     health.set(false);
     expect(await get("/healthz")).toMatchObject({ status: 200, body: '{"status":"alive"}' });
   });
 
-  test("is ready when it serves and nothing stands against it, and says what does", async () => {
+  test("is ready when it serves and has no reason against it, and names the reasons", async () => {
     health.set(true);
     expect(await get("/readyz")).toMatchObject({ status: 200, body: '{"status":"ready","reasons":[]}' });
     reasons = ["database"];
@@ -60,7 +60,7 @@ describe("the ops listener", () => {
     expect((await client.check({})).status).toBe(Status.SERVING);
   });
 
-  test("has nothing else", async () => {
+  test("serves nothing else", async () => {
     for (const path of ["/", "/metrics/", "/healthz/x", "/__proto__", "/constructor"])
       expect((await get(path)).status).toBe(404);
   });

@@ -6,14 +6,14 @@ function breaker() {
   return { clock, breaker: new Breaker(clock, 1000) };
 }
 
-test("all pass while nothing fails", () => {
+test("all attempts pass while nothing fails", () => {
   const { breaker: it } = breaker();
   for (let i = 0; i < 3; i++) expect(it.admit()).toBe(true);
   it.succeeded();
   expect(it.closed).toBe(true);
 });
 
-test("after a failure none passes for the rest, then one, and no other while that one is under way", () => {
+test("after a failure none passes during the rest, then one, and no other while that one runs", () => {
   const { clock, breaker: it } = breaker();
   it.admit();
   it.failed();
@@ -33,7 +33,7 @@ test("after a failure none passes for the rest, then one, and no other while tha
   for (let i = 0; i < 3; i++) expect(it.admit()).toBe(true);
 });
 
-test("an attempt that never ends does not keep all others out for ever", () => {
+test("an attempt that never ends does not block all others forever", () => {
   const { clock, breaker: it } = breaker();
   it.failed();
   clock.now = 1000;

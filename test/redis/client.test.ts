@@ -11,9 +11,9 @@ import { clock, connect, Journal, openCache, PATIENT } from "./fixture.ts";
 const digest = (i: number) => createHash("sha256").update(String(i)).digest("binary");
 const m = snapshot(7, { digest: digest(1) });
 
-/** 50 ms, and what a busy machine adds. */
+/** 50 ms, plus a margin for a busy machine. */
 const LIMIT = 150;
-/** Where time is the subject, a machine that is too busy gets another try. */
+/** Tests about time are repeated on a machine that is too busy. */
 const TIMED = { retry: 3 };
 
 type Opened = ReturnType<typeof openCache>;
@@ -24,14 +24,14 @@ async function started(options?: Parameters<typeof startRedis>[0]) {
   return server;
 }
 
-/** A cache that works, with `m` in it. */
+/** A working cache that holds `m`. */
 async function warm(opened: Opened): Promise<Opened> {
   await opened.ready;
   await heals(opened);
   return opened;
 }
 
-/** Fills and gets until it works; how long that took, in milliseconds. */
+/** Fills and gets until it works; returns the time that took, in milliseconds. */
 async function heals({ cache }: Opened, within = 3000): Promise<number> {
   const before = performance.now();
   const works = async () => {
@@ -42,7 +42,7 @@ async function heals({ cache }: Opened, within = 3000): Promise<number> {
   return performance.now() - before;
 }
 
-/** Asks `count` times, one after the other: all must miss. Durations in milliseconds. */
+/** Asks `count` times, one after the other. All must miss. Returns durations in milliseconds. */
 async function misses({ cache }: Opened, count: number): Promise<number[]> {
   const took: number[] = [];
   for (let i = 0; i < count; i++) {
@@ -53,11 +53,11 @@ async function misses({ cache }: Opened, count: number): Promise<number[]> {
   return took;
 }
 
-/** How many commands have been waited for in vain. */
+/** The number of commands that were waited for in vain. */
 const timeouts = ({ journal }: Opened) => journal.lines.filter((line) => line.endsWith("timeout")).length;
 
-describe("a Redis that fails is a miss", TIMED, () => {
-  test("killed: at once, and it heals within 2 s of its return", async () => {
+describe("the cache with a Redis that fails", TIMED, () => {
+  test("misses at once if Redis is killed, and heals within 2 s of its return", async () => {
     const server = await started();
     const opened = await warm(openCache(server.url));
     await server.kill9();
@@ -68,21 +68,21 @@ describe("a Redis that fails is a miss", TIMED, () => {
     expect(await heals(opened)).toBeLessThan(2000);
   });
 
-  test("frozen: one call in a second waits 50 ms, all others do not wait, and it heals within 2 s", async () => {
+  test("waits 50 ms in one call a second if Redis is frozen, not at all in others, and heals within 2 s", async () => {
     const server = await started();
     const opened = await warm(openCache(server.url));
     server.sigstop();
     const took = await misses(opened, 200);
     expect(took[0]).toBeGreaterThan(40);
     expect(took[0]).toBeLessThan(LIMIT);
-    // Told apart by what was told, not by the clock of a busy machine.
+    // Judged by the reports, not by the clock of a busy machine.
     expect(timeouts(opened)).toBe(1);
     expect(opened.cache.ready).toBe(false);
     server.sigcont();
     expect(await heals(opened)).toBeLessThan(2000);
   });
 
-  test("frozen for seconds: at most one wait of 50 ms in each, also over reconnections", async () => {
+  test("waits at most 50 ms a second if Redis is frozen for seconds, also over reconnections", async () => {
     const server = await started();
     const opened = await warm(openCache(server.url));
     server.sigstop();
@@ -97,7 +97,7 @@ describe("a Redis that fails is a miss", TIMED, () => {
     expect(await heals(opened)).toBeLessThan(2000);
   });
 
-  test("a connection that carries nothing any more is given up, though nobody closes it", async () => {
+  test("abandons a connection that carries nothing any more, though nobody closes it", async () => {
     const server = await started();
     const proxy = await startTcpProxy({ port: server.port });
     onTestFinished(() => proxy.stop());
@@ -111,7 +111,7 @@ describe("a Redis that fails is a miss", TIMED, () => {
     expect(await heals(opened, 5000)).toBeLessThan(3500);
   });
 
-  test("slow: no call waits longer than 50 ms", async () => {
+  test("waits at most 50 ms in any call if Redis is slow", async () => {
     const server = await started();
     const proxy = await startTcpProxy({ port: server.port });
     onTestFinished(() => proxy.stop());
@@ -122,7 +122,7 @@ describe("a Redis that fails is a miss", TIMED, () => {
     expect(timeouts(opened)).toBe(1);
   });
 
-  test("out of memory: fills fail and are told, what is there is still read", async () => {
+  test("reports fills that fail because Redis is out of memory, and still reads entries", async () => {
     const server = await started({ args: ["--maxmemory-policy", "noeviction"] });
     const opened = await warm(openCache(server.url, PATIENT));
     await server.cli("CONFIG", "SET", "maxmemory", 1);
@@ -135,7 +135,7 @@ describe("a Redis that fails is a miss", TIMED, () => {
     await expect.poll(() => opened.cache.get(digest(2), EPOCH)).toBeDefined();
   });
 
-  test("read-only: the first fill that is refused drops the connection; it comes back and heals", async () => {
+  test("drops the connection at the first fill that a read-only Redis refuses, comes back and heals", async () => {
     const primary = await started();
     const server = await started();
     const opened = await warm(openCache(server.url, PATIENT));
@@ -149,7 +149,7 @@ describe("a Redis that fails is a miss", TIMED, () => {
     expect(opened.journal.lines.join()).toContain("READONLY");
   });
 
-  test("a wrong password: misses at once, about one attempt in a second, the password told nowhere", async () => {
+  test("misses at once with a wrong password, tries once a second, and never reports the password", async () => {
     const server = await started({ args: ["--requirepass", "right-one"] });
     const opened = openCache(`redis://:hunter2-secret@127.0.0.1:${server.port}`);
     const end = performance.now() + 2500;
@@ -172,7 +172,7 @@ describe("a Redis that fails is a miss", TIMED, () => {
     expect(await heals(opened)).toBeLessThan(2000);
   });
 
-  test("no server at all: quiet misses, about one attempt in a second", async () => {
+  test("misses quietly without a server, and tries about once a second", async () => {
     const spare = createServer().listen(0, "127.0.0.1");
     await new Promise((resolve) => spare.once("listening", resolve));
     const { port } = spare.address() as { port: number };
@@ -194,36 +194,40 @@ test("errors name class and code, never a command's arguments", async () => {
   expect(journal.lines.join()).not.toContain("hunter2");
 });
 
-test("a URL that can not be read is refused at once", () => {
+test("a URL that cannot be parsed is refused at once", () => {
   expect(() => new RedisConnection({ url: "http://h", clock, events: new Journal() })).toThrow(/redis\.url/);
 });
 
-test("a cluster keeps entries on all its nodes, and the loss of one is misses for its part only", TIMED, async () => {
-  const cluster = await startCluster(3);
-  onTestFinished(() => cluster.stop());
-  const opened = openCache(`redis-cluster://${cluster.nodes.map(({ port }) => `127.0.0.1:${port}`).join(",")}`);
-  await opened.ready;
-  const digests = Array.from({ length: 60 }, (_, i) => digest(i));
-  for (const d of digests) opened.cache.fill(snapshot(7, { digest: d }));
-  const found = async () => {
-    let count = 0;
-    for (const d of digests) if ((await opened.cache.get(d, EPOCH)) !== undefined) count++;
-    return count;
-  };
-  await expect.poll(found).toBe(60);
-  for (const d of digests) opened.cache.fill(snapshot(8, { digest: d }));
-  for (const d of digests) opened.cache.fill(snapshot(6, { digest: d }));
-  await expect.poll(async () => (await opened.cache.get(digests[59]!, EPOCH))?.version.position).toBe(8);
-  const sizes = await Promise.all(cluster.nodes.map((node) => node.cli("DBSIZE")));
-  expect(Math.min(...sizes.map(Number))).toBeGreaterThan(5);
-  expect(sizes.map(Number).reduce((a, b) => a + b)).toBe(60);
-  await cluster.nodes[2]!.kill9();
-  for (const d of digests.slice(0, 20)) {
-    const before = performance.now();
-    await opened.cache.get(d, EPOCH);
-    expect(performance.now() - before).toBeLessThan(LIMIT);
-  }
-});
+test(
+  "a cluster keeps entries on all its nodes, and the loss of one causes misses only for its part",
+  TIMED,
+  async () => {
+    const cluster = await startCluster(3);
+    onTestFinished(() => cluster.stop());
+    const opened = openCache(`redis-cluster://${cluster.nodes.map(({ port }) => `127.0.0.1:${port}`).join(",")}`);
+    await opened.ready;
+    const digests = Array.from({ length: 60 }, (_, i) => digest(i));
+    for (const d of digests) opened.cache.fill(snapshot(7, { digest: d }));
+    const found = async () => {
+      let count = 0;
+      for (const d of digests) if ((await opened.cache.get(d, EPOCH)) !== undefined) count++;
+      return count;
+    };
+    await expect.poll(found).toBe(60);
+    for (const d of digests) opened.cache.fill(snapshot(8, { digest: d }));
+    for (const d of digests) opened.cache.fill(snapshot(6, { digest: d }));
+    await expect.poll(async () => (await opened.cache.get(digests[59]!, EPOCH))?.version.position).toBe(8);
+    const sizes = await Promise.all(cluster.nodes.map((node) => node.cli("DBSIZE")));
+    expect(Math.min(...sizes.map(Number))).toBeGreaterThan(5);
+    expect(sizes.map(Number).reduce((a, b) => a + b)).toBe(60);
+    await cluster.nodes[2]!.kill9();
+    for (const d of digests.slice(0, 20)) {
+      const before = performance.now();
+      await opened.cache.get(d, EPOCH);
+      expect(performance.now() - before).toBeLessThan(LIMIT);
+    }
+  },
+);
 
 test("by sentinels it follows the primary to the replica within seconds", TIMED, async () => {
   const { primary, sentinel, name, stop } = await startSentinel();
@@ -234,8 +238,8 @@ test("by sentinels it follows the primary to the replica within seconds", TIMED,
   await heals(opened, 15_000);
 });
 
-describe("a reply beyond all measure", () => {
-  /** A server that answers the first command of each connection so, and counts what it got rid of. */
+describe("a reply above the size limit", () => {
+  /** A server that answers the first command of each connection with this, and counts the bytes that it sends. */
   async function hostile(reply: (write: (bytes: Buffer | string) => Promise<boolean>) => Promise<unknown>) {
     const state = { sent: 0, connections: 0 };
     const server = createServer((socket) => {
@@ -257,7 +261,7 @@ describe("a reply beyond all measure", () => {
     return { state, url: `redis://127.0.0.1:${(server.address() as { port: number }).port}` };
   }
 
-  test("of 256 MB ends its connection after a few: it is a miss, and the memory stays as it is", async () => {
+  test("of 256 MB ends its connection early: it is a miss, and memory does not grow", async () => {
     const piece = Buffer.alloc(1 << 16, "x");
     const { state, url } = await hostile(async (write) => {
       await write(`$${256 << 20}\r\n`);
@@ -273,7 +277,7 @@ describe("a reply beyond all measure", () => {
   });
 
   test.each(["*90000000\r\n", "*1\r\n*90000000\r\n"])(
-    "of a list that is only announced ends it: %j",
+    "that only announces a list ends its connection: %j",
     async (header) => {
       const { url } = await hostile(async (write) => {
         await write(header.slice(0, 5));

@@ -5,7 +5,7 @@ import { RedisTokenCache } from "../../src/redis/token-cache.ts";
 
 export const clock = { mono: () => performance.now(), wall: () => Date.now() };
 
-/** What went wrong, as an operator would read it. */
+/** The reported problems, as an operator would read them. */
 export class Journal {
   readonly lines: string[] = [];
   readonly alarms: Readonly<Record<string, string | number>>[] = [];
@@ -25,10 +25,10 @@ export function connect(url: string, over: Partial<RedisConnectionOptions> = {})
   return { redis, journal };
 }
 
-/** Where time is not the subject, a busy machine may take some. */
+/** A generous bound for tests that are not about time. */
 export const PATIENT = { commandMs: 2000 };
 
-/** A cache on a connection of its own; `ready` resolves when it can be used. */
+/** A cache on its own connection; `ready` resolves when it is usable. */
 export function openCache(url: string, over: Partial<RedisConnectionOptions> = {}, keys = keyring(), ttlMs = 60_000) {
   const { redis, journal } = connect(url, over);
   const cache = new RedisTokenCache({ redis, keyring: keys, clock, ttlMs, events: journal });

@@ -5,9 +5,7 @@ import { folder } from "../support/program.ts";
 import { startTlsCluster, startTlsSentinel } from "../support/redis.ts";
 import { connect, PATIENT } from "./fixture.ts";
 
-/*
- * Redis under TLS with a certificate for a host name, in the forms in which nodes are known by their address.
- */
+/* Redis under TLS with a certificate for a host name, where nodes are announced by address. */
 const place = folder();
 const ca = certify("redis ca", []);
 const before = getCACertificates("default");
@@ -20,7 +18,7 @@ afterAll(() => {
   place.remove();
 });
 
-/** Whether a command gets an answer; what went wrong, where none comes and an error does. */
+/** Returns true if a command gets an answer, or the error if there is one. */
 async function reaches(url: string): Promise<string> {
   const { redis, journal } = connect(url, PATIENT);
   await expect.poll(() => redis.ready || journal.lines.length > 0, { timeout: 20_000 }).toBe(true);
@@ -28,7 +26,7 @@ async function reaches(url: string): Promise<string> {
   return answer ?? journal.lines.join("\n");
 }
 
-test("a cluster is reached by the name that the URL gives, and by no other", { timeout: 60_000 }, async () => {
+test("a cluster is verified by the name in the URL, and by no other", { timeout: 60_000 }, async () => {
   const { port, stop } = await startTlsCluster(place.path);
   onTestFinished(stop);
   expect(await reaches(`rediss-cluster://localhost:${port}`)).toBe("OK");
@@ -37,7 +35,7 @@ test("a cluster is reached by the name that the URL gives, and by no other", { t
   expect(await reaches(`rediss-cluster://127.0.0.1:${port}`)).not.toBe("OK");
 });
 
-test("a primary is reached behind its sentinel by the name that the URL gives", { timeout: 60_000 }, async () => {
+test("a primary behind its sentinel is verified by the name in the URL", { timeout: 60_000 }, async () => {
   const { port, name, stop } = await startTlsSentinel(place.path);
   onTestFinished(stop);
   expect(await reaches(`rediss-sentinel://localhost:${port}/${name}`)).toBe("OK");

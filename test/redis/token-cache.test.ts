@@ -28,14 +28,14 @@ async function open(keys?: Keyring) {
 
 const digest = (i: number) => createHash("sha256").update(String(i)).digest("binary");
 
-/** Fills and waits until Redis shows it: `fill` itself is not awaited by anyone. */
+/** Fills and waits until Redis shows the entry, because nothing awaits `fill` itself. */
 async function filled(cache: RedisTokenCache, m: TokenSnapshot) {
   cache.fill(m);
   await expect.poll(() => cache.get(m.digest, m.version.epoch)).toMatchObject({ version: m.version });
 }
 
-describe("entries", () => {
-  test("what was filled is what comes back, under its digest and epoch only", async () => {
+describe("entries of the cache", () => {
+  test("a filled entry comes back only under its digest and epoch", async () => {
     const { cache } = await open();
     const m = snapshot(7, {
       digest: digest(1),
@@ -70,7 +70,7 @@ describe("entries", () => {
     expect(value!.toString("latin1", 0, 16)).toBe("0000000000000007");
   });
 
-  test("a later position is kept whichever fill comes last; an equal one is written again", async () => {
+  test("a later position stays whichever fill comes last; an equal one is written again", async () => {
     const { cache } = await open();
     const at = (n: number, over: Partial<TokenSnapshot> = {}) => snapshot(n, { digest: digest(1), ...over });
     await filled(cache, at(9));
@@ -83,7 +83,7 @@ describe("entries", () => {
     expect((await cache.get(digest(1), EPOCH))?.version.position).toBe(10);
   });
 
-  test("its life is absolute: use does not prolong it", async () => {
+  test("the lifetime is absolute: use does not prolong it", async () => {
     const { cache } = await open();
     const m = snapshot(7, { digest: digest(1) });
     await filled(cache, m);
@@ -97,7 +97,7 @@ describe("entries", () => {
     expect(await hand.pttl(key!)).toBeLessThanOrEqual(60_000);
   });
 
-  test("two peppers: entries of another current pepper are misses, without an alarm", async () => {
+  test("entries under another current pepper are misses, without an alarm", async () => {
     const keys = { "1": randomBytes(32).toString("base64"), "2": randomBytes(32).toString("base64") };
     const one = await open(new Keyring("1", keys));
     const two = await open(new Keyring("2", keys));
@@ -135,10 +135,11 @@ describe("entries", () => {
   });
 });
 
-describe("a Redis that lies", () => {
-  // A cache is asked for one of 40 tokens, revoked as of n = 100. Whatever Redis returns, nothing opens that was not
-  // sealed for this very token and epoch; an older entry of it opens, with its label, which the use rule refuses.
-  test("10,000 tries with poisoned, swapped, flipped, truncated and foreign values: nothing forged opens", async () => {
+describe("a malicious Redis", () => {
+  // A cache is asked for one of 40 tokens, revoked at position n = 100. Whatever Redis returns, only values open that
+  // were sealed for this very token and epoch. An older entry of the token opens with its version, and the use rule
+  // refuses it.
+  test("cannot forge an entry: 10,000 tries with poisoned, swapped, flipped, truncated and foreign values", async () => {
     const { cache, journal } = await open();
     const foreign = await open();
     const tokens = Array.from({ length: 40 }, (_, i) =>
@@ -149,7 +150,7 @@ describe("a Redis that lies", () => {
     await expect.poll(() => hand.dbsize()).toBe(40);
     const keys = new Map<string, string>();
     const values: Buffer[] = [];
-    // Which key is which token's is learned as an adversary could: by deleting one at a time.
+    // Finds the key of each token as an adversary could: by deleting one key at a time.
     for (const key of await hand.keys("*")) {
       const value = (await hand.getBuffer(key))!;
       values.push(value);
@@ -159,7 +160,7 @@ describe("a Redis that lies", () => {
       await hand.set(key, value);
     }
     expect(keys.size).toBe(40);
-    // An old entry of each, from before its revocation, and ones that another pepper sealed.
+    // An old entry of each token, from before its revocation, and entries that another pepper sealed.
     const old = new Map<string, Buffer>();
     for (const m of tokens) {
       await hand.del(keys.get(m.digest)!);
@@ -206,13 +207,13 @@ describe("a Redis that lies", () => {
       }
     }
     expect(forged).toBe(0);
-    // The replays did open: the tries above reached the seal.
+    // The replays did open, so the tries above reached the seal.
     expect(replayed).toBeGreaterThan(100);
     expect(journal.alarms.length).toBeGreaterThan(0);
     expect(journal.alarms.length).toBeLessThan(60);
   }, 60_000);
 
-  test("keys of another type are misses, and the next fill mends them", async () => {
+  test("keys of another type are misses, and the next fill replaces them", async () => {
     const { cache } = await open();
     const m = snapshot(7, { digest: digest(1) });
     await filled(cache, m);
@@ -223,7 +224,7 @@ describe("a Redis that lies", () => {
     await filled(cache, m);
   });
 
-  test("an entry without an end, far in the future, keeps nothing but itself out", async () => {
+  test("an entry without an expiry, far in the future, blocks only its own key", async () => {
     const { cache, journal } = await open();
     const m = snapshot(7, { digest: digest(1) });
     await filled(cache, m);
@@ -236,8 +237,8 @@ describe("a Redis that lies", () => {
   });
 });
 
-describe("fills", () => {
-  test("no more than 256 are under way, however many are asked of a Redis that does not answer", async () => {
+describe("fills of the cache", () => {
+  test("at most 256 fills run at a time against a Redis that does not answer", async () => {
     const own = await startRedis();
     onTestFinished(() => own.stop());
     const { cache, ready } = openCache(own.url);
@@ -247,7 +248,7 @@ describe("fills", () => {
     for (let i = 1; i <= 1000; i++) cache.fill(snapshot(7, { digest: digest(i) }));
     await expect.poll(() => cache.ready).toBe(false);
     own.sigcont();
-    // Those that were given up are executed late, and do no harm.
+    // Redis executes the abandoned ones late, which does no harm.
     await expect.poll(() => own.cli("DBSIZE")).toBe(257);
     await expect.poll(() => cache.get(digest(256), EPOCH), { timeout: 3000 }).toBeDefined();
     expect(await cache.get(digest(257), EPOCH)).toBeUndefined();

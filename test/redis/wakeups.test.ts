@@ -12,7 +12,7 @@ async function open(url: string) {
   return { wakeUps, redis, journal, woken: () => woken };
 }
 
-/** Publishes until the other hears. */
+/** Publishes until the other hears it. */
 async function hears(from: RedisWakeUps, woken: () => number, timeout = 3000) {
   const before = woken();
   await expect
@@ -26,7 +26,7 @@ async function hears(from: RedisWakeUps, woken: () => number, timeout = 3000) {
     .toBeGreaterThan(before);
 }
 
-test("a wake-up reaches the other processes and oneself; a burst is few messages, and its last is not lost", async () => {
+test("a wake-up reaches the other processes and this one; a burst is few messages, and its last is not lost", async () => {
   const server = await startRedis();
   onTestFinished(() => server.stop());
   const [one, two] = [await open(server.url), await open(server.url)];
@@ -39,7 +39,7 @@ test("a wake-up reaches the other processes and oneself; a burst is few messages
   await expect.poll(() => [one.woken(), two.woken()]).toEqual([3, 3]);
 });
 
-test("it listens again after Redis was away, and nothing it is asked meanwhile fails", async () => {
+test("it subscribes again after Redis was away, and no call fails meanwhile", async () => {
   const server = await startRedis();
   onTestFinished(() => server.stop());
   const [one, two] = [await open(server.url), await open(server.url)];
@@ -51,7 +51,7 @@ test("it listens again after Redis was away, and nothing it is asked meanwhile f
   await hears(one.wakeUps, two.woken, 4000);
 });
 
-test("in a cluster too", async () => {
+test("wake-ups work in a cluster, too", async () => {
   const cluster = await startCluster(3);
   onTestFinished(() => cluster.stop());
   const urls = cluster.nodes.map(({ port }) => `redis-cluster://127.0.0.1:${port}`);

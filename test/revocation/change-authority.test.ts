@@ -10,7 +10,7 @@ const DB_TIME = 1.7e12;
 
 type Answer = Partial<Unacknowledged> | "away";
 
-/** The path above a store and a registry that answer as the test says. */
+/** The path above a store and a registry whose answers the test controls. */
 function fixture(answer: (nth: number) => Answer | Promise<Answer>) {
   const time = new HandTime();
   const { events, happened } = recordedEvents();
@@ -66,7 +66,7 @@ const missingRow = { id: "v1", boundMs: 1500, reaped: false, appliedN: 3 };
 const WAIT = { noWait: false };
 
 describe("change-authority", () => {
-  it("returns when all have acknowledged the position, and tells it", async () => {
+  it("returns when all have acknowledged the position, and reports it", async () => {
     const f = fixture((nth) => (nth < 3 ? { missing: [missingRow] } : {}));
     const promise = f.authority.change(f.commit(), WAIT);
     await f.time.advance(20);
@@ -77,20 +77,20 @@ describe("change-authority", () => {
     expect(f.happened).toEqual(["wake", "authorityChanged:ACKED"]);
   });
 
-  it("tells that an earlier call made the change only when that is in force", async () => {
+  it("reports that an earlier call made the change only when that is in force", async () => {
     const f = fixture((nth) => (nth < 3 ? { missing: [missingRow] } : {}));
     const refusal = new AppError("TOKEN_ROTATED", "rotated before");
     const work = async () => ({ value: refusal, epoch: "e1", maxBoundMs: 1500, dbTime: DB_TIME });
-    let told: unknown;
-    f.authority.change(work, WAIT).catch((error) => (told = error));
+    let outcome: unknown;
+    f.authority.change(work, WAIT).catch((error) => (outcome = error));
     await f.time.advance(1);
-    expect(told).toBeUndefined();
+    expect(outcome).toBeUndefined();
     await f.time.advance(20);
-    expect(told).toBe(refusal);
+    expect(outcome).toBe(refusal);
     expect(f.asked.length).toBeGreaterThanOrEqual(3);
   });
 
-  it("with a validator that stays silent returns by time, and has its row reaped after 600 ms", async () => {
+  it("returns by time if a validator stays silent, and has its row reaped after 600 ms", async () => {
     const f = fixture(() => ({ missing: [missingRow] }));
     const seen = f.outcome(f.authority.change(f.commit(), WAIT));
     await f.time.advance(590);
@@ -104,7 +104,7 @@ describe("change-authority", () => {
     expect(seen.at! - 1000).toBeGreaterThanOrEqual(1850);
   });
 
-  it("waits no longer for a row that it has seen reaped for a whole lease", async () => {
+  it("does not wait for a row that it has seen reaped for a whole lease", async () => {
     const f = fixture(() => ({ missing: [{ ...missingRow, reaped: true }] }));
     const first = f.outcome(f.authority.change(f.commit(), WAIT));
     await f.time.advance(1900);
@@ -124,7 +124,7 @@ describe("change-authority", () => {
     expect(seen.mode).toBe("LEASE_EXPIRED");
   });
 
-  it("returns by its own clock when the server is away, or accepts statements and answers none", async () => {
+  it("returns by its own clock if the server is away, or accepts statements and answers none", async () => {
     for (const answer of ["away", new Promise<Answer>(() => {})] as const) {
       const f = fixture(() => answer);
       const seen = f.outcome(f.authority.change(f.commit(), WAIT));
@@ -135,7 +135,7 @@ describe("change-authority", () => {
     }
   });
 
-  it("makes the change again when the epoch is another one", async () => {
+  it("makes the change again if the epoch is another one", async () => {
     const f = fixture((nth) => (nth === 1 ? { epoch: "e2" } : {}));
     const seen = f.outcome(f.authority.change(f.commit(), WAIT));
     await f.time.advance(30);
@@ -175,7 +175,7 @@ describe("change-authority", () => {
     expect(seen).toEqual({ mode: "OUTCOME_UNKNOWN", at: 3000 });
   });
 
-  it("says EFFECT_PENDING 50 ms before a deadline that is too short, and by when it is in force", async () => {
+  it("says EFFECT_PENDING 50 ms before a deadline that is too short, with the time at which it is in force", async () => {
     const f = fixture(() => ({ missing: [missingRow] }));
     const deadline = f.time.clock.mono() + 300;
     const error = f.authority.change(f.commit(), { noWait: false, deadline }).catch((reason: AppError) => reason);
@@ -193,7 +193,7 @@ describe("change-authority", () => {
     expect(f.reaped).toContain("v1");
   });
 
-  it("asks once at a time for all who wait, always after their commits, and for each by its own position", async () => {
+  it("runs one statement at a time for all waiting calls, always after their commits, and judges each by its own position", async () => {
     let applied = 3;
     let n = 7;
     const f = fixture(() => ({ position: n, missing: applied < n ? [{ ...missingRow, appliedN: applied }] : [] }));
@@ -213,7 +213,7 @@ describe("change-authority", () => {
     expect(f.asked.map(({ position }) => position).slice(0, 2)).toEqual([undefined, 7]);
   });
 
-  it("alarms and goes on after a fault of its own; meanwhile those who wait go by time", async () => {
+  it("raises an alarm and continues after an error of this program; meanwhile waiting calls end by time", async () => {
     let faulty = true;
     const f = fixture(() => (faulty ? { missing: [null as never] } : {}));
     const first = f.outcome(f.authority.change(f.commit(), WAIT));

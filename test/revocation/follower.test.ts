@@ -5,7 +5,7 @@ import { Follower } from "../../src/revocation/follower.ts";
 import type { PollResult, RevocationLog } from "../../src/revocation/ports.ts";
 import { HandTime, recordedEvents } from "../support/hand-time.ts";
 
-/** A follower of a log that answers as the test says. */
+/** A follower of a log whose answers the test controls. */
 function fixture() {
   const time = new HandTime();
   const recorded = recordedEvents();
@@ -86,7 +86,7 @@ function fixture() {
     { leaseMs: 1500, pollMs: 400, readerVersion: 1, kids: () => server.kids },
   );
   const holds = () => freshness.holdsLease(time.clock.mono());
-  /** Registrations are answered when what this returns is called. */
+  /** Registrations are answered when the returned function is called. */
   const holdRegistrations = () => {
     const { promise, resolve } = Promise.withResolvers<void>();
     held = promise;
@@ -152,7 +152,7 @@ describe("follower", () => {
     expect([f.freshness.halted, f.holds()]).toEqual([false, true]);
   });
 
-  it("lets its lease run out, and no more, when polls fail", async () => {
+  it("keeps its lease until it runs out, and no longer, if polls fail", async () => {
     const f = fixture();
     void f.follower.start();
     await f.time.advance(100);
@@ -187,7 +187,7 @@ describe("follower", () => {
     expect(f.holds()).toBe(true);
   });
 
-  it("begins anew when another epoch shows: nothing cached, no old connection, a new row", async () => {
+  it("begins anew when another epoch appears: no cached rows, no old connection, a new row", async () => {
     const f = fixture();
     void f.follower.start();
     await f.time.advance(1);
@@ -215,7 +215,7 @@ describe("follower", () => {
     expect(f.calls.filter((call) => call === "ack v1 4")).toHaveLength(3);
   });
 
-  it("leaves a history that went backwards by itself: alarm, a new incarnation, and from the start again", async () => {
+  it("leaves a history that went backwards by itself: alarm, a new incarnation, and a new start", async () => {
     const f = fixture();
     void f.follower.start();
     await f.time.advance(1);
@@ -238,7 +238,7 @@ describe("follower", () => {
     expect(f.happened.filter((what) => what === "alarm:history_regressed")).toHaveLength(1);
   });
 
-  it("refuses until a new incarnation is there, however high the head climbs, and says why once a minute", async () => {
+  it("refuses until there is a new incarnation, however high the position climbs, and reports why once a minute", async () => {
     const f = fixture();
     void f.follower.start();
     await f.time.advance(1);
@@ -256,7 +256,7 @@ describe("follower", () => {
     ]);
   });
 
-  it("begins no epoch on rows that a restore put back: one is drawn first, at the boot too", async () => {
+  it("begins no epoch on rows that a restore put back before it draws a new incarnation, also at start", async () => {
     const f = fixture();
     f.server.page = { ...f.server.page, epoch: "e1~" };
     void f.follower.start();
@@ -276,7 +276,7 @@ describe("follower", () => {
     expect([f.freshness.epoch, f.holds()]).toEqual(["e9+", true]);
   });
 
-  it("stops: drops its lease at once, polls no more, deletes its row", async () => {
+  it("drops its lease at once, polls no more and deletes its row when it stops", async () => {
     const f = fixture();
     void f.follower.start();
     await f.time.advance(1);
@@ -290,7 +290,7 @@ describe("follower", () => {
     expect(f.calls).toHaveLength(calls);
   });
 
-  it("alarms, drops its lease and begins again with back-off after a fault of its own, under a new row", async () => {
+  it("raises an alarm, drops its lease and begins again with back-off under a new row after an error of this program", async () => {
     const f = fixture();
     void f.follower.start();
     await f.time.advance(1);
@@ -304,7 +304,7 @@ describe("follower", () => {
       f.wakeUp();
       await f.time.advance(1000);
     }
-    // 0.1 s, 0.2 s, 0.4 s, 0.8 s, 1.6 s, 3.2 s, then 5 s: no wake-up makes it a busy loop.
+    // 0.1 s, 0.2 s, 0.4 s, 0.8 s, 1.6 s, 3.2 s, then 5 s. Wake-ups do not make it a busy loop.
     const tries = f.calls.filter((call) => call.startsWith("register")).length;
     expect(tries).toBeGreaterThan(4);
     expect(tries).toBeLessThan(9);
@@ -314,7 +314,7 @@ describe("follower", () => {
     expect(f.holds()).toBe(true);
   });
 
-  it("goes on though the fault can not even be reported, and a stop does not wait for the back-off", async () => {
+  it("continues even if the error cannot be reported, and a stop does not wait for the back-off", async () => {
     const f = fixture();
     void f.follower.start();
     await f.time.advance(1);
@@ -329,7 +329,7 @@ describe("follower", () => {
     expect(stopped).toBe(true);
   });
 
-  it("registers again when it was renewed while a registration was under way, and has no lease before", async () => {
+  it("registers again if it was renewed during a registration, and has no lease before", async () => {
     const f = fixture();
     const answer = f.holdRegistrations();
     void f.follower.start();

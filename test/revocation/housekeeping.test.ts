@@ -55,7 +55,7 @@ const row = (id: string, over: Partial<ValidatorRow> = {}): ValidatorRow => ({
 });
 
 describe("housekeeping", () => {
-  it("every 10 s says that it lives, with what it has applied", async () => {
+  it("sends a sign of life every 10 s, with the applied position", async () => {
     const { time, calls } = fixture();
     await time.advance(21_500);
     expect(calls.filter((call) => call.startsWith("ack"))).toEqual(["ack me e1 5", "ack me e1 5"]);
@@ -72,7 +72,7 @@ describe("housekeeping", () => {
     expect(calls).toEqual(["reap dead"]);
   });
 
-  it("buries a row once it has itself seen it reaped for two bounds", async () => {
+  it("deletes a row once it has itself seen it reaped for two bounds", async () => {
     const { time, calls, server } = fixture();
     server.rows = [row("dead", { reaped: true })];
     await time.advance(3999);
@@ -90,7 +90,7 @@ describe("housekeeping", () => {
     expect(calls).toEqual(["settle e1"]);
   });
 
-  it("does nothing by the answer of another epoch or of a standby", async () => {
+  it("ignores an answer of another epoch or of a standby", async () => {
     const { time, calls, server } = fixture();
     server.rows = [row("dead", { silentMs: 40_000 })];
     server.epoch = "e2";
@@ -106,7 +106,7 @@ describe("housekeeping", () => {
     expect(calls.filter((call) => call === "prune")).toHaveLength(2);
   });
 
-  it("of a validating process keeps its own row alive and leaves the rest to others", async () => {
+  it("keeps only its own row alive in a validating process", async () => {
     const { time, calls, server } = fixture("validate");
     server.rows = [row("dead", { silentMs: 40_000, reaped: true })];
     await time.advance(70_000);

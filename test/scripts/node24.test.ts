@@ -4,12 +4,10 @@ import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { folder } from "../support/program.ts";
 
-/*
- * How the scripts of package.json find a Node that runs them, whatever npm made of node_modules.
- */
+/* The scripts of package.json find a Node that can run them, however npm laid out node_modules. */
 const ROOT = join(import.meta.dirname, "../..");
 const { scripts } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { scripts: Record<string, string> };
-/** Makes the running Node say that it is an old one. */
+/** Makes the running Node report an old version. */
 const OLD = `--import=data:text/javascript,${encodeURIComponent('Object.defineProperty(process,"version",{value:"v20.20.2"})')}`;
 
 let place: ReturnType<typeof folder>;
@@ -24,7 +22,7 @@ const give = (...packages: string[]) => {
   mkdirSync(join(place.path, "node_modules"), { recursive: true });
   for (const name of packages) symlinkSync(join(ROOT, "node_modules", name), join(place.path, "node_modules", name));
 };
-/** Runs a command as npm does, with nothing but a Node (which takes itself for an old one) in the PATH. */
+/** Runs a command as npm does, with only a Node (which reports an old version) in PATH. */
 const shell = (command: string, { old = true } = {}) => {
   const { status, stdout, stderr } = spawnSync("sh", ["-c", command], {
     cwd: place.path,
@@ -40,7 +38,7 @@ test.each(Object.entries(scripts))("npm run %s begins with the look for Node 24"
 });
 
 describe.each(["start", "test", "sallyport", "types", "lint"])("npm run %s, with an old Node", (name) => {
-  test("before npm ci, and after npm ci --omit=optional: one line that says what to install, exit 78", () => {
+  test("before npm ci, and after npm ci --omit=optional: one line says what to install, exit 78", () => {
     for (const packages of [undefined, ["zod"]]) {
       if (packages !== undefined) give(...packages);
       const { status, stdout, stderr } = shell(scripts[name]!);
@@ -50,12 +48,12 @@ describe.each(["start", "test", "sallyport", "types", "lint"])("npm run %s, with
   });
 });
 
-test("with a new Node, before npm ci: one line that says what to do, exit 78", () => {
+test("with a new Node, before npm ci: one line says what to do, exit 78", () => {
   const { status, stdout, stderr } = shell(scripts["start"]!, { old: false });
   expect([status, stdout, stderr]).toEqual([78, "", "sallyport: the packages are not installed: run npm ci\n"]);
 });
 
-test("the bundled Node is found where no link to it was made; a new one of the machine will do", () => {
+test("the bundled Node is found without a link to it, and a new Node of the machine is used", () => {
   give("zod");
   const path = 'eval "$(node scripts/node24.mjs)" && echo "$PATH"';
   expect(shell(path, { old: false }).stdout.split(":").slice(0, 2)).toEqual([

@@ -3,11 +3,11 @@ import type { TokenCache } from "../../src/validation/ports.ts";
 import type { Machine, World } from "./world.ts";
 
 /**
- * A cache outside that may do anything but forge: it forgets, answers late, fills late, and brings back any entry of a
+ * A cache outside that may do anything but forge. It forgets, answers late, fills late, and returns any entry of a
  * token that was ever sealed, of any position and epoch.
  */
 export class Adversary {
-  /** Whether it does its worst; else it keeps the latest entry, as a good cache would. */
+  /** True if it does its worst; otherwise it keeps the latest entry, like a good cache. */
   hostile = true;
   readonly #world: World;
   readonly #written = new Map<string, TokenSnapshot[]>();
@@ -16,7 +16,7 @@ export class Adversary {
     this.#world = world;
   }
 
-  /** How many entries were ever written. */
+  /** The number of entries that were ever written. */
   filled = 0;
 
   empty(): void {

@@ -6,34 +6,33 @@ export interface Question {
   readonly digest: string;
   readonly requirement: Requirement;
   readonly start: number;
-  /** The answer must show at least this version: the latest that a returned change of authority vouches for. */
+  /** The answer must show at least this version: the latest one among the changes that have returned. */
   readonly vouched: number;
-  /** And this one: what an earlier refusal by the same process rested on at least. */
+  /** And at least this one: the version of an earlier refusal by the same process. */
   readonly refused: number;
 }
 
 /**
- * How far a refusal may lie off a limit of time: the bounds of database time are as wide as the poll that gave them was
- * long, and a process that stood still may take up a poll as old as its lease. Milliseconds.
+ * The tolerance of a refusal near a limit of time, in milliseconds: the bounds of database time are as wide as the poll
+ * that gave them took, and a process that paused may use a poll as old as its lease.
  */
 const EARLY = 1700;
 
 /**
- * Judges answers against all that the database ever said. An answer is right if it is the true one for a state that was
- * visible between what is vouched for and the answer, at a time close to the call:
- * (A) no answer by a state older than a change that had returned before the call started;
- * (B) within a process, no ALLOW by a state older than a refusal that had ended before the call started;
- * (C) no refusal that no state explains.
+ * Judges answers against everything that the database ever showed. An answer is right if it is true for a state that
+ * was visible between the required version and the answer, at a time close to the call. (A) No answer by a state older
+ * than a change that had returned before the call started. (B) Within a process, no ALLOW by a state older than a
+ * refusal that had ended before the call started. (C) No refusal that no state explains.
  */
 export class Checker {
   readonly violations: string[] = [];
-  /** What calls that start now must show at least. */
+  /** The version that calls must show at least if they start now. */
   vouched = 0;
   readonly #db: ModelDatabase;
   readonly #refused = new Map<string, number>();
   readonly #driftMs: number;
 
-  /** `driftMs`: by how much clocks that do not run alike may shift the limits of an ALLOW within one lease. */
+  /** `driftMs`: the largest shift of an ALLOW's time limits within one lease, by clocks of different rates. */
   constructor(db: ModelDatabase, driftMs: number) {
     this.#db = db;
     this.#driftMs = driftMs;
@@ -44,7 +43,10 @@ export class Checker {
     return { process, digest, requirement, start: now, vouched: this.vouched, refused };
   }
 
-  /** A change of authority returned OK (or its announced time has come): all of `version` is in force everywhere. */
+  /**
+   * A change of authority returned OK, or its announced time has come: everything up to `version` is in force
+   * everywhere.
+   */
   vouch(version: number): void {
     this.vouched = Math.max(this.vouched, version);
   }
@@ -72,7 +74,7 @@ export class Checker {
     const high = DB_EPOCH_MS + now + (refusal ? EARLY : this.#driftMs);
     const found: number[] = [];
     for (let version = from; version <= to; version++) {
-      // Visible when the call ended: it is; a later one could not be known.
+      // The version that was visible when the call ended. A later one could not be known.
       const snapshot = this.#db.versions[version]!.rows.get(digest)!;
       const edges = [snapshot.expire, snapshot.notBefore].flatMap((edge) =>
         edge === undefined ? [] : [edge, edge - 0.01],

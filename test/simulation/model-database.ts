@@ -6,19 +6,19 @@ import type { Committed, PollResult, RevocationLog, Unacknowledged } from "../..
 import type { Reading } from "../../src/validation/ports.ts";
 import type { World } from "./world.ts";
 
-/** Ways in which the database itself can be built wrong: mutants of the schema and the adapters. */
+/** Faults that the database itself can have: mutants of the schema and the adapters. */
 export interface DatabaseFaults {
   /** M20: positions from a sequence, taken before the commit. */
   readonly sequence?: boolean;
-  /** M27: the epoch does not tell two lives of a server apart. */
+  /** M27: the epoch does not distinguish two lives of a server. */
   readonly epochWithoutStart?: boolean;
-  /** M56: the epoch does not tell a restored dump from what it was made of. */
+  /** M56: the epoch does not distinguish a restored dump from its original. */
   readonly epochWithoutFiles?: boolean;
   /** M32: a backend's crash can lose a registration inside an epoch. */
   readonly asyncRegistration?: boolean;
   /** M18: pruning without raising the floor first. */
   readonly pruneWithoutFloor?: boolean;
-  /** A row of the registry is written by whoever knows its id, not only by its process. */
+  /** Anyone who knows the id of a registry row can write it, not only its process. */
   readonly rowsOfAnybody?: boolean;
 }
 
@@ -41,7 +41,7 @@ interface Owner<S> {
 }
 
 interface Validator {
-  /** Who registered it, in place of the row's secret. */
+  /** The process that registered it, in place of the row's secret. */
   readonly owner: unknown;
   readonly epoch: string;
   readonly boundMs: number;
@@ -50,7 +50,7 @@ interface Validator {
   seen: number;
 }
 
-/** What the database said at one moment: one more each time a change of authority becomes visible. */
+/** The state of the database at one moment. Each visible change of authority adds one. */
 export interface Version {
   readonly time: number;
   readonly n: number;
@@ -60,12 +60,12 @@ export interface Version {
 export const DB_EPOCH_MS = 1.7e12;
 const MAX_BOUND_MS = 1500;
 
-/** The one primary: rows, the commit-ordered log and the registry, as `docs/protocol.md` §3 says they behave. */
+/** The one primary: rows, the commit-ordered log and the registry, with the behaviour of `docs/protocol.md` §3. */
 export class ModelDatabase {
   readonly tokens = new Map<string, TokenRow>();
   readonly principals = new Map<string, Owner<PrincipalState>>();
   readonly tenants = new Map<string, Owner<TenantState>>();
-  /** Every state that ever was visible, in order, over all epochs. */
+  /** Every state that was ever visible, in order, over all epochs. */
   readonly versions: Version[] = [];
   readonly validators = new Map<string, Validator>();
   up = true;
@@ -98,7 +98,7 @@ export class ModelDatabase {
     return DB_EPOCH_MS + this.#world.now;
   }
 
-  /** Makes the state as it is now the latest visible one. */
+  /** Makes the present state the latest visible one. */
   publish(): void {
     const rows = new Map<string, TokenSnapshot>();
     for (const row of this.tokens.values()) rows.set(row.digest, this.#snapshotOf(row));
@@ -107,12 +107,12 @@ export class ModelDatabase {
 
   // ------------------------------------------------------------------------------------------------ changes
 
-  /** Takes the position of a transaction that is still to commit: only a wrong database does it so early. */
+  /** Takes the position of a transaction before its commit. Only a faulty database does it so early. */
   begin(): number | undefined {
     return this.#faults.sequence ? ++this.#sequence : undefined;
   }
 
-  /** A transaction of its own: the change becomes visible, with its log rows. Returns what its commit tells. */
+  /** A transaction of its own: the change becomes visible, with its log rows. Returns the result of the commit. */
   commit<T>(change: () => { keys: readonly string[]; value: T }, early?: number): Committed<T> & { version: number } {
     const { keys, value } = change();
     if (keys.length > 0) {
@@ -125,7 +125,7 @@ export class ModelDatabase {
     return { value, epoch: this.epoch, maxBoundMs: MAX_BOUND_MS, dbTime: this.dbTime, version };
   }
 
-  /** As one of more rows than a transaction names: the log says that everything changed. Returns the version. */
+  /** Like a change of more rows than a transaction names: the log says that everything changed. Returns the version. */
   revokeByHand(digest: string): number {
     const change = () => {
       this.tokens.get(digest)!.revoked = true;
@@ -145,13 +145,13 @@ export class ModelDatabase {
     return { ...evidence, snapshot: this.#labelled(this.versions.length - 1, digest, evidence) };
   }
 
-  /** What a server answers that took its snapshot of this version as a standby, and is the primary by now. */
+  /** The answer of a server that took its snapshot at this version as a standby, and is the primary by now. */
   readBound(digest: string, version: number): Omit<Reading, "sent" | "received"> {
     const evidence = { ...this.evidence(), position: this.versions[version]!.n };
     return { ...evidence, snapshot: this.#labelled(version, digest, evidence) };
   }
 
-  /** What a standby answers that is `behind` versions behind. */
+  /** The answer of a standby that is `behind` versions behind. */
   readOfStandby(digest: string, behind: number): Omit<Reading, "sent" | "received"> {
     const at = Math.max(0, this.versions.length - 1 - behind);
     const evidence = { inRecovery: true, epoch: "-/i/77", position: this.versions[at]!.n, dbTime: this.dbTime };
@@ -247,15 +247,15 @@ export class ModelDatabase {
 
   // ------------------------------------------------------------------------------------------------ its own faults
 
-  /** The same server again: what was committed is there, acknowledgements may be lost. */
+  /** The same server again: committed rows are there, acknowledgements may be lost. */
   restart(): void {
     this.#start++;
     this.#loseAcks();
   }
 
   /**
-   * A standby takes over, or a volume copy is brought back: registrations may be lost. `keep` is the last version that
-   * must survive: everything whose commit was acknowledged.
+   * A standby takes over, or a copy of the volume returns: registrations may be lost. `keep` is the last version that
+   * must survive: every acknowledged commit.
    */
   takeOver(sameTimeline: boolean, keep: number): void {
     if (!sameTimeline) this.#timeline++;
@@ -265,19 +265,19 @@ export class ModelDatabase {
     if (!sameTimeline && keep < this.versions.length - 1) this.#goBackTo(this.versions[keep]!);
   }
 
-  /** A dump of this version is restored in place, while the server runs: the tables are others, the rows those of then. */
+  /** A dump of this version is restored in place, while the server runs: new tables with the old rows. */
   restore(version: number): void {
     this.#files++;
     this.validators.clear();
     this.goBack(version);
   }
 
-  /** The rows are those of then, and nothing else shows it. */
+  /** The rows are the old ones, and nothing else shows it. */
   goBack(version: number): void {
     this.#goBackTo(this.versions[version]!);
   }
 
-  /** One backend dies, and with it what was committed asynchronously. The epoch stays. */
+  /** One backend crashes and loses its asynchronous commits. The epoch stays. */
   crashBackend(): void {
     this.#loseAcks();
     if (!this.#faults.asyncRegistration) return;

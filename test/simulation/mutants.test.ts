@@ -5,11 +5,14 @@ import { RACES } from "./races.ts";
 import { runScenario } from "./scenario.ts";
 import { Simulation } from "./simulation.ts";
 
-/** Random histories after which a mutant counts as one that survives; several times what the most hidden one needs. */
+/**
+ * The number of random histories after which a mutant counts as survived: several times the number that the most hidden
+ * one needs.
+ */
 const PATIENCE = 600;
 const HARMLESS_RUNS = 120;
 
-/** The title of a race or the seed of a history in which the mutant breaks a promise. */
+/** The title of a race, or the seed of a history, in which the mutant breaks a promise. */
 async function catches(product: Product, { databaseFaults }: Mutant, runs: number): Promise<string | undefined> {
   for (const race of RACES) {
     const sim = new Simulation(product, { seed: 1, ...race.settings, databaseFaults });

@@ -1,7 +1,7 @@
 import type { DatabaseFaults } from "./model-database.ts";
 import type { Patch } from "./product.ts";
 
-/** A way in which the protocol can be built wrong. */
+/** A faulty version of the protocol. */
 export interface Mutant {
   readonly name: string;
   readonly patches?: readonly Patch[];
@@ -22,7 +22,7 @@ function mutant(
   return { name, patches: patches.map(([file, from, to, times]) => ({ file, from, to, times })) };
 }
 
-/** All of these the simulation must catch. The numbers name them in test output only. */
+/** The simulation must catch all of them. The numbers identify them in test output only. */
 export const MUTANTS: readonly Mutant[] = [
   mutant("M1 no lease check", [FRESHNESS, "|| !(mono < this.#leaseUntil) ||", "||"]),
   mutant("M2 lease from receipt", [
@@ -187,7 +187,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant("buried at once", ["revocation/housekeeping.ts", ">= 2 * row.boundMs", ">= 0"]),
 ];
 
-/** What must pass: the proof allows it (R12). */
+/** A variant that must pass, because the proof allows it (R12). */
 export const HARMLESS: readonly Mutant[] = [
   mutant("R12 lease checked before the I/O", [
     LOOKUP,

@@ -6,27 +6,29 @@ import type { ModelDatabase, TokenRow } from "./model-database.ts";
 import type { Product } from "./product.ts";
 import type { Machine, World } from "./world.ts";
 
-/** How bad the way between machines and the database is: probabilities, and what is held back on purpose. */
+/** The quality of the connections to the database: probabilities, and messages that are held back on purpose. */
 export interface Weather {
-  /** Of a message that takes up to 480 ms. */
+  /** The probability of a message that takes up to 480 ms. */
   slow: number;
-  /** Of a wake-up that is lost. */
+  /** The probability of a lost wake-up. */
   lostWakeUps: number;
-  /** Of a statement that a standby answers. */
+  /** The probability of a statement that a standby answers. */
   standby: number;
-  /** Of a transaction whose end takes long. */
+  /** The probability of a transaction whose end takes long. */
   longCommits: number;
 }
 
 export type Kind = "read" | "poll" | "register" | "missing" | "change" | "other";
 
-/** What a change of authority tells besides its commit: whether it changed nothing. */
+/** The result of a change of authority besides its commit: true if it changed nothing. */
 export interface Changed {
   readonly already: boolean;
   readonly digest: string | undefined;
 }
 
-/** Statements that travel: out, executed at one moment, and back; lost, late or answered by the wrong server. */
+/**
+ * Statements in transit: sent, executed at one moment, and answered; or lost, late, or answered by the wrong server.
+ */
 export class Network {
   readonly weather: Weather = { slow: 0, lostWakeUps: 0, standby: 0, longCommits: 0 };
   readonly #world: World;
@@ -46,12 +48,12 @@ export class Network {
     this.#product = product;
   }
 
-  /** The next statement of this kind from this machine takes so long. */
+  /** The delay of the next statement of this kind from this machine. */
   hold(machine: Machine, kind: Kind, out: number, back: number): void {
     this.#held.push({ machine, kind, out, back });
   }
 
-  /** The next read from this machine is run on the snapshot of this version. */
+  /** The next read from this machine runs on the snapshot of this version. */
   bind(machine: Machine, version: number): void {
     this.#bound.set(machine, version);
   }
@@ -106,7 +108,7 @@ export class Network {
     };
   }
 
-  /** The methods of AuthorityStore that the simulation uses; `committed` is told each executed commit's version. */
+  /** The methods of AuthorityStore that the simulation uses. `committed` gets the version of each executed commit. */
   store(machine: Machine, committed: (version: number) => void): AuthorityStore {
     const db = this.#db;
     const byId = (id: string) => [...db.tokens.values()].find((row) => row.id === id)!;
@@ -188,7 +190,7 @@ export class Network {
     return result!;
   }
 
-  /** `run` answers at once, or, if it takes the reply, later or never. */
+  /** `run` answers at once or, if it takes the reply, later or never. */
   #call<T>(machine: Machine, kind: Kind, timeoutMs: number, run: (reply: () => void) => T): Promise<T> {
     const world = this.#world;
     const held = this.#held.findIndex((one) => one.machine === machine && one.kind === kind);

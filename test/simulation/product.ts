@@ -5,7 +5,7 @@ import { pathToFileURL } from "node:url";
 const SRC = join(import.meta.dirname, "../../src");
 const SCRATCH = join(import.meta.dirname, "../../.cache/simulation");
 
-/** The program's own code, as the simulation uses it. */
+/** The program's own code, in the parts that the simulation uses. */
 export type Product = typeof import("../../src/domain/errors.ts") &
   typeof import("../../src/domain/freshness.ts") &
   typeof import("../../src/domain/keyring.ts") &
@@ -32,7 +32,7 @@ const MODULES = [
   "revocation/change-authority.ts",
 ];
 
-/** One replacement in one module's text. `from` stands there exactly `times` times (once, unless told). */
+/** One replacement in one module's text. `from` occurs exactly `times` times, by default once. */
 export interface Patch {
   readonly file: string;
   readonly from: string;
@@ -40,12 +40,12 @@ export interface Patch {
   readonly times?: number;
 }
 
-/** The program as it is. */
+/** The unchanged program. */
 export function loadProduct(): Promise<Product> {
   return load(SRC);
 }
 
-/** The program with its text changed: a copy, loaded from a folder of its own. */
+/** The program with changed text: a copy, loaded from its own folder. */
 export async function loadMutant(patches: readonly Patch[]): Promise<Product> {
   await mkdir(SCRATCH, { recursive: true });
   const root = await mkdtemp(join(SCRATCH, "mutant-"));

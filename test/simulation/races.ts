@@ -2,7 +2,7 @@ import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import { DB_EPOCH_MS } from "./model-database.ts";
 import type { Instance, Settings, Simulation, TokenName } from "./simulation.ts";
 
-/** One interleaving, laid out by hand. It throws if an answer is not the one that the protocol promises. */
+/** One interleaving, step by step. It throws if an answer breaks the promise of the protocol. */
 export interface Race {
   readonly title: string;
   readonly settings?: Omit<Settings, "seed">;
@@ -15,7 +15,7 @@ function equal<T>(is: T, promised: T, of = "the answer"): void {
   if (is !== promised) throw new Error(`${of} is ${String(is)}, promised is ${String(promised)}`);
 }
 
-/** Lets time go on until it settles. */
+/** Lets time pass until the promise settles. */
 async function settled<T>(sim: Simulation, promise: Promise<T>): Promise<T> {
   let result: { value: T } | undefined;
   void promise.then((value) => {
@@ -25,7 +25,7 @@ async function settled<T>(sim: Simulation, promise: Promise<T>): Promise<T> {
   return result!.value;
 }
 
-/** Lets time go on until it is so. */
+/** Lets time pass until the condition holds. */
 async function until(sim: Simulation, so: () => boolean): Promise<void> {
   for (let ms = 0; !so(); ms++) {
     if (ms > 20_000) throw new Error("it never comes");
@@ -52,7 +52,7 @@ function rowOf(sim: Simulation, name: TokenName): TokenSnapshot {
   return sim.db.read(sim.digest(name)).snapshot!;
 }
 
-/** A row of the token that allows, as it was sealed into the cache outside before the change. */
+/** A row that allows the token, as it was sealed into the cache outside before the change. */
 async function staleCache(sim: Simulation, bring: () => void): Promise<void> {
   const [one, two] = await fleet(sim);
   const positive = rowOf(sim, "a");
@@ -64,7 +64,7 @@ async function staleCache(sim: Simulation, bring: () => void): Promise<void> {
   for (let i = 0; i < 20; i++) equal(await ask(sim, one, "a"), "INVALID_TOKEN");
 }
 
-/** Changes of another token that nobody was told about. */
+/** Changes of another token that nobody announced. */
 function unseenChanges(sim: Simulation, count: number): void {
   for (let i = 0; i < count; i++) {
     sim.db.commit(() => {
@@ -75,7 +75,7 @@ function unseenChanges(sim: Simulation, count: number): void {
   }
 }
 
-/** The cache outside has nothing but `positive`, of a position that the revocation will not reach. */
+/** The cache outside holds only `positive`, with a position that the revocation will not reach. */
 async function refusedOnceRevoked(
   sim: Simulation,
   positive: TokenSnapshot,
@@ -107,15 +107,15 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R2 a late fill of the cache outside cannot resurrect a revoked token",
+    title: "R2 a late fill of the cache outside cannot make a revoked token live",
     run: (sim) => staleCache(sim, () => {}),
   },
   {
-    title: "R3 fills that arrive in the wrong order cannot resurrect a revoked token",
+    title: "R3 fills in the wrong order cannot make a revoked token live",
     run: (sim) => staleCache(sim, () => sim.adversary.fill(rowOf(sim, "a"))),
   },
   {
-    title: "R4 what a standby or another server behind a pooler answers is not used",
+    title: "R4 an answer of a standby or another server behind a pooler is not used",
     async run(sim) {
       const [one] = await fleet(sim);
       await warm(sim);
@@ -129,17 +129,17 @@ export const RACES: readonly Race[] = [
   },
   ...(["failover", "split brain", "partition", "flush", "eviction or expiry of the entry that refuses"] as const).map(
     (what, index): Race => ({
-      title: `R${5 + index} ${what} of the cache outside brings no revoked token back`,
+      title: `R${5 + index} ${what} of the cache outside makes no revoked token live`,
       run: (sim) =>
         staleCache(sim, () => {
-          // To the program all of these are the same: some entry that was written once, or none.
+          // For the program all of these are equal: an entry that was written once, or none.
           if (what === "flush") sim.adversary.empty();
           if (what === "partition") sim.instances[1]!.machine.cutOff = true;
         }),
     }),
   ),
   {
-    title: "R10 lost wake-ups cost a poll interval and nothing else",
+    title: "R10 lost wake-ups cost only a poll interval",
     async run(sim) {
       await fleet(sim);
       await warm(sim);
@@ -164,7 +164,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R13 a process that stood still longer than its lease answers nothing from its cache",
+    title: "R13 a process that paused longer than its lease answers nothing from its cache",
     async run(sim) {
       const [one, two] = await fleet(sim);
       await warm(sim);
@@ -177,7 +177,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R14 a poll that comes back late gives only what is left of its lease",
+    title: "R14 a poll that comes back late gives only the rest of its lease",
     async run(sim) {
       const [one, two] = await fleet(sim);
       await warm(sim);
@@ -233,7 +233,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R18 a call that joins a read already sent does not take an older answer",
+    title: "R18 a call that joins a read already sent does not get an older answer",
     settings: { cache: false },
     async run(sim) {
       const [one, two] = await fleet(sim);
@@ -306,7 +306,7 @@ export const RACES: readonly Race[] = [
     title: "R31 rows of another epoch are not used, whatever their positions",
     async run(sim) {
       const [one, two] = await fleet(sim);
-      // A history that a failover takes away: nobody was told that it happened.
+      // A history that a failover takes away: no answer reported it.
       const { tokens } = sim.db;
       for (let i = 0; i < 6; i++) {
         sim.db.commit(() => {
@@ -326,7 +326,8 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R46 what was read before a dump was put back is not used after it, by processes that know nothing of it",
+    title:
+      "R46 a row that was read before a restore is not used after it, by processes that do not know of the restore",
     async run(sim) {
       const before = await fleet(sim);
       const dump = sim.db.versions.length - 1;
@@ -338,7 +339,8 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R47 history that goes backwards inside an epoch is left under a new incarnation, by all, without a restart",
+    title:
+      "R47 every process leaves a history that goes backwards inside an epoch, under a new incarnation and without a restart",
     async run(sim) {
       const all = await fleet(sim);
       await warm(sim);
@@ -354,7 +356,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R48 a look-up bound on a standby and run after its promotion shows rows of then: it is asked again",
+    title: "R48 a look-up that was bound on a standby and runs after its promotion shows old rows, so it runs again",
     settings: { cache: false },
     async run(sim) {
       const [one, two] = await fleet(sim);
@@ -374,7 +376,8 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R33 a token refused by an own read stays refused after an eviction, whatever the cache outside brings",
+    title:
+      "R33 a token that was refused by an own read stays refused after an eviction, whatever the cache outside returns",
     async run(sim) {
       const [one, two, three] = await fleet(sim);
       const positive = rowOf(sim, "a");
@@ -393,7 +396,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R34 a commit without a plain acknowledgement is unknown, and its repeat waits as any other",
+    title: "R34 a commit without a plain acknowledgement is unknown, and its repeat waits like any other change",
     async run(sim) {
       const [one, two] = await fleet(sim);
       await warm(sim);
@@ -401,8 +404,8 @@ export const RACES: readonly Race[] = [
       sim.network.hold(two.machine, "change", 0.5, 5000);
       const begun = sim.world.now;
       equal(await revoke(sim, two, "a"), "OUTCOME_UNKNOWN");
-      const told = sim.world.now;
-      if (told - begun < 1900) throw new Error("it gave up early");
+      const ended = sim.world.now;
+      if (ended - begun < 1900) throw new Error("it gave up early");
       equal(await revoke(sim, two, "a"), "LEASE_EXPIRED");
       if ((await ask(sim, one, "a")) === "ALLOW") throw new Error("stale");
     },
@@ -418,7 +421,7 @@ export const RACES: readonly Race[] = [
       const reaped = sim.world.now;
       await until(sim, () => !sim.db.validators.has(row));
       if (sim.world.now - reaped < 1500) throw new Error("buried early");
-      // Long reaped, it holds nobody up any more.
+      // It is reaped for long enough, so it delays nobody.
       equal(await revoke(sim, two, "b"), "ACKED");
       await sim.advance(9000);
       equal(await ask(sim, one, "a"), "INVALID_TOKEN");
@@ -469,7 +472,7 @@ export const RACES: readonly Race[] = [
     }),
   ),
   {
-    title: "R39 what is taken from a parent is taken from its children, cached or not",
+    title: "R39 a right that a parent loses is lost to its children, cached or not",
     async run(sim) {
       await fleet(sim);
       await warm(sim, ["parent", "child"]);
@@ -484,7 +487,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R40 what is cached keeps no verdict: limits of time count at each use",
+    title: "R40 a cached row holds no verdict: limits of time are judged at each use",
     settings: { cache: false },
     async run(sim) {
       const [one] = await fleet(sim);
@@ -502,7 +505,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R41 whoever changes authority fills no cache with what its own transaction saw",
+    title: "R41 a writer fills no cache with rows of its own transaction",
     async run(sim) {
       const [one, two] = await fleet(sim);
       const filled = sim.adversary.filled;
@@ -545,7 +548,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "a fault in following the log costs the lease at once, and a new registration mends it",
+    title: "an error in the follower costs the lease at once, and a new registration repairs it",
     async run(sim) {
       const [one, two] = await fleet(sim);
       await warm(sim);
@@ -583,7 +586,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R45 an own refusal counts although no poll has applied anything since",
+    title: "R45 a refusal by an own read counts although no poll has applied anything since",
     settings: { cache: false },
     async run(sim) {
       const [one, two, three] = await fleet(sim);
@@ -591,7 +594,7 @@ export const RACES: readonly Race[] = [
       three.machine.cutOff = true;
       sim.network.weather.lostWakeUps = 1;
       const position = one.freshness.applied;
-      // Two polls are lost, and the third comes back when the lease is over; it was answered before the revocation.
+      // Two polls are lost, and the third comes back when the lease is over. It was answered before the revocation.
       for (const back of [600, 600, 450]) sim.network.hold(one.machine, "poll", 0.1, back);
       await until(sim, () => !one.freshness.holdsLease(one.machine.clock.mono()));
       void sim.revoke(two, "a");

@@ -1,4 +1,4 @@
-// node test/simulation/run.ts [first seed] [how many] [mutant]: the simulation by hand.
+// node test/simulation/run.ts [first seed] [count] [mutant]: runs the simulation by hand.
 import { MUTANTS } from "./mutants.ts";
 import { loadMutant, loadProduct } from "./product.ts";
 import { runScenario } from "./scenario.ts";

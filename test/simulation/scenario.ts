@@ -13,7 +13,7 @@ export interface Report {
   readonly counts: Readonly<Record<string, number>>;
 }
 
-/** One run of random changes, questions and faults; wholly given by its seed. */
+/** One run of random changes, requests and faults, determined by its seed. */
 export async function runScenario(
   product: Product,
   seed: number,
@@ -61,7 +61,7 @@ class Scenario {
     this.#faults();
   }
 
-  /** Each run has a few kinds of faults, so that each kind is met without the noise of all others. */
+  /** Each run has a few kinds of faults, so that each kind occurs without the noise of all others. */
   #faults(): void {
     const random = this.#random;
     const { world, db, network } = this.#sim;
@@ -119,7 +119,7 @@ class Scenario {
     const { world } = this.#sim;
     const instance = random.pick(this.#sim.instances);
     const [names, work] = this.#pickWork();
-    // Warm what is about to change, so that there is something stale.
+    // Caches the row that is about to change, so that a stale one exists.
     for (const name of names) for (const one of this.#sim.instances) this.#question(name, one);
     const options = { noWait: random.chance(0.1), withinMs: random.chance(0.15) ? random.between(100, 1500) : 10_000 };
     const afterwards = () => {
@@ -143,7 +143,7 @@ class Scenario {
     this.#disturb(names[0]!);
   }
 
-  /** What makes a change hard: all of it at the worst moment. */
+  /** The worst conditions for a change, all at once. */
   #disturb(name: TokenName): void {
     const random = this.#random;
     const { world, network, db } = this.#sim;
@@ -151,14 +151,14 @@ class Scenario {
     if (random.chance(0.15)) this.#pause(victim, random.between(200, 2500));
     if (random.chance(0.2)) this.#cutOff(victim, random.between(1000, 2500));
     if (random.chance(0.15)) {
-      // A poll that comes back late, to a process that has stood still meanwhile.
+      // A poll that comes back late, to a process that has paused meanwhile.
       network.hold(victim.machine, "poll", 0.5, random.between(60, 480));
       victim.follower.wake();
       if (random.chance(0.7))
         world.after(random.between(25, 60), () => this.#pause(victim, random.between(1400, 2500)));
     }
     if (random.chance(0.25)) {
-      // A row that is read before the change and comes back after it, with others waiting for it.
+      // A row that is read before the change and comes back after it, with other calls waiting for it.
       victim.lookup.forget();
       network.hold(victim.machine, "read", 0.5, random.between(20, 300));
       this.#question(name, victim);
@@ -200,7 +200,7 @@ class Scenario {
     ]);
   }
 
-  /** A stopped process finds its timers, its mail and new calls when it goes on, in any order. */
+  /** When a paused process continues, it finds its timers, its messages and new calls in any order. */
   #pause(instance: Instance, ms: number): void {
     const { machine } = instance;
     machine.pausedUntil = Math.max(machine.pausedUntil, this.#sim.world.now + ms);
@@ -254,7 +254,7 @@ class Scenario {
     });
   }
 
-  /** A change by SQL, of too many rows to name them: it gets no answer, and is in force by time alone. */
+  /** A change by SQL, of too many rows to name them. It gets no answer, and time alone puts it in force. */
   #byHand(name: TokenName): void {
     const { db, network, checker, world } = this.#sim;
     if (!db.up) return;

@@ -16,7 +16,7 @@ describe("simulation", () => {
       expect(violations, `seed ${seed}: node test/simulation/run.ts ${seed}`).toEqual([]);
       for (const [what, times] of Object.entries(counts)) totals[what] = (totals[what] ?? 0) + times;
     }
-    // What is to be survived did happen.
+    // The faults did happen.
     const happened = [
       ...["l1", "l2", "store"].flatMap((tier) => [
         `ALLOW ${tier}`,
@@ -29,12 +29,12 @@ describe("simulation", () => {
     for (const what of happened) expect(totals[what] ?? 0, what).toBeGreaterThan(RUNS / 100);
   }, 600_000);
 
-  it("is wholly given by its seed", async () => {
+  it("is determined by its seed", async () => {
     const product = await loadProduct();
     for (const seed of [3, 17, 99]) expect(await runScenario(product, seed)).toEqual(await runScenario(product, seed));
   });
 
-  it("in fair weather every change is acknowledged within 50 ms, nothing is undetermined, and a token costs one read", async () => {
+  it("acknowledges every change within 50 ms without faults, leaves nothing undetermined, and reads a token once", async () => {
     const sim = new Simulation(await loadProduct(), { seed: 1, cache: false });
     for (const place of [0, 1, 2]) sim.boot(place);
     await sim.advance(200);

@@ -13,14 +13,14 @@ import { Machine, World } from "./world.ts";
 
 export interface Settings {
   readonly seed: number;
-  /** Of the machines' clocks; 1 where none is given. */
+  /** The drift of the machines' clocks; 1 by default. */
   readonly rates?: readonly number[];
   readonly databaseFaults?: DatabaseFaults;
   readonly pageSize?: number;
   readonly denyLimit?: number;
   readonly l1Entries?: number;
   readonly l1TtlMs?: number;
-  /** Whether the instances have a cache outside. */
+  /** True if the instances have a cache outside. */
   readonly cache?: boolean;
   /** The first epoch is settled from the start. */
   readonly settled?: boolean;
@@ -47,7 +47,9 @@ export type Work = (store: AuthorityStore) => Promise<Committed<unknown>>;
 const LEASE_MS = 1500;
 const PEPPER = Buffer.alloc(32, 7).toString("base64");
 
-/** The real domain and app code of several processes in one virtual world, and the checker of what they answer. */
+/**
+ * The real code of domain and application of several processes in one virtual world, with the checker of their answers.
+ */
 export class Simulation {
   readonly world: World;
   readonly db: ModelDatabase;
@@ -55,9 +57,9 @@ export class Simulation {
   readonly adversary: Adversary;
   readonly checker: Checker;
   readonly instances: Instance[] = [];
-  /** How often what happened: proof that a run did more than pass. */
+  /** Counts of events: proof that a run did more than pass. */
   readonly counts: Record<string, number> = {};
-  /** A race makes the code throw, so what catches that has something to report. */
+  /** A race makes the code throw, so that its error reports are exercised. */
   faultsMade = false;
   readonly settings: Settings;
   readonly product: Product;
@@ -79,7 +81,7 @@ export class Simulation {
     if (settings.settled ?? true) this.db.settle(this.db.epoch);
   }
 
-  /** Boots a process in this place of the fleet. */
+  /** Starts a process in this place of the fleet. */
   boot(place: number): Instance {
     const { product, world, network, settings } = this;
     const machine = new Machine(world, settings.rates?.[place] ?? 1);
@@ -164,7 +166,7 @@ export class Simulation {
     return this.db.tokens.get(this.digest(name))!.id;
   }
 
-  /** Asks a process about a token, and has the answer judged. Resolves to the verdict. */
+  /** Asks a process about a token and has the answer judged. Resolves to the verdict. */
   async ask(instance: Instance, name: TokenName, requirement: Requirement = NO_REQUIREMENT, withinMs = 1000) {
     const { world, checker } = this;
     const question = checker.ask(instance.name, this.digest(name), requirement, world.now);
@@ -172,12 +174,12 @@ export class Simulation {
     const deadline = instance.machine.clock.mono() + withinMs;
     const text = this.#texts.get(name)!;
     const context = { clientAddress: "" };
-    // Some askers try the short way first, some never do.
+    // Some callers try the fast path first, some never do.
     const bytes = Buffer.from(text);
     const known =
       this.#asked++ % 2 === 0 ? instance.validateKnown(bytes, 0, bytes.length, requirement, context) : undefined;
     const given = known ?? instance.validate(text, requirement, context, deadline);
-    // Not through a promise if it is a value: the answer is of this very moment.
+    // Not through a promise if it is a value, because the answer belongs to this very moment.
     const answer = given instanceof Promise ? await given : given;
     const at = Number(answer.snapshot?.annotations["at"] ?? Number.NaN);
     checker.answered(question, answer.verdict, world.now, `${name} by ${answer.tier}, read at ${at}`);
@@ -187,7 +189,7 @@ export class Simulation {
     return answer.verdict;
   }
 
-  /** Changes authority through a process. Once it returns, the checker holds everybody to it. */
+  /** Changes authority through a process. Once it returns, the checker requires every answer to show the change. */
   async change(instance: Instance, work: Work, { noWait = false, withinMs = 10_000 } = {}): Promise<string> {
     const { network, checker, world } = this;
     let version = 0;
@@ -205,7 +207,7 @@ export class Simulation {
       return effect.mode;
     } catch (error) {
       if (!(error instanceof this.product.AppError)) throw error;
-      // It is told in whole milliseconds.
+      // The answer has it in whole milliseconds.
       if (error.reason === "EFFECT_PENDING") vouchAt(Date.parse(error.metadata["effective_by"]!) + 1, version);
       this.#count(error.reason);
       return error.reason;
@@ -217,7 +219,7 @@ export class Simulation {
     return this.change(instance, (store) => store.revokeToken(this.id(name), false, "", actor), options);
   }
 
-  /** Stops a process as a signal would: it answers what it still is asked until it is gone. */
+  /** Stops a process as a signal would: it still answers calls until it is gone. */
   stop(instance: Instance): void {
     void instance.follower.stop();
     void instance.housekeeping.stop();
@@ -229,7 +231,7 @@ export class Simulation {
   #checkLifetime(instance: Instance, tier: Tier, readAt: number): void {
     const { l1TtlMs, cache } = this.settings;
     if (tier !== "l1" || cache !== false || l1TtlMs === undefined || Number.isNaN(readAt)) return;
-    // From when it was stored: a process may stand still between the read and that.
+    // Counted from the storing, because a process may pause between the read and the storing.
     if (this.world.now - readAt > l1TtlMs / instance.machine.rate + 3000) {
       this.checker.violations.push(`(T) ${instance.name} used an entry beyond its lifetime`);
     }
@@ -272,12 +274,12 @@ export class Simulation {
       shed: () => this.#count("shed"),
       trouble: (what, error) => {
         if (this.faultsMade) return this.#count(what);
-        // What the model refuses is an AppError; anything else is a fault of the code under test.
+        // The model refuses with an AppError; any other error is a fault of the code under test.
         if (!(error instanceof this.product.AppError)) throw error;
         this.#count(what);
       },
       alarm: (what) => {
-        // A loop that caught a fault goes on: here it must be seen, but where it was made.
+        // A loop continues after an error. Here the error must be reported, unless the test caused it.
         if (what.endsWith("_failed") && !this.faultsMade) this.checker.violations.push(`(F) ${what}`);
         this.#count(`alarm: ${what}`);
       },
@@ -285,7 +287,7 @@ export class Simulation {
     };
   }
 
-  /** What only a mutant calls: a row of the writer's own transaction goes to the cache under a later position. */
+  /** Only mutants call this: a row of the writer's own transaction goes to the cache under a later position. */
   readonly #fillByWriter = ({ value, version, epoch }: Committed<Changed> & { version: number }, n: number) => {
     const snapshot = value.digest === undefined ? undefined : this.db.versions[version]!.rows.get(value.digest);
     if (snapshot !== undefined) this.adversary.fill({ ...snapshot, version: { epoch, position: n } });

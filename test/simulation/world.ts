@@ -10,8 +10,8 @@ interface Event {
 }
 
 /**
- * True time, and all that is going to happen. Events of one moment come in random order; after each that runs code of
- * a machine, that code runs on until it waits for something else.
+ * True time, and all future events. Events of one moment come in random order. After an event that runs code of a
+ * machine, that code runs on until it waits for something else.
  */
 export class World {
   now = 0;
@@ -22,7 +22,10 @@ export class World {
     this.random = random;
   }
 
-  /** `machine`: whose code it runs; it waits while that is paused, and never happens once that is dead. */
+  /**
+   * `machine`: the machine whose code the event runs. The event waits while the machine is paused, and never happens
+   * once it is dead.
+   */
   at(time: number, run: () => void, machine?: Machine): () => void {
     const event: Event = { time, order: this.random.next(), run, machine, cancelled: false };
     this.#push(event);
@@ -47,7 +50,7 @@ export class World {
       if (machine === undefined) {
         event.run();
       } else if (machine.dead) {
-        // Nobody is there any more.
+        // No machine is left.
       } else if (machine.pausedUntil > this.now) {
         this.#push({ ...event, time: machine.pausedUntil, order: this.random.next() });
       } else {
@@ -91,16 +94,16 @@ function before(a: Event, b: Event): boolean {
   return a.time < b.time || (a.time === b.time && a.order < b.order);
 }
 
-/** One turn of the real event loop: every microtask has run by then. */
+/** One turn of the real event loop. Every microtask has run afterwards. */
 function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Where one process runs: with a monotonic clock of its own rate, a wall clock that steps, pauses, and an end. */
+/** The place of one process: a monotonic clock with its own rate, a wall clock that steps, pauses, and an end. */
 export class Machine {
   dead = false;
   pausedUntil = 0;
-  /** The database can not be reached from here. */
+  /** The database cannot be reached from here. */
   cutOff = false;
   wallStep = 0;
   readonly rate: number;

@@ -1,7 +1,7 @@
 import type { Clock, Timers } from "../../src/domain/clock.ts";
 import type { Events } from "../../src/telemetry/events.ts";
 
-/** Time that moves only when it is told to. */
+/** Time that moves only when a test moves it. */
 export class HandTime {
   #now = 1000;
   #due: { at: number; run: () => void }[] = [];
@@ -17,7 +17,7 @@ export class HandTime {
     },
   };
 
-  /** Moves on, stops at each timer that is due on the way, and lets all that waits for it run. */
+  /** Moves on, stops at each due timer on the way, and lets all waiting code run. */
   async advance(ms: number): Promise<void> {
     const end = this.#now + ms;
     await turn();
@@ -39,7 +39,7 @@ export function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Events that are written down: `name:first argument`. */
+/** Recorded events: `name:first argument`. */
 export function recordedEvents(): { events: Events; happened: string[] } {
   const happened: string[] = [];
   const events = new Proxy({} as Events, {

@@ -13,19 +13,19 @@ export interface Pooler {
   readonly port: number;
   /** A command of its console, such as PAUSE. */
   command(text: string): Promise<void>;
-  /** Ends it as a crash does. */
+  /** Ends it like a crash. */
   kill9(): Promise<void>;
   /** Starts it again on the same port, after it was killed. */
   restart(): Promise<void>;
   stop(): Promise<void>;
 }
 
-/** A PgBouncer of a test's own in transaction mode, in front of `upstream` on this host; else as it comes. */
+/** A PgBouncer for one test in transaction mode, in front of `upstream` on this host, with its default settings. */
 export async function startPooler(upstream: number): Promise<Pooler> {
   const program = await fetchProgram("pgbouncer");
   const folder = await mkdtemp(join(tmpdir(), "sallyport-pooler-"));
   const way = await firstWorking(await runners(undefined), program, folder, folder);
-  if (!("runner" in way)) throw new Error(`PgBouncer can not run here: ${way.reason}`);
+  if (!("runner" in way)) throw new Error(`PgBouncer cannot run here: ${way.reason}`);
   const port = await freePort();
   const file = join(folder, "pgbouncer.ini");
   const users = join(folder, "users.txt");

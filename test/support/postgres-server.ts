@@ -9,16 +9,16 @@ import { firstWorking, giveTo, type Runner, runners, runToEnd } from "../../src/
 import { launch } from "../../src/embedded/server.ts";
 
 export type ThrowawayServer = Readonly<{
-  /** The same for its whole life, over restarts. */
+  /** Stays the same over restarts. */
   url: string;
   port: number;
   dataDir: string;
   /** The folder with initdb, postgres and, for major 15, the client programs. */
   binDir: string;
-  /** Of the postmaster that runs now. */
+  /** The process id of the present postmaster. */
   pid(): number;
   signal(name: "SIGSTOP" | "SIGCONT"): void;
-  /** Ends the postmaster as a crash would; its backends notice and follow. */
+  /** Ends the postmaster like a crash; its backends notice and follow. */
   kill9(): Promise<void>;
   stop(): Promise<void>;
   /** Starts it again on the same port, after stopping it if it runs. */
@@ -31,12 +31,12 @@ export type ThrowawayServer = Readonly<{
 
 type Place = Readonly<{ folder: string; dataDir: string; socketDir: string; binDir: string; runner: Runner }>;
 
-/** Whether this machine has that PostgreSQL: for `test.skipIf`, so that a missing one is seen in the output. */
+/** True if this machine has that PostgreSQL: for `test.skipIf`, so that the output shows a missing one. */
 export function hasPostgres(major: 15 | 18): boolean {
   return major === 18 || existsSync("/usr/lib/postgresql/15/bin/postgres");
 }
 
-/** A server of a test's own, to be hurt. Superuser and database `sallyport`, no password. */
+/** A server for one test, which may harm it. Superuser and database `sallyport`, no password. */
 export async function startServer(
   options: { major?: 15 | 18; fsync?: boolean; settings?: Record<string, string> } = {},
 ): Promise<ThrowawayServer> {

@@ -14,7 +14,7 @@ async function ask(url: string, sql: string): Promise<unknown[]> {
 }
 
 describe("freshDatabase", () => {
-  test("a template is made once, however many ask for it, and each gets a copy of its own", async () => {
+  test("a template is created once, however many ask for it, and each gets its own copy", async () => {
     let made = 0;
     const template = async (url: string) => {
       made++;
@@ -28,7 +28,7 @@ describe("freshDatabase", () => {
     await expect(ask(databases[0]!.url, "select 1")).rejects.toThrow(/does not exist/);
   });
 
-  test("a template that fails is tried again by the next, not copied half made", async () => {
+  test("a template that fails is tried again by the next, and no half of it is copied", async () => {
     const broken = async (url: string) => {
       await ask(url, "create table half (n int)");
       throw new Error("half way");

@@ -4,16 +4,16 @@ import { startServer, type ThrowawayServer } from "./postgres-server.ts";
 
 export { hasPostgres, startServer, type ThrowawayServer } from "./postgres-server.ts";
 
-/** Set by postgres-global.ts for every worker, or by whoever runs the suites against a server of their own. */
+/** Set by postgres-global.ts for every worker, or by a person who runs the suites against another server. */
 const SERVER = "POSTGRES_TEST_URL";
-/** Names what this run makes, so that two runs on one server do not meet. */
+/** A prefix for everything that this run creates, so that two runs on one server do not collide. */
 const RUN = "POSTGRES_TEST_RUN";
 
 export type Database = Readonly<{ url: string; drop(): Promise<void> }>;
 
 /**
- * An empty database, or a copy of what `template` made in one: it runs once per name and run of the suites, however
- * many test files ask, and must leave no connection open that matters.
+ * An empty database, or a copy of the one that `template` prepared. `template` runs once per name and run of the
+ * suites, however many test files ask, and must leave no connection open.
  */
 export async function freshDatabase(
   options: { template?: (url: string) => Promise<void>; name?: string } = {},
@@ -53,7 +53,7 @@ async function ensureTemplate(
   }
 }
 
-/** For vitest's globalSetup: one server for all workers, without fsync; none where POSTGRES_TEST_URL names one. */
+/** For vitest's globalSetup: one server for all workers, without fsync; none if POSTGRES_TEST_URL names one. */
 export async function setup(): Promise<void> {
   process.env[RUN] = randomBytes(4).toString("hex");
   if (process.env[SERVER]) return;
@@ -61,7 +61,7 @@ export async function setup(): Promise<void> {
   process.env[SERVER] = shared.url;
 }
 
-/** Removes what the run made: the server, or on a foreign server the databases. */
+/** Removes everything that the run created: the server or, on a foreign server, the databases. */
 export async function teardown(): Promise<void> {
   if (shared) return shared.remove();
   await asAdmin(serverUrl(), async (admin) => {

@@ -8,18 +8,18 @@ import { freshKeyring } from "../../src/domain/keyring.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
 const MAIN = join(ROOT, "src/main.ts");
-/** Of Node, as `npm start` has them. */
+/** Node's flags, as `npm start` sets them. */
 const FLAGS: readonly string[] = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).scripts.start.match(
   /(?<= )--\S+/g,
 );
 
-/** A folder of this test's own, gone at the end of the test's scope. */
+/** A folder for this test only. It is deleted at the end of the test's scope. */
 export function folder(): { readonly path: string; remove(): void } {
   const path = mkdtempSync(join(tmpdir(), "sallyport-test-"));
   return { path, remove: () => rmSync(path, { recursive: true, force: true, maxRetries: 5 }) };
 }
 
-/** Children that run. A worker that ends before its tests, at a time-out, takes them with it. */
+/** Running children. A worker that ends before its tests, at a time-out, takes them with it. */
 const running = new Set<ChildProcess>();
 const endAll = () => {
   for (const child of running) child.kill("SIGKILL");
@@ -30,14 +30,14 @@ process.once("SIGTERM", () => {
   process.exit(143);
 });
 
-/** A child that runs the program as a person would. What it printed can be read while it runs, and afterwards. */
+/** A child that runs the program as a person would. Its output can be read while it runs, and afterwards. */
 export class Program {
   readonly child: ChildProcess;
   out = "";
   err = "";
   readonly exited: Promise<number>;
 
-  /** Starts `sallyport <argv>` with nothing of the test's own environment but what is given. */
+  /** Starts `sallyport <argv>` with only the given environment. */
   constructor(argv: readonly string[], env: Readonly<Record<string, string>> = {}, cwd?: string) {
     const { PATH = "", HOME = "", TMPDIR } = process.env;
     this.child = spawn(process.execPath, [...FLAGS, MAIN, ...argv], {
@@ -61,7 +61,10 @@ export class Program {
     this.child.kill(signal);
   }
 
-  /** Resolves with what `found` gives once it gives something, looked at after each output; rejects at the end of the program. */
+  /**
+   * Resolves with the result of `found` once there is one, checked after each output. Rejects at the end of the
+   * program.
+   */
   until<T>(found: (program: Program) => T | undefined | false, what: string): Promise<T> {
     return new Promise((resolve, reject) => {
       const look = () => {
@@ -90,8 +93,8 @@ export async function run(argv: readonly string[], env: Readonly<Record<string, 
 }
 
 /**
- * A call as a good client makes it: OVERLOADED says that nothing was done, and is tried again. A machine that is busy with
- * other suites sheds; that is no finding of theirs.
+ * A call as a good client makes it: OVERLOADED says that nothing was done, and is retried. A machine that is busy with
+ * other suites sheds calls, which proves nothing here.
  */
 export async function patiently<T>(
   call: () => Promise<T>,
@@ -111,14 +114,14 @@ export async function patiently<T>(
   }
 }
 
-/** `fetch`, by a client that knows what OVERLOADED means. */
+/** `fetch`, by a client that retries OVERLOADED. */
 export function fetchPatiently(url: string, init?: RequestInit): Promise<Response> {
   const shed = async (response: Response | undefined) =>
     response?.status === 429 && (await response.clone().text()).includes("overloaded");
   return patiently(() => fetch(url, init), shed);
 }
 
-/** Where the listeners of a program are, once it said so. */
+/** The addresses of a program's listeners, once it has printed them. */
 export function listenersOf(program: Program): Promise<{ data: string; admin: string; ops: string }> {
   return program.until(({ out }) => {
     const listener = (name: string) => new RegExp(`^${name} +((?:http|unix):\\S+)$`, "m").exec(out)?.[1];

@@ -31,7 +31,7 @@ describe("startRedis", () => {
     expect(await second.cli("GET", "k")).toBeNull();
   });
 
-  test("frozen it answers nothing, thawed it answers what was asked meanwhile", async () => {
+  test("frozen it answers nothing, and thawed it answers the requests that came meanwhile", async () => {
     const server = await redis();
     const client = new Redis(server.url);
     stops.push(async () => client.disconnect());

@@ -14,31 +14,31 @@ export type RedisServer = Readonly<{
   url: string;
   port: number;
   pid: number;
-  /** Ends it and resolves when it has gone; may be repeated, also after kill9. */
+  /** Ends it and resolves when it has ended; may be repeated, also after kill9. */
   stop(): Promise<void>;
   kill9(): Promise<void>;
-  /** Freezes it: connections stay open, nothing answers. */
+  /** Freezes it: connections stay open, and nothing answers. */
   sigstop(): void;
   sigcont(): void;
-  /** One command on a connection of its own: `cli("CLIENT", "PAUSE", 500)`. */
+  /** One command on its own connection: `cli("CLIENT", "PAUSE", 500)`. */
   cli(...command: (string | number)[]): Promise<unknown>;
 }>;
 
 /**
- * A Redis that lives elsewhere, for suites that need no more than one to talk to: REDIS_TEST_URL, or one of our own.
- * Faults need startRedis.
+ * A Redis outside of the suite, for tests that only talk to one: REDIS_TEST_URL, or one of our own. Faults need
+ * startRedis.
  */
 export async function someRedis(): Promise<Readonly<{ url: string; stop(): Promise<void> }>> {
   const url = process.env["REDIS_TEST_URL"];
   return url ? { url, stop: async () => {} } : startRedis();
 }
 
-/** A throw-away Redis on a free port of 127.0.0.1 (or `port`, to come back where one was), without persistence. */
+/** A throw-away Redis on a free port of 127.0.0.1 (or `port`, to return to an earlier one), without persistence. */
 export async function startRedis(options: { args?: readonly string[]; port?: number } = {}): Promise<RedisServer> {
   for (let attempt = 1; ; attempt++) {
     const port = options.port ?? (await freePort());
     const started = await launch(port, options.args ?? []).catch((error: Error) => {
-      // A port chosen by us may be gone a moment later; one chosen by the caller may still be closing.
+      // A port that we choose may be taken a moment later; one that the caller chose may still be closing.
       if (attempt === 5 || !/in use/i.test(error.message)) throw error;
     });
     if (started) return started;
@@ -67,7 +67,7 @@ export async function startCluster(
       const args = ["--cluster-enabled", "yes", "--cluster-config-file", file, "--cluster-port", String(bus)];
       nodes.push(await launch(port, [...args, "--cluster-node-timeout", "2000"]));
     }
-    // By hand: PyPI's package has no redis-cli.
+    // By hand, because PyPI's package has no redis-cli.
     for (const [index, node] of nodes.entries()) {
       const first = Math.ceil((index * 16384) / size);
       const last = Math.ceil(((index + 1) * 16384) / size) - 1;
@@ -123,14 +123,17 @@ export async function startSentinel(): Promise<
   }
 }
 
-/** What makes a server speak TLS beside cleartext: its certificate, key and CA in a folder, as `writeFiles` names them. */
+/**
+ * The files that make a server accept TLS beside cleartext: its certificate, key and CA in a folder, named by
+ * `writeFiles`.
+ */
 const tlsArgs = (folder: string, port: number) => [
   ...["--tls-port", String(port), "--tls-auth-clients", "no", "--tls-replication", "yes", "--tls-cluster", "yes"],
   ...["--tls-cert-file", join(folder, "cert.pem"), "--tls-key-file", join(folder, "key.pem")],
   ...["--tls-ca-cert-file", join(folder, "ca.pem")],
 ];
 
-/** A cluster of one node under TLS, which tells its address, not its name. `port` is that of TLS. */
+/** A cluster of one node under TLS that announces its address, not its name. `port` is that of TLS. */
 export async function startTlsCluster(files: string): Promise<{ port: number; stop(): Promise<void> }> {
   const [port, bus] = [await freePort(), await freePort()];
   const folder = await mkdtemp(join(tmpdir(), "sallyport-redis-"));
@@ -143,7 +146,7 @@ export async function startTlsCluster(files: string): Promise<{ port: number; st
   return { port, stop };
 }
 
-/** A primary and a sentinel under TLS; the sentinel tells the primary's address, not its name. */
+/** A primary and a sentinel under TLS; the sentinel announces the primary's address, not its name. */
 export async function startTlsSentinel(files: string): Promise<{ port: number; name: string; stop(): Promise<void> }> {
   const [ofPrimary, port] = [await freePort(), await freePort()];
   const folder = await mkdtemp(join(tmpdir(), "sallyport-redis-"));
@@ -160,7 +163,7 @@ export async function startTlsSentinel(files: string): Promise<{ port: number; n
 
 let program: Promise<string> | undefined;
 
-/** The server program: one in PATH, Debian's or PyPI's from the cache; rejects with what was tried. */
+/** The server program: one in PATH, or Debian's or PyPI's from the cache. Rejects with a list of the attempts. */
 export function redisProgram(): Promise<string> {
   return (program ??= findProgram());
 }
@@ -186,7 +189,7 @@ async function launch(port: number, args: readonly string[], file?: string): Pro
     ? []
     : ["--save", "", "--appendonly", "no", "--enable-debug-command", "yes", "--dir", tmpdir()];
   const words = [await redisProgram(), ...(isSentinel ? [file] : []), ...common, ...own, ...args];
-  // A killed test run must leave nothing behind, and where the kernel helps, it does not.
+  // A killed test run must leave nothing behind. The kernel ends the child, if it can.
   const tie = existsSync("/usr/bin/setpriv") ? ["/usr/bin/setpriv", "--pdeathsig", "KILL"] : [];
   const [command, ...rest] = [...tie, ...words] as [string, ...string[]];
   const child = spawn(command, rest, { stdio: ["ignore", "pipe", "pipe"] });

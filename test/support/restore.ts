@@ -5,20 +5,20 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import pg from "pg";
 
-/** A database of a server of the test's own. Superuser `sallyport`, no password. */
+/** A database on a server for this test only. Superuser `sallyport`, no password. */
 export interface Place {
   readonly port: number;
   readonly database: string;
-  /** The folder with pg_dump and its like, where the server's version has them here. */
+  /** The folder with pg_dump and similar programs, if the server's version has them here. */
   readonly binDir?: string;
 }
 
-/** A way in which an operator puts an older state back in the place of the present one. */
+/** A way in which an operator puts an older state in place of the present one. */
 export interface Way {
   readonly name: string;
-  /** Whether it needs client programs of the server's version. */
+  /** True if it needs client programs of the server's version. */
   readonly programs: boolean;
-  /** Keeps the present state; gives what puts it back. */
+  /** Saves the present state; returns the function that restores it. */
   keep(place: Place): Promise<() => Promise<void>>;
 }
 
@@ -82,10 +82,10 @@ function dumped(name: string, format: "custom" | "plain", restore: (place: Place
   };
 }
 
-/** What was kept as tables beside the schema, put back by one transaction. */
+/** Tables that were saved beside the schema, restored by one transaction. */
 function copied(name: string, emptied: "truncate" | "delete", triggers: "on" | "off"): Way {
   const names = TABLES.map((table) => `sallyport.${table}`);
-  // The other tables let nobody empty them otherwise.
+  // The other tables cannot be emptied otherwise.
   const silent = triggers === "on" ? names.filter((table) => !/rev_head|rev_state/.test(table)) : names;
   const each = (tables: readonly string[], what: string) => tables.map((table) => `alter table ${table} ${what}`);
   return {
@@ -187,7 +187,7 @@ export const WAYS: readonly Way[] = [
         );
         await run(place, "pg_restore", "--data-only", "--disable-triggers", file);
       };
-      // Who runs meanwhile may write a row that the dump has as well; then an operator begins again.
+      // An instance that runs meanwhile may write a row that the dump has, too. An operator would then start again.
       for (let left = 5; ; left--) {
         const failure = await again().catch((error: Error) => error);
         if (!(failure instanceof Error)) return;

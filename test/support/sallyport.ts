@@ -46,10 +46,10 @@ export type Protocol = "connect-json" | "connect" | "grpc" | "grpc-web";
 type Listener = "data" | "admin" | "ops";
 
 export interface Options {
-  /** Laid over the settings of a test: free ports, quiet limits. Top-level keys replace. */
+  /** Overrides for the settings of a test: free ports, high limits. Top-level keys replace. */
   readonly config?: Record<string, unknown>;
   readonly env?: Record<string, string>;
-  /** Of a server that runs already, so that two instances share one database. */
+  /** The database of a server that already runs, so that two instances share it. */
   readonly database?: Database;
   readonly keyring?: KeyringFile;
 }
@@ -63,7 +63,7 @@ export interface AdminClients {
 }
 
 /**
- * The real program as a child process on free ports, with a database of its own and an administrator; clients for its
+ * The real program as a child process on free ports, with its own database and an administrator; clients for its
  * listeners. `await using` stops it.
  */
 export class TestSallyport implements AsyncDisposable {
@@ -129,7 +129,7 @@ export class TestSallyport implements AsyncDisposable {
     }
   }
 
-  /** A transport to a listener, with the bearer where one is given. */
+  /** A transport to a listener, with the bearer if there is one. */
   transport(listener: Listener, protocol: Protocol = "connect", bearer?: string): Transport {
     const baseUrl = this.listeners[listener];
     const interceptors: Interceptor[] = bearer === undefined ? [patient] : [patient, bearing(bearer)];
@@ -147,7 +147,7 @@ export class TestSallyport implements AsyncDisposable {
     return createClient(service, this.transport(listener, protocol, bearer));
   }
 
-  /** The admin listener as one caller sees it; without a bearer, as a stranger does. */
+  /** The admin listener for one caller; without a bearer, for an unauthenticated one. */
   as(bearer: string | undefined, protocol?: Protocol): AdminClients {
     const transport = this.transport("admin", protocol, bearer);
     return {
@@ -169,7 +169,7 @@ export class TestSallyport implements AsyncDisposable {
     return (this.#validator ??= this.client(TokenValidator, "data"));
   }
 
-  /** A token as the administrator makes it: of `user:ann`, unless the request says otherwise. */
+  /** A token that the administrator creates: of `user:ann`, unless the request says otherwise. */
   async createToken(
     request: MessageInitShape<typeof CreateTokenRequestSchema> = {},
     by: AdminClients = this.admin,
@@ -200,12 +200,12 @@ export class TestSallyport implements AsyncDisposable {
     return this.validator.validateToken({ tokenString, ...more });
   }
 
-  /** The verdict alone, by name. */
+  /** Only the verdict, by name. */
   async verdict(tokenString: string, more?: MessageInitShape<typeof ValidateTokenRequestSchema>): Promise<string> {
     return nameOf(Verdict, (await this.validate(tokenString, more)).verdict);
   }
 
-  /** A bot or service, so that tokens can be made for it. */
+  /** A bot or service, so that tokens can be created for it. */
   async registered(name: string, tenant = ""): Promise<string> {
     await this.admin.principals.createPrincipal({ principal: { name, tenant } });
     return name;
@@ -226,7 +226,7 @@ export class TestSallyport implements AsyncDisposable {
     });
   }
 
-  /** Stops the program as an orchestrator does; its database stays. Gives the exit code. */
+  /** Stops the program like an orchestrator; its database stays. Returns the exit code. */
   async halt(): Promise<number> {
     for (const session of this.#sessions) session.abort();
     await this.#sql?.end();
@@ -238,13 +238,13 @@ export class TestSallyport implements AsyncDisposable {
     return code;
   }
 
-  /** Removes what it was made with. */
+  /** Removes everything that it was created with. */
   async dispose(): Promise<void> {
     this.#place.remove();
     if (this.#ownsDatabase) await this.database.drop();
   }
 
-  /** Stops it, and removes everything. Rejects where it did not end well. */
+  /** Stops it, and removes everything. Rejects if it did not end well. */
   async stop(): Promise<void> {
     const code = await this.halt();
     await this.dispose();
@@ -275,7 +275,7 @@ function bearing(bearer: string): Interceptor {
   };
 }
 
-/** What a call failed with, read as a client reads it; fails where the call does not. */
+/** The failure of a call, as a client reads it. Fails if the call succeeds. */
 export async function failure(call: Promise<unknown>) {
   let answered: unknown;
   try {
@@ -304,7 +304,7 @@ function describe(error: ConnectError) {
   };
 }
 
-/** How a call ended: `OK`, or the reason it was refused for. */
+/** The outcome of a call: `OK`, or the reason of its refusal. */
 export async function outcome(call: Promise<unknown>): Promise<string> {
   try {
     await call;

@@ -35,7 +35,7 @@ async function echoed(socket: Socket, text: string): Promise<string> {
 
 const failure = (socket: Socket) => once(socket, "error").then(([error]) => error.code);
 
-test("pass carries bytes both ways, and the end of one side as an end", async () => {
+test("pass forwards bytes both ways, and the end of one side as an end", async () => {
   const socket = await client();
   expect(await echoed(socket, "x".repeat(300_000))).toHaveLength(300_000);
   expect(proxy.connections()).toHaveLength(1);
@@ -59,7 +59,7 @@ test("latency delays each way and keeps the order when it ends", async () => {
   expect(await late).toMatch(/^1234/);
 });
 
-test("a blackhole keeps old and new connections open and carries nothing", async () => {
+test("a blackhole keeps old and new connections open and forwards nothing", async () => {
   const old = await client();
   await echoed(old, "before");
   await proxy.set({ kind: "blackhole" });

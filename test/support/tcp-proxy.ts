@@ -2,9 +2,9 @@ import { once } from "node:events";
 import { connect, createServer, type Server, type Socket } from "node:net";
 
 /**
- * What the network does, to connections that exist and to new ones: `pass`; `latency`, each chunk later by `ms` one
- * way and the other; `blackhole`, accepted and never carried on; `reset`, RST at once; `refuse`, as a closed port;
- * `cut`, RST after `up` bytes from the client or `down` from the server, counted per connection from its beginning.
+ * The state of the network, for existing and new connections. `pass`. `latency`: each chunk is later by `ms` in each
+ * direction. `blackhole`: accepted and never forwarded. `reset`: RST at once. `refuse`: like a closed port. `cut`: RST
+ * after `up` bytes from the client or `down` from the server, counted per connection from its beginning.
  */
 export type Weather =
   | { kind: "pass" | "blackhole" | "reset" | "refuse" }
@@ -13,16 +13,18 @@ export type Weather =
 
 export type TcpProxy = Readonly<{
   port: number;
-  /** Takes effect at once; resolves when the port is closed or open again. What a blackhole swallowed stays lost. */
+  /**
+   * Takes effect at once; resolves when the port is closed or open again. Bytes that a blackhole swallowed stay lost.
+   */
   set(weather: Weather): Promise<void>;
-  /** Leads new connections elsewhere. */
+  /** Sends new connections to another target. */
   leadTo(target: { port: number; host?: string }): void;
   /** The clients that are connected now. */
   connections(): readonly Socket[];
   stop(): Promise<void>;
 }>;
 
-/** A TCP proxy on 127.0.0.1 in front of `target`, whose weather a test changes. */
+/** A TCP proxy on 127.0.0.1 in front of `target`. A test changes its state. */
 export async function startTcpProxy(first: { port: number; host?: string }): Promise<TcpProxy> {
   let target = first;
   let weather: Weather = { kind: "pass" };

@@ -2,7 +2,7 @@ import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 
 export const EPOCH = "1/i/100";
 
-/** TokenSnapshot of a live token as of position `n`. */
+/** The TokenSnapshot of a live token at position `n`. */
 export function snapshot(n: number, over: Partial<TokenSnapshot> = {}, epoch = EPOCH): TokenSnapshot {
   return {
     version: { epoch, position: n },

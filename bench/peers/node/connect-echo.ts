@@ -1,4 +1,4 @@
-// connect-node as its documentation sets it up; HTTP/1.1 with `http1` as argument, else HTTP/2.
+// connect-node as its documentation sets it up. HTTP/1.1 with the argument `http1`, else HTTP/2.
 import http from "node:http";
 import http2 from "node:http2";
 import { connectNodeAdapter } from "@connectrpc/connect-node";

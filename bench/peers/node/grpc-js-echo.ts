@@ -1,4 +1,4 @@
-// grpc-js with bytes in and bytes out: not even decoding.
+// grpc-js with bytes in and bytes out, without decoding.
 import { Server, ServerCredentials, type UntypedHandleCall } from "@grpc/grpc-js";
 import { ALLOWED, encoded, VALIDATE } from "./work.ts";
 

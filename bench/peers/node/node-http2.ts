@@ -1,4 +1,4 @@
-// node:http2 as fast as we could make it: shared listeners, no closures, no Date, the body handed to end().
+// node:http2 at its best: shared listeners, no closures, no Date, the body handed to end().
 import http2, { type ServerHttp2Stream } from "node:http2";
 import { framed, judge, listen } from "./work.ts";
 

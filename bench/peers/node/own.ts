@@ -2,7 +2,7 @@ import { createUnaryListener } from "../../../src/http2/server/listener.ts";
 import type { Handler } from "../../../src/http2/unary/routes.ts";
 import { listen, VALIDATE } from "./work.ts";
 
-/** Serves ValidateToken on the product's own HTTP/2 server. */
+/** Serves ValidateToken on the built-in HTTP/2 server. */
 export function serveOwn(handler: Handler): void {
   const { listener } = createUnaryListener({
     routes: { exact: new Map([[VALIDATE, { handler, maxMessage: 65_536, deadlineMs: 2_000 }]]), prefix: [] },

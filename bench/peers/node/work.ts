@@ -1,4 +1,5 @@
-// What each Node peer does for a token: the product's own walk and MAC, a look-up among 100,000, an encoded answer.
+// The work that each Node peer does for a token: the product's own scanner and MAC, a look-up among 100,000 tokens, an
+// encoded answer.
 import { randomBytes } from "node:crypto";
 import { rmSync } from "node:fs";
 import type { AddressInfo, Server } from "node:net";
@@ -28,7 +29,7 @@ export function encoded(response: MessageInitShape<typeof ValidateTokenResponseS
   return toBinary(ValidateTokenResponseSchema, create(ValidateTokenResponseSchema, response));
 }
 
-/** A message behind gRPC's five bytes. */
+/** A message after gRPC's five bytes. */
 export function framed(message: Uint8Array): Buffer {
   const frame = Buffer.alloc(5 + message.length);
   frame.writeUInt32BE(message.length, 1);
@@ -36,7 +37,7 @@ export function framed(message: Uint8Array): Buffer {
   return frame;
 }
 
-/** From an encoded ValidateTokenRequest to whatever `prepare` made of the encoded answer. */
+/** Maps an encoded ValidateTokenRequest to the result of `prepare` for the encoded answer. */
 export function judge<T>(prepare: (answer: Uint8Array) => T): (message: Uint8Array) => T {
   const mac = new Mac(randomBytes(32));
   const allowed = prepare(encoded(ALLOWED));

@@ -4,24 +4,24 @@ import type { Validate, ValidationResult } from "../../validation/validate.ts";
 import type { Credential } from "../credentials.ts";
 import { type AddressSource, IDENTITY, type Policy } from "../policy.ts";
 
-/** What proxies tell us about a request: all that Check and the HTTP check have in common. */
+/** The facts about a request that proxies send, common to Check and the HTTP check. */
 export interface AuthorizationQuery {
   readonly policy: Policy;
   readonly credential: Credential;
-  /** The empty string if unknown: refused where a token is bound to networks. */
+  /** The empty string if unknown. A token that is bound to networks is then refused. */
   readonly clientAddress: string;
   /** A CORS preflight: OPTIONS with Origin and Access-Control-Request-Method. */
   readonly preflight: boolean;
 }
 
-/** A refusal as a proxy's client will see it. `code` is google.rpc.Code. */
+/** A refusal in the form that the proxy's client sees. `code` is a google.rpc.Code. */
 export interface Denial {
   readonly kind: "denied";
   readonly verdict: string;
   readonly code: number;
   readonly status: 400 | 401 | 403 | 429 | 503;
   readonly title: string;
-  /** `www-authenticate` values (RFC 6750, section 3). */
+  /** `www-authenticate` values (RFC 6750 §3). */
   readonly challenges: readonly string[];
   readonly retryAfter?: number;
 }
@@ -30,13 +30,13 @@ export type AuthorizationOutcome = { readonly kind: "allowed"; readonly snapshot
 
 /** Denials that need no policy. */
 export const DENIED = {
-  undetermined: denial("UNDETERMINED", 14, 503, "the token can not be judged now", [], 1),
-  peer: denial("FORBIDDEN", 7, 403, "this peer may not ask"),
+  undetermined: denial("UNDETERMINED", 14, 503, "the token cannot be validated now", [], 1),
+  peer: denial("FORBIDDEN", 7, 403, "this peer is not allowed"),
   policy: denial("FORBIDDEN", 7, 403, "no such policy"),
-  undecodable: denial("MALFORMED", 3, 400, "the check can not be read"),
+  undecodable: denial("MALFORMED", 3, 400, "the check request cannot be decoded"),
 } as const;
 
-/** Asks about the credential of a request. Never rejects: whatever fails is a denial. */
+/** Validates the credential of a request. Never rejects: every failure is a denial. */
 export function ask(
   validate: Validate,
   question: AuthorizationQuery,
@@ -48,21 +48,27 @@ export function ask(
     return denial("MALFORMED", 3, 400, credential.why, bearerChallenge(policy, 'error="invalid_request"'));
   }
   if (credential.kind === "none") {
-    return denial("INVALID_TOKEN", 16, 401, "a credential is needed", challenges(policy));
+    return denial("INVALID_TOKEN", 16, 401, "a credential is required", challenges(policy));
   }
   const context = { clientAddress: question.clientAddress };
   const answer = validate(credential.tokenString, policy.requirement, context, deadline);
   return answer instanceof Promise ? answer.then((later) => outcomeOf(later, policy)) : outcomeOf(answer, policy);
 }
 
-/** The one table from verdicts to what a proxy is told. */
+/** The only table from verdicts to the answers that proxies get. */
 export function outcomeOf(answer: ValidationResult, policy: Policy): AuthorizationOutcome {
   switch (answer.verdict) {
     case "ALLOW":
       return { kind: "allowed", snapshot: answer.snapshot };
     case "INVALID_TOKEN":
     case "WRONG_AUDIENCE": // RFC 9068, section 4
-      return denial(answer.verdict, 16, 401, "the token is not good here", challenges(policy, 'error="invalid_token"'));
+      return denial(
+        answer.verdict,
+        16,
+        401,
+        "the token is not valid here",
+        challenges(policy, 'error="invalid_token"'),
+      );
     case "INSUFFICIENT_SCOPE": {
       const scope = `error="insufficient_scope", scope="${policy.requirement.scopes.join(" ")}"`;
       return denial(answer.verdict, 7, 403, "the token lacks a scope", bearerChallenge(policy, scope));
@@ -70,7 +76,7 @@ export function outcomeOf(answer: ValidationResult, policy: Policy): Authorizati
     case "ADDRESS_NOT_ALLOWED":
       return denial(answer.verdict, 7, 403, "the token is not accepted from this address");
     case "RATE_LIMITED":
-      return denial(answer.verdict, 8, 429, "the token asks too often", [], 1);
+      return denial(answer.verdict, 8, 429, "too many requests with this token", [], 1);
     case "UNDETERMINED":
       return DENIED.undetermined;
   }
@@ -79,8 +85,8 @@ export function outcomeOf(answer: ValidationResult, policy: Policy): Authorizati
 const LONGEST_IDENTITY = 4_096;
 
 /**
- * The identity headers of an accepted request, every one of them, never empty. A header that the policy renames or
- * leaves out is `removed` under its own name: no client's value of it may pass.
+ * The identity headers of an accepted request: all of them, never empty. A header that the policy renames or omits is
+ * `removed` under its original name, so that no client can forge it.
  */
 export function identityOf(policy: Policy, snapshot: TokenSnapshot | undefined) {
   const values = [
@@ -100,21 +106,24 @@ export function identityOf(policy: Policy, snapshot: TokenSnapshot | undefined) 
   return { set, removed };
 }
 
-/** The carriers of the policy, which the upstream shall not see. */
+/** The carriers of the policy. The upstream must not see them. */
 export function credentialHeaders(policy: Policy): string[] {
   if (policy.keepCredential) return [];
   const names = new Set(policy.carriers.map((carrier) => (carrier === "x-api-key" ? carrier : "authorization")));
   return [...names];
 }
 
-/** The facts of a token, for the proxy's own log and filters: never the token string. */
+/** The facts of a token for the proxy's log and filters. Never the token string. */
 export function facts(snapshot: TokenSnapshot | undefined): Record<string, string> {
   if (snapshot === undefined) return { verdict: "ALLOW" };
   const { principal, tenant, id, scopes, profile, hint } = snapshot;
   return { verdict: "ALLOW", principal, tenant, "token-id": id, scopes: scopes.join(" "), profile, hint };
 }
 
-/** The client's address by the policy's rule; `peer` is what the proxy saw. The empty string where it is not known. */
+/**
+ * The client's address by the policy's rule. `peer` is the address that the proxy reports. The empty string if the
+ * address is unknown.
+ */
 export function addressBy(source: AddressSource, peer: string, header: (name: string) => readonly string[]): string {
   if (source === "peer") return peer;
   if (source === "x-envoy-external-address") {
@@ -124,7 +133,7 @@ export function addressBy(source: AddressSource, peer: string, header: (name: st
   return addressOfHop(hopFromRight(header("x-forwarded-for"), Number(source.slice(4))));
 }
 
-/** The n-th of the comma-separated hops of all lines, counted from the right; the empty string where there is none. */
+/** The n-th comma-separated hop of all lines, counted from the right; the empty string if there is none. */
 function hopFromRight(lines: readonly string[], n: number): string {
   let left = n;
   for (let i = lines.length - 1; i >= 0; i--) {
@@ -138,7 +147,7 @@ function hopFromRight(lines: readonly string[], n: number): string {
   return "";
 }
 
-/** RFC 9457, at most 512 bytes. */
+/** A problem document (RFC 9457) of at most 512 bytes. */
 export function problem(denied: Denial): string {
   const { status, title } = denied;
   return JSON.stringify({ type: "about:blank", title: STATUS_TITLES[status], status, detail: title });
@@ -164,8 +173,8 @@ function denial(
 }
 
 /**
- * A challenge for each scheme that the policy takes, and for no other. `x-api-key` has no scheme of its own; alone it
- * gets one, because a 401 must name one (RFC 9110, section 15.5.2).
+ * One challenge for each scheme that the policy accepts. `x-api-key` has no standard scheme. If it is the only carrier,
+ * it gets its own challenge, because a 401 must have one (RFC 9110 §15.5.2).
  */
 function challenges(policy: Policy, error = ""): string[] {
   const list = bearerChallenge(policy, error);
@@ -173,13 +182,13 @@ function challenges(policy: Policy, error = ""): string[] {
   return list.length > 0 ? list : [`ApiKey realm="${policy.realm}"`];
 }
 
-/** Only Bearer has parameters that say what was wrong (RFC 6750, section 3). */
+/** Only Bearer has parameters that describe the error (RFC 6750 §3). */
 function bearerChallenge(policy: Policy, error: string): string[] {
   if (!policy.carriers.includes("bearer")) return [];
   return [`Bearer realm="${policy.realm}"${error === "" ? "" : `, ${error}`}`];
 }
 
-/** Cut at a whole scope: rights only shrink. */
+/** Cut at a whole scope, because rights only shrink. */
 function scopesWithin(scopes: readonly string[], longest: number): string {
   let text = "";
   for (const scope of scopes) {
@@ -190,7 +199,7 @@ function scopesWithin(scopes: readonly string[], longest: number): string {
   return text;
 }
 
-/** Visible ASCII and spaces; everything else percent-encoded. */
+/** Visible ASCII and spaces; everything else is percent-encoded. */
 function headerSafe(value: string): string {
   return /^[\x20-\x7e]*$/.test(value) ? value : encodeURI(value);
 }

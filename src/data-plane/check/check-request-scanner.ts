@@ -1,6 +1,6 @@
 import { ascii, latin1 } from "../bytes.ts";
 
-/** The headers that an answer can depend on, each of a length of its own. */
+/** The headers that an answer can depend on. Their names differ in length. */
 export const WANTED = [
   "authorization",
   "x-api-key",
@@ -19,39 +19,40 @@ const NAMES = WANTED.map((name, i) => {
   BY_LENGTH[name.length] = i;
   return Buffer.from(name);
 });
-/** The scheme in lower case; a space is its own lower case. */
+/** The scheme in lower case. A space stays the same in lower case. */
 const BEARER = Buffer.from("bearer ");
 const GRPC = Buffer.from("application/grpc");
 
-/** Bytes that are not as Envoy sends them: the generated decoder says what they are. */
+/** Thrown for bytes in a form that Envoy does not send. The generated decoder then reads them. */
 class UnexpectedForm extends Error {}
 
-/** The characters bytes[from, to) of the view. */
+/** The characters bytes[from, to) of the message. */
 export interface Place {
   readonly from: number;
   readonly to: number;
 }
 
 /**
- * What a CheckRequest says, as places in its bytes: one pass, and no string or object but what is asked for. One serves
- * a whole listener, for it is read and forgotten within a tick. It takes only the fields and wire types that Envoy sends, so
- * that of well-formed bytes it never reads something else than the generated decoder does.
+ * The fields of a CheckRequest as positions in its bytes: one pass, and it allocates only what the caller asks for. One
+ * scanner serves a whole listener, because each message is read and forgotten within a tick. The scanner accepts only
+ * the fields and wire types that Envoy sends, so that for well-formed bytes it never disagrees with the generated
+ * decoder.
  */
 export class CheckRequestScanner {
   bytes: Buffer = Buffer.alloc(0);
-  /** Whether there is an HTTP request at all: a network filter sends none. */
+  /** True if there is an HTTP request. A network filter sends none. */
   http = false;
   #at = 0;
   #methodFrom = 0;
   #methodTo = 0;
   #peerFrom = 0;
   #peerTo = 0;
-  /** The entries as they stand there: where each begins, with its tag and length, and ends. */
+  /** The entries in their order: the start of each, with its tag and length, and its end. */
   #extensions: number[] = [];
-  /** Which header, and where its value is: three numbers each. */
+  /** The number of the header and the position of its value: three numbers each. */
   #plain: number[] = [];
   #mapped: number[] = [];
-  /** Of those in the header map: whether the value is raw bytes. */
+  /** For headers of the header map: true if the value is raw bytes. */
   #raw: boolean[] = [];
   #hasMap = false;
   // The entry that was read last.
@@ -60,7 +61,7 @@ export class CheckRequestScanner {
   #from = 0;
   #to = 0;
 
-  /** False for what is out of the ordinary. */
+  /** False for an unusual form. */
   read(message: Uint8Array): boolean {
     this.bytes = Buffer.isBuffer(message) ? message : Buffer.from(message.buffer, message.byteOffset, message.length);
     this.#at = this.#methodFrom = this.#methodTo = this.#peerFrom = this.#peerTo = 0;
@@ -78,7 +79,7 @@ export class CheckRequestScanner {
     }
   }
 
-  /** Undefined where it is not ASCII. */
+  /** Undefined if it is not ASCII. */
   get method(): string | undefined {
     return ascii(this.bytes, this.#methodFrom, this.#methodTo);
   }
@@ -87,12 +88,12 @@ export class CheckRequestScanner {
     return this.#methodTo - this.#methodFrom === 7 && this.bytes[this.#methodFrom] === 0x4f;
   }
 
-  /** The connection's other end, as the proxy saw it; undefined where it is not ASCII. */
+  /** The other end of the proxy's connection, as the proxy reports it; undefined if it is not ASCII. */
   get peer(): string | undefined {
     return ascii(this.bytes, this.#peerFrom, this.#peerTo);
   }
 
-  /** The context extensions as they came, tags and lengths too: no two lists of entries look alike. */
+  /** The context extensions as raw bytes, with tags and lengths, so that no two lists of entries look alike. */
   get rawExtensions(): string {
     const places = this.#extensions;
     let raw = "";
@@ -100,7 +101,7 @@ export class CheckRequestScanner {
     return raw;
   }
 
-  /** Undefined where they are not ASCII. */
+  /** Undefined if they are not ASCII. */
   get extensions(): ReadonlyMap<string, string> | undefined {
     const all = new Map<string, string>();
     for (let i = 0; i < this.#extensions.length; i += 2) {
@@ -115,7 +116,7 @@ export class CheckRequestScanner {
     return all;
   }
 
-  /** The one credential of a request, where it is an `authorization: Bearer` and nothing else could be another. */
+  /** The one credential of a request, if it is an `authorization: Bearer` and no other header could be a credential. */
   bearer(): Place | undefined {
     const found = this.#headers;
     let at = -1;
@@ -129,7 +130,7 @@ export class CheckRequestScanner {
     return { from: from + BEARER.length, to };
   }
 
-  /** Raw values by name; undefined where one that should be text is not ASCII. */
+  /** Raw values by name; undefined if a text value is not ASCII. */
   headers(): ReadonlyMap<string, readonly string[]> | undefined {
     const all = new Map<string, string[]>();
     const found = this.#headers;
@@ -146,7 +147,7 @@ export class CheckRequestScanner {
     return all;
   }
 
-  /** Whether the first content-type is one of gRPC's. */
+  /** True if the first content-type is one of gRPC's. */
   get isGrpc(): boolean {
     const found = this.#headers;
     for (let i = 0; i < found.length; i += 3) {
@@ -223,7 +224,7 @@ export class CheckRequestScanner {
         this.#number(end);
         continue;
       }
-      // Fields 1 to 13, all but the size with a length.
+      // Fields 1 to 13; all but the size are length-delimited.
       if ((tag & 7) !== 2 || tag < 0x0a || tag > 0x6a || tag === 0x4a) throw new UnexpectedForm();
       const stop = this.#stop(end);
       if (tag === 0x1a) {
@@ -270,7 +271,7 @@ export class CheckRequestScanner {
     if (this.#header(this.#mapped)) this.#raw.push(raw);
   }
 
-  /** A map entry's key and value. */
+  /** The key and value of a map entry. */
   #entry(end: number): void {
     this.#keyFrom = this.#keyTo = this.#from = this.#to = end;
     while (this.#at < end) {
@@ -287,7 +288,7 @@ export class CheckRequestScanner {
     }
   }
 
-  /** Remembers a header if it is one that an answer can depend on. Names are compared as ASCII, in any case. */
+  /** Remembers a header if an answer can depend on it. Names are compared as ASCII, case-insensitively. */
   #header(into: number[]): boolean {
     const wanted = BY_LENGTH[this.#keyTo - this.#keyFrom];
     if (wanted === undefined) return false;
@@ -300,12 +301,12 @@ export class CheckRequestScanner {
     return true;
   }
 
-  /** Of one octet: fields up to 15, which all are. */
+  /** A tag of one octet. All fields up to 15 have one. */
   #tag(): number {
     return this.bytes[this.#at++]!;
   }
 
-  /** Reads a length; where what it counts ends, which is not beyond `end`. */
+  /** Reads a length and returns the end of the field. Throws if that is beyond `end`. */
   #stop(end: number): number {
     let length = this.bytes[this.#at++]!;
     if (length > 127) {
@@ -322,7 +323,7 @@ export class CheckRequestScanner {
     return stop;
   }
 
-  /** Passes over a varint. */
+  /** Skips a varint. */
   #number(end: number): void {
     for (let octets = 1; ; octets++) {
       if (this.#at >= end || octets > 10) throw new UnexpectedForm();

@@ -2,25 +2,28 @@ import { fromBinary } from "@bufbuild/protobuf";
 import { CheckRequestSchema } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { CheckRequestScanner, WANTED } from "./check-request-scanner.ts";
 
-/** What a CheckRequest says, as far as we need it. */
+/** The fields of a CheckRequest that we need. */
 export interface CheckFacts {
-  /** Whether there is an HTTP request at all: a network filter sends none. */
+  /** True if there is an HTTP request. A network filter sends none. */
   readonly http: boolean;
   readonly method: string;
-  /** The connection's other end, as the proxy saw it. */
+  /** The other end of the proxy's connection, as the proxy reports it. */
   readonly peer: string;
   readonly extensions: ReadonlyMap<string, string>;
-  /** Raw values by lower-case name; only of the headers that we look at. */
+  /** Raw values by lower-case name, only of the headers that we use. */
   readonly headers: ReadonlyMap<string, readonly string[]>;
 }
 
-/** Reads a CheckRequest: by hand where it is as Envoy sends it, else by the full decoder. Throws for what is none. */
+/**
+ * Reads a CheckRequest with the scanner if it has Envoy's form, else with the full decoder. Throws if the bytes are no
+ * CheckRequest.
+ */
 export function readCheck(message: Uint8Array): CheckFacts {
   const view = new CheckRequestScanner();
   return (view.read(message) ? factsOf(view) : undefined) ?? decodeCheck(message);
 }
 
-/** Undefined where something is not ASCII: the decoder knows UTF-8. */
+/** Undefined if a value is not ASCII. The decoder then reads it as UTF-8. */
 export function factsOf(view: CheckRequestScanner): CheckFacts | undefined {
   const { http, method, peer, extensions } = view;
   const headers = view.headers();
@@ -30,7 +33,7 @@ export function factsOf(view: CheckRequestScanner): CheckFacts | undefined {
 
 const NAMES: ReadonlySet<string> = new Set(WANTED);
 
-/** The same by the generated decoder. */
+/** Decodes with the generated decoder. */
 export function decodeCheck(message: Uint8Array): CheckFacts {
   const { attributes } = fromBinary(CheckRequestSchema, message);
   const http = attributes?.request?.http;
@@ -38,7 +41,7 @@ export function decodeCheck(message: Uint8Array): CheckFacts {
   const list = http?.headerMap?.headers ?? [];
   const add = (name: string, value: string) => {
     const key = name.toLowerCase();
-    // Not what only Unicode takes for the same letter.
+    // Excludes names whose characters are equal only after Unicode lower-casing.
     if (!NAMES.has(key) || Buffer.byteLength(name) !== key.length) return;
     const known = headers.get(key);
     if (known === undefined) headers.set(key, [value]);

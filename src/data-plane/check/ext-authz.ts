@@ -28,31 +28,31 @@ import { CheckRequestScanner } from "./check-request-scanner.ts";
 type Option = MessageInitShape<typeof HeaderValueOptionSchema>;
 
 const NO_VALUES: readonly string[] = [];
-const MOST_DENIED = 1_000;
+const MAX_DENIED = 1_000;
 const LONGEST_KEY = 1_024;
 
 /**
- * Envoy's `Check`. While the process lives its answer is never an RPC error: an RPC error is what `failure_mode_allow`
- * opens. `allow()` and `deny()` are the only ones to make a CheckResponse: an empty one would be ALLOW.
+ * Envoy's `Check`. While the process lives, its answer is never an RPC error, because `failure_mode_allow` opens on an
+ * RPC error. Only `allow()` and `deny()` build a CheckResponse, because an empty one would mean ALLOW.
  */
 export class ExtAuthz {
   readonly #validate: Validate;
   readonly #known: ValidateKnown;
   readonly #policies: Policies;
   readonly #view = new CheckRequestScanner();
-  /** ALLOW as it was encoded for a cached token, and for which policy. */
+  /** The encoded ALLOW of a cached token, with the policy it was encoded for. */
   readonly #allowed = new WeakMap<TokenSnapshot, { readonly policy: Policy; readonly encoded: Encoded }>();
-  /** Answers that depend on a policy's realm only. */
+  /** Answers that depend only on a policy's realm. */
   readonly #denied = new Map<string, Encoded>();
 
-  /** `known` answers first where it can; without it, every question goes to `validate`. */
+  /** `known` answers first if it can. Without it, every question goes to `validate`. */
   constructor(validate: Validate, policies: Policies, known: ValidateKnown = () => undefined) {
     this.#validate = validate;
     this.#known = known;
     this.#policies = policies;
   }
 
-  /** `message` is read before the first await. Never throws, never rejects. `trusted`: whether this peer may ask. */
+  /** Reads `message` before the first await. Never throws, never rejects. `trusted`: this peer may ask. */
   check(message: Uint8Array, trusted: boolean, deadline: number): Encoded | Promise<Encoded> {
     let plainText = false;
     let policy: Policy | undefined;
@@ -71,13 +71,13 @@ export class ExtAuthz {
       if (!(outcome instanceof Promise)) return this.#encoded(outcome, found, plainText);
       return outcome
         .then((later) => this.#encoded(later, found, plainText))
-        .catch(() => this.#outage(found, plainText)); // also where the ALLOW can not be written
+        .catch(() => this.#outage(found, plainText)); // also if the ALLOW cannot be encoded
     } catch {
       return policy === undefined ? this.refuse("undecodable") : this.#outage(policy, plainText);
     }
   }
 
-  /** The usual request, with a token that is cached, without a string of what it says. */
+  /** The usual case: a cached token. Builds no string from the request. */
   #ofKnown(view: CheckRequestScanner): Encoded | undefined {
     if (!view.http || view.isOptions) return undefined;
     const policy = this.#policies.forRoute(view.rawExtensions, () => view.extensions);
@@ -92,7 +92,7 @@ export class ExtAuthz {
     return this.#encoded(outcome, policy, outcome.kind === "denied" && view.isGrpc);
   }
 
-  /** The denial where there is no check to answer: a peer, bytes or a time that did not fit. */
+  /** The denial for a check that cannot be answered because of its peer, its bytes or its deadline. */
   refuse(why: keyof typeof DENIED): Encoded {
     return this.#deny(DENIED[why], false);
   }
@@ -104,7 +104,7 @@ export class ExtAuthz {
     const { snapshot } = outcome;
     if (snapshot === undefined) return new Encoded(allow(policy, undefined));
     const known = this.#allowed.get(snapshot);
-    // Extensions change what is asked, not how a policy's ALLOW looks.
+    // Context extensions change the requirement, but not the form of a policy's ALLOW.
     if (known !== undefined && looksTheSame(known.policy, policy)) return known.encoded;
     const encoded = new Encoded(allow(policy, snapshot));
     this.#allowed.set(snapshot, { policy, encoded });
@@ -121,14 +121,14 @@ export class ExtAuthz {
     let encoded = this.#denied.get(key);
     if (encoded === undefined) {
       encoded = new Encoded(deny(denied, plainText, bare ? "none" : "deniedResponse"));
-      // Realms and scopes come from the operator's configuration: there are few, and they are short.
-      if (key.length <= LONGEST_KEY && this.#denied.size < MOST_DENIED) this.#denied.set(key, encoded);
+      // Realms and scopes come from the operator's configuration, so there are few and they are short.
+      if (key.length <= LONGEST_KEY && this.#denied.size < MAX_DENIED) this.#denied.set(key, encoded);
     }
     return encoded;
   }
 }
 
-/** Whether the ALLOW of both is the same for a token. */
+/** True if both policies give a token the same ALLOW. */
 function looksTheSame(a: Policy, b: Policy): boolean {
   return a.headers === b.headers && a.carriers === b.carriers && a.keepCredential === b.keepCredential;
 }
@@ -161,7 +161,7 @@ function allow(policy: Policy, snapshot: TokenSnapshot | undefined): Uint8Array 
   );
 }
 
-/** A malformed request is INTERNAL to gRPC clients behind Envoy if it is 400; UNAUTHENTICATED says what it is. */
+/** gRPC clients behind Envoy would see a 400 as INTERNAL. UNAUTHENTICATED describes a malformed credential better. */
 function deny(denied: Denial, plainText: boolean, as: "deniedResponse" | "errorResponse" | "none"): Uint8Array {
   const unauthenticated = plainText && denied.status === 400;
   const headers = denied.challenges.map((value) => option("www-authenticate", value));

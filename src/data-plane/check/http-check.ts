@@ -14,11 +14,11 @@ import {
   problem,
 } from "./authorization.ts";
 
-/** How a proxy tells of the request it asks about. It stands in our URL, and is never guessed. */
+/** The way in which a proxy describes the original request. Our URL names it; we never guess it. */
 type Family = "envoy" | "forwarded" | "original";
 
 export interface HttpQuestion {
-  /** As it came, with its query. */
+  /** The raw path, with its query. */
   readonly path: string;
   readonly method: string;
   /** Names in lower case, every occurrence. */
@@ -29,7 +29,7 @@ const PREFIX = "/v1/check/";
 
 const FAMILIES: readonly string[] = ["envoy", "forwarded", "original"];
 
-/** Said once or not at all: what a proxy sets, not what a client could add to. */
+/** Headers that the proxy sets: they must occur at most once, so that a client cannot add a value. */
 const SAID_ONCE: Readonly<Record<Family, readonly string[]>> = {
   envoy: [],
   forwarded: ["x-forwarded-method", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto"],
@@ -37,8 +37,8 @@ const SAID_ONCE: Readonly<Record<Family, readonly string[]>> = {
 };
 
 /**
- * `ANY /v1/check/{family}/{policy}[/…]`: the same question as Check for proxies that ask over HTTP, with the same
- * verdicts. 200 allows, and carries identity headers only. Never rejects.
+ * `ANY /v1/check/{family}/{policy}[/…]`: the same check for proxies that ask over HTTP, with the same verdicts. 200
+ * allows and carries identity headers only. Never rejects.
  */
 export class HttpCheck {
   readonly #validate: Validate;
@@ -58,29 +58,29 @@ export class HttpCheck {
     try {
       const values = (name: string) => question.headers.filter(([key]) => key === name).map(([, value]) => value);
       if (SAID_ONCE[family].some((name) => values(name).length > 1)) return answer(family, DENIED.undecodable, policy);
-      const outcome = ask(this.#validate, asked(family, question, policy, values), deadline);
+      const outcome = ask(this.#validate, queryOf(family, question, policy, values), deadline);
       if (!(outcome instanceof Promise)) return answer(family, outcome, policy);
       return outcome
         .then((later) => answer(family, later, policy))
-        .catch(() => answer(family, DENIED.undetermined, policy)); // also where the ALLOW can not be written
+        .catch(() => answer(family, DENIED.undetermined, policy)); // also if the ALLOW cannot be encoded
     } catch {
       return answer(family, DENIED.undetermined, policy);
     }
   }
 
-  /** The denial where the question could not be asked in time or form. */
+  /** The denial for a request that is malformed or too late. */
   refuse(path: string, why: "undetermined" | "undecodable"): HttpAnswer {
     return answer(split(path).family ?? "forwarded", DENIED[why], undefined);
   }
 }
 
-/** At fixed places of the raw path: the query and what follows the policy play no part. */
+/** Family and policy stand at fixed places of the raw path. The query and everything after the policy are ignored. */
 function split(path: string): { family: Family | undefined; policyName: string } {
   const [family = "", policyName = ""] = path.slice(PREFIX.length).split("?", 1)[0]!.split("/", 3);
   return { family: FAMILIES.includes(family) ? (family as Family) : undefined, policyName };
 }
 
-function asked(
+function queryOf(
   family: Family,
   question: HttpQuestion,
   policy: Policy,
@@ -100,7 +100,7 @@ function asked(
   };
 }
 
-/** What the proxy says was at the other end of its connection; our own peer is the proxy. */
+/** The other end of the proxy's connection, as the proxy reports it. Our own peer is the proxy. */
 function peerOf(family: Family, values: (name: string) => readonly string[]): string {
   if (family === "original") return addressOfHop(values("x-real-ip")[0] ?? "");
   if (family === "forwarded") return addressBy("xff:1", "", values);
@@ -110,7 +110,7 @@ function peerOf(family: Family, values: (name: string) => readonly string[]): st
 function answer(family: Family, outcome: AuthorizationOutcome, policy: Policy | undefined): HttpAnswer {
   if (outcome.kind === "allowed") {
     const { set, removed } = identityOf(policy!, outcome.snapshot);
-    // Over HTTP a name that is left out would keep the client's value: it is sent empty-handed.
+    // Over HTTP, an omitted header would keep the client's value, so it is sent empty.
     const headers: [string, string][] = [...set, ...removed.map((name): [string, string] => [name, "-"])];
     const remove = credentialHeaders(policy!);
     if (family === "envoy" && remove.length > 0) headers.push(["x-envoy-auth-headers-to-remove", remove.join(",")]);
@@ -119,14 +119,14 @@ function answer(family: Family, outcome: AuthorizationOutcome, policy: Policy | 
   const headers: [string, string][] = outcome.challenges.map((value) => ["www-authenticate", value]);
   headers.push(["cache-control", "no-store"], ["content-type", "application/problem+json"]);
   if (outcome.retryAfter !== undefined) headers.push(["retry-after", String(outcome.retryAfter)]);
-  const told = statusFor(family, outcome.status);
-  if (told !== outcome.status) headers.push(["x-auth-status", String(outcome.status)]);
-  return { status: told, headers, body: problem(outcome) };
+  const status = statusFor(family, outcome.status);
+  if (status !== outcome.status) headers.push(["x-auth-status", String(outcome.status)]);
+  return { status, headers, body: problem(outcome) };
 }
 
 /**
- * nginx makes whatever it does not know a 500, and Envoy counts a 5xx as an error, which `failure_mode_allow` opens: they
- * get a 403 that says beside what it is.
+ * nginx turns an unknown status into 500, and Envoy counts a 5xx as an error, which `failure_mode_allow` opens. These
+ * proxies get a 403, with the true status in a header.
  */
 function statusFor(family: Family, status: number): number {
   if (family === "original") return status === 401 || status === 403 ? status : 403;

@@ -32,7 +32,7 @@ const CHECK = methodOf(Authorization.method.check);
 /** What is left of a deadline for the way back. */
 const WAY_BACK_MS = 5;
 
-/** What proxies ask: Envoy's Check, the HTTP check, and introspection. */
+/** The routes for proxies: Envoy's Check, the HTTP check and introspection. */
 export function checkRoutes(deps: CheckRoutesDeps): { exact: [string, UnaryRoute][]; prefix: [string, UnaryRoute][] } {
   const check: UnaryRoute = {
     handler: checkHandler(deps),
@@ -72,7 +72,7 @@ function checkHandler(deps: CheckRoutesDeps): Handler {
     const encoded = authz.check(message, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
     answered();
     if (!(encoded instanceof Promise)) return preparedReply(encoded, call);
-    return within(
+    return withAdmission(
       deps,
       call,
       () => preparedReply(authz.refuse("undetermined"), call),
@@ -81,7 +81,7 @@ function checkHandler(deps: CheckRoutesDeps): Handler {
   };
 }
 
-/** To Envoy an RPC error is an allow where it fails open: whatever goes wrong is a denial inside an OK answer. */
+/** Envoy allows a request on an RPC error if it fails open. So every failure becomes a denial inside an OK answer. */
 function checkFailed(deps: CheckRoutesDeps): UnaryRoute["failed"] {
   return (call, kind) => preparedReply(deps.authz.refuse(whyOf(kind)), call);
 }
@@ -99,7 +99,7 @@ function httpCheckHandler(deps: CheckRoutesDeps): Handler {
     answered();
     if (!(answer instanceof Promise)) return plain(answer);
     const shed = () => plain(httpCheck.refuse(call.path, "undetermined"));
-    return within(deps, call, shed, async () => plain(await answer));
+    return withAdmission(deps, call, shed, async () => plain(await answer));
   };
 }
 
@@ -108,7 +108,7 @@ function introspectHandler(deps: CheckRoutesDeps): Handler {
   return async (body, call) => {
     if (call.method !== "POST") return http(405, [["allow", "POST"]]);
     try {
-      // Always a credential or a certificate where the peer is not trusted.
+      // An untrusted peer always needs a credential or a certificate.
       await deps.callers.admit(deps.peerOf(call), call.metadata("authorization") ?? null);
       const answer = await introspect(deps.validate, call.metadata("content-type"), body, call.deadline - WAY_BACK_MS);
       answered();
@@ -121,7 +121,7 @@ function introspectHandler(deps: CheckRoutesDeps): Handler {
   };
 }
 
-async function within(
+async function withAdmission(
   deps: CheckRoutesDeps,
   call: UnaryCall,
   shed: () => Reply,
@@ -135,14 +135,14 @@ async function within(
   }
   try {
     const reply = await work();
-    // A turn that took too long answers before the timer that should have.
+    // A long turn of the event loop can end before a timer that is already due. The deadline is checked here, too.
     return call.signal.aborted || deps.clock.mono() >= call.deadline ? shed() : reply;
   } finally {
     leave();
   }
 }
 
-/** Latin-1 is all that a header can hold; bodies are ASCII. To HEAD the server tells the body's length alone. */
+/** A header can hold only Latin-1; bodies are ASCII. For HEAD the server sends only the length of the body. */
 function plain({ status, headers, body }: HttpAnswer): Reply {
   return http(status, headers, Buffer.from(body, "utf8"));
 }

@@ -16,7 +16,7 @@ export const file_sallyport_v1_audit_log: GenFile = /*@__PURE__*/
   fileDesc("ChxzYWxseXBvcnQvdjEvYXVkaXRfbG9nLnByb3RvEgxzYWxseXBvcnQudjEi2QIKCkF1ZGl0RXZlbnQSEAoIc2VxdWVuY2UYASABKAMSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGdGVuYW50GAMgASgJEg0KBWFjdG9yGAQgASgJEhUKDWFjdG9yX2FkZHJlc3MYBSABKAkSDgoGYWN0aW9uGAYgASgJEg4KBnRhcmdldBgHIAEoCRINCgVvd25lchgIIAEoCRIrCgdvdXRjb21lGAkgASgOMhouc2FsbHlwb3J0LnYxLkF1ZGl0T3V0Y29tZRI4CghtZXRhZGF0YRgKIAMoCzImLnNhbGx5cG9ydC52MS5BdWRpdEV2ZW50Lk1ldGFkYXRhRW50cnkSEgoKcmVxdWVzdF9pZBgLIAEoCRovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiqgIKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/EhcKBWFjdG9yGAIgASgJQgi6SAVyAxiQAxIXCgZhY3Rpb24YAyABKAlCB7pIBHICGEASGAoGdGFyZ2V0GAQgASgJQgi6SAVyAxjIARIXCgVvd25lchgFIAEoCUIIukgFcgMYoAESKQoFYWZ0ZXIYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBmJlZm9yZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHQoJcGFnZV9zaXplGAggASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YCSABKAlCCLpIBXIDGIAEIlwKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEigKBmV2ZW50cxgBIAMoCzIYLnNhbGx5cG9ydC52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSpdCgxBdWRpdE91dGNvbWUSHQoZQVVESVRfT1VUQ09NRV9VTlNQRUNJRklFRBAAEhQKEEFVRElUX09VVENPTUVfT0sQARIYChRBVURJVF9PVVRDT01FX0RFTklFRBACMm8KCEF1ZGl0TG9nEmMKD0xpc3RBdWRpdEV2ZW50cxIkLnNhbGx5cG9ydC52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GiUuc2FsbHlwb3J0LnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIgOQAgFCbQoMc2FsbHlwb3J0LnYxQg1BdWRpdExvZ1Byb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
 
 /**
- * One thing that happened.
+ * One event of the audit log.
  *
  * @generated from message sallyport.v1.AuditEvent
  */
@@ -36,35 +36,35 @@ export type AuditEvent = Message<"sallyport.v1.AuditEvent"> & {
   time?: Timestamp | undefined;
 
   /**
-   * The organization that was acted upon.
+   * The organization of the target.
    *
    * @generated from field: string tenant = 3;
    */
   tenant: string;
 
   /**
-   * Who: `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>` or `token:<hint>`.
+   * The actor: `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>` or `token:<hint>`.
    *
    * @generated from field: string actor = 4;
    */
   actor: string;
 
   /**
-   * The actor's network address, where there was one.
+   * The actor's network address, if there was one.
    *
    * @generated from field: string actor_address = 5;
    */
   actorAddress: string;
 
   /**
-   * What: `token.create`, `token.revoke`, `principal.update`, …
+   * The action: `token.create`, `token.revoke`, `principal.update`, …
    *
    * @generated from field: string action = 6;
    */
   action: string;
 
   /**
-   * On what: `token:tok_…`, `principal:bot:ci`, `tenant:acme`.
+   * The target: `token:tok_…`, `principal:bot:ci`, `tenant:acme`.
    *
    * @generated from field: string target = 7;
    */
@@ -78,7 +78,7 @@ export type AuditEvent = Message<"sallyport.v1.AuditEvent"> & {
   owner: string;
 
   /**
-   * How it went.
+   * The outcome of an event.
    *
    * @generated from field: sallyport.v1.AuditOutcome outcome = 9;
    */
@@ -92,7 +92,7 @@ export type AuditEvent = Message<"sallyport.v1.AuditEvent"> & {
   metadata: { [key: string]: string };
 
   /**
-   * The request that did it, as in the log.
+   * The id of the request, as in the log.
    *
    * @generated from field: string request_id = 11;
    */
@@ -107,7 +107,7 @@ export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_audit_log, 0);
 
 /**
- * Filters are combined by AND; an empty one does not filter.
+ * Filters are combined by AND. An empty filter matches everything.
  *
  * @generated from message sallyport.v1.ListAuditEventsRequest
  */
@@ -162,14 +162,14 @@ export type ListAuditEventsRequest = Message<"sallyport.v1.ListAuditEventsReques
   before?: Timestamp | undefined;
 
   /**
-   * Events in a page; 0: 50; at most 500.
+   * Events in a page, at most 500; 0 means 50.
    *
    * @generated from field: int32 page_size = 8;
    */
   pageSize: number;
 
   /**
-   * From the page before; bound to the same filters.
+   * The `next_page_token` of the previous page; valid only with the same filters.
    *
    * @generated from field: string page_token = 9;
    */
@@ -197,8 +197,8 @@ export type ListAuditEventsResponse = Message<"sallyport.v1.ListAuditEventsRespo
   events: AuditEvent[];
 
   /**
-   * For the next page; empty: this was the last. A page that is not the last can have fewer items than asked for, or
-   * none: it ends at 2 MiB, and after a bounded search.
+   * The token of the next page; empty after the last page. Any page may have fewer items than requested, or none,
+   * because a page ends at 2 MiB and after a bounded search.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -213,7 +213,7 @@ export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> 
   messageDesc(file_sallyport_v1_audit_log, 2);
 
 /**
- * How it went.
+ * The outcome of an event.
  *
  * @generated from enum sallyport.v1.AuditOutcome
  */
@@ -241,7 +241,7 @@ export const AuditOutcome = {
 } as const;
 
 /**
- * How it went.
+ * The outcome of an event.
  *
  * @generated from enum sallyport.v1.AuditOutcome
  */
@@ -254,7 +254,7 @@ export const AuditOutcomeSchema: GenEnum<AuditOutcome> = /*@__PURE__*/
   enumDesc(file_sallyport_v1_audit_log, 0);
 
 /**
- * Reads what was done, by whom. Rows are written in the transaction of the change itself.
+ * Reads the audit log. A row is written in the transaction of the change itself.
  *
  * @generated from service sallyport.v1.AuditLog
  */

@@ -21,28 +21,28 @@ export const file_sallyport_v1_effect: GenFile = /*@__PURE__*/
  */
 export type Effect = Message<"sallyport.v1.Effect"> & {
   /**
-   * How the change came into force.
+   * The way in which the change came into force.
    *
    * @generated from field: sallyport.v1.EffectMode mode = 1;
    */
   mode: EffectMode;
 
   /**
-   * Commit-ordered position of the change, or of a later one it waited for.
+   * The commit-ordered position of the change, or of a later change that the call waited for.
    *
    * @generated from field: int64 position = 2;
    */
   position: bigint;
 
   /**
-   * How long the call waited after its commit.
+   * The time that the call waited after its commit.
    *
    * @generated from field: google.protobuf.Duration waited = 3;
    */
   waited?: Duration | undefined;
 
   /**
-   * Database time at which the change is in force everywhere. In the past for ACKED and LEASE_EXPIRED.
+   * The database time at which the change is in force everywhere. In the past for ACKED and LEASE_EXPIRED.
    *
    * @generated from field: google.protobuf.Timestamp effective_by = 4;
    */
@@ -57,7 +57,7 @@ export const EffectSchema: GenMessage<Effect> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_effect, 0);
 
 /**
- * How a change of authority came into force.
+ * The way in which a change of authority came into force.
  *
  * @generated from enum sallyport.v1.EffectMode
  */
@@ -77,16 +77,16 @@ export const EffectMode = {
   ACKED: 1,
 
   /**
-   * At least one validator did not answer; every right it had to cached answers has since run out.
-   * In force everywhere.
+   * At least one validator did not answer, but its lease on cached answers is over.
+   * The change is in force everywhere.
    *
    * @generated from enum value: EFFECT_MODE_LEASE_EXPIRED = 2;
    */
   LEASE_EXPIRED: 2,
 
   /**
-   * The change is durable, and will be in force everywhere by `effective_by` at the latest.
-   * Only when the call asked for `no_wait`.
+   * The change is durable, and is in force everywhere by `effective_by` at the latest.
+   * Only for calls with `no_wait`.
    *
    * @generated from enum value: EFFECT_MODE_ACCEPTED = 3;
    */
@@ -94,7 +94,7 @@ export const EffectMode = {
 } as const;
 
 /**
- * How a change of authority came into force.
+ * The way in which a change of authority came into force.
  *
  * @generated from enum sallyport.v1.EffectMode
  */

@@ -18,7 +18,7 @@ export const file_sallyport_v1_principal_admin: GenFile = /*@__PURE__*/
   fileDesc("CiJzYWxseXBvcnQvdjEvcHJpbmNpcGFsX2FkbWluLnByb3RvEgxzYWxseXBvcnQudjEimQMKCVByaW5jaXBhbBIXCgZ0ZW5hbnQYASABKAlCB7pIBHICGD8SFgoEbmFtZRgCIAEoCUIIukgFcgMYoAESHgoMZGlzcGxheV9uYW1lGAMgASgJQgi6SAVyAxiQAxIXCgVlbWFpbBgEIAEoCUIIukgFcgMY/gESFwoFb3duZXIYBSABKAlCCLpIBXIDGKABEjUKBXN0YXRlGAYgASgOMhwuc2FsbHlwb3J0LnYxLlByaW5jaXBhbFN0YXRlQgi6SAWCAQIQARIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASVgoLYW5ub3RhdGlvbnMYCCADKAsyKC5zYWxseXBvcnQudjEuUHJpbmNpcGFsLkFubm90YXRpb25zRW50cnlCF7pIFJoBERAgIgZyBCABKD8qBXIDKIACEhUKBGV0YWcYCSABKAlCB7pIBHICGEAaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkwKFkNyZWF0ZVByaW5jaXBhbFJlcXVlc3QSMgoJcHJpbmNpcGFsGAEgASgLMhcuc2FsbHlwb3J0LnYxLlByaW5jaXBhbEIGukgDyAEBIkUKF0NyZWF0ZVByaW5jaXBhbFJlc3BvbnNlEioKCXByaW5jaXBhbBgBIAEoCzIXLnNhbGx5cG9ydC52MS5QcmluY2lwYWwiSAoTR2V0UHJpbmNpcGFsUmVxdWVzdBIXCgZ0ZW5hbnQYASABKAlCB7pIBHICGD8SGAoEbmFtZRgCIAEoCUIKukgHcgUQARigASJCChRHZXRQcmluY2lwYWxSZXNwb25zZRIqCglwcmluY2lwYWwYASABKAsyFy5zYWxseXBvcnQudjEuUHJpbmNpcGFsIrsBChVMaXN0UHJpbmNpcGFsc1JlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/EhUKBHR5cGUYAiABKAlCB7pIBHICGBASNQoFc3RhdGUYAyABKA4yHC5zYWxseXBvcnQudjEuUHJpbmNpcGFsU3RhdGVCCLpIBYIBAhABEh0KCXBhZ2Vfc2l6ZRgEIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAUgASgJQgi6SAVyAxiABCJeChZMaXN0UHJpbmNpcGFsc1Jlc3BvbnNlEisKCnByaW5jaXBhbHMYASADKAsyFy5zYWxseXBvcnQudjEuUHJpbmNpcGFsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKWAQoWVXBkYXRlUHJpbmNpcGFsUmVxdWVzdBIyCglwcmluY2lwYWwYASABKAsyFy5zYWxseXBvcnQudjEuUHJpbmNpcGFsQga6SAPIAQESNwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrQga6SAPIAQESDwoHbm9fd2FpdBgDIAEoCCJrChdVcGRhdGVQcmluY2lwYWxSZXNwb25zZRIqCglwcmluY2lwYWwYASABKAsyFy5zYWxseXBvcnQudjEuUHJpbmNpcGFsEiQKBmVmZmVjdBgCIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QiXAoWRGVsZXRlUHJpbmNpcGFsUmVxdWVzdBIXCgZ0ZW5hbnQYASABKAlCB7pIBHICGD8SGAoEbmFtZRgCIAEoCUIKukgHcgUQARigARIPCgdub193YWl0GAMgASgIImsKF0RlbGV0ZVByaW5jaXBhbFJlc3BvbnNlEioKCXByaW5jaXBhbBgBIAEoCzIXLnNhbGx5cG9ydC52MS5QcmluY2lwYWwSJAoGZWZmZWN0GAIgASgLMhQuc2FsbHlwb3J0LnYxLkVmZmVjdCqIAQoOUHJpbmNpcGFsU3RhdGUSHwobUFJJTkNJUEFMX1NUQVRFX1VOU1BFQ0lGSUVEEAASGgoWUFJJTkNJUEFMX1NUQVRFX0FDVElWRRABEhwKGFBSSU5DSVBBTF9TVEFURV9ESVNBQkxFRBACEhsKF1BSSU5DSVBBTF9TVEFURV9ERUxFVEVEEAMy7gMKDlByaW5jaXBhbEFkbWluEl4KD0NyZWF0ZVByaW5jaXBhbBIkLnNhbGx5cG9ydC52MS5DcmVhdGVQcmluY2lwYWxSZXF1ZXN0GiUuc2FsbHlwb3J0LnYxLkNyZWF0ZVByaW5jaXBhbFJlc3BvbnNlEloKDEdldFByaW5jaXBhbBIhLnNhbGx5cG9ydC52MS5HZXRQcmluY2lwYWxSZXF1ZXN0GiIuc2FsbHlwb3J0LnYxLkdldFByaW5jaXBhbFJlc3BvbnNlIgOQAgESYAoOTGlzdFByaW5jaXBhbHMSIy5zYWxseXBvcnQudjEuTGlzdFByaW5jaXBhbHNSZXF1ZXN0GiQuc2FsbHlwb3J0LnYxLkxpc3RQcmluY2lwYWxzUmVzcG9uc2UiA5ACARJeCg9VcGRhdGVQcmluY2lwYWwSJC5zYWxseXBvcnQudjEuVXBkYXRlUHJpbmNpcGFsUmVxdWVzdBolLnNhbGx5cG9ydC52MS5VcGRhdGVQcmluY2lwYWxSZXNwb25zZRJeCg9EZWxldGVQcmluY2lwYWwSJC5zYWxseXBvcnQudjEuRGVsZXRlUHJpbmNpcGFsUmVxdWVzdBolLnNhbGx5cG9ydC52MS5EZWxldGVQcmluY2lwYWxSZXNwb25zZUJzCgxzYWxseXBvcnQudjFCE1ByaW5jaXBhbEFkbWluUHJvdG9QAVoYc2FsbHlwb3J0L3YxO3NhbGx5cG9ydHYxogIDU1BYqgIMU2FsbHlwb3J0LlYxygIMU2FsbHlwb3J0XFYx6gINU2FsbHlwb3J0OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
- * Whom a token speaks for: a person, a bot, a service or the whole organization.
+ * The identity that a token speaks for: a person, a bot, a service or the whole organization.
  *
  * @generated from message sallyport.v1.Principal
  */
@@ -52,7 +52,7 @@ export type Principal = Message<"sallyport.v1.Principal"> & {
   email: string;
 
   /**
-   * Another principal that answers for this one (a bot's person), `type:id`.
+   * Another principal that is responsible for this one (a bot's person), `type:id`.
    *
    * @generated from field: string owner = 5;
    */
@@ -66,7 +66,7 @@ export type Principal = Message<"sallyport.v1.Principal"> & {
   state: PrincipalState;
 
   /**
-   * When it was registered, output only.
+   * The time of its registration, output only.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 7;
    */
@@ -80,7 +80,7 @@ export type Principal = Message<"sallyport.v1.Principal"> & {
   annotations: { [key: string]: string };
 
   /**
-   * Changes with every change of the principal. Sent back in an update it must still fit; empty: no check.
+   * Changes with every change of the principal. If an update sends it, it must still match; empty means no check.
    *
    * @generated from field: string etag = 9;
    */
@@ -95,13 +95,13 @@ export const PrincipalSchema: GenMessage<Principal> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_principal_admin, 0);
 
 /**
- * Asks for a new principal.
+ * A request for a new principal.
  *
  * @generated from message sallyport.v1.CreatePrincipalRequest
  */
 export type CreatePrincipalRequest = Message<"sallyport.v1.CreatePrincipalRequest"> & {
   /**
-   * The principal; `name` is needed.
+   * The principal; `name` is required.
    *
    * @generated from field: sallyport.v1.Principal principal = 1;
    */
@@ -186,7 +186,7 @@ export const GetPrincipalResponseSchema: GenMessage<GetPrincipalResponse> = /*@_
   messageDesc(file_sallyport_v1_principal_admin, 4);
 
 /**
- * Filters are combined by AND; an empty one does not filter.
+ * Filters are combined by AND. An empty filter matches everything.
  *
  * @generated from message sallyport.v1.ListPrincipalsRequest
  */
@@ -213,14 +213,14 @@ export type ListPrincipalsRequest = Message<"sallyport.v1.ListPrincipalsRequest"
   state: PrincipalState;
 
   /**
-   * Principals in a page; 0: 50; at most 500.
+   * Principals in a page, at most 500; 0 means 50.
    *
    * @generated from field: int32 page_size = 4;
    */
   pageSize: number;
 
   /**
-   * From the page before; bound to the same filters.
+   * The `next_page_token` of the previous page; valid only with the same filters.
    *
    * @generated from field: string page_token = 5;
    */
@@ -248,8 +248,8 @@ export type ListPrincipalsResponse = Message<"sallyport.v1.ListPrincipalsRespons
   principals: Principal[];
 
   /**
-   * For the next page; empty: this was the last. A page that is not the last can have fewer items than asked for, or
-   * none: it ends at 2 MiB, and after a bounded search.
+   * The token of the next page; empty after the last page. Any page may have fewer items than requested, or none,
+   * because a page ends at 2 MiB and after a bounded search.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -264,13 +264,13 @@ export const ListPrincipalsResponseSchema: GenMessage<ListPrincipalsResponse> = 
   messageDesc(file_sallyport_v1_principal_admin, 6);
 
 /**
- * Asks for a change of a principal.
+ * A request for a change of a principal.
  *
  * @generated from message sallyport.v1.UpdatePrincipalRequest
  */
 export type UpdatePrincipalRequest = Message<"sallyport.v1.UpdatePrincipalRequest"> & {
   /**
-   * `tenant` and `name` name it; the fields in `update_mask` carry the new values; `etag`, if set, must still fit.
+   * `tenant` and `name` name it. The fields in `update_mask` hold the new values. `etag`, if set, must match.
    *
    * @generated from field: sallyport.v1.Principal principal = 1;
    */
@@ -284,7 +284,7 @@ export type UpdatePrincipalRequest = Message<"sallyport.v1.UpdatePrincipalReques
   updateMask?: FieldMask | undefined;
 
   /**
-   * Do not wait until the change is in force everywhere.
+   * Return when the change is durable, before it is in force everywhere.
    *
    * @generated from field: bool no_wait = 3;
    */
@@ -312,7 +312,7 @@ export type UpdatePrincipalResponse = Message<"sallyport.v1.UpdatePrincipalRespo
   principal?: Principal | undefined;
 
   /**
-   * When the change is in force.
+   * The proof that the change is in force.
    *
    * @generated from field: sallyport.v1.Effect effect = 2;
    */
@@ -327,7 +327,7 @@ export const UpdatePrincipalResponseSchema: GenMessage<UpdatePrincipalResponse> 
   messageDesc(file_sallyport_v1_principal_admin, 8);
 
 /**
- * Names a principal to remove.
+ * Names a principal to delete.
  *
  * @generated from message sallyport.v1.DeletePrincipalRequest
  */
@@ -347,7 +347,7 @@ export type DeletePrincipalRequest = Message<"sallyport.v1.DeletePrincipalReques
   name: string;
 
   /**
-   * Do not wait until the change is in force everywhere.
+   * Return when the change is durable, before it is in force everywhere.
    *
    * @generated from field: bool no_wait = 3;
    */
@@ -362,7 +362,7 @@ export const DeletePrincipalRequestSchema: GenMessage<DeletePrincipalRequest> = 
   messageDesc(file_sallyport_v1_principal_admin, 9);
 
 /**
- * The removed principal.
+ * The deleted principal.
  *
  * @generated from message sallyport.v1.DeletePrincipalResponse
  */
@@ -375,7 +375,7 @@ export type DeletePrincipalResponse = Message<"sallyport.v1.DeletePrincipalRespo
   principal?: Principal | undefined;
 
   /**
-   * When the change is in force.
+   * The proof that the change is in force.
    *
    * @generated from field: sallyport.v1.Effect effect = 2;
    */
@@ -403,7 +403,7 @@ export const PrincipalState = {
   UNSPECIFIED: 0,
 
   /**
-   * Its tokens are judged by themselves.
+   * Each token is judged by its own state.
    *
    * @generated from enum value: PRINCIPAL_STATE_ACTIVE = 1;
    */
@@ -417,7 +417,7 @@ export const PrincipalState = {
   DISABLED: 2,
 
   /**
-   * Removed; its tokens are dead.
+   * Deleted; its tokens are refused, for good.
    *
    * @generated from enum value: PRINCIPAL_STATE_DELETED = 3;
    */
@@ -438,7 +438,7 @@ export const PrincipalStateSchema: GenEnum<PrincipalState> = /*@__PURE__*/
   enumDesc(file_sallyport_v1_principal_admin, 0);
 
 /**
- * Registers, changes and removes those for whom tokens speak.
+ * Registers, changes and deletes principals: the identities that tokens speak for.
  *
  * @generated from service sallyport.v1.PrincipalAdmin
  */
@@ -474,7 +474,7 @@ export const PrincipalAdmin: GenService<{
     output: typeof ListPrincipalsResponseSchema;
   },
   /**
-   * Changes the fields named by `update_mask`, and no others. Disabling refuses all tokens of the principal.
+   * Changes only the fields in `update_mask`. Tokens of a disabled principal are refused.
    *
    * @generated from rpc sallyport.v1.PrincipalAdmin.UpdatePrincipal
    */
@@ -484,7 +484,7 @@ export const PrincipalAdmin: GenService<{
     output: typeof UpdatePrincipalResponseSchema;
   },
   /**
-   * Removes a principal. All its tokens are dead, for good; the name can be created again.
+   * Deletes a principal. All its tokens are refused from then on, for good. The name can be created again.
    *
    * @generated from rpc sallyport.v1.PrincipalAdmin.DeletePrincipal
    */

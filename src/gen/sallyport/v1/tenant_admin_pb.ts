@@ -18,7 +18,7 @@ export const file_sallyport_v1_tenant_admin: GenFile = /*@__PURE__*/
   fileDesc("Ch9zYWxseXBvcnQvdjEvdGVuYW50X2FkbWluLnByb3RvEgxzYWxseXBvcnQudjEiwgIKBlRlbmFudBITCgJpZBgBIAEoCUIHukgEcgIYPxIeCgxkaXNwbGF5X25hbWUYAiABKAlCCLpIBXIDGJADEjIKBXN0YXRlGAMgASgOMhkuc2FsbHlwb3J0LnYxLlRlbmFudFN0YXRlQgi6SAWCAQIQARIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASUwoLYW5ub3RhdGlvbnMYBSADKAsyJS5zYWxseXBvcnQudjEuVGVuYW50LkFubm90YXRpb25zRW50cnlCF7pIFJoBERAgIgZyBCABKD8qBXIDKIACEhUKBGV0YWcYBiABKAlCB7pIBHICGEAaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkMKE0NyZWF0ZVRlbmFudFJlcXVlc3QSLAoGdGVuYW50GAEgASgLMhQuc2FsbHlwb3J0LnYxLlRlbmFudEIGukgDyAEBIjwKFENyZWF0ZVRlbmFudFJlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQiKQoQR2V0VGVuYW50UmVxdWVzdBIVCgJpZBgBIAEoCUIJukgGcgQQARg/IjkKEUdldFRlbmFudFJlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQihQEKEkxpc3RUZW5hbnRzUmVxdWVzdBIyCgVzdGF0ZRgBIAEoDjIZLnNhbGx5cG9ydC52MS5UZW5hbnRTdGF0ZUIIukgFggECEAESHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAEIlUKE0xpc3RUZW5hbnRzUmVzcG9uc2USJQoHdGVuYW50cxgBIAMoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIo0BChNVcGRhdGVUZW5hbnRSZXF1ZXN0EiwKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnRCBrpIA8gBARI3Cgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBrpIA8gBARIPCgdub193YWl0GAMgASgIImIKFFVwZGF0ZVRlbmFudFJlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQSJAoGZWZmZWN0GAIgASgLMhQuc2FsbHlwb3J0LnYxLkVmZmVjdCpgCgtUZW5hbnRTdGF0ZRIcChhURU5BTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIXChNURU5BTlRfU1RBVEVfQUNUSVZFEAESGgoWVEVOQU5UX1NUQVRFX1NVU1BFTkRFRBACMucCCgtUZW5hbnRBZG1pbhJVCgxDcmVhdGVUZW5hbnQSIS5zYWxseXBvcnQudjEuQ3JlYXRlVGVuYW50UmVxdWVzdBoiLnNhbGx5cG9ydC52MS5DcmVhdGVUZW5hbnRSZXNwb25zZRJRCglHZXRUZW5hbnQSHi5zYWxseXBvcnQudjEuR2V0VGVuYW50UmVxdWVzdBofLnNhbGx5cG9ydC52MS5HZXRUZW5hbnRSZXNwb25zZSIDkAIBElcKC0xpc3RUZW5hbnRzEiAuc2FsbHlwb3J0LnYxLkxpc3RUZW5hbnRzUmVxdWVzdBohLnNhbGx5cG9ydC52MS5MaXN0VGVuYW50c1Jlc3BvbnNlIgOQAgESVQoMVXBkYXRlVGVuYW50EiEuc2FsbHlwb3J0LnYxLlVwZGF0ZVRlbmFudFJlcXVlc3QaIi5zYWxseXBvcnQudjEuVXBkYXRlVGVuYW50UmVzcG9uc2VCcAoMc2FsbHlwb3J0LnYxQhBUZW5hbnRBZG1pblByb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
- * The organization that owns principals and tokens; a wall.
+ * The organization that owns principals and tokens. Nothing is shared between organizations.
  *
  * @generated from message sallyport.v1.Tenant
  */
@@ -45,7 +45,7 @@ export type Tenant = Message<"sallyport.v1.Tenant"> & {
   state: TenantState;
 
   /**
-   * When it was made, output only.
+   * The time of its creation, output only.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 4;
    */
@@ -59,7 +59,7 @@ export type Tenant = Message<"sallyport.v1.Tenant"> & {
   annotations: { [key: string]: string };
 
   /**
-   * Changes with every change of the tenant. Sent back in an update it must still fit; empty: no check.
+   * Changes with every change of the tenant. If an update sends it, it must still match; empty means no check.
    *
    * @generated from field: string etag = 6;
    */
@@ -74,13 +74,13 @@ export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_tenant_admin, 0);
 
 /**
- * Asks for a new organization.
+ * A request for a new organization.
  *
  * @generated from message sallyport.v1.CreateTenantRequest
  */
 export type CreateTenantRequest = Message<"sallyport.v1.CreateTenantRequest"> & {
   /**
-   * The tenant; `id` is needed.
+   * The tenant; `id` is required.
    *
    * @generated from field: sallyport.v1.Tenant tenant = 1;
    */
@@ -158,7 +158,7 @@ export const GetTenantResponseSchema: GenMessage<GetTenantResponse> = /*@__PURE_
   messageDesc(file_sallyport_v1_tenant_admin, 4);
 
 /**
- * An empty filter does not filter.
+ * An empty filter matches everything.
  *
  * @generated from message sallyport.v1.ListTenantsRequest
  */
@@ -171,14 +171,14 @@ export type ListTenantsRequest = Message<"sallyport.v1.ListTenantsRequest"> & {
   state: TenantState;
 
   /**
-   * Tenants in a page; 0: 50; at most 500.
+   * Tenants in a page, at most 500; 0 means 50.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * From the page before; bound to the same filters.
+   * The `next_page_token` of the previous page; valid only with the same filters.
    *
    * @generated from field: string page_token = 3;
    */
@@ -206,8 +206,8 @@ export type ListTenantsResponse = Message<"sallyport.v1.ListTenantsResponse"> & 
   tenants: Tenant[];
 
   /**
-   * For the next page; empty: this was the last. A page that is not the last can have fewer items than asked for, or
-   * none: it ends at 2 MiB, and after a bounded search.
+   * The token of the next page; empty after the last page. Any page may have fewer items than requested, or none,
+   * because a page ends at 2 MiB and after a bounded search.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -222,13 +222,13 @@ export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__P
   messageDesc(file_sallyport_v1_tenant_admin, 6);
 
 /**
- * Asks for a change of an organization.
+ * A request for a change of an organization.
  *
  * @generated from message sallyport.v1.UpdateTenantRequest
  */
 export type UpdateTenantRequest = Message<"sallyport.v1.UpdateTenantRequest"> & {
   /**
-   * `id` names it; the fields in `update_mask` carry the new values; `etag`, if set, must still fit.
+   * `id` names it. The fields in `update_mask` hold the new values. `etag`, if set, must match.
    *
    * @generated from field: sallyport.v1.Tenant tenant = 1;
    */
@@ -242,7 +242,7 @@ export type UpdateTenantRequest = Message<"sallyport.v1.UpdateTenantRequest"> & 
   updateMask?: FieldMask | undefined;
 
   /**
-   * Do not wait until the change is in force everywhere.
+   * Return when the change is durable, before it is in force everywhere.
    *
    * @generated from field: bool no_wait = 3;
    */
@@ -270,7 +270,7 @@ export type UpdateTenantResponse = Message<"sallyport.v1.UpdateTenantResponse"> 
   tenant?: Tenant | undefined;
 
   /**
-   * When the change is in force.
+   * The proof that the change is in force.
    *
    * @generated from field: sallyport.v1.Effect effect = 2;
    */
@@ -298,7 +298,7 @@ export const TenantState = {
   UNSPECIFIED: 0,
 
   /**
-   * Its tokens are judged by themselves.
+   * Each token is judged by its own state.
    *
    * @generated from enum value: TENANT_STATE_ACTIVE = 1;
    */
@@ -326,13 +326,13 @@ export const TenantStateSchema: GenEnum<TenantState> = /*@__PURE__*/
   enumDesc(file_sallyport_v1_tenant_admin, 0);
 
 /**
- * Makes and changes organizations. For operators only.
+ * Creates and changes organizations. For operators only.
  *
  * @generated from service sallyport.v1.TenantAdmin
  */
 export const TenantAdmin: GenService<{
   /**
-   * Makes an organization.
+   * Creates an organization.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.CreateTenant
    */
@@ -362,7 +362,7 @@ export const TenantAdmin: GenService<{
     output: typeof ListTenantsResponseSchema;
   },
   /**
-   * Changes the fields named by `update_mask`, and no others. Suspending refuses all tokens of the organization.
+   * Changes only the fields in `update_mask`. Tokens of a suspended organization are refused.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.UpdateTenant
    */

@@ -45,14 +45,14 @@ export type Token = Message<"sallyport.v1.Token"> & {
   profile: string;
 
   /**
-   * Whom the token speaks for, `type:id`.
+   * The principal that the token speaks for, `type:id`.
    *
    * @generated from field: string principal = 4;
    */
   principal: string;
 
   /**
-   * A name for people; 1 to 100 characters, empty only where the profile allows it.
+   * A name for people; 1 to 100 characters, empty only if the profile allows it.
    *
    * @generated from field: string display_name = 5;
    */
@@ -66,21 +66,21 @@ export type Token = Message<"sallyport.v1.Token"> & {
   description: string;
 
   /**
-   * What the token may do; at most 100. One that ends in `.*` or `:*` covers all that begin so.
+   * The scopes of the token; at most 100. A scope that ends in `.*` or `:*` covers all scopes with that beginning.
    *
    * @generated from field: repeated string scopes = 7;
    */
   scopes: string[];
 
   /**
-   * Where the token is good; at most 20. None: everywhere.
+   * The audiences that accept the token; at most 20. None: all audiences.
    *
    * @generated from field: repeated string audiences = 8;
    */
   audiences: string[];
 
   /**
-   * Client addresses from which the token is accepted; at most 50. None: from everywhere.
+   * The networks from which the token is accepted; at most 50. None: all networks.
    *
    * @generated from field: repeated string allowed_cidrs = 9;
    */
@@ -94,7 +94,7 @@ export type Token = Message<"sallyport.v1.Token"> & {
   annotations: { [key: string]: string };
 
   /**
-   * The visible start of the token string, to match by eye with a string found somewhere.
+   * The visible start of the token string, to recognize a string that was found somewhere.
    *
    * @generated from field: string hint = 11;
    */
@@ -108,21 +108,21 @@ export type Token = Message<"sallyport.v1.Token"> & {
   state: TokenState;
 
   /**
-   * The token's own switch; false by default.
+   * The token itself is disabled; false by default.
    *
    * @generated from field: bool disabled = 13;
    */
   disabled: boolean;
 
   /**
-   * When it was issued, output only.
+   * The time of its issue, output only.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 14;
    */
   createTime?: Timestamp | undefined;
 
   /**
-   * Who issued it: `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>` or `token:<hint>`; output only.
+   * The issuer: `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>` or `token:<hint>`; output only.
    *
    * @generated from field: string created_by = 15;
    */
@@ -136,28 +136,28 @@ export type Token = Message<"sallyport.v1.Token"> & {
   notBeforeTime?: Timestamp | undefined;
 
   /**
-   * Refused from this time on. Not set: never expires.
+   * Refused from this time on. Not set: the token never expires.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 17;
    */
   expireTime?: Timestamp | undefined;
 
   /**
-   * When it was revoked, if it was; output only.
+   * The time of its revocation, if it is revoked; output only.
    *
    * @generated from field: google.protobuf.Timestamp revoke_time = 18;
    */
   revokeTime?: Timestamp | undefined;
 
   /**
-   * Who revoked it; output only.
+   * The actor that revoked it; output only.
    *
    * @generated from field: string revoked_by = 19;
    */
   revokedBy: string;
 
   /**
-   * Why it was revoked; output only.
+   * The reason of its revocation; output only.
    *
    * @generated from field: string revoke_reason = 20;
    */
@@ -171,28 +171,28 @@ export type Token = Message<"sallyport.v1.Token"> & {
   rotatedFrom: string;
 
   /**
-   * When it was last accepted, to within a minute or so; output only.
+   * The time of its last accepted use, to within about a minute; output only.
    *
    * @generated from field: google.protobuf.Timestamp last_use_time = 22;
    */
   lastUseTime?: Timestamp | undefined;
 
   /**
-   * The client address of that use, where known; output only.
+   * The client address of that use, if known; output only.
    *
    * @generated from field: string last_use_address = 23;
    */
   lastUseAddress: string;
 
   /**
-   * Changes with every change of the token. Sent back in an update it must still fit; empty: no check.
+   * Changes with every change of the token. If an update sends it, it must still match; empty means no check.
    *
    * @generated from field: string etag = 24;
    */
   etag: string;
 
   /**
-   * The id of the token that minted this one for its own principal, if one did: it dies with it; output only.
+   * The id of the token that minted this one for its own principal, if one did. This token ends with it. Output only.
    *
    * @generated from field: string parent = 25;
    */
@@ -214,7 +214,7 @@ export const TokenSchema: GenMessage<Token> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_token_admin, 0);
 
 /**
- * Asks for a new token.
+ * A request for a new token.
  *
  * @generated from message sallyport.v1.CreateTokenRequest
  */
@@ -234,14 +234,14 @@ export type CreateTokenRequest = Message<"sallyport.v1.CreateTokenRequest"> & {
   profile: string;
 
   /**
-   * Whom the token speaks for, `type:id`.
+   * The principal that the token speaks for, `type:id`.
    *
    * @generated from field: string principal = 3;
    */
   principal: string;
 
   /**
-   * 1 to 100 characters after trimming; empty only where the profile allows it. No control characters.
+   * 1 to 100 characters after trimming; empty only if the profile allows it. No control characters.
    *
    * @generated from field: string display_name = 4;
    */
@@ -255,7 +255,7 @@ export type CreateTokenRequest = Message<"sallyport.v1.CreateTokenRequest"> & {
   description: string;
 
   /**
-   * At most 100, each 1 to 128 visible ASCII characters without space, `"` and `\` (RFC 6749, section 3.3).
+   * At most 100, each 1 to 128 visible ASCII characters without space, `"` and `\` (RFC 6749 §3.3).
    *
    * @generated from field: repeated string scopes = 6;
    */
@@ -283,7 +283,7 @@ export type CreateTokenRequest = Message<"sallyport.v1.CreateTokenRequest"> & {
   annotations: { [key: string]: string };
 
   /**
-   * How long the token lives; none given: the profile's default.
+   * The lifetime of the token; the profile's default if not set.
    *
    * @generated from oneof sallyport.v1.CreateTokenRequest.lifetime
    */
@@ -305,7 +305,7 @@ export type CreateTokenRequest = Message<"sallyport.v1.CreateTokenRequest"> & {
     case: "expireTime";
   } | {
     /**
-     * Never expires; only where the profile allows it. False is refused.
+     * The token never expires; only if the profile allows it. False is refused.
      *
      * @generated from field: bool no_expiry = 12;
      */
@@ -321,7 +321,7 @@ export type CreateTokenRequest = Message<"sallyport.v1.CreateTokenRequest"> & {
   notBeforeTime?: Timestamp | undefined;
 
   /**
-   * A UUID. A repeat with the same id and body within 10 minutes has the same answer, token string included.
+   * A UUID. A repeat with the same id and body within 10 minutes gets the same answer, with the same token string.
    *
    * @generated from field: string request_id = 14;
    */
@@ -349,7 +349,7 @@ export type CreateTokenResponse = Message<"sallyport.v1.CreateTokenResponse"> & 
   token?: Token | undefined;
 
   /**
-   * The secret credential, shown once: it is stored nowhere and can not be had again.
+   * The secret credential. It is shown once, is not stored, and cannot be recovered.
    *
    * @generated from field: string token_string = 2;
    */
@@ -413,7 +413,7 @@ export const GetTokenResponseSchema: GenMessage<GetTokenResponse> = /*@__PURE__*
   messageDesc(file_sallyport_v1_token_admin, 4);
 
 /**
- * Filters are combined by AND; an empty one does not filter.
+ * Filters are combined by AND. An empty filter matches everything.
  *
  * @generated from message sallyport.v1.ListTokensRequest
  */
@@ -468,21 +468,21 @@ export type ListTokensRequest = Message<"sallyport.v1.ListTokensRequest"> & {
   createdBefore?: Timestamp | undefined;
 
   /**
-   * Only tokens not used since this time, never used ones included.
+   * Only tokens without a use since this time, including tokens that were never used.
    *
    * @generated from field: google.protobuf.Timestamp last_used_before = 8;
    */
   lastUsedBefore?: Timestamp | undefined;
 
   /**
-   * Tokens in a page; 0: 50; at most 500.
+   * Tokens in a page, at most 500; 0 means 50.
    *
    * @generated from field: int32 page_size = 9;
    */
   pageSize: number;
 
   /**
-   * From the page before; bound to the same filters.
+   * The `next_page_token` of the previous page; valid only with the same filters.
    *
    * @generated from field: string page_token = 10;
    */
@@ -510,8 +510,8 @@ export type ListTokensResponse = Message<"sallyport.v1.ListTokensResponse"> & {
   tokens: Token[];
 
   /**
-   * For the next page; empty: this was the last. A page that is not the last can have fewer items than asked for, or
-   * none: it ends at 2 MiB, and after a bounded search.
+   * The token of the next page; empty after the last page. Any page may have fewer items than requested, or none,
+   * because a page ends at 2 MiB and after a bounded search.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -526,13 +526,13 @@ export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PUR
   messageDesc(file_sallyport_v1_token_admin, 6);
 
 /**
- * Asks for a change of a token.
+ * A request for a change of a token.
  *
  * @generated from message sallyport.v1.UpdateTokenRequest
  */
 export type UpdateTokenRequest = Message<"sallyport.v1.UpdateTokenRequest"> & {
   /**
-   * `id` names the token; the fields in `update_mask` carry the new values; `etag`, if set, must still fit.
+   * `id` names the token. The fields in `update_mask` hold the new values. `etag`, if set, must match.
    *
    * @generated from field: sallyport.v1.Token token = 1;
    */
@@ -546,7 +546,7 @@ export type UpdateTokenRequest = Message<"sallyport.v1.UpdateTokenRequest"> & {
   updateMask?: FieldMask | undefined;
 
   /**
-   * Do not wait until the change is in force everywhere.
+   * Return when the change is durable, before it is in force everywhere.
    *
    * @generated from field: bool no_wait = 3;
    */
@@ -574,7 +574,7 @@ export type UpdateTokenResponse = Message<"sallyport.v1.UpdateTokenResponse"> & 
   token?: Token | undefined;
 
   /**
-   * When the change is in force.
+   * The proof that the change is in force.
    *
    * @generated from field: sallyport.v1.Effect effect = 2;
    */
@@ -589,13 +589,13 @@ export const UpdateTokenResponseSchema: GenMessage<UpdateTokenResponse> = /*@__P
   messageDesc(file_sallyport_v1_token_admin, 8);
 
 /**
- * Asks for the end of one token.
+ * A request to revoke one token.
  *
  * @generated from message sallyport.v1.RevokeTokenRequest
  */
 export type RevokeTokenRequest = Message<"sallyport.v1.RevokeTokenRequest"> & {
   /**
-   * Which token.
+   * The token to revoke.
    *
    * @generated from oneof sallyport.v1.RevokeTokenRequest.target
    */
@@ -609,7 +609,7 @@ export type RevokeTokenRequest = Message<"sallyport.v1.RevokeTokenRequest"> & {
     case: "id";
   } | {
     /**
-     * A token string found somewhere. It is hashed and never stored.
+     * A token string that was found somewhere. It is hashed and never stored.
      *
      * @generated from field: string token_string = 2;
      */
@@ -618,7 +618,7 @@ export type RevokeTokenRequest = Message<"sallyport.v1.RevokeTokenRequest"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * Also every token that this one came from or went to by rotation.
+   * Also revokes every token of its rotation family: those that it replaced, and those that replaced it.
    *
    * @generated from field: bool family = 3;
    */
@@ -632,7 +632,7 @@ export type RevokeTokenRequest = Message<"sallyport.v1.RevokeTokenRequest"> & {
   reason: string;
 
   /**
-   * Do not wait until the revocation is in force everywhere.
+   * Return when the revocation is durable, before it is in force everywhere.
    *
    * @generated from field: bool no_wait = 5;
    */
@@ -660,7 +660,7 @@ export type RevokeTokenResponse = Message<"sallyport.v1.RevokeTokenResponse"> & 
   token?: Token | undefined;
 
   /**
-   * When the revocation is in force.
+   * The proof that the revocation is in force.
    *
    * @generated from field: sallyport.v1.Effect effect = 2;
    */
@@ -675,8 +675,8 @@ export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__P
   messageDesc(file_sallyport_v1_token_admin, 10);
 
 /**
- * At least one selector is needed (`tenant` alone: all tokens of the organization). Selectors are combined by AND;
- * `hints`, `token_strings` and `ids` together are one selector.
+ * At least one selector is required; `tenant` alone selects all tokens of the organization. Selectors are combined by
+ * AND; `hints`, `token_strings` and `ids` together are one selector.
  *
  * @generated from message sallyport.v1.RevokeTokensRequest
  */
@@ -703,7 +703,7 @@ export type RevokeTokensRequest = Message<"sallyport.v1.RevokeTokensRequest"> & 
   profile: string;
 
   /**
-   * Tokens made by this provenance, for example `token:sp_adm_1x7Kd02Qa`. See `descendants`.
+   * Tokens created by this actor, for example `token:sp_adm_1x7Kd02Qa`. See `descendants`.
    *
    * @generated from field: string created_by = 4;
    */
@@ -745,22 +745,22 @@ export type RevokeTokensRequest = Message<"sallyport.v1.RevokeTokensRequest"> & 
   reason: string;
 
   /**
-   * Do not wait until the revocations are in force everywhere.
+   * Return when the revocations are durable, before they are in force everywhere.
    *
    * @generated from field: bool no_wait = 10;
    */
   noWait: boolean;
 
   /**
-   * Only count and list what would be revoked.
+   * Only counts and lists the tokens that would be revoked.
    *
    * @generated from field: bool dry_run = 11;
    */
   dryRun: boolean;
 
   /**
-   * Also whatever a selected token made, and what that made in turn, and whatever replaced one of them by rotation; of
-   * the same organization. What was made through tokens that are dead by now is found, too.
+   * Also the tokens that a selected token created, directly or through other tokens, and all that replaced one of them
+   * by rotation, in the same organization. This includes tokens that were created by tokens that have ended since.
    *
    * @generated from field: bool descendants = 12;
    */
@@ -775,14 +775,14 @@ export const RevokeTokensRequestSchema: GenMessage<RevokeTokensRequest> = /*@__P
   messageDesc(file_sallyport_v1_token_admin, 11);
 
 /**
- * What was revoked.
+ * The revoked tokens.
  *
  * @generated from message sallyport.v1.RevokeTokensResponse
  */
 export type RevokeTokensResponse = Message<"sallyport.v1.RevokeTokensResponse"> & {
   /**
-   * How many tokens were live and are revoked now (or would be, for a dry run). Of a whole principal or tenant: 0 where
-   * the deadline comes before they are counted; the revocation does not wait for it.
+   * The number of tokens that were live and are revoked now, or would be in a dry run. For a whole principal or tenant
+   * it is 0 if the deadline comes before the count is complete; the revocation itself does not depend on the count.
    *
    * @generated from field: int32 revoked_count = 1;
    */
@@ -796,7 +796,7 @@ export type RevokeTokensResponse = Message<"sallyport.v1.RevokeTokensResponse"> 
   matchedIds: string[];
 
   /**
-   * When the revocations are in force; not set for a dry run.
+   * The proof that the revocations are in force; not set for a dry run.
    *
    * @generated from field: sallyport.v1.Effect effect = 3;
    */
@@ -811,7 +811,7 @@ export const RevokeTokensResponseSchema: GenMessage<RevokeTokensResponse> = /*@_
   messageDesc(file_sallyport_v1_token_admin, 12);
 
 /**
- * Asks for a replacement of a token.
+ * A request to replace a token.
  *
  * @generated from message sallyport.v1.RotateTokenRequest
  */
@@ -824,15 +824,15 @@ export type RotateTokenRequest = Message<"sallyport.v1.RotateTokenRequest"> & {
   id: string;
 
   /**
-   * How long the old string still works; 0 (the default) to 7 days.
+   * The time for which the old string still works; 0 (the default) to 7 days.
    *
    * @generated from field: google.protobuf.Duration overlap = 2;
    */
   overlap?: Duration | undefined;
 
   /**
-   * How long the new token lives; none given: as long as the old one was made to live. A token that rotates itself is
-   * given no more than its profile's `self_rotate` says.
+   * The lifetime of the new token; if not set, the lifetime that the old one was created with. For a token that rotates
+   * itself, its profile's `self_rotate` is the limit.
    *
    * @generated from oneof sallyport.v1.RotateTokenRequest.lifetime
    */
@@ -854,7 +854,7 @@ export type RotateTokenRequest = Message<"sallyport.v1.RotateTokenRequest"> & {
     case: "expireTime";
   } | {
     /**
-     * Never expires; only where the profile allows it. False is refused.
+     * The token never expires; only if the profile allows it. False is refused.
      *
      * @generated from field: bool no_expiry = 5;
      */
@@ -863,14 +863,14 @@ export type RotateTokenRequest = Message<"sallyport.v1.RotateTokenRequest"> & {
   } | { case: undefined; value?: undefined };
 
   /**
-   * A UUID. A repeat with the same id and body within 10 minutes has the same answer, token string included.
+   * A UUID. A repeat with the same id and body within 10 minutes gets the same answer, with the same token string.
    *
    * @generated from field: string request_id = 6;
    */
   requestId: string;
 
   /**
-   * Do not wait until the end of the old string is in force everywhere.
+   * Return when the change is durable, before the end of the old string is in force everywhere.
    *
    * @generated from field: bool no_wait = 7;
    */
@@ -898,7 +898,7 @@ export type RotateTokenResponse = Message<"sallyport.v1.RotateTokenResponse"> & 
   token?: Token | undefined;
 
   /**
-   * The new secret credential, shown once: it is stored nowhere and can not be had again.
+   * The new secret credential. It is shown once, is not stored, and cannot be recovered.
    *
    * @generated from field: string token_string = 2;
    */
@@ -912,7 +912,7 @@ export type RotateTokenResponse = Message<"sallyport.v1.RotateTokenResponse"> & 
   previous?: Token | undefined;
 
   /**
-   * When the change is in force.
+   * The proof that the change is in force.
    *
    * @generated from field: sallyport.v1.Effect effect = 4;
    */
@@ -968,14 +968,14 @@ export const TokenState = {
   EXPIRED: 3,
 
   /**
-   * Switched off for now: the token, its principal or its tenant.
+   * Disabled for now: the token, its principal or its tenant.
    *
    * @generated from enum value: TOKEN_STATE_DISABLED = 4;
    */
   DISABLED: 4,
 
   /**
-   * Revoked for good: itself, by a cut of its principal or tenant, or with its parent.
+   * Revoked for good: by itself, with all tokens of its principal or tenant, or with its parent.
    *
    * @generated from enum value: TOKEN_STATE_REVOKED = 5;
    */
@@ -1002,7 +1002,7 @@ export const TokenStateSchema: GenEnum<TokenState> = /*@__PURE__*/
  */
 export const TokenAdmin: GenService<{
   /**
-   * Issues a token. The token string is in this response and nowhere else.
+   * Issues a token. Only this response holds the token string.
    *
    * @generated from rpc sallyport.v1.TokenAdmin.CreateToken
    */
@@ -1032,7 +1032,7 @@ export const TokenAdmin: GenService<{
     output: typeof ListTokensResponseSchema;
   },
   /**
-   * Changes the fields named by `update_mask`, and no others.
+   * Changes only the fields in `update_mask`.
    *
    * @generated from rpc sallyport.v1.TokenAdmin.UpdateToken
    */
@@ -1053,7 +1053,7 @@ export const TokenAdmin: GenService<{
     output: typeof RevokeTokenResponseSchema;
   },
   /**
-   * Revokes every token that fits all selectors given. At least one selector is needed.
+   * Revokes every token that matches all given selectors. At least one selector is required.
    *
    * @generated from rpc sallyport.v1.TokenAdmin.RevokeTokens
    */
@@ -1063,7 +1063,7 @@ export const TokenAdmin: GenService<{
     output: typeof RevokeTokensResponseSchema;
   },
   /**
-   * Replaces a token by a new one of the same rights. The old string works for `overlap`, then never again.
+   * Replaces a token by a new one with the same rights. The old string works for `overlap`, then never again.
    *
    * @generated from rpc sallyport.v1.TokenAdmin.RotateToken
    */

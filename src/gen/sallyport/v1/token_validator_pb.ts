@@ -15,7 +15,7 @@ export const file_sallyport_v1_token_validator: GenFile = /*@__PURE__*/
   fileDesc("CiJzYWxseXBvcnQvdjEvdG9rZW5fdmFsaWRhdG9yLnByb3RvEgxzYWxseXBvcnQudjEiZgoOUmVxdWVzdENvbnRleHQSFgoOY2xpZW50X2FkZHJlc3MYASABKAkSDgoGbWV0aG9kGAIgASgJEgwKBGhvc3QYAyABKAkSDAoEcGF0aBgEIAEoCRIQCgh3b3JrbG9hZBgFIAEoCSKGAQoUVmFsaWRhdGVUb2tlblJlcXVlc3QSFAoMdG9rZW5fc3RyaW5nGAEgASgJEhcKD3JlcXVpcmVkX3Njb3BlcxgCIAMoCRIQCghhdWRpZW5jZRgDIAEoCRItCgdjb250ZXh0GAQgASgLMhwuc2FsbHlwb3J0LnYxLlJlcXVlc3RDb250ZXh0IqoCCg5WYWxpZGF0ZWRUb2tlbhIKCgJpZBgBIAEoCRIOCgZ0ZW5hbnQYAiABKAkSDwoHcHJvZmlsZRgDIAEoCRIRCglwcmluY2lwYWwYBCABKAkSDgoGc2NvcGVzGAUgAygJEhEKCWF1ZGllbmNlcxgGIAMoCRIvCgtleHBpcmVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASQgoLYW5ub3RhdGlvbnMYCCADKAsyLS5zYWxseXBvcnQudjEuVmFsaWRhdGVkVG9rZW4uQW5ub3RhdGlvbnNFbnRyeRIMCgRoaW50GAkgASgJGjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKUAQoVVmFsaWRhdGVUb2tlblJlc3BvbnNlEiYKB3ZlcmRpY3QYASABKA4yFS5zYWxseXBvcnQudjEuVmVyZGljdBIrCgV0b2tlbhgCIAEoCzIcLnNhbGx5cG9ydC52MS5WYWxpZGF0ZWRUb2tlbhIWCg5taXNzaW5nX3Njb3BlcxgDIAMoCRIOCgZyZWFzb24YBCABKAkiUgoaQmF0Y2hWYWxpZGF0ZVRva2Vuc1JlcXVlc3QSNAoIcmVxdWVzdHMYASADKAsyIi5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlcXVlc3QiVQobQmF0Y2hWYWxpZGF0ZVRva2Vuc1Jlc3BvbnNlEjYKCXJlc3BvbnNlcxgBIAMoCzIjLnNhbGx5cG9ydC52MS5WYWxpZGF0ZVRva2VuUmVzcG9uc2Uq4QEKB1ZlcmRpY3QSFwoTVkVSRElDVF9VTlNQRUNJRklFRBAAEhEKDVZFUkRJQ1RfQUxMT1cQARIZChVWRVJESUNUX0lOVkFMSURfVE9LRU4QAhIeChpWRVJESUNUX0lOU1VGRklDSUVOVF9TQ09QRRADEhoKFlZFUkRJQ1RfV1JPTkdfQVVESUVOQ0UQBBIfChtWRVJESUNUX0FERFJFU1NfTk9UX0FMTE9XRUQQBRIYChRWRVJESUNUX1JBVEVfTElNSVRFRBAGEhgKFFZFUkRJQ1RfVU5ERVRFUk1JTkVEEAcy1gEKDlRva2VuVmFsaWRhdG9yElgKDVZhbGlkYXRlVG9rZW4SIi5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlcXVlc3QaIy5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlc3BvbnNlEmoKE0JhdGNoVmFsaWRhdGVUb2tlbnMSKC5zYWxseXBvcnQudjEuQmF0Y2hWYWxpZGF0ZVRva2Vuc1JlcXVlc3QaKS5zYWxseXBvcnQudjEuQmF0Y2hWYWxpZGF0ZVRva2Vuc1Jlc3BvbnNlQnMKDHNhbGx5cG9ydC52MUITVG9rZW5WYWxpZGF0b3JQcm90b1ABWhhzYWxseXBvcnQvdjE7c2FsbHlwb3J0djGiAgNTUFiqAgxTYWxseXBvcnQuVjHKAgxTYWxseXBvcnRcVjHqAg1TYWxseXBvcnQ6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
- * Where the request to be judged comes from.
+ * The origin of the request that carries the token.
  *
  * @generated from message sallyport.v1.RequestContext
  */
@@ -49,7 +49,7 @@ export type RequestContext = Message<"sallyport.v1.RequestContext"> & {
   path: string;
 
   /**
-   * The workload that asks.
+   * The workload that calls.
    *
    * @generated from field: string workload = 5;
    */
@@ -64,13 +64,13 @@ export const RequestContextSchema: GenMessage<RequestContext> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_token_validator, 0);
 
 /**
- * What is asked.
+ * A token string, and the requirement that it must fulfil.
  *
  * @generated from message sallyport.v1.ValidateTokenRequest
  */
 export type ValidateTokenRequest = Message<"sallyport.v1.ValidateTokenRequest"> & {
   /**
-   * Any string. Whatever is not a live token is INVALID_TOKEN, never an RPC error.
+   * Any string. A string that is not a live token is INVALID_TOKEN, never an RPC error.
    *
    * @generated from field: string token_string = 1;
    */
@@ -84,14 +84,14 @@ export type ValidateTokenRequest = Message<"sallyport.v1.ValidateTokenRequest"> 
   requiredScopes: string[];
 
   /**
-   * The audience that the token must be for, if it has any; at most 256 characters.
+   * The audience that must be among the token's, unless the token has none; at most 256 characters.
    *
    * @generated from field: string audience = 3;
    */
   audience: string;
 
   /**
-   * Where the request comes from.
+   * The origin of the request.
    *
    * @generated from field: sallyport.v1.RequestContext context = 4;
    */
@@ -106,7 +106,7 @@ export const ValidateTokenRequestSchema: GenMessage<ValidateTokenRequest> = /*@_
   messageDesc(file_sallyport_v1_token_validator, 1);
 
 /**
- * A token as the validator saw it.
+ * The validator's view of a token.
  *
  * @generated from message sallyport.v1.ValidatedToken
  */
@@ -133,28 +133,28 @@ export type ValidatedToken = Message<"sallyport.v1.ValidatedToken"> & {
   profile: string;
 
   /**
-   * Whom the token speaks for, `type:id`.
+   * The principal that the token speaks for, `type:id`.
    *
    * @generated from field: string principal = 4;
    */
   principal: string;
 
   /**
-   * What it may do.
+   * The scopes of the token.
    *
    * @generated from field: repeated string scopes = 5;
    */
   scopes: string[];
 
   /**
-   * Where it is good; none: everywhere.
+   * The audiences that accept the token; none: all audiences.
    *
    * @generated from field: repeated string audiences = 6;
    */
   audiences: string[];
 
   /**
-   * Refused from this time on. Not set: never expires.
+   * Refused from this time on. Not set: the token never expires.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 7;
    */
@@ -225,13 +225,13 @@ export const ValidateTokenResponseSchema: GenMessage<ValidateTokenResponse> = /*
   messageDesc(file_sallyport_v1_token_validator, 3);
 
 /**
- * Several questions at once.
+ * Several requests at once.
  *
  * @generated from message sallyport.v1.BatchValidateTokensRequest
  */
 export type BatchValidateTokensRequest = Message<"sallyport.v1.BatchValidateTokensRequest"> & {
   /**
-   * 1 to 100 questions.
+   * 1 to 100 requests.
    *
    * @generated from field: repeated sallyport.v1.ValidateTokenRequest requests = 1;
    */
@@ -246,7 +246,7 @@ export const BatchValidateTokensRequestSchema: GenMessage<BatchValidateTokensReq
   messageDesc(file_sallyport_v1_token_validator, 4);
 
 /**
- * Their answers.
+ * The answers.
  *
  * @generated from message sallyport.v1.BatchValidateTokensResponse
  */
@@ -287,7 +287,7 @@ export const Verdict = {
   ALLOW: 1,
 
   /**
-   * Not a live token, for whatever reason: malformed, unknown, expired, not yet valid, disabled, revoked.
+   * Not a live token, for any reason: malformed, unknown, expired, not yet valid, disabled, revoked.
    *
    * @generated from enum value: VERDICT_INVALID_TOKEN = 2;
    */
@@ -315,14 +315,14 @@ export const Verdict = {
   ADDRESS_NOT_ALLOWED: 5,
 
   /**
-   * A live token that asks too often.
+   * A live token with too many requests.
    *
    * @generated from enum value: VERDICT_RATE_LIMITED = 6;
    */
   RATE_LIMITED: 6,
 
   /**
-   * Our own outage: nothing can be said, refuse.
+   * Our own outage: the token cannot be judged. Refuse the request.
    *
    * @generated from enum value: VERDICT_UNDETERMINED = 7;
    */
@@ -343,13 +343,13 @@ export const VerdictSchema: GenEnum<Verdict> = /*@__PURE__*/
   enumDesc(file_sallyport_v1_token_validator, 0);
 
 /**
- * Answers whether a token is good. A refusal is an answer: the RPC is OK for every verdict.
+ * Validates tokens. A refusal is an answer: the RPC is OK for every verdict.
  *
  * @generated from service sallyport.v1.TokenValidator
  */
 export const TokenValidator: GenService<{
   /**
-   * Judges one token string.
+   * Validates one token string.
    *
    * @generated from rpc sallyport.v1.TokenValidator.ValidateToken
    */
@@ -359,7 +359,7 @@ export const TokenValidator: GenService<{
     output: typeof ValidateTokenResponseSchema;
   },
   /**
-   * Judges up to 100 token strings; responses are in the order of the requests.
+   * Validates up to 100 token strings. Responses are in the order of the requests.
    *
    * @generated from rpc sallyport.v1.TokenValidator.BatchValidateTokens
    */
