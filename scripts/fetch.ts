@@ -36,6 +36,7 @@ const recipes = {
     version: "1.24",
     programs: ["pgbouncer"],
   },
+  prometheus: { from: "debian", packages: ["prometheus"], version: "2", programs: ["promtool", "prometheus"] },
   nginx: { from: "debian", packages: ["nginx"], version: "1", programs: ["nginx"] },
   haproxy: { from: "debian", packages: ["haproxy"], version: "2", programs: ["haproxy"] },
   "caddy-debian": { from: "debian", packages: ["caddy"], version: "2", programs: ["caddy"] },

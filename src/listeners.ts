@@ -234,6 +234,7 @@ function adminListener(
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),
+    onCertificate: (endsAt) => telemetry.certificate("admin", endsAt),
   });
 }
 
@@ -297,6 +298,7 @@ async function dataListener(
       : { onStream: mountNode({ routes, limits: h2HeadLimits(limits), budget, unix, onHandlerError }) }),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "data" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("data", address, why),
+    onCertificate: (endsAt) => telemetry.certificate("data", endsAt),
   });
   return {
     ...listener,

@@ -1,4 +1,5 @@
 import { existsSync, unwatchFile, watchFile } from "node:fs";
+import { build } from "./build.ts";
 import type { Config } from "./config/schema.ts";
 import { StartError } from "./domain/start-error.ts";
 import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
@@ -28,6 +29,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
   assertUsable(given);
   const telemetry = createTelemetry(given.log.level);
   surviveFaults(telemetry);
+  telemetry.runs(build(), given.revocation.lease / 1000);
   telemetry.note("starting", { node: process.version, pid: process.pid, mode: given.mode });
   for (const warning of given.warnings) telemetry.note("configuration_warning", { warning });
   const signals = new Signals();

@@ -130,7 +130,7 @@ test("docs/monitoring.md has every metric of ours, and every metric on the pages
     codes(name!).map((code) => code.split("{")[0]!),
   );
   expect(documented.sort()).toEqual(ours.sort());
-  const named = PAGES.flatMap((page) => read(page).match(/sallyport_[a-z_]+_(total|seconds|entries)\b/g) ?? []);
+  const named = PAGES.flatMap((page) => read(page).match(/sallyport_[a-z_]+_(total|seconds|entries|info)\b/g) ?? []);
   expect(named.filter((name) => !names.includes(name))).toEqual([]);
 });
 

@@ -11,7 +11,7 @@ import { h2Branch, type StreamHandler } from "./h2-branch.ts";
 import type { ListenerLimits } from "./limits.ts";
 import { describePeer, type HttpHandler, rememberPeer } from "./peers.ts";
 import { OpenResponses } from "./responses.ts";
-import { loadTls, type TlsFiles } from "./tls.ts";
+import { certificateEnd, loadTls, type TlsFiles } from "./tls.ts";
 
 const SWEEP_MS = 1_000;
 /** While draining: how long a connection without a request is kept, because one may be on the wire. */
@@ -43,6 +43,8 @@ export interface ListenerOptions {
   onTrouble(name: ListenerTrouble, error: unknown): void;
   /** A TLS connection that did not come about: its peer's address, and why in a code. */
   onHandshakeFailed?(address: string, why: string): void;
+  /** The server's certificate is in use, from the start or after a reload: when it ends, in seconds since 1970. */
+  onCertificate?(endsAt: number): void;
 }
 
 export interface ListenerStats {
@@ -102,6 +104,12 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
 
   const describe = (socket: Socket): Peer => describePeer(options.name, peerOf(socket, unix), tls?.allowedSans ?? []);
 
+  const certificate = (files: TlsFiles) => {
+    const loaded = loadTls(files);
+    options.onCertificate?.(certificateEnd(loaded));
+    return loaded;
+  };
+
   /** The limits of sockets; false when the connection was turned away. */
   const admit = (socket: Socket): boolean => {
     socket.on("error", () => {});
@@ -158,7 +166,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
   } else {
     const named = (tls.allowedSans?.length ?? 0) > 0;
     server = createTlsServer({
-      ...loadTls(tls),
+      ...certificate(tls),
       ALPNProtocols: ["h2", "http/1.1"],
       handshakeTimeout: limits.firstRequestMs,
       requestCert: tls.clientCaFile !== undefined,
@@ -226,7 +234,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     reloadTls() {
       if (tls === undefined) return true;
       try {
-        (server as TlsServer).setSecureContext(loadTls(tls));
+        (server as TlsServer).setSecureContext(certificate(tls));
         return true;
       } catch (error) {
         options.onTrouble("certificate_reload_failed", error);

@@ -28,6 +28,11 @@ export function loadTls(files: TlsFiles): SecureContextOptions {
   return options;
 }
 
+/** When the server's own certificate, the first of the options', ends: seconds since 1970. */
+export function certificateEnd({ cert }: SecureContextOptions): number {
+  return certificatesOf(String(cert))[0]!.validToDate.getTime() / 1000;
+}
+
 /** What is wrong with the files, at a time: milliseconds since 1970. */
 export function tlsProblems(files: TlsFiles, now: number): readonly TlsProblem[] {
   return examine(files, now).problems;

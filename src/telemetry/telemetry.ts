@@ -22,6 +22,10 @@ export interface Telemetry extends Events {
   /** The listener of a validation is only known outside: it gives events of its own. */
   forListener(listener: string): Events;
   called(line: CallLine): void;
+  /** What runs, and for how long one of its leases is good. */
+  runs(build: { readonly version: string; readonly commit: string }, leaseSeconds: number): void;
+  /** When a listener's certificate ends, in seconds since 1970. */
+  certificate(listener: string, endsAt: number): void;
   /** A TLS connection to a listener that did not come about. */
   handshakeFailed(listener: string, address: string, why: string): void;
   /** A counter of answered calls of one method, cheap enough for the hot path; they are not logged. */
@@ -46,6 +50,8 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     log[level]({ event, ...facts }, text);
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
+  // Gauges whose names say that they are counters; each stands by its kinds under the name without `_total` too.
+  for (const what of ["handles", "requests", "resources"]) registry.removeSingleMetric(`nodejs_active_${what}_total`);
   const m = metrics(registry);
   for (const what of Object.keys(ALARMS)) m.alarms.inc({ what }, 0);
   for (const what of Object.keys(TROUBLES)) m.troubles.inc({ what }, 0);
@@ -115,6 +121,11 @@ export function createTelemetry(level: string, destination?: { write(line: strin
         entry.count++;
       };
     },
+    runs({ version, commit }, leaseSeconds) {
+      m.build.set({ version, commit }, 1);
+      m.lease.set(leaseSeconds);
+    },
+    certificate: (listener, endsAt) => m.certificateEnds.set({ listener }, endsAt),
     handshakeFailed(listener, address, why) {
       m.handshakeFailures.inc({ listener });
       const unlogged = handshakes.unlogged(performance.now());
@@ -181,6 +192,9 @@ function metrics(registry: Registry) {
     cacheEntries: gauge("cache_entries", "Entries in a cache", ["tier"]),
     revocations: counter("revocations_total", "Changes of authority in force, by how", ["mode"]),
     revocationWait: histogram("revocation_wait_seconds", "Wait from commit until in force everywhere"),
+    build: gauge("build_info", "What runs", ["version", "commit"]),
+    lease: gauge("lease_seconds", "For how long a lease is good"),
+    certificateEnds: gauge("certificate_expire_time_seconds", "When the certificate ends", ["listener"]),
     leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
     validators: gauge("validators", "Registered caches", ["state"]),
     hotCalls,
