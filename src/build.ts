@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 
 /** What runs: the version of package.json, and the commit of a checkout or of a release, "unknown" where neither says it. */
 export function build(): { readonly version: string; readonly commit: string } {
@@ -20,7 +21,7 @@ function checkedOut(): string | undefined {
 /** A file of the program's own folder; undefined where there is none. */
 function read(path: string): string | undefined {
   try {
-    return readFileSync(new URL(`../${path}`, import.meta.url), "utf8").trim();
+    return readFileSync(join(import.meta.dirname, "..", path), "utf8").trim();
   } catch {
     return undefined;
   }

@@ -70,7 +70,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "listeners.ts": room(COMPOSITION, [...CONNECT, "node:net", "node:os", "node:v8"]),
   "sallyport.ts": room(COMPOSITION, ["node:crypto"]),
   "usable.ts": room(COMPOSITION, []),
-  "serve.ts": room(COMPOSITION, ["node:*"]),
+  "build.ts": room([], ["node:fs", "node:path"]),
+  "serve.ts": room([...COMPOSITION, "build.ts"], ["node:*"]),
   "commands.ts": room(COMPOSITION, ["node:*"]),
   "main.ts": room(
     ["domain/errors.ts", "domain/start-error.ts", "config/", "serve.ts", "commands.ts", "cli/"],

@@ -45,7 +45,7 @@ describe.skipIf(missing !== "")(`Prometheus${missing}`, () => {
   test("takes the rules; each alert is silent before its fault, fires in it, and ends", () => {
     expect(promtool(["check", "rules", RULES])).toContain(`${ALERTS.length} rules found`);
     expect(promtool(["test", "rules", TESTS])).toContain("SUCCESS");
-  });
+  }, 180_000);
 
   test("wrong rules fail the test of every alert", () => {
     const wrong = readFileSync(RULES, "utf8").replace(/^( +expr: )(.*)$/gm, "$1($2) and vector(0) > 1");
@@ -57,7 +57,7 @@ describe.skipIf(missing !== "")(`Prometheus${missing}`, () => {
     });
     const failed = ALERTS.filter(({ name }) => `${stdout}${stderr}`.includes(`alertname=\\"Sallyport${name}\\"`));
     expect(failed.map(({ name }) => name)).toEqual(ALERTS.map(({ name }) => name));
-  });
+  }, 180_000);
 
   describe("on a real Sallyport whose database goes away", () => {
     let sallyport: TestSallyport;
