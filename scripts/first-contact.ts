@@ -84,7 +84,7 @@ async function startAndInterrupt(npm: string) {
   end(READY_MS);
   const outcome = await run(npm, ["start"], (text, pid) => {
     group = pid;
-    if (interrupted || !/^ops +http/m.test(text)) return;
+    if (interrupted || !text.includes('"event":"ready"')) return;
     interrupted = true;
     end(END_MS);
     process.kill(-group, "SIGINT");

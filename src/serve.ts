@@ -9,6 +9,8 @@ import { bootstrap } from "./postgres/first-admin.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
 import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
+import { type Started, startText } from "./start-text.ts";
+import { NOTES } from "./telemetry/events.ts";
 import { createTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
 import { assertUsable } from "./usable.ts";
 
@@ -29,7 +31,8 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
   assertUsable(given);
   const telemetry = createTelemetry(given.log.level);
   surviveFaults(telemetry);
-  telemetry.runs(build(), given.revocation.lease / 1000);
+  const { version, commit } = build();
+  telemetry.runs({ version, commit }, given.revocation.lease / 1000);
   telemetry.note("starting", { node: process.version, pid: process.pid, mode: given.mode });
   for (const warning of given.warnings) telemetry.note("configuration_warning", { warning });
   const signals = new Signals();
@@ -48,9 +51,9 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
     signals.onReload = () => reload(sallyport, load, telemetry);
     // Polled, because a mounted secret changes when a link moves, which a file watch misses.
     for (const file of config.files) watchFile(file, { interval: WATCH_MS, persistent: false }, signals.onReload);
-    announce(sallyport, config, embedded !== undefined);
+    announce(sallyport, config, embedded !== undefined, version);
     const notify = (state: "READY=1" | "STOPPING=1") =>
-      void notifySystemd(state, env).catch(({ message }: Error) => telemetry.log.warn(message));
+      void notifySystemd(state, env).catch(({ message }: Error) => telemetry.note("systemd_not_notified", { message }));
     notify("READY=1");
     const why = await Promise.race([
       signals.stop,
@@ -95,29 +98,31 @@ async function firstAdmin(config: Config, telemetry: Telemetry): Promise<void> {
   else if (!existsSync(file)) telemetry.note("first_admin_missing", { file });
 }
 
-/** Prints the addresses of the listeners, and commands to try them. */
-function announce(sallyport: Sallyport, config: Config, embedded: boolean): void {
+/** Tells where the listeners are: to a person at a terminal in words, else in one line of JSON. */
+function announce(sallyport: Sallyport, config: Config, isEmbedded: boolean, version: string): void {
   const { data, admin, ops } = sallyport.listeners;
-  const url = (listener: { address: string; port: number }) =>
-    listener.port === 0 ? `unix:${listener.address}` : `http://${listener.address}:${listener.port}`;
-  const lines = ["", `data  ${url(data)}`, ...(admin ? [`admin ${url(admin)}`] : []), `ops   ${url(ops)}`];
-  if (embedded && admin !== undefined && admin.port !== 0 && data.port !== 0) {
-    const file = adminTokenFile(config.embedded.data_dir);
-    const call = (service: string) =>
-      `curl -s ${url(admin)}/sallyport.v1.${service} -H "authorization: Bearer $(cat '${file}')" -H 'content-type: application/json' -d`;
-    const validate = `printf '{"tokenString":"%s"}' "$T" | curl -s ${url(data)}/sallyport.v1.TokenValidator/ValidateToken -H 'content-type: application/json' -d @-; echo`;
-    lines.push(
-      "",
-      "Create a token, validate it, list, revoke it and validate it again: paste these lines into a shell.",
-      "",
-      `R=$(${call("TokenAdmin/CreateToken")} '{"profile":"pat","principal":"user:ann","displayName":"first"}'); T=$(echo "$R" | sed 's/.*"tokenString":"\\([^"]*\\)".*/\\1/'); I=$(echo "$R" | grep -o 'tok_[0-9A-Za-z]*' | head -1); echo "$R"`,
-      validate,
-      `${call("TokenAdmin/ListTokens")} '{"principal":"user:ann"}'; echo`,
-      `${call("TokenAdmin/RevokeToken")} "{\\"id\\":\\"$I\\"}"; echo; ${validate}`,
-      "",
-    );
+  const url = (listener: { address: string; port: number }, tls?: object) =>
+    listener.port === 0
+      ? `unix:${listener.address}`
+      : `${tls === undefined ? "http" : "https"}://${listener.address}:${listener.port}`;
+  const dataDir = config.embedded.data_dir;
+  const started: Started = {
+    version,
+    // Since the process began.
+    seconds: Math.round(systemClock.mono()) / 1000,
+    data: url(data, config.listeners.data.tls),
+    admin: admin && url(admin, config.listeners.admin.tls),
+    ops: url(ops),
+    embedded: isEmbedded ? { dataDir, adminTokenFile: adminTokenFile(dataDir) } : undefined,
+  };
+  if (process.stdout.isTTY) process.stdout.write(startText(started));
+  else {
+    // A line of the log at every level: the only way to learn a port that the system chose.
+    const time = new Date(systemClock.wall()).toISOString();
+    const { seconds, admin: adminUrl, data: dataUrl, ops: opsUrl } = started;
+    const facts = { seconds, data: dataUrl, admin: adminUrl, ops: opsUrl, msg: NOTES.ready };
+    process.stdout.write(`${JSON.stringify({ level: "info", time, event: "ready", ...facts })}\n`);
   }
-  process.stdout.write(`${lines.join("\n")}\n`);
 }
 
 /** A broken configuration keeps the old state and is reported. */

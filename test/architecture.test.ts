@@ -71,7 +71,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "sallyport.ts": room(COMPOSITION, ["node:crypto"]),
   "usable.ts": room(COMPOSITION, []),
   "build.ts": room([], ["node:fs", "node:path"]),
-  "serve.ts": room([...COMPOSITION, "build.ts"], ["node:*"]),
+  "start-text.ts": room([], []),
+  "serve.ts": room([...COMPOSITION, "build.ts", "start-text.ts"], ["node:*"]),
   "commands.ts": room(COMPOSITION, ["node:*"]),
   "main.ts": room(
     ["domain/errors.ts", "domain/start-error.ts", "config/", "serve.ts", "commands.ts", "cli/"],

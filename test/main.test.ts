@@ -1,4 +1,5 @@
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
@@ -9,12 +10,14 @@ import { migrationFiles } from "../src/postgres/migrate.ts";
 import { certify, writeFiles } from "./listen/certificates.ts";
 import { type Database, freshDatabase } from "./support/postgres.ts";
 import {
+  FLAGS,
   FREE_PORTS,
   fetchPatiently,
   folder,
   freshKeyring,
   listenersOf,
   Program,
+  ROOT,
   run,
   writeConfig,
 } from "./support/program.ts";
@@ -461,29 +464,35 @@ describe("the embedded database", () => {
     expect(first.out).toContain('"event":"first_admin_written"');
   });
 
-  test("the four printed lines, pasted into bash as they are, create, accept, list, revoke and refuse a token", async () => {
-    const lines = first.out.split("\n").filter((line) => /curl -s http/.test(line));
-    expect(lines).toHaveLength(4);
-    const script = join(place.path, "pasted.sh");
-    writeFileSync(script, `${lines.join("\n")}\n`);
-    const pasted = await promisify(execFile)("bash", [script]);
-    expect(pasted.stderr).toBe("");
-    const [created, accepted, listed, revoked, refused] = pasted.stdout
-      .trim()
-      .split("\n")
-      .map((line) => JSON.parse(line));
-    expect(created).toMatchObject({
-      tokenString: expect.stringMatching(/^sp_pat_1/),
-      token: { principal: "user:ann" },
-    });
-    expect(accepted).toMatchObject({ verdict: "VERDICT_ALLOW", token: { id: created.token.id } });
-    expect(listed.tokens[0]).toMatchObject({ id: created.token.id });
-    expect(revoked).toMatchObject({
-      token: { id: created.token.id, state: "TOKEN_STATE_REVOKED" },
-      effect: { mode: expect.stringMatching(/ACKED|LEASE_EXPIRED/) },
-    });
-    expect(refused).toEqual({ verdict: "VERDICT_INVALID_TOKEN" });
-  });
+  test("a terminal is shown commands that, pasted into bash, create, accept, revoke and refuse a token", async () => {
+    const other = join(place.path, "shown");
+    const argv = [...FLAGS, join(ROOT, "src/main.ts"), "serve", "--data", other].map((word) => `'${word}'`).join(" ");
+    const variables = { PATH: process.env["PATH"], HOME: process.env["HOME"], ...env };
+    // util-linux's script gives it a terminal.
+    const shown = spawn("script", ["-qfec", `'${process.execPath}' ${argv}`, "/dev/null"], { env: variables });
+    let text = "";
+    try {
+      await new Promise<void>((resolve, reject) => {
+        shown.on("exit", () => reject(new Error(`it ended: ${text}`)));
+        shown.stdout.setEncoding("utf8").on("data", (more: string) => {
+          text += more;
+          if (text.split("sallyport -- validate").length > 2) resolve();
+        });
+      });
+      expect(text).toMatch(/^Sallyport 0\.1\.0 is ready \(\d+\.\d s\)\r?$/m);
+      expect(text).not.toContain('"event":"ready"');
+      const commands = text.split(/\r?\n/).filter((line) => /^ {2}(npm|export) /.test(line));
+      expect(commands).toHaveLength(5);
+      const pasted = commands.join("\n").replaceAll("first.token", join(place.path, "first.token"));
+      const { stdout, stderr } = await promisify(execFile)("bash", ["-c", `${pasted}; true`], { cwd: ROOT });
+      expect(stderr).toBe("");
+      expect(stdout).toMatch(/^ALLOW.*state +REVOKED.*INVALID_TOKEN\n$/s);
+    } finally {
+      shown.removeAllListeners("exit");
+      shown.stdin.write("\x03");
+      await once(shown, "exit");
+    }
+  }, 120_000);
 
   test("a second instance on the same data folder is refused with 69, and harms nothing", async () => {
     const second = serve();

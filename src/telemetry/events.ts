@@ -62,6 +62,7 @@ export const NOTES = {
   first_admin_written: "the first admin token is in the data folder",
   migrated: "a migration was applied",
   new_epoch: "another server, or a restart of the same one, began a new epoch",
+  ready: "the listeners accept connections",
   reloaded: "certificates, keyring and policies were read again",
   starting: "the program starts",
   stopped: "the program has stopped",
@@ -70,6 +71,7 @@ export const NOTES = {
 
 /** Notes for a person who should act within days. */
 export const WARNINGS = {
+  systemd_not_notified: "systemd could not be told the state of this program",
   configuration_warning: "the configuration can be used, but should be mended",
   first_admin_expiring:
     "the first admin token ends soon: mint one for another principal, or sallyport bootstrap --again makes another",

@@ -6,12 +6,12 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { freshKeyring } from "../../src/domain/keyring.ts";
 
-const ROOT = join(import.meta.dirname, "../..");
+export const ROOT = join(import.meta.dirname, "../..");
 const MAIN = join(ROOT, "src/main.ts");
 /** Node's flags, as `npm start` sets them. */
-const FLAGS: readonly string[] = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")).scripts.start.match(
-  /(?<= )--\S+/g,
-);
+export const FLAGS: readonly string[] = JSON.parse(
+  readFileSync(join(ROOT, "package.json"), "utf8"),
+).scripts.start.match(/(?<= )--\S+/g);
 
 /** A folder for this test only. It is deleted at the end of the test's scope. */
 export function folder(): { readonly path: string; remove(): void } {
@@ -121,12 +121,11 @@ export function fetchPatiently(url: string, init?: RequestInit): Promise<Respons
   return patiently(() => fetch(url, init), shed);
 }
 
-/** The addresses of a program's listeners, once it has printed them. */
+/** The addresses of a program's listeners, once it has reported them. */
 export function listenersOf(program: Program): Promise<{ data: string; admin: string; ops: string }> {
   return program.until(({ out }) => {
-    const listener = (name: string) => new RegExp(`^${name} +((?:http|unix):\\S+)$`, "m").exec(out)?.[1];
-    const ops = listener("ops");
-    return ops !== undefined && { data: listener("data")!, admin: listener("admin") ?? "", ops };
+    const line = /^\{.*"event":"ready".*\}$/m.exec(out)?.[0];
+    return line !== undefined && { admin: "", ...(JSON.parse(line) as { data: string; admin?: string; ops: string }) };
   }, "it said where its listeners are");
 }
 
