@@ -109,8 +109,9 @@ export class Product {
 
   /** The admin listener of the first instance, and the headers of its calls. */
   admin() {
-    const transport = createConnectTransport({ baseUrl: this.#adminListener, httpVersion: "2", useBinaryFormat: true });
-    return { admin: createClient(TokenAdmin, transport), headers: { authorization: `Bearer ${this.#admin}` } };
+    const baseUrl = this.#adminListener;
+    const transport = createConnectTransport({ baseUrl, httpVersion: "2", useBinaryFormat: true });
+    return { baseUrl, admin: createClient(TokenAdmin, transport), headers: { authorization: `Bearer ${this.#admin}` } };
   }
 
   async mint(many: number): Promise<Tokens> {

@@ -22,7 +22,11 @@ const REGISTER_MS = 2000;
 /** Pruning goes on at the next time where this one took so long. Milliseconds. */
 const PRUNE_MS = 400;
 
-type StateRow = EvidenceRow & { readonly max_bound_ms: number; readonly settled: string | null };
+type StateRow = EvidenceRow & {
+  readonly max_bound_ms: number;
+  readonly names: string;
+  readonly settled: string | null;
+};
 type PollRow = StateRow & {
   readonly floor_n: number;
   readonly live: boolean;
@@ -53,9 +57,9 @@ export class PostgresRevocationLog implements RevocationLog {
     this.#waits = options.connections === 1 ? this.#polls : this.#connection("sallyport-wait", {});
   }
 
-  async readEpoch(): Promise<Evidence & { maxBoundMs: number }> {
+  async readEpoch(): Promise<Evidence & { maxBoundMs: number; names: string }> {
     const row = await one<StateRow>(this.#polls, sql.LOOK, []);
-    return { ...evidenceOf(row), maxBoundMs: row.max_bound_ms };
+    return { ...evidenceOf(row), maxBoundMs: row.max_bound_ms, names: row.names };
   }
 
   async poll(me: string, epoch: string, applied: number): Promise<PollResult> {
@@ -65,6 +69,7 @@ export class PostgresRevocationLog implements RevocationLog {
       ownRowLive: row.live,
       floorN: row.floor_n,
       maxBoundMs: row.max_bound_ms,
+      names: row.names,
       settled: row.settled ?? undefined,
       rows: row.ns.map((n, at) => ({ position: Number(n), key: row.keys[at]!.toString("latin1") })),
       full: row.ns.length === sql.PAGE,
@@ -114,8 +119,8 @@ export class PostgresRevocationLog implements RevocationLog {
     await this.#must(this.#waits, epoch, sql.BURY, [ids, epoch]);
   }
 
-  async markSettled(epoch: string): Promise<void> {
-    await this.#must(this.#waits, epoch, sql.SETTLE, [epoch]);
+  async markSettled(epoch: string, names: string): Promise<void> {
+    await this.#must(this.#waits, epoch, sql.SETTLE, [epoch, names]);
   }
 
   async draw(epoch: string): Promise<void> {

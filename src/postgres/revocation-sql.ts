@@ -11,12 +11,16 @@ export const PAGE = 5000;
 /** The most log rows that one statement deletes. */
 export const BATCH = 5000;
 
-// A database or schema that was renamed, and is called so again, has its old epoch; but processes may hold leases of
+// A database, schema or table that was renamed, and is called so again, has its old epoch; but processes may hold leases of
 // the one that stood there meanwhile. Renaming writes these rows anew.
-const NAMED = `(select d.xmin || '.' || n.xmin from pg_database d cross join pg_namespace n
+const NAMES = `(select d.xmin || '.' || n.xmin || '#' || th.xmin || '.' || ts.xmin as names
+  from pg_database d cross join pg_namespace n
+    join pg_class th on th.relnamespace = n.oid and th.relname = 'rev_head'
+    join pg_class ts on ts.relnamespace = n.oid and ts.relname = 'rev_state'
   where d.datname = current_database() and n.nspname = 'sallyport')`;
-const STATE = `${EVIDENCE}, s.max_bound_ms,
-  case when split_part(s.settled, '#', 2) = ${NAMED} then split_part(s.settled, '#', 1) end as settled`;
+const STATE = `${EVIDENCE}, s.max_bound_ms, named.names,
+  case when substr(s.settled, strpos(s.settled, '#') + 1) = named.names then split_part(s.settled, '#', 1) end as settled`;
+const FROM = `${HEAD} cross join ${NAMES} named`;
 
 // Flushed here before it is answered, so that the crash of a backend loses nothing inside an epoch. No standby is waited
 // for: with its failover an epoch ends, and with it all that the registry says.
@@ -30,7 +34,7 @@ select now.in_recovery, now.epoch, now.head_n, now.db_time, ${call} as done, ${d
   return { name: `sallyport-${name}`, text };
 }
 
-export const LOOK: Statement = { name: "sallyport-look", text: `select ${STATE} from ${HEAD}` };
+export const LOOK: Statement = { name: "sallyport-look", text: `select ${STATE} from ${FROM}` };
 
 export const POLL: Statement = {
   name: "sallyport-poll",
@@ -38,7 +42,7 @@ export const POLL: Statement = {
 select ${STATE}, s.floor_n,
   exists (select from sallyport.validators v where v.id = $1 and v.epoch = $2 and v.reaped_at is null) as live,
   page.ns, page.keys
-from ${HEAD} cross join (
+from ${FROM} cross join (
   select coalesce(array_agg(n), '{}') as ns, coalesce(array_agg(key), '{}') as keys
   from (select n, key from sallyport.rev_log where n > $3 order by n desc limit ${PAGE}) newest
 ) page`,
@@ -65,7 +69,7 @@ select ${STATE}, coalesce((
     case when v.epoch = $1 then v.applied_n else -1 end))
   from sallyport.validators v where not (v.epoch = $1 and v.applied_n >= coalesce($2::bigint, h.n))
 ), '[]') as missing
-from ${HEAD}`,
+from ${FROM}`,
 };
 
 export const VALIDATORS: Statement = {
@@ -76,7 +80,7 @@ select ${STATE}, coalesce((
     (extract(epoch from clock_timestamp() - v.seen) * 1000)::float8))
   from sallyport.validators v
 ), '[]') as rows
-from ${HEAD}`,
+from ${FROM}`,
 };
 
 export const REAP = writing("reap", "sallyport.validators_reap($1::uuid[])", LOCAL);
@@ -87,9 +91,10 @@ export const BURY = writing(
   LAZY,
 );
 
+/** $1 epoch, $2 the names under which the caller has counted. */
 export const SETTLE = writing(
   "settle",
-  `case when now.epoch = $1::text then sallyport.rev_settle($1::text || '#' || ${NAMED}) end`,
+  `case when now.epoch = $1::text and ${NAMES} = $2::text then sallyport.rev_settle($1::text || '#' || $2::text) end`,
   LOCAL,
 );
 

@@ -72,6 +72,7 @@ export class Follower {
   /** The reason why no epoch can begin, and the time of its last report. */
   #hindered: { readonly cause: LeaveCause; readonly at: number } | undefined;
   #settled: string | undefined;
+  #named: { readonly names: string; readonly since: number } | undefined;
   #maxBoundMs = 0;
 
   constructor(deps: FollowerDeps, options: FollowerOptions) {
@@ -98,6 +99,11 @@ export class Follower {
   /** The epoch that the last good poll found settled. */
   get settled(): string | undefined {
     return this.#settled;
+  }
+
+  /** The state of the names of the log's tables, and since when it is known: before that, others may have had these names. */
+  get named(): { readonly names: string; readonly since: number } | undefined {
+    return this.#named;
   }
 
   /** The longest bound that the database admits, by the last good poll. */
@@ -187,6 +193,7 @@ export class Follower {
       if (seen.inRecovery) return log.reconnect();
       if (!isWhole(seen.epoch)) return await this.#leaveHistory("restored_rows", seen);
       this.#hindered = undefined;
+      this.#name(seen.names);
       freshness.begin(seen.epoch, clock.mono());
     } catch (error) {
       events.trouble("epoch_read_failed", error);
@@ -248,6 +255,7 @@ export class Follower {
       return events.trouble("poll_failed", error);
     }
     const received = clock.mono();
+    if (!page.inRecovery) this.#name(page.names);
     switch (freshness.apply(page, sent, received)) {
       case "granted":
         if (this.#lastGrant !== undefined) events.lease((received - this.#lastGrant) / 1000);
@@ -290,6 +298,10 @@ export class Follower {
       if (due) events.trouble("incarnation_draw_failed", error);
     }
     if (said !== undefined && due) events.note("awaiting_incarnation", facts);
+  }
+
+  #name(names: string): void {
+    if (this.#named?.names !== names) this.#named = { names, since: this.#deps.clock.mono() };
   }
 
   #newEpoch(page: PollResult, now: number): void {

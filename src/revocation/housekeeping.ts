@@ -8,7 +8,7 @@ import type { ReapedValidators } from "./reaped-validators.ts";
 export interface HousekeepingDeps {
   readonly log: RevocationLog;
   readonly freshness: Freshness;
-  readonly follower: Pick<Follower, "me" | "maxBoundMs" | "wake">;
+  readonly follower: Pick<Follower, "me" | "maxBoundMs" | "named" | "wake">;
   readonly reaped: ReapedValidators;
   readonly clock: Clock;
   readonly timers: Timers;
@@ -100,9 +100,12 @@ export class Housekeeping {
         corpses.map((row) => row.id),
         epoch,
       );
-    // No lease of an earlier epoch is left by then, so the acknowledgements of this epoch's rows are enough.
+    // No lease of an earlier epoch is left by then, nor of tables that had these names in between: the acknowledgements of
+    // this epoch's rows are enough.
     const longest = Math.max(follower.maxBoundMs, this.#options.leaseMs);
-    const settles = follower.maxBoundMs > 0 && now - freshness.sawEpoch >= leaseOver(longest);
-    if (settles && settled !== epoch) await log.markSettled(epoch);
+    const { named } = follower;
+    if (named === undefined || follower.maxBoundMs === 0 || settled === epoch) return;
+    const since = Math.max(freshness.sawEpoch, named.since);
+    if (now - since >= leaseOver(longest)) await log.markSettled(epoch, named.names);
   }
 }

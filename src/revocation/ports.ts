@@ -22,6 +22,8 @@ export interface PollResult extends Evidence {
   readonly ownRowLive: boolean;
   readonly floorN: number;
   readonly maxBoundMs: number;
+  /** Another where the database, the schema or the log's tables were renamed: others may have stood there meanwhile. */
+  readonly names: string;
   readonly settled: string | undefined;
   /** Rows with n > applied, the newest `PAGE` of them; keys as latin1. */
   readonly rows: readonly { readonly position: number; readonly key: string }[];
@@ -57,7 +59,7 @@ export interface ValidatorRow {
  */
 export interface RevocationLog {
   /** The evidence alone, at start. */
-  readEpoch(): Promise<Evidence & { readonly maxBoundMs: number }>;
+  readEpoch(): Promise<Evidence & { readonly maxBoundMs: number; readonly names: string }>;
   poll(me: string, epoch: string, applied: number): Promise<PollResult>;
   /** Registers `me` in place of `old`, durably. False if the database's bounds do not admit this validator. */
   register(entry: {
@@ -77,7 +79,8 @@ export interface RevocationLog {
   /** Marks rows as reaped, durably. A reaped row never gives a lease. */
   reap(ids: readonly string[]): Promise<void>;
   deleteReaped(ids: readonly string[], epoch: string): Promise<void>;
-  markSettled(epoch: string): Promise<void>;
+  /** Does nothing if the names are in another state by now. */
+  markSettled(epoch: string, names: string): Promise<void>;
   /**
    * Draws a new incarnation, and so a new epoch, if `epoch` is still the present one. If many processes call, only one
    * draws.

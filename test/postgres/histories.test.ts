@@ -105,8 +105,8 @@ describe("an older state that is put in place", () => {
   test("a copy of the database is another from the start, and a database renamed and back is not taken for settled", async () => {
     const { database } = await place();
     const log = logOf(database);
-    const { epoch } = await log.readEpoch();
-    await log.markSettled(epoch);
+    const { epoch, names } = await log.readEpoch();
+    await log.markSettled(epoch, names);
     expect((await log.validators()).settled).toBe(epoch);
     await log.close();
     const admin = await sqlOn("postgres");
@@ -121,8 +121,38 @@ describe("an older state that is put in place", () => {
     const back = logOf(database);
     expect((await back.readEpoch()).epoch).toBe(epoch);
     expect((await back.validators()).settled).not.toBe(epoch);
-    await back.markSettled(epoch);
+    // Whoever counts under the names of before has not waited for the leases of the one that stood there meanwhile.
+    await back.markSettled(epoch, names);
+    expect((await back.validators()).settled).not.toBe(epoch);
+    await back.markSettled(epoch, (await back.readEpoch()).names);
     expect((await back.validators()).settled).toBe(epoch);
+  });
+
+  test.for([
+    [
+      "the schema",
+      "alter schema sallyport rename to away; create schema sallyport; drop schema sallyport; alter schema away rename to sallyport",
+    ],
+    ["the head", "alter table sallyport.rev_head rename to away; alter table sallyport.away rename to rev_head"],
+    ["the state", "alter table sallyport.rev_state rename to away; alter table sallyport.away rename to rev_state"],
+  ])("what is renamed and back is not taken for settled: %s", async ([, statements]) => {
+    const { database } = await place();
+    const log = logOf(database);
+    const { epoch, names } = await log.readEpoch();
+    await log.markSettled(epoch, names);
+    const sql = await sqlOn(database);
+    // What goes on every day renames nothing.
+    await sql.query("analyze sallyport.rev_head, sallyport.rev_state");
+    await sql.query("vacuum (freeze) sallyport.rev_head, sallyport.rev_state");
+    expect((await log.validators()).settled).toBe(epoch);
+    await sql.query(statements!);
+    expect(await log.validators()).toMatchObject({ epoch, settled: undefined });
+    await log.markSettled(epoch, names);
+    expect(await log.validators()).toMatchObject({ epoch, settled: undefined });
+    const again = await log.readEpoch();
+    expect(again.names).not.toBe(names);
+    await log.markSettled(epoch, again.names);
+    expect(await log.validators()).toMatchObject({ epoch, settled: epoch });
   });
 });
 

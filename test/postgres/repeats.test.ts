@@ -299,8 +299,8 @@ describe("what is run once more, since the epoch changed after its commit", () =
     onTestFinished(() => sql.end());
     const log = new PostgresRevocationLog({ url: database.url, connections: 1, onTrouble: () => {} });
     onTestFinished(() => log.close());
-    const { epoch } = await log.readEpoch();
-    await log.markSettled(epoch);
+    const { epoch, names } = await log.readEpoch();
+    await log.markSettled(epoch, names);
     let asked = 0;
     const answers = async (of: string, position: number | undefined) => {
       const told = await log.unacknowledged(of, position);

@@ -44,6 +44,7 @@ async function joined(log: PostgresRevocationLog) {
   return { me: own.me, epoch };
 }
 
+const namesOf = async (log: PostgresRevocationLog) => (await log.readEpoch()).names;
 const revoke = (client: pg.Client, n: number) => client.query("select sallyport.revoke($1, 'test')", [tokenId(n)]);
 const tokenKey = (n: number) => `t${digestOf(n)}`;
 const row = async (id: string) => (await sql.query("select * from sallyport.validators where id = $1", [id])).rows[0];
@@ -294,9 +295,9 @@ describe("the registry", () => {
     await fresh();
     const log = open();
     const { epoch } = await log.readEpoch();
-    await expect(log.markSettled("1/other/1")).rejects.toMatchObject(NO_ANSWER);
+    await expect(log.markSettled("1/other/1", await namesOf(log))).rejects.toMatchObject(NO_ANSWER);
     expect((await log.validators()).settled).toBeUndefined();
-    await log.markSettled(epoch);
+    await log.markSettled(epoch, await namesOf(log));
     expect((await log.unacknowledged(epoch, 0)).settled).toBe(epoch);
   });
 
@@ -343,7 +344,7 @@ describe("with no more than its role's rights", () => {
     const { rows } = await sql.query("select from pg_stat_activity where usename like 'login_%'");
     expect(rows).toHaveLength(1);
     await log.deregister(me);
-    await expect(log.markSettled(epoch)).rejects.toMatchObject(NO_ANSWER);
+    await expect(log.markSettled(epoch, await namesOf(log))).rejects.toMatchObject(NO_ANSWER);
     expect(log.troubles).toEqual([]);
   });
 
@@ -423,7 +424,7 @@ describe("with no more than its role's rights", () => {
     await log.reap([me]);
     await reapedLongAgo();
     await log.deleteReaped([me], epoch);
-    await log.markSettled(epoch);
+    await log.markSettled(epoch, await namesOf(log));
     await log.prune();
     expect((await sql.query("select from sallyport.rev_log")).rowCount).toBe(0);
     expect((await log.validators()).rows).toEqual([]);
@@ -760,7 +761,7 @@ describe("a server that fails", () => {
     log.onWakeUp(() => wakes++);
     expect((await log.unacknowledged(epoch, 0)).epoch).toBe(page.epoch);
     await expect(log.ack(me, epoch, 0)).rejects.toMatchObject(NO_ANSWER);
-    await expect(log.markSettled(epoch)).rejects.toMatchObject(NO_ANSWER);
+    await expect(log.markSettled(epoch, await namesOf(log))).rejects.toMatchObject(NO_ANSWER);
     await expect(log.deleteReaped([me], epoch)).rejects.toMatchObject(NO_ANSWER);
     expect(wakes).toBe(4);
     expect((await log.validators()).epoch).toBe(page.epoch);
@@ -818,7 +819,7 @@ describe("a server that fails", () => {
     const again = entry(epoch, { old: own.me });
     expect(await log.register(again)).toBe(true);
     await log.ack(again.me, epoch, 0);
-    await log.markSettled(epoch);
+    await log.markSettled(epoch, await namesOf(log));
     await log.reap([again.me]);
     await log.deleteReaped([again.me], epoch);
     await log.deregister(again.me);

@@ -13,7 +13,7 @@ function fixture() {
   const calls: string[] = [];
   const page: PollResult = {
     ...{ inRecovery: false, epoch: "e1", position: 4, dbTime: 1e12, ownRowLive: true, floorN: 0, maxBoundMs: 1500 },
-    ...{ settled: undefined, rows: [], full: false },
+    ...{ names: "n1", settled: undefined, rows: [], full: false },
   };
   const server = {
     page,
@@ -102,6 +102,20 @@ function fixture() {
 }
 
 describe("follower", () => {
+  it("tells since when it knows the log's tables by their present names", async () => {
+    const f = fixture();
+    void f.follower.start();
+    await f.time.advance(2000);
+    const first = f.follower.named!;
+    expect(first).toMatchObject({ names: "n1" });
+    f.server.page = { ...f.server.page, names: "n2" };
+    const before = f.time.clock.mono();
+    await f.time.advance(2000);
+    expect(f.follower.named?.names).toBe("n2");
+    expect(f.follower.named!.since).toBeGreaterThanOrEqual(before);
+    expect(first.since).toBeLessThan(before);
+  });
+
   it("registers first, then polls, then acknowledges, and is ready with the first lease", async () => {
     const f = fixture();
     let ready = false;

@@ -16,10 +16,12 @@ function fixture(mode: "full" | "validate" = "full") {
     validators: async () => ({ ...server, position: 5, dbTime: 1e12 }),
     reap: async (ids) => void calls.push(`reap ${ids}`),
     deleteReaped: async (ids, epoch) => void calls.push(`bury ${ids} ${epoch}`),
-    markSettled: async (epoch) => void calls.push(`settle ${epoch}`),
+    markSettled: async (epoch, names) => void calls.push(`settle ${epoch} ${names}`),
     prune: note("prune"),
     reconnect: () => void calls.push("reconnect"),
   };
+  const named = { names: "n1", since: time.clock.mono() };
+  const follower = { me: "me", maxBoundMs: 1500, named, wake: () => void calls.push("wake") };
   const freshness = new Freshness(1500);
   freshness.begin("e1", time.clock.mono());
   const page = {
@@ -37,7 +39,7 @@ function fixture(mode: "full" | "validate" = "full") {
     {
       log: log as RevocationLog,
       freshness,
-      follower: { me: "me", maxBoundMs: 1500, wake: () => void calls.push("wake") },
+      follower,
       reaped: new ReapedValidators(),
       clock: time.clock,
       timers: time.timers,
@@ -46,7 +48,7 @@ function fixture(mode: "full" | "validate" = "full") {
     { mode, leaseMs: 1500 },
   );
   housekeeping.start();
-  return { time, calls, server, housekeeping };
+  return { time, calls, server, follower, housekeeping };
 }
 
 const row = (id: string, over: Partial<ValidatorRow> = {}): ValidatorRow => ({
@@ -87,7 +89,19 @@ describe("housekeeping", () => {
     await time.advance(1800);
     expect(calls).toEqual([]);
     await time.advance(300);
-    expect(calls).toEqual(["settle e1"]);
+    expect(calls).toEqual(["settle e1 n1"]);
+  });
+
+  it("settles again only when every lease of what had the names meanwhile is over", async () => {
+    const { time, calls, server, follower } = fixture();
+    await time.advance(10_500);
+    calls.length = 0;
+    server.settled = undefined;
+    follower.named = { names: "n2", since: time.clock.mono() };
+    await time.advance(1800);
+    expect(calls).toEqual([]);
+    await time.advance(1000);
+    expect(calls).toContain("settle e1 n2");
   });
 
   it("ignores an answer of another epoch or of a standby", async () => {

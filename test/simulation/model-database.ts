@@ -167,6 +167,7 @@ export class ModelDatabase {
       ownRowLive: own !== undefined && own.epoch === epoch && !own.reaped,
       floorN: this.#floorN,
       maxBoundMs: MAX_BOUND_MS,
+      names: "",
       settled: this.#settled,
       rows: page,
       full: page.length === this.#pageSize,

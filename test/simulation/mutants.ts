@@ -183,7 +183,7 @@ export const MUTANTS: readonly Mutant[] = [
     "if (answer.epoch !== waiter.epoch) {",
     "if (false) {",
   ]),
-  mutant("settled at once", ["revocation/housekeeping.ts", "now - freshness.sawEpoch >= leaseOver(longest)", "true"]),
+  mutant("settled at once", ["revocation/housekeeping.ts", "now - since >= leaseOver(longest)", "true"]),
   mutant("buried at once", ["revocation/housekeeping.ts", ">= 2 * row.boundMs", ">= 0"]),
 ];
 

@@ -90,7 +90,7 @@ export class Network {
       return { ...run(), inRecovery: true, epoch: "-/i/77", position: 1e6 };
     };
     return {
-      readEpoch: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500 })),
+      readEpoch: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500, names: "" })),
       poll: (me, epoch, applied) => call("poll", () => standby(() => this.#db.poll(me, epoch, applied))),
       register: (entry) => call("register", () => this.#db.register(entry, machine)),
       ack: (me, epoch, applied) => call("other", () => this.#db.ack(me, epoch, applied, machine)),
