@@ -17,7 +17,7 @@ export interface AuditActor {
   readonly repeats?: () => boolean;
 }
 
-/** The action and its target. `metadata` follows an allow-list: ids, counts and field names, never a secret value. */
+/** The action and its target. `metadata` follows an allow-list: ids, counts, names and values of fields, never a secret. */
 export interface AuditAct {
   readonly tenant: string;
   readonly action: string;

@@ -3,6 +3,7 @@ import { expiry, type LifetimeRule } from "../domain/lifetime.ts";
 import { checkMayMint, judgeMint } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { Idempotency, MintGuard, MintLimits, NewToken, Repeated } from "../revocation/authority-store.ts";
+import { givenTo } from "./audit-facts.ts";
 import { appendAudit } from "./audit-log.ts";
 import { lockPrincipals, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
 import { countMint } from "./mint-limits.ts";
@@ -67,29 +68,8 @@ export async function mint(
       target: `token:${token.id}`,
       owner: token.principal,
       outcome: "OK",
-      metadata: toldOf(given, expire, lifetime.notBeforeTime, parent?.id),
+      metadata: givenTo(given, { expire, notBefore: lifetime.notBeforeTime, parent: parent?.id ?? "" }),
     },
   ]);
   return { kind: "created", token: await readToken(tx, token.id) };
-}
-
-/** What a token was given, as its audit row tells it; what it was not given is left out. */
-function toldOf(of: NewToken, expire: number | undefined, notBefore: number | undefined, parent: string | undefined) {
-  const told = {
-    profile: of.profile,
-    hint: of.hint,
-    kid: of.kid,
-    display_name: of.displayName,
-    scopes: of.scopes.join(" "),
-    audiences: of.audiences.join(" "),
-    allowed_cidrs: of.allowedCidrs.join(" "),
-    not_before_time: isoTime(notBefore),
-    expire_time: expire === undefined ? "never" : isoTime(expire),
-    parent: parent ?? "",
-  };
-  return Object.fromEntries(Object.entries(told).filter(([, value]) => value !== ""));
-}
-
-function isoTime(time: number | undefined): string {
-  return time === undefined ? "" : new Date(time).toISOString();
 }

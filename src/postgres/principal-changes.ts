@@ -1,5 +1,6 @@
 import { AppError } from "../domain/errors.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
+import { fieldsOf } from "./audit-facts.ts";
 import { lockForRaising, lockTarget } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, refused } from "./changes.ts";
 import { checkHolders } from "./holders.ts";
@@ -74,7 +75,7 @@ export async function updatePrincipal(
     `update sallyport.principals set ${set.text} where tenant = $1 and name = $2 returning ${PRINCIPAL_COLUMNS}`,
     [tenant, name, ...set.values],
   );
-  const fields = Object.keys(change).sort().join(" ");
+  const fields = fieldsOf(change);
   const state: Record<string, string> = change.state === undefined ? {} : { state: change.state };
   await audit(tx, actor, tenant, "principal.update", `principal:${name}`, name, { fields, ...state });
   return principalOf(rows[0]!);
@@ -134,7 +135,7 @@ export async function updateTenant(tx: Tx, ...[id, change, etag, guard, actor]: 
     `update sallyport.tenants set ${set.text} where id = $1 returning ${TENANT_COLUMNS}`,
     [id, ...set.values],
   );
-  const fields = Object.keys(change).sort().join(" ");
+  const fields = fieldsOf(change);
   const state: Record<string, string> = change.state === undefined ? {} : { state: change.state };
   await audit(tx, actor, id, "tenant.update", `tenant:${id}`, "", { fields, ...state });
   return tenantOf(rows[0]!);

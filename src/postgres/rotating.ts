@@ -5,6 +5,7 @@ import { expiry, type LifetimeRule } from "../domain/lifetime.ts";
 import { type Asker, type Held, judgeRotation, type Rights } from "../domain/rights.ts";
 import { givenOf, type Token } from "../domain/token.ts";
 import type { ChangeGuard, FreshToken, Idempotency, Repeated } from "../revocation/authority-store.ts";
+import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
 import { lockPrincipals, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
 import { countRotation } from "./mint-limits.ts";
@@ -71,6 +72,8 @@ export async function rotate(
        revoke_reason = case when $4::float8 = 0 then 'rotated' else '' end where id = $1`,
     [id, fresh.id, now, overlapMs, actor.actor],
   );
+  const bounds = { expire: judged.expire, notBefore: old.notBeforeTime, parent: old.parent };
+  const given = givenTo({ ...givenOf(old), ...fresh }, bounds);
   await appendAudit(tx, [
     {
       ...actor,
@@ -79,7 +82,7 @@ export async function rotate(
       target: `token:${id}`,
       owner: old.principal,
       outcome: "OK",
-      metadata: { new_token: fresh.id, hint: fresh.hint, overlap_seconds: String(overlapMs / 1000) },
+      metadata: { new_token: fresh.id, overlap_seconds: String(overlapMs / 1000), ...given },
     },
   ]);
   return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };

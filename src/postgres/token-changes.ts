@@ -12,6 +12,7 @@ import {
 } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { TokenChange } from "../revocation/authority-store.ts";
+import { fieldsOf, setTo } from "./audit-facts.ts";
 import { guardWidening } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
 import type { Tx } from "./pool.ts";
@@ -29,9 +30,10 @@ export async function updateToken(
   refuseDead(token);
   if (touchesRights(change)) checkMayEnd(actor.rank, token.scopes);
   await writeTokenChange(tx, token, change, rule, guard.rights, asker);
-  const fields = Object.keys(change).sort().join(" ");
-  await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, { fields });
-  return readToken(tx, id);
+  const changed = await readToken(tx, id);
+  const told = { fields: fieldsOf(change), ...setTo(change, changed) };
+  await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, told);
+  return changed;
 }
 
 async function writeTokenChange(

@@ -7,7 +7,7 @@ import type { Clock } from "../domain/clock.ts";
 import type { Events } from "../telemetry/events.ts";
 import { Breaker } from "./breaker.ts";
 import { parseRedisUrl, type RedisAddress } from "./redis-url.ts";
-import { boundReplies } from "./reply-bound.ts";
+import { boundCluster, boundReplies, boundSentinels } from "./reply-bound.ts";
 
 export interface RedisConnectionOptions {
   /** A URL that `parseRedisUrl` accepts. */
@@ -84,15 +84,16 @@ export class RedisConnection {
 /** Opens a connection that comes back for ever, at most once a second. Throws StartError. */
 export function openRedis(url: string, commandMs: number, onError: (error: Error) => void): Redis | Cluster {
   const address = parseRedisUrl(url);
-  const client = address.kind === "cluster" ? openCluster(address, commandMs) : new Redis(settings(address, commandMs));
-  client.on("error", (error) => onError(safeCause(error)));
   const onBound = () => onError(safeCause(new RangeError("a reply above the size limit")));
-  if (client instanceof Cluster) client.on("+node", (node: Redis) => boundReplies(node, onBound));
+  const client =
+    address.kind === "cluster" ? openCluster(address, commandMs) : new Redis(settings(address, commandMs, onBound));
+  client.on("error", (error) => onError(safeCause(error)));
+  if (client instanceof Cluster) boundCluster(client, onBound);
   else boundReplies(client, onBound);
   return client;
 }
 
-function settings(address: RedisAddress, commandMs: number): RedisOptions {
+function settings(address: RedisAddress, commandMs: number, onBound: () => void): RedisOptions {
   const [first] = address.hosts;
   const sentinel = address.kind === "sentinel";
   return {
@@ -101,6 +102,7 @@ function settings(address: RedisAddress, commandMs: number): RedisOptions {
           sentinels: [...address.hosts],
           name: address.master,
           failoverDetector: true,
+          Connector: boundSentinels(onBound),
           sentinelCommandTimeout: 1000,
           sentinelRetryStrategy: reconnectDelay,
           ...(address.tls && { enableTLSForSentinelMode: true, sentinelTLS: verified(address) }),

@@ -1,4 +1,4 @@
-import type { Redis } from "ioredis";
+import { type Cluster, type Redis, type RedisOptions, SentinelConnector } from "ioredis";
 
 /** More than any expected reply: an entry is below 128 KiB. */
 const MOST_BYTES = 1 << 20;
@@ -47,4 +47,46 @@ export function boundReplies(client: Redis, onBound: () => void): void {
       onBound();
     });
   });
+}
+
+/** What makes the connections to sentinels: it asks them for the primary, and listens to them for failovers. */
+export function boundSentinels(onBound: () => void): NonNullable<RedisOptions["Connector"]> {
+  return class extends SentinelConnector {
+    constructor(options: unknown) {
+      super(options as ConstructorParameters<typeof SentinelConnector>[0]);
+      const inside = this as unknown as { connectToSentinel: (...of: unknown[]) => Redis };
+      after(inside, "connectToSentinel", (sentinel) => boundReplies(sentinel, onBound));
+    }
+  };
+}
+
+/** All connections of a cluster: those for commands, those that ask for the slots, and the one that listens. */
+export function boundCluster(cluster: Cluster, onBound: () => void): void {
+  cluster.on("+node", (node: Redis) => {
+    boundReplies(node, onBound);
+    const inside = node as unknown as { duplicate: (...of: unknown[]) => Redis };
+    after(inside, "duplicate", (asking) => boundReplies(asking, onBound));
+  });
+  type Subscriber = { selectSubscriber: () => void; getInstance(): Redis | null };
+  const { subscriber } = cluster as unknown as { subscriber: Subscriber };
+  after(subscriber, "selectSubscriber", () => {
+    const listening = subscriber.getInstance();
+    if (listening !== null) boundReplies(listening, onBound);
+  });
+}
+
+/** Has `then` see what a method of the driver returned, before anything was received on it. */
+function after<K extends string, A extends unknown[], R>(
+  of: { [key in K]: (...args: A) => R },
+  method: K,
+  then: (result: R) => void,
+): void {
+  const original = of[method];
+  // It is no part of what the driver promises: without it, nothing would be bounded.
+  if (typeof original !== "function") throw new TypeError(`the Redis driver has no ${method}`);
+  of[method] = (...args: A) => {
+    const result = original.apply(of, args);
+    then(result);
+    return result;
+  };
 }

@@ -147,6 +147,83 @@ describe("the row of a new token", () => {
   });
 });
 
+describe("the row of a changed token", () => {
+  const update = async (id: string, token: object, paths: string[]) => {
+    await sallyport.admin.tokens.updateToken({ token: { id, ...token }, updateMask: { paths }, noWait: true });
+    return (await about(`token:${id}`)).at(-1)!;
+  };
+
+  test("tells the fields that were set, and what they are now", async () => {
+    const { id } = await sallyport.createToken({ principal: "user:changed", allowedCidrs: ["10.0.0.0/8"] });
+    const end = new Date(Math.floor(Date.now() / 1000) * 1000 + 600_000);
+    const given = {
+      displayName: " renamed ",
+      description: "not told",
+      scopes: ["repo:read", "wiki:*", "repo:read"],
+      audiences: ["https://b.example"],
+      allowedCidrs: [],
+      annotations: { not: "told" },
+      disabled: true,
+      expireTime: { seconds: BigInt(end.getTime() / 1000), nanos: 0 },
+    };
+    const paths = "display_name description scopes audiences allowed_cidrs annotations disabled expire_time".split(" ");
+    expect(await update(id, given, paths)).toMatchObject({
+      action: "token.update",
+      owner: "user:changed",
+      metadata: {
+        fields: "allowed_cidrs annotations audiences description disabled display_name expire_time scopes",
+        display_name: "renamed",
+        scopes: "repo:read wiki:*",
+        audiences: "https://b.example",
+        allowed_cidrs: "",
+        disabled: "true",
+        expire_time: end.toISOString(),
+      },
+    });
+    expect((await update(id, { disabled: false, scopes: ["ignored"] }, ["disabled"])).metadata).toEqual({
+      fields: "disabled",
+      disabled: "false",
+    });
+  });
+
+  test("tells that its end is gone", async () => {
+    await sallyport.registered("bot:endless");
+    const { id } = await sallyport.createToken({ profile: "bot", principal: "bot:endless", displayName: "" });
+    expect((await update(id, {}, ["expire_time"])).metadata).toEqual({ fields: "expire_time", expire_time: "never" });
+  });
+
+  test("of a rotation tells what the new token was given, its end too", async () => {
+    const made = await sallyport.createToken({
+      principal: "user:rotated",
+      displayName: "nightly",
+      scopes: ["repo:read"],
+      allowedCidrs: ["10.0.0.0/8"],
+    });
+    const { token, tokenString } = await sallyport.admin.tokens.rotateToken({
+      id: made.id,
+      overlap: seconds(60),
+      lifetime: { case: "ttl", value: seconds(300) },
+      noWait: true,
+    });
+    const { action, metadata } = (await about(`token:${made.id}`)).at(-1)!;
+    expect([action, metadata]).toEqual([
+      "token.rotate",
+      {
+        new_token: token!.id,
+        overlap_seconds: "60",
+        profile: "pat",
+        hint: token!.hint,
+        kid: expect.stringMatching(/./),
+        display_name: "nightly",
+        scopes: "repo:read",
+        allowed_cidrs: "10.0.0.0/8",
+        expire_time: iso(token!.expireTime!),
+      },
+    ]);
+    expect(JSON.stringify(metadata)).not.toContain(tokenString.slice(-20));
+  });
+});
+
 describe("the row of a revocation", () => {
   const REASON = "laptop was lost";
 

@@ -111,6 +111,40 @@ test("while one connection is being opened, the other one serves all", async () 
   for (let i = 0; i < 20; i++) await reader.read(DIGEST, 1_000);
 });
 
+test("a first look-up that the server cancels leaves it unready, and it becomes ready once one is answered", async () => {
+  const database = await migrated();
+  onTestFinished(() => database.drop());
+  const sql = await byHand(database.url);
+  const holder = await byHand(database.url);
+  await holder.query("begin; lock table sallyport.tokens in access exclusive mode");
+  const reader = reading(database.url, 1);
+  reader.warmUp();
+  const blocked = async () =>
+    (
+      await sql.query<{ pid: number; since: string }>(
+        `select pid, query_start::text as since from pg_stat_activity
+         where application_name = 'sallyport-read' and wait_event_type = 'Lock' and datname = current_database()`,
+      )
+    ).rows[0];
+  await expect.poll(blocked, { timeout: 10_000, interval: 5 }).toBeDefined();
+  const first = (await blocked())!;
+  await sql.query("select pg_cancel_backend($1)", [first.pid]);
+  // It asks again: on this connection, or on another one.
+  const again = async () => {
+    const { since = first.since } = (await blocked()) ?? {};
+    reader.warmUp();
+    return reader.warm || since !== first.since;
+  };
+  await expect.poll(again, { timeout: 10_000, interval: 5 }).toBe(true);
+  expect(reader.warm).toBe(false);
+  await holder.query("rollback");
+  const ready = () => {
+    reader.warmUp();
+    return reader.warm;
+  };
+  await expect.poll(ready, { timeout: 10_000, interval: 5 }).toBe(true);
+});
+
 test("what is under way on a connection that is distrusted is not answered by it, and asks once more", async () => {
   const database = await migrated();
   onTestFinished(() => database.drop());

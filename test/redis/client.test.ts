@@ -3,6 +3,7 @@ import { createServer } from "node:net";
 import type { Redis } from "ioredis";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { RedisConnection } from "../../src/redis/client.ts";
+import { RedisWakeUps } from "../../src/redis/wakeups.ts";
 import { startCluster, startRedis, startSentinel } from "../support/redis.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
 import { EPOCH, snapshot } from "../support/token-snapshot.ts";
@@ -262,7 +263,6 @@ describe("a reply above the size limit", () => {
   }
 
   test("of 256 MB ends its connection early: it is a miss, and memory does not grow", async () => {
-    const piece = Buffer.alloc(1 << 16, "x");
     const { state, url } = await hostile(async (write) => {
       await write(`$${256 << 20}\r\n`);
       for (let i = 0; i < 4096 && (await write(piece)); i++);
@@ -274,6 +274,93 @@ describe("a reply above the size limit", () => {
     expect(process.memoryUsage.rss() - before).toBeLessThan(64 << 20);
     expect(state.sent).toBeLessThan(32 << 20);
     expect(opened.journal.lines.join()).toContain("RangeError");
+  });
+
+  const piece = Buffer.alloc(1 << 16, "x");
+
+  /**
+   * A server that speaks RESP: a command that `answers` knows gets its reply, `vast` is answered with 256 MB. `ended`
+   * counts the connections that were closed on it meanwhile.
+   */
+  async function scripted(answers: Readonly<Record<string, string>>, vast: string) {
+    const state = { sent: 0, ended: 0 };
+    const server = createServer((socket) => {
+      socket.on("error", () => {});
+      const flood = () => {
+        const more = () => {
+          while (!socket.destroyed && socket.write(piece)) state.sent += piece.length;
+          state.sent += piece.length;
+        };
+        socket.write(`$${256 << 20}\r\n`);
+        socket.on("drain", more);
+        socket.once("close", () => state.ended++);
+        more();
+      };
+      socket.on("data", (chunk) => {
+        // Each command is an array of bulk strings.
+        for (const command of chunk
+          .toString("latin1")
+          .toLowerCase()
+          .split(/(?=\*\d+\r\n)/)) {
+          const words = command.split("\r\n").filter((_, i) => i > 0 && i % 2 === 0);
+          const name = Object.keys(answers).find((known) => words.join(" ").startsWith(known));
+          if (words.join(" ").startsWith(vast)) flood();
+          else socket.write(name === undefined ? "+OK\r\n" : answers[name]!);
+        }
+      });
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    onTestFinished(() => void server.close());
+    return { state, port: (server.address() as { port: number }).port };
+  }
+  const bulk = (text: string) => `$${text.length}\r\n${text}\r\n`;
+  const place = (port: number) => `*2\r\n${bulk("127.0.0.1")}${bulk(String(port))}`;
+
+  /** After so many floods neither the memory nor what was taken of them is large. */
+  async function survives({ state }: { state: { sent: number; ended: number } }, before: number, floods = 2) {
+    await expect.poll(() => state.ended, { timeout: 15_000 }).toBeGreaterThanOrEqual(floods);
+    expect(process.memoryUsage.rss() - before).toBeLessThan(64 << 20);
+    expect(state.sent / state.ended).toBeLessThan(32 << 20);
+  }
+
+  test("of a sentinel that is asked for the primary ends its connection", async () => {
+    const sentinel = await scripted({}, "sentinel get-master-addr-by-name");
+    const before = process.memoryUsage.rss();
+    const { journal } = openCache(`redis-sentinel://127.0.0.1:${sentinel.port}/main`);
+    await survives(sentinel, before);
+    expect(journal.lines.join()).toContain("RangeError");
+  });
+
+  test("of a sentinel that should tell of failovers does, and the primary goes on answering", async () => {
+    const server = await started();
+    const sentinel = await scripted({ "sentinel get-master": place(server.port) }, "subscribe");
+    const before = process.memoryUsage.rss();
+    const opened = await warm(openCache(`redis-sentinel://127.0.0.1:${sentinel.port}/main`));
+    // The driver does not come back to a sentinel that it listened to.
+    await survives(sentinel, before, 1);
+    await heals(opened);
+    expect(opened.journal.lines.join()).toContain("RangeError");
+  });
+
+  test("of a cluster that is asked for its slots does", async () => {
+    const node = await scripted({}, "cluster slots");
+    const before = process.memoryUsage.rss();
+    const { journal } = openCache(`redis-cluster://127.0.0.1:${node.port}`);
+    await survives(node, before);
+    expect(journal.lines.join()).toContain("RangeError");
+  });
+
+  test("of a cluster that should send wake-ups does", async () => {
+    const answers = { "cluster slots": "" };
+    const node = await scripted(answers, "subscribe");
+    answers["cluster slots"] = `*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n${bulk("127.0.0.1")}:${node.port}\r\n`;
+    const before = process.memoryUsage.rss();
+    const url = `redis-cluster://127.0.0.1:${node.port}`;
+    const { redis, journal } = connect(url);
+    const wakeUps = new RedisWakeUps({ redis, url, events: journal });
+    onTestFinished(() => wakeUps.close());
+    await survives(node, before);
+    expect(journal.lines.join()).toContain("RangeError");
   });
 
   test.each(["*90000000\r\n", "*1\r\n*90000000\r\n"])(
