@@ -3,7 +3,7 @@ import type { Caller } from "../../src/domain/caller.ts";
 import type { AppError } from "../../src/domain/errors.ts";
 import type { LifetimeRule } from "../../src/domain/lifetime.ts";
 import { BUILT_IN_PROFILES, type Profile } from "../../src/domain/profile.ts";
-import { type Held, judgeRotation } from "../../src/domain/rights.ts";
+import { type Change, type Held, judgeRotation, judgeUpdate } from "../../src/domain/rights.ts";
 import { one } from "../fuzz/pick.ts";
 import { seeded } from "../http2/fixture.ts";
 
@@ -170,5 +170,55 @@ describe("another's token is rotated by a caller that may mint it", () => {
   test("never a token that it replaced or that replaced it", () => {
     const successor = held("successor", { family: maker.family, principal: "bot:elsewhere" });
     expect(outcome(successor, { own: maker })).toBe("RIGHTS_EXCEEDED");
+  });
+});
+
+describe("whoever widens another's token gives no more than it is good itself, as if it minted", () => {
+  const end = NOW + 10 * MINUTE;
+  const bounds = { audiences: ["https://a.example"], allowedCidrs: ["10.0.0.0/8"] };
+  const own = held("maker", { scopes: [CREATE, "x", "y"], expireTime: end, ...bounds });
+  const within = { scopes: ["x"], expireTime: end - MINUTE, ...bounds };
+  const update = (target: Held, change: Change, by = own): string => {
+    const { tenant, principal, id, hint, scopes } = by;
+    const who = { tenant, principal, tokenId: id, scopes, address: "", direct: true };
+    const caller: Caller = { kind: "token", provenance: `token:${hint}`, ...who };
+    try {
+      judgeUpdate({ caller, profile: BOT, rotationsPerDay: 0 }, { now: NOW, own: by }, target, undefined, change);
+      return "OK";
+    } catch (error) {
+      return (error as AppError).reason;
+    }
+  };
+
+  test("in all that the token then is, not only in what is changed", () => {
+    const wider: Change[] = [{ scopes: ["x", "y"] }, { disabled: false }, { expireTime: end }];
+    const beyond: Partial<Held>[] = [
+      { audiences: [] },
+      { audiences: ["https://a.example", "https://b.example"] },
+      { allowedCidrs: [] },
+      { allowedCidrs: ["10.0.0.0/8", "192.0.2.1"] },
+    ];
+    for (const change of wider) {
+      const target = held("t", { ...within, disabled: change.disabled !== undefined });
+      expect(update(target, change)).toBe("OK");
+      for (const more of beyond) expect(update({ ...target, ...more }, change)).toBe("RIGHTS_EXCEEDED");
+      // Of its own principal it is no different.
+      expect(update({ ...target, principal: own.principal, allowedCidrs: [] }, change)).toBe("RIGHTS_EXCEEDED");
+      const admin = held("admin", { scopes: ["sallyport.admin"], ...bounds });
+      expect(update({ ...target, allowedCidrs: [] }, change, admin)).toBe("OK");
+    }
+    for (const change of [{ scopes: ["x", "y"] }, { disabled: false }]) {
+      for (const expireTime of [end + 1, undefined]) {
+        const target = held("t", { ...within, expireTime, disabled: change.disabled !== undefined });
+        expect(update(target, change)).toBe("RIGHTS_EXCEEDED");
+      }
+    }
+  });
+
+  test("what only narrows is free", () => {
+    const beyond = held("t", { scopes: ["x", "z"] });
+    for (const change of [{ scopes: ["x"] }, { allowedCidrs: ["192.0.2.1"] }, { disabled: true }]) {
+      expect(update(beyond, change)).toBe("OK");
+    }
   });
 });

@@ -1,23 +1,33 @@
 // Each structure that peers can make grow is filled from outside: the program stays small, and others are answered.
 import { readFileSync } from "node:fs";
 import { Agent, request } from "node:http";
+import { connect as connectHttp2 } from "node:http2";
 import { connect, type Socket } from "node:net";
+import { gzipSync } from "node:zlib";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { Keyring } from "../../src/domain/keyring.ts";
+import { mintTokenString } from "../../src/domain/token-string.ts";
+import { CheckRequestSchema } from "../../src/gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { END_HEADERS, frameOf, PING } from "../../src/http2/wire/frame.ts";
+import { framed, http2Asker } from "../data-plane/data-listener.ts";
 import { grpcHead, headers, literal, RawClient } from "../http2/raw-client.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 
 const MiB = 1024 * 1024;
 /** What an attack may add to the memory of a program at rest: twice the listener's 32 MiB, and what V8 lets lie. */
 const MOST_MORE = 160 * MiB;
+/** What is remembered of routes and of rows adds far less; without a bound these tests make it more than 100 MiB. */
+const MOST_KEPT = 80 * MiB;
 
 let sallyport: TestSallyport;
 let sockets: Socket[] = [];
 const fresh: string[] = [];
 const agent = new Agent({ keepAlive: true });
 beforeAll(async () => {
-  sallyport = await TestSallyport.start();
-  for (let i = 0; i < 40; i++) fresh.push((await sallyport.createToken({ displayName: `t${i}` })).tokenString);
+  // A small cache: what grows besides it is seen.
+  sallyport = await TestSallyport.start({ config: { cache: { l1: { bytes: 4 * MiB } } } });
+  for (let i = 0; i < 100; i++) fresh.push((await sallyport.createToken({ displayName: `t${i}` })).tokenString);
   expect(await validate(fresh.pop()!)).toBe("VERDICT_ALLOW");
 });
 afterAll(async () => {
@@ -89,6 +99,109 @@ function expectAnswered(verdicts: ReadonlySet<string>): void {
   expect(verdicts).toContain("VERDICT_ALLOW");
   expect([...verdicts].filter((verdict) => verdict !== "VERDICT_ALLOW" && verdict !== "429")).toEqual([]);
 }
+
+/** Runs them all, so many at once. */
+async function each(count: number, atOnce: number, one: (i: number) => Promise<unknown>): Promise<void> {
+  let next = 0;
+  const worker = async () => {
+    while (next < count) await one(next++);
+  };
+  await Promise.all(Array.from({ length: atOnce }, worker));
+}
+
+test("context extensions of a thousand routes, each as large as a request may be", async () => {
+  const asker = http2Asker(sallyport.listeners.data);
+  onTestFinished(() => asker.close());
+  const question = (i: number) => {
+    const contextExtensions = {
+      audience: `https://${i}.${"a".repeat(50_000)}`,
+      required_scopes: Array.from({ length: 390 }, (_, n) => `${i}.${n}.`.padEnd(128, "s")).join(" "),
+    };
+    const peer = { address: { address: { case: "socketAddress" as const, value: { address: "10.0.0.1" } } } };
+    const request = { http: { method: "GET", path: "/", headers: { ":path": "/" } } };
+    const attributes = { source: peer, request, contextExtensions };
+    return framed(toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes })));
+  };
+  const head = { "content-type": "application/grpc", te: "trailers" };
+  let answered = 0;
+  const { more, verdicts } = await attack(() =>
+    each(1_000, 8, async (i) => {
+      const { fields } = await asker.ask("/envoy.service.auth.v3.Authorization/Check", head, question(i));
+      if (fields["grpc-status"] === "0") answered++;
+    }),
+  );
+  expectAnswered(verdicts);
+  expect(answered).toBeGreaterThan(900);
+  expect(more / MiB).toBeLessThan(MOST_KEPT / MiB);
+});
+
+test("tokens of which none is like another, with as many scopes and audiences as one may have", async () => {
+  const COUNT = 2_400;
+  const { current, keys } = sallyport.keyring;
+  const pepper = new Keyring(current, keys).current;
+  const minted = Array.from({ length: COUNT }, () => mintTokenString("sp_bot", pepper));
+  await sallyport.registered("bot:many");
+  await sallyport.sql(
+    `with a as (
+       insert into sallyport.audit (tenant, actor, action, target) values ('default', 'test', 'token.create', 'x')
+     )
+     insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, scopes, audiences)
+     select id, digest, $2, 'sp_bot_1', 'default', 'bot', 'bot:many', 'test', id,
+       array(select n || '.' || s || repeat('s', 110) from generate_series(1, 100) s),
+       array(select 'https://' || n || '.' || s || repeat('a', 230) from generate_series(1, 19) s) || '{x}'::text[]
+     from unnest($1::bytea[]) with ordinality d (digest, n), lateral (select 'tok_' || lpad(n::text, 22, '0') as id) i`,
+    [minted.map(({ digest }) => Buffer.from(digest, "latin1")), current],
+  );
+  let allowed = 0;
+  const { more, verdicts } = await attack(() =>
+    each(COUNT / 20, 4, async (i) => {
+      const requests = minted
+        .slice(i * 20, i * 20 + 20)
+        .map(({ tokenString }) => ({ tokenString: tokenString.reveal(), audience: "x" }));
+      const { responses } = await sallyport.validator.batchValidateTokens({ requests });
+      allowed += responses.filter(({ verdict }) => verdict === 1).length;
+    }),
+  );
+  expectAnswered(verdicts);
+  expect(allowed).toBeGreaterThan(COUNT * 0.9);
+  expect(more / MiB).toBeLessThan(MOST_KEPT / MiB);
+});
+
+test("requests of the admin listener that decode to half a million entries", async () => {
+  const { tokenString } = await sallyport.createToken({ displayName: "plain" });
+  const session = connectHttp2(sallyport.listeners.admin).on("error", () => {});
+  onTestFinished(() => session.destroy());
+  const empty = (field: number, bytes: number) => Buffer.alloc(bytes, Buffer.from([(field << 3) | 2, 0]));
+  const [ids, groups] = [empty(8, MiB), Buffer.alloc(MiB, (15 << 3) | 3)];
+  const ask = (body: Buffer) =>
+    new Promise<{ status: number; length: number }>((resolve) => {
+      const stream = session.request({
+        ":method": "POST",
+        ":path": "/sallyport.v1.TokenAdmin/RevokeTokens",
+        "content-type": "application/proto",
+        "content-encoding": "gzip",
+        authorization: `Bearer ${tokenString}`,
+      });
+      let [status, length] = [0, 0];
+      stream.on("response", (head) => (status = Number(head[":status"])));
+      stream.on("data", (piece: Buffer) => (length += piece.length));
+      stream.on("error", () => {}).on("close", () => resolve({ status, length }));
+      stream.end(body);
+    });
+  const statuses = new Set<number>();
+  let longest = 0;
+  const { more, verdicts } = await attack(() =>
+    each(40, 4, async (i) => {
+      const { status, length } = await ask(gzipSync(i % 4 === 0 ? groups : ids));
+      statuses.add(status);
+      longest = Math.max(longest, length);
+    }),
+  );
+  expectAnswered(verdicts);
+  expect([...statuses].filter((status) => status !== 429)).toEqual([400]);
+  expect(longest).toBeLessThan(16_384);
+  expect(more / MiB).toBeLessThan(MOST_MORE / MiB);
+});
 
 test("open HTTP/2 streams with large headers", async () => {
   const block = grpcHead("/sallyport.v1.TokenValidator/ValidateToken", literal("x-large", "x".repeat(15_000)));

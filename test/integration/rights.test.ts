@@ -346,6 +346,45 @@ describe("self-service: a token acts on its own principal's tokens", () => {
     expect(await sallyport.verdict(foreign.tokenString)).toBe("ALLOW");
   });
 
+  test("it revokes itself by its id and by its string, whatever it holds, and what is not its principal's never", async () => {
+    await sallyport.admin.tenants.createTenant({ tenant: { id: "twin" } });
+    await sallyport.registered("bot:ci", "twin");
+    const [byId, byString, operator] = [
+      await bot([]),
+      await bot([]),
+      await sallyport.callerWith(["sallyport.operator"]),
+    ];
+    const request = { profile: "bot", principal: "bot:ci", displayName: "" };
+    const namesake = await sallyport.createToken({ ...request, tenant: "twin" });
+    const foreign = await sallyport.createToken({ ...request, principal: "bot:other" });
+    const me = sallyport.as(byId.tokenString).tokens;
+    for (const other of [namesake, foreign, operator]) {
+      const string = { target: { case: "tokenString" as const, value: other.tokenString } };
+      for (const target of [id(other.id), { ...id(other.id), family: true }, string]) {
+        expect(await outcome(me.revokeToken(target))).toBe("TOKEN_NOT_FOUND");
+      }
+      for (const selector of [
+        { ids: [other.id] },
+        { hints: [other.token.hint] },
+        { tokenStrings: [other.tokenString] },
+      ]) {
+        expect((await me.revokeTokens(selector)).revokedCount).toBe(0);
+      }
+    }
+    expect((await me.revokeToken({ ...id(byId.id), reason: "leaked" })).token).toMatchObject({
+      state: 5,
+      revokedBy: `token:${byId.token.hint}`,
+    });
+    const self = { target: { case: "tokenString" as const, value: byString.tokenString } };
+    expect(await outcome(sallyport.as(byString.tokenString).tokens.revokeToken(self))).toBe("OK");
+    expect(await outcome(sallyport.as(operator.tokenString).tokens.revokeToken(id(operator.id)))).toBe("OK");
+    for (const { tokenString } of [byId, byString, operator]) {
+      expect(await sallyport.verdict(tokenString)).toBe("INVALID_TOKEN");
+      expect(await outcome(sallyport.as(tokenString).tokens.getToken({ id: byId.id }))).toBe("CALLER_UNAUTHENTICATED");
+    }
+    for (const { tokenString } of [namesake, foreign]) expect(await sallyport.verdict(tokenString)).toBe("ALLOW");
+  });
+
   test("a bulk revocation without a principal ends its own principal's tokens, and no other's", async () => {
     const me = await sallyport.createToken({ profile: "svc", principal: "service:api", displayName: "" });
     const foreign = await bot([]);

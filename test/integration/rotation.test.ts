@@ -239,3 +239,31 @@ test("such a repeat from outside of the parent's networks is refused, as every u
   await bind(["127.0.0.0/8"]);
   expect((await self.rotateToken(request)).tokenString).toBe(first.tokenString);
 });
+
+test("a rotated string that another reason refuses is no reuse, and repeats nothing: its overlap is not over", async () => {
+  await sallyport.registered("service:off");
+  const old = await sallyport.createToken({ profile: "svc", principal: "service:off", displayName: "" });
+  const self = sallyport.as(old.tokenString).tokens;
+  const request = { id: old.id, requestId: randomUUID(), overlap: seconds(600) };
+  const fresh = await self.rotateToken(request);
+  const state = (to: 1 | 2) =>
+    sallyport.admin.principals.updatePrincipal({
+      principal: { name: "service:off", state: to },
+      updateMask: { paths: ["state"] },
+    });
+  await state(2);
+  expect(await outcome(self.rotateToken({ id: old.id, requestId: randomUUID() }))).toBe("CALLER_UNAUTHENTICATED");
+  expect(await outcome(self.rotateToken(request))).toBe("CALLER_UNAUTHENTICATED");
+  await state(1);
+  // One that is a reuse, and that is told after those.
+  const other = await bot();
+  await sallyport.admin.tokens.rotateToken({ id: other.id });
+  expect(await outcome(sallyport.as(other.tokenString).tokens.rotateToken({ id: other.id }))).toBe(
+    "CALLER_UNAUTHENTICATED",
+  );
+  await expect.poll(() => reuses(other.id), { timeout: 10_000 }).not.toEqual([]);
+  // A reuse would have ended the whole family.
+  expect(await sallyport.verdict(fresh.tokenString)).toBe("ALLOW");
+  expect(await sallyport.verdict(old.tokenString)).toBe("ALLOW");
+  expect(await reuses(old.id)).toEqual([]);
+});

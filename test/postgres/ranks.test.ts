@@ -196,3 +196,31 @@ describe("OK is heard of no token that goes on living:", () => {
     expect(await isRevoked(first)).toBe(await isRevoked(id));
   });
 });
+
+describe("a principal is ended by nobody who lacks what one of its tokens holds by then:", () => {
+  const CALLS: Record<string, () => Promise<unknown>> = {
+    cut: () => store.cut("default", "user:ann", false, "", by("other")),
+    disabled: () => store.updatePrincipal("default", "user:ann", { state: "DISABLED" }, "", NOBODY, by("other")),
+    deleted: () => store.deletePrincipal("default", "user:ann", by("other")),
+    "cut with its tenant": () => store.cut("default", undefined, false, "", by("other")),
+  };
+
+  test.each(Object.entries(CALLS))("%s, while a token of it is being made", async (_, call) => {
+    const id = await created("x");
+    const holder = await byHand(url);
+    await holder.query("begin");
+    // As minting does it: the shared locks first.
+    await holder.query(
+      `select sallyport.lock_shared(array(select k from (values (sallyport.principal_key('default', 'user:ann')),
+         (sallyport.tenant_key('default'))) keys (k) order by k))`,
+    );
+    await auditRow(holder);
+    await holder.query("update sallyport.tokens set scopes = '{sallyport.admin}' where id = $1", [id]);
+    const waiting = told(call());
+    await blocked();
+    await holder.query("commit");
+    expect(await waiting).toBe("RIGHTS_EXCEEDED");
+    const { rows } = await sql.query("select state from sallyport.token_view where id = $1", [id]);
+    expect(rows).toEqual([{ state: "ACTIVE" }]);
+  });
+});

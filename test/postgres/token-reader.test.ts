@@ -1,13 +1,14 @@
 import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 import { expect, onTestFinished, test } from "vitest";
+import { refusal } from "../../src/domain/decide.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
 import { PostgresTokenReader } from "../../src/postgres/token-reader.ts";
 import { systemClock } from "../../src/sallyport.ts";
 import { startServer } from "../support/postgres.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
-import { byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
+import { auditRow, byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
 
 const DIGEST = "x".repeat(32);
 /** What a call waits for, and what each session's first look-up takes: Check waits 150, with less room for a busy machine. */
@@ -195,4 +196,51 @@ test("a session that began on a standby counts as a standby's after the promotio
   for (const seen of [await reader.read(digestOf(1), 5_000), await log.readEpoch()]) {
     expect(seen).toMatchObject({ inRecovery: false });
   }
+});
+
+test("a child is refused once its parent's row has ended or is gone", async () => {
+  const database = await migrated();
+  onTestFinished(() => database.drop());
+  const sql = await byHand(database.url);
+  await makeTokens(sql, 1);
+  await sql.query("begin");
+  await auditRow(sql);
+  await sql.query(
+    `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, parent_id)
+     select 'tok_' || lpad(i::text, 22, '0'), convert_to(lpad(i::text, 32, 'd'), 'UTF8'), '1', 'h', 'default', 'bot',
+       'bot:ci', 'token:h', 'tok_' || lpad(i::text, 22, '0'), $1 from generate_series(2, 2) i`,
+    [tokenId(1)],
+  );
+  await sql.query("commit");
+  const reader = reading(database.url, 1);
+  const child = async () => {
+    const { snapshot } = await reader.read(digestOf(2), 5_000);
+    return snapshot && refusal(snapshot, { lower: Date.now(), upper: Date.now() });
+  };
+  expect(await child()).toBeUndefined();
+  const change = async (...statements: string[]) => {
+    await sql.query("begin");
+    await auditRow(sql);
+    for (const statement of statements) await sql.query(statement);
+    await sql.query("commit");
+  };
+  const parent = `where id = '${tokenId(1)}'`;
+  for (const [ended, back] of [
+    ["disabled = true", "disabled = false"],
+    ["expire_time = now() - interval '1 s'", "expire_time = null"],
+    ["not_before_time = now() + interval '1 h'", "not_before_time = null"],
+  ]) {
+    await change(`update sallyport.tokens set ${ended} ${parent}`);
+    expect(await child(), ended).toBe("revoked");
+    await change(`update sallyport.tokens set ${back} ${parent}`);
+    expect(await child(), back).toBeUndefined();
+  }
+  // As a restore leaves it that lost rows: no constraint stands, and no trigger was asked.
+  await change(
+    "alter table sallyport.tokens drop constraint tokens_parent_id_fkey",
+    "alter table sallyport.tokens disable trigger all",
+    `delete from sallyport.tokens ${parent}`,
+    "alter table sallyport.tokens enable trigger all",
+  );
+  expect(await child()).toBe("revoked");
 });
