@@ -4,13 +4,13 @@ import type { ConnectionPeer } from "../unary/routes.ts";
 import * as frames from "../wire/frame.ts";
 import { FrameReader, type FrameSink } from "../wire/frame-reader.ts";
 import { PeerSettings, settingsFrames } from "../wire/settings.ts";
+import type { ServerContext } from "./context.ts";
 import { ControlFrames } from "./control-frames.ts";
-import { Lifetime } from "./lifetime.ts";
+import { Lifetime, type LifetimeLink } from "./lifetime.ts";
 import { Budget } from "./limits.ts";
 import type { Output, OutputOwner, Pipe } from "./output.ts";
-import type { ServerContext } from "./server.ts";
 import type { Stream } from "./stream.ts";
-import { Streams } from "./streams.ts";
+import { Streams, type StreamsLink } from "./streams.ts";
 
 const INTERNAL_ERROR = 2;
 const LONGEST_DEBUG = 64;
@@ -21,7 +21,7 @@ const UNCOUNTED = 65_536;
  * connection owns the output; whatever comes from elsewhere (an answer from another connection's handler, a timer)
  * waits in the connection's own queue until then.
  */
-export class Connection implements FrameSink, OutputOwner {
+export class Connection implements FrameSink, OutputOwner, StreamsLink, LifetimeLink {
   readonly pipe: Pipe;
   readonly peer: ConnectionPeer;
   readonly trusted: boolean;
@@ -35,7 +35,7 @@ export class Connection implements FrameSink, OutputOwner {
   now: number;
   /** We have said our last frame; what still comes is not looked at. */
   over = false;
-  private readonly control = new ControlFrames(this);
+  private readonly control: ControlFrames;
   private readonly reader = new FrameReader();
   private readonly budget: Budget;
   private readonly amplification: Budget;
@@ -62,8 +62,9 @@ export class Connection implements FrameSink, OutputOwner {
     this.now = performance.now();
     this.budget = new Budget(server.limits.budget, server.limits.budgetPerSecond, this.now);
     this.amplification = new Budget(server.limits.maxAmplification, server.limits.maxAmplification, this.now);
-    this.streams = new Streams(this);
     this.lifetime = new Lifetime(this);
+    this.streams = new Streams(this, this.lifetime);
+    this.control = new ControlFrames(this, this.streams, this.settings, this.lifetime);
     this.act(() => this.put(settingsFrames(server.limits, server.initialWindow)));
   }
 

@@ -1,7 +1,8 @@
 import type { WireFailure } from "./failures.ts";
 import type { Head } from "./head.ts";
+import type { Failure, Protocol } from "./protocol.ts";
 import { type HeaderPair, http, type Reply } from "./reply.ts";
-import type { Failure, Protocol, UnaryCall } from "./routes.ts";
+import type { UnaryCall } from "./routes.ts";
 import { parseConnectTimeout } from "./timeout.ts";
 
 // What a request means and how its failures are told, the same on every mount.

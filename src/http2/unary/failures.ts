@@ -1,6 +1,6 @@
 import * as codes from "./codes.ts";
+import type { Failure, Protocol } from "./protocol.ts";
 import { connectError, grpcStatus, type HeaderPair, http, type Reply } from "./reply.ts";
-import type { Failure, Protocol } from "./routes.ts";
 
 // What is answered where neither a handler nor a route's own hook does, in the bare words of the protocols.
 

@@ -12,8 +12,9 @@ import {
   timeFor,
 } from "./exchange.ts";
 import type { Head, HeadReader } from "./head.ts";
+import type { Failure, Protocol } from "./protocol.ts";
 import { Reply } from "./reply.ts";
-import type { ConnectionPeer, Failure, Protocol, UnaryCall } from "./routes.ts";
+import type { ConnectionPeer, UnaryCall } from "./routes.ts";
 
 /** What Node's two servers hand a mount. */
 export interface MountedRequest {

@@ -1,10 +1,6 @@
 import { type Failures, prepareFailures } from "./failures.ts";
+import type { Failure, Protocol } from "./protocol.ts";
 import type { Reply } from "./reply.ts";
-
-export type Protocol = "grpc" | "connect-proto" | "connect-json" | "http";
-
-/** Why the server, not the handler, must answer a call. */
-export type Failure = "undecodable" | "oversized" | "compressed" | "deadline" | "overloaded" | "internal";
 
 /** One request as its handler sees it. Valid for as long as the handler wants; the answer is the handler's result. */
 export interface UnaryCall {
