@@ -4,7 +4,7 @@ import type { Link } from "./context.ts";
 import type { Lifetime } from "./lifetime.ts";
 import type { Streams } from "./streams.ts";
 
-/** What frames cost that ask for work without being a request. */
+/** The cost of frames that cause work and are no request. */
 const COST = { settings: 2, ping: 1, priority: 1, unknown: 1, windowUpdate: 0.1, smallWindowUpdate: 1 };
 const SMALL_UPDATE = 1_024;
 

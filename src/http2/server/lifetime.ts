@@ -20,14 +20,14 @@ export interface LifetimeLink extends Link {
   finish(): void;
 }
 
-/** What is still to be answered. */
+/** The streams that are still to be answered. */
 interface OpenStreams {
   readonly isEmpty: boolean;
   readonly lastServed: number;
   readonly sender: { readonly heldBack: boolean };
 }
 
-/** When a connection ends without anybody's error: preface, idleness, age, silence, and the drain in two phases. */
+/** Ends a connection that is idle, old, silent or without a preface, and drains it in two phases. */
 export class Lifetime {
   /** When the socket fell behind; meaningful while the sender is held back. */
   heldBackAt = 0;
@@ -65,7 +65,7 @@ export class Lifetime {
     this.peerLeaves = true;
   }
 
-  /** Whether new streams are still taken: until the GOAWAY that names the last one. */
+  /** True until the GOAWAY that names the last stream: new streams are served. */
   get takesStreams(): boolean {
     return this.phase !== "leaving";
   }

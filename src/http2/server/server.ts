@@ -1,5 +1,5 @@
-// This server exists because node:http2 takes about eight times the CPU per call. It serves unary calls only, so it needs
-// few of the parts of HTTP/2; `listeners.data.http2: node` serves the same routes on Node's server.
+// This server exists because node:http2 takes about eight times the CPU per call. It serves unary calls only, so it
+// needs few parts of HTTP/2. `listeners.data.http2: node` serves the same routes on Node's server.
 import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import { GRPC_PREFIX } from "../unary/exchange.ts";
@@ -18,11 +18,11 @@ export interface UnaryServerOptions {
   readonly limits?: Partial<Limits>;
   /** The listener is a unix socket. */
   readonly unix?: boolean;
-  /** What its connections share with others that serve the same listener; `limits.maxBuffered` for itself by default. */
+  /** Shared with the other servers of the listener. By default the server has its own, of `limits.maxBuffered`. */
   readonly budget?: ByteBudget;
   /** Must not throw. */
   readonly onConnectionError?: (error: ConnectionError) => void;
-  /** What a handler or a `failed` hook threw; the call was answered "internal". Must not throw. */
+  /** Gets the error of a handler or a `failed` hook; the call was answered "internal". Must not throw. */
   readonly onHandlerError?: (error: unknown, call: UnaryCall) => void;
   /** "shared" (the default) reads all cleartext connections into one buffer where Node allows it; "own" never does. */
   readonly reads?: "shared" | "own";
@@ -43,7 +43,7 @@ export interface UnaryServer {
 
 const ignore = (): void => {};
 
-/** A server of unary calls over HTTP/2 with prior knowledge (RFC 9113) on sockets that somebody else accepts. */
+/** A server of unary calls over HTTP/2 with prior knowledge (RFC 9113) on sockets that the caller accepts. */
 export function createUnaryServer(options: UnaryServerOptions): UnaryServer {
   const limits: Limits = { ...DEFAULT_LIMITS, ...options.limits };
   const { unix = false } = options;

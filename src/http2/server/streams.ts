@@ -11,7 +11,7 @@ import { Sender } from "./sender.ts";
 import { Stream, type StreamOwner } from "./stream.ts";
 
 const NO_BYTES: Buffer = Buffer.alloc(0);
-/** What a wasted stream of an untrusted peer costs. */
+/** The cost of a stream that an untrusted peer wastes. */
 const WASTE = 0.5;
 
 export interface StreamsLink extends CallsLink, StreamOwner {

@@ -107,7 +107,7 @@ export class HeadReader implements FieldSink {
     return head;
   }
 
-  /** Whether the block held a pseudo-header: then it meant to open a stream. */
+  /** True if the block held a pseudo-header: it was meant to open a stream. */
   get opensStream(): boolean {
     return this.seen !== 0;
   }
