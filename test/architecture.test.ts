@@ -157,6 +157,23 @@ function roomOf(file: string): string | undefined {
     .sort((a, b) => b.length - a.length)[0];
 }
 
+/** What a file imports, as it writes it. */
+function importsOf(source: string): string[] {
+  const found = withoutComments(source).matchAll(
+    /^(?:(?:import|export)\b[^;"]*?\bfrom |import )"([^"\n]+)"|\bimport\("([^"\n]+)"\)/gm,
+  );
+  return [...found].map(([, statically, dynamically]) => (statically ?? dynamically)!);
+}
+
+/** The files of `src/` that a file imports. */
+function ownImports(file: string, source: string): string[] {
+  return importsOf(source)
+    .filter((target) => target.startsWith("."))
+    .map((target) => resolved(file, target));
+}
+
+const resolved = (file: string, target: string) => posix.normalize(posix.join(posix.dirname(file), target));
+
 /** One line per import that the table does not allow. */
 function importsOutOfRoom(file: string, source: string): string[] {
   const name = roomOf(file);
@@ -165,17 +182,13 @@ function importsOutOfRoom(file: string, source: string): string[] {
   const rooms = Object.keys(ROOMS).filter((one) => file.startsWith(one));
   const inside = rooms.flatMap((one) => ROOMS[one]!.inside);
   const outside = rooms.flatMap((one) => ROOMS[one]!.outside);
-  const imports = withoutComments(source).matchAll(
-    /^(?:(?:import|export)\b[^;"]*?\bfrom |import )"([^"\n]+)"|\bimport\("([^"\n]+)"\)/gm,
-  );
-  return [...imports].flatMap(([, statically, dynamically]) => {
-    const target = statically ?? dynamically;
-    if (target!.startsWith(".")) {
-      const path = posix.normalize(posix.join(posix.dirname(file), target!));
+  return importsOf(source).flatMap((target) => {
+    if (target.startsWith(".")) {
+      const path = resolved(file, target);
       return path === file || fits(path, inside) ? [] : [`${file} may not import ${path}`];
     }
     const known = outside.some(
-      (one) => one === target || target!.startsWith(`${one}/`) || (one === "node:*" && target!.startsWith("node:")),
+      (one) => one === target || target.startsWith(`${one}/`) || (one === "node:*" && target.startsWith("node:")),
     );
     return known ? [] : [`${file} may not import ${target}`];
   });
@@ -197,6 +210,36 @@ const sources = files().map((file) => ({ file, source: readFileSync(join(SRC, fi
 
 test("every file imports only what the table allows", () => {
   expect(sources.flatMap(({ file, source }) => importsOutOfRoom(file, source))).toEqual([]);
+});
+
+/** The files that import one another in a circle, types included: the first circle that is found. */
+function circle(imports: ReadonlyMap<string, readonly string[]>): string[] {
+  const done = new Set<string>();
+  const path: string[] = [];
+  const visit = (file: string): string[] => {
+    if (path.includes(file)) return [...path.slice(path.indexOf(file)), file];
+    if (done.has(file)) return [];
+    path.push(file);
+    for (const next of imports.get(file) ?? []) {
+      const found = visit(next);
+      if (found.length > 0) return found;
+    }
+    path.pop();
+    done.add(file);
+    return [];
+  };
+  for (const file of imports.keys()) {
+    const found = visit(file);
+    if (found.length > 0) return found;
+  }
+  return [];
+}
+
+test("no files import one another in a circle, types included", () => {
+  const imports = new Map(sources.map(({ file, source }) => [file, ownImports(file, source)]));
+  expect([...imports.values()].flat().length).toBeGreaterThan(500);
+  expect(circle(imports)).toEqual([]);
+  expect(circle(new Map([["a", ["b"]], ["b", ["c"]], ["c", ["b"]]]))).toEqual(["b", "c", "b"]); // biome-ignore format: one line
 });
 
 test("forbidden constructs stand only in their allowed places", () => {

@@ -9,7 +9,7 @@ export function headerListSize(req: HttpRequest): number {
   return size;
 }
 
-/** What one listener accepts and the others do not. */
+/** Requests that one listener accepts and the others do not. */
 export interface AuthorityRules {
   /** The listener is a unix socket. */
   readonly unix: boolean;

@@ -84,7 +84,7 @@ export const unknownPath: HttpHandler = (req, res) => {
   answerError(req, res, 404, wireError("unknown_method", { message }));
 };
 
-/** What an RPC takes, for whoever came with another content type or none. */
+/** Names the content types that an RPC takes. */
 function unsupportedType(res: HttpResponse): void {
   const message = "content-type must be application/json or application/proto, or application/grpc over HTTP/2";
   answer(res, 415, { code: "invalid_argument", message });
@@ -161,7 +161,7 @@ async function serve(
   }
 }
 
-/** What is wrong with a request by its headers alone. */
+/** The fault of a request that its headers alone show. */
 function frameFault(limits: RpcLimits, query: string, rules: BodyRules, header: Headers): TransportFailure | undefined {
   const encoding = encodingOf(header, query, limits.gzip);
   if (encoding === "other") return "compressed";

@@ -13,7 +13,7 @@ import type { HttpHandler } from "./peers.ts";
 const CONTROL_WINDOW_MS = 10_000;
 /** After GOAWAY: how long streams under way may take before the session is torn down. */
 const CLOSE_GRACE_MS = 15_000;
-/** How many resets the library still takes while a client that resets too much is asked to leave. */
+/** Resets that the library still takes while a client that resets too much is asked to leave. */
 const BEYOND_RESETS = 1_000;
 /** Between the announcement that no new streams are wanted and the refusal of them (threats K11). */
 const GOAWAY_ROUND_TRIP_MS = 200;
@@ -30,7 +30,7 @@ export interface H2Branch {
   closeAll(): void;
 }
 
-/** What `node:http2` gives with its event "stream". */
+/** A listener for the event "stream" of `node:http2`. */
 export type StreamHandler = (
   stream: ServerHttp2Stream,
   headers: IncomingHttpHeaders,

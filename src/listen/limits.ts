@@ -29,15 +29,15 @@ export interface ListenerLimits {
     readonly maxRejectedStreams: number;
     /** PING and SETTINGS frames in ten seconds. */
     readonly maxControlFrames: number;
-    /** How long a connection without an open stream is kept; then GOAWAY. 0: for ever, for trusted peers. */
+    /** Time without an open stream until GOAWAY. 0: no limit, for trusted peers. */
     readonly idleMs: number;
     /** Connection age (± 10 %), then GOAWAY. 0: never. */
     readonly ageMs: number;
-    /** How often a PING is sent. A peer that does not answer within `pingTimeoutMs` is gone. 0: never. */
+    /** The interval of PINGs. A peer that does not answer within `pingTimeoutMs` is cut. 0: none. */
     readonly pingMs: number;
     readonly pingTimeoutMs: number;
   };
-  /** How long an answer may wait for its client to read on; then its stream or connection ends. */
+  /** Time that an answer waits for its client to read on, until its stream or connection ends. */
   readonly stalledMs: number;
   /** Bytes that all peers of the listener can make it hold together: headers, bodies and unread answers. */
   readonly bufferedBytes: number;

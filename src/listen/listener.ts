@@ -28,7 +28,7 @@ export interface ListenerOptions {
   readonly unixMode?: number;
   readonly tls?: TlsFiles;
   readonly limits: ListenerLimits;
-  /** What peers make the listener hold, shared with whoever reads bodies; one of `limits.bufferedBytes` by default. */
+  /** Bytes that peers make the listener hold, shared with the readers of bodies; by default `limits.bufferedBytes`. */
   readonly budget?: ByteBudget;
   /** Answers requests of both protocols. It runs behind the guard. */
   readonly handler: HttpHandler;
@@ -39,7 +39,7 @@ export interface ListenerOptions {
   readonly http2?: (socket: Socket, head: Buffer, peer: Peer) => void;
   /** Answers HTTP/2 on `node:http2` stream by stream, in the place of `listener`. It checks authority and headers itself. */
   readonly onStream?: StreamHandler;
-  /** A fault on our side. What peers do wrong is only counted, in `stats()`. */
+  /** A fault on our side. Faults of peers are only counted, in `stats()`. */
   onTrouble(name: ListenerTrouble, error: unknown): void;
   /** A TLS connection that did not come about: its peer's address, and why in a code. */
   onHandshakeFailed?(address: string, why: string): void;
@@ -170,7 +170,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
       ALPNProtocols: ["h2", "http/1.1"],
       handshakeTimeout: limits.firstRequestMs,
       requestCert: tls.clientCaFile !== undefined,
-      // Whoever shows no certificate may come to the data listener with a bearer.
+      // A client without a certificate may come to the data listener with a bearer.
       rejectUnauthorized: options.name !== "data" && named,
       allowHalfOpen: false, // a client that ends in the handshake has left
       noDelay: true,

@@ -5,22 +5,22 @@ import type { Peer } from "../rpc/peer.ts";
 
 export type HttpRequest = IncomingMessage | Http2ServerRequest;
 export type HttpResponse = ServerResponse | Http2ServerResponse;
-/** Answers one request, HTTP/1.1 or HTTP/2. What it throws is answered with 500. */
+/** Answers one request, HTTP/1.1 or HTTP/2. An error that it throws is answered with 500. */
 export type HttpHandler = (req: HttpRequest, res: HttpResponse) => void | Promise<void>;
 
 const peers = new WeakMap<object, Peer>();
 
-/** Remembers who is behind a socket or an HTTP/2 session. */
+/** Remembers the peer of a socket or an HTTP/2 session. */
 export function rememberPeer(connection: object, peer: Peer): void {
   peers.set(connection, peer);
 }
 
-/** What a request arrived on: its HTTP/2 session, or its socket. Limits per connection are counted by it. */
+/** The connection of a request: its HTTP/2 session, or its socket. Limits per connection count by it. */
 export function connectionOf(req: HttpRequest): object {
   return "stream" in req ? (req.stream.session ?? req.stream) : req.socket;
 }
 
-/** Who sent a request. A request whose connection is already gone has a peer without any rights. */
+/** The peer of a request. A request whose connection is gone has a peer without any rights. */
 export function peerOf(req: HttpRequest): Peer {
   return peers.get(connectionOf(req)) ?? { listener: "data", address: "", from: "remote", sans: [], sanAllowed: false };
 }

@@ -6,7 +6,7 @@ import type { HttpRequest } from "./peers.ts";
 
 const LONGEST_STREAM_MS = 86_400_000;
 
-/** Whether a request speaks gRPC or gRPC-Web, by its content type. */
+/** True for gRPC and gRPC-Web, by the content type. */
 export function speaksGrpc(header: Headers): boolean {
   return header.get("content-type")?.toLowerCase().startsWith("application/grpc") ?? false;
 }

@@ -4,11 +4,11 @@ import { type ByteBudget, SMALL } from "../http2/server/limits.ts";
 import { connectionOf, type HttpRequest, type HttpResponse } from "./peers.ts";
 
 /**
- * How long the rest of a request is read and dropped after its answer, so that the client can read the answer: most send
+ * Time in which the rest of a request is read and dropped after its answer, so that the client can read it: most send
  * their whole body first. A connection that is closed on unread bytes is reset, and the answer may be lost with it.
  */
 const LINGER_MS = 5_000;
-/** How long trailers take to leave after the body; the sweep looks again. */
+/** Time for trailers to leave after the body; the sweep checks again. */
 const TRAILERS_MS = 20;
 
 interface Open {
@@ -36,14 +36,14 @@ export class OpenResponses {
     return this.#open.size;
   }
 
-  /** Whether a response on this HTTP/1.1 connection has begun; an error may then not be written between its bytes. */
+  /** True if a response on this HTTP/1.1 connection has begun: no error may be written between its bytes. */
   begun(socket: object): boolean {
     for (const { req, res } of this.#open) if (res.headersSent && connectionOf(req) === socket) return true;
     return false;
   }
 
   /**
-   * Follows a response to its end. What is left of its request is then dropped: HTTP/2 resets, HTTP/1.1 lingers. False
+   * Follows a response to its end. The rest of its request is then dropped: HTTP/2 resets, HTTP/1.1 lingers. False
    * when the budget does not hold the request's `weight`.
    */
   add(req: HttpRequest, res: HttpResponse, weight: number): boolean {

@@ -28,12 +28,12 @@ export function loadTls(files: TlsFiles): SecureContextOptions {
   return options;
 }
 
-/** When the server's own certificate, the first of the options', ends: seconds since 1970. */
+/** The time at which the server's own certificate, the first of the options', ends: seconds since 1970. */
 export function certificateEnd({ cert }: SecureContextOptions): number {
   return certificatesOf(String(cert))[0]!.validToDate.getTime() / 1000;
 }
 
-/** What is wrong with the files, at a time: milliseconds since 1970. */
+/** The problems of the files at a time: milliseconds since 1970. */
 export function tlsProblems(files: TlsFiles, now: number): readonly TlsProblem[] {
   return examine(files, now).problems;
 }
@@ -63,7 +63,7 @@ function examine(files: TlsFiles, now: number | undefined): { options: SecureCon
     tell("key_file", files.keyFile, "is not the key of the certificate in cert_file");
   const roots = ca === undefined ? [] : certificatesOf(ca);
   if (ca !== undefined && roots.length === 0)
-    tell("client_ca_file", files.clientCaFile!, "holds no PEM certificate, or one that can not be read");
+    tell("client_ca_file", files.clientCaFile!, "holds no PEM certificate, or one that cannot be read");
   if (now !== undefined) {
     const end = leaf === undefined ? undefined : outOfTime(leaf, now);
     if (end !== undefined) tell("cert_file", files.certFile, end);
@@ -82,7 +82,7 @@ function examine(files: TlsFiles, now: number | undefined): { options: SecureCon
   return { options, problems };
 }
 
-/** Every certificate of a PEM text; none where one of them can not be read. */
+/** Every certificate of a PEM text; none where one of them cannot be read. */
 function certificatesOf(text: string): X509Certificate[] {
   const blocks = text
     .split(/(?=-----BEGIN )/)
@@ -112,5 +112,5 @@ function unreadable(code: string | undefined): string {
   if (code === "ENOENT") return "there is no such file";
   if (code === "EACCES" || code === "EPERM") return "this user may not read it";
   if (code === "EISDIR") return "it is a folder";
-  return `it can not be read (${code ?? "error"})`;
+  return `it cannot be read (${code ?? "error"})`;
 }

@@ -19,7 +19,7 @@ import {
   STREAM_CLOSED,
 } from "../../src/http2/wire/frame.ts";
 import { echo, type Fixture, type FixtureOptions, route, seeded, start } from "./fixture.ts";
-import { harness, harnessContext } from "./harness.ts";
+import { type Harness, harness, harnessContext } from "./harness.ts";
 import {
   data,
   grpcCall,
@@ -139,17 +139,19 @@ describe.each(["shared", "own"] as const)("answers from elsewhere, %s reads", (r
 test("an answer given from inside another connection's read goes out on its own connection, later", async () => {
   // Promises settle after the read; this reaches below them for what single flight must never be able to do.
   let parked: Stream | undefined;
+  let a: Harness | undefined;
   const { context, wakeAll } = harnessContext({
     "/t/Park": route((_bytes, call) => {
       parked = call as Stream;
       return new Promise(() => {});
     }),
     "/t/Release": route(() => {
-      parked!.connection.answer(parked!, grpcMessage(Buffer.from("parked")));
+      a!.connection.answer(parked!, grpcMessage(Buffer.from("parked")));
       return grpcMessage(Buffer.from("release"));
     }),
   });
-  const [a, b] = [harness(context), harness(context)];
+  a = harness(context);
+  const b = harness(context);
   a.feed(PREFACE, settings(), grpcCall(1, "/t/Park"));
   const before = a.output().length;
   b.feed(PREFACE, settings(), grpcCall(1, "/t/Release"));

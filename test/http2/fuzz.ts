@@ -1,6 +1,6 @@
 // Valid streams that were damaged and cut, and what must be true of the answer.
 
-import type { ConnectionError } from "../../src/http2/server/server.ts";
+import type { ConnectionError } from "../../src/http2/server/context.ts";
 import { grpcMessage } from "../../src/http2/unary/reply.ts";
 import type { Field } from "../../src/http2/wire/field.ts";
 import {

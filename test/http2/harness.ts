@@ -1,8 +1,8 @@
 // Connections over a pipe that is no socket: every write is kept, every read overwritten.
 import { Connection } from "../../src/http2/server/connection.ts";
+import type { ConnectionError, ServerContext, Wakeable } from "../../src/http2/server/context.ts";
 import { ByteBudget, DEFAULT_LIMITS } from "../../src/http2/server/limits.ts";
 import { Output, type Pipe } from "../../src/http2/server/output.ts";
-import type { ConnectionError, ServerContext } from "../../src/http2/server/server.ts";
 import { HeadReader } from "../../src/http2/unary/head.ts";
 import { RouteTable, type UnaryRoute } from "../../src/http2/unary/routes.ts";
 
@@ -34,7 +34,7 @@ export interface HarnessContext {
 
 export function harnessContext(routes: Readonly<Record<string, UnaryRoute>>): HarnessContext {
   const errors: ConnectionError[] = [];
-  const woken = new Set<Connection>();
+  const woken = new Set<Wakeable>();
   const table = new RouteTable({ exact: new Map(Object.entries(routes)), prefix: [] });
   const context: ServerContext = {
     limits: DEFAULT_LIMITS,

@@ -1,7 +1,8 @@
 import type { Clock } from "../../domain/clock.ts";
 import { Authorization } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
+import type { Failure } from "../../http2/unary/protocol.ts";
 import { http, type Reply } from "../../http2/unary/reply.ts";
-import type { Failure, Handler, UnaryCall, UnaryRoute } from "../../http2/unary/routes.ts";
+import type { Handler, UnaryCall, UnaryRoute } from "../../http2/unary/routes.ts";
 import type { Admission } from "../../rpc/admission.ts";
 import { requestIdFrom } from "../../rpc/call.ts";
 import type { HttpAnswer } from "../../rpc/http-answer.ts";

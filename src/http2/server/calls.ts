@@ -1,10 +1,9 @@
 import { bodyLimit, failure, perform, prefixFailure } from "../unary/exchange.ts";
+import type { Failure } from "../unary/protocol.ts";
 import { Reply } from "../unary/reply.ts";
-import type { Failure } from "../unary/routes.ts";
 import { PROTOCOL_ERROR } from "../wire/frame.ts";
-import type { Connection } from "./connection.ts";
+import type { Link } from "./context.ts";
 import type { Stream } from "./stream.ts";
-import type { Streams } from "./streams.ts";
 
 const NO_BYTES: Buffer = Buffer.alloc(0);
 const SMALLEST_BODY = 1_024;
@@ -15,14 +14,29 @@ const EARNED = 4;
 /** Failures that are not the peer's. */
 const OURS: ReadonlySet<Failure> = new Set(["overloaded", "deadline", "internal"]);
 
+export interface CallsLink extends Link {
+  /** A call that its handler answered pays for the frames that clients send around one. */
+  earn(amount: number): void;
+  /** Answers a stream from anywhere; the first answer counts. */
+  answer(stream: Stream, reply: Reply): void;
+  /** Gives the peer window back. */
+  credit(id: number, octets: number): void;
+}
+
+/** The end of a call: its answer, or a stream error. */
+export interface CallEnds {
+  send(stream: Stream, reply: Reply): void;
+  fail(id: number, code: number): void;
+}
+
 /** From the octets of a request's body to its answer: gathers them, runs the handler, keeps the deadline. */
 export class Calls {
-  private readonly connection: Connection;
-  private readonly streams: Streams;
+  private readonly connection: CallsLink;
+  private readonly streams: CallEnds;
   /** Handlers that have not answered yet, those of abandoned calls too. */
   private running = 0;
 
-  constructor(connection: Connection, streams: Streams) {
+  constructor(connection: CallsLink, streams: CallEnds) {
     this.connection = connection;
     this.streams = streams;
   }

@@ -4,24 +4,24 @@ import type { ConnectionPeer } from "../unary/routes.ts";
 import * as frames from "../wire/frame.ts";
 import { FrameReader, type FrameSink } from "../wire/frame-reader.ts";
 import { PeerSettings, settingsFrames } from "../wire/settings.ts";
+import type { ServerContext } from "./context.ts";
 import { ControlFrames } from "./control-frames.ts";
-import { Lifetime } from "./lifetime.ts";
+import { Lifetime, type LifetimeLink } from "./lifetime.ts";
 import { Budget } from "./limits.ts";
 import type { Output, OutputOwner, Pipe } from "./output.ts";
-import type { ServerContext } from "./server.ts";
 import type { Stream } from "./stream.ts";
-import { Streams } from "./streams.ts";
+import { Streams, type StreamsLink } from "./streams.ts";
 
 const INTERNAL_ERROR = 2;
 const LONGEST_DEBUG = 64;
-/** What a socket may hold of our answers before it counts: beyond it, the socket tells when it has drained. */
+/** Octets of answers in a socket that the budget does not count. Above it the socket emits 'drain'. */
 const UNCOUNTED = 65_536;
 /**
  * One HTTP/2 connection of a server that never pushes (RFC 9113). All of it runs inside `receive` or `act`, while the
- * connection owns the output; whatever comes from elsewhere (an answer from another connection's handler, a timer)
- * waits in the connection's own queue until then.
+ * connection owns the output. An answer from another connection's handler, or a timer, waits in the connection's queue
+ * until then.
  */
-export class Connection implements FrameSink, OutputOwner {
+export class Connection implements FrameSink, OutputOwner, StreamsLink, LifetimeLink {
   readonly pipe: Pipe;
   readonly peer: ConnectionPeer;
   readonly trusted: boolean;
@@ -33,9 +33,9 @@ export class Connection implements FrameSink, OutputOwner {
   readonly settings = new PeerSettings();
   /** When the running event began, on the scale of performance.now(). */
   now: number;
-  /** We have said our last frame; what still comes is not looked at. */
+  /** Our last frame is sent; frames that still arrive are ignored. */
   over = false;
-  private readonly control = new ControlFrames(this);
+  private readonly control: ControlFrames;
   private readonly reader = new FrameReader();
   private readonly budget: Budget;
   private readonly amplification: Budget;
@@ -62,12 +62,13 @@ export class Connection implements FrameSink, OutputOwner {
     this.now = performance.now();
     this.budget = new Budget(server.limits.budget, server.limits.budgetPerSecond, this.now);
     this.amplification = new Budget(server.limits.maxAmplification, server.limits.maxAmplification, this.now);
-    this.streams = new Streams(this);
     this.lifetime = new Lifetime(this);
+    this.streams = new Streams(this, this.lifetime);
+    this.control = new ControlFrames(this, this.streams, this.settings, this.lifetime);
     this.act(() => this.put(settingsFrames(server.limits, server.initialWindow)));
   }
 
-  /** Takes one read's octets; `bytes` is the caller's again when this returns. */
+  /** Takes the octets of one read. The caller may overwrite `bytes` when this returns. */
   receive(bytes: Buffer, start: number, end: number): void {
     if (this.over) return;
     if (this.output.owner !== undefined) {
@@ -78,7 +79,7 @@ export class Connection implements FrameSink, OutputOwner {
     this.hold(() => this.read(bytes, start, end));
   }
 
-  /** Runs something that may write, now when the output is free, else soon. */
+  /** Runs a job that may write: now if the output is free, else soon. */
   act(job: () => void): void {
     if (this.output.owner === undefined) this.hold(job);
     else this.later(job);
@@ -96,7 +97,7 @@ export class Connection implements FrameSink, OutputOwner {
     }
   }
 
-  /** Does what waited for the output to be free. */
+  /** Runs the jobs that waited for a free output. */
   wake(): void {
     this.hold(() => {
       for (const job of this.jobs.splice(0)) if (!this.over) job();
@@ -169,7 +170,7 @@ export class Connection implements FrameSink, OutputOwner {
     this.server.connectionError({ code, reason, peer: this.peer });
   }
 
-  /** Says nothing more: flushes, ends our side and drops what is still open. */
+  /** Sends nothing more: flushes, ends our side and drops the open streams. */
   finish(): void {
     if (this.over) return;
     this.over = true;

@@ -1,16 +1,25 @@
 import * as frames from "../wire/frame.ts";
-import type { Connection } from "./connection.ts";
+import type { PeerSettings } from "../wire/settings.ts";
+import type { Link } from "./context.ts";
+import type { Lifetime } from "./lifetime.ts";
+import type { Streams } from "./streams.ts";
 
-/** What frames cost that ask for work without being a request. */
+/** The cost of frames that cause work and are no request. */
 const COST = { settings: 2, ping: 1, priority: 1, unknown: 1, windowUpdate: 0.1, smallWindowUpdate: 1 };
 const SMALL_UPDATE = 1_024;
 
 /** The frames that carry nothing of a request (RFC 9113 §6.3 to §6.9). */
 export class ControlFrames {
-  private readonly connection: Connection;
+  private readonly connection: Link;
+  private readonly streams: Streams;
+  private readonly peerSettings: PeerSettings;
+  private readonly lifetime: Lifetime;
 
-  constructor(connection: Connection) {
+  constructor(connection: Link, streams: Streams, settings: PeerSettings, lifetime: Lifetime) {
     this.connection = connection;
+    this.streams = streams;
+    this.peerSettings = settings;
+    this.lifetime = lifetime;
   }
 
   frame(type: number, flags: number, id: number, bytes: Buffer, start: number, end: number): void {
@@ -22,7 +31,7 @@ export class ControlFrames {
         return;
       case frames.RST_STREAM:
         if (length !== 4) connection.fail(frames.FRAME_SIZE_ERROR, "RST_STREAM");
-        else connection.streams.reset(id);
+        else this.streams.reset(id);
         return;
       case frames.SETTINGS:
         this.settings(flags, id, bytes, start, end);
@@ -33,7 +42,7 @@ export class ControlFrames {
       case frames.GOAWAY:
         if (id !== 0) connection.fail(frames.PROTOCOL_ERROR, "GOAWAY on a stream");
         else if (length < 8) connection.fail(frames.FRAME_SIZE_ERROR, "GOAWAY");
-        else if (connection.spend(COST.unknown)) connection.lifetime.peerIsLeaving();
+        else if (connection.spend(COST.unknown)) this.lifetime.peerIsLeaving();
         return;
       case frames.WINDOW_UPDATE:
         this.windowUpdate(id, bytes, start, length);
@@ -47,29 +56,29 @@ export class ControlFrames {
     const { connection } = this;
     if (id === 0) connection.fail(frames.PROTOCOL_ERROR, "PRIORITY on stream 0");
     else if (!connection.spend(COST.priority)) return;
-    else if (length !== 5) connection.streams.fail(id, frames.FRAME_SIZE_ERROR);
-    else if (frames.readUint31(bytes, start) === id) connection.streams.fail(id, frames.PROTOCOL_ERROR);
+    else if (length !== 5) this.streams.fail(id, frames.FRAME_SIZE_ERROR);
+    else if (frames.readUint31(bytes, start) === id) this.streams.fail(id, frames.PROTOCOL_ERROR);
   }
 
   private settings(flags: number, id: number, bytes: Buffer, start: number, end: number): void {
     const { connection } = this;
-    const wrong = connection.settings.check(flags, id, end - start);
+    const wrong = this.peerSettings.check(flags, id, end - start);
     if (wrong !== undefined) {
       connection.fail(wrong, "SETTINGS");
       return;
     }
     if (!connection.spend(COST.settings)) return;
     if ((flags & frames.ACK) !== 0) {
-      connection.settings.acknowledged = true;
+      this.peerSettings.acknowledged = true;
       return;
     }
-    const code = connection.settings.apply(bytes, start, end, connection.streams);
+    const code = this.peerSettings.apply(bytes, start, end, this.streams);
     if (code !== frames.NO_ERROR) {
       connection.fail(code, "SETTINGS value");
       return;
     }
     connection.output.frame(0, frames.SETTINGS, frames.ACK, 0);
-    connection.streams.sender.pump();
+    this.streams.sender.pump();
   }
 
   private ping(flags: number, id: number, bytes: Buffer, start: number, end: number): void {
@@ -77,7 +86,7 @@ export class ControlFrames {
     if (id !== 0) connection.fail(frames.PROTOCOL_ERROR, "PING on a stream");
     else if (end - start !== 8) connection.fail(frames.FRAME_SIZE_ERROR, "PING");
     else if ((flags & frames.ACK) !== 0) {
-      if (!connection.lifetime.pong(bytes.readUInt32BE(start + 4))) connection.spend(COST.ping);
+      if (!this.lifetime.pong(bytes.readUInt32BE(start + 4))) connection.spend(COST.ping);
     } else if (connection.spend(COST.ping)) {
       const at = connection.output.frame(8, frames.PING, frames.ACK, 0);
       connection.output.bytes.set(bytes.subarray(start, end), at);
@@ -92,8 +101,8 @@ export class ControlFrames {
     }
     const octets = frames.readUint31(bytes, start);
     if (!connection.spend(octets < SMALL_UPDATE ? COST.smallWindowUpdate : COST.windowUpdate)) return;
-    const { sender } = connection.streams;
-    if (id !== 0) connection.streams.widen(id, octets);
+    const { sender } = this.streams;
+    if (id !== 0) this.streams.widen(id, octets);
     else if (octets === 0) connection.fail(frames.PROTOCOL_ERROR, "WINDOW_UPDATE of 0");
     else if (!sender.widen(octets)) connection.fail(frames.FLOW_CONTROL_ERROR, "window beyond 2^31-1");
     else sender.pump();

@@ -43,7 +43,7 @@ export class HeaderBlock {
     return this.end - this.start;
   }
 
-  /** Whether the block decoded last held pseudo-headers. */
+  /** True if the block decoded last held pseudo-headers. */
   get opensStream(): boolean {
     return this.reader.opensStream;
   }

@@ -1,5 +1,7 @@
+import type { ConnectionPeer } from "../unary/routes.ts";
 import { GOAWAY, MAX_STREAM_ID, NO_ERROR, PING, writeUint32 } from "../wire/frame.ts";
-import type { Connection } from "./connection.ts";
+import type { Link } from "./context.ts";
+import type { Pipe } from "./output.ts";
 
 /** The second half of the eight octets of our PINGs; the first is 0. */
 const KEEPALIVE = 0x6b656570;
@@ -7,11 +9,29 @@ const ROUND_TRIP = 0x74726970;
 
 type Phase = "serving" | "announced" | "leaving";
 
-/** When a connection ends without anybody's error: preface, idleness, age, silence, and the drain in two phases. */
+export interface LifetimeLink extends Link {
+  readonly pipe: Pipe;
+  readonly peer: ConnectionPeer;
+  /** Our last frame is out. */
+  readonly over: boolean;
+  readonly settings: { readonly received: boolean };
+  readonly streams: OpenStreams;
+  /** Says nothing more. */
+  finish(): void;
+}
+
+/** The streams that are still to be answered. */
+interface OpenStreams {
+  readonly isEmpty: boolean;
+  readonly lastServed: number;
+  readonly sender: { readonly heldBack: boolean };
+}
+
+/** Ends a connection that is idle, old, silent or without a preface, and drains it in two phases. */
 export class Lifetime {
   /** When the socket fell behind; meaningful while the sender is held back. */
   heldBackAt = 0;
-  private readonly connection: Connection;
+  private readonly connection: LifetimeLink;
   private readonly born: number;
   private readonly oldest: number;
   private phase: Phase = "serving";
@@ -23,7 +43,7 @@ export class Lifetime {
   private lingering: NodeJS.Timeout | undefined;
   private settling: NodeJS.Timeout | undefined;
 
-  constructor(connection: Connection) {
+  constructor(connection: LifetimeLink) {
     this.connection = connection;
     this.born = connection.now;
     this.heardAt = this.born;
@@ -45,7 +65,7 @@ export class Lifetime {
     this.peerLeaves = true;
   }
 
-  /** Whether new streams are still taken: until the GOAWAY that names the last one. */
+  /** True until the GOAWAY that names the last stream: new streams are served. */
   get takesStreams(): boolean {
     return this.phase !== "leaving";
   }

@@ -1,6 +1,6 @@
 /**
- * What one peer may cost. Sizes in octets, times in milliseconds. A listener gives the limits that it has in common with
- * its other servers; the defaults are for the rest, and for a server that stands alone.
+ * The limits of one peer. Sizes in octets, times in milliseconds. A listener sets those that it has in common with its
+ * other servers; the defaults are for the rest, and for a server that stands alone.
  */
 export interface Limits {
   readonly maxConcurrentStreams: number;
@@ -37,7 +37,7 @@ export interface Limits {
   readonly settleMs: number;
   /** From our end of a connection to its destruction. */
   readonly lingerMs: number;
-  /** How often the times above are looked at. */
+  /** The interval at which the times above are checked. */
   readonly sweepMs: number;
 }
 
@@ -94,7 +94,7 @@ export class Budget {
 
 /**
  * Bytes that all peers of a listener make it hold together: headers and bodies of requests that are not answered, and
- * answers that are not read. What would exceed the whole is shed, not queued.
+ * answers that are not read. A request that would exceed the budget is shed, not queued.
  */
 export class ByteBudget {
   private taken = 0;
@@ -117,7 +117,7 @@ export class ByteBudget {
     return true;
   }
 
-  /** The same for a request that is not whole: those who only begin requests leave a quarter to whoever ends them. */
+  /** As `take`, for an incomplete request: it leaves a quarter of the budget to complete ones. */
   takeWaiting(bytes: number): boolean {
     return this.taken + bytes <= this.mostWaiting && this.take(bytes);
   }
@@ -128,8 +128,8 @@ export class ByteBudget {
 }
 
 /**
- * So little one HTTP/1.1 connection may hold of the part that is kept for whole requests: its small requests, too, come
- * in pieces, and there are no more of them than connections.
+ * The most that one HTTP/1.1 connection may hold of the part that is kept for complete requests. Its small requests come
+ * in pieces too, and there are no more of them than connections.
  */
 export const SMALL = 4_096;
 

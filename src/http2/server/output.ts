@@ -1,6 +1,6 @@
 import { FRAME_HEADER, writeFrameHeader } from "../wire/frame.ts";
 
-/** What a connection needs of its socket; net.Socket and tls.TLSSocket have it. */
+/** The part of a socket that a connection needs. */
 export interface Pipe {
   readonly destroyed: boolean;
   readonly writableLength: number;
@@ -11,7 +11,7 @@ export interface Pipe {
   resume(): unknown;
 }
 
-/** Who fills the output. */
+/** The connection that fills the output. */
 export interface OutputOwner {
   readonly pipe: Pipe;
   /** Encrypted sockets may hold on to what they were given after `writableLength` is 0 again. */

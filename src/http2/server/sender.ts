@@ -24,7 +24,7 @@ const FLAGS = 4;
 export class Sender {
   /** The connection's window. */
   window = INITIAL_WINDOW;
-  /** What a new stream's window starts with. */
+  /** The window of a new stream. */
   initialWindow = INITIAL_WINDOW;
   /** The socket is behind: nothing goes out until it has drained. */
   heldBack = false;

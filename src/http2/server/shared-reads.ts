@@ -1,6 +1,5 @@
 import { Socket, type SocketConstructorOpts } from "node:net";
 import { TLSSocket } from "node:tls";
-import type { Connection } from "./connection.ts";
 
 /** The part of Node's undocumented socket handle that the technique leans on. */
 interface Handle {
@@ -10,6 +9,11 @@ interface Handle {
 }
 interface HandleOwner {
   _handle: Handle | null;
+}
+
+/** Takes the octets of a read; they are the reader's again when it returns. */
+interface Receiver {
+  receive(bytes: Buffer, start: number, end: number): void;
 }
 
 const SIZE = 65_536;
@@ -23,7 +27,7 @@ const buffer = Buffer.allocUnsafeSlow(SIZE);
  *
  * The old socket lives on for its owner: it closes when the new one does, and destroying it destroys the new one.
  */
-export function lendReads(socket: Socket, serve: (lent: Socket) => Connection, head: Buffer | undefined): boolean {
+export function lendReads(socket: Socket, serve: (lent: Socket) => Receiver, head: Buffer | undefined): boolean {
   if (!canLend(socket)) return false;
   socket.pause();
   // Not inside the very read that brought the head: Node still has to finish with the handle there.
@@ -35,7 +39,7 @@ export function lendReads(socket: Socket, serve: (lent: Socket) => Connection, h
     handle.reading = false;
     const rest = socket.read() as Buffer | null;
     owner._handle = null;
-    let connection: Connection | undefined;
+    let connection: Receiver | undefined;
     const onread = {
       buffer,
       callback(octets: number): boolean {

@@ -1,15 +1,21 @@
 import { protocolFor, type ServedCall, timeFor } from "../unary/exchange.ts";
 import type { Head } from "../unary/head.ts";
+import type { Protocol } from "../unary/protocol.ts";
 import type { Reply } from "../unary/reply.ts";
-import type { ConnectionPeer, Protocol } from "../unary/routes.ts";
+import type { ConnectionPeer } from "../unary/routes.ts";
 import type { Field } from "../wire/field.ts";
-import type { Connection } from "./connection.ts";
 
-/** One request and its answer on an HTTP/2 connection. Its handler sees the Call in it. */
+/** The part of a connection that a stream's handler reaches. */
+export interface StreamOwner {
+  readonly peer: ConnectionPeer;
+  broke(error: unknown, call: ServedCall): void;
+}
+
+/** One request and its answer on an HTTP/2 connection. Its handler sees it as a UnaryCall. */
 export class Stream implements ServedCall {
   readonly id: number;
   readonly head: Head;
-  readonly connection: Connection;
+  readonly connection: StreamOwner;
   readonly protocol: Protocol;
   readonly deadline: number;
   /** Octets of DATA the peer still lets us send on this stream; negative after it lowered its initial window. */
@@ -35,7 +41,7 @@ export class Stream implements ServedCall {
   private controller: AbortController | undefined;
   private aborted = false;
 
-  constructor(connection: Connection, id: number, head: Head, sendWindow: number, now: number) {
+  constructor(connection: StreamOwner, id: number, head: Head, sendWindow: number, now: number) {
     this.connection = connection;
     this.id = id;
     this.head = head;

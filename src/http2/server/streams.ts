@@ -3,16 +3,22 @@ import type { Head } from "../unary/head.ts";
 import type { Reply } from "../unary/reply.ts";
 import * as frames from "../wire/frame.ts";
 import type { SettingsTarget } from "../wire/settings.ts";
-import { Calls } from "./calls.ts";
-import type { Connection } from "./connection.ts";
+import { Calls, type CallsLink } from "./calls.ts";
 import { HeaderBlock } from "./header-block.ts";
+import type { Lifetime } from "./lifetime.ts";
 import { weightOfHead } from "./limits.ts";
 import { Sender } from "./sender.ts";
-import { Stream } from "./stream.ts";
+import { Stream, type StreamOwner } from "./stream.ts";
 
 const NO_BYTES: Buffer = Buffer.alloc(0);
-/** What a wasted stream of an untrusted peer costs. */
+/** The cost of a stream that an untrusted peer wastes. */
 const WASTE = 0.5;
+
+export interface StreamsLink extends CallsLink, StreamOwner {
+  readonly settings: { readonly acknowledged: boolean };
+  /** Charges header lists that are larger than their blocks explain; false where that ended the connection. */
+  affords(amplification: number): boolean;
+}
 
 /** The streams of one connection (RFC 9113 §5): requests come in, handlers are run, answers go out. */
 export class Streams implements SettingsTarget {
@@ -21,7 +27,8 @@ export class Streams implements SettingsTarget {
   lastId = 0;
   /** The highest stream id that was or will be answered; what GOAWAY names. */
   lastServed = 0;
-  private readonly connection: Connection;
+  private readonly connection: StreamsLink;
+  private readonly lifetime: Lifetime;
   private readonly block: HeaderBlock;
   private readonly calls: Calls;
   private readonly open = new Map<number, Stream>();
@@ -32,8 +39,9 @@ export class Streams implements SettingsTarget {
   /** Octets that may still come on streams we ended first; they cross our frames on the wire and are not held against the peer. */
   private strays = 0;
 
-  constructor(connection: Connection) {
+  constructor(connection: StreamsLink, lifetime: Lifetime) {
     this.connection = connection;
+    this.lifetime = lifetime;
     this.block = new HeaderBlock(connection.server.headReader, connection.server.limits);
     this.calls = new Calls(connection, this);
     this.sender = new Sender(
@@ -237,12 +245,12 @@ export class Streams implements SettingsTarget {
     const { connection } = this;
     this.park();
     this.lastId = id;
-    if (!connection.lifetime.takesStreams) {
+    if (!this.lifetime.takesStreams) {
       this.allowStrays(); // above the last id of our GOAWAY: the client will send it elsewhere
       return;
     }
     this.lastServed = id;
-    connection.lifetime.busy();
+    this.lifetime.busy();
     if (this.open.size >= connection.server.limits.maxConcurrentStreams) {
       this.refuse(id);
       return;
@@ -302,7 +310,7 @@ export class Streams implements SettingsTarget {
     }
     if (stream.held > 0) budget.give(stream.held);
     stream.close(why);
-    if (this.isEmpty) this.connection.lifetime.idle();
+    if (this.isEmpty) this.lifetime.idle();
   }
 
   /** We ended a stream before the peer did: a window's worth of it may be on the way. */

@@ -8,9 +8,9 @@ const NUMBER = /^(?:\d+|0[xX][0-9a-fA-F]*)$/;
 const REG_NAME = /^(?:[A-Za-z0-9\-._~!$&'()*+,;=|]|%[0-9A-Fa-f]{2})+$/;
 
 /**
- * Whether the text is one `host[:port]` of at most 255 characters: a name, an IPv4 address or a bracketed IPv6 address.
- * A name whose last label is a number must be an IPv4 address, because other programs read `0x7f.1` as one. Nothing here
- * throws: a library that parses a URL from such a text ends the process on `[::1`.
+ * True if the text is one `host[:port]` of at most 255 characters: a name, an IPv4 address or a bracketed IPv6 address.
+ * A name whose last label is a number must be an IPv4 address: other programs read `0x7f.1` as one. Nothing here throws;
+ * a library that parses a URL from such a text ends the process on `[::1`.
  */
 export function isAuthority(text: string): boolean {
   if (text.length > MAX_LENGTH) return false;
@@ -23,8 +23,8 @@ export function isAuthority(text: string): boolean {
 }
 
 /**
- * The authority of a request on a unix socket. Stock gRPC clients send `localhost`, or the path of the socket with `%2F`
- * for each slash. Such a text names no host, so any reg-name is good.
+ * True if the text is an authority for a unix socket. Stock gRPC clients send `localhost`, or the socket's path with
+ * `%2F` for each slash. Such a text names no host, so any reg-name is good.
  */
 export function isUnixAuthority(text: string): boolean {
   return isAuthority(text) || (text.length <= MAX_LENGTH && REG_NAME.test(text));

@@ -1,10 +1,11 @@
 import type { WireFailure } from "./failures.ts";
 import type { Head } from "./head.ts";
+import type { Failure, Protocol } from "./protocol.ts";
 import { type HeaderPair, http, type Reply } from "./reply.ts";
-import type { Failure, Protocol, UnaryCall } from "./routes.ts";
+import type { UnaryCall } from "./routes.ts";
 import { parseConnectTimeout } from "./timeout.ts";
 
-// What a request means and how its failures are told, the same on every mount.
+// The meaning of a request and the answers to its failures, alike on every server.
 
 /** A call as its mount sees it. */
 export interface ServedCall extends UnaryCall {
@@ -13,7 +14,7 @@ export interface ServedCall extends UnaryCall {
 }
 
 export const GRPC_PREFIX = 5;
-/** How much before the client's deadline a `failed` hook is asked, at most, in milliseconds. */
+/** The most milliseconds before the client's deadline at which a `failed` hook answers. */
 const HEAD_START_MS = 10;
 const ALLOW_POST: readonly HeaderPair[] = [["allow", "POST"]];
 const REPLIES = {
@@ -48,7 +49,7 @@ export function refusal(head: Head, call: ServedCall): Reply | undefined {
 }
 
 function unknown(call: ServedCall, head: Head): Reply {
-  return call.protocol === "grpc" ? told(call, "unknown_method", head) : REPLIES.notFound;
+  return call.protocol === "grpc" ? bareFailure(call, "unknown_method", head) : REPLIES.notFound;
 }
 
 function connectRefusal(head: Head, call: ServedCall): Reply | undefined {
@@ -62,12 +63,12 @@ function connectTimeout(head: Head): number | undefined {
   return value === undefined ? undefined : parseConnectTimeout(value);
 }
 
-/** What a call speaks: plain routes are HTTP whatever the content type says. */
+/** The protocol of a call. A plain route is HTTP whatever the content type says. */
 export function protocolFor(head: Head): Protocol {
   return head.target?.plain === true ? "http" : head.protocol;
 }
 
-/** How long the call may take, in milliseconds: the client's timeout clamped to the route's. */
+/** The time of the call in milliseconds: the client's timeout, at most the route's. */
 export function timeFor(head: Head): number {
   const target = head.target;
   if (target === undefined) return 0;
@@ -125,7 +126,7 @@ export function perform(
 /** None, or more than one, is a wrong number of messages; anything else is a broken frame. */
 function notOneMessage(call: ServedCall, head: Head, wrongNumber: boolean): Reply {
   const bare = wrongNumber && head.target!.route.failed === undefined;
-  return bare ? told(call, "cardinality", head) : failure(call, "undecodable", head);
+  return bare ? bareFailure(call, "cardinality", head) : failure(call, "undecodable", head);
 }
 
 /** The route's own answer to a failure, or the error of the call's protocol. */
@@ -136,12 +137,12 @@ export function failure(call: ServedCall, kind: Failure, head: Head): Reply {
       return route.failed(call, kind);
     } catch (error) {
       call.broke(error);
-      return told(call, "internal", head);
+      return bareFailure(call, "internal", head);
     }
   }
-  return told(call, kind, head);
+  return bareFailure(call, kind, head);
 }
 
-function told(call: ServedCall, kind: WireFailure, head: Head): Reply {
+function bareFailure(call: ServedCall, kind: WireFailure, head: Head): Reply {
   return head.failures[kind][call.protocol];
 }

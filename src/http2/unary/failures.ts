@@ -1,16 +1,16 @@
 import * as codes from "./codes.ts";
+import type { Failure, Protocol } from "./protocol.ts";
 import { connectError, grpcStatus, type HeaderPair, http, type Reply } from "./reply.ts";
-import type { Failure, Protocol } from "./routes.ts";
 
-// What is answered where neither a handler nor a route's own hook does, in the bare words of the protocols.
+// Bare answers of the protocols, for failures that neither a handler nor a route's hook answers.
 
-interface Telling {
+interface BareFailure {
   readonly code: number;
   readonly message: string;
   readonly httpStatus: number;
   readonly headers: readonly HeaderPair[];
 }
-const TELLINGS: Readonly<Record<Failure, Telling>> = {
+const BARE: Readonly<Record<Failure, BareFailure>> = {
   undecodable: { code: codes.INVALID_ARGUMENT, message: "malformed request", httpStatus: 400, headers: [] },
   oversized: { code: codes.RESOURCE_EXHAUSTED, message: "request too large", httpStatus: 413, headers: [] },
   compressed: {
@@ -25,7 +25,7 @@ const TELLINGS: Readonly<Record<Failure, Telling>> = {
 };
 const GRPC_IDENTITY: readonly HeaderPair[] = [["grpc-accept-encoding", "identity"]];
 
-/** A failure on the wire: also those of gRPC alone that no route hears of. */
+/** A failure on the wire. The two of gRPC alone reach no route. */
 export type WireFailure = Failure | "cardinality" | "unknown_method";
 
 /** The answers to failures in each protocol, prepared once. */
@@ -34,10 +34,10 @@ export interface Failures extends Readonly<Record<WireFailure, Readonly<Record<P
   readonly unknown?: (path: string, protocol: Protocol) => Reply;
 }
 
-/** The answers to failures with the errors that `tell` makes for RPCs; without it, and in plain HTTP, bare ones. */
+/** The answers to failures: for RPCs the errors that `tell` makes; without it, and in plain HTTP, bare ones. */
 export function prepareFailures(tell?: (failure: WireFailure, protocol: Exclude<Protocol, "http">) => Reply): Failures {
   const prepare = (failure: WireFailure): Readonly<Record<Protocol, Reply>> => {
-    const bare = bareFailure(failure);
+    const bare = bareReplies(failure);
     if (tell === undefined) return bare;
     return {
       grpc: tell(failure, "grpc"),
@@ -58,10 +58,10 @@ export function prepareFailures(tell?: (failure: WireFailure, protocol: Exclude<
   };
 }
 
-function bareFailure(failure: WireFailure): Readonly<Record<Protocol, Reply>> {
+function bareReplies(failure: WireFailure): Readonly<Record<Protocol, Reply>> {
   if (failure === "cardinality") return everywhere(codes.UNIMPLEMENTED, "a unary call has one message", http(400, []));
   if (failure === "unknown_method") return everywhere(codes.UNIMPLEMENTED, "unknown method", http(404, []));
-  const { code, message, httpStatus, headers } = TELLINGS[failure];
+  const { code, message, httpStatus, headers } = BARE[failure];
   return everywhere(code, message, http(httpStatus, headers), headers, failure === "compressed" ? GRPC_IDENTITY : []);
 }
 

@@ -17,7 +17,8 @@ import {
 import type { FieldSink } from "../wire/hpack.ts";
 import { isAuthority, isUnixAuthority } from "./authority.ts";
 import type { Failures } from "./failures.ts";
-import type { Protocol, RouteTable, Target } from "./routes.ts";
+import type { Protocol } from "./protocol.ts";
+import type { RouteTable, Target } from "./routes.ts";
 import { parseGrpcTimeout } from "./timeout.ts";
 
 /** A request without its body, as far as the server must understand it. */
@@ -106,7 +107,7 @@ export class HeadReader implements FieldSink {
     return head;
   }
 
-  /** Whether the block held a pseudo-header: then it meant to open a stream. */
+  /** True if the block held a pseudo-header: it was meant to open a stream. */
   get opensStream(): boolean {
     return this.seen !== 0;
   }

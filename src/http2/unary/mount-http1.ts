@@ -7,7 +7,7 @@ import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import type { Reply } from "./reply.ts";
 import { RouteTable } from "./routes.ts";
 
-// What concerns only this connection (RFC 9110 §7.6.1) is no part of the request; HTTP/2 has no such fields.
+// Fields of this connection only (RFC 9110 §7.6.1) are no part of the request; HTTP/2 has none of them.
 const HOP_BY_HOP: ReadonlySet<string> = new Set([
   "connection",
   "keep-alive",
@@ -17,7 +17,7 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   "upgrade",
 ]);
 
-/** How long a body that may never come is waited for when its answer has been sent. */
+/** After the answer, the time that a body which may never come is waited for. */
 const LINGER_MS = 500;
 
 /**
@@ -54,8 +54,8 @@ function* fieldsOf(request: IncomingMessage): Generator<readonly [string, string
 }
 
 /**
- * What is left of the request is read and dropped, and how long is that server's to say: closed on a client that still
- * writes, the connection is reset, and the answer lost with it (RFC 9112 §9.6).
+ * The rest of the request is read and dropped, within that server's time limits. A connection that is closed while its
+ * client still writes is reset, and the answer is lost with it (RFC 9112 §9.6).
  */
 function send(request: IncomingMessage, response: ServerResponse, reply: Reply, read: Read): void {
   if (response.destroyed || response.headersSent) return;

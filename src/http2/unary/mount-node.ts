@@ -8,18 +8,18 @@ import { headOf, MountedCall, pairsIn, type Read } from "./mounted-call.ts";
 import type { HeaderPair, Reply } from "./reply.ts";
 import { type ConnectionPeer, type Routes, RouteTable, type UnaryCall } from "./routes.ts";
 
-/** How long an answer takes to leave after its last byte was handed over, before the next look. */
+/** Time for an answer to leave after its last byte was written, before the next check. */
 const LINGER_MS = 100;
 
 export interface MountOptions {
   readonly routes: Routes;
-  /** What it shares with others that serve the same listener; one of its own by default. */
+  /** Shared with the other servers of the listener; by default the mount has its own. */
   readonly budget?: ByteBudget;
-  /** The default limits of the built-in server by default. */
+  /** By default those of the built-in server. */
   readonly limits?: HeadLimits;
   /** The listener is a unix socket. */
   readonly unix?: boolean;
-  /** What a handler or a `failed` hook threw; the call was answered "internal". Must not throw. */
+  /** Gets the error of a handler or a `failed` hook; the call was answered "internal". Must not throw. */
   readonly onHandlerError?: (error: unknown, call: UnaryCall) => void;
 }
 

@@ -12,16 +12,17 @@ import {
   timeFor,
 } from "./exchange.ts";
 import type { Head, HeadReader } from "./head.ts";
+import type { Failure, Protocol } from "./protocol.ts";
 import { Reply } from "./reply.ts";
-import type { ConnectionPeer, Failure, Protocol, UnaryCall } from "./routes.ts";
+import type { ConnectionPeer, UnaryCall } from "./routes.ts";
 
-/** What Node's two servers hand a mount. */
+/** A request of Node's HTTP/1.1 or HTTP/2 server. */
 export interface MountedRequest {
   on(event: "data", listener: (bytes: Buffer) => void): unknown;
   on(event: "end", listener: () => void): unknown;
 }
 
-/** How much of the request has been read: "by-head" where its body may never come. */
+/** The part of the request that was read; "by-head" if its body may never come. */
 export type Read = "wholly" | "partly" | "by-head";
 
 /** Sends the answer. */
@@ -39,7 +40,7 @@ export function headOf(reader: HeadReader, pairs: Iterable<readonly [name: strin
   return reader.finish();
 }
 
-/** What a piece of a body takes besides its octets. */
+/** Memory of a piece of a body, besides its octets. */
 const PIECE = 256;
 
 /** Name and value as Node's `rawHeaders` alternate them. */

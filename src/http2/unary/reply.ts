@@ -22,7 +22,7 @@ export class Reply {
   readonly status: number;
   /** Without pseudo-headers, names in lower case. */
   readonly headers: readonly HeaderPair[];
-  /** What travels as DATA: for gRPC with its five-octet prefix. */
+  /** The DATA octets: for gRPC with its five-octet prefix. */
   readonly body: Uint8Array;
   /** Undefined where the answer ends without trailers. */
   readonly trailers: readonly HeaderPair[] | undefined;

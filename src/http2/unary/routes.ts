@@ -1,10 +1,6 @@
 import { type Failures, prepareFailures } from "./failures.ts";
+import type { Failure, Protocol } from "./protocol.ts";
 import type { Reply } from "./reply.ts";
-
-export type Protocol = "grpc" | "connect-proto" | "connect-json" | "http";
-
-/** Why the server, not the handler, must answer a call. */
-export type Failure = "undecodable" | "oversized" | "compressed" | "deadline" | "overloaded" | "internal";
 
 /** One request as its handler sees it. Valid for as long as the handler wants; the answer is the handler's result. */
 export interface UnaryCall {
@@ -12,7 +8,7 @@ export interface UnaryCall {
   readonly path: string;
   readonly protocol: Protocol;
   readonly method: string;
-  /** The one authority of the request, `:authority` or `host`; empty only where a `failed` hook is told of a bad one. */
+  /** The one authority of the request, `:authority` or `host`; empty only in a `failed` hook, for a bad one. */
   readonly authority: string;
   /** The field's value; several are joined as RFC 9110 §5.3 says, `cookie` with "; ". The name is in lower case. */
   metadata(name: string): string | undefined;
@@ -70,7 +66,7 @@ export interface Routes {
   readonly exact: ReadonlyMap<string, UnaryRoute>;
   /** Plain HTTP by the start of the path; the first that fits is taken. */
   readonly prefix: readonly (readonly [start: string, route: UnaryRoute])[];
-  /** What is answered to failures that no route answers itself; the protocols' bare errors where absent. */
+  /** The answers to failures that no route answers itself. By default the bare errors of the protocols. */
   readonly failures?: Failures;
 }
 
@@ -78,7 +74,7 @@ export interface Routes {
 export interface Target {
   readonly route: UnaryRoute;
   readonly plain: boolean;
-  /** Whether the handler must be given bytes of its own. */
+  /** True if the handler must get a copy of the message. */
   readonly copies: boolean;
 }
 

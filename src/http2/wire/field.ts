@@ -1,6 +1,6 @@
 import { STATIC_TABLE } from "./tables.ts";
 
-// What a field means to a request, decided once when the field enters the HPACK table and then found with it.
+// The role of a field in a request, decided once when the field enters the HPACK table.
 export const OTHER = 0;
 export const METHOD = 1;
 export const SCHEME = 2;
@@ -48,7 +48,7 @@ export interface Field {
   readonly badName: boolean;
   /** In the static table, which all servers of the process share. */
   readonly shared: boolean;
-  /** What the value was understood as, kept by the reader of its role; a shared field keeps none. */
+  /** The parsed value, kept by the reader of its role; a shared field keeps none. */
   meaning: unknown;
 }
 

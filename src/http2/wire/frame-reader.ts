@@ -1,6 +1,6 @@
 import { FRAME_HEADER, MAX_FRAME, readUint31 } from "./frame.ts";
 
-/** What a reader tells: whole frames, in order. `bytes` may be a buffer that the next read overwrites. */
+/** Gets whole frames, in order. `bytes` may be a buffer that the next read overwrites. */
 export interface FrameSink {
   /** The payload is bytes[start, end). Returns false to stop reading for good. */
   frame(type: number, flags: number, id: number, bytes: Buffer, start: number, end: number): boolean;

@@ -28,7 +28,7 @@ export const COMPRESSION_ERROR = 9;
 export const ENHANCE_YOUR_CALM = 11;
 
 export const FRAME_HEADER = 9;
-/** What we accept and what we send: the smallest SETTINGS_MAX_FRAME_SIZE there is. */
+/** The longest frame that we accept and send: the smallest SETTINGS_MAX_FRAME_SIZE that RFC 9113 allows. */
 export const MAX_FRAME = 16_384;
 export const MAX_STREAM_ID = 0x7fffffff;
 export const MAX_WINDOW = 0x7fffffff;

@@ -19,7 +19,7 @@ const scratch = Buffer.allocUnsafeSlow(32 * 1024);
  * order, the refused ones too, or its table would no longer be the peer's.
  */
 export class HpackDecoder {
-  /** What the table may hold at most: our SETTINGS_HEADER_TABLE_SIZE, in octets as RFC 7541 §4.1 counts them. */
+  /** The largest size of the table: our SETTINGS_HEADER_TABLE_SIZE, in octets as RFC 7541 §4.1 counts them. */
   readonly limit: number;
   // The dynamic table: a ring whose newest element is before `head`. 32 octets are the least an element weighs.
   private readonly ring: (Field | undefined)[];

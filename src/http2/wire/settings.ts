@@ -26,7 +26,7 @@ const LARGEST_FRAME_SIZE = 0xffffff;
 const ENTRY = 6;
 const MOST_ENTRIES = 32;
 
-/** What a server says first: its SETTINGS, and a connection window that is never in the way. */
+/** The first frames of a server: its SETTINGS, and a connection window that never limits a request. */
 export function settingsFrames(limits: Limits, initialWindow: number): Buffer {
   const entries: [number, number][] = [
     [MAX_CONCURRENT_STREAMS, limits.maxConcurrentStreams],
@@ -43,7 +43,7 @@ export function settingsFrames(limits: Limits, initialWindow: number): Buffer {
   return Buffer.concat([frameOf(SETTINGS, 0, 0, payload), frameOf(WINDOW_UPDATE, 0, 0, increment)]);
 }
 
-/** Who must follow the peer's settings. */
+/** The part of a connection that follows the peer's settings. */
 export interface SettingsTarget {
   /** False when a window would exceed 2^31-1. */
   setInitialWindow(octets: number): boolean;
