@@ -249,15 +249,15 @@ describe("a listener that does not trust its peers", () => {
     expect(refused.status).toBe(401);
     await listener.program.until(() => lines("CALLER_UNAUTHENTICATED").length > 0, "the line was written");
     expect(lines("CALLER_UNAUTHENTICATED")).toMatchObject([
-      { requestId: "introspect-1", code: "Unauthenticated", address: "127.0.0.1", msg: "call", level: "info" },
+      { requestId: "introspect-1", code: "UNAUTHENTICATED", address: "127.0.0.1", msg: "call", level: "info" },
     ]);
     const weak = await sallyport.callerWith(["sallyport.tokens.read"]);
     expect((await as(undefined, { authorization: `Bearer ${weak.tokenString}` })).status).toBe(403);
     await listener.program.until(() => lines("CALLER_FORBIDDEN").length > 0, "the line was written");
     // Far more than are logged in a second: all are counted.
-    const before = await calls("Unauthenticated");
+    const before = await calls("UNAUTHENTICATED");
     for (let i = 0; i < 30; i++) await as(undefined, { authorization: bearer });
-    expect(await calls("Unauthenticated")).toBe(before + 30);
+    expect(await calls("UNAUTHENTICATED")).toBe(before + 30);
     for (const secret of [wrong.slice(8), weak.tokenString.slice(10)])
       expect(listener.program.out.includes(secret)).toBe(false);
   });
