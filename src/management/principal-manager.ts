@@ -8,7 +8,7 @@ import { type Access, actorOf, guardOf, tenantOf } from "./access.ts";
 import { checkType, foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenStore } from "./ports.ts";
 
-/** Those for whom tokens speak, and their organizations. */
+/** Principals and tenants, by the rules of their fields. */
 export class PrincipalManager {
   readonly #store: TokenStore;
   readonly #authority: Authority;

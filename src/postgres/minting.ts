@@ -11,9 +11,9 @@ import { auditRepeat, claim } from "./requests.ts";
 import { insertToken, readToken } from "./token-rows.ts";
 
 /**
- * Issues a token inside a transaction, so that it commits before any revocation that concerns it, or is refused:
- * shared locks of the principals and tenants first, then the token rows of those involved, then all of it read again in
- * a new statement (docs/protocol.md §3.4).
+ * Issues a token inside a transaction. It commits before any revocation that concerns it, or is refused: it takes shared
+ * locks of principals and tenants, then locks of the token rows, then reads all of them again in a new statement
+ * (docs/protocol.md §3.4).
  */
 export async function mint(
   tx: Tx,
@@ -67,15 +67,15 @@ export async function mint(
       target: `token:${token.id}`,
       owner: token.principal,
       outcome: "OK",
-      metadata: toldOf(given, expire, lifetime.notBeforeTime, parent?.id),
+      metadata: grantOf(given, expire, lifetime.notBeforeTime, parent?.id),
     },
   ]);
   return { kind: "created", token: await readToken(tx, token.id) };
 }
 
-/** What a token was given, as its audit row tells it; what it was not given is left out. */
-function toldOf(of: NewToken, expire: number | undefined, notBefore: number | undefined, parent: string | undefined) {
-  const told = {
+/** The metadata of the audit row: the fields that the token was given. */
+function grantOf(of: NewToken, expire: number | undefined, notBefore: number | undefined, parent: string | undefined) {
+  const fields = {
     profile: of.profile,
     hint: of.hint,
     kid: of.kid,
@@ -87,7 +87,7 @@ function toldOf(of: NewToken, expire: number | undefined, notBefore: number | un
     expire_time: expire === undefined ? "never" : isoTime(expire),
     parent: parent ?? "",
   };
-  return Object.fromEntries(Object.entries(told).filter(([, value]) => value !== ""));
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== ""));
 }
 
 function isoTime(time: number | undefined): string {

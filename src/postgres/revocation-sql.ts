@@ -11,17 +11,17 @@ export const PAGE = 5000;
 /** The most log rows that one statement deletes. */
 export const BATCH = 5000;
 
-// A database or schema that was renamed, and is called so again, has its old epoch; but processes may hold leases of
-// the one that stood there meanwhile. Renaming writes these rows anew.
+// A database or schema that is renamed and renamed back has its old epoch. Processes may hold leases of the one that had
+// its name in between. Renaming rewrites these rows.
 const NAMED = `(select d.xmin || '.' || n.xmin from pg_database d cross join pg_namespace n
   where d.datname = current_database() and n.nspname = 'sallyport')`;
 const STATE = `${EVIDENCE}, s.max_bound_ms,
   case when split_part(s.settled, '#', 2) = ${NAMED} then split_part(s.settled, '#', 1) end as settled`;
 
-// Flushed here before it is answered, so that the crash of a backend loses nothing inside an epoch. No standby is waited
-// for: with its failover an epoch ends, and with it all that the registry says.
+// The server flushes before it answers, so the crash of a backend loses nothing inside an epoch. It waits for no standby:
+// a failover ends the epoch, and the registry with it.
 const LOCAL = "set_config('synchronous_commit', 'local', true) as durable";
-// Losing it costs a wait.
+// Losing it only makes a change wait longer.
 const LAZY = "set_config('synchronous_commit', 'off', true) as durable";
 
 function writing(name: string, call: string, durability: string): Statement {
@@ -44,7 +44,7 @@ from ${HEAD} cross join (
 ) page`,
 };
 
-/** $1 own row before or null, $2 its secret, $3 own row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8 kids. */
+/** $1 earlier row or null, $2 its secret, $3 new row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8 kids. */
 export const REGISTER = writing(
   "register",
   "sallyport.validator_join($1::uuid, $2::bytea, $3::uuid, $4::bytea, $5::text, $6::int, $7::int, $8::text[])",
@@ -93,7 +93,7 @@ export const SETTLE = writing(
   LOCAL,
 );
 
-/** $1 the epoch that was seen. */
+/** $1 the epoch to leave. */
 export const DRAW = writing(
   "draw",
   "case when now.epoch = $1::text then sallyport.draw_incarnation(split_part($1::text, '/', 2)::uuid) end",
@@ -115,7 +115,7 @@ export const PRUNE: Statement = {
   text: `select sallyport.rev_prune(${BATCH}) as done, ${LAZY}`,
 };
 
-// With a request its salt goes, from which a minted secret could be made again.
+// Also deletes the salt, from which a minted secret could be made again.
 export const FORGET_REQUESTS: Statement = {
   name: "sallyport-forget-requests",
   text: forgetting("requests", "at < clock_timestamp() - interval '10 min'"),
