@@ -67,15 +67,15 @@ export async function mint(
       target: `token:${token.id}`,
       owner: token.principal,
       outcome: "OK",
-      metadata: grantOf(given, expire, lifetime.notBeforeTime, parent?.id),
+      metadata: toldOf(given, expire, lifetime.notBeforeTime, parent?.id),
     },
   ]);
   return { kind: "created", token: await readToken(tx, token.id) };
 }
 
-/** The metadata of the audit row: the fields that the token was given. */
-function grantOf(of: NewToken, expire: number | undefined, notBefore: number | undefined, parent: string | undefined) {
-  const fields = {
+/** What a token was given, as its audit row tells it; what it was not given is left out. */
+function toldOf(of: NewToken, expire: number | undefined, notBefore: number | undefined, parent: string | undefined) {
+  const told = {
     profile: of.profile,
     hint: of.hint,
     kid: of.kid,
@@ -87,7 +87,7 @@ function grantOf(of: NewToken, expire: number | undefined, notBefore: number | u
     expire_time: expire === undefined ? "never" : isoTime(expire),
     parent: parent ?? "",
   };
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== ""));
+  return Object.fromEntries(Object.entries(told).filter(([, value]) => value !== ""));
 }
 
 function isoTime(time: number | undefined): string {

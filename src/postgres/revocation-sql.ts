@@ -11,8 +11,8 @@ export const PAGE = 5000;
 /** The most log rows that one statement deletes. */
 export const BATCH = 5000;
 
-// A database or schema that is renamed and renamed back has its old epoch. Processes may hold leases of the one that had
-// its name in between. Renaming rewrites these rows.
+// A database or schema that was renamed, and is called so again, has its old epoch; but processes may hold leases of
+// the one that stood there meanwhile. Renaming writes these rows anew.
 const NAMED = `(select d.xmin || '.' || n.xmin from pg_database d cross join pg_namespace n
   where d.datname = current_database() and n.nspname = 'sallyport')`;
 const STATE = `${EVIDENCE}, s.max_bound_ms,

@@ -208,7 +208,7 @@ async function connected(client: pg.Client): Promise<pg.Client> {
     const first = client.query({ ...LOOK_UP, values: [Buffer.alloc(32)] }).then(
       () => {},
       (error) => {
-        // Too slow even for the server's bound. The next lookup is faster.
+        // Too slow even for the server's own bound: the next one on it is faster.
         if (sqlstate(error) !== QUERY_CANCELED) throw error;
       },
     );
