@@ -4,7 +4,6 @@ import type { AppError } from "../../src/domain/errors.ts";
 import type { LifetimeRule } from "../../src/domain/lifetime.ts";
 import { BUILT_IN_PROFILES, type Profile } from "../../src/domain/profile.ts";
 import { type Held, judgeRotation } from "../../src/domain/rights.ts";
-import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { one } from "../fuzz/pick.ts";
 import { seeded } from "../http2/fixture.ts";
 
@@ -22,7 +21,12 @@ function held(id: string, more: Partial<Held> = {}): Held {
     tenant: "default",
     profile: "bot",
     principal: `bot:${id}`,
-    ...NOTHING_GIVEN,
+    displayName: "",
+    description: "",
+    scopes: [],
+    audiences: [],
+    allowedCidrs: [],
+    annotations: {},
     hint: `sp_bot_1${id}`,
     kid: "1",
     state: "ACTIVE",
