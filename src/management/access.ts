@@ -8,7 +8,7 @@ import type { CallerGuard } from "../revocation/authority-store.ts";
 /** How far a caller reaches in one call: everywhere, in its tenant, or only its own principal's tokens. */
 export type Reach = "everywhere" | "tenant" | "own";
 
-/** A caller that was let into a call, and how. */
+/** An admitted caller, and how far it reaches. */
 export interface Access {
   readonly caller: Caller;
   readonly reach: Reach;
@@ -27,7 +27,7 @@ export function reachOf(caller: Caller, permission: string, own: boolean): Reach
   throw new AppError("CALLER_FORBIDDEN", `the caller lacks the permission ${permission}`, { metadata: { permission } });
 }
 
-/** The tenant that a request means: the caller's own unless it names one. Another's is TENANT_NOT_FOUND. */
+/** The tenant of a request: the caller's own unless it names one. A foreign tenant is TENANT_NOT_FOUND. */
 export function tenantOf(access: Access, tenant: string): string {
   if (tenant === "") return access.caller.tenant || "default";
   checkTenantId("tenant", tenant);
@@ -37,14 +37,14 @@ export function tenantOf(access: Access, tenant: string): string {
   return tenant;
 }
 
-/** Whether an object of this tenant and principal exists for the caller. */
+/** True if the caller may see objects of this tenant and principal. */
 export function sees(access: Access, tenant: string, principal: string): boolean {
   const { caller, reach } = access;
   if (reach === "everywhere") return true;
   return tenant === caller.tenant && (reach === "tenant" || principal === caller.principal);
 }
 
-/** Who must still be good when a change of this caller commits that may give somebody more than it has. */
+/** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
   return { callerTokenId: caller.tokenId, callerScopes: caller.scopes };
 }

@@ -17,9 +17,9 @@ import { type Repeats, rerun } from "./repeats.ts";
 const PAGE = 20_000;
 const CHUNK = 500;
 const SHOWN = 1000;
-/** So often descent is followed at most, while somebody goes on making tokens. */
+/** The most passes over descendants, while other calls go on minting tokens. */
 const DESCENTS = 10;
-/** What is left of the caller's time for an answer without a count, and what a caller without a deadline waits for one. */
+/** Time kept for an answer without a count, and the time for the count if the caller has no deadline. Milliseconds. */
 const RESERVE_MS = 50;
 const COUNTING_MS = 5_000;
 
@@ -39,7 +39,7 @@ export interface BulkRevokeRequest {
 }
 
 export interface BulkRevokeResult {
-  /** Of a cut, where the caller's time is up before they are counted: 0, and no ids. */
+  /** 0, with no ids, if the caller's time ends before the tokens of a cut are counted. */
   readonly revokedCount: number;
   readonly matchedIds: readonly string[];
   readonly effect?: Effect;
@@ -61,8 +61,8 @@ export interface BulkRevokeDeps {
 }
 
 /**
- * Revokes many tokens: those of a principal or a whole tenant by one cut, O(1); by other selectors in transactions of
- * at most 500 rows, with one wait at the end.
+ * Revokes many tokens. A cut ends those of a principal or a tenant in one row. Other selectors run in transactions of at
+ * most 500 rows, with one wait at the end.
  */
 export class BulkRevoke {
   readonly #o: BulkRevokeDeps;
@@ -85,13 +85,13 @@ export class BulkRevoke {
     return byCut ? this.#byCut(access, request, selection) : this.#byRow(access, request, selection);
   }
 
-  /** The cut first, then what it hit is counted, beside the wait: a long list must not keep its end waiting. */
+  /** Cuts first, then counts the tokens during the wait: a long list must not delay the cut. */
   async #byCut(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
     const { tenant, principal } = selection;
-    // One that must be registered before it has tokens is not registered by ending them.
+    // If principals of this type must be registered, a cut does not register one.
     const mustExist =
       principal !== undefined && this.#o.registeredTypes.includes(principalType("principal", principal));
-    // Outside the work, which may run again: a second cut would count what came after the first.
+    // Outside the work, which may run again: a second cut would count only tokens since the first.
     let hit: Promise<Matched | undefined> | undefined;
     const { effect } = await this.#o.authority.change(
       async (store) => {
@@ -107,7 +107,7 @@ export class BulkRevoke {
   }
 
   async #byRow(access: Access, request: BulkRevokeRequest, selection: RevokeSelection): Promise<BulkRevokeResult> {
-    // Outside the work, which may run again: what an earlier run revoked stays counted. (Twice, if a failover lost it.)
+    // Outside the work, which may run again: tokens of an earlier run stay counted (twice, if a failover lost that run).
     let revoked = 0;
     let matchedIds: readonly string[] | undefined;
     const actor = this.#o.repeats.actors(access, "tokens.revoke");
@@ -115,7 +115,7 @@ export class BulkRevoke {
       async (store) => {
         const count = (more: number) => (revoked += more);
         const chunks = new Chunks(store, selection.tenant, request.reason, actor(), count);
-        // What is revoked makes nothing more; what it made meanwhile is found by another pass.
+        // A revoked token mints nothing more. Another pass finds the tokens that it minted before.
         for (let passes = selection.descendants === true ? DESCENTS : 1; ; passes--) {
           const before = revoked;
           for (let afterId = "", last = false; !last; ) {
@@ -165,7 +165,7 @@ export class BulkRevoke {
   }
 }
 
-/** One run over the rows selected, in transactions of one life of the server. */
+/** One run over the selected rows, in transactions of one epoch. */
 class Chunks {
   readonly #store: AuthorityStore;
   readonly #tenant: string;
@@ -183,13 +183,13 @@ class Chunks {
     this.#count = count;
   }
 
-  /** What was selected in one life of the server is revoked in the same: another may have had others. */
+  /** Tokens are revoked in the epoch in which they were selected: another epoch may have other tokens. */
   selectedIn(epoch: string): void {
     this.#epoch ??= epoch;
     if (epoch !== this.#epoch) throw unsure();
   }
 
-  /** A row that somebody holds keeps back no other: those are redone row by row, after the rest of the chunk. */
+  /** Rows that another transaction holds do not delay a chunk. They are revoked one by one after it. */
   async revoke(ids: readonly string[]): Promise<void> {
     for (let at = 0; at < ids.length; at += CHUNK) {
       const { revoked, busy } = await this.#commit(() => this.#chunk(ids.slice(at, at + CHUNK)));
@@ -204,13 +204,13 @@ class Chunks {
     }
   }
 
-  /** An empty chunk commits, too: nothing to do must wait for what others revoked. */
+  /** An empty chunk also commits, so that the call waits for earlier revocations by others. */
   async end(): Promise<Committed<void>> {
     if (this.#last === undefined) await this.#commit(() => this.#chunk([]));
     return { ...this.#last!, value: undefined };
   }
 
-  /** What fails after an acknowledged chunk leaves something done and something not. */
+  /** A failure after an acknowledged chunk leaves a part of the work done. */
   async afterFirst<T>(step: () => Promise<T>): Promise<T> {
     try {
       return await step();
@@ -220,7 +220,7 @@ class Chunks {
   }
 
   #chunk(ids: readonly string[]) {
-    // After a first commit nothing more to do is no repeat.
+    // After the first commit an empty chunk is no repeat.
     const actor = this.#last === undefined ? this.#actor : rerun(this.#actor);
     return this.#store.revokeChunk(this.#tenant, ids, this.#reason, actor);
   }
@@ -234,7 +234,7 @@ class Chunks {
   }
 }
 
-/** Earlier chunks are durable: whatever happens now, it is not "nothing". */
+/** The error after a first chunk: that chunk is durable, so the outcome is never "nothing was done". */
 function unsure(cause?: unknown): AppError {
   return new AppError(
     "OUTCOME_UNKNOWN",

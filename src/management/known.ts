@@ -3,11 +3,11 @@ import { PRINCIPAL_TYPES } from "../domain/principal.ts";
 import type { PageStart, Part } from "./ports.ts";
 
 /*
- * A filter that names what does not exist finds nothing, as a right one can: whoever mistyped it is told so, instead of
- * an empty list that reads like an answer.
+ * A filter with a name that does not exist finds nothing, like a correct one can. A mistyped filter gets an error instead
+ * of an empty list.
  */
 
-/** Whether a list is empty from its very beginning to its end. */
+/** True if a list is empty from its start to its end. */
 export function foundNothing(part: Part<unknown>, start: PageStart | undefined): boolean {
   return start === undefined && part.rows.length === 0 && part.rest === undefined;
 }

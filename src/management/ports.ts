@@ -8,7 +8,7 @@ export interface PageStart {
   readonly key: string;
 }
 
-/** A part of a list, newest first. It can come short, even empty, before the end is reached. */
+/** A part of a list, newest first. It can be short or empty before the end of the list. */
 export interface Part<T> {
   readonly rows: readonly T[];
   /** Where the next part begins; undefined: this was the end. */
@@ -17,7 +17,7 @@ export interface Part<T> {
 
 /** How long a caller waits for an answer. */
 export interface Patience {
-  /** Monotonic time; undefined: as long as it takes, within the bounds of the store. */
+  /** Monotonic time. Undefined: the store's own bound. */
   readonly deadline?: number | undefined;
   /** Aborted where the caller has left. */
   readonly signal?: AbortSignal | undefined;
@@ -34,7 +34,7 @@ export interface TokenFilter {
   readonly lastUsedBefore?: number;
 }
 
-/** What RevokeTokens selects. `hints`, `digests` and `ids` are one selector: any of them. */
+/** The selection of RevokeTokens. `hints`, `digests` and `ids` are one selector: any of them matches. */
 export interface RevokeSelection {
   readonly tenant: string;
   readonly principal?: string;
@@ -44,19 +44,19 @@ export interface RevokeSelection {
   readonly hints?: readonly string[];
   readonly digests?: readonly string[];
   readonly ids?: readonly string[];
-  /** Also what the selected ones made, and so on, and what replaced one of those by rotation. */
+  /** Also tokens that the selected ones minted, tokens that those minted, and all their rotations. */
   readonly descendants?: boolean;
-  /** Of all those, only this principal's. */
+  /** Only tokens of this principal. */
   readonly within?: string;
-  /** Those that hold one of these scopes, by its name. */
+  /** Only tokens that hold one of these scopes by name. */
   readonly holding?: readonly string[];
-  /** What a cut of the principal or the tenant ended: those issued from this position on that were live before it. */
+  /** The tokens that a cut ended: issued from this position on, and live before the cut. */
   readonly cutFrom?: number;
 }
 
 /**
- * All but the lists may decide what a change does: they are read on the primary of the epoch that this process follows,
- * or reject with STORE_UNAVAILABLE; "there is none" is never the word of a standby.
+ * A change may depend on every read but the lists. Those reads come from the primary of the epoch that this process
+ * follows, or reject with STORE_UNAVAILABLE. A standby never answers "not found".
  */
 export interface TokenStore {
   get(id: string): Promise<Token | undefined>;
@@ -64,15 +64,14 @@ export interface TokenStore {
   /** At most `limit` tokens after `start`. */
   list(filter: TokenFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Token>>;
   /**
-   * Ids of tokens that could be accepted, now or some day, and are selected; in id order. With the epoch in which they
-   * were read.
+   * Ids of selected tokens that could be accepted, now or later, in id order. With the epoch of the read.
    */
   select(
     selection: RevokeSelection,
     limit: number,
     afterId: string,
   ): Promise<{ readonly ids: readonly string[]; readonly epoch: string }>;
-  /** How many tokens `select` would give, and the ids of at most `most` of them. For people to read; proven as `select` is. */
+  /** The number of tokens that `select` would return, and at most `most` of their ids. Proven like `select`. */
   matched(selection: RevokeSelection, most: number, patience?: Patience): Promise<{ count: number; ids: string[] }>;
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;

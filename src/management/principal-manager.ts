@@ -8,7 +8,7 @@ import { type Access, actorOf, guardOf, tenantOf } from "./access.ts";
 import { checkType, foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenStore } from "./ports.ts";
 
-/** Those for whom tokens speak, and their organizations. */
+/** Principals and tenants, by the rules of their fields. */
 export class PrincipalManager {
   readonly #store: TokenStore;
   readonly #authority: Authority;
@@ -146,7 +146,7 @@ export class PrincipalManager {
   }
 }
 
-/** Work that knows what it made when it is run once more, after a failover: the answer is not that this is there already. */
+/** Passes the object that an earlier run made to the next run, so that a rerun after a failover does not refuse it. */
 function again<T extends object>(
   work: (store: AuthorityStore, made: T | undefined) => Promise<Committed<T | AppError>>,
 ): (store: AuthorityStore) => Promise<Committed<T | AppError>> {

@@ -5,11 +5,11 @@ import type { Events } from "../telemetry/events.ts";
 import { type Access, actorOf } from "./access.ts";
 import type { AuditLog } from "./ports.ts";
 
-/** Repeats that one principal may make at once, and how often another is free. */
+/** The repeats that one principal may make at once, and the time until another is allowed. */
 const MOST = 10;
 const EVERY_MS = 1_000;
 const MOST_PRINCIPALS = 10_000;
-/** So long after a repeat that has an audit row, further ones are counted. */
+/** For this time after a repeat with an audit row, further repeats are only counted. */
 const WINDOW_MS = 60_000;
 const MOST_WINDOWS = 10_000;
 

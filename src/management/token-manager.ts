@@ -19,7 +19,7 @@ import type { Repeats } from "./repeats.ts";
 
 const DAY = 86_400_000;
 
-/** The lifetime that a request asks for; milliseconds. Nothing given: the default. */
+/** The lifetime in a request, milliseconds. Nothing given: the profile's default. */
 export interface AskedLifetime {
   readonly ttl?: number;
   readonly expireTime?: number;
@@ -63,7 +63,7 @@ const WORTH_A_REPEAT: ReadonlySet<Reason> = new Set<Reason>([
 export interface TokenManagerOptions {
   readonly store: TokenStore;
   readonly authority: Authority;
-  /** Issuing takes authority from nobody: it waits for nothing. */
+  /** Issuing removes no rights, so it does not wait. */
   readonly issuer: Pick<AuthorityStore, "createToken">;
   readonly repeats: Repeats;
   readonly keyring: Keyring;
@@ -72,7 +72,7 @@ export interface TokenManagerOptions {
   readonly mintPerAddressPerHour: number;
   readonly mintPerPrincipalPerDay: number;
   readonly rotatePerPrincipalPerDay: number;
-  /** Of an IPv6 address, what counts as one client. */
+  /** The prefix of an IPv6 address that counts as one client. */
   readonly ipv6PrefixLength: number;
   /** A string was used after its rotation ended it, and not to repeat that rotation. */
   readonly reused: (tokenId: string) => void;
@@ -80,7 +80,7 @@ export interface TokenManagerOptions {
   readonly mintKid: () => Promise<string>;
 }
 
-/** Tokens, by the rules of issue. It decides what; the authority makes it happen. */
+/** Tokens, by the rules of issue. It checks and decides; the authority makes the change. */
 export class TokenManager {
   readonly #o: TokenManagerOptions;
 
@@ -139,7 +139,7 @@ export class TokenManager {
     return this.#visible(access, await this.#o.store.get(id));
   }
 
-  /** A token by its string, hashed; TOKEN_NOT_FOUND for whatever is not one of ours. */
+  /** Finds a token by its string, which is hashed first. TOKEN_NOT_FOUND for any other string. */
   async byString(access: Access, tokenString: string): Promise<Token> {
     const parsed = parseTokenString(tokenString, this.#o.keyring);
     return this.#visible(access, parsed && (await this.#o.store.getByDigest(parsed.digest)));
@@ -150,7 +150,7 @@ export class TokenManager {
     if (filter.principal !== undefined) principalType("principal", filter.principal);
     const part = await this.#part(access, { ...filter, tenant }, limit, start);
     if (!foundNothing(part, start)) return part;
-    // Tokens can be of a profile that is no longer configured: it is unknown only where there are none.
+    // Old tokens can have a profile that is no longer configured. So it is unknown only if it has no tokens.
     if (filter.profile !== undefined) this.#profile("profile", filter.profile);
     if ((await this.#o.store.getTenant(tenant)) === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
     return part;
@@ -213,7 +213,7 @@ export class TokenManager {
     const { ended, tokenId = "" } = access.caller;
     if (ended === undefined) return this.#rotate(access, request);
     try {
-      // The row that the rotation ended stands for the credential, for the one request that ended it.
+      // The token that this rotation ended is still a credential for a repeat of the same request.
       return await this.#rotate(access, request);
     } catch (error) {
       if (error instanceof AppError && WORTH_A_REPEAT.has(error.reason)) throw error;
@@ -287,18 +287,18 @@ export class TokenManager {
     return { tokenString, fresh: { digest, hint, kid: keys.kid }, idempotency };
   }
 
-  /** The string that the first request with this id was answered with, made again. */
+  /** Makes the string of the first answer to this request id again. */
   #again(token: Token, salt: Uint8Array, idempotency: Idempotency | undefined): Secret {
     const keys = this.#o.keyring.get(token.kid);
     if (keys === undefined || idempotency === undefined) {
-      throw new AppError("INTERNAL", "the first answer can not be made again");
+      throw new AppError("INTERNAL", "the first answer cannot be made again");
     }
     const secret = keys.mint.fields(salt, idempotency.requestId, idempotency.caller);
-    // The prefix of then: a profile's prefix can change between two calls.
+    // With the prefix of that time: a profile's prefix can change between two calls.
     return mintTokenString(token.hint.slice(0, -10), keys, secret).tokenString;
   }
 
-  /** What is judged in the transaction, on the rows as they are under its locks. */
+  /** The guard that the transaction judges on the locked rows. */
   #guard(access: Access, profile: Profile) {
     const { caller } = access;
     const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };

@@ -18,16 +18,16 @@ export async function appendAudit(tx: Tx, rows: readonly (AuditActor & AuditAct)
 }
 
 /**
- * What a call writes that changes nothing: its audit row, or, where that is counted elsewhere, a message in the server's
- * log alone. A commit that writes nothing there would wait for no standby, and the repeat would tell what a failover
- * can still undo.
+ * Writes for a call that changes nothing: its audit row or, where another row counts it, a message in the server's log.
+ * A commit that writes nothing waits for no standby. The repeat would then report a change that a failover can still
+ * undo.
  */
 export async function appendRepeat(tx: Tx, row: AuditActor & AuditAct): Promise<void> {
   if (row.repeats?.() ?? true) await appendAudit(tx, [row]);
   else await emitOnly(tx);
 }
 
-/** A commit of this transaction waits for standbys, whatever else it does. */
+/** Makes the commit of this transaction wait for standbys, even if it writes nothing else. */
 export async function emitOnly(tx: Tx): Promise<void> {
   await tx.query("select pg_logical_emit_message(true, 'sallyport', '')");
 }
@@ -57,7 +57,7 @@ export class PostgresAuditLog implements AuditLog {
 
   async append(actor: AuditActor, act: AuditAct): Promise<void> {
     await this.#db.transaction(async (tx) => {
-      // A refusal changes nothing, so it waits for no standby: strangers must not fill the server with commits that do.
+      // A refusal changes nothing, so it waits for no standby. Strangers must not cause commits that wait.
       await tx.query("set local synchronous_commit = local");
       await appendAudit(tx, [{ ...actor, ...act }]);
     }, 2_000);

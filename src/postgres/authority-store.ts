@@ -9,7 +9,7 @@ import { RevokeQueue } from "./revoke-queue.ts";
 import { rotate } from "./rotating.ts";
 import { revokeFamily, updateToken } from "./token-changes.ts";
 
-/** Every change of authority: one transaction each, with its audit row; its place in the log is taken by trigger. */
+/** Every change of authority: one transaction with its audit row. A trigger takes its position in the log. */
 export class PostgresAuthorityStore implements AuthorityStore {
   readonly #db: Postgres;
   readonly #revokes: RevokeQueue;

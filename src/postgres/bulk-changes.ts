@@ -9,7 +9,7 @@ import { HEAD } from "./evidence.ts";
 import { checkHolders, rankText, spares } from "./holders.ts";
 import type { Tx } from "./pool.ts";
 
-/** $1 ids, $2 by whom, $3 why, $4 and $5 address and request of the audit rows, $6 the rank of whom. */
+/** $1 ids, $2 actor, $3 reason, $4 address, $5 request id, $6 rank of the actor. */
 const REVOKE_CHUNK = {
   name: "sallyport-revoke-chunk",
   text: `
@@ -50,7 +50,7 @@ export async function revokeChunk(
     actor.requestId,
     rankText(actor.rank),
   ]);
-  // Locked and alive, yet not ended: it was spared, by its scopes now or as the statement began.
+  // Locked and alive, but not revoked: its scopes, now or when the statement began, are above the actor's rank.
   if (row?.spared === true) throw mayNotEnd();
   const { revoked = [], busy = [] } = row ?? {};
   if (revoked.length === 0) {
@@ -62,11 +62,11 @@ export async function revokeChunk(
 }
 
 export async function cut(tx: Tx, ...[tenant, principal, mustExist, reason, actor]: Args<"cut">): Promise<number> {
-  // Before the upsert: a first mint that is not yet committed would be missed otherwise.
+  // Before the upsert. Otherwise the cut misses a first mint that is not yet committed.
   await lockTarget(tx, { tenant, principal });
   await checkHolders(tx, actor.rank, tenant, principal);
   if (principal === undefined) {
-    // The new position is set at the commit.
+    // A trigger sets the new position at the commit.
     const [row] = await tx.query<{ cut_n: number }>(
       "update sallyport.tenants set cut_time = clock_timestamp() where id = $1 returning cut_n",
       [tenant],

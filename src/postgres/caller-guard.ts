@@ -6,15 +6,15 @@ import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts"
 import type { Tx } from "./pool.ts";
 import { parentOf, readHeld } from "./token-rows.ts";
 
-/** What a change is made to: a principal, or a whole tenant. */
+/** The object of a change: a principal, or a whole tenant. */
 export interface Target {
   readonly tenant: string;
   readonly principal?: string;
 }
 
 /**
- * Locks the target for a change of it. Advisory lock before row, as everybody does who changes it: a guard trigger takes
- * the same one, after the row.
+ * Locks the target for a change. Every change takes the advisory lock before the row lock. A guard trigger takes the
+ * same advisory lock after the row lock.
  */
 export async function lockTarget(tx: Tx, { tenant, principal }: Target): Promise<void> {
   await tx.query(
@@ -25,8 +25,8 @@ export async function lockTarget(tx: Tx, { tenant, principal }: Target): Promise
 }
 
 /**
- * The same for a change that may give somebody more than it has, with the caller's token, its parent, principal and
- * tenant locked as well and read again afterwards: the change commits before the caller's revocation, or is refused with
+ * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, principal and
+ * tenant, and reads them again. So the change commits before the caller's revocation, or is refused with
  * CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
  */
 export async function lockForRaising(tx: Tx, { tenant, principal }: Target, guard: CallerGuard): Promise<void> {
@@ -44,11 +44,11 @@ export async function lockForRaising(tx: Tx, { tenant, principal }: Target, guar
     [tenant, principal ?? null, guard.callerTokenId ?? ""],
   );
   await lockTokens(tx, [guard.callerTokenId]);
-  // A new statement. The state that it reads tells of the expiry, too.
+  // A new statement after the locks. The state in it already includes the expiry, so no time is needed.
   await rereadCaller(tx, guard, 0);
 }
 
-/** Locks whoever could be revoked meanwhile, for a change that widens a token: then reads the caller again. */
+/** Locks the caller and the target of a change that widens a token, then reads the caller again. */
 export async function guardWidening(tx: Tx, target: Token, guard: ChangeGuard): Promise<Asker> {
   await lockPrincipals(tx, [{ tenant: target.tenant, principal: target.principal }], guard.callerTokenId);
   await lockTokens(tx, [guard.callerTokenId, target.id]);
@@ -74,7 +74,7 @@ export async function lockPrincipals(
   );
 }
 
-/** Theirs and their parents' rows: a parent's revocation ends its child's right to do anything. */
+/** Locks the rows of these tokens and of their parents: revoking a parent ends the rights of its children. */
 export async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): Promise<void> {
   const known = ids.filter((id) => id !== undefined);
   if (known.length === 0) return;
@@ -86,7 +86,7 @@ export async function lockTokens(tx: Tx, ids: readonly (string | undefined)[]): 
   );
 }
 
-/** A new statement after the locks: position, time, and whether principal and tenant are good. */
+/** Reads position and time in a new statement after the locks. Refuses a principal or a tenant that is not active. */
 export async function rereadOwners(tx: Tx, tenant: string, principal: string): Promise<{ n: number; now: number }> {
   const rows = await tx.query<{ n: number; now: number; tenant: TenantState | null; principal: PrincipalState | null }>(
     `select h.n, date_trunc('milliseconds', clock_timestamp()) as now, o.state as tenant, p.state as principal
@@ -105,7 +105,7 @@ export async function rereadOwners(tx: Tx, tenant: string, principal: string): P
   return row;
 }
 
-/** The caller's own token as it is now, under lock; CALLER_UNAUTHENTICATED where it is no longer what it was. */
+/** Reads the caller's own token under its lock. CALLER_UNAUTHENTICATED if it is dead or has lost a scope. */
 export async function rereadCaller(tx: Tx, guard: CallerGuard, now: number): Promise<Asker> {
   if (guard.callerTokenId === undefined) return { now };
   const gone = new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");

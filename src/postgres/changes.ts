@@ -7,7 +7,7 @@ import type { Tx } from "./pool.ts";
 /** The parameters of a change of authority. */
 export type Args<K extends keyof AuthorityStore> = Parameters<AuthorityStore[K]>;
 
-/** Why something was revoked, as its audit row tells it. */
+/** The reason of a revocation, for its audit row. */
 export function why(reason: string): Record<string, string> {
   return reason === "" ? {} : { reason };
 }
@@ -24,7 +24,7 @@ export async function audit(
   await appendAudit(tx, [{ ...actor, tenant, action, target, owner, outcome: "OK", metadata }]);
 }
 
-/** The row of a call that found all done. */
+/** The audit row of a call that found its change already made. */
 export async function repeated(
   tx: Tx,
   actor: AuditActor,
@@ -37,7 +37,10 @@ export async function repeated(
   await appendRepeat(tx, { ...actor, tenant, action, target, owner, outcome: "OK", metadata });
 }
 
-/** That it is there already may be an earlier call's doing: told after a commit, as that call would have told it. */
+/**
+ * Refuses because the object exists. An earlier run of the same call may have made it, so the refusal is returned after
+ * a commit, as durable as the answer of that run.
+ */
 export async function refused(
   tx: Tx,
   actor: AuditActor,
@@ -54,6 +57,6 @@ export async function refused(
 
 export function checkEtag(sent: string, current: string): void {
   if (sent !== "" && sent !== current) {
-    throw new AppError("ETAG_MISMATCH", "etag: it was changed meanwhile; read it again", { retryAfterMs: 0 });
+    throw new AppError("ETAG_MISMATCH", "etag: the object has changed since; read it again", { retryAfterMs: 0 });
   }
 }

@@ -3,14 +3,14 @@ import type { Committed } from "../revocation/ports.ts";
 import { EVIDENCE, type EvidenceRow, HEAD } from "./evidence.ts";
 import type { Postgres, Tx } from "./pool.ts";
 
-// A change locks its table against changes of triggers to its end, so what stands here holds at its commit too.
+// A change locks its table against changes of triggers until its end, so this result still holds at its commit.
 const NOTED = `(select count(*) from pg_trigger where tgname in ('noted_update', 'audited') and tgenabled in ('A', 'O')
   and tgrelid in ('sallyport.tokens'::regclass, 'sallyport.principals'::regclass, 'sallyport.tenants'::regclass)
 ) = 6 as noted`;
 
 /**
- * What a transaction that changes authority reads besides. Needs `rev_head h` and `rev_state s` in the statement, and
- * the change in the same statement or before it.
+ * Columns that prove a change of authority. The statement needs `rev_head h` and `rev_state s`, and must contain the
+ * change or follow it.
  */
 export const PROOF = `${EVIDENCE}, s.max_bound_ms, ${NOTED}`;
 
@@ -33,7 +33,7 @@ export async function committed<T>(db: Postgres, work: (tx: Tx) => Promise<T>): 
 export function proven<T>(value: T, row: ProofRow | undefined): Committed<T> {
   if (row === undefined) throw new AppError("INTERNAL", "the head row is missing");
   if (!row.noted) {
-    // In the midst of a restore tables are there before their triggers; by hand they can be off at any time.
+    // During a restore tables exist before their triggers. An operator can also disable triggers at any time.
     const text = "the database's triggers are not in place: a restore is under way, or they were disabled";
     throw new AppError("NOT_DONE", `${text}; nothing was changed`, { retryAfterMs: 1000 });
   }

@@ -7,7 +7,7 @@ import { safeCause, sqlstate } from "./sqlstate.ts";
 /** `mend`: the operator must change something; else it may pass. */
 type Words = readonly [mend: boolean, words: string];
 
-/** What the server says when it lets nobody in, by SQLSTATE (PostgreSQL documentation, appendix A). */
+/** Refusals of the server at a connect, by SQLSTATE (PostgreSQL documentation, appendix A). */
 const REFUSALS: Readonly<Record<string, Words>> = {
   "28P01": [true, "the database refuses the password of this user: check user and password"],
   "28000": [true, "the database does not admit this user from here: check the user, and pg_hba.conf (TLS, address)"],
@@ -24,7 +24,7 @@ const REFUSALS: Readonly<Record<string, Words>> = {
   "57P03": [false, "the database is starting or stopping"],
 };
 
-/** What the network and OpenSSL say, by code. */
+/** Failures of the network and of OpenSSL, by code. */
 const FAILURES: Readonly<Record<string, Words>> = {
   ENOTFOUND: [false, "the host is not known: check its name"],
   EAI_AGAIN: [false, "the host can not be looked up now: name resolution does not answer"],
@@ -56,7 +56,7 @@ const NO_TLS: Words = [true, "the server does not offer TLS, which sslmode asks 
 const CONNECT_MS = 5_000;
 const PROBE_MS = 1_000;
 
-/** What is wrong with a database URL, found without connecting; undefined: nothing. */
+/** Finds a fault in a database URL without connecting. Undefined: none. */
 export function urlProblem(url: string | undefined): string | undefined {
   if (url === undefined) return undefined;
   try {
@@ -95,7 +95,7 @@ export async function withConnection<T>(
   }
 }
 
-/** The error in words. Where the driver has none of its own, the server is asked once more whether it is PostgreSQL. */
+/** The error in words. For an error that the driver does not explain, it probes whether the server is PostgreSQL. */
 async function explained(error: unknown, key: string, client: pg.Client): Promise<Error> {
   if (error instanceof StartError) return error;
   const { host, port } = client;
@@ -123,7 +123,7 @@ function inWords(error: unknown): Words | undefined {
   const state = sqlstate(error);
   if (state !== undefined) return REFUSALS[state];
   const { code, message = "" } = error as { code?: string; message?: string };
-  // Several addresses were tried: the first one's failure stands for all.
+  // The driver tried several addresses. Report the failure of the first.
   if (error instanceof AggregateError && error.errors.length > 0) return inWords(error.errors[0]);
   if (code !== undefined && FAILURES[code] !== undefined) return FAILURES[code];
   if (message.includes("does not support SSL")) return NO_TLS;
@@ -137,7 +137,7 @@ function unknown(error: unknown): Words {
   return [code === undefined, `the database can not be used (${(error as Error).name ?? "error"})`];
 }
 
-/** Whether what listens there answers as PostgreSQL does to a question for TLS, or says nothing against it. */
+/** False if the listener answers a TLS request in a way that PostgreSQL never does. */
 function speaksPostgres(host: string, port: number): Promise<boolean> {
   const { promise, resolve } = Promise.withResolvers<boolean>();
   const socket = connect({ host, port });

@@ -23,20 +23,20 @@ interface Link {
   readonly client: pg.Client;
   readonly wasStandby: () => boolean;
   warned: boolean;
-  /** The server's own bound, as it was set last. */
+  /** The statement timeout that the server has now. */
   boundMs: number;
 }
 
-/** From the call to the answer, waiting and connecting included. Milliseconds. */
+/** From the call to the answer, including waiting and connecting. Milliseconds. */
 const BOUND_MS = 500;
 
 /**
- * One session of PostgreSQL for single statements, one at a time in the order of the calls. Opened by the first
- * statement, and again by the first after a loss.
+ * One session of PostgreSQL for single statements, one at a time in the order of the calls. The first statement opens
+ * it, and the first after a loss opens it again.
  *
- * Each statement settles within 500 ms, or the bound that it is given: with its rows, or with STORE_UNAVAILABLE. Unless the server plainly refused,
- * the session is then destroyed, and what it may still answer is never seen. An answer with a warning of class 01 (a
- * commit that was not confirmed) is a failure.
+ * Each statement settles within 500 ms, or within the given bound: with its rows, or with STORE_UNAVAILABLE. A failure
+ * destroys the session, unless the server plainly refused the statement, so a late answer is never seen. An answer with
+ * a warning of class 01 (a commit that was not confirmed) is a failure.
  */
 export class DirectConnection {
   readonly #options: DirectConnectionOptions;
@@ -65,7 +65,7 @@ export class DirectConnection {
       link.warned = false;
       const { rows } = await late.bound(link.client.query<R>({ ...statement, values: [...values] }));
       if (link.warned) throw new Error("answered with a warning");
-      // Promoted since: the rows may be of a snapshot that it took as a standby.
+      // Promoted during the session: the rows may come from a snapshot that it took as a standby.
       return link.wasStandby() ? rows.map((row) => ({ ...row, in_recovery: true })) : rows;
     } catch (error) {
       if (link !== undefined && !keepsConnection(error)) this.#destroy(link.client);
@@ -98,7 +98,7 @@ export class DirectConnection {
 
   async #connect(): Promise<Link> {
     const { url, applicationName, channel, onNotification, onLost } = this.#options;
-    // The server, too, gives up what nobody waits for any more.
+    // The server also gives up a statement that no caller waits for.
     const client = new pg.Client(connectionSettings(url, applicationName, false, BOUND_MS));
     const link: Link = { client, wasStandby: standbyWatch(client), warned: false, boundMs: BOUND_MS };
     let works = false;
@@ -116,13 +116,13 @@ export class DirectConnection {
     client.on("notification", () => {
       if (this.#open === client) onNotification?.();
     });
-    // An attempt may outlive the statement that began it: the next one then finds it done.
+    // A connect may take longer than the statement that started it. The next statement then uses it.
     const late = deadline(CONNECT_MS);
     try {
       await late.bound(client.connect());
       if (channel !== undefined) {
         await late.bound(client.query(`listen ${channel}`)).catch((error) => {
-          // A standby can not LISTEN; what its statements show says the rest.
+          // A standby cannot LISTEN. Its evidence shows that it is one.
           if (sqlstate(error) !== SQLSTATE.readOnly) throw error;
         });
       }
@@ -153,7 +153,7 @@ function deadline(ms: number) {
   late.catch(() => {});
   const timer = setTimeout(() => reject(new Error("timeout")), ms);
   return {
-    /** The promise's own outcome if it comes in time. */
+    /** The outcome of the promise if it comes in time. */
     bound<T>(promise: Promise<T>): Promise<T> {
       promise.catch(() => {});
       return Promise.race([promise, late]);

@@ -2,10 +2,10 @@ import type { Evidence } from "../domain/evidence.ts";
 
 /**
  * The server's epoch, made in SQL: timeline / incarnation / start time / head and state, each by its oid and by the path
- * of its file, which names database and file node. None of it repeats when a dump, a copy of the database or a copy of
- * the files is put in place. A `~` stands at its end where a row was put there while triggers were off: positions may
- * have been used before, and nobody begins such an epoch. All of it is at hand; nothing scans a catalog. The WAL
- * functions raise in recovery. Needs `HEAD` in the statement.
+ * of its file, which names database and file node. A dump, a copy of the database or a copy of the files never repeats
+ * all of them. It ends in `~` if a row was written while triggers were off: its positions may have been used before, so
+ * no process starts such an epoch. Every part is in memory; nothing scans a catalog. The WAL functions raise an error in
+ * recovery. Needs `HEAD` in the statement.
  */
 export const EPOCH = `coalesce(case when not pg_is_in_recovery()
     then substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end, '-')
@@ -15,8 +15,8 @@ export const EPOCH = `coalesce(case when not pg_is_in_recovery()
   || case when h.sealed = h.xmin and s.sealed = s.xmin then '' else '~' end`;
 
 /**
- * What every statement that validation or revocation relies on carries, inline. Needs `rev_head h` and `rev_state s` in
- * the statement.
+ * Columns of every statement that validation or revocation relies on. Needs `rev_head h` and `rev_state s` in the
+ * statement.
  */
 export const EVIDENCE = `
   pg_is_in_recovery() as in_recovery,
@@ -36,8 +36,8 @@ export function evidenceOf(row: EvidenceRow): Evidence {
 }
 
 /**
- * The two rows that the evidence is made of. With limits, so that a planner without figures, too, expects one row of
- * each: else it expects millions of pairs, and spends longer on JIT than the statement may take.
+ * The two rows behind the evidence. The limits make a planner without statistics expect one row of each. Otherwise it
+ * expects millions of pairs, and JIT compilation takes longer than the statement may.
  */
 export const HEAD = `(select n, sealed, xmin, tableoid from sallyport.rev_head limit 1) h cross join (
   select floor_n, incarnation, max_bound_ms, min_reader, settled, guard, sealed, xmin, tableoid

@@ -14,13 +14,13 @@ export interface FirstAdminOptions {
   /** Milliseconds; undefined: without expiry. */
   readonly ttlMs: number | undefined;
   readonly again: boolean;
-  /** Called with the string before the token exists: what can not be kept must not be made. */
+  /** Stores the string before the token exists. If that fails, no token is made. */
   readonly keep: (tokenString: Secret) => void;
 }
 
 /**
- * Makes the first administrator: one `adm` token with `sallyport.operator` for `user:admin` of tenant `default`. False
- * where one was made before; then nothing happens.
+ * Makes the first administrator: one `adm` token with `sallyport.operator` for `user:admin` of tenant `default`. Does
+ * nothing and returns false if one was made before.
  */
 export async function bootstrap(options: FirstAdminOptions): Promise<boolean> {
   const keyring = new Keyring(options.keyring.current, options.keyring.keys);

@@ -14,18 +14,18 @@ export interface ListReadsOptions {
   readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
-/** At once: whatever is listed, the rest of the database's time is left to validation. */
+/** Lists that run at once. Few, so that the database keeps time for validation. */
 const MOST = 2;
 const MOST_WAITING = 64;
-/** Of a caller that names no deadline, and the most of one that does. Milliseconds. */
+/** For a caller without a deadline, and the most for any other. Milliseconds. */
 const PATIENCE_MS = 5_000;
-/** How soon the server notices that nobody waits for a statement any more. Milliseconds. */
+/** How often the server checks that the client is still connected. Milliseconds. */
 const NOTICE_MS = 250;
 
 /**
- * Reads that may be long, over a few connections of their own: lists, and what a bulk revocation would hit. A statement
- * ends on the server when the caller's patience does, and soon after its connection is gone: a caller that has left
- * costs its connection. Nothing of a session stays behind on a connection that is shared by a pooler.
+ * Long reads over a few connections of their own: lists, and previews of a bulk revocation. The server ends a statement
+ * when the caller's time is over, and soon after its connection is gone. So a caller that leaves costs a connection. A
+ * connection that a pooler shares keeps no session state.
  */
 export class ListReads {
   readonly #options: ListReadsOptions;
@@ -46,8 +46,8 @@ export class ListReads {
   }
 
   /**
-   * STORE_UNAVAILABLE where the database does not answer in time, OVERLOADED where others take all the time there is. Rows
-   * that `trusted` refuses are given, and their connection is destroyed.
+   * STORE_UNAVAILABLE if the database does not answer in time, OVERLOADED if other lists take all of that time. Rows that
+   * `trusted` refuses are returned, and their connection is destroyed.
    */
   async read<R extends object = Row>(
     text: string,
@@ -83,7 +83,7 @@ export class ListReads {
       this.#waiting.push(resolve);
       await gone.bound(promise).catch(() => {
         const at = this.#waiting.indexOf(resolve);
-        // A place that came at the same moment goes on to the next.
+        // The place came at the same moment: pass it on.
         if (at === -1) this.#waiting.shift()?.();
         else this.#waiting.splice(at, 1);
         throw overloaded();
@@ -125,8 +125,9 @@ export class ListReads {
 }
 
 /**
- * Only of this transaction. Whatever the planner believes of a table that has just grown, a list is read in the order of
- * an index: sorting would read all of it. The server cannot watch its peers on every system; there, the time bound alone ends it.
+ * Settings of this transaction only. A list must be read in the order of an index, even if the planner's statistics are
+ * old: sorting would read the whole table. Not every system lets the server watch its peers; there the time bound alone
+ * ends a statement.
  */
 function begin(boundMs: number): string {
   return `begin isolation level read committed read only; set local statement_timeout = ${boundMs};
@@ -134,17 +135,17 @@ function begin(boundMs: number): string {
     select set_config('client_connection_check_interval', '${NOTICE_MS}', true) where version() ~ 'linux'`;
 }
 
-/** `release(true)` would say good-bye behind the statement that is under way. A connection ended here is no trouble. */
+/** `release(true)` would wait for the statement in progress. An end on purpose is not reported. */
 function destroy(client: pg.PoolClient): void {
   client.removeAllListeners("error").on("error", () => {});
   (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 }
 
 function overloaded(): AppError {
-  return new AppError("OVERLOADED", "too many lists are asked for at once; nothing was done", { retryAfterMs: 1000 });
+  return new AppError("OVERLOADED", "too many lists at once; nothing was done", { retryAfterMs: 1000 });
 }
 
-/** When nobody waits any more: the time is up, or the caller has left. */
+/** The end of the wait: the time is over, or the caller has left. */
 class Gone {
   readonly #promise: Promise<never>;
   readonly #timer: NodeJS.Timeout;
@@ -162,7 +163,7 @@ class Gone {
     if (signal?.aborted) this.#left();
   }
 
-  /** The promise's own outcome if it comes before. */
+  /** The outcome of the promise if it comes first. */
   bound<T>(promise: Promise<T>): Promise<T> {
     promise.catch(() => {});
     return Promise.race([promise, this.#promise]);

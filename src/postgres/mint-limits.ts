@@ -6,12 +6,12 @@ import type { Tx } from "./pool.ts";
 
 const HOUR = 3_600_000;
 const DAY = 24 * HOUR;
-/** A window slides in so many steps: what was counted stays counted for a step more, never for less. */
+/** A window slides in steps. A count stays for up to one step longer, never shorter. */
 const STEPS = 60;
 
 type Whose = Pick<Token, "tenant" | "principal">;
 
-/** What is counted, for whom, and how much of it there may be. */
+/** A limit on calls with the same key in a window. */
 interface Limit {
   readonly key: string;
   readonly window: number;
@@ -19,7 +19,7 @@ interface Limit {
   readonly what: string;
 }
 
-/** Counts a mint inside its transaction: a refused one counts for nothing. */
+/** Counts a mint inside its transaction, so a refused mint does not count. */
 export async function countMint(tx: Tx, limits: MintLimits, token: Whose, now: number): Promise<void> {
   const { address, perAddressPerHour, perPrincipalPerDay, maxLive } = limits;
   const what = { address: "mints per client address and hour", principal: "mints per principal and day" };
@@ -31,8 +31,8 @@ export async function countMint(tx: Tx, limits: MintLimits, token: Whose, now: n
 }
 
 /**
- * Counts a rotation by one who is no administrator. Without an overlap it ends one token for the one it makes, and is
- * possible however many there are.
+ * Counts a rotation by a caller that is no administrator. Without an overlap it replaces one token by one, so the limit
+ * on live tokens does not apply.
  */
 export async function countRotation(tx: Tx, rights: Rights, old: Whose, overlapMs: number, now: number): Promise<void> {
   const what = "rotations per principal and day";
@@ -49,7 +49,7 @@ async function count(tx: Tx, all: readonly Limit[], of: Whose, maxLive: number, 
   const locks = limits.map(({ key }) => `count ${key}`);
   if (maxLive > 0) locks.push(`live ${keyOf("p", of)}`);
   if (locks.length === 0) return;
-  // To the end of the commit: nobody else counts the same between our count and our insert. Each in a new statement.
+  // Held until the commit, so no other transaction counts the same key in between. Each count is a new statement.
   const taken = locks.map((_, i) => `pg_advisory_xact_lock(hashtextextended($${i + 1}, 0))`);
   await tx.query(`select ${taken.join(", ")}`, locks);
   for (const limit of limits) await take(tx, limit, now);
@@ -65,7 +65,7 @@ async function checkLive(tx: Tx, most: number, of: Whose): Promise<void> {
   if ((rows[0]?.live ?? 0) >= most) throw exceeded(`live tokens per principal: at most ${most}; revoke some`, HOUR);
 }
 
-/** One more of this key in a window that ends now. Those before it are read from before the insert. */
+/** Adds one to this key in a window that ends now. The select sees the counts from before the insert. */
 async function take(tx: Tx, { key, window, most, what }: Limit, now: number): Promise<void> {
   const step = window / STEPS;
   const counted = await tx.query<{ start: number; count: number }>(

@@ -12,9 +12,9 @@ import { auditRepeat, claim } from "./requests.ts";
 import { insertToken, readToken } from "./token-rows.ts";
 
 /**
- * Issues a token inside a transaction, so that it commits before any revocation that concerns it, or is refused:
- * shared locks of the principals and tenants first, then the token rows of those involved, then all of it read again in
- * a new statement (docs/protocol.md §3.4).
+ * Issues a token inside a transaction. It commits before any revocation that concerns it, or is refused: it takes shared
+ * locks of principals and tenants, then locks of the token rows, then reads all of them again in a new statement
+ * (docs/protocol.md §3.4).
  */
 export async function mint(
   tx: Tx,

@@ -1,15 +1,15 @@
 import type { PageStart, Part, Patience } from "../management/ports.ts";
 import type { ListReads } from "./list-reads.ts";
 
-/** So many rows are asked at most whether they fit what no index knows; then a page ends, full or not. */
+/** The most rows that one statement filters without an index. Then the page ends, full or not. */
 export const MOST_SCANNED = 5_000;
 
-/** A where clause made of conditions that have a value; `?` in a condition is that value's place. */
+/** A where clause. Conditions without a value are left out; `?` in a condition stands for its value. */
 export class Where {
   readonly values: unknown[];
   readonly #conditions: string[] = [];
 
-  /** `values`: of another clause of the same statement, to go on with. */
+  /** `values`: those of another clause of the same statement, which this one continues. */
   constructor(values: unknown[] = []) {
     this.values = values;
   }
@@ -23,7 +23,7 @@ export class Where {
     this.#conditions.push(condition);
   }
 
-  /** Places a value; returns its placeholder. */
+  /** Adds a value and returns its placeholder. */
   value(value: unknown): string {
     this.values.push(value);
     return `$${this.values.length}`;
@@ -36,21 +36,21 @@ export class Where {
 
 export interface Listing<R> {
   readonly table: string;
-  /** Columns of the table that order it, newest first; the key tells apart what has one time. */
+  /** The columns that order the table, newest first. The key separates rows of the same time. */
   readonly time: string;
   readonly key: string;
   /** The key's type. */
   readonly keyType: "text" | "bigint";
   /** Conditions that one index answers in the order of the list: equality, and bounds of time. */
   readonly narrowed: readonly (readonly [condition: string, value: unknown])[];
-  /** What must be asked of each row `t` of the table. Those without a value are none. */
+  /** Filters on each row `t` of the table. A filter without a value does not apply. */
   readonly filters: readonly (readonly [condition: string, value: unknown])[];
-  /** The columns that are read of a row `t`. */
+  /** The columns to read of a row `t`. */
   readonly columns: string;
-  /** Another row that is read for each, and what is asked of it, which costs more. */
+  /** A second row to read for each row, with filters on it. This costs more. */
   readonly view?: {
     readonly columns: string;
-    /** Gives it, as `v`, to the row `s` of the table. */
+    /** Reads it, as `v`, for the row `s` of the table. */
     readonly row: string;
     readonly filters: readonly (readonly [condition: string, value: unknown])[];
   };
@@ -58,8 +58,8 @@ export interface Listing<R> {
 }
 
 /**
- * At most `limit` rows after `start`. No statement looks at more rows than MOST_SCANNED: where they do not fill the
- * page, it ends at the last of them, and the next one goes on there.
+ * At most `limit` rows after `start`. No statement scans more rows than MOST_SCANNED. If they do not fill the page, it
+ * ends at the last scanned row, and the next page starts there.
  */
 export async function newestFirst<R extends object>(
   lists: ListReads,
@@ -74,14 +74,14 @@ export async function newestFirst<R extends object>(
   const all = filters.length + viewed.length === 0;
   const end = all ? undefined : await scanEnd(lists, listing, start, patience);
   const where = narrow(listing, start);
-  // What is inserted meanwhile changes nothing between the two places.
+  // Rows inserted since do not lie between the two places.
   if (end !== undefined) where.always(`(${time}, ${key}) >= ${placed(where, end, listing.keyType)}`);
   const most = where.value(limit + 1);
   const conditions = (of: typeof filters) =>
     of.length === 0 ? "" : `where ${of.map(([text, value]) => text.replace("?", where.value(value))).join(" and ")}`;
   const scan = `select ${columns} from ${table} ${where.text} order by ${time} desc, ${key} desc`;
-  // `offset 0` keeps the planner from doing anything else first: whatever it believes, it reads the rows of one index in
-  // its order, asks each, and looks up the rest one at a time.
+  // `offset 0` fixes the plan whatever the statistics say: read the rows of one index in its order, filter each, and look
+  // up the second row one at a time.
   const found = await lists.read<R>(
     `select ${view?.columns ?? columns}
      from (select ${columns} from (${scan} ${all ? `limit ${most}` : "offset 0"}) t ${conditions(filters)} offset 0) s
@@ -95,7 +95,7 @@ export async function newestFirst<R extends object>(
   return { rows, rest: place(rows[limit - 1]!) };
 }
 
-/** The last of the rows that may be looked at; undefined where there are fewer. */
+/** The last row that may be scanned; undefined if there are fewer. */
 async function scanEnd<R>(
   lists: ListReads,
   listing: Listing<R>,
@@ -124,7 +124,7 @@ function placed(where: Where, at: PageStart, keyType: "text" | "bigint"): string
   return `(to_timestamp(${where.value(at.time)}::float8 / 1000), ${where.value(at.key)}::${keyType})`;
 }
 
-/** The condition of the first of these that has a value drives the index; the others are asked of each row. */
+/** The first of these with a value chooses the index; the others filter each row. */
 export function driven(
   choices: readonly (readonly [condition: string, value: unknown])[],
 ): [driver: (readonly [string, unknown])[], others: (readonly [string, unknown])[]] {

@@ -16,7 +16,7 @@ export interface PostgresOptions {
 
 export type Row = Record<string, unknown>;
 
-/** With a name it is planned once per connection; for those that run often. */
+/** A statement with a name is planned once per connection. Frequent statements have one. */
 export type Text = string | { readonly name: string; readonly text: string };
 
 /** A statement inside a transaction. */
@@ -24,7 +24,7 @@ export interface Tx {
   query<R extends object = Row>(text: Text, values?: readonly unknown[]): Promise<R[]>;
 }
 
-/** The longest read there is, on the server too; transactions set their own bound. Milliseconds. */
+/** The longest read, enforced by the server too. Transactions set their own bound. Milliseconds. */
 const STATEMENT_MS = 30_000;
 const INT8 = 20;
 const TIMESTAMPTZ = 1184;
@@ -47,14 +47,13 @@ export const DURABLE = `set_config('synchronous_commit', case current_setting('s
   when 'remote_apply' then 'remote_apply' else 'on' end, true) as durable`;
 
 /**
- * Connecting has a budget of its own: with TLS, seven times there and back to a database, then its first statement, which
- * can be slow. Milliseconds.
+ * The time for connecting: with TLS, seven round trips, then the first statement, which can be slow. Milliseconds.
  */
 export const CONNECT_MS = 2_500;
 
 /**
- * What every connection of this program is made with. `shared`: through a pooler, where nothing may be set.
- * `statementMs`: the server's own bound of a statement.
+ * The settings of every connection. `shared`: through a pooler, where nothing may be set. `statementMs`: the statement
+ * timeout of the server.
  */
 export function connectionSettings(
   url: string,
@@ -72,8 +71,8 @@ export function connectionSettings(
 }
 
 /**
- * Connections for reads of the admin listener, and for mutations. A statement that does not settle in time costs its
- * connection; the pool makes another.
+ * Connections for reads of the admin listener and for changes. A statement that does not settle in time costs its
+ * connection; the pool opens another.
  */
 export class Postgres {
   readonly #pool: pg.Pool;
@@ -86,7 +85,8 @@ export class Postgres {
       max: options.maxConnections,
       idleTimeoutMillis: 60_000,
     });
-    // An idle connection that dies says so here; a busy one, through its client. Unheard, either ends the process.
+    // An idle connection reports its loss here, a busy one through its client. Without a listener, either event would end
+    // the process.
     this.#pool.on("error", (error) => this.#onTrouble("database_connection_lost", safeCause(error)));
     this.#pool.on("connect", (client) => {
       client.on("error", (error) => this.#onTrouble("database_connection_lost", safeCause(error)));
@@ -99,7 +99,7 @@ export class Postgres {
 
   /**
    * One read. STORE_UNAVAILABLE where the database does not answer within `timeoutMs`. Rows that `trusted` refuses come
-   * from a server that must not be asked again: they are given, and their connection is destroyed.
+   * from a server that must not be used again: they are returned, and their connection is destroyed.
    */
   async read<R extends object = Row>(
     text: Text,
@@ -128,10 +128,10 @@ export class Postgres {
 
   /**
    * Runs `work` in one READ COMMITTED transaction on a server that is no standby, and commits; after a deadlock or a
-   * serialization failure again, at most three times. Whatever the server's default is, the commit waits for its own
-   * disk and for synchronous standbys. Resolves after the commit's acknowledgement. Rejects with what `work` threw (rolled back), with
-   * NOT_DONE where surely nothing was written, with OUTCOME_UNKNOWN where the commit may have happened: no answer, or
-   * one with a warning of class 01 (a synchronous standby that did not confirm).
+   * serialization failure again, at most three times. The commit waits for the server's disk and for synchronous
+   * standbys, whatever the server's default is. Resolves after the acknowledgement of the commit. Rejects with the error
+   * of `work` (rolled back), with NOT_DONE if certainly nothing was written, or with OUTCOME_UNKNOWN if the commit may
+   * have happened: no answer, or one with a warning of class 01 (a synchronous standby did not confirm).
    */
   async transaction<T>(work: (tx: Tx) => Promise<T>, timeoutMs = 5_000): Promise<T> {
     for (let attempt = 1; ; attempt++) {
@@ -214,7 +214,7 @@ async function run<R extends object>(
   return result.rows ?? [];
 }
 
-/** The driver's own time-out leaves the statement on the connection; ours makes the caller destroy it. */
+/** The driver's timeout leaves the statement on the connection. This one makes the caller destroy the connection. */
 async function withTimer<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
@@ -232,7 +232,7 @@ const BEGIN = `begin isolation level read committed; set local lock_timeout = '2
   set local idle_in_transaction_session_timeout = '1s'; set local statement_timeout = '60s';
   select pg_is_in_recovery() as in_recovery, ${DURABLE}`;
 
-/** A standby would answer the reads of a change by what was, and refuse only its first write: it is asked nothing. */
+/** Refuses a standby at once: it would answer the reads of a change with old rows, and refuse only the first write. */
 async function begin(client: pg.ClientBase, timeoutMs: number): Promise<void> {
   // Several statements in one message: a result for each.
   const results = (await withTimer(client.query(BEGIN), timeoutMs)) as unknown as pg.QueryResult[];
@@ -243,7 +243,7 @@ async function begin(client: pg.ClientBase, timeoutMs: number): Promise<void> {
   }
 }
 
-/** An answer after which the connection is good for nothing. */
+/** An error after which the connection cannot be used. */
 class Fatal extends AppError {}
 
 function isFatal(error: AppError): boolean {

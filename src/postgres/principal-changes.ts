@@ -64,7 +64,7 @@ export async function updatePrincipal(
   ...[tenant, name, change, etag, guard, actor]: Args<"updatePrincipal">
 ): Promise<Principal> {
   const target = { tenant, principal: name };
-  // What only takes away waits for no caller.
+  // A change that only removes rights does not need the caller's lock.
   if (change.state === "DISABLED") await lockTarget(tx, target);
   else await lockForRaising(tx, target, guard);
   const found = await lockPrincipal(tx, tenant, name);
@@ -153,7 +153,7 @@ async function lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or
   return principalOf(row);
 }
 
-/** What an earlier run of this call made, if its commit is there: a failover may have taken it, and another may have come. */
+/** The row that an earlier run of this call made, if its commit survived: a failover may have lost or replaced it. */
 async function ownPrincipal(tx: Tx, tenant: string, name: string, made: Principal | undefined) {
   if (made === undefined) return undefined;
   const [row] = await tx.query<PrincipalRow>(

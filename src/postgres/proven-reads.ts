@@ -4,7 +4,7 @@ import { AppError } from "../domain/errors.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
 import type { Postgres, Text } from "./pool.ts";
 
-/** Which life of which server this program follows. */
+/** The epoch that this program follows. */
 export interface Followed {
   readonly clock: Clock;
   /** Undefined before the first one is known: then nothing is proven. */
@@ -12,17 +12,17 @@ export interface Followed {
   /** Since when, by this process's clock, and the position up to which its log is applied. */
   sawEpoch(): number;
   applied(): number;
-  /** Another one answered: let the follower look. */
+  /** Another epoch answered: makes the follower poll. */
   wake(): void;
 }
 
-/** What is read again for so long: connections of a server that was left, and a follower that has not looked yet. */
+/** How long a read is repeated while old connections are replaced and the follower polls. Milliseconds. */
 const PATIENCE_MS = 600;
 const PAUSE_MS = 100;
 
 /**
- * Reads that decide what a change of authority does. Each shows in the same snapshot which server answered: rows of a
- * standby, or of another life, are not given, and their connection is destroyed.
+ * Reads that decide what a change of authority does. The snapshot of each shows which server answered. Rows of a standby
+ * or of another epoch are dropped, and their connection is destroyed.
  */
 export class ProvenReads {
   readonly #db: Pick<Postgres, "read">;
@@ -58,8 +58,9 @@ export class ProvenReads {
   }
 
   /**
-   * A server takes the snapshot of a statement before it runs it: one that was promoted in between shows its new epoch
-   * beside rows that it had as a standby. So the statement must have been sent in this epoch, and show what was known.
+   * A server takes the snapshot of a statement before it runs it. If it is promoted in between, it shows its new epoch
+   * beside rows that it had as a standby. So the statement must have been sent in this epoch, and its position must not
+   * be below the applied one.
    */
   #proves(row: EvidenceRow | undefined, sent: number, applied: number): boolean {
     if (row === undefined) return false;
@@ -69,7 +70,7 @@ export class ProvenReads {
   }
 }
 
-/** A select, with the evidence beside each row of it; one row of evidence alone where it gives none. */
+/** A select with the evidence beside each of its rows. A select without rows still gives one row of evidence. */
 export function proving(select: string, order = ""): string {
   return `select ${EVIDENCE}, found.*
     from ${HEAD}

@@ -6,7 +6,7 @@ import { appendRepeat } from "./audit-log.ts";
 import type { Tx } from "./pool.ts";
 import { readToken } from "./token-rows.ts";
 
-/** Registers the request, or finds what the first one with its id stored. */
+/** Registers the request, or returns the stored result of the first request with this id. */
 export async function claim(tx: Tx, of: Idempotency | undefined, tokenId: string): Promise<Repeated | undefined> {
   if (of === undefined) return undefined;
   await tx.query(
@@ -31,7 +31,7 @@ export async function claim(tx: Tx, of: Idempotency | undefined, tokenId: string
   return { kind: "repeated", salt: row.salt, token: await readToken(tx, row.token_id) };
 }
 
-/** Takes back what `claim` has registered. */
+/** Deletes the registration of `claim`. */
 export async function forget(tx: Tx, of: Idempotency | undefined): Promise<void> {
   if (of === undefined) return;
   await tx.query("delete from sallyport.requests where caller = $1 and request_id = $2", [of.caller, of.requestId]);

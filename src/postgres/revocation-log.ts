@@ -17,9 +17,9 @@ export interface RevocationLogOptions {
   readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
-/** A registration may take longer than a poll: without it nothing is cached, and every failed one is made anew. */
+/** A registration may take longer than a poll: nothing is cached without it, and a failed one starts again. */
 const REGISTER_MS = 2000;
-/** Pruning goes on at the next time where this one took so long. Milliseconds. */
+/** The time for one round of pruning. The next round continues. Milliseconds. */
 const PRUNE_MS = 400;
 
 type StateRow = EvidenceRow & {
@@ -37,17 +37,16 @@ type MissingRow = StateRow & { readonly missing: [id: string, bound: number, rea
 type ValidatorsRow = StateRow & { readonly rows: [id: string, bound: number, reaped: boolean, silent: number][] };
 
 /**
- * The log and the registry over direct connections: one polls, listens, registers and acknowledges; one, where there
- * are two, serves changes that wait and the housekeeping. A statement each; each shows which life of which server
- * answered. One that shows another epoch than it was asked for costs its connection and wakes the poll, which alone
- * decides that an epoch has begun.
+ * The log and the registry over direct connections. The first polls, listens, registers and acknowledges. The second, if
+ * there is one, serves waiting changes and housekeeping. Each call is one statement, and each answer shows its epoch. An
+ * answer of an unexpected epoch costs its connection and wakes the poll. Only the poll starts a new epoch.
  */
 export class PostgresRevocationLog implements RevocationLog {
   readonly #options: RevocationLogOptions;
   readonly #polls: DirectConnection;
   readonly #waits: DirectConnection;
   readonly #listeners: (() => void)[] = [];
-  /** What proves that a row is this process's own is made from this and the row's id. */
+  /** Makes the secret of a row from its id. The secret proves that the row belongs to this process. */
   readonly #mac = new Mac(randomBytes(32));
 
   constructor(options: RevocationLogOptions) {
@@ -81,7 +80,7 @@ export class PostgresRevocationLog implements RevocationLog {
     const hash = createHash("sha256").update(this.#secretOf(me)).digest();
     const before = old === undefined ? [null, null] : this.#own(old);
     const values = [...before, me, hash, epoch, boundMs, readerVersion, kids];
-    // Of whatever epoch: the poll that follows it tells.
+    // In any epoch: the next poll shows which.
     const row = await one<EvidenceRow & { done: boolean }>(this.#polls, sql.REGISTER, values, REGISTER_MS);
     return row.done;
   }
@@ -129,7 +128,7 @@ export class PostgresRevocationLog implements RevocationLog {
 
   /** Prunes what minting and the canary keep for a while, too: nothing else runs once a minute in one process. */
   async prune(): Promise<void> {
-    // A connection of its own: the lock that makes one leader ends with it, and deleting delays nobody.
+    // On a connection of its own: the leader's lock ends with it, and deleting delays no other statement.
     const connection = this.#connection("sallyport-prune", {});
     let over = false;
     const timer = setTimeout(() => (over = true), PRUNE_MS);
@@ -137,7 +136,7 @@ export class PostgresRevocationLog implements RevocationLog {
     try {
       const { got } = await one<{ got: boolean }>(connection, sql.LEAD, []);
       if (!got) return;
-      // Committed when it returns: nowhere is a row missed that the floor does not cover.
+      // Committed when it returns, so the floor covers every row that is deleted later.
       await one(connection, sql.RAISE_FLOOR, []);
       for (let deleted = sql.BATCH; deleted === sql.BATCH && !over; ) {
         deleted = (await one<{ done: number }>(connection, sql.PRUNE, [])).done;
@@ -179,7 +178,7 @@ export class PostgresRevocationLog implements RevocationLog {
     const { url, onTrouble } = this.#options;
     const onLost = (error: Error) => {
       onTrouble("database_connection_lost", error);
-      // Until it is there again, no NOTIFY comes.
+      // No NOTIFY arrives until it is open again.
       if (listen.channel !== undefined) this.#wake();
     };
     return new DirectConnection({ url, applicationName, ...listen, onLost });
@@ -189,7 +188,7 @@ export class PostgresRevocationLog implements RevocationLog {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Whether the statement ran in that epoch; if not, its connection is not asked again. */
+  /** True if the statement ran in that epoch. If not, its connection is dropped. */
   #check(connection: DirectConnection, epoch: string, row: EvidenceRow): boolean {
     if (row.epoch === epoch && !row.in_recovery) return true;
     connection.drop();
@@ -203,7 +202,7 @@ export class PostgresRevocationLog implements RevocationLog {
     throw new AppError("STORE_UNAVAILABLE", "another life of the database answered", { retryAfterMs: 1000 });
   }
 
-  /** Those who wait for a change go by time when this fails, and do not say why. */
+  /** Reports a failure: changes that wait then go by time, and their answers do not show why. */
   async #told<T>(answer: Promise<T>): Promise<T> {
     return answer.catch((error) => {
       this.#options.onTrouble("registry_read_failed", error);

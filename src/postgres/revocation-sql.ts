@@ -22,10 +22,10 @@ const STATE = `${EVIDENCE}, s.max_bound_ms, named.names,
   case when substr(s.settled, strpos(s.settled, '#') + 1) = named.names then split_part(s.settled, '#', 1) end as settled`;
 const FROM = `${HEAD} cross join ${NAMES} named`;
 
-// Flushed here before it is answered, so that the crash of a backend loses nothing inside an epoch. No standby is waited
-// for: with its failover an epoch ends, and with it all that the registry says.
+// The server flushes before it answers, so the crash of a backend loses nothing inside an epoch. It waits for no standby:
+// a failover ends the epoch, and the registry with it.
 const LOCAL = "set_config('synchronous_commit', 'local', true) as durable";
-// Losing it costs a wait.
+// Losing it only makes a change wait longer.
 const LAZY = "set_config('synchronous_commit', 'off', true) as durable";
 
 function writing(name: string, call: string, durability: string): Statement {
@@ -48,7 +48,7 @@ from ${FROM} cross join (
 ) page`,
 };
 
-/** $1 own row before or null, $2 its secret, $3 own row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8 kids. */
+/** $1 earlier row or null, $2 its secret, $3 new row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8 kids. */
 export const REGISTER = writing(
   "register",
   "sallyport.validator_join($1::uuid, $2::bytea, $3::uuid, $4::bytea, $5::text, $6::int, $7::int, $8::text[])",
@@ -98,7 +98,7 @@ export const SETTLE = writing(
   LOCAL,
 );
 
-/** $1 the epoch that was seen. */
+/** $1 the epoch to leave. */
 export const DRAW = writing(
   "draw",
   "case when now.epoch = $1::text then sallyport.draw_incarnation(split_part($1::text, '/', 2)::uuid) end",
@@ -120,7 +120,7 @@ export const PRUNE: Statement = {
   text: `select sallyport.rev_prune(${BATCH}) as done, ${LAZY}`,
 };
 
-// With a request its salt goes, from which a minted secret could be made again.
+// Also deletes the salt, from which a minted secret could be made again.
 export const FORGET_REQUESTS: Statement = {
   name: "sallyport-forget-requests",
   text: forgetting("requests", "at < clock_timestamp() - interval '10 min'"),

@@ -26,8 +26,8 @@ const FREE = revoking("sallyport-revoke", "skip locked");
 const ANY = revoking("sallyport-revoke-one", "");
 
 /**
- * Revocations of single tokens. While one transaction is under way those that arrive wait, and share the next one: the
- * log's head is locked once for all of them. Each keeps its own audit row and its own answer.
+ * Revocations of single tokens. Those that arrive during a transaction wait and share the next one, which locks the head
+ * of the log once. Each has its own audit row and its own answer.
  */
 export class RevokeQueue {
   readonly #db: Postgres;
@@ -59,7 +59,7 @@ export class RevokeQueue {
     try {
       const done = await this.#db.transaction((tx) => revokeAll(tx, batch, FREE));
       for (const waiting of batch) {
-        // Somebody holds the row: it must not keep the others, nor those that come after them.
+        // Another transaction holds the row. It must not delay the others.
         if (done.value.busy.has(waiting.id)) void this.#alone(waiting);
         else answer(waiting, done);
       }
@@ -81,11 +81,11 @@ const RANKS: readonly Rank[] = ["operator", "admin", "other"];
 
 interface Revoked {
   readonly tokens: ReadonlyMap<string, Token>;
-  /** Ids of those that were revoked before. */
+  /** Ids of tokens that were revoked before. */
   readonly already: ReadonlySet<string>;
-  /** Those who repeated too often, and what they are told. */
+  /** Repeats beyond the limit, with their errors. */
   readonly refused: ReadonlyMap<Revoke, unknown>;
-  /** Ids of those that somebody else holds: they were left alone. */
+  /** Ids of tokens whose rows another transaction holds. They are unchanged. */
   readonly busy: ReadonlySet<string>;
 }
 
@@ -94,7 +94,7 @@ function answer(waiting: Waiting, done: Committed<Revoked>): void {
   try {
     if (token === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
     if (!done.value.already.has(token.id)) checkMayEnd(waiting.actor.rank, token.scopes);
-    // The statement alone says that a row is revoked: whoever it spared it from hears no OK.
+    // Only the row shows that a token is revoked. If the statement spared it, the caller gets no OK.
     if (token.revokeTime === undefined) throw mayNotEnd();
     if (done.value.refused.has(waiting)) throw done.value.refused.get(waiting);
     waiting.resolve({ ...done, value: token });
@@ -108,7 +108,7 @@ type RevokedRow = ProofRow & (({ busy: boolean; already: boolean } & TokenRow) |
 async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<Committed<Revoked>> {
   const first = new Map<string, Revoke>();
   const ranked = RANKS.flatMap((rank) => batch.filter(({ actor }) => rankText(actor.rank) === rank));
-  // Of those who name the same token, the one with the most rights decides whether it ends.
+  // If several callers name the same token, the one with the highest rank decides.
   for (const revoke of ranked) if (!first.has(revoke.id)) first.set(revoke.id, revoke);
   const revokes = [...first.values()];
   const rows = await tx.query<RevokedRow>(text, [
@@ -133,7 +133,7 @@ async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<
   return proven({ tokens, already, busy, refused }, rows[0]);
 }
 
-/** Who finds the token revoked, by an earlier call or by another of the batch; what those are told who may not. */
+/** Writes the audit rows of calls whose token an earlier call, or another call of the batch, revoked. Returns refusals. */
 async function tellRepeats(tx: Tx, repeats: readonly { revoke: Revoke; token: Token }[]): Promise<Revoked["refused"]> {
   const refused = new Map<Revoke, unknown>();
   if (repeats.length === 0) return refused;
@@ -157,10 +157,9 @@ async function tellRepeats(tx: Tx, repeats: readonly { revoke: Revoke; token: To
 }
 
 /**
- * $1 ids, $2 by whom and $3 why each is revoked if it is not, $4 and $5 address and request of the audit rows, $6 the
- * ranks of whom: one statement, so that nobody else's change waits for our round trips. A row that was there when the
- * statement began and was changed since is revoked as it is now: `mine` locks its latest version, and the update goes on
- * to that.
+ * $1 ids, $2 actors, $3 reasons, $4 addresses, $5 request ids, $6 ranks of the actors. One statement, so that other
+ * changes do not wait for round trips of this one. A row that was changed since the statement began is revoked in its
+ * latest version: `mine` locks that version, and the update follows it.
  */
 function revoking(name: string, others: "skip locked" | ""): Text {
   const text = `

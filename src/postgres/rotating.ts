@@ -13,7 +13,7 @@ import type { Tx } from "./pool.ts";
 import { auditRepeat, claim, forget } from "./requests.ts";
 import { insertToken, parentOf, readHeld, readToken } from "./token-rows.ts";
 
-/** Replaces a token by a new one of the same rights and the same parent, and gives the old one its end. */
+/** Replaces a token by a new one with the same rights and the same parent, and sets the end of the old one. */
 export async function rotate(
   tx: Tx,
   id: string,
@@ -36,9 +36,9 @@ export async function rotate(
   await lockTokens(tx, [guard.callerTokenId, id]);
   const { now, n } = await rereadOwners(tx, before.tenant, before.principal);
   const made = await readHeld(tx, id);
-  // This very call has made it: its commit came through a failover, and it was run again.
+  // An earlier run of this call made it, and its commit survived a failover.
   if (made.rotatedTo === fresh.id) {
-    // A revocation has made its request forgotten since: it stays so.
+    // A revocation has deleted the request since. Keep it deleted.
     await forget(tx, idempotency);
     await auditRepeat(tx, actor, "token.rotate", id, made);
     return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
@@ -63,7 +63,7 @@ export async function rotate(
     familyLife: judged.familyLife,
     rotatedFrom: id,
   });
-  // Without an overlap it is revoked as well: an end by time alone would be undone by a clock that is set back.
+  // Without an overlap the old token is also revoked: a clock that is set back would undo an end by time alone.
   await tx.query(
     `update sallyport.tokens set rotated_to = $2,
        expire_time = least(expire_time, to_timestamp(($3::float8 + $4::float8) / 1000)),
@@ -88,7 +88,7 @@ export async function rotate(
   return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
 }
 
-/** One who was ended by its own rotation is told its answer again, as long as what it made is live. */
+/** A token that its own rotation ended may repeat that request while the new token is live. */
 function checkRepeat(repeated: Repeated | undefined, callerTokenId: string | undefined): void {
   const token = repeated?.token;
   if (
@@ -114,7 +114,7 @@ async function judgedRotation(
   return { expire, familyLife: old.familyLife, counted: false };
 }
 
-/** Whoever repeats a rotation learns that it is done only once that is as certain as the first answer would have been. */
+/** Refuses a second rotation after a commit, so that the refusal is as durable as the answer to the first. */
 async function rotatedBefore(tx: Tx, old: Token, actor: AuditActor, of: Idempotency | undefined): Promise<AppError> {
   const refusal = alreadyRotated(old);
   const metadata = { reason: refusal.reason, ...refusal.metadata };

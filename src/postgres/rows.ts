@@ -5,14 +5,14 @@ import type { PrincipalChange, TenantChange } from "../revocation/authority-stor
 
 // ---------------------------------------------------------------------------------------------------- the column map
 
-/** A column, and how its values and those of the domain become each other. Without a function they are the same. */
+/** A column, and how its values map to those of the domain. Without functions they are the same. */
 interface Column {
   readonly name: string;
-  /** The value of the domain as a parameter of a statement. */
+  /** Makes the parameter of a statement from a value of the domain. */
   readonly parameter?: (value: never) => unknown;
-  /** SQL that turns that parameter into the column's value. */
+  /** SQL that makes the column's value from that parameter. */
   readonly sql?: (parameter: string) => string;
-  /** The value of the domain, of what a row has. */
+  /** Makes the value of the domain from that of a row. */
   readonly value?: (column: never) => unknown;
 }
 
@@ -36,7 +36,7 @@ const time = (name: string): Column => ({
 });
 const bytes = (name: string): Column => ({ name, parameter: (value: string) => Buffer.from(value, "latin1") });
 
-/** The fields of a Token that are in its own row: selected, inserted, copied and updated by this map. */
+/** The fields of a Token that its row stores. This map selects, inserts, copies and updates them. */
 const STORED = {
   id: plain("id"),
   kid: plain("kid"),
@@ -71,7 +71,7 @@ const VIEWED = {
   state: plain("state"),
 } satisfies Record<Exclude<keyof Token, keyof typeof STORED>, Column>;
 
-/** What a token's family was given. */
+/** The grant of a token's family. */
 const FAMILY = {
   family: plain("family"),
   familyTime: time("family_time"),
@@ -104,7 +104,7 @@ export const TOKEN_COLUMNS = `${storedColumns("v")}, ${listed(VIEWED, "v")}`;
 /** Columns of `sallyport.token_view v` that make a Held. */
 export const HELD_COLUMNS = `${TOKEN_COLUMNS}, ${listed(FAMILY, "v")}`;
 
-/** A row with TOKEN_COLUMNS: `tokenOf` reads all of them, others these two. */
+/** A row with TOKEN_COLUMNS. `tokenOf` reads all of them; other code reads these two. */
 export interface TokenRow {
   readonly id: string;
   readonly create_time: number;
@@ -114,7 +114,7 @@ export function tokenOf(row: TokenRow): Token {
   return read(TOKEN, row) as unknown as Token;
 }
 
-/** Of a row with HELD_COLUMNS. A row that is older than the notes about families counts as the first of its own. */
+/** Reads a row with HELD_COLUMNS. A row from before families were recorded counts as the first of its family. */
 export function heldOf(row: TokenRow): Held {
   const token = tokenOf(row);
   const family = read(FAMILY, row) as unknown as Pick<Held, "family" | "familyTime" | "familyLife">;
@@ -155,7 +155,7 @@ export function insertToken(fields: Fields): { text: string; values: readonly un
   return { text: `insert into sallyport.tokens (${columns.join(", ")}) values (${sql.join(", ")})`, values };
 }
 
-/** The statement that sets these fields of a token, and what `more` assigns. */
+/** The statement that sets these fields of a token. `more`: further assignments. */
 export function updateToken(
   id: string,
   fields: Fields,
@@ -232,7 +232,7 @@ export const TENANT_FIELDS: Record<keyof TenantChange, string> = {
   annotations: "annotations",
 };
 
-/** `column = $n` for each field of the change that is in the table; values from `$first` on. */
+/** `column = $n` for each field of the change that `columns` has. Parameters count from `$first` on. */
 export function assignments(change: object, columns: Record<string, string>, first = 3) {
   const parts: string[] = [];
   const values: unknown[] = [];

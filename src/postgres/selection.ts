@@ -3,8 +3,8 @@ import { ANY_OF_THEM } from "./holders.ts";
 import { Where } from "./newest-first.ts";
 
 /**
- * Tokens that could be accepted, now or some day: also those of a principal that is disabled for now. Not by the view,
- * whose usage nobody asks for, and whose states are those after a cut. What is the same for all rows is read once.
+ * Tokens that could be accepted, now or later. That includes those of a disabled principal. It does not use the view,
+ * which reads the last use and shows states after a cut. Values that are equal for all rows are read once.
  */
 export function selected(selection: RevokeSelection): { made: string; from: string; where: Where } {
   const where = new Where();
@@ -49,14 +49,14 @@ function nameSelected(where: Where, tenant: string, selection: RevokeSelection):
   where.add("t.create_time < to_timestamp(?::float8 / 1000)", createdBefore);
   if (hints === undefined && digests === undefined && ids === undefined) return;
   const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
-  // First which they are, each by its index: a choice between three is none.
+  // Collects the ids first, each by its index: an `or` of three conditions would use none.
   where.always(`t.id = any(array(
     select id from sallyport.tokens where tenant = ${tenant} and hint = any(${where.value(hints ?? [])})
     union all select id from sallyport.tokens where digest = any(${where.value(bytes)})
     union all select id from unnest(${where.value(ids ?? [])}::text[]) id))`);
 }
 
-/** `made`: the named ones, whatever was made by one of them, and whatever replaced one of them; dead or not. */
+/** `made`: the named tokens, and repeatedly the tokens that they minted or that replaced them. Dead ones count too. */
 function descent(named: Where, tenant: string): string {
   return `with recursive made (id, hint, family) as (
     select t.id, t.hint, t.family from sallyport.tokens t ${named.text}

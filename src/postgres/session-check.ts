@@ -4,14 +4,13 @@ import { connectionSettings } from "./pool.ts";
 import { sqlstate } from "./sqlstate.ts";
 
 const PROTOCOL_VIOLATION = "08P01";
-/** No server's default: whoever does not have it was not given what it asked for. Milliseconds. */
+/** No server's default. A session without it did not get its startup options. Milliseconds. */
 const MARK_MS = 54_321;
 const ADVICE = "give the way past it as database.direct_url";
 
 /**
- * Refuses a direct URL that leads through a pooler: what a session is asked for at its start, and what LISTEN and
- * advisory locks leave in it, would be missing, or stay for others. Whatever else is wrong with the database, its first
- * use says.
+ * Refuses a direct URL that leads through a pooler. There, startup options, LISTEN and advisory locks would be lost or
+ * stay behind for other clients. The first use of the database reports every other fault.
  */
 export async function checkDirectSession(url: string): Promise<void> {
   const client = new pg.Client(connectionSettings(url, "sallyport-check", false, MARK_MS));

@@ -8,9 +8,9 @@ import pg from "pg";
 export interface SessionSetting {
   readonly name: string;
   readonly value: string;
-  /** What happens with another value. */
+  /** The consequence of another value. */
   readonly otherwise: string;
-  /** What is as good, as a condition on the setting `v`. Without it, only the value itself. */
+  /** A condition on the setting `v` that other good values meet. Without it, only `value` is good. */
   readonly good?: string;
 }
 
@@ -50,7 +50,7 @@ export const SESSION_SETTINGS: readonly SessionSetting[] = [
   },
 ];
 
-/** Only where it can be set: whatever the time zone is, times are read rightly, and logs of the server are easier to read. */
+/** Set where possible, for the server's logs. Times are read correctly in every time zone. */
 const ALSO: readonly Pick<SessionSetting, "name" | "value">[] = [{ name: "timezone", value: "UTC" }];
 
 /** Startup options as the server reads them, for connections that are not shared. */
@@ -69,18 +69,18 @@ export function startupSettings(
 ): Pick<pg.ClientConfig, "connectionString" | "options"> {
   const ours = [...STARTUP_OPTIONS];
   if (statementMs !== undefined) ours.push(startupOption({ name: "statement_timeout", value: String(statementMs) }));
-  // The driver takes PGOPTIONS only where no other options are given.
+  // The driver uses PGOPTIONS only if there are no other options.
   const given = IN_URL.exec(url)?.[2];
   if (given === undefined) {
     const options = [asRead(url).options ?? "", ...ours].join(" ").trim();
     return { connectionString: url, options };
   }
-  // The driver believes the URL before anything else.
+  // The URL wins over all other settings of the driver.
   const added = encodeURIComponent(` ${ours.join(" ")}`);
   return { connectionString: url.replace(IN_URL, (_, name: string) => `${name}${given}${added}`) };
 }
 
-/** Whether `url` leads through something else than `directUrl`: a pooler. Another login on one server is none. */
+/** True if `url` leads to another host or port than `directUrl`: a pooler. A different login is none. */
 export function isShared(url: string, directUrl: string | undefined): boolean {
   return directUrl !== undefined && place(url) !== place(directUrl);
 }
@@ -90,7 +90,7 @@ function place(url: string): string {
   return `${host}:${port}`;
 }
 
-/** What the driver makes of the URL and libpq's variables. Connects to nothing. */
+/** Reads the URL and libpq's variables as the driver does. Does not connect. */
 function asRead(url: string): { host: string; port: number; options?: string } {
   const client = new pg.Client({ connectionString: url });
   return (client as unknown as { connectionParameters: ReturnType<typeof asRead> }).connectionParameters;
@@ -106,7 +106,7 @@ select format('%I', session_user) as login, array(
   ).join(" union all ")}
 ) as wrong`;
 
-/** What the operator reads where sessions behind a pooler have other settings; undefined where all is well. */
+/** The message for the operator if sessions behind a pooler have wrong settings. Undefined: none is wrong. */
 export function sessionProblem(row: { login: string; wrong: readonly string[] }): string | undefined {
   const wrong = SESSION_SETTINGS.filter(({ name }) => row.wrong.includes(name));
   if (wrong.length === 0) return undefined;

@@ -10,14 +10,14 @@ function wireOf(client: pg.Client): Wire {
   return (client as unknown as { connection: Wire }).connection;
 }
 
-/** Ends a session at once, with all that is under way on it. `end()` would wait for a server that does not answer. */
+/** Ends a session and its statements immediately. `end()` would wait for a server that does not answer. */
 export function destroySession(client: pg.Client): void {
   wireOf(client).stream.destroy();
 }
 
 /**
- * To be called before it connects. Tells whether its server was a standby at any time of the session: one that has been
- * promoted since may still answer from a snapshot that it took before. The server says so by itself, from version 14 on.
+ * Returns whether the server was a standby at any time of the session. After its promotion it may still answer from an
+ * earlier snapshot. Call it before the client connects. The server reports this state from version 14 on.
  */
 export function standbyWatch(client: pg.Client): () => boolean {
   let standby = false;

@@ -1,7 +1,7 @@
 // postgres/: the truth. Nothing here decides whether a token is valid.
 import { AppError } from "../domain/errors.ts";
 
-/** The states that this room acts upon (PostgreSQL documentation, appendix A). */
+/** The states that this folder handles (PostgreSQL documentation, appendix A). */
 export const SQLSTATE = {
   uniqueViolation: "23505",
   foreignKeyViolation: "23503",
@@ -14,17 +14,17 @@ export const SQLSTATE = {
   invalidSchema: "3F000",
 } as const;
 
-/** The SQLSTATE of an error that the server sent; undefined for one that it did not (a cut, a timeout). */
+/** The SQLSTATE of an error from the server; undefined for others (a lost connection, a timeout). */
 export function sqlstate(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null)?.code;
   return typeof code === "string" && /^[0-9A-Z]{5}$/.test(code) && isServerError(error) ? code : undefined;
 }
 
-/** What a state means: for the change whose statement it ended, for the connection, and in words for the caller. */
+/** The meaning of a state: for the change, for the connection, and in words for the caller. */
 export interface Meaning {
-  /** `again`: the transaction is worth another run. INTERNAL: the statement itself is wrong, which is a bug. */
+  /** `again`: run the transaction again. INTERNAL: the statement is wrong, which is a bug. */
   readonly change: "NOT_DONE" | "INTERNAL" | "again";
-  /** `destroy`: what answers on it is the wrong server, or soon none, or no longer has what was prepared there. */
+  /** `destroy`: the server is the wrong one, is going away, or has lost its prepared statements. */
   readonly connection: "keep" | "destroy";
   readonly words: string;
 }
@@ -40,7 +40,7 @@ const SCHEMA = "the database's schema is not the one of this program";
 const PREPARED =
   "what this program prepared on its database connection is gone: the schema changed, or a pooler does not keep it";
 
-/** State, or class of states by its first characters, to what it means; the longest that fits. All else is a bug. */
+/** The meaning of a state, or of a class by its first characters. The longest match wins. Anything else is a bug. */
 export const MEANINGS: Readonly<Record<string, Meaning>> = {
   "08": row("NOT_DONE", "destroy", "the connection to the database failed"),
   "0A000": row("NOT_DONE", "destroy", PREPARED),
@@ -74,17 +74,17 @@ export const MEANINGS: Readonly<Record<string, Meaning>> = {
 const LOST = row("NOT_DONE", "destroy", "the database can not be reached");
 const BUG = row("INTERNAL", "keep", "the database refused the statement");
 
-/** What an error of the driver means; of an error that the server did not send, too. */
+/** The meaning of an error of the driver, also of one that the server did not send. */
 export function meaningOf(error: unknown): Meaning {
   const state = sqlstate(error);
   if (state === undefined) return LOST;
   const known = MEANINGS[state] ?? MEANINGS[state.slice(0, 2)];
   if (isPlainRefusal(error)) return known ?? BUG;
-  // FATAL and PANIC end the session, whatever the state.
+  // FATAL and PANIC always end the session.
   return { ...LOST, words: known?.words ?? LOST.words };
 }
 
-/** Whether a connection can serve others after this error. */
+/** True if the connection can be used after this error. */
 export function keepsConnection(error: unknown): boolean {
   return isPlainRefusal(error) && meaningOf(error).connection === "keep";
 }
@@ -95,7 +95,7 @@ export function unreadable(error: unknown, silent = "the database did not answer
   return new AppError("STORE_UNAVAILABLE", words, { retryAfterMs: 1000, cause: safeCause(error) });
 }
 
-/** Whether the server refused the statement and lives on; FATAL and PANIC leave open what happened. */
+/** True if the server refused the statement and keeps running. After FATAL and PANIC the outcome is open. */
 export function isPlainRefusal(error: unknown): boolean {
   return isServerError(error) && (error as { severity?: string }).severity === "ERROR";
 }

@@ -49,7 +49,7 @@ async function writeTokenChange(
   const end = asker && (await endOf(tx, token, change, rule, rights, asker));
   if (asker === undefined || end === undefined) return write(tx, token.id, fields);
   if (!isLater(token.expireTime, end.expire)) return write(tx, token.id, { ...fields, expireTime: end.expire });
-  // What was shortened by hand does not renew itself to what it was.
+  // A token that was shortened by hand must not renew itself to its earlier life.
   const familyLife = earlier(token.familyLife, end.expire! - asker.now);
   await write(tx, token.id, { ...fields, expireTime: end.expire, familyLife }, [
     "family_time = coalesce(family_time, create_time)",
@@ -62,7 +62,7 @@ async function write(tx: Tx, id: string, fields: Fields, more?: readonly string[
   await tx.query(text, values);
 }
 
-/** The end that a change sets; undefined: none. */
+/** The end that a change sets. Undefined: it sets none. */
 async function endOf(
   tx: Tx,
   token: Held,
@@ -81,7 +81,7 @@ async function endOf(
 export async function revokeFamily(tx: Tx, id: string, reason: string, actor: AuditActor): Promise<Token> {
   const token = await readHeld(tx, id);
   const { family } = token;
-  // Again until no row is left: a rotation may have added one while the update waited for its lock.
+  // Repeats until no row is left: a rotation may have added one while the update waited for its lock.
   const revoked: string[] = [];
   for (;;) {
     const held = await tx.query<{ scopes: string[] }>(

@@ -11,7 +11,7 @@ import { CONNECT_MS, connectionSettings } from "./pool.ts";
 import { destroySession, standbyWatch } from "./session.ts";
 import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
-// The one statement of a look-up. An unknown token still gives position and epoch.
+// The only statement of a lookup. For an unknown token it still returns position and epoch.
 const LOOK_UP = {
   name: "sallyport-look-up",
   text: `
@@ -32,7 +32,7 @@ from ${HEAD}
 };
 
 const QUERY_CANCELED = "57014";
-/** The server's own bound: of a read that nobody waits for any more. Milliseconds. */
+/** The server's bound for a read whose caller has given up. Milliseconds. */
 const STATEMENT_MS = 500;
 
 interface LookUpRow extends EvidenceRow {
@@ -99,12 +99,12 @@ export class PostgresTokenReader implements TokenReader {
     this.#slots = new Array(options.connections).fill(undefined);
   }
 
-  /** Opens what is not open, before anybody waits for it. */
+  /** Opens all connections before the first call needs one. */
   warmUp(): void {
     for (const at of this.#slots.keys()) this.#slot(at);
   }
 
-  /** Whether there is a connection that has answered a look-up. */
+  /** True if a connection has answered a lookup. */
   get warm(): boolean {
     return this.#slots.some((slot) => slot?.warm === true);
   }
@@ -118,9 +118,9 @@ export class PostgresTokenReader implements TokenReader {
       try {
         return await this.#readOn(slot, digest, deadline);
       } catch (error) {
-        // Of a connection that was given up for what another read met: this one may ask once more.
+        // Another read gave up this connection. This read may try once more.
         const givenUp = this.#slots[at] !== slot;
-        // One that was still being opened is kept: it is late for this call only.
+        // A connection that is still opening is kept. It is late for this call only.
         if (!givenUp && warm && !keepsConnection(error)) {
           this.#destroy(slot);
           this.#options.onTrouble("database_connection_lost", safeCause(error));
@@ -180,7 +180,7 @@ export class PostgresTokenReader implements TokenReader {
     return slot;
   }
 
-  /** The next in turn; one that is still being opened only where no other is there. */
+  /** The next connection in turn. It prefers a warm one over one that is still opening. */
   #choose(): number {
     const first = this.#next++;
     const order = this.#slots.map((_, i) => (first + i) % this.#slots.length);
@@ -189,7 +189,7 @@ export class PostgresTokenReader implements TokenReader {
     return warm ?? order[0]!;
   }
 
-  /** At once, with all that is under way on it: `end()` would let that finish, and wait for a server that may be away. */
+  /** Ends it and its statements immediately. `end()` would wait for a server that may be away. */
   #destroy(slot: Slot | undefined): void {
     if (slot === undefined) return;
     const at = this.#slots.indexOf(slot);
@@ -199,8 +199,8 @@ export class PostgresTokenReader implements TokenReader {
 }
 
 /**
- * Connects, and looks up what is no token: a session's first look-up can be much slower than what a call waits for, and
- * is part of the connecting. However late, the connection is then kept for the calls that follow.
+ * Connects and makes one lookup of no token. The first lookup of a session can take longer than a call may wait, so it is
+ * part of connecting. A late connection is kept for the next calls.
  */
 async function connected(client: pg.Client): Promise<pg.Client> {
   try {
@@ -243,7 +243,7 @@ function snapshotOf(
     tenant: row.tenant,
     profile: row.profile,
     principal: row.principal,
-    // A child shows what it has of its parent's, whatever its own row says.
+    // A child has only the rights that its parent still has.
     scopes: parent === undefined ? row.scopes : withinParent(row.scopes, row.parent_scopes),
     audiences: row.audiences.length === 0 && parent !== undefined ? parent.audiences : row.audiences,
     allowedCidrs: row.allowed_cidrs,
@@ -254,7 +254,7 @@ function snapshotOf(
     disabled: row.disabled,
     notBefore: row.not_before_time ?? undefined,
     expire: earlier(row.expire_time ?? undefined, parent?.expire),
-    // A missing row of its principal, tenant or parent refuses.
+    // If the row of its principal, tenant or parent is missing, the token counts as cut.
     cut: row.orphan || (row.cut ?? true),
     principalState: row.principal_state ?? "DELETED",
     tenantState: row.tenant_state ?? "SUSPENDED",

@@ -11,19 +11,19 @@ export async function readToken(tx: Tx, id: string): Promise<Token> {
   return tokenOf(rows[0]);
 }
 
-/** A token with what its family was given. */
+/** A token with the grant of its family. */
 export async function readHeld(tx: Tx, id: string): Promise<Held> {
   const rows = await tx.query<TokenRow>(`select ${HELD_COLUMNS} from sallyport.token_view v where v.id = $1`, [id]);
   if (rows[0] === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
   return heldOf(rows[0]);
 }
 
-/** The row of a token's parent; `lockTokens` has locked it with the token. */
+/** The parent of a token. `lockTokens` has locked it with the token. */
 export async function parentOf(tx: Tx, token: Token): Promise<Held | undefined> {
   return token.parent === "" ? undefined : readHeld(tx, token.parent);
 }
 
-/** All that a new row says of itself; the other columns have their defaults. */
+/** The fields of a new row. The other columns have their defaults. */
 interface Inserted extends NewToken, Pick<Held, "createTime" | "notBeforeTime" | "expireTime" | "parent"> {
   readonly issuedPosition: number;
   readonly family: string;

@@ -27,12 +27,12 @@ const BY_DIGEST = {
   text: proving(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`),
 };
 
-/** For a bulk revocation, which reads much. Milliseconds. */
+/** The time for the reads of a bulk revocation, which are long. Milliseconds. */
 const SELECT_MS = 30_000;
 
 /**
- * The records, as they are now. Reads of the admin listener; validation has its own statement. All but the lists may
- * decide what a change does, and are proven.
+ * The reads of the admin listener. Validation has its own statement. A change may depend on every read but the lists, so
+ * those reads are proven.
  */
 export class PostgresTokenStore implements TokenStore {
   readonly #db: Postgres;
@@ -58,7 +58,7 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async list(filter: TokenFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Token>> {
-    // Each has its index, except where another has already chosen one. A hint is of hardly more than one token.
+    // Each of them has an index. A hint belongs to hardly more than one token, so it comes first.
     const [driver, others] = driven([
       ["hint = ?", filter.hint],
       ["principal = ?", filter.principal],
@@ -120,7 +120,7 @@ export class PostgresTokenStore implements TokenStore {
     patience?: Patience,
   ): Promise<{ count: number; ids: string[] }> {
     const few = selected(selection);
-    // Beside the lists, for it may be as long, and proven: a standby misses tokens.
+    // It can be as long as a list, so it uses their connections. It is proven, because a standby misses tokens.
     const read: Postgres["read"] = (text, values = [], mostMs, trusted) =>
       this.#lists.read(typeof text === "string" ? text : text.text, values, patience, mostMs, trusted);
     const proven = new ProvenReads({ read }, this.#followed);
@@ -130,7 +130,7 @@ export class PostgresTokenStore implements TokenStore {
       SELECT_MS,
     );
     const ids = rows.map((row) => row.id);
-    // Only a long list needs another statement to be counted.
+    // Only a long list needs a second statement for its count.
     if (ids.length < most) return { count: ids.length, ids };
     const all = selected(selection);
     const counted = await proven.rows<{ count: number }>(
@@ -141,7 +141,7 @@ export class PostgresTokenStore implements TokenStore {
     return { count: counted.rows[0]?.count ?? 0, ids };
   }
 
-  /** When the last of the administrators that `bootstrap` made ends; undefined: never, or none is live. */
+  /** When the last live administrator of `bootstrap` expires. Undefined: never, or none is live. */
   async firstAdminEnds(): Promise<{ hint: string; expireTime: number } | undefined> {
     const rows = await this.#db.read<{ hint: string; expire_time: number | null }>(
       `select v.hint, v.expire_time from sallyport.token_view v
@@ -152,7 +152,7 @@ export class PostgresTokenStore implements TokenStore {
     return row === undefined || row.expire_time === null ? undefined : { hint: row.hint, expireTime: row.expire_time };
   }
 
-  /** Those of the peppers that every running instance has. */
+  /** The peppers among `kids` that every running instance has. */
   async kidsOfAll(kids: readonly string[]): Promise<string[]> {
     const { rows } = await this.#proven.rows<{ kid: string }>(
       proving(

@@ -1,7 +1,7 @@
 import type { LastUseStore } from "../validation/ports.ts";
 import type { Postgres } from "./pool.ts";
 
-/** Last use, in a table of its own: nothing that validation waits for, nothing that takes a position. */
+/** Last use, in a table of its own. Validation does not wait for it, and it takes no position. */
 export class PostgresUsageStore implements LastUseStore {
   readonly #db: Postgres;
 
@@ -11,9 +11,9 @@ export class PostgresUsageStore implements LastUseStore {
 
   async flush(uses: readonly { tokenId: string; time: number; address: string }[]): Promise<void> {
     await this.#db.transaction(async (tx) => {
-      // A hint for people: neither a disk nor a standby is waited for.
+      // A hint for people, so the commit waits for neither disk nor standby.
       await tx.query("set local synchronous_commit = off");
-      // A use whose address nobody told leaves the last one that was told.
+      // A use without an address keeps the last known address.
       await tx.query(
         `insert into sallyport.token_usage as u (token_id, last_use_time, last_use_address)
            select id, to_timestamp(at / 1000), address from unnest($1::text[], $2::float8[], $3::text[]) w (id, at, address)

@@ -3,6 +3,7 @@ import type pg from "pg";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { AppError } from "../../src/domain/errors.ts";
 import type { Rank } from "../../src/domain/rights.ts";
+import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
 import { auditRow, byHand, migrated } from "./migrated.ts";
@@ -35,9 +36,8 @@ async function created(...scopes: string[]): Promise<string> {
   // Chunks lock in the order of ids.
   const id = `tok_${String(++made).padStart(22, "0")}`;
   const token = { id, digest: randomBytes(32).toString("latin1"), kid: "1", hint: "sp_adm_1abcdefgh", createdBy: "x" };
-  const rest = { displayName: "", description: "", audiences: [], allowedCidrs: [], annotations: {} };
   const whose = { tenant: "default", profile: "adm", principal: "user:ann", scopes };
-  await store.createToken({ ...token, ...whose, ...rest }, HOUR, NOBODY, UNLIMITED, by("operator"));
+  await store.createToken({ ...NOTHING_GIVEN, ...token, ...whose }, HOUR, NOBODY, UNLIMITED, by("operator"));
   return id;
 }
 

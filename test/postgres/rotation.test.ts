@@ -3,6 +3,7 @@ import type pg from "pg";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { AppError } from "../../src/domain/errors.ts";
 import { BUILT_IN_PROFILES } from "../../src/domain/profile.ts";
+import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
 import type { ChangeGuard, Idempotency, NewToken } from "../../src/revocation/authority-store.ts";
@@ -37,8 +38,7 @@ const fresh = () => ({
 });
 
 async function created(principal: string, scopes: readonly string[] = []): Promise<NewToken> {
-  const rest = { displayName: "", description: "", audiences: [], allowedCidrs: [], annotations: {} };
-  const token = { ...fresh(), tenant: "default", profile: "bot", principal, scopes, ...rest };
+  const token = { ...NOTHING_GIVEN, ...fresh(), tenant: "default", profile: "bot", principal, scopes };
   await store.createToken(token, HOUR, { callerScopes: [], child: false, mustExist: false }, UNLIMITED, ADMIN);
   return token;
 }
