@@ -226,6 +226,24 @@ test("the scan finds what it looks for", () => {
   }
 });
 
+test("what a file exports, another file of the program uses, or the file itself does", () => {
+  const ours = sources
+    .filter(({ file }) => !file.startsWith("gen/"))
+    .map(({ file, source }) => ({ file, code: withoutComments(source) }));
+  const unused = ours.flatMap(({ file, code }) =>
+    [...code.matchAll(/^export (?:async )?(?:function\*?|const|class) (\w+)/gm)]
+      .map((found) => found[1]!)
+      .filter((name) => {
+        const word = new RegExp(`\\b${name}\\b`, "g");
+        const elsewhere = ours.some((one) => one.file !== file && word.test(one.code));
+        return !elsewhere && code.match(word)!.length === 1;
+      })
+      .map((name) => `${file}: ${name}`),
+  );
+  // The documentation's tables are held to these.
+  expect(unused).toEqual(["rpc/errors.ts: errorTable"]);
+});
+
 test("files over 300 lines are listed, so that somebody looks again", () => {
   const long = sources
     .filter(({ file }) => !file.startsWith("gen/"))

@@ -73,6 +73,7 @@ export const WARNINGS = {
   configuration_warning: "the configuration can be used, but should be mended",
   first_admin_expiring:
     "the first admin token ends soon: mint one for another principal, or sallyport bootstrap --again makes another",
+  systemd_notify_failed: "systemd could not be notified",
 } as const;
 
 /** Lines about single calls, connections and tokens. */
