@@ -266,7 +266,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       validate: validateWith(validation("data")),
       validateKnown: validateKnownWith(validation("data")),
       policies,
-      admin: {
+      managers: {
         tokens,
         bulk: new BulkRevoke({
           store,

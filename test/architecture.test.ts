@@ -67,7 +67,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "data-plane/": room([...TRANSPORT, "data-plane/"], [...CONNECT, "node:*"]),
   "admin-api/": room([...TRANSPORT, "admin-api/"], [...CONNECT, "node:*"]),
   "ops/": room([...TRANSPORT, "ops/"], [...CONNECT, "node:*"]),
-  "listeners.ts": room(COMPOSITION, [...CONNECT, "node:net", "node:os", "node:v8"]),
+  "listeners.ts": room(COMPOSITION, CONNECT),
   "sallyport.ts": room(COMPOSITION, ["node:crypto"]),
   "usable.ts": room(COMPOSITION, []),
   "build.ts": room([], ["node:fs", "node:path"]),
