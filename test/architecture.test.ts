@@ -240,8 +240,8 @@ test("what a file exports, another file of the program uses, or the file itself 
       })
       .map((name) => `${file}: ${name}`),
   );
-  // The documentation's tables are held to these.
-  expect(unused).toEqual(["rpc/errors.ts: errorTable"]);
+  // Tests hold the documentation to these tables.
+  expect(unused).toEqual(["rpc/errors.ts: errorTable", "rpc/transport-errors.ts: transportFailures"]);
 });
 
 test("files over 300 lines are listed, so that somebody looks again", () => {
