@@ -4,8 +4,8 @@ import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
-import { createUnaryListener } from "../src/http2/server/listener.ts";
 import { http } from "../src/http2/unary/reply.ts";
+import { createUnaryListener } from "../test/http2/unary-listener.ts";
 
 const MODULE = "github.com/summerwind/h2spec";
 // h2spec does not pin its dependencies, so they are pinned here.

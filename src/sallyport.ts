@@ -1,19 +1,20 @@
 import { randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
 import { trustsPeers } from "./config/checks.ts";
+import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
 import { DataCallers } from "./data-plane/data-caller.ts";
 import { Policies } from "./data-plane/policy.ts";
 import type { Clock, Timers } from "./domain/clock.ts";
 import { NO_REQUIREMENT } from "./domain/decide.ts";
-import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
-import { BUILT_IN_PROFILES, type Profile } from "./domain/profile.ts";
 import { Secret } from "./domain/secret.ts";
 import { parseTokenString } from "./domain/token-string.ts";
 import { type Listeners, openListeners } from "./listeners.ts";
 import { BulkRevoke } from "./management/bulk-revoke.ts";
+import { warnOfFirstAdmin } from "./management/first-admin-expiry.ts";
+import { mintKid } from "./management/mint-kid.ts";
 import { PrincipalManager } from "./management/principal-manager.ts";
 import { Repeats } from "./management/repeats.ts";
 import { ReuseDetection } from "./management/reuse-detection.ts";
@@ -29,15 +30,14 @@ import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
 import { PostgresTokenStore } from "./postgres/token-store.ts";
 import { PostgresUsageStore } from "./postgres/usage-store.ts";
-import { RedisConnection } from "./redis/client.ts";
-import { RedisTokenCache } from "./redis/token-cache.ts";
-import { RedisWakeUps } from "./redis/wakeups.ts";
+import { openRedisCache } from "./redis/open.ts";
 import { Canary } from "./revocation/canary.ts";
 import { askPeer, peerTlsOf } from "./revocation/canary-peer.ts";
 import { ChangeAuthority } from "./revocation/change-authority.ts";
 import type { Authority } from "./revocation/effect.ts";
 import { Follower } from "./revocation/follower.ts";
 import { Housekeeping } from "./revocation/housekeeping.ts";
+import { Readiness } from "./revocation/readiness.ts";
 import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
@@ -62,8 +62,6 @@ export interface Sallyport {
 }
 
 const USAGE_EVERY_MS = 10_000;
-/** A lease that is gone for this long is an outage, not a missed poll. */
-const LEASE_GONE_MS = 2_000;
 
 export const systemClock: Clock = {
   mono: () => performance.now(),
@@ -116,7 +114,9 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   });
 
   const redis =
-    config.redis.url === undefined ? undefined : openRedisRoom(config.redis.url, config, keyring, clock, telemetry);
+    config.redis.url === undefined
+      ? undefined
+      : openRedisCache({ url: config.redis.url, ttlMs: config.cache.ttl, keyring, clock, events: telemetry });
   const freshness = new Freshness(config.revocation.lease);
   const lookup = new Lookup(
     { freshness, reader, clock, timers, events: telemetry, cache: redis?.cache, wake: () => follower.wake() },
@@ -240,14 +240,8 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   );
 
   const policies = new Policies(config.policies);
-  let leaseSeen = clock.mono();
-  const reasons = (): readonly string[] => {
-    if (freshness.halted) return ["the database's history went backwards, or it does not admit this program"];
-    // Polls can succeed while look-ups fail, so a connection for look-ups must have answered, too.
-    if (!reader.warm) reader.warmUp();
-    else if (freshness.holdsLease(clock.mono())) leaseSeen = clock.mono();
-    return clock.mono() - leaseSeen > LEASE_GONE_MS ? ["the database does not answer"] : [];
-  };
+  const readiness = new Readiness({ freshness, reader, clock });
+  const reasons = () => readiness.reasons();
 
   const close = async () => {
     await housekeeping.stop();
@@ -272,7 +266,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       validate: validateWith(validation("data")),
       validateKnown: validateKnownWith(validation("data")),
       policies,
-      admin: {
+      managers: {
         tokens,
         bulk: new BulkRevoke({
           store,
@@ -305,9 +299,8 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     listeners.serving(reasons().length === 0);
   }, 250).unref();
   listeners.serving(true);
-  const warn = () =>
-    warnOfFirstAdmin(store, clock, telemetry).catch((error) => telemetry.trouble("first_admin_check_failed", error));
-  if (full) void warn();
+  const warn = () => void warnOfFirstAdmin(store, clock, telemetry);
+  if (full) warn();
   const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;
 
   return {
@@ -332,67 +325,4 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   };
 }
 
-const ADMIN_ENDS_SOON_MS = 14 * 86_400_000;
-
-/** This token cannot extend its own life. Its holder must mint another in time. */
-async function warnOfFirstAdmin(store: PostgresTokenStore, clock: Clock, events: Telemetry): Promise<void> {
-  const found = await store.firstAdminEnds();
-  if (found === undefined || found.expireTime - clock.wall() > ADMIN_ENDS_SOON_MS) return;
-  events.note("first_admin_expiring", { hint: found.hint, ends: new Date(found.expireTime).toISOString() });
-}
-
 const NOWHERE = { clientAddress: "" };
-
-/**
- * The cache in Redis, and wake-ups by the same server. They only make things faster: answers and waits stay correct
- * whatever Redis does.
- */
-function openRedisRoom(url: string, config: Config, keyring: Keyring, clock: Clock, telemetry: Telemetry) {
-  const connection = new RedisConnection({ url, clock, events: telemetry });
-  const wakeUps = new RedisWakeUps({ redis: connection, url, events: telemetry });
-  return {
-    cache: new RedisTokenCache({ redis: connection, keyring, clock, ttlMs: config.cache.ttl, events: telemetry }),
-    wakeUps,
-    close() {
-      wakeUps.close();
-      connection.close();
-    },
-  };
-}
-
-/** The pepper to mint under: the current one if every running instance has it, otherwise another that all have. */
-async function mintKid(keyring: Keyring, store: PostgresTokenStore): Promise<string> {
-  const { kid } = keyring.current;
-  const kids = keyring.kids();
-  if (kids.length === 1) return kid;
-  const known = await store.kidsOfAll(kids);
-  if (known.includes(kid)) return kid;
-  const [other] = known;
-  if (other === undefined) {
-    throw new AppError("NOT_DONE", "no pepper of this instance is known to every running instance; nothing was issued");
-  }
-  return other;
-}
-
-/** The built-in profiles with the changes of the configuration, and the operator's own profiles. */
-export function profilesOf(config: Config): ReadonlyMap<string, Profile> {
-  const profiles = new Map(BUILT_IN_PROFILES.map((profile) => [profile.name, profile]));
-  for (const [name, set] of Object.entries(config.profiles)) {
-    const base = profiles.get(name) ?? { ...BUILT_IN_PROFILES[0]!, name, prefix: `sp_${name.replaceAll("-", "_")}` };
-    profiles.set(name, {
-      ...base,
-      ...(set.prefix !== undefined && { prefix: set.prefix }),
-      ...(set.principals !== undefined && { principals: set.principals }),
-      ...(set.max_ttl !== undefined && { maxTtl: set.max_ttl }),
-      ...(set.default_ttl !== undefined && { defaultTtl: set.default_ttl }),
-      ...(set.allow_no_expiry !== undefined && { allowNoExpiry: set.allow_no_expiry }),
-      ...(set.scope_ceilings !== undefined && { scopeCeilings: { ...base.scopeCeilings, ...set.scope_ceilings } }),
-      ...(set.minted_by !== undefined && { mintedBy: set.minted_by }),
-      ...(set.self_rotate !== undefined && { selfRotate: set.self_rotate }),
-      ...(set.max_live_per_principal !== undefined && { maxLivePerPrincipal: set.max_live_per_principal }),
-      ...(set.allow_empty_name !== undefined && { allowEmptyName: set.allow_empty_name }),
-      ...(set.on_reuse !== undefined && { onReuse: set.on_reuse }),
-    });
-  }
-  return profiles;
-}

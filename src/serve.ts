@@ -53,7 +53,9 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
     for (const file of config.files) watchFile(file, { interval: WATCH_MS, persistent: false }, signals.onReload);
     announce(sallyport, config, embedded !== undefined, version);
     const notify = (state: "READY=1" | "STOPPING=1") =>
-      void notifySystemd(state, env).catch(({ message }: Error) => telemetry.note("systemd_not_notified", { message }));
+      void notifySystemd(state, env).catch(({ message }: Error) =>
+        telemetry.note("systemd_notify_failed", { message }),
+      );
     notify("READY=1");
     const why = await Promise.race([
       signals.stop,
@@ -68,7 +70,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
     signals.onReload = () => {};
     for (const file of given.files) unwatchFile(file);
     telemetry.note("stopped");
-    telemetry.log.flush();
+    telemetry.flush();
   }
 }
 

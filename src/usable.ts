@@ -4,7 +4,7 @@ import { StartError } from "./domain/start-error.ts";
 import { tlsProblems } from "./listen/tls.ts";
 import { urlProblem } from "./postgres/connect-errors.ts";
 import { parseRedisUrl } from "./redis/redis-url.ts";
-import { profilesOf, systemClock } from "./sallyport.ts";
+import { systemClock } from "./sallyport.ts";
 
 /**
  * Whether a configuration that is well written can be used: its keyring, URLs, and the files that it names. Throws
@@ -28,7 +28,6 @@ export function assertUsable(config: Config): void {
     }),
   ];
   if (problems.length > 0) throw new StartError("config_invalid", problems);
-  profilesOf(config);
 }
 
 /** The problems of the StartError that a check throws. */

@@ -67,7 +67,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "data-plane/": room([...TRANSPORT, "data-plane/"], [...CONNECT, "node:*"]),
   "admin-api/": room([...TRANSPORT, "admin-api/"], [...CONNECT, "node:*"]),
   "ops/": room([...TRANSPORT, "ops/"], [...CONNECT, "node:*"]),
-  "listeners.ts": room(COMPOSITION, [...CONNECT, "node:net", "node:os", "node:v8"]),
+  "listeners.ts": room(COMPOSITION, CONNECT),
   "sallyport.ts": room(COMPOSITION, ["node:crypto"]),
   "usable.ts": room(COMPOSITION, []),
   "build.ts": room([], ["node:fs", "node:path"]),
@@ -268,6 +268,24 @@ test("the scan finds what it looks for", () => {
   ] as const) {
     expect(refusedOnSight("validation/x.ts", line)).toContain(`validation/x.ts ${what}`);
   }
+});
+
+test("what a file exports, another file of the program uses, or the file itself does", () => {
+  const ours = sources
+    .filter(({ file }) => !file.startsWith("gen/"))
+    .map(({ file, source }) => ({ file, code: withoutComments(source) }));
+  const unused = ours.flatMap(({ file, code }) =>
+    [...code.matchAll(/^export (?:async )?(?:function\*?|const|class) (\w+)/gm)]
+      .map((found) => found[1]!)
+      .filter((name) => {
+        const word = new RegExp(`\\b${name}\\b`, "g");
+        const elsewhere = ours.some((one) => one.file !== file && word.test(one.code));
+        return !elsewhere && code.match(word)!.length === 1;
+      })
+      .map((name) => `${file}: ${name}`),
+  );
+  // Tests hold the documentation to these tables.
+  expect(unused).toEqual(["rpc/errors.ts: errorTable", "rpc/transport-errors.ts: transportFailures"]);
 });
 
 test("files over 300 lines are listed, so that somebody looks again", () => {

@@ -2,7 +2,7 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 import { PageTokens } from "../src/admin-api/page-token.ts";
 import { addressBy } from "../src/data-plane/check/authorization.ts";
-import { decodeCheck, readCheck } from "../src/data-plane/check/check-request.ts";
+import { decodeCheck } from "../src/data-plane/check/check-request.ts";
 import { HttpCheck } from "../src/data-plane/check/http-check.ts";
 import { credentialOf } from "../src/data-plane/credentials.ts";
 import { introspect } from "../src/data-plane/introspection.ts";
@@ -26,6 +26,7 @@ import { bearerOf } from "../src/rpc/bearer.ts";
 import { requestIdFrom } from "../src/rpc/call.ts";
 import { TrustedProxies } from "../src/rpc/client-address.ts";
 import { requestValidator } from "../src/rpc/validate-request.ts";
+import { readCheck } from "./data-plane/read-check.ts";
 
 /** The largest input that any limit lets through to a parser of text. */
 const LARGEST = 64 * 1024;

@@ -115,7 +115,7 @@ function readText(file: string, where: string, problems: string[]): string | und
 }
 
 /** The reason why a file cannot be read. */
-export function reasonOf(error: unknown): string {
+function reasonOf(error: unknown): string {
   const code = (error as { code?: string } | null)?.code;
   if (code === "ENOENT") return "no such file";
   if (code === "EACCES" || code === "EPERM") return "this user may not read the file";

@@ -169,7 +169,7 @@ function failure(deps: DataRoutesDeps, call: UnaryCall, error: unknown): Reply {
 }
 
 /** An error in the call's protocol, with its details. */
-export function errorReply(call: Pick<UnaryCall, "protocol">, error: ConnectError): Reply {
+function errorReply(call: Pick<UnaryCall, "protocol">, error: ConnectError): Reply {
   const headers = [...error.metadata].map(([name, value]) => [name, value] as const);
   const { details, status } = encodedError(error);
   if (call.protocol !== "grpc") return connectError(error.code, error.rawMessage, details, headers);

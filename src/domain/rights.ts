@@ -303,7 +303,7 @@ function checkBounds(given: Pick<Facts, "audiences" | "allowedCidrs">, bound: He
 }
 
 /** True if the outer list allows everything that the inner one allows. A list without entries allows everything. */
-export function audiencesWithin(inner: readonly string[], outer: readonly string[]): boolean {
+function audiencesWithin(inner: readonly string[], outer: readonly string[]): boolean {
   return outer.length === 0 || (inner.length > 0 && inner.every((one) => outer.includes(one)));
 }
 

@@ -90,6 +90,11 @@ export interface TokenStore {
   ): Promise<Part<Tenant>>;
 }
 
+export interface PepperRegistry {
+  /** Those of the peppers that every running instance has. */
+  kidsOfAll(kids: readonly string[]): Promise<readonly string[]>;
+}
+
 export interface AuditFilter {
   readonly tenant: string;
   readonly actor?: string;

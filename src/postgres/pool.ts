@@ -43,7 +43,7 @@ export const TYPES = {
 } as pg.CustomTypesConfig;
 
 /** A column that makes an acknowledged commit of this transaction one that may be relied on; it lowers nothing. */
-export const DURABLE = `set_config('synchronous_commit', case current_setting('synchronous_commit')
+const DURABLE = `set_config('synchronous_commit', case current_setting('synchronous_commit')
   when 'remote_apply' then 'remote_apply' else 'on' end, true) as durable`;
 
 /**

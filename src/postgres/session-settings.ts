@@ -54,7 +54,7 @@ export const SESSION_SETTINGS: readonly SessionSetting[] = [
 const ALSO: readonly Pick<SessionSetting, "name" | "value">[] = [{ name: "timezone", value: "UTC" }];
 
 /** Startup options as the server reads them, for connections that are not shared. */
-export const STARTUP_OPTIONS: readonly string[] = [...SESSION_SETTINGS, ...ALSO].map(startupOption);
+const STARTUP_OPTIONS: readonly string[] = [...SESSION_SETTINGS, ...ALSO].map(startupOption);
 
 function startupOption({ name, value }: Pick<SessionSetting, "name" | "value">): string {
   return `-c ${name}=${value.replaceAll(" ", "\\ ")}`;

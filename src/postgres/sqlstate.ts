@@ -100,7 +100,7 @@ export function isPlainRefusal(error: unknown): boolean {
   return isServerError(error) && (error as { severity?: string }).severity === "ERROR";
 }
 
-export function constraintOf(error: unknown): string | undefined {
+function constraintOf(error: unknown): string | undefined {
   return (error as { constraint?: string } | null)?.constraint;
 }
 

@@ -1,5 +1,4 @@
 import type { Cluster, Redis } from "ioredis";
-import type { WakeUps } from "../revocation/ports.ts";
 import type { Events } from "../telemetry/events.ts";
 import { openRedis, type RedisConnection, safeCause } from "./client.ts";
 
@@ -18,7 +17,7 @@ const COMMAND_MS = 1000;
  * Wake-ups by PUBLISH. They carry no data: a forged one costs a poll, and a lost one delays the change to the next
  * poll.
  */
-export class RedisWakeUps implements WakeUps {
+export class RedisWakeUps {
   readonly #redis: RedisConnection;
   readonly #subscriber: Redis | Cluster;
   readonly #listeners: (() => void)[] = [];

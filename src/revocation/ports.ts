@@ -94,9 +94,3 @@ export interface RevocationLog {
   onWakeUp(listener: () => void): void;
   close(): Promise<void>;
 }
-
-/** Wake-ups between processes, in addition to NOTIFY. Best effort. */
-export interface WakeUps {
-  publish(): void;
-  onWakeUp(listener: () => void): void;
-}

@@ -150,7 +150,7 @@ export function validateMessage(of: Decision, showReason: boolean): validator.Va
   });
 }
 
-export function validatedTokenMessage(of: TokenSnapshot): MessageInitShape<typeof validator.ValidatedTokenSchema> {
+function validatedTokenMessage(of: TokenSnapshot): MessageInitShape<typeof validator.ValidatedTokenSchema> {
   return {
     id: of.id,
     tenant: of.tenant,

@@ -24,7 +24,7 @@ export interface Schema {
 }
 
 /** Collects the files of the services, all that they import, and some more. */
-export function schemaOf(services: readonly DescService[], more: readonly DescFile[] = []): Schema {
+function schemaOf(services: readonly DescService[], more: readonly DescFile[] = []): Schema {
   const files = new Map<string, DescFile>();
   for (const file of more) closure(file, files);
   for (const { file } of services) closure(file, files);

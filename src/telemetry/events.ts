@@ -71,10 +71,10 @@ export const NOTES = {
 
 /** Notes for a person who should act within days. */
 export const WARNINGS = {
-  systemd_not_notified: "systemd could not be told the state of this program",
   configuration_warning: "the configuration can be used, but should be mended",
   first_admin_expiring:
     "the first admin token ends soon: mint one for another principal, or sallyport bootstrap --again makes another",
+  systemd_notify_failed: "systemd could not be notified",
 } as const;
 
 /** Lines about single calls, connections and tokens. */

@@ -1,4 +1,4 @@
-import { type Logger, pino } from "pino";
+import { pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
@@ -17,7 +17,8 @@ import {
 import { ValidationMetrics } from "./validation-metrics.ts";
 
 export interface Telemetry extends Events {
-  readonly log: Logger;
+  /** Writes what the log still holds back. */
+  flush(): void;
   readonly registry: Registry;
   /** The listener of a validation is only known outside: it gives events of its own. */
   forListener(listener: string): Events;
@@ -111,7 +112,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
   };
   return {
     ...events("admin"),
-    log,
+    flush: () => log.flush(),
     registry,
     forListener: events,
     answered(method) {
@@ -222,7 +223,7 @@ function metrics(registry: Registry) {
 }
 
 /** An error by class, code and, for our own, message; a driver's message can hold what it was given. */
-export function safeError(error: unknown): Record<string, unknown> {
+function safeError(error: unknown): Record<string, unknown> {
   if (error instanceof AppError) {
     return {
       reason: error.reason,

@@ -18,11 +18,11 @@ import {
 } from "@bufbuild/protobuf";
 import { type Any, anyPack, FileDescriptorSetSchema } from "@bufbuild/protobuf/wkt";
 import { StatusSchema } from "../../src/gen/google/rpc/status_pb.ts";
-import { createUnaryListener } from "../../src/http2/server/listener.ts";
 import { createUnaryServer } from "../../src/http2/server/server.ts";
 import { mountHttp1 } from "../../src/http2/unary/mount-http1.ts";
 import { connectError, grpcStatus, type HeaderPair, http, Reply } from "../../src/http2/unary/reply.ts";
 import type { Routes, UnaryCall } from "../../src/http2/unary/routes.ts";
+import { createUnaryListener } from "../http2/unary-listener.ts";
 
 const PACKAGE = "connectrpc.conformance.v1";
 const INVALID_ARGUMENT = 3;

@@ -2,9 +2,10 @@ import { create, type DescMessage, ScalarType, toBinary } from "@bufbuild/protob
 import { BinaryReader, WireType } from "@bufbuild/protobuf/wire";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { type CheckFacts, decodeCheck, readCheck } from "../../src/data-plane/check/check-request.ts";
+import { type CheckFacts, decodeCheck } from "../../src/data-plane/check/check-request.ts";
 import { CheckRequestScanner } from "../../src/data-plane/check/check-request-scanner.ts";
 import { CheckRequestSchema } from "../../src/gen/envoy/service/auth/v3/external_auth_pb.ts";
+import { readCheck } from "./read-check.ts";
 
 const NAMES = [
   "authorization",

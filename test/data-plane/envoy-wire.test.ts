@@ -17,7 +17,6 @@ import {
 import { FileDescriptorSetSchema } from "@bufbuild/protobuf/wkt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { DENIED } from "../../src/data-plane/check/authorization.ts";
-import { readCheck } from "../../src/data-plane/check/check-request.ts";
 import { ExtAuthz } from "../../src/data-plane/check/ext-authz.ts";
 import { Policies } from "../../src/data-plane/policy.ts";
 import { file_envoy_config_core_v3_base } from "../../src/gen/envoy/config/core/v3/base_pb.ts";
@@ -32,6 +31,7 @@ import { file_envoy_type_v3_http_status } from "../../src/gen/envoy/type/v3/http
 import { file_google_rpc_status } from "../../src/gen/google/rpc/status_pb.ts";
 import type { Validate, ValidationResult } from "../../src/validation/validate.ts";
 import { folder } from "../support/program.ts";
+import { readCheck } from "./read-check.ts";
 
 const ROOT = join(import.meta.dirname, "../..");
 const UPSTREAM = join(ROOT, "node_modules/@grpc/grpc-js-xds/deps");

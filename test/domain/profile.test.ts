@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { loadConfig } from "../../src/config/load.ts";
+import { profilesOf } from "../../src/config/profiles.ts";
 import { BUILT_IN_PROFILES } from "../../src/domain/profile.ts";
-import { profilesOf } from "../../src/sallyport.ts";
 
 const configured = (profiles: object) =>
   profilesOf(

@@ -2,10 +2,10 @@
 import type { AddressInfo } from "node:net";
 import type { ConnectionError } from "../../src/http2/server/context.ts";
 import type { ByteBudget, Limits } from "../../src/http2/server/limits.ts";
-import { createUnaryListener } from "../../src/http2/server/listener.ts";
 import type { UnaryServer } from "../../src/http2/server/server.ts";
 import { connectMessage, grpcMessage, http, type Reply } from "../../src/http2/unary/reply.ts";
 import type { Handler, UnaryCall, UnaryRoute } from "../../src/http2/unary/routes.ts";
+import { createUnaryListener } from "./unary-listener.ts";
 
 export interface Fixture {
   readonly port: number;

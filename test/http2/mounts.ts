@@ -2,10 +2,10 @@
 import { createServer, request as httpRequest } from "node:http";
 import { type ClientHttp2Session, connect, createServer as createHttp2Server } from "node:http2";
 import type { AddressInfo } from "node:net";
-import { createUnaryListener } from "../../src/http2/server/listener.ts";
 import { mountHttp1 } from "../../src/http2/unary/mount-http1.ts";
 import { mountNode } from "../../src/http2/unary/mount-node.ts";
 import type { Routes } from "../../src/http2/unary/routes.ts";
+import { createUnaryListener } from "./unary-listener.ts";
 
 export interface Ask {
   readonly method: string;

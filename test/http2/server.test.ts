@@ -7,7 +7,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createServer as createTlsServer, type TLSSocket } from "node:tls";
 import { afterEach, describe, expect, test } from "vitest";
-import { createUnaryListener } from "../../src/http2/server/listener.ts";
 import { parseSans } from "../../src/http2/server/peer.ts";
 import { createUnaryServer } from "../../src/http2/server/server.ts";
 import { mountHttp1 } from "../../src/http2/unary/mount-http1.ts";
@@ -25,6 +24,7 @@ import {
 } from "../../src/http2/wire/frame.ts";
 import { echo, type Fixture, route, start } from "./fixture.ts";
 import { grpcCall, grpcHead, headers, httpHead, literal, RawClient, reset, settings } from "./raw-client.ts";
+import { createUnaryListener } from "./unary-listener.ts";
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {

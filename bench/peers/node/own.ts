@@ -1,5 +1,5 @@
-import { createUnaryListener } from "../../../src/http2/server/listener.ts";
 import type { Handler } from "../../../src/http2/unary/routes.ts";
+import { createUnaryListener } from "../../../test/http2/unary-listener.ts";
 import { listen, VALIDATE } from "./work.ts";
 
 /** Serves ValidateToken on the built-in HTTP/2 server. */

@@ -1,6 +1,6 @@
 import { fromBinary } from "@bufbuild/protobuf";
 import { CheckRequestSchema } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
-import { CheckRequestScanner, WANTED } from "./check-request-scanner.ts";
+import { type CheckRequestScanner, WANTED } from "./check-request-scanner.ts";
 
 /** The fields of a CheckRequest that we need. */
 export interface CheckFacts {
@@ -12,15 +12,6 @@ export interface CheckFacts {
   readonly extensions: ReadonlyMap<string, string>;
   /** Raw values by lower-case name, only of the headers that we use. */
   readonly headers: ReadonlyMap<string, readonly string[]>;
-}
-
-/**
- * Reads a CheckRequest with the scanner if it has Envoy's form, else with the full decoder. Throws if the bytes are no
- * CheckRequest.
- */
-export function readCheck(message: Uint8Array): CheckFacts {
-  const view = new CheckRequestScanner();
-  return (view.read(message) ? factsOf(view) : undefined) ?? decodeCheck(message);
 }
 
 /** Undefined if a value is not ASCII. The decoder then reads it as UTF-8. */

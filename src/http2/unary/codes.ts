@@ -5,7 +5,6 @@ export const DEADLINE_EXCEEDED = 4;
 export const RESOURCE_EXHAUSTED = 8;
 export const UNIMPLEMENTED = 12;
 export const INTERNAL = 13;
-export const UNAVAILABLE = 14;
 
 const CODES: readonly (readonly [name: string, httpStatus: number])[] = [
   ["ok", 200],

@@ -1,7 +1,7 @@
 import { createServer, type Server, type Socket } from "node:net";
-import { PREFACE } from "../wire/frame.ts";
-import { DEFAULT_LIMITS } from "./limits.ts";
-import { createUnaryServer, type UnaryServer, type UnaryServerOptions } from "./server.ts";
+import { DEFAULT_LIMITS } from "../../src/http2/server/limits.ts";
+import { createUnaryServer, type UnaryServer, type UnaryServerOptions } from "../../src/http2/server/server.ts";
+import { PREFACE } from "../../src/http2/wire/frame.ts";
 
 export interface UnaryListenerOptions extends UnaryServerOptions {
   /** Given every connection that does not open with the HTTP/2 preface; `head` is what was read of it. */

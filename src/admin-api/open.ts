@@ -1,0 +1,103 @@
+import type { DescService } from "@bufbuild/protobuf";
+import type { Clock } from "../domain/clock.ts";
+import { AuditLog as AuditLogDesc } from "../gen/sallyport/v1/audit_log_pb.ts";
+import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
+import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
+import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
+import { ByteBudget } from "../http2/server/limits.ts";
+import { connectHandler } from "../listen/connect-adapter.ts";
+import { listenerLimits } from "../listen/limits.ts";
+import { type Listener, openListener } from "../listen/listener.ts";
+import { plainPaths } from "../listen/plain-paths.ts";
+import type { TlsFiles } from "../listen/tls.ts";
+import type { BulkRevoke } from "../management/bulk-revoke.ts";
+import type { AuditLog } from "../management/ports.ts";
+import type { PrincipalManager } from "../management/principal-manager.ts";
+import type { TokenManager } from "../management/token-manager.ts";
+import type { Admission } from "../rpc/admission.ts";
+import type { Callers } from "../rpc/caller.ts";
+import { TrustedProxies } from "../rpc/client-address.ts";
+import type { DenialAudit } from "../rpc/denial-audit.ts";
+import { statusName } from "../rpc/errors.ts";
+import { addHealth, type Health } from "../rpc/health.ts";
+import { Pipeline } from "../rpc/pipeline.ts";
+import { addReflection } from "../rpc/reflection.ts";
+import { reasonOf } from "../rpc/transport-errors.ts";
+import type { Telemetry } from "../telemetry/telemetry.ts";
+import { auditLog } from "./audit-log.ts";
+import { openApiPage } from "./openapi.ts";
+import type { PageTokens } from "./page-token.ts";
+import { principalAdmin } from "./principal-admin.ts";
+import { revocationPath } from "./revocation-endpoint.ts";
+import { tenantAdmin } from "./tenant-admin.ts";
+import { tokenAdmin } from "./token-admin.ts";
+
+export const ADMIN_SERVICES: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLogDesc];
+
+/** What the services of the admin listener call. */
+export interface Managers {
+  readonly tokens: TokenManager;
+  readonly bulk: BulkRevoke;
+  readonly principals: PrincipalManager;
+  readonly audit: AuditLog;
+  readonly pages: PageTokens;
+}
+
+export interface AdminListenerOptions {
+  readonly bind: string;
+  readonly unixMode: number | undefined;
+  readonly tls: TlsFiles | undefined;
+  readonly trustedProxies: readonly string[];
+  readonly clock: Clock;
+  readonly telemetry: Telemetry;
+  readonly callers: Callers;
+  readonly denials: DenialAudit;
+  readonly admission: Admission;
+  readonly managers: Managers;
+  readonly health: Health;
+  /** Aborted when health watches must end. */
+  readonly drain: AbortSignal;
+}
+
+/** Opens the admin listener. Every call passes the pipeline. */
+export function openAdminListener(options: AdminListenerOptions): Promise<Listener> {
+  const { clock, telemetry, callers, denials, admission, managers } = options;
+  const limits = listenerLimits("admin");
+  const budget = new ByteBudget(limits.bufferedBytes);
+  const proxies = new TrustedProxies(options.trustedProxies);
+  const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
+  const pipeline = new Pipeline({ clock, proxies, callers, admission, called, denials });
+  const rpc = connectHandler({
+    routes(router) {
+      router.service(TokenAdmin, tokenAdmin(managers));
+      router.service(PrincipalAdmin, principalAdmin(managers));
+      router.service(TenantAdmin, tenantAdmin(managers));
+      router.service(AuditLogDesc, auditLog(managers));
+      addHealth(router, options.health, "all");
+      addReflection(router, ADMIN_SERVICES);
+    },
+    gate: pipeline.gate,
+    refused: ({ method, requestId, fault, error }) =>
+      called({ requestId, method, code: statusName(error), reason: reasonOf(fault), seconds: 0, level: "info" }),
+    interceptors: [pipeline.interceptor],
+    grpcWeb: true,
+    budget,
+    streamsPerConnection: limits.streamsPerConnection,
+    drain: options.drain,
+  });
+  return openListener({
+    name: "admin",
+    bind: options.bind,
+    unixMode: options.unixMode,
+    tls: options.tls,
+    limits,
+    budget,
+    handler: plainPaths(
+      { "/openapi.json": openApiPage },
+      revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc),
+    ),
+    onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
+    onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),
+    onCertificate: (endsAt) => telemetry.certificate("admin", endsAt),
+  });
+}
