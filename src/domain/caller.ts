@@ -1,6 +1,6 @@
 import { coversAny } from "./scope.ts";
 
-/** What a caller may do. The table from RPC to permission is in `rpc/methods.ts`. */
+/** The permissions of callers. `rpc/methods.ts` holds the table from RPC to permission. */
 export type Permission =
   | "sallyport.operator"
   | "sallyport.admin"

@@ -38,7 +38,7 @@ export class Keyring {
     this.replace(current, keys);
   }
 
-  /** Takes other peppers, all or none. A kid that is known must keep its pepper. Throws StartError. */
+  /** Replaces the peppers, all or none. A known kid must keep its pepper. Throws StartError. */
   replace(current: string, keys: Readonly<Record<string, string>>): void {
     const fresh = new Map<string, Keys>();
     for (const [kid, text] of Object.entries(keys)) {
@@ -82,7 +82,7 @@ export function freshKeyring(): { current: string; keys: Record<string, string> 
   return { current: "1", keys: { "1": randomBytes(32).toString("base64") } };
 }
 
-/** Without a byte of a key. */
+/** The message holds no byte of a key. */
 function invalid(problem: string): StartError {
   return new StartError("keyring_invalid", `keyring: ${problem}`);
 }

@@ -8,7 +8,7 @@ export type Bind = { readonly path: string } | { readonly host: string; readonly
 // sockaddr_un holds 108 bytes, the last a NUL; Node cuts longer paths silently.
 const UNIX_PATH_MAX = 107;
 
-/** Reads `127.0.0.1:7400`, `[::1]:7400`, `localhost:7400` or `unix:/path`. Throws StartError address_invalid. */
+/** Parses `127.0.0.1:7400`, `[::1]:7400`, `localhost:7400` or `unix:/path`. Throws StartError address_invalid. */
 export function parseBind(bind: string): Bind {
   if (bind.startsWith("unix:")) {
     const path = bind.slice("unix:".length);
@@ -28,8 +28,8 @@ export function parseBind(bind: string): Bind {
 }
 
 /**
- * Listens, or rejects with StartError. A socket file comes into being with its mode (no moment in which others may
- * connect); one that stands there already is removed only after a connect to it was refused.
+ * Listens, or rejects with StartError. A socket file is created with its mode, so that others can connect at no moment.
+ * An existing one is removed only after a connect to it was refused.
  */
 export async function listen(server: Server, bind: Bind, unixMode: number): Promise<void> {
   if ("path" in bind) await removeStale(bind.path);

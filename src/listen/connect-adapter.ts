@@ -32,12 +32,12 @@ import { writeResponse } from "./write-response.ts";
 import { whyUnknown } from "./wrong-listener.ts";
 
 export interface ConnectListenerOptions extends RpcRouteOptions {
-  /** Bytes that all requests of the listener hold together. */
+  /** The bytes that all requests of the listener hold together. */
   readonly budget: ByteBudget;
   readonly streamsPerConnection: number;
-  /** Answers paths that are no RPC; 404, or UNIMPLEMENTED to gRPC, by default. */
+  /** Answers paths that are no RPC; by default 404, or UNIMPLEMENTED to gRPC. */
   readonly fallback?: HttpHandler;
-  /** A call was answered by the transport, before or beside its handler. Counted and logged. */
+  /** Called when the transport answered a call, before or beside its handler. Counted and logged. */
   readonly refused?: (call: RefusedCall) => void;
 }
 
@@ -51,15 +51,15 @@ export interface RefusedCall {
 
 type Refuse = (fault: TransportFailure, more?: WireMore) => Promise<UniversalServerResponse>;
 
-/** Connect parses the URL that it is given; what the peer calls us stays out of it. */
+/** Connect parses the URL that it gets. This fixed origin keeps the peer's authority out of it. */
 const ORIGIN = "http://sallyport";
-/** A handler that overlooks its deadline is answered for after so long. */
+/** If a handler overlooks its deadline, the transport answers for it after this time. */
 const DEADLINE_SLACK_MS = 40;
 
 /**
- * Serves RPCs (gRPC, Connect, on request gRPC-Web) on any HTTP server of Node, with what connect's own adapter lacks: a
- * limit on every body, a deadline on every unary call, fixed texts for whatever cannot be decoded, and no way for a peer
- * to end the process.
+ * Serves RPCs (gRPC, Connect, optionally gRPC-Web) on any HTTP server of Node. It adds to connect's own adapter a limit
+ * on every body, a deadline on every unary call and fixed texts for undecodable requests, and no peer can end the
+ * process.
  */
 export function connectHandler(options: ConnectListenerOptions): HttpHandler {
   const routes = rpcRoutes(options);
@@ -78,7 +78,9 @@ export function connectHandler(options: ConnectListenerOptions): HttpHandler {
   };
 }
 
-/** The answer to a path that nothing serves: 404, or UNIMPLEMENTED to a gRPC client. It says who does serve it. */
+/**
+ * The answer to an unknown path: 404, or UNIMPLEMENTED to a gRPC client. It names the listener that serves the path.
+ */
 export const unknownPath: HttpHandler = (req, res) => {
   const message = whyUnknown(req.url!, peerOf(req).listener);
   answerError(req, res, 404, wireError("unknown_method", { message }));
@@ -99,7 +101,7 @@ async function serve(
   early?: TransportFailure,
 ): Promise<void> {
   if ("stream" in req) {
-    // A stream that was opened and reset in one breath costs nothing more than this.
+    // A stream that is opened and reset at once costs no more than this.
     await new Promise(setImmediate);
     if (req.stream.destroyed) return;
   }
@@ -157,7 +159,7 @@ async function serve(
   try {
     await writeResponse(response, res);
   } catch {
-    abandon(req); // the client went away, or a stream broke after its headers
+    abandon(req); // the client disconnected, or a stream broke after its headers
   }
 }
 
@@ -173,7 +175,7 @@ function frameFault(limits: RpcLimits, query: string, rules: BodyRules, header: 
   return undefined;
 }
 
-/** Runs a call. The answer to a call that overlooks its deadline is given for it; undefined: nobody is there any more. */
+/** Runs a call. If the call overlooks its deadline, answers for it. Undefined if the client has left. */
 async function withinDeadline(
   route: RpcRoute,
   request: UniversalServerRequest,
@@ -192,7 +194,7 @@ async function withinDeadline(
   return first === "late" ? refuse("deadline") : first;
 }
 
-/** A call by connect, with connect's own words for what it could not decode replaced by ours. */
+/** Runs a call through connect, and replaces connect's own texts about undecodable requests by ours. */
 async function run(
   route: RpcRoute,
   request: UniversalServerRequest,

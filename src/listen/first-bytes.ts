@@ -3,8 +3,8 @@ import type { Socket } from "node:net";
 const PREFACE_START = Buffer.from("PRI"); // of the HTTP/2 preface (RFC 9113 §3.4); no HTTP/1 method is called so
 
 /**
- * Reads a connection until its protocol is certain and hands it over, with the bytes read, exactly once. A connection
- * that says nothing certain within `timeoutMs`, ends or fails before that is destroyed.
+ * Reads a connection until its protocol is certain and hands it over, with the bytes read, exactly once. Destroys a
+ * connection whose protocol is not certain within `timeoutMs`, or that ends or fails before.
  */
 export function onFirstBytes(
   socket: Socket,

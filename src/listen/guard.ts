@@ -11,21 +11,21 @@ import { abandon, lastOfConnection, type OpenResponses } from "./responses.ts";
 
 export interface GuardHooks {
   readonly responses: OpenResponses;
-  /** Of an HTTP/2 request. Node holds a client to it only once the client has acknowledged our SETTINGS. */
+  /** The limit of an HTTP/2 request's headers. Node enforces it only once the client has acknowledged our SETTINGS. */
   readonly maxHeaderBytes: number;
   readonly authority: AuthorityRules;
   /** While true, HTTP/1.1 responses end their connections. */
   draining(): boolean;
-  /** A peer sent what is not a request. Counted. */
+  /** A peer sent bytes that are no request. Counted. */
   onRefused(): void;
-  /** A listener threw or rejected: a bug of ours. */
+  /** A listener threw or rejected, which is a bug of ours. */
   onHandlerError(error: unknown): void;
 }
 
 /**
- * Stands before every handler of every listener: nothing that a peer sends ends the process. A request without exactly one
- * well-formed authority is answered 400 before any library sees it (some end the process over it); whatever a listener
- * throws or rejects with is answered 500, with fixed text.
+ * Stands before every handler of every listener, so that nothing a peer sends can end the process. A request without
+ * exactly one well-formed authority gets 400 before any library sees it, because some libraries crash on it. If a
+ * listener throws or rejects, the answer is 500 with a fixed text.
  */
 export function guarded(listener: HttpHandler, hooks: GuardHooks): HttpHandler {
   return (req, res) => {
@@ -37,13 +37,13 @@ export function guarded(listener: HttpHandler, hooks: GuardHooks): HttpHandler {
       if (hooks.draining() || !fits) lastOfConnection(res);
       if (!fits) {
         hooks.onRefused();
-        // The listener holds as much for its peers as it may.
+        // The listener holds as many bytes for its peers as it may.
         answerError(req, res, 503, wireError("overloaded", { message: "overloaded" }), { "retry-after": "1" });
         return;
       }
       if ("stream" in req && listSize > hooks.maxHeaderBytes) {
         hooks.onRefused();
-        // To gRPC RESOURCE_EXHAUSTED: its clients know no 431.
+        // gRPC clients do not know 431, so they get RESOURCE_EXHAUSTED.
         answerError(req, res, 431, wireError("oversized", { message: "headers too large" }));
         return;
       }
@@ -61,7 +61,7 @@ export function guarded(listener: HttpHandler, hooks: GuardHooks): HttpHandler {
   };
 }
 
-/** Answers with a fixed JSON body and nothing to cache. The text must hold no byte of the request. */
+/** Answers with a fixed JSON body that must not be cached. The text must hold no byte of the request. */
 export function answer(
   res: HttpResponse,
   status: number,
@@ -88,9 +88,9 @@ function answerJson(
 }
 
 /**
- * Answers a gRPC or gRPC-Web client with a status, in headers that end the stream: after a DATA frame, even an empty one,
- * stock clients look for it in trailers only. False, and nothing is done, when the client speaks neither. The text must
- * hold no byte of the request.
+ * Answers a gRPC or gRPC-Web client with a status in headers that end the stream, because after a DATA frame, even an
+ * empty one, stock clients look for it only in trailers. Returns false, and does nothing, if the client speaks neither.
+ * The text must hold no byte of the request.
  */
 export function answerGrpc(req: HttpRequest, res: HttpResponse, error: ConnectError): boolean {
   const type = req.headers["content-type"];
@@ -130,7 +130,7 @@ function failed(req: HttpRequest, res: HttpResponse, hooks: GuardHooks, error: u
     if (res.headersSent) abandon(req);
     else answerError(req, res, 500, wireError("internal"));
   } catch {
-    abandon(req); // the stream went away in between
+    abandon(req); // the stream ended in between
   }
 }
 

@@ -4,8 +4,8 @@ import type { ListenerLimits } from "./limits.ts";
 import type { HttpHandler } from "./peers.ts";
 
 /**
- * The HTTP/1.1 half of a listener: a server that never listens and gets its connections from the listener. What it cannot parse
- * is answered 400, 408 or 431 when no response has begun, and ends the connection.
+ * The HTTP/1.1 half of a listener: a server that never listens and gets its connections from the listener. Bytes that
+ * it cannot parse get 400, 408 or 431 if no response has begun, and end the connection.
  */
 export function h1Branch(
   limits: ListenerLimits["h1"],
@@ -19,7 +19,7 @@ export function h1Branch(
       requestTimeout: limits.requestMs,
       keepAliveTimeout: limits.keepAliveMs,
       connectionsCheckingInterval: 1_000,
-      requireHostHeader: false, // the guard asks for it, of HTTP/1.0 too
+      requireHostHeader: false, // the guard requires it, for HTTP/1.0 as well
       insecureHTTPParser: false,
       joinDuplicateHeaders: false,
     },
@@ -28,7 +28,7 @@ export function h1Branch(
   server.maxHeadersCount = limits.maxHeaders;
   const ending = new WeakSet<Socket>();
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Socket) => {
-    if (ending.has(socket)) return; // each further piece of what cannot be parsed is an error again
+    if (ending.has(socket)) return; // each further piece of unparsable bytes is an error again
     ending.add(socket);
     hooks.onRefused();
     if (socket.writable && !hooks.begun(socket)) socket.write(statusLine(error.code));
@@ -37,7 +37,7 @@ export function h1Branch(
   // CONNECT and, with a listener, Upgrade would hand out the bare socket.
   server.on("connect", (_req: IncomingMessage, socket: Socket) => socket.destroy());
   server.on("dropRequest", (_req: IncomingMessage, socket: Socket) => socket.destroy());
-  // A server that never listens starts neither its timeouts nor its list of connections by itself.
+  // A server that never listens does not start its timeouts and its list of connections.
   server.emit("listening");
   return server;
 }

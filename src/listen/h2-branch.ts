@@ -11,11 +11,11 @@ import type { ListenerLimits } from "./limits.ts";
 import type { HttpHandler } from "./peers.ts";
 
 const CONTROL_WINDOW_MS = 10_000;
-/** After GOAWAY: how long streams under way may take before the session is torn down. */
+/** After GOAWAY: the time that open streams get before the session is destroyed. */
 const CLOSE_GRACE_MS = 15_000;
 /** Resets that the library still takes while a client that resets too much is asked to leave. */
 const BEYOND_RESETS = 1_000;
-/** Between the announcement that no new streams are wanted and the refusal of them (threats K11). */
+/** The time between the announcement that no new streams are wanted and their refusal. */
 const GOAWAY_ROUND_TRIP_MS = 200;
 
 // GOAWAY, stream 0, last stream id 2^31-1, NO_ERROR (RFC 9113 §6.8): "send no more; what is on the wire is served".
@@ -41,11 +41,14 @@ export type StreamHandler = (
 interface Hooks {
   onSession(session: ServerHttp2Session, socket: Socket): void;
   onRefused(): void;
-  /** A stream listener threw; its stream was reset. */
+  /** A stream listener threw, and its stream was reset. */
   onTrouble(error: unknown): void;
 }
 
-/** The HTTP/2 half of a listener on Node's own server, with the caps that it lacks: time, age, idleness, control frames. */
+/**
+ * The HTTP/2 half of a listener on Node's own server, with the limits that it lacks: time, age, idleness, control
+ * frames.
+ */
 export function h2Branch(
   limits: ListenerLimits,
   answer: HttpHandler | StreamHandler,
@@ -60,8 +63,8 @@ export function h2Branch(
       maxSettings: 32,
       maxOutstandingPings: 10,
       maxSessionInvalidFrames: 50,
-      // Beyond these the library ends the connection with INTERNAL_ERROR, and every call on it: `police` comes first.
-      // Streams that were reset in one breath count as open until their turn, so that later ones are rejected.
+      // Beyond these the library ends the connection with INTERNAL_ERROR, and every call on it, so `police` acts first.
+      // Streams that were reset at once count as open until their turn, so that later ones are rejected.
       maxSessionRejectedStreams: h2.maxRejectedStreams + BEYOND_RESETS,
       streamResetBurst: h2.resetBurst + BEYOND_RESETS,
       streamResetRate: h2.resetsPerSecond * 2,
@@ -112,7 +115,7 @@ export function h2Branch(
   };
 }
 
-/** Time, age, idleness, silence, resets and control frames of one session. */
+/** Enforces time, age, idleness, silence, resets and control frames of one session. */
 function police(session: ServerHttp2Session, limits: ListenerLimits, close: () => void): void {
   const { h2 } = limits;
   const timers = new Set<NodeJS.Timeout>();
@@ -127,7 +130,7 @@ function police(session: ServerHttp2Session, limits: ListenerLimits, close: () =
   };
   let open = 0;
   let resets = h2.resetBurst;
-  /** Too many end the connection when the calls under way have been answered: they may be somebody else's. */
+  /** Too many resets end the connection once the calls in progress are answered, because those may belong to others. */
   const onReset = (): void => {
     if (--resets < 0) close();
   };
@@ -170,9 +173,9 @@ function ping(session: ServerHttp2Session, timeoutMs: number): void {
 }
 
 /**
- * No request is lost: GOAWAY(2^31-1), a round trip, then GOAWAY(last), and the end after the last stream. The first frame
- * goes to the bare socket, because `session.goaway()` would have later streams ignored; on TLS that write would abort the
- * process, so there `close()` alone must do.
+ * Loses no request: GOAWAY(2^31-1), a round trip, then GOAWAY(last), and the end after the last stream. The first frame
+ * goes to the bare socket, because `session.goaway()` would make the session ignore later streams. On TLS that write
+ * would abort the process, so `close()` alone must do there.
  */
 function closeGracefully(session: ServerHttp2Session, socket: Socket): void {
   if (session.closed || session.destroyed) return;

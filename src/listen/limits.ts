@@ -9,7 +9,9 @@ export interface ListenerLimits {
   readonly maxSockets: number;
   /** Not for loopback and unix sockets. */
   readonly maxSocketsPerAddress: number;
-  /** From accept to the first bytes, from TLS hello to its end, from the h2 preface to the first request. */
+  /**
+   * The time from accept to the first bytes, for the TLS handshake, and from the HTTP/2 preface to the first request.
+   */
   readonly firstRequestMs: number;
   readonly h1: {
     readonly maxHeaderBytes: number;
@@ -31,7 +33,7 @@ export interface ListenerLimits {
     readonly maxControlFrames: number;
     /** Time without an open stream until GOAWAY. 0: no limit, for trusted peers. */
     readonly idleMs: number;
-    /** Connection age (± 10 %), then GOAWAY. 0: never. */
+    /** Connection age (± 10 %), then GOAWAY. 0 for no limit. */
     readonly ageMs: number;
     /** The interval of PINGs. A peer that does not answer within `pingTimeoutMs` is cut. 0: none. */
     readonly pingMs: number;
@@ -39,7 +41,7 @@ export interface ListenerLimits {
   };
   /** Time that an answer waits for its client to read on, until its stream or connection ends. */
   readonly stalledMs: number;
-  /** Bytes that all peers of the listener can make it hold together: headers, bodies and unread answers. */
+  /** The bytes that all peers of the listener can make it hold together: headers, bodies and unread answers. */
   readonly bufferedBytes: number;
   /** Server streams (health Watch, reflection) of one connection. */
   readonly streamsPerConnection: number;
@@ -65,8 +67,8 @@ const h2 = {
 const common = { firstRequestMs: 5_000, stalledMs: 10_000, streamsPerConnection: 8 };
 
 /**
- * The limits of each listener. On a data listener whose peers are trusted (a proxy's clients reset streams through it) sessions
- * have no age and no idle limit: a closed session is an error that `failure_mode_allow` opens.
+ * The limits of each listener. On a data listener with trusted peers, sessions have no age and no idle limit, because a
+ * closed session is an error that `failure_mode_allow` opens. A proxy's clients can reset streams through it.
  */
 export function listenerLimits(listener: "data" | "data-trusted" | "admin" | "ops"): ListenerLimits {
   switch (listener) {
@@ -101,7 +103,10 @@ export function listenerLimits(listener: "data" | "data-trusted" | "admin" | "op
   }
 }
 
-/** A listener's limits as the built-in HTTP/2 server takes them. It exempts trusted peers from age and idleness itself. */
+/**
+ * A listener's limits in the form of the built-in HTTP/2 server, which exempts trusted peers from age and idleness
+ * itself.
+ */
 export function builtinLimits({ firstRequestMs, h2, stalledMs, bufferedBytes }: ListenerLimits): Partial<Limits> {
   return {
     maxConcurrentStreams: h2.maxConcurrentStreams,
@@ -123,7 +128,7 @@ export function h2HeadLimits({ h2 }: Pick<ListenerLimits, "h2">): HeadLimits {
   return { maxHeaderList: h2.maxHeaderBytes, maxHeaderPairs: h2.maxHeaders };
 }
 
-/** The limits of a request's head over HTTP/1.1, counted as HTTP/2 counts: 32 bytes for each field, and pseudo-headers. */
+/** The limits of a request's head over HTTP/1.1, counted like HTTP/2: 32 bytes for each field, and pseudo-headers. */
 export function h1HeadLimits({ h1 }: Pick<ListenerLimits, "h1">): HeadLimits {
   const pairs = h1.maxHeaders + 4;
   return { maxHeaderList: h1.maxHeaderBytes + 32 * pairs, maxHeaderPairs: pairs };

@@ -14,7 +14,7 @@ import { OpenResponses } from "./responses.ts";
 import { certificateEnd, loadTls, type TlsFiles } from "./tls.ts";
 
 const SWEEP_MS = 1_000;
-/** While draining: how long a connection without a request is kept, because one may be on the wire. */
+/** During a drain: the time that a connection without a request is kept, because a request may be on the wire. */
 const SILENCE_MS = 500;
 
 /** A listener's own faults, by the names of `telemetry/events.ts`. */
@@ -24,7 +24,7 @@ export interface ListenerOptions {
   readonly name: Peer["listener"];
   /** `127.0.0.1:7400` or `unix:/path`; port 0 takes a free one. */
   readonly bind: string;
-  /** Of the socket file; 0600 by default. */
+  /** The mode of the socket file; 0600 by default. */
   readonly unixMode?: number;
   readonly tls?: TlsFiles;
   readonly limits: ListenerLimits;
@@ -33,15 +33,17 @@ export interface ListenerOptions {
   /** Answers requests of both protocols. It runs behind the guard. */
   readonly handler: HttpHandler;
   /**
-   * Takes the HTTP/2 connections instead of `node:http2`: the socket, paused, and the bytes read so far. The taker
-   * drains them itself; the listener destroys what is left at the end.
+   * Takes the HTTP/2 connections instead of `node:http2`: the socket, paused, and the bytes read so far. It drains them
+   * itself; the listener destroys the rest at the end.
    */
   readonly http2?: (socket: Socket, head: Buffer, peer: Peer) => void;
-  /** Answers HTTP/2 on `node:http2` stream by stream, in the place of `listener`. It checks authority and headers itself. */
+  /**
+   * Answers HTTP/2 on `node:http2` stream by stream, in place of `listener`. It checks authority and headers itself.
+   */
   readonly onStream?: StreamHandler;
   /** A fault on our side. Faults of peers are only counted, in `stats()`. */
   onTrouble(name: ListenerTrouble, error: unknown): void;
-  /** A TLS connection that did not come about: its peer's address, and why in a code. */
+  /** A TLS handshake that failed: the peer's address, and a code for the reason. */
   onHandshakeFailed?(address: string, why: string): void;
   /** The server's certificate is in use, from the start or after a reload: when it ends, in seconds since 1970. */
   onCertificate?(endsAt: number): void;
@@ -51,7 +53,7 @@ export interface ListenerStats {
   readonly sockets: number;
   readonly sessions: number;
   readonly openResponses: number;
-  /** Connections turned away by a limit, and frames or requests that are none, since the start. */
+  /** The connections that a limit refused, and the malformed frames and requests, since the start. */
   readonly refusedSockets: number;
   readonly refusedRequests: number;
 }
@@ -61,10 +63,13 @@ export interface Listener {
   readonly address: string;
   /** 0 for a unix socket. */
   readonly port: number;
-  /** Stops accepting, lets what is under way finish for at most `graceMs`, then closes. Never rejects. */
+  /** Stops accepting, lets requests in progress finish for at most `graceMs`, then closes. Never rejects. */
   drain(graceMs: number): Promise<void>;
   close(): Promise<void>;
-  /** Reads the certificate files again. A bad file keeps the old state and is reported; false then. */
+  /**
+   * Reloads the certificate files. Returns false if a file is bad; the old state stays then, and the problem is
+   * reported.
+   */
   reloadTls(): boolean;
   stats(): ListenerStats;
 }
@@ -172,7 +177,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
       requestCert: tls.clientCaFile !== undefined,
       // A client without a certificate may come to the data listener with a bearer.
       rejectUnauthorized: options.name !== "data" && named,
-      allowHalfOpen: false, // a client that ends in the handshake has left
+      allowHalfOpen: false, // a client that ends in the handshake has disconnected
       noDelay: true,
       keepAlive: true,
     });
@@ -182,9 +187,9 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
       options.onHandshakeFailed?.(describe(socket).address, why);
     };
     server.on("tlsClientError", (error: NodeJS.ErrnoException, socket: TLSSocket) => {
-      // A certificate that is refused ends the connection, which alone would look as if the client had left.
+      // A refused certificate ends the connection, which alone would look as if the client had left.
       failed(socket, String(socket.authorizationError ?? error.code ?? "error"));
-      socket.destroy(); // a handshake that timed out is not ended by Node
+      socket.destroy(); // Node does not end a handshake that timed out
     });
     server.on("secureConnection", (socket: TLSSocket) => {
       socket.on("error", () => {});

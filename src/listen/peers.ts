@@ -25,7 +25,7 @@ export function peerOf(req: HttpRequest): Peer {
   return peers.get(connectionOf(req)) ?? { listener: "data", address: "", from: "remote", sans: [], sanAllowed: false };
 }
 
-/** A connection's peer as permissions and limits see it. `allowedSans` are the listener's. */
+/** A connection's peer, for permissions and limits. `allowedSans` are the listener's. */
 export function describePeer(
   listener: Peer["listener"],
   { address, unix, certificateSans }: ConnectionPeer,

@@ -10,7 +10,7 @@ export interface Page {
 }
 
 /**
- * Serves pages by GET and HEAD at exact paths; a query is ignored, another method is 405, any other path goes to
+ * Serves pages by GET and HEAD at exact paths. A query is ignored, another method is 405, and any other path goes to
  * `otherwise` (404).
  */
 export function plainPaths(

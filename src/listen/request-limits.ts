@@ -12,8 +12,8 @@ export function speaksGrpc(header: Headers): boolean {
 }
 
 /**
- * The headers of a request, every occurrence kept: a repeated one is joined by a comma, never dropped, so that two
- * credentials are seen as two. Undefined when a name or value cannot be one (RFC 9110 §5).
+ * The headers of a request with every occurrence: a repeated one is joined by a comma, never dropped, so that two
+ * credentials are seen as two. Undefined if a name or value is invalid (RFC 9110 §5).
  */
 export function headersOf(req: HttpRequest): Headers | undefined {
   const header = new Headers();
@@ -48,7 +48,7 @@ export function clampDeadline(header: Headers, limits: RpcLimits): number | Tran
 
 const ENCODING_HEADERS = ["content-encoding", "grpc-encoding", "connect-content-encoding"];
 
-/** The encoding of a request: `other` is one that its method does not take. */
+/** The encoding of a request; `other` if its method does not accept it. */
 export function encodingOf(header: Headers, query: string, gzip: boolean): "identity" | "gzip" | "other" {
   const named = ENCODING_HEADERS.map((name) => header.get(name));
   named.push(/(?:^|&)compression=([^&]*)/.exec(query)?.[1] ?? null);
@@ -63,17 +63,20 @@ export interface BodyRules {
   readonly grpc: boolean;
   readonly stream: boolean;
   readonly state: CallState;
-  /** Aborted when the client has left, or when the listener drains a stream: the body ends, as if the client had ended it. */
+  /**
+   * Aborted when the client has disconnected, or when the listener drains a stream: the body ends, as if the client had
+   * ended it.
+   */
   readonly stop: AbortSignal;
-  /** Ours to give back when the call is over. */
+  /** The bytes that we return when the call is over. */
   held: number;
 }
 
 const ENVELOPE = 5;
 
 /**
- * The body of a request under its limits. When one is exceeded `state.fault` says which, and the iteration throws: bytes
- * beyond the limit are never kept.
+ * The body of a request under its limits. If it exceeds one, `state.fault` names the fault and the iteration throws.
+ * Bytes beyond a limit are never kept.
  */
 export async function* limitedBody(req: HttpRequest, rules: BodyRules): AsyncGenerator<Uint8Array> {
   const fail = (fault: CallState["fault"]): never => {
@@ -102,7 +105,7 @@ export async function* limitedBody(req: HttpRequest, rules: BodyRules): AsyncGen
   }
 }
 
-/** Gives back what a call held. */
+/** Returns the bytes that a call held. */
 export function release(rules: BodyRules): void {
   rules.budget.give(rules.held);
   rules.held = 0;

@@ -14,19 +14,19 @@ const TRAILERS_MS = 20;
 interface Open {
   readonly req: HttpRequest;
   readonly res: HttpResponse;
-  /** Bytes of the budget. */
+  /** The bytes taken from the budget. */
   readonly held: number;
   pending: number;
   still: number;
 }
 
-/** The responses that a listener is writing: counted, watched for readers that do not read, and closed properly. */
+/** The responses that a listener is writing: counted, watched for clients that do not read, and closed properly. */
 export class OpenResponses {
   readonly #open = new Set<Open>();
   readonly #budget: ByteBudget;
   readonly #mostUnread: number;
 
-  /** `budget` is for what requests hold; `mostUnread` are the bytes that all answers together may have unread. */
+  /** `budget` is for the bytes of requests; `mostUnread` is the limit of unread bytes of all answers together. */
   constructor(budget: ByteBudget, mostUnread: number) {
     this.#budget = budget;
     this.#mostUnread = mostUnread;
@@ -72,8 +72,8 @@ export class OpenResponses {
   }
 
   /**
-   * Called every `intervalMs`: resets what has had unread bytes, and no movement, for `stalledMs`, and where all together
-   * have too many, those that have not moved.
+   * Called every `intervalMs`. Resets responses that had unread bytes and no movement for `stalledMs`. If all together
+   * have too many unread bytes, resets those that have not moved.
    */
   sweep(intervalMs: number, stalledMs: number): void {
     let unread = 0;
@@ -93,7 +93,7 @@ export function lastOfConnection(res: HttpResponse): void {
   if (!("stream" in res) && !res.headersSent) (res as ServerResponse).shouldKeepAlive = false;
 }
 
-/** Ends a request's stream, or its connection where HTTP/1.1 has nothing smaller. */
+/** Ends a request's stream, or its connection, because HTTP/1.1 has no smaller unit. */
 export function abandon(req: HttpRequest): void {
   if ("stream" in req) req.stream.close(constants.NGHTTP2_CANCEL);
   else req.socket.destroy();
@@ -114,10 +114,11 @@ function resetAnswered({ stream }: Http2ServerRequest): void {
   stream.close(constants.NGHTTP2_NO_ERROR);
 }
 
-/** Reads and drops the rest of a request, for a while: closing at once could take the answer away from the client. */
+/** Reads and drops the rest of a request for a while, because closing at once could lose the answer. */
 function linger(message: IncomingMessage): void {
   if (message.complete || message.socket.destroyed) return;
-  // After a pause of the whole process the timer is due before the bytes that came meanwhile: they are read first.
+  // After a pause of the whole process the timer is due before the bytes that arrived meanwhile, so those are read
+  // first.
   const end = (): void => void setImmediate(() => message.complete || message.socket.destroy());
   const timer = setTimeout(end, LINGER_MS).unref();
   message.once("end", () => clearTimeout(timer));

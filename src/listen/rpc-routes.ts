@@ -22,24 +22,26 @@ export interface RpcRouteOptions {
   /** Registers services, as with connect's own adapters. Methods without an implementation answer UNIMPLEMENTED. */
   routes(router: ConnectRouter): void;
   /**
-   * Runs after the headers and before the body is read: authenticates the caller and checks its permission, by throwing.
-   * It finds the peer under `peerKey` and leaves what it learned in `context.values`.
+   * Runs after the headers and before the body is read. It authenticates the caller and checks its permission, and
+   * refuses by throwing. It finds the peer under `peerKey` and stores its results in `context.values`.
    */
   readonly gate?: (context: HandlerContext) => void | Promise<void>;
-  /** The first is outermost. They see decoded messages only. */
+  /** The first is outermost. They see only decoded messages. */
   readonly interceptors?: readonly Interceptor[];
-  /** In place of those of the method's row. */
+  /** Replaces the limits of the method's row. */
   readonly limits?: (method: DescMethod) => RpcLimits;
   readonly grpcWeb: boolean;
-  /** Aborted when the listener drains: the signals of server streams abort and their requests end. Unary calls go on. */
+  /**
+   * Aborted when the listener drains: the signals of server streams abort and their requests end. Unary calls continue.
+   */
   readonly drain?: AbortSignal;
-  /** Translates what the gate, an interceptor or a handler throws; a ConnectError stays as it is. Default: INTERNAL. */
+  /** Translates errors of the gate, an interceptor or a handler. A ConnectError stays unchanged. Default: INTERNAL. */
   readonly toConnectError?: (error: unknown) => ConnectError;
 }
 
 export interface RpcRoute {
   readonly handle: UniversalHandler;
-  /** Answers, in the protocol of the request, with the error that stands in its context values. Reads no body. */
+  /** Answers, in the protocol of the request, with the error in its context values. Reads no body. */
   readonly refuse: UniversalHandler;
   readonly limits: RpcLimits;
   readonly stream: boolean;
@@ -73,7 +75,7 @@ export function rpcRoutes(options: RpcRouteOptions): Map<string, RpcRoute> {
     const limits = options.limits?.(method) ?? row.limits;
     const perRoute = {
       ...common,
-      // Misspelt fields, broken UTF-8 and days that no calendar has are errors, not "nothing was said".
+      // Misspelt fields, broken UTF-8 and impossible dates are errors and are not ignored.
       jsonOptions: { ignoreUnknownFields: false, textDecoder: jsonTextOf(method.input) },
       readMaxBytes: limits.readMaxBytes,
       acceptCompression: limits.gzip ? [compressionGzip] : [],

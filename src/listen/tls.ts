@@ -6,9 +6,9 @@ import { StartError } from "../domain/start-error.ts";
 export interface TlsFiles {
   readonly certFile: string;
   readonly keyFile: string;
-  /** Client certificates are asked for, and believed when this CA signed them. */
+  /** Client certificates are requested, and trusted if this CA signed them. */
   readonly clientCaFile?: string;
-  /** DNS or URI names. A client certificate that has none of them is refused. */
+  /** DNS or URI names. A client certificate without any of them is refused. */
   readonly allowedSans?: readonly string[];
 }
 
@@ -18,7 +18,10 @@ export interface TlsProblem {
   readonly problem: string;
 }
 
-/** Reads the files and proves that they fit together. Throws StartError, whose text names key and file, never what is in one. */
+/**
+ * Reads the files and checks that they fit together. Throws StartError, whose text names key and file, never a file's
+ * content.
+ */
 export function loadTls(files: TlsFiles): SecureContextOptions {
   const { options, problems } = examine(files, undefined);
   if (problems.length > 0) {
@@ -67,7 +70,7 @@ function examine(files: TlsFiles, now: number | undefined): { options: SecureCon
   if (now !== undefined) {
     const end = leaf === undefined ? undefined : outOfTime(leaf, now);
     if (end !== undefined) tell("cert_file", files.certFile, end);
-    // Of a bundle, some may have had their time.
+    // Some certificates of a bundle may have expired.
     const ends = roots.map((root) => outOfTime(root, now));
     if (ends.length > 0 && !ends.includes(undefined)) tell("client_ca_file", files.clientCaFile!, ends[0]!);
   }

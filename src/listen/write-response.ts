@@ -2,12 +2,12 @@ import type { ServerResponse } from "node:http";
 import type { UniversalServerResponse } from "@connectrpc/connect/protocol";
 import type { HttpResponse } from "./peers.ts";
 
-/** Small enough that a client which reads at all moves it within the listener's stall limit. */
+/** Small enough that any client that reads at all moves it within the listener's stall limit. */
 const SLICE = 64 * 1024;
 
 /**
- * Writes a response of connect to a response of Node, at the pace at which the client reads. Headers leave with the first
- * byte of the body, so that a handler can still set some. Rejects when the client goes away or the handler fails.
+ * Writes a response of connect to a response of Node, at the client's reading pace. Headers leave with the first byte
+ * of the body, so that a handler can still set some. Rejects if the client disconnects or the handler fails.
  */
 export async function writeResponse(from: UniversalServerResponse, to: HttpResponse): Promise<void> {
   const res = to as ServerResponse; // the one type that covers what both have in common

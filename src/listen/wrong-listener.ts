@@ -3,7 +3,7 @@ import type { Peer } from "../rpc/peer.ts";
 
 type Listener = Peer["listener"];
 
-/** The pages that no row of `rpc/methods.ts` is about. */
+/** The pages that have no row in `rpc/methods.ts`. */
 const PAGES: readonly (readonly [start: string, home: Listener])[] = [
   ["/openapi.json", "admin"],
   ["/metrics", "ops"],
@@ -17,7 +17,7 @@ const HOMES: readonly (readonly [start: string, home: Listener])[] = [
   ...PAGES,
 ];
 
-/** Why a listener does not serve a path, without a byte of it. */
+/** The reason why a listener does not serve a path, without a byte of the path. */
 export function whyUnknown(path: string, here: Listener): string {
   const found = HOMES.find(([start]) => path.startsWith(start));
   if (found === undefined || found[1] === here) return `the ${here} listener has no such method`;

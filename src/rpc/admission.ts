@@ -1,27 +1,32 @@
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 
-/** What competes with what. Revocations share the slots of `admin` and have some that no other call gets. */
+/**
+ * The classes of work that compete for slots. Revocations share the slots of `admin`, and have some that no other call
+ * gets.
+ */
 export type AdmissionClass = "validate" | "admin" | "revoke" | "health";
 
 export interface AdmissionOptions {
   readonly clock: Pick<Clock, "mono">;
-  /** Units of work at a time; a batch weighs its entries. */
+  /** Units of work at a time. A batch weighs as much as its entries. */
   readonly concurrency?: Partial<Record<"validate" | "admin" | "health", number>>;
   /** Counts a refusal. */
   onShed(klass: AdmissionClass): void;
-  /** Event loop utilization since the last call, 0 to 1: a late loop sheds only where it is busy, with more than 0.7. A full
-   * loop that is in time is no overload: it is the peak. */
+  /**
+   * Event loop utilization since the last call, 0 to 1. Shed only when the event loop is both late and busy (above
+   * 0.7); a busy loop that keeps up is at capacity, not overloaded.
+   */
   readonly utilization?: () => number;
-  /** Memory in use as a part of the cap, 0 to 1; more than 0.85 sheds. */
+  /** Memory in use as a share of the cap, 0 to 1. Above 0.85 calls are shed. */
   readonly memory?: () => number;
 }
 
 export interface Admission {
   /**
-   * Takes `weight` units and gives the function that returns them (once), at once or from the queue. Throws or rejects
-   * with OVERLOADED within 50 ms when there is no room; nothing was done then. `leftMs` is what the call's deadline
-   * leaves.
+   * Takes `weight` units, at once or from the queue, and returns the function that returns them (once). Throws or
+   * rejects with OVERLOADED within 50 ms if there is no room; the call did nothing then. `leftMs` is the time until the
+   * call's deadline.
    */
   enter(klass: AdmissionClass, weight: number, leftMs: number): (() => void) | Promise<() => void>;
   /** Stops the sampling. */
@@ -32,14 +37,19 @@ const DEFAULTS = { validate: 256, admin: 64, health: 16 };
 const RESERVED_FOR_REVOCATION = 0.1;
 const QUEUE_MAX = 50;
 const QUEUE_MS = 50;
-/** From this age of the oldest on, the newest goes first: those who waited longest are the likeliest to have left. */
+/**
+ * If the oldest call has waited this long, the newest goes first: callers that waited longest have most likely left.
+ */
 const OLD_MS = 20;
 const SAMPLE_MS = 20;
 const SAMPLES = 50;
 const LAG_MS = 100;
-/** Two late samples in a second are overload, one is a pause. */
+/** Two late samples in a second are overload; one is a pause. */
 const LATE_SAMPLES = 2;
-/** Samples between two looks at the loop's utilization, and from where on lateness is the loop's own. */
+/**
+ * The number of samples between two reads of the loop's utilization, and the utilization above which the loop itself
+ * causes the lateness.
+ */
 const LOOK_EVERY = 10;
 const BUSY = 0.7;
 const LEAST_LEFT_MS = 5;
@@ -53,7 +63,7 @@ interface Waiting {
   readonly shed: () => void;
 }
 
-/** Admission by class: slots, a short queue, and a gate that closes when the event loop or memory is full. */
+/** Admission by class: slots, a short queue, and a gate that closes when the event loop or the memory is full. */
 export function createAdmission(options: AdmissionOptions): Admission {
   const { clock } = options;
   const gate = loopGate(options);
@@ -86,7 +96,7 @@ export function createAdmission(options: AdmissionOptions): Admission {
   return { enter, close: gate.close };
 }
 
-/** Slots of one kind, some of them for revocations only, and the short queue for them. */
+/** Slots of one kind, some of them only for revocations, and the short queue for them. */
 class Pool {
   #used = 0;
   readonly #size: number;
@@ -155,13 +165,14 @@ class Pool {
   }
 }
 
-/** Closed while the event loop is late or busy, or memory is short. */
+/** Closed while the event loop is late and busy, or memory is short. */
 function loopGate({ clock, utilization, memory }: AdmissionOptions): { closed(): boolean; close(): void } {
   const late: boolean[] = Array.from({ length: SAMPLES }, () => false);
   let at = 0;
   let lateCount = 0;
   let busy = false;
-  // A process that others keep from running is late as well, but has nothing to shed: its loop is idle when it runs.
+  // If other processes keep this one from running, it is late, too, but has nothing to shed: its loop is idle when it
+  // runs.
   let used = 1;
   let expected = clock.mono() + SAMPLE_MS;
   const timer = setInterval(() => {

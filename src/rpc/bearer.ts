@@ -1,11 +1,11 @@
 import { AppError } from "../domain/errors.ts";
 
-/** RFC 6750, section 2.1: the scheme without regard to case, one space or more, then one b64token. */
+/** RFC 6750 §2.1: the scheme in any case, one space or more, then one b64token. */
 const BEARER = /^bearer +([A-Za-z0-9._~+/=-]{1,8192})$/i;
 
 /**
- * The bearer credential of an `authorization` header; undefined where there is no header. CALLER_UNAUTHENTICATED for a
- * repeated or malformed one: a header that occurs twice arrives joined by a comma, which no credential holds.
+ * The bearer credential of an `authorization` header; undefined without the header. CALLER_UNAUTHENTICATED if it is
+ * repeated or malformed: a repeated header arrives joined by a comma, which no credential holds.
  */
 export function bearerOf(authorization: string | null | undefined): string | undefined {
   if (authorization === null || authorization === undefined || authorization === "") return undefined;

@@ -13,22 +13,22 @@ export interface Call {
   readonly method: Method;
   /** Every occurrence of a request header, joined. */
   readonly header: (name: string) => string | null;
-  /** Its `authorization`, or the same from elsewhere in the request. */
+  /** Its `authorization`, or a credential from elsewhere in the request. */
   readonly credential: () => string | null | Promise<string | null>;
   /** Sets a header of the response. */
   readonly respond?: (name: string, value: string) => void;
-  /** Monotonic time by which the caller wants its answer; undefined: none. */
+  /** The caller's deadline in monotonic time; undefined for none. */
   readonly deadline: number | undefined;
-  /** Throws where the request is out of its bounds. */
+  /** Throws if the request is out of its bounds. */
   validate: () => void | Promise<void>;
-  /** Monotonic time from which the call's duration counts. */
+  /** The start of the call's duration, in monotonic time. */
   started: number;
   /** First the socket's peer, then the client behind trusted proxies. */
   peer: Peer;
   requestId: string;
   caller?: Caller;
   access?: Access;
-  /** Gives the slot of admission back. */
+  /** Returns the slot of admission. */
   leave?: () => void;
 }
 
@@ -36,32 +36,34 @@ export const callKey: ContextKey<Call | undefined> = createContextKey<Call | und
   description: "call",
 });
 
-/** The access of an authenticated call; a handler without one is a bug, and refused. */
+/** The access of an authenticated call. A handler without one is a bug, and the call is refused. */
 export function accessOf(context: { readonly values: ContextValues; readonly signal?: AbortSignal }): Access {
   const access = context.values.get(callKey)?.access;
   if (access === undefined) throw new AppError("CALLER_UNAUTHENTICATED", "a credential is required");
   return context.signal === undefined ? access : { ...access, signal: context.signal };
 }
 
-/** The id of a request: the client's own where it is short and harmless, else a new one. */
+/** The id of a request: the client's own if it is short and harmless, else a new one. */
 export function requestIdFrom(header: string | null | undefined): string {
   return header !== null && header !== undefined && /^[A-Za-z0-9._-]{1,48}$/.test(header) ? header : randomUUID();
 }
 
-/** A page ends here, however many items were asked for: clients of gRPC take 4 MiB, and JSON is wordier. */
+/**
+ * A page ends at this size, however many items were requested, because gRPC clients accept 4 MiB and JSON is longer.
+ */
 const PAGE_BYTES = 2 * 1024 * 1024;
-/** What the list adds to each item: its tag and length. */
+/** The bytes that the list adds to each item: its tag and length. */
 const FRAME_BYTES = 5;
 
-/** How many items make a page: 50 where nothing is asked. */
+/** The number of items in a page: 50 by default. */
 export function pageSize(asked: number): number {
   if (asked < 0 || asked > 500) throw invalidField("page_size", "must be 0 to 500");
   return asked === 0 ? 50 : asked;
 }
 
 /**
- * The page that answers with a part of a list: its messages, as many as fit into 2 MiB, and where the next one begins.
- * The first always fits.
+ * The answer with one page of a list: as many messages as fit into 2 MiB, and the start of the next page. The first
+ * message always fits.
  */
 export function page<T, S extends DescMessage>(
   { rows, rest }: Part<T>,
@@ -80,12 +82,12 @@ export function page<T, S extends DescMessage>(
   return { items, next: rest };
 }
 
-/** For a field that the mask names and the message leaves out, where no value is the one to take. */
+/** For a field that the mask names and the message omits, if it has no default to set. */
 export function unspecified(field: string): never {
   throw invalidField(field, "must be given where update_mask names it");
 }
 
-/** The paths of an update mask, each one known, each once. INVALID_FIELD for others, and for an empty mask. */
+/** The paths of an update mask, each known and unique. INVALID_FIELD for any other mask, and for an empty one. */
 export function maskOf<P extends string>(paths: readonly string[] | undefined, known: readonly P[]): ReadonlySet<P> {
   if (paths === undefined || paths.length === 0) {
     throw invalidField("update_mask", `must name at least one of ${known.join(", ")}`);

@@ -22,9 +22,9 @@ export interface CallerDeps {
   readonly clock: Clock;
   readonly breakGlass: Secret | undefined;
   readonly events: Pick<Events, "alarm">;
-  /** For those who rotated themselves and did not hear the answer. */
+  /** For callers that rotated themselves and lost the answer. */
   readonly rotated?: RotatedCallers;
-  /** `scopes`: what it may give to tokens besides. */
+  /** `scopes`: the additional scopes that it may grant to tokens. */
   readonly mtls: readonly {
     readonly san: string;
     readonly tenant: string;
@@ -34,13 +34,13 @@ export interface CallerDeps {
 }
 
 export interface RotatedCallers {
-  /** As `validate`, but that the use of a string after its rotation is no signal yet. */
+  /** Like `validate`, except that the use of a string after its rotation does not count as reuse yet. */
   readonly validate: Validate;
-  /** The record behind a string, dead or not, and that of its parent. */
+  /** The record behind a string, dead or not, and the record of its parent. */
   find(bearer: string): Promise<{ readonly token: Token; readonly parent: Token | undefined } | undefined>;
 }
 
-/** The one method in which a token that a rotation ended may still be a caller. */
+/** The only method that a token may still call after a rotation ended it. */
 const ROTATE = methodOf(TokenAdmin.method.rotateToken);
 
 /** Turns a credential into a caller. */
@@ -54,8 +54,8 @@ export class Callers {
   }
 
   /**
-   * The caller behind a request of the admin listener. CALLER_UNAUTHENTICATED without a good credential; STORE_UNAVAILABLE
-   * where its token can not be judged.
+   * Returns the caller behind a request of the admin listener. CALLER_UNAUTHENTICATED without a valid credential;
+   * STORE_UNAVAILABLE if its token cannot be validated.
    */
   async authenticate(peer: Peer, authorization: string | null, method: Method, requestId: string): Promise<Caller> {
     const bearer = bearerOf(authorization);
@@ -75,7 +75,7 @@ export class Callers {
         direct,
       };
     }
-    // Compared as hashes: equal lengths, so that the time tells nothing.
+    // Compared as hashes of equal length, so that the time reveals nothing.
     if (this.#breakGlass !== undefined && sameSecret(sha256(bearer), this.#breakGlass)) {
       await this.#deps.audit.append(
         { actor: "break-glass", address, requestId },
@@ -88,7 +88,7 @@ export class Callers {
           metadata: {},
         },
       );
-      // It is there for the day on which nothing else helps: each use is worth a look.
+      // Break-glass is for emergencies, so each use raises an alarm.
       this.#deps.events.alarm("break_glass_used", { method: method.name, address, requestId });
       return {
         kind: "break-glass",
@@ -107,7 +107,7 @@ export class Callers {
     } catch (error) {
       const ended = isUnauthenticated(error) ? await rotated.find(bearer) : undefined;
       if (ended === undefined || ended.token.rotatedTo === "" || !this.#isOver(ended.token)) throw error;
-      // A child is bound by its parent's networks at every use.
+      // The networks of its parent bind a child at every use.
       for (const { allowedCidrs } of ended.parent === undefined ? [ended.token] : [ended.token, ended.parent]) {
         if (allowedCidrs.length > 0 && !addressAllowed(allowedCidrs, address || LOCAL)) throw error;
       }
@@ -115,12 +115,15 @@ export class Callers {
     }
   }
 
-  /** A rotation ended it: what refuses it for another reason (its principal, its parent) is no repeat and no reuse. */
+  /**
+   * The rotation ended it, and nothing else does: a token that is refused because of its principal or parent is neither
+   * a repeat nor a reuse.
+   */
   #isOver({ revokeTime, expireTime }: Token): boolean {
     return revokeTime !== undefined || (expireTime !== undefined && expireTime <= this.#deps.clock.wall());
   }
 
-  /** One who may repeat the rotation that ended its token; what it names decides, where the rotation is. */
+  /** A caller that may repeat the rotation that ended its token. The rotation decides if the request is that repeat. */
   #ended(token: Token, address: string, direct: boolean): Caller {
     const { hint, tenant, principal, id } = token;
     const who = { tenant, principal, tokenId: id, address, direct };
@@ -130,7 +133,7 @@ export class Callers {
   /** The caller behind one of our own tokens. */
   async token(bearer: string, address: string, direct: boolean, validate = this.#deps.validate): Promise<Caller> {
     const deadline = this.#deps.clock.mono() + 2_000;
-    // A caller on this machine has no network address to be held against the token's networks.
+    // A caller on this machine has no network address to check against the token's networks.
     const clientAddress = address || LOCAL;
     const decision = await validate(bearer, NO_REQUIREMENT, { clientAddress }, deadline);
     if (decision.verdict === "UNDETERMINED") {
@@ -154,14 +157,14 @@ export class Callers {
   }
 }
 
-/** How far the caller reaches in this method; CALLER_FORBIDDEN where not at all. */
+/** The caller's reach in this method; CALLER_FORBIDDEN if it has none. */
 export function permit(caller: Caller, { permission, own }: Method): Reach {
   if (permission === "open" || permission === "trusted peer")
     throw new AppError("CALLER_FORBIDDEN", "no credential opens this call");
   return reachOf(caller, permission, own === "anyone" || (own === "session" && caller.kind === "session"));
 }
 
-/** What a caller on this machine, which has no network address, counts as. */
+/** The address that stands for a caller on this machine, which has no network address. */
 const LOCAL = "127.0.0.1";
 
 function isUnauthenticated(error: unknown): boolean {

@@ -2,12 +2,12 @@ import { isIP } from "node:net";
 import { addressAllowed } from "../domain/networks.ts";
 import type { Peer } from "./peer.ts";
 
-/** Hops that are looked at, from the right: nobody has more proxies of his own in a row. */
+/** The most hops that are examined, from the right. Nobody has more proxies in a row. */
 const MOST_HOPS = 32;
 
 /**
- * The address in a hop of X-Forwarded-For, which some proxies write with a port, an IPv6 address then in brackets
- * (`203.0.113.7:51234`, `[2001:db8::5]:443`). What holds no address is returned as it is.
+ * The address in a hop of X-Forwarded-For. Some proxies write it with a port, and then an IPv6 address in brackets
+ * (`203.0.113.7:51234`, `[2001:db8::5]:443`). A hop without an address is returned unchanged.
  */
 export function addressOfHop(hop: string): string {
   const text = hop.trim();
@@ -17,18 +17,18 @@ export function addressOfHop(hop: string): string {
   return isIP(address) === 0 ? text : address;
 }
 
-/** The networks whose peers may say for whom they speak. */
+/** The networks whose peers may name the client that they speak for. */
 export class TrustedProxies {
   readonly #networks: readonly string[];
 
-  /** Addresses or networks in CIDR form, as the configuration has checked them. */
+  /** Addresses or networks in CIDR form, already checked by the configuration. */
   constructor(networks: readonly string[]) {
     this.#networks = [...networks];
   }
 
   /**
-   * The peer as limits and audit see it: behind a trusted proxy the right-most hop of X-Forwarded-For that is not one
-   * itself. From anybody else the header counts for nothing.
+   * The peer for limits and audit. Behind a trusted proxy it is the right-most hop of X-Forwarded-For that is not a
+   * trusted proxy itself. From any other peer the header is ignored.
    */
   behind(peer: Peer, forwardedFor: string | null): Peer {
     if (!this.#trusts(peer.address)) return peer;

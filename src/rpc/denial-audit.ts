@@ -3,23 +3,25 @@ import { type Access, actorOf } from "../management/access.ts";
 import type { AuditLog } from "../management/ports.ts";
 import type { Events } from "../telemetry/events.ts";
 
-/** Audit rows for refused callers of one tenant a second; the rest is only counted. */
+/** The most audit rows for refused callers of one tenant in a second. Further refusals are only counted. */
 const MOST_OF_TENANT = 10;
-/** The same for all tenants together. Past half of it only those have a row that have none in this second. */
+/**
+ * The most audit rows for all tenants in a second. Above half of it, only tenants without a row in this second get one.
+ */
 const MOST_OF_ALL = 50;
-/** Tenants whose rows are counted; of more, the least recent is forgotten. */
+/** The most tenants whose rows are counted. Beyond it, the least recent is forgotten. */
 const MOST_TENANTS = 1_000;
 
 interface Budget {
-  /** Rows in this second. */
+  /** The rows in this second. */
   written: number;
-  /** Refusals without a row, since the last row. */
+  /** The refusals without a row since the last row. */
   unaudited: number;
 }
 
 /**
- * Calls of authenticated callers that were refused, as audit rows of their own: never more than the log can bear, and
- * whoever is refused without end leaves room for the rows of other tenants.
+ * Writes audit rows for refused calls of authenticated callers, at a rate that the log can bear. A caller that is
+ * refused endlessly leaves room for the rows of other tenants.
  */
 export class DenialAudit {
   readonly #deps: { readonly audit: AuditLog; readonly clock: Clock; readonly events: Events };
@@ -49,7 +51,9 @@ export class DenialAudit {
       this.#deps.events.trouble("denial_audit_failed", error);
     });
   }
-  /** How many of the tenant had no row since its last; undefined where this one has none either. */
+  /**
+   * The number of the tenant's refusals without a row since its last one; undefined if this refusal gets no row either.
+   */
   #take(tenant: string): number | undefined {
     const second = Math.floor(this.#deps.clock.mono() / 1000);
     if (second !== this.#second) this.#begin(second);

@@ -46,7 +46,7 @@ const TABLE = {
   INTERNAL: [Code.Internal, "error"],
 } as const satisfies Record<Reason, readonly [Code, Level]>;
 
-/** Every reason with its code: the error table of the documentation is checked against it. */
+/** Every reason with its code. A test compares the documentation's error table with it. */
 export function errorTable(): { reason: Reason; code: Code }[] {
   return (Object.keys(TABLE) as Reason[]).map((reason) => ({ reason, code: TABLE[reason][0] }));
 }
@@ -70,7 +70,7 @@ const STATUS_NAMES: Readonly<Record<Code, StatusName>> = {
   [Code.Unauthenticated]: "UNAUTHENTICATED",
 };
 
-/** How logs and metrics name the status of a failed call. */
+/** The name of a failed call's status in logs and metrics. */
 export function statusName(error: ConnectError): StatusName {
   return STATUS_NAMES[error.code];
 }
@@ -79,18 +79,23 @@ export function levelOf(reason: Reason): Level {
   return TABLE[reason][1];
 }
 
-/** The address for the line about a failed log-in; the lines of callers who are known name these. */
+/** The address for the log line about a failed authentication. Lines about known callers name the caller instead. */
 export function from(reason: Reason, address: string | undefined): { readonly address?: string } {
   return reason === "CALLER_UNAUTHENTICATED" && address ? { address } : {};
 }
 
-/** Anything thrown, as an AppError: whatever is not one is INTERNAL, with a fixed text and the cause kept inside. */
+/**
+ * Converts anything thrown to an AppError. Any other error becomes INTERNAL with a fixed text, and stays inside as the
+ * cause.
+ */
 export function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   return new AppError("INTERNAL", "internal error", { cause: error });
 }
 
-/** An error's details as encoded messages, and all of it as the google.rpc.Status of `grpc-status-details-bin`. */
+/**
+ * An error's details as encoded messages, and the whole error as the google.rpc.Status of `grpc-status-details-bin`.
+ */
 export function encodedError(error: ConnectError): {
   details: { type: string; value: Uint8Array; debug?: unknown }[];
   status: Uint8Array;
@@ -105,12 +110,12 @@ export function encodedError(error: ConnectError): {
   return { details, status: toBinary(StatusSchema, status) };
 }
 
-/** `debug` is for people who read the JSON of Connect. */
+/** `debug` is for people who read Connect's JSON. */
 function detailOf(desc: DescMessage, message: Message): { type: string; value: Uint8Array; debug: unknown } {
   return { type: desc.typeName, value: toBinary(desc, message), debug: toJson(desc, message) };
 }
 
-/** The error on the wire (AIP-193): one ErrorInfo of domain `sallyport`, and what else helps. */
+/** The error on the wire (AIP-193): one ErrorInfo of domain `sallyport`, and further details. */
 export function toConnectError(thrown: unknown, requestId?: string): ConnectError {
   if (thrown instanceof ConnectError) return thrown;
   const error = asAppError(thrown);

@@ -10,13 +10,13 @@ import {
 import { wireError } from "./transport-errors.ts";
 
 /**
- * Whether the program can answer, for the services of one listener and for the whole (`""`), as grpc.health.v1 tells it.
- * It starts as NOT_SERVING.
+ * The serving status by grpc.health.v1, for the services of one listener and for the whole listener (`""`). It starts
+ * as NOT_SERVING.
  */
 export class Health {
   readonly #names: ReadonlySet<string>;
   readonly #waiting = new Set<() => void>();
-  /** To be called whenever somebody polls. */
+  /** Called at each poll. */
   readonly polled: () => void;
   #serving = false;
 
@@ -29,7 +29,7 @@ export class Health {
     return this.#serving;
   }
 
-  /** Whether a Watch is open: it is told of a change at once. */
+  /** True if a Watch is open. It learns of a change at once. */
   get watched(): boolean {
     return this.#waiting.size > 0;
   }
@@ -38,7 +38,7 @@ export class Health {
     return this.#names;
   }
 
-  /** Tells every Watch at once. Draining is `set(false)` before the listeners close. */
+  /** Sets the status and notifies every Watch at once. A drain calls `set(false)` before the listeners close. */
   set(serving: boolean): void {
     if (this.#serving === serving) return;
     this.#serving = serving;
@@ -84,7 +84,7 @@ export function addHealth(router: ConnectRouter, health: Health, offer: "check" 
   });
 }
 
-/** The state at once and then each change of it, until the client leaves or the listener drains. */
+/** Sends the status at once and then each change, until the client leaves or the listener drains. */
 async function* watch(
   health: Health,
   now: (service: string) => HealthCheckResponse,
@@ -93,7 +93,7 @@ async function* watch(
 ): AsyncGenerator<HealthCheckResponse> {
   let last: Status | undefined;
   do {
-    const change = health.changed(signal); // before the look, so that none is missed
+    const change = health.changed(signal); // before the status is read, so that no change is missed
     const current = now(service);
     if (current.status !== last) yield current;
     last = current.status;
@@ -102,7 +102,9 @@ async function* watch(
   if (health.statusOf(service) !== last) yield now(service);
 }
 
-/** Check on bytes, for the listener without streams. UNDECODABLE for what is no request; NOT_FOUND for an unknown service. */
+/**
+ * Check on bytes, for the listener without streams. UNDECODABLE for malformed bytes; NOT_FOUND for an unknown service.
+ */
 export function healthBytes(health: Health, message: Uint8Array, form: "binary" | "json"): Uint8Array {
   health.polled();
   const { service } = requestOf(message, form);

@@ -2,20 +2,20 @@ import type { DescMessage } from "@bufbuild/protobuf";
 import { TimestampSchema } from "@bufbuild/protobuf/wkt";
 
 const DATE = /^([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2})/;
-// What an impossible time would have: a day that not every month has, or an hour that no day has.
+// The signs of an impossible time: a day that not every month has, or an hour that no day has.
 const SUSPECT = /-(?:29|3[0-9])[Tt]|[Tt]24:/;
 
-/** Whether a text begins with a day that the calendar has, and an hour of it. */
+/** True if a text begins with a day of the calendar and an hour of that day. */
 function isPossible(text: string): boolean {
   const found = DATE.exec(text);
-  if (found === null) return true; // the decoder's to refuse
+  if (found === null) return true; // the decoder refuses it
   const [year, month, day, hour] = found.slice(1).map(Number) as [number, number, number, number];
   return day <= new Date(Date.UTC(year, month, 0)).getUTCDate() && hour < 24;
 }
 
 /**
- * Decodes the JSON of a message as UTF-8, and throws where a time in it is none: the decoder of protobuf takes February 30
- * for March 2. It throws as that decoder does for other values.
+ * Decodes the JSON of a message as UTF-8, and throws if it holds an impossible time, because protobuf's decoder reads
+ * February 30 as March 2. It throws like that decoder does for other values.
  */
 export function jsonTextOf(schema: DescMessage): { decode(bytes: Uint8Array): string } {
   const utf8 = new TextDecoder("utf-8", { fatal: true });

@@ -12,11 +12,11 @@ import { TokenValidator } from "../gen/sallyport/v1/token_validator_pb.ts";
 import type { AdmissionClass } from "./admission.ts";
 import type { Peer } from "./peer.ts";
 
-/** The most that one call may cost. `deadlineMs` 0: the client's own deadline, or none (server streams). */
+/** The limits of one call. `deadlineMs` 0 means the client's own deadline, or none (server streams). */
 export interface RpcLimits {
   readonly readMaxBytes: number;
   readonly deadlineMs: number;
-  /** Whether gzip is understood. If not, every encoding but identity is UNIMPLEMENTED. */
+  /** True if gzip is accepted. Otherwise every encoding but identity is UNIMPLEMENTED. */
   readonly gzip: boolean;
 }
 
@@ -24,7 +24,7 @@ export interface RpcLimits {
 interface Row {
   /** `open`: no credential. `trusted peer`: the connection alone decides, and no token opens it. */
   readonly permission: Permission | "open" | "trusted peer";
-  /** Who may call without the permission, and then reaches only its own principal's tokens. */
+  /** The callers that may call without the permission. Such a caller reaches only its own principal's tokens. */
   readonly own: "nobody" | "session" | "anyone";
   /** The slots that a call waits for. `none`: it takes none. */
   readonly admission: AdmissionClass | "none";

@@ -8,8 +8,8 @@ export const NO_STORE = ["cache-control", "no-store"] as const;
 const BASIC = /^basic +([A-Za-z0-9+/]{1,12288}={0,2})$/i;
 
 /**
- * The `authorization` of a client of OAuth, which sends its secret by Basic (`client_secret_basic`, RFC 6749, section
- * 2.3.1): the secret is a token, and so a Bearer credential; the client's id is not looked at. Other values stay as they are.
+ * The `authorization` of an OAuth client, which sends its secret by Basic (`client_secret_basic`, RFC 6749 §2.3.1). The
+ * secret is a token, and so becomes a Bearer credential; the client id is ignored. Other values stay unchanged.
  */
 export function bearerOfClient(authorization: string): string {
   const encoded = BASIC.exec(authorization)?.[1];
@@ -23,13 +23,13 @@ export function bearerOfClient(authorization: string): string {
   }
 }
 
-/** The same for a secret in the body (`client_secret_post`); null where there is none. */
+/** The credential for a secret in the body (`client_secret_post`); null if there is none. */
 export function clientSecretOf(contentType: string | undefined, body: Uint8Array): string | null {
   const secret = parametersOf(contentType, body)?.get("client_secret");
   return secret === undefined ? null : `Bearer ${secret}`;
 }
 
-/** An error of the caller or of ours, as OAuth says it (RFC 6749, section 5.2; RFC 6750, section 3). */
+/** An error of the caller or of ours, in OAuth's form (RFC 6749 §5.2; RFC 6750 §3). */
 export function oauthFailure(error: unknown): HttpAnswer {
   const reason = error instanceof AppError ? error.reason : "INTERNAL";
   switch (reason) {
@@ -50,7 +50,7 @@ export function oauthFailure(error: unknown): HttpAnswer {
   }
 }
 
-/** Each parameter once; undefined for a repeated one, another content type or bytes that are neither form nor JSON. */
+/** Each parameter once; undefined for a repeated one, another content type, or bytes that are neither form nor JSON. */
 export function parametersOf(
   contentType: string | undefined,
   body: Uint8Array,
@@ -75,7 +75,7 @@ export function parametersOf(
   return found;
 }
 
-/** Far fewer parameters than anybody needs; more are none that we read. */
+/** More parameters than anybody needs. Further ones are ignored. */
 const MOST_PARAMETERS = 64;
 
 function formOf(text: string): [string, string][] {

@@ -1,14 +1,14 @@
 import { type ContextKey, createContextKey } from "@connectrpc/connect";
 
-/** Who is at the other end of a connection, as the socket itself shows it. Forwarding headers play no part. */
+/** The other end of a connection, as the socket itself shows it. Forwarding headers are ignored. */
 export interface Peer {
   readonly listener: "data" | "admin" | "ops";
   /** The IP address; empty on a unix socket. */
   readonly address: string;
   readonly from: "unix" | "loopback" | "remote";
-  /** DNS and URI names of a client certificate that our CA signed; empty without one. */
+  /** The DNS and URI names of a client certificate that our CA signed; empty without one. */
   readonly sans: readonly string[];
-  /** One of `sans` is among the listener's `allowed_sans`. */
+  /** True if one of `sans` is among the listener's `allowed_sans`. */
   readonly sanAllowed: boolean;
 }
 

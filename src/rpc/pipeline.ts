@@ -22,18 +22,17 @@ export interface PipelineDeps {
   readonly denials: DenialAudit;
 }
 
-/** Does one thing to a call, or refuses it by throwing. */
+/** Performs one step of a call, or refuses the call by throwing. */
 type Step = (call: Call, deps: PipelineDeps) => void | Promise<void>;
-/** Notes how a call ended; `thrown` is undefined where all went well. */
+/** Records the outcome of a call; `thrown` is undefined if the call succeeded. */
 type Ending = (call: Call, deps: PipelineDeps, thrown: unknown) => void;
 
-// What happens to every call of the admin listener, in this order. A step that refuses is the last one: none of the next
-// runs, except the endings.
+// The steps of every call of the admin listener, in this order. After a step that refuses, only the endings run.
 
 const BEFORE_BODY: readonly Step[] = [
   identify, // first: every refusal and every log line names the request and the client's address
-  authenticate, // before the body is read: the bytes of a stranger are not worth it
-  authorize, // before the body, too: the method alone decides, and nobody learns from a decoder's errors
+  authenticate, // before the body is read: the body of an unauthenticated client is not worth reading
+  authorize, // before the body, too: the method alone decides, and a decoder's errors disclose nothing
 ];
 const BEFORE_HANDLER: readonly Step[] = [
   admit, // before any work: a call that is shed has cost little and changed nothing
@@ -41,7 +40,7 @@ const BEFORE_HANDLER: readonly Step[] = [
 ];
 const ENDINGS: readonly Ending[] = [
   leave, // first: the slot is free while the rest is written
-  log, // every outcome, also the refusals of the steps above
+  log, // every outcome, including the refusals of the steps above
   auditDenial, // last: needs nothing but a caller, and never delays or changes the answer
 ];
 
@@ -54,7 +53,7 @@ async function authenticate(call: Call, { callers, clock }: PipelineDeps): Promi
   if (call.method.permission === "open") return;
   call.caller = await callers.authenticate(call.peer, await call.credential(), call.method, call.requestId);
   const { expireTime } = call.caller;
-  // An administrator's token cannot prolong itself: its end is told in time to make another.
+  // An administrator's token cannot extend its own life, so its holder is warned in time to mint another.
   if (expireTime !== undefined && expireTime - clock.wall() <= SOON_MS && rankOf(call.caller) !== "other")
     call.respond?.("sallyport-token-ends", new Date(expireTime).toISOString());
 }
@@ -107,7 +106,7 @@ function auditDenial({ caller, requestId, method }: Call, { denials }: PipelineD
     denials.record({ caller, reach: "own", requestId }, method.name, reason);
 }
 
-/** Takes calls through the steps: RPCs by Connect's two hooks, HTTP endpoints by `begin` and `finish`. */
+/** Runs calls through the steps: RPCs through Connect's two hooks, HTTP endpoints through `begin` and `finish`. */
 export class Pipeline {
   readonly #deps: PipelineDeps;
   readonly #checkBounds = requestValidator();
@@ -168,7 +167,7 @@ export class Pipeline {
   readonly interceptor: Interceptor = (next) => async (req) => {
     const call = req.contextValues.get(callKey);
     if (call === undefined) throw new AppError("INTERNAL", "a call went past the gate");
-    call.started = this.#deps.clock.mono(); // the time that a client takes to send its body is not ours
+    call.started = this.#deps.clock.mono(); // the time in which a client sends its body does not count
     if (!req.stream) call.validate = () => this.#checkBounds(req.method.input, req.message);
     try {
       const response = await this.finish(call, () => next(req));

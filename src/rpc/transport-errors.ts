@@ -4,8 +4,8 @@ import { AppError, type FieldViolation, type Reason } from "../domain/errors.ts"
 import { toConnectError } from "./errors.ts";
 
 /**
- * Why a call ends before, or beside, its handler. The HTTP/2 server of the data listener uses the same words; each is one
- * reason of the error table.
+ * The failures that end a call before its handler, or beside it. The HTTP/2 server of the data listener uses the same
+ * names; each is one reason of the error table.
  */
 export type TransportFailure =
   | "undecodable"
@@ -43,8 +43,8 @@ export function transportFailures(): { failure: TransportFailure; reason: Reason
 }
 
 /**
- * The error for a transport failure. Its text is fixed and holds nothing of the request: what cannot be decoded may be a
- * secret in the wrong place.
+ * The error for a transport failure. Its text is fixed and holds nothing of the request, because undecodable bytes may
+ * be a misplaced secret.
  */
 export function wireError(failure: TransportFailure, { message, violation, requestId }: WireMore = {}): ConnectError {
   const { reason, message: fixed } = FAILURES[failure];
@@ -56,7 +56,7 @@ export function wireError(failure: TransportFailure, { message, violation, reque
   return toConnectError(error, requestId);
 }
 
-/** What an error says besides its reason. */
+/** Additions to an error besides its reason. */
 export interface WireMore {
   /** Replaces the fixed text. It must hold no byte of the request. */
   readonly message?: string;
@@ -65,15 +65,15 @@ export interface WireMore {
 }
 
 const UNDECODABLE = "the request cannot be decoded";
-// Words as names of fields are made of them; anything else may be a secret in the wrong place.
+// A name in the form of a field name. Any other word may be a misplaced secret.
 const NAME = /^[a-z]+(?:_[a-z]+|[A-Z][a-z]+)*$/;
 const UNKNOWN = [': key "', '" is unknown'] as const;
 const LONGEST_NAME = 32;
 const FIELD = "cannot decode field ";
 
 /**
- * Which field a decoder of JSON complains of, from its text. Undefined where that cannot be told without repeating what
- * may be a secret: values never are.
+ * The field that a JSON decoder rejects, from its message. Undefined if naming it could repeat a secret. Values are
+ * never repeated.
  */
 export function violationOf(text: string): FieldViolation | undefined {
   const [before, after] = UNKNOWN;
@@ -86,7 +86,7 @@ export function violationOf(text: string): FieldViolation | undefined {
   return { field, description: `the value of "${field}" is none of its type` };
 }
 
-/** The error for a request in JSON that a decoder threw at. */
+/** The error for a JSON request that a decoder rejected. */
 export function undecodable(thrown: unknown): AppError {
   const violation = thrown instanceof Error ? violationOf(thrown.message) : undefined;
   if (violation === undefined) return new AppError("UNDECODABLE", FAILURES.undecodable.message);
@@ -98,17 +98,17 @@ export function reasonOf(failure: TransportFailure): Reason {
   return FAILURES[failure].reason;
 }
 
-/** What the transport knows about one call, from its first byte to its answer. */
+/** The transport's facts about one call, from its first byte to its answer. */
 export interface CallState {
-  /** Its request was decoded and handed to the interceptors; errors from here on are answers of ours. */
+  /** Its request is decoded and handed to the interceptors. Later errors are our own answers. */
   decoded: boolean;
   /** The request gate let it in. */
   admitted: boolean;
-  /** Why the transport ended the body early. */
+  /** The reason why the transport ended the body early. */
   fault?: TransportFailure;
 }
 
-/** The message in an error of Connect's JSON, made by connect; "" where it has none. Reads the body. */
+/** The message in an error of Connect's JSON, as connect made it; "" if it has none. Reads the body. */
 export async function messageOf(response: UniversalServerResponse): Promise<string> {
   const chunks: Uint8Array[] = [];
   try {
@@ -126,8 +126,8 @@ export const callStateKey: ContextKey<CallState> = createContextKey<CallState>(
 );
 
 /**
- * Which fault stands for an error that connect made while it read a request. Its own texts echo the input, and it says
- * `internal` for bytes that cannot be decoded.
+ * The failure that stands for an error that connect made while it read a request. Connect's own texts echo the input,
+ * and it says `internal` for undecodable bytes.
  */
 export function faultOf(code: Code): TransportFailure | undefined {
   switch (code) {
@@ -139,15 +139,15 @@ export function faultOf(code: Code): TransportFailure | undefined {
       return "deadline";
     case Code.Canceled:
     case Code.Aborted:
-      return undefined; // nobody is there to be answered
+      return undefined; // no client is left to get an answer
     default:
       return "undecodable";
   }
 }
 
 /**
- * The outermost interceptor: marks the call as decoded, turns whatever comes from inside into an error of ours, and does
- * for the messages of a stream what the transport does for those of a unary call.
+ * The outermost interceptor. It marks the call as decoded, turns every inner error into one of ours, and does for the
+ * messages of a stream what the transport does for those of a unary call.
  */
 export function decodeGuard(toConnectError: (error: unknown) => ConnectError): Interceptor {
   return (next) => async (req) => {
@@ -179,7 +179,7 @@ async function* translated<T>(messages: AsyncIterable<T>, toConnectError: (e: un
   }
 }
 
-/** The code of a response that connect made, in whichever protocol. Reads the body only of an error in gRPC-Web. */
+/** The code of a response that connect made, in any protocol. Reads the body only of an error in gRPC-Web. */
 export async function codeOf(response: UniversalServerResponse): Promise<Code | undefined> {
   if (response.status !== 200) return codeOfStatus[response.status] ?? Code.InvalidArgument;
   const status = response.trailer?.get("grpc-status");
@@ -197,7 +197,7 @@ const codeOfStatus: Readonly<Record<number, Code>> = {
   504: Code.DeadlineExceeded,
 };
 
-/** A translation of whatever is thrown: errors of connect pass as they are; without `inner` all others are INTERNAL. */
+/** Translates thrown errors. Connect's errors stay unchanged; without `inner` all others become INTERNAL. */
 export function translation(inner?: (error: unknown) => ConnectError): (error: unknown) => ConnectError {
   return (error) => (error instanceof ConnectError ? error : (inner?.(error) ?? wireError("internal")));
 }

@@ -16,7 +16,7 @@ const TIERS: readonly Tier[] = ["l1", "l2", "store", "none"];
 const BUCKETS = [0.000005, 0.00002, 0.0001, 0.0005, 0.002, 0.01, 0.05, 0.2, 1, 5];
 
 /**
- * Counters of the hot path: plain arrays that are only turned into Prometheus's form when somebody reads them. A labelled
+ * Counters of the hot path: plain arrays that become Prometheus metrics only when somebody reads them. A labelled
  * counter and histogram of the library would cost more than the decision itself.
  */
 export class ValidationMetrics {
@@ -36,7 +36,7 @@ export class ValidationMetrics {
     });
   }
 
-  /** A counter for one listener: made once, called for each answer. */
+  /** A counter for one listener: created once, called for each answer. */
   forListener(listener: string): (verdict: Verdict, tier: Tier, seconds: number) => void {
     let counts = this.#listeners.get(listener);
     if (counts === undefined)

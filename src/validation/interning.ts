@@ -1,14 +1,14 @@
 import type { TokenSnapshot, Version } from "../domain/token-snapshot.ts";
 
 const MOST = 10_000;
-/** About what a kept value takes besides its characters. */
+/** The approximate size of a kept value besides its characters. */
 const EACH = 128;
 const NONE: readonly string[] = Object.freeze([]);
 const NO_ANNOTATIONS: Readonly<Record<string, string>> = Object.freeze({});
 
 /**
- * One copy of what many rows have alike: tenants, principals, lists of scopes. A driver makes each row's values anew;
- * kept so, they are half of what a cached row takes. Bounded in number and bytes: when it is full it starts over.
+ * One copy of values that many rows share: tenants, principals, lists of scopes. A driver creates each row's values
+ * anew; shared, they need half the memory of a cached row. Bounded in number and bytes. It starts over when it is full.
  */
 export class Interning {
   readonly #mostBytes: number;
@@ -21,12 +21,12 @@ export class Interning {
     this.#mostBytes = mostBytes;
   }
 
-  /** About what is kept, in bytes. */
+  /** The approximate size of the kept values in bytes. */
   get bytes(): number {
     return this.#bytes;
   }
 
-  /** The same facts, in as little memory as there is. */
+  /** Returns equal facts in as little memory as possible. */
   share(m: TokenSnapshot): TokenSnapshot {
     const shared = {
       ...m,

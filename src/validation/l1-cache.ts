@@ -4,23 +4,26 @@ import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 export interface L1CacheOptions {
   readonly most: number;
   readonly mostBytes: number;
-  /** The same for the same snapshot, always. */
+  /** Returns the same size for the same snapshot, always. */
   readonly sizeOf: (snapshot: TokenSnapshot) => number;
 }
 
-/** Of an end of life: a small integer for eight months, which an object holds in place. Milliseconds. */
+/**
+ * The unit of an entry's end: for eight months it fits into a small integer, which an object holds in place.
+ * Milliseconds.
+ */
 const TICK_MS = 10;
 
 /**
- * Entries by digest, bounded in number and bytes. When it is full a hand goes round in the order of arrival and takes
- * what was not used since it last came by (CLOCK; Corbató 1968): a hit costs one look-up and one store. An entry is in
- * one cache only.
+ * Entries by digest, bounded in number and bytes. When it is full, a hand walks the entries in the order of arrival and
+ * evicts those without a use since its last visit (CLOCK; Corbató 1968), so that a hit costs one look-up and one store.
+ * An entry is in one cache only.
  */
 export class L1Cache {
   readonly #options: L1CacheOptions;
   readonly #entries = new Map<string, Cached>();
   #bytes = 0;
-  /** Goes on where it stood, over what comes and goes meanwhile. */
+  /** Continues from its place, over entries that come and go meanwhile. */
   #hand: MapIterator<Cached> = this.#entries.values();
 
   constructor(options: L1CacheOptions) {
@@ -42,7 +45,7 @@ export class L1Cache {
     return entry;
   }
 
-  /** `until` is a monotonic time: absolute, however often the entry is used. */
+  /** `until` is an absolute monotonic time, however often the entry is used. */
   set(entry: Cached, until: number): void {
     const { most, mostBytes, sizeOf } = this.#options;
     const { digest } = entry.snapshot;

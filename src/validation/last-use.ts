@@ -11,13 +11,14 @@ export interface LastUseDeps {
   readonly timers: Timers;
   readonly events: Events;
   readonly clock: Pick<Clock, "mono">;
-  /** The database's clock, as this process knows it: milliseconds since 1970. */
+  /** The database's time, as this process knows it: milliseconds since 1970. */
   readonly now: () => number;
 }
 
 /**
- * When and from where tokens were last used: kept in memory, one entry a token, and stored at intervals. A validation
- * waits for nothing; what does not fit, or is not stored before a crash, is lost: it is a hint for people.
+ * The time and address of each token's last use: kept in memory, one entry a token, and stored at intervals. A
+ * validation never waits for it. Entries that do not fit, or that a crash loses, are lost, because they are only hints
+ * for people.
  */
 export class LastUse {
   readonly #deps: LastUseDeps;
@@ -39,7 +40,7 @@ export class LastUse {
       this.#uses.set(tokenId, (use = { at, address: "" }));
     }
     use.at = at;
-    // What the asker calls an address can be any text: one that is none is not kept.
+    // A caller may send any text as the address. Other texts are not kept.
     if (clientAddress !== use.address && clientAddress !== "" && isAddress(clientAddress)) use.address = clientAddress;
   }
 
@@ -51,7 +52,7 @@ export class LastUse {
     });
   }
 
-  /** Stores what has gathered. What can not be stored is dropped, and said. */
+  /** Stores the collected uses. Uses that cannot be stored are dropped, and reported. */
   flush(): Promise<void> {
     this.#flushing ??= this.#store().finally(() => {
       this.#flushing = undefined;

@@ -12,22 +12,25 @@ import { SingleFlight, type SingleFlightDeps, type SingleFlightOptions } from ".
 export interface LookupOptions extends SingleFlightOptions {
   readonly l1Entries: number;
   readonly l1Bytes: number;
-  /** Absolute: from when an entry is stored, however often it is used. Milliseconds, below the log's memory. */
+  /**
+   * The absolute lifetime of an entry from its storing, however often it is used. In milliseconds, below the time that
+   * the log is kept.
+   */
   readonly l1TtlMs: number;
-  /** The same for a token that is refused for its state, not for its times. */
+  /** The lifetime of an entry for a token that is refused for its state, not for its times. */
   readonly l1DeadTtlMs: number;
-  /** Requests at the cache outside at once; beyond it, calls go on to the store. */
+  /** The most requests to the cache outside at a time. Further calls go to the store. */
   readonly maxCacheReads: number;
 }
 
 export interface LookupDeps extends SingleFlightDeps {
   readonly freshness: Freshness;
   readonly cache?: TokenCache;
-  /** Somebody saw another epoch: let the follower look. */
+  /** Called when another epoch was seen, so that the follower polls. */
   readonly wake: () => void;
 }
 
-/** What a look-up ends in. `undetermined`: no proof that any answer would be fresh. */
+/** The result of a look-up. `undetermined`: no proof that any answer would be fresh. */
 export type LookupResult =
   | { readonly kind: "found"; readonly snapshot: TokenSnapshot; readonly time: TimeBounds; readonly tier: Tier }
   | { readonly kind: "malformed" }
@@ -40,18 +43,18 @@ interface Arrival {
   readonly cached: Cached | undefined;
 }
 
-/** Of L1's bytes, as much again for what its rows have alike. */
+/** The share of L1's bytes for values that its rows have in common. */
 const SHARED_PART = 8;
 const UNDETERMINED: LookupResult = { kind: "undetermined" };
 const MALFORMED: LookupResult = { kind: "malformed" };
 const FORGED: LookupResult = { kind: "unknown", tier: "none" };
-/** At no time does a limit of time refuse: what is refused then, is refused for its state. */
+/** Bounds under which no time limit refuses, so that a refusal under them is for the token's state. */
 const TIMELESS: TimeBounds = { lower: Number.POSITIVE_INFINITY, upper: Number.NEGATIVE_INFINITY };
 
 /**
  * Finds the snapshot behind a token string: L1, then the tag, then the cache outside, then a read on the primary
- * (`docs/protocol.md` §4.4). What is cached or shared passes the use rule, and `answer` is called in the very tick in which
- * it did, or in which the own read was taken up: nothing can change between the proof and the decision.
+ * (`docs/protocol.md` §4.4). A cached or shared row passes the use rule. `answer` is called in the very tick in which
+ * the row passed it, or in which the own read arrived, so that nothing can change between the proof and the decision.
  */
 export class Lookup {
   readonly #deps: LookupDeps;
@@ -70,8 +73,8 @@ export class Lookup {
   }
 
   /**
-   * Synchronous for an L1 hit and for a forged string. `deadline` is a monotonic time; past it, and when the store
-   * fails, the finding is `undetermined`.
+   * Synchronous for an L1 hit and for a forged string. `deadline` is a monotonic time. After it, and when the store
+   * fails, the result is `undetermined`.
    */
   find<A>(
     text: string,
@@ -84,13 +87,15 @@ export class Lookup {
     const now = clock.mono();
     const known = this.known(parsed.digest, now);
     if (known !== undefined) return answer({ kind: "found", snapshot: known, time: freshness.time(now), tier: "l1" });
-    // After L1: what is found by its digest was well formed when it was minted.
+    // After L1, because a string that is found by its digest was well-formed when it was minted.
     if (!hasShape(text)) return answer(MALFORMED);
     if (!hasRightTag(text, parsed.keys)) return answer(FORGED);
     return this.#miss(parsed.digest, deadline, answer);
   }
 
-  /** What L1 has and the use rule admits now, in this very tick. `now` was read in it, as late as can be. */
+  /**
+   * The row in L1, if the use rule admits it now, in this very tick. `now` was read in this tick, as late as possible.
+   */
   known(digest: string, now: number): TokenSnapshot | undefined {
     const { freshness } = this.#deps;
     if (freshness.halted) return undefined;
@@ -98,7 +103,7 @@ export class Lookup {
     return entry !== undefined && freshness.usable(entry, now) ? entry.snapshot : undefined;
   }
 
-  /** Forgets all of L1: another epoch began. */
+  /** Clears L1, because another epoch began. */
   forget(): void {
     this.#l1.clear();
   }
@@ -119,7 +124,7 @@ export class Lookup {
     return this.#read(digest, deadline, answer);
   }
 
-  /** What the cache outside holds, unproven. One request per token at a time. */
+  /** The row in the cache outside, unproven. One request per token at a time. */
   async #outside(digest: string, deadline: number): Promise<Cached | undefined> {
     const { cache, clock, freshness } = this.#deps;
     const { epoch } = freshness;
@@ -153,7 +158,7 @@ export class Lookup {
     }
   }
 
-  /** Of a reading that was sent before this call started: only the use rule can say that it will do. */
+  /** For a read that was sent before this call started, only the use rule can prove that it is fresh enough. */
   #proven({ cached }: Arrival): boolean {
     const { freshness, clock } = this.#deps;
     return cached !== undefined && freshness.usable(cached, clock.mono());
@@ -164,9 +169,9 @@ export class Lookup {
   }
 
   /**
-   * A server takes the snapshot of a statement before it runs it: one that was promoted in between tells its new epoch
-   * beside rows that it had as a standby. So a reading counts only if it was sent when this epoch was known here, and
-   * if it shows what was known here then.
+   * A server takes the snapshot of a statement before it runs it. So a server that is promoted in between reports its
+   * new epoch beside rows that it had as a standby. A reading therefore counts only if it was sent when this epoch was
+   * known here, and if it shows the position that was known here then.
    */
   #trusted(reading: Reading, applied: number): boolean {
     const { freshness } = this.#deps;
@@ -193,7 +198,7 @@ export class Lookup {
     return { reading, trusted, cached };
   }
 
-  /** What refuses for its state is not worth a place for long. */
+  /** A row that is refused for its state is kept only for a short time. */
   #keep(entry: Cached): void {
     const { snapshot } = entry;
     const { l1TtlMs, l1DeadTtlMs } = this.#options;
@@ -201,7 +206,7 @@ export class Lookup {
     this.#l1.set(entry, this.#deps.clock.mono() + ttl);
   }
 
-  /** Keeps this process monotone before its poll has seen the change: what it refused once, no older row admits. */
+  /** Keeps this process monotonic before its poll has seen the change: after a refusal, no older row is admitted. */
   #noteRefusal(snapshot: TokenSnapshot): void {
     if (refusal(snapshot, TIMELESS) === undefined) return;
     this.#deps.freshness.refused(dependencies(snapshot)[0]!, snapshot.version);
@@ -215,12 +220,14 @@ export class Lookup {
   }
 }
 
-/** Scopes up to here are in the fixed part, with the encoded answers that hold them. */
+/** Scopes up to this size are in the fixed part, together with the encoded answers that hold them. */
 const FEW_SCOPES = 256;
-/** Times that scopes are kept beside the entry: in the encoded answers of each protocol, and in their frames. */
+/**
+ * The number of copies of the scopes beside the entry: in the encoded answers of each protocol, and in their frames.
+ */
 const ANSWERS = 4;
 
-/** About what an entry takes of the heap, in bytes: the fixed part is measured in `test/validation/lookup.test.ts`. */
+/** The approximate size of an entry on the heap, in bytes. `test/validation/lookup.test.ts` measures the fixed part. */
 function sizeOf(m: TokenSnapshot): number {
   let bytes = 540;
   for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;

@@ -6,11 +6,11 @@ import type { Events } from "../telemetry/events.ts";
 import type { Reading, TokenReader } from "./ports.ts";
 
 export interface SingleFlightOptions {
-  /** Reads at the store at once. */
+  /** The most reads of the store at a time. */
   readonly maxReads: number;
-  /** Reads that wait for one of those places; beyond it, calls are shed. */
+  /** The most reads that wait for a free place. Beyond it, calls are shed. */
   readonly maxQueuedReads: number;
-  /** The longest that one read may take, milliseconds. */
+  /** The longest time of one read, in milliseconds. */
   readonly readTimeoutMs: number;
 }
 
@@ -22,14 +22,14 @@ export interface SingleFlightDeps {
   readonly freshness: Pick<Freshness, "applied">;
 }
 
-/** One read of one token, shared by all who may share it. */
+/** One read of one token, shared by all calls that may share it. */
 export interface SharedRead<T> {
   readonly digest: string;
-  /** From here on, a call that joins can not know that the read was sent after it started. */
+  /** Once it is sent, a call that joins cannot know that the read was sent after it started. */
   sent: boolean;
-  /** The latest deadline of those who joined before it was sent. */
+  /** The latest deadline of the calls that joined before it was sent. */
   deadline: number;
-  /** What the read found; undefined if it failed, or nobody waited for it any more. Never rejects. */
+  /** The result of the read; undefined if it failed, or if no call waited for it any more. Never rejects. */
   readonly result: Promise<T | undefined>;
 }
 
@@ -38,15 +38,15 @@ interface Waiting<T> extends SharedRead<T> {
 }
 
 /**
- * Reads of tokens: one at a time per token, a bounded number at once, a bounded number waiting. `arrived` is called
- * once per reading, in the tick in which it arrives, with the position that was applied here when it was sent, and gives
- * what all who share it are handed.
+ * Reads of tokens: one at a time per token, a bounded number at a time, a bounded number in the queue. `arrived` is
+ * called once per reading, in the tick of its arrival, with the position that was applied here when it was sent. Its
+ * result goes to all calls that share the read.
  */
 export class SingleFlight<T> {
   readonly #deps: SingleFlightDeps;
   readonly #options: SingleFlightOptions;
   readonly #arrived: (reading: Reading, applied: number) => T;
-  /** The latest flight of each token. */
+  /** The latest read of each token. */
   readonly #flights = new Map<string, Waiting<T>>();
   readonly #queue: Waiting<T>[] = [];
   #active = 0;
@@ -59,7 +59,7 @@ export class SingleFlight<T> {
   }
 
   /**
-   * A read of this token: the latest one, or, if that is already sent and the caller wants its own, a new one.
+   * Returns a read of this token: the latest one or, if that is already sent and the caller needs its own, a new one.
    * Undefined if too many wait.
    */
   request(digest: string, deadline: number, own: boolean): SharedRead<T> | undefined {
@@ -80,12 +80,12 @@ export class SingleFlight<T> {
     return flight;
   }
 
-  /** Waits for a flight, until the deadline. Undefined: it failed, or the deadline came first. */
+  /** Waits for a read, until the deadline. Undefined if it failed or the deadline came first. */
   wait(flight: SharedRead<T>, deadline: number): Promise<T | undefined> {
     return withDeadline(this.#deps, flight.result, deadline);
   }
 
-  /** After the tick: those who ask in the same tick still find the read unsent, and share it freely. */
+  /** Runs after the tick, so that calls of the same tick still find the read unsent, and share it. */
   #pumpSoon(): void {
     if (this.#pumping) return;
     this.#pumping = true;
@@ -107,7 +107,8 @@ export class SingleFlight<T> {
     let found: T | undefined;
     const applied = this.#deps.freshness.applied;
     try {
-      // Its own bound, not that of who waits: a late read costs a connection that others share.
+      // Bounded by its own limit, not by the waiting call's deadline, because a late read costs a connection that
+      // others share.
       found = this.#arrived(await reader.read(flight.digest, this.#options.readTimeoutMs), applied);
     } catch (error) {
       if (!(error instanceof AppError && error.reason === "STORE_UNAVAILABLE"))

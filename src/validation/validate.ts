@@ -7,14 +7,14 @@ import { digestAt, digestOf } from "../domain/token-string.ts";
 import type { Events, Tier } from "../telemetry/events.ts";
 import type { Lookup, LookupResult } from "./lookup.ts";
 
-/** A decision, and which tier it rests on; `none` where nothing was looked up. */
+/** A decision, and the tier that it rests on; `none` if nothing was looked up. */
 export interface ValidationResult extends Decision {
   readonly tier: Tier;
 }
 
 /**
- * Judges one token string. The answer is a value, not a promise, whenever no I/O was needed. `deadline` is a monotonic
- * time: at the latest then the verdict is UNDETERMINED, as it is whenever the store fails.
+ * Validates one token string. The answer is a value, not a promise, if no I/O was needed. `deadline` is a monotonic
+ * time. At the latest then, and whenever the store fails, the verdict is UNDETERMINED.
  */
 export type Validate = (
   tokenString: string,
@@ -24,8 +24,8 @@ export type Validate = (
 ) => ValidationResult | Promise<ValidationResult>;
 
 /**
- * The same for the characters bytes[from, to) of a token string that is cached, with neither I/O nor a string of it.
- * Undefined for any other, of which nothing is counted.
+ * Validates the characters bytes[from, to) of a token string that is cached, without I/O and without building a string.
+ * Undefined for any other string, and then nothing is counted.
  */
 export type ValidateKnown = (
   bytes: Uint8Array,
@@ -41,13 +41,13 @@ export interface ValidateDeps {
   readonly freshness: Freshness;
   readonly clock: Clock;
   readonly events: Events;
-  /** Told of each use that was allowed, and when by the monotonic clock: for the time of last use. */
+  /** Called for each allowed use with its monotonic time, for the record of last use. */
   readonly used?: (tokenId: string, context: RequestContext, now: number) => void;
 }
 
 /**
- * The one path of every asker: shape, look-up, decision. Each answer is counted here, once, with its true reason; the
- * asker shows only what its caller may see.
+ * The one path of every validation: shape, look-up, decision. Each answer is counted here, once, with its true reason.
+ * The caller of this function shows only what its client may see.
  */
 export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
   const { keyring, lookup, clock } = deps;
@@ -65,7 +65,7 @@ export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
   };
 }
 
-/** The short way of the same path, for a string that is cached: what costs least is asked most. */
+/** The fast path for a cached string, which is the most frequent case. */
 export function validateKnownWith(deps: ValidateDeps): ValidateKnown {
   const { keyring, lookup, freshness, clock } = deps;
   return (bytes, from, to, requirement, context) => {
