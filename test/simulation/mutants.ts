@@ -191,7 +191,7 @@ export const MUTANTS: readonly Mutant[] = [
 export const HARMLESS: readonly Mutant[] = [
   mutant("R12 lease checked before the I/O", [
     LOOKUP,
-    "      const kept = await this.#outside(digest, freshness, deadline);\n      const now = clock.mono();\n",
-    "      const now = clock.mono();\n      const kept = await this.#outside(digest, freshness, deadline);\n",
+    "    const kept = await this.#outside(digest, deadline);\n    const now = clock.mono();\n",
+    "    const now = clock.mono();\n    const kept = await this.#outside(digest, deadline);\n",
   ]),
 ];
