@@ -67,14 +67,14 @@ export function hostileWire(name: string, open: () => Promise<Target>): void {
     });
     for (const [family, cases] of Object.entries(families))
       describe(family, () => {
-        for (const one of cases) test(one.title, () => one.run(target), 15_000);
+        for (const one of cases) test(one.title, () => one.run(target), 60_000);
       });
     describe("tls", () => {
       for (const one of tls)
         test(
           one.title,
           ({ skip }) => (target.ca === undefined ? skip("a cleartext listener") : one.run(target)),
-          15_000,
+          60_000,
         );
     });
   });
