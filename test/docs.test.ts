@@ -121,6 +121,17 @@ test("docs/errors.md has every reason with its code, and no other", () => {
   expect(table.map(([reason, code]) => `${codes(reason!)[0]} ${code}`)).toEqual(wanted);
 });
 
+test("docs/security.md names a test for each known attack on HTTP/2, and each test exists", () => {
+  const attacks = rows("docs/security.md", /Known attacks on HTTP\/2/);
+  expect(attacks.length).toBeGreaterThan(12);
+  for (const [cve, , tests] of attacks) {
+    expect(cve).toMatch(/^CVE-\d{4}-\d{4,}/);
+    const named = [...tests!.matchAll(/`(test\/[\w/.-]+\.ts)`: `([^`]+)`/g)];
+    expect(named.length, cve).toBeGreaterThan(0);
+    for (const [, file, title] of named) expect(read(file!).includes(`"${title}"`), `${file}: ${title}`).toBe(true);
+  }
+});
+
 test("docs/monitoring.md has every metric of ours, and every metric on the pages is registered", async () => {
   const telemetry = createTelemetry("fatal", { write() {} });
   const names = telemetry.registry.getMetricsAsArray().map(({ name }) => name);

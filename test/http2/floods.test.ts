@@ -126,6 +126,32 @@ describe.each(["trusted", "untrusted"] as const)("from a %s peer", (trust) => {
   });
 });
 
+test("a SETTINGS frame of 2,400 entries ends in ENHANCE_YOUR_CALM", async () => {
+  await boot();
+  const client = await open();
+  client.send(settings(...Array.from({ length: 2_400 }, () => [4, 65_535] as const)));
+  expect((await client.goaway()).code).toBe(ENHANCE_YOUR_CALM);
+});
+
+test("a connection that is cut in the middle of a header block leaves nothing behind", async () => {
+  await boot();
+  for (let n = 0; n < 20; n++) {
+    const client = await open();
+    client.send(headers(1, grpcHead("/t/Echo"), 0), frameOf(CONTINUATION, 0, 1, Buffer.of(0x83)));
+    await new Promise<void>((resolve) => client.socket.write(Buffer.alloc(0), () => resolve()));
+    client.socket.resetAndDestroy();
+  }
+  await expect.poll(() => fixture.server.stats(), { timeout: 10_000 }).toMatchObject({ connections: 0, buffered: 0 });
+});
+
+test("a window beyond 2^31-1 ends the connection, and nothing of it is kept", async () => {
+  await boot({ limits: { lingerMs: 50 } });
+  const client = await open();
+  client.send(windowUpdate(0, 0x7fffffff));
+  expect((await client.goaway()).code).toBe(FLOW_CONTROL_ERROR);
+  await expect.poll(() => fixture.server.stats().connections, { timeout: 10_000 }).toBe(0);
+});
+
 test("malformed requests from an untrusted peer end in GOAWAY", async () => {
   await boot({ trust: "untrusted" });
   const client = await open();

@@ -239,6 +239,16 @@ describe("an HTTP/2 session", () => {
       expect(await exchange(listener, h1Request(VALIDATE))).toMatch(/^HTTP\/1\.1 200/);
     }));
 
+  test("whose window passes 2^31-1 ends, and nothing of it is kept", () =>
+    withListener({}, async (listener) => {
+      const raw = await rawConnect({ port: listener.port });
+      raw.socket.write(
+        Buffer.concat([PREFACE, settings(), frame(Frame.WINDOW, 0, 0, Buffer.from([0x7f, 255, 255, 255]))]),
+      );
+      await raw.until(() => framesIn(raw.bytes()).some(({ type }) => type === Frame.GOAWAY));
+      await expect.poll(() => listener.stats(), { timeout: 10_000 }).toMatchObject({ sessions: 0, sockets: 0 });
+    }));
+
   test("of a trusted peer that no longer answers PING is cut", () =>
     withListener(
       { limits: within({ h2: { ageMs: 0, idleMs: 0, pingMs: 50, pingTimeoutMs: 100 } }) },
