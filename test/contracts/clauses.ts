@@ -49,10 +49,9 @@ async function registered(log: RevocationLog, old?: string, boundMs = MAX_BOUND_
 
 const unacknowledged = async (log: RevocationLog, epoch: string, position?: number) =>
   (await log.unacknowledged(epoch, position)).missing.map(({ id }) => id);
-/** Marks the epoch as settled, with all that the database's answer at the start says of it. */
+/** Marks the epoch as settled under the names that the log's tables have now. */
 async function settle(log: RevocationLog, epoch: string): Promise<void> {
-  const { names } = (await log.readEpoch()) as { readonly names?: string };
-  await log.markSettled(...([epoch, names] as unknown as Parameters<RevocationLog["markSettled"]>));
+  await log.markSettled(epoch, (await log.readEpoch()).names);
 }
 const rowOf = async (log: RevocationLog, id: string) => (await log.validators()).rows.find((row) => row.id === id);
 /** A refusal is as good as no effect: the clause looks at the effect. */
@@ -319,6 +318,13 @@ export const CLAUSES: readonly Clause[] = [
         return rowOf(log, me);
       })
       .toBeUndefined();
+  }),
+  clause("an epoch is not settled under other names than the log's tables have", async ({ log }) => {
+    const { me, epoch } = await registered(log);
+    const { names } = await log.readEpoch();
+    await refusable(log.markSettled(epoch, `${names}0`));
+    expect(await log.poll(me, epoch, 0)).toMatchObject({ names });
+    expect((await log.poll(me, epoch, 0)).settled).not.toBe(epoch);
   }),
   clause("an epoch is settled once that is marked, and no other is", async ({ log, other }) => {
     const { me, epoch } = await registered(log);

@@ -84,6 +84,11 @@ const LIARS: Readonly<Record<string, () => Promise<Stores>>> = {
       unacknowledged: async (epoch, n) => ({ ...(await log.unacknowledged(epoch, n)), settled: epoch }),
     }),
   })),
+  "an epoch settles under any name": lying(({ log }) => ({
+    log: inherited(log, {
+      markSettled: async (epoch) => log.markSettled(epoch, (await log.readEpoch()).names),
+    }),
+  })),
   "no incarnation is drawn": lying((stores) => ({ log: inherited(stores.log, { draw: async () => {} }) })),
 };
 

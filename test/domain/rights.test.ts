@@ -4,6 +4,7 @@ import type { AppError } from "../../src/domain/errors.ts";
 import type { LifetimeRule } from "../../src/domain/lifetime.ts";
 import { BUILT_IN_PROFILES, type Profile } from "../../src/domain/profile.ts";
 import { type Change, type Held, judgeRotation, judgeUpdate } from "../../src/domain/rights.ts";
+import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { one } from "../fuzz/pick.ts";
 import { seeded } from "../http2/fixture.ts";
 
@@ -21,12 +22,7 @@ function held(id: string, more: Partial<Held> = {}): Held {
     tenant: "default",
     profile: "bot",
     principal: `bot:${id}`,
-    displayName: "",
-    description: "",
-    scopes: [],
-    audiences: [],
-    allowedCidrs: [],
-    annotations: {},
+    ...NOTHING_GIVEN,
     hint: `sp_bot_1${id}`,
     kid: "1",
     state: "ACTIVE",

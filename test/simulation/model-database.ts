@@ -59,6 +59,8 @@ export interface Version {
 
 export const DB_EPOCH_MS = 1.7e12;
 const MAX_BOUND_MS = 1500;
+/** Nobody renames anything here. */
+export const NAMES = "as they are";
 
 /** The one primary: rows, the commit-ordered log and the registry, with the behaviour of `docs/protocol.md` §3. */
 export class ModelDatabase {
@@ -167,7 +169,7 @@ export class ModelDatabase {
       ownRowLive: own !== undefined && own.epoch === epoch && !own.reaped,
       floorN: this.#floorN,
       maxBoundMs: MAX_BOUND_MS,
-      names: "",
+      names: NAMES,
       settled: this.#settled,
       rows: page,
       full: page.length === this.#pageSize,
@@ -232,8 +234,8 @@ export class ModelDatabase {
     for (const id of ids) if (epoch === this.epoch && this.validators.get(id)?.reaped) this.validators.delete(id);
   }
 
-  settle(epoch: string): void {
-    if (epoch === this.epoch) this.#settled = epoch;
+  settle(epoch: string, names = NAMES): void {
+    if (epoch === this.epoch && names === NAMES) this.#settled = epoch;
   }
 
   draw(epoch: string): void {

@@ -2,7 +2,7 @@ import { principalKey } from "../../src/domain/token-snapshot.ts";
 import type { AuthorityStore } from "../../src/revocation/authority-store.ts";
 import type { Committed, RevocationLog } from "../../src/revocation/ports.ts";
 import type { TokenReader } from "../../src/validation/ports.ts";
-import type { ModelDatabase, TokenRow } from "./model-database.ts";
+import { type ModelDatabase, NAMES, type TokenRow } from "./model-database.ts";
 import type { Product } from "./product.ts";
 import type { Machine, World } from "./world.ts";
 
@@ -90,7 +90,7 @@ export class Network {
       return { ...run(), inRecovery: true, epoch: "-/i/77", position: 1e6 };
     };
     return {
-      readEpoch: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500, names: "" })),
+      readEpoch: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500, names: NAMES })),
       poll: (me, epoch, applied) => call("poll", () => standby(() => this.#db.poll(me, epoch, applied))),
       register: (entry) => call("register", () => this.#db.register(entry, machine)),
       ack: (me, epoch, applied) => call("other", () => this.#db.ack(me, epoch, applied, machine)),
@@ -99,7 +99,7 @@ export class Network {
       validators: () => call("other", () => this.#db.registry()),
       reap: (ids) => call("other", () => this.#db.reap(ids)),
       deleteReaped: (ids, epoch) => call("other", () => this.#db.bury(ids, epoch)),
-      markSettled: (epoch) => call("other", () => this.#db.settle(epoch)),
+      markSettled: (epoch, names) => call("other", () => this.#db.settle(epoch, names)),
       draw: (epoch) => call("other", () => this.#db.draw(epoch)),
       prune: () => call("other", () => this.#db.prune()),
       reconnect: () => {},
