@@ -115,7 +115,7 @@ async function audited(text: string, parameters: unknown[] = []): Promise<void> 
   await sql.query("commit");
 }
 
-/** What a row of the audit pays: into the table itself, and into one of the same columns with its key alone. */
+/** The cost of an audit row: into the table itself, and into one of the same columns with its key alone. */
 async function indexes(): Promise<void> {
   await sql.query("create table public.plain (like sallyport.audit including defaults including identity)");
   await sql.query("alter table public.plain add primary key (seq)");

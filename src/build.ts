@@ -1,7 +1,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** What runs: the version of package.json, and the commit of a checkout or of a release, "unknown" where neither says it. */
+/**
+ * The running build: the version of package.json, and the commit of a checkout or of a release; "unknown" if neither
+ * names it.
+ */
 export function build(): { readonly version: string; readonly commit: string } {
   const { version } = JSON.parse(read("package.json") ?? "{}") as { version?: string };
   return { version: version ?? "unknown", commit: (read("COMMIT") ?? checkedOut() ?? "unknown").slice(0, 12) };

@@ -1,4 +1,4 @@
-/** What a start has to tell: where the listeners are, and how long it took. */
+/** The facts that a start reports: the addresses of the listeners, and its duration. */
 export interface Started {
   readonly version: string;
   readonly seconds: number;

@@ -7,8 +7,8 @@ import { parseRedisUrl } from "./redis/redis-url.ts";
 import { systemClock } from "./sallyport.ts";
 
 /**
- * Whether a configuration that is well written can be used: its keyring, URLs, and the files that it names. Throws
- * StartError with every problem at once, each naming its key. Opens no connection.
+ * Checks that a well-formed configuration can be used: its keyring, its URLs and the files that it names. Throws
+ * StartError with every problem at once; each names its key. Opens no connection.
  */
 export function assertUsable(config: Config): void {
   const problems = [

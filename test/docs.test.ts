@@ -205,6 +205,91 @@ test("every § that the code cites is a section of docs/protocol.md, or of an RF
   expect(unresolved).toEqual([]);
 });
 
+describe("plain English", () => {
+  /** Constructs that a hurried reader must read twice, each with a plain alternative. */
+  const REFUSED: readonly (readonly [construct: RegExp, instead: string])[] = [
+    [/\bcan not\b/i, "cannot"],
+    [/\ban own\b/i, "its own"],
+    [/\bas of\b/i, "at, or by"],
+    [/\btold\b/i, "the verb that says what happens: reports, returns, sends"],
+    [/(?:^|[.;] )(?:Whether|Whoever|What|Who)\b/, "a sentence with its subject first"],
+  ];
+  const faults = (text: string): string[] =>
+    REFUSED.filter(([construct]) => construct.test(text)).map(([, instead]) => `${text.slice(0, 100)} → ${instead}`);
+  const under = (folder: string, name: RegExp) =>
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: "utf8" })
+      .filter((file) => name.test(file) && !/(?:^|\/)gen\//.test(file))
+      .map((file) => `${folder}/${file}`);
+
+  /** Each comment in one line. A comment that follows code is left out: `//` in a string looks like one. */
+  const comments = (source: string): string[] =>
+    [...source.matchAll(/^[ \t]*\/\*[\s\S]*?\*\/|(?:^[ \t]*\/\/.*\n)+/gm)].map(([comment]) =>
+      comment
+        .replace(/^[ \t]*(?:\/\*\*?|\*\/|\*|\/\/)/gm, "")
+        .replace(/\*\/$/, "")
+        .replace(/\s+/g, " ")
+        .trim(),
+    );
+
+  /** The sentences of a page, without code blocks. */
+  const sentences = (page: string): string[] =>
+    page
+      .replace(/^```[\s\S]*?^```/gm, "")
+      .replace(/^#.*$/gm, "")
+      .replaceAll("**", "")
+      .split(/\n\s*\n|\n(?=\s*(?:[-|#]|\d+\. ))|(?<=\.) /)
+      .map((sentence) =>
+        sentence
+          .replace(/\s+/g, " ")
+          .replace(/^(?:[-#|]+|\d+\.) /, "")
+          .trim(),
+      )
+      .filter((sentence) => !sentence.endsWith("?"));
+
+  test("comments of src, proto, scripts and bench have none of the refused constructs", () => {
+    const files = ["src", "proto", "scripts", "bench"].flatMap((folder) => under(folder, /\.(?:ts|mjs|proto)$/));
+    expect(files.length).toBeGreaterThan(200);
+    const found = files.flatMap((file) =>
+      comments(read(file)).flatMap((comment) => faults(comment).map((fault) => `${file}: ${fault}`)),
+    );
+    expect(found).toEqual([]);
+  });
+
+  test("messages of src say cannot", () => {
+    const found = under("src", /\.ts$/).filter((file) => /\bcan not\b/.test(read(file)));
+    expect(found).toEqual([]);
+  });
+
+  test("pages have none of the refused constructs", () => {
+    const pages = [...PAGES.filter((page) => page !== "CHANGELOG.md"), ...under("src", /README\.md$/)];
+    const found = pages.flatMap((page) =>
+      sentences(read(page)).flatMap((sentence) => faults(sentence).map((fault) => `${page}: ${fault}`)),
+    );
+    expect(found).toEqual([]);
+  });
+
+  test("titles of tests have none of the refused constructs", () => {
+    const title = /(["`])((?:(?!\1)[^\\\n]|\\.)+)\1,\s*(?:async )?\(|^\s*title:\s*(["`])(.+)\3,$/gm;
+    const found = under("test", /\.ts$/)
+      .filter((file) => file !== "test/docs.test.ts")
+      .flatMap((file) =>
+        [...read(file).matchAll(title)].flatMap(([, , called, , named]) =>
+          faults((called ?? named)!).map((fault) => `${file}: ${fault}`),
+        ),
+      );
+    expect(found).toEqual([]);
+  });
+
+  test("the scan finds what it looks for", () => {
+    const [block, lines, ...rest] = comments("/**\n * It says so.\n * Whoever asks.\n */\nf();\n// It can\n// not.\n");
+    expect([block, lines, rest]).toEqual(["It says so. Whoever asks.", "It can not.", []]);
+    expect(
+      [block!, lines!, "Who asks", "It asks what is told", "so as of 3"].map((text) => faults(text).length),
+    ).toEqual([1, 1, 1, 1, 1]);
+    expect(faults("It says what to do, and who did it.")).toEqual([]);
+  });
+});
+
 test("scripts that the pages name exist", () => {
   const { scripts } = JSON.parse(read("package.json")) as { scripts: Record<string, string> };
   for (const page of PAGES) {

@@ -171,7 +171,7 @@ describe("exit 78: a configuration that cannot be used", () => {
 
   test.each([
     ["check-config", "postgres://u:hunter2#x@h/d", "write it %23"],
-    ["serve", "postgres://u:hun@ter2:x@h:y/d", "can not be read as a URL"],
+    ["serve", "postgres://u:hun@ter2:x@h:y/d", "cannot be parsed as a URL"],
     ["migrate", "postgres://u:hunter2@h/d?sslrootcert=/no/such/ca.pem", "sslrootcert"],
     ["bootstrap", "hunter2", "must be postgres://"],
   ])("%s with a database URL of %s: no stack, and no part of it", async (word, url, text) => {

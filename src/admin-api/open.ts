@@ -34,7 +34,7 @@ import { tokenAdmin } from "./token-admin.ts";
 
 export const ADMIN_SERVICES: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLogDesc];
 
-/** What the services of the admin listener call. */
+/** The dependencies of the services of the admin listener. */
 export interface Managers {
   readonly tokens: TokenManager;
   readonly bulk: BulkRevoke;

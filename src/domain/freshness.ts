@@ -198,7 +198,7 @@ export class Freshness {
     return "granted";
   }
 
-  /** An own read refused this key's token at `version`. No older row of the token may be used after that. */
+  /** One of this process's own reads refused this key's token at `version`. No older row of the token may be used after that. */
   refused(key: string, version: Version): void {
     if (version.epoch !== this.#epoch || version.position <= this.#floor) return;
     this.#raise(key, version.position);

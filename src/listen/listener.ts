@@ -115,7 +115,7 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
     return loaded;
   };
 
-  /** The limits of sockets; false when the connection was turned away. */
+  /** Applies the limits of sockets; returns false if the connection was refused. */
   const admit = (socket: Socket): boolean => {
     socket.on("error", () => {});
     const peer = describe(socket);

@@ -5,7 +5,7 @@ import { checkTenantId } from "../domain/principal.ts";
 import { rankOf } from "../domain/rights.ts";
 import type { CallerGuard } from "../revocation/authority-store.ts";
 
-/** How far a caller reaches in one call: everywhere, in its tenant, or only its own principal's tokens. */
+/** The reach of a caller in one call: everything, its tenant, or only its own principal's tokens. */
 export type Reach = "everywhere" | "tenant" | "own";
 
 /** An admitted caller, and how far it reaches. */
@@ -13,13 +13,13 @@ export interface Access {
   readonly caller: Caller;
   readonly reach: Reach;
   readonly requestId: string;
-  /** Monotonic time by which the caller wants its answer; undefined: none. */
+  /** The caller's deadline in monotonic time; undefined for none. */
   readonly deadline?: number;
-  /** Aborted where the caller has left. */
+  /** Aborted if the client has disconnected. */
   readonly signal?: AbortSignal;
 }
 
-/** The reach that a permission gives, or `own` where the call allows it; CALLER_FORBIDDEN where neither. */
+/** The reach that a permission gives, or `own` if the call allows it; CALLER_FORBIDDEN otherwise. */
 export function reachOf(caller: Caller, permission: string, own: boolean): Reach {
   if (isOperator(caller)) return "everywhere";
   if (holds(caller, permission)) return "tenant";
@@ -56,7 +56,7 @@ export function actorOf(access: Access): AuditActor {
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/** A request_id in its canonical form, or undefined where there is none. INVALID_FIELD unless it is a UUID. */
+/** A request_id in canonical form, or undefined if there is none. INVALID_FIELD unless it is a UUID. */
 export function requestIdOf(text: string): string | undefined {
   if (text === "") return undefined;
   if (!UUID.test(text)) throw invalidField("request_id", "must be a UUID");

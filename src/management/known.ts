@@ -12,7 +12,7 @@ export function foundNothing(part: Part<unknown>, start: PageStart | undefined):
   return start === undefined && part.rows.length === 0 && part.rest === undefined;
 }
 
-/** INVALID_FIELD unless principals have such a type. */
+/** INVALID_FIELD unless there is such a type of principals. */
 export function checkType(field: string, type: string | undefined): void {
   if (type === undefined || (PRINCIPAL_TYPES as readonly string[]).includes(type)) return;
   throw invalidField(field, `must be one of ${PRINCIPAL_TYPES.join(", ")}`);

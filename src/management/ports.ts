@@ -2,7 +2,7 @@ import type { AuditAct, AuditActor, AuditEvent } from "../domain/audit-event.ts"
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Token, TokenState } from "../domain/token.ts";
 
-/** Where a page of a list begins: after this row, newest first. */
+/** The start of a page: after this row, newest first. */
 export interface PageStart {
   readonly time: number;
   readonly key: string;
@@ -11,15 +11,15 @@ export interface PageStart {
 /** A part of a list, newest first. It can be short or empty before the end of the list. */
 export interface Part<T> {
   readonly rows: readonly T[];
-  /** Where the next part begins; undefined: this was the end. */
+  /** The start of the next part; undefined at the end. */
   readonly rest?: PageStart | undefined;
 }
 
-/** How long a caller waits for an answer. */
+/** The time that a caller waits for an answer. */
 export interface Patience {
   /** Monotonic time. Undefined: the store's own bound. */
   readonly deadline?: number | undefined;
-  /** Aborted where the caller has left. */
+  /** Aborted if the client has disconnected. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -106,8 +106,8 @@ export interface AuditFilter {
 }
 
 export interface AuditLog {
-  /** Writes a row in a transaction of its own: refusals and signals. */
+  /** Writes a row in its own transaction: refusals and signals. */
   append(actor: AuditActor, act: AuditAct): Promise<void>;
-  /** At most `limit` events after `start`. The key of a place is the sequence. */
+  /** At most `limit` events after `start`, whose key is the sequence. */
   list(filter: AuditFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AuditEvent>>;
 }

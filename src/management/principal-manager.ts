@@ -158,7 +158,7 @@ function again<T extends object>(
   };
 }
 
-/** Names trimmed, texts and owner checked; only the fields that are there. */
+/** Trims names and checks texts and owner, for the given fields only. */
 function checkPrincipalFields(fields: PrincipalChange): PrincipalChange {
   const checked: { displayName?: string } = {};
   if (fields.displayName !== undefined) {

@@ -20,7 +20,7 @@ export interface RepeatsDeps {
   readonly events: Pick<Events, "trouble">;
 }
 
-/** Repeats beyond the first of a principal's action. */
+/** The repeats of a principal's action after the first. */
 interface Window {
   further: number;
   readonly tenant: string;
@@ -32,13 +32,13 @@ interface Window {
 
 /**
  * Limits calls that change nothing, and merges their audit rows. Each of them commits, so that a repeat after a lost
- * answer is as good as the first; without a limit, a token without any permission could keep the disk and the audit log
- * busy with them. The first of a minute has its row, further ones have one together; what changes something is never
- * counted here.
+ * answer counts like the first call. Without a limit, a token without any permission could fill the disk and the audit
+ * log with them. The first repeat of a minute has its own row, and further ones share one. A call that changes
+ * something is never counted here.
  */
 export class Repeats {
   readonly #deps: RepeatsDeps;
-  /** By principal: when all that it took will be free again. The least recent first. */
+  /** By principal: the time at which all its repeats are free again. The least recent comes first. */
   readonly #until = new Map<string, number>();
   readonly #windows = new Map<string, Window>();
   readonly #telling = new Set<Promise<void>>();
@@ -48,16 +48,16 @@ export class Repeats {
   }
 
   /**
-   * Who acts, for each run of one call. A run after the first finds what an earlier one did: that is no repeat, and has
-   * its row. LIMIT_EXCEEDED where it is `known` to be a repeat of too many: the database is not asked then.
+   * Returns the actor for each run of one call. A later run finds the rows of an earlier run; that is no repeat, and
+   * has its row. LIMIT_EXCEEDED if the call is `known` to be one repeat too many; the database is not asked then.
    */
   actors(access: Access, action: string, known = false): () => AuditActor {
     const actor = actorOf(access);
     if (access.reach !== "own") return () => actor;
     let first = true;
-    let told: boolean | undefined;
-    // A transaction can be tried again: it is the same repeat.
-    const repeats = () => (told ??= this.#repeat(access, action, actor));
+    let counted: boolean | undefined;
+    // A transaction can run again: it is still the same repeat.
+    const repeats = () => (counted ??= this.#repeat(access, action, actor));
     if (known) repeats();
     return () => {
       if (!first) return rerun({ ...actor, repeats });
@@ -66,7 +66,7 @@ export class Repeats {
     };
   }
 
-  /** Closes all windows: what they counted is audited before it resolves. Never rejects. */
+  /** Closes all windows: their counts are audited before it resolves. Never rejects. */
   async stop(): Promise<void> {
     for (const key of [...this.#windows.keys()]) this.#close(key);
     await Promise.all(this.#telling);
@@ -107,7 +107,7 @@ export class Repeats {
     this.#windows.delete(key);
     if (window.further === 0) return;
     const { tenant, principal, action, actor, further } = window;
-    const told = this.#deps.audit
+    const written = this.#deps.audit
       .append(actor, {
         tenant,
         action,
@@ -117,12 +117,12 @@ export class Repeats {
         metadata: { repeat: "true", merged: String(further) },
       })
       .catch((error) => this.#deps.events.trouble("repeat_audit_failed", error))
-      .finally(() => this.#telling.delete(told));
-    this.#telling.add(told);
+      .finally(() => this.#telling.delete(written));
+    this.#telling.add(written);
   }
 }
 
-/** The same, once something of the call is done: whatever of it is done already is no repeat of another call. */
+/** The actor for a run after a part of the call is done: that part is no repeat of another call. */
 export function rerun(actor: AuditActor): AuditActor {
   return actor.repeats === undefined ? actor : { ...actor, repeats: () => false };
 }

@@ -18,11 +18,11 @@ export interface ReuseDeps {
 
 /**
  * A string that is used after its rotation ended it was probably stolen, or not replaced everywhere. The first use is
- * audited at once, further ones of a minute in one row; where the profile says so, the whole family is revoked.
+ * audited at once, and further uses of a minute share one row. If the profile says so, the whole family is revoked.
  */
 export class ReuseDetection {
   readonly #deps: ReuseDeps;
-  /** Uses in the window beyond the first, and what ends the window. */
+  /** The uses in the window after the first, and the end of the window. */
   readonly #windows = new Map<string, { further: number; readonly cancel: () => void }>();
   readonly #telling = new Set<Promise<void>>();
 
@@ -42,7 +42,7 @@ export class ReuseDetection {
     this.#signal(tokenId, 1);
   }
 
-  /** Closes all windows: what they counted is audited before it resolves. Never rejects. */
+  /** Closes all windows: their counts are audited before it resolves. Never rejects. */
   async stop(): Promise<void> {
     for (const tokenId of [...this.#windows.keys()]) this.#close(tokenId);
     await Promise.all(this.#telling);
@@ -57,10 +57,10 @@ export class ReuseDetection {
   }
 
   #signal(tokenId: string, uses: number): void {
-    const told = this.#tell(tokenId, uses)
+    const report = this.#tell(tokenId, uses)
       .catch((error) => this.#deps.events.trouble("reuse_audit_failed", error))
-      .finally(() => this.#telling.delete(told));
-    this.#telling.add(told);
+      .finally(() => this.#telling.delete(report));
+    this.#telling.add(report);
   }
 
   async #tell(tokenId: string, uses: number): Promise<void> {

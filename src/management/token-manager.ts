@@ -29,7 +29,7 @@ export interface AskedLifetime {
 export interface CreateRequest extends Given, Pick<Token, "notBeforeTime"> {
   readonly lifetime: AskedLifetime;
   readonly requestId: string;
-  /** The request in its canonical form: a repeat must be the same. */
+  /** The request in canonical form. A repeat must be equal. */
   readonly body: Uint8Array;
 }
 
@@ -76,7 +76,7 @@ export interface TokenManagerOptions {
   readonly ipv6PrefixLength: number;
   /** A string was used after its rotation ended it, and not to repeat that rotation. */
   readonly reused: (tokenId: string) => void;
-  /** The kid to mint under: only one that every live validator lists. */
+  /** The kid to mint under: one that every live validator has. */
   readonly mintKid: () => Promise<string>;
 }
 

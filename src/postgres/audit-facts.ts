@@ -4,9 +4,9 @@ import type { TokenChange } from "../revocation/authority-store.ts";
 type Given = Pick<Token, "profile" | "hint" | "kid" | "displayName" | "scopes" | "audiences" | "allowedCidrs">;
 type Bounds = { readonly expire: number | undefined; readonly notBefore: number | undefined; readonly parent: string };
 
-/** What a token was given, as its audit row tells it; what it was not given is left out. */
+/** The rights of a new token for its audit row. Absent ones are omitted. */
 export function givenTo(of: Given, { expire, notBefore, parent }: Bounds): Record<string, string> {
-  const told = {
+  const metadata = {
     profile: of.profile,
     hint: of.hint,
     kid: of.kid,
@@ -18,10 +18,13 @@ export function givenTo(of: Given, { expire, notBefore, parent }: Bounds): Recor
     expire_time: endText(expire),
     parent,
   };
-  return Object.fromEntries(Object.entries(told).filter(([, value]) => value !== ""));
+  return Object.fromEntries(Object.entries(metadata).filter(([, value]) => value !== ""));
 }
 
-/** What a change has set, as its audit row tells it. Description and annotations are long, and decide nothing. */
+/**
+ * The values that a change has set, for its audit row. Description and annotations are long and decide nothing, so they
+ * are omitted.
+ */
 export function setTo(change: TokenChange, now: Token): Record<string, string> {
   return {
     ...(change.displayName !== undefined && { display_name: now.displayName }),

@@ -12,7 +12,7 @@ select a->>'tenant', a->>'actor', a->>'address', a->>'action', a->>'target', a->
   a->>'requestId'
 from jsonb_array_elements($1::jsonb) a`;
 
-/** Writes audit rows in the transaction of the change: without one, the commit is refused. */
+/** Writes audit rows in the transaction of the change. Without a row, the commit is refused. */
 export async function appendAudit(tx: Tx, rows: readonly (AuditActor & AuditAct)[]): Promise<void> {
   await tx.query(INSERT, [JSON.stringify(rows)]);
 }

@@ -9,8 +9,8 @@ import type { Postgres, Tx } from "./pool.ts";
 import { CHECK_SESSION, sessionProblem } from "./session-settings.ts";
 
 /**
- * Refuses a server that may lose what it acknowledged, and a keyring that is not the one that the tokens of this
- * database were made with. Where it may write, it stores the check values of peppers that are new.
+ * Refuses a server that may lose acknowledged commits, and a keyring other than the one of this database's tokens.
+ * Stores the check values of new peppers, if it may write.
  */
 export async function checkDatabase(
   db: Postgres,
@@ -61,7 +61,7 @@ export async function storeKeyChecks(db: Postgres, keyring: Keyring): Promise<vo
   for (const keys of keyring.all()) {
     if (stored.some(({ kid }) => kid === keys.kid)) continue;
     await db.transaction(async (tx) => {
-      // No start waits for a standby: a check value that a failover loses is stored again.
+      // No start waits for a standby: if a failover loses a check value, it is stored again.
       await tx.query("set local synchronous_commit = local");
       await tx.query("insert into sallyport.key_checks (kid, check_value) values ($1, $2) on conflict do nothing", [
         keys.kid,
@@ -72,8 +72,9 @@ export async function storeKeyChecks(db: Postgres, keyring: Keyring): Promise<vo
 }
 
 /**
- * Makes the first administrator: one `adm` token for `user:admin` of tenant `default`. False, and nothing done, where
- * one was made before, unless `again`. `keep` stores the string before the commit. Audited as `bootstrap`.
+ * Creates the first administrator: one `adm` token for `user:admin` of tenant `default`. Returns false, and does
+ * nothing, if one was created before, unless `again`. `keep` stores the string before the commit. Audited as
+ * `bootstrap`.
  */
 export async function makeFirstAdmin(
   db: Postgres,
@@ -83,7 +84,7 @@ export async function makeFirstAdmin(
   keep: () => void,
 ): Promise<boolean> {
   const done = await committed(db, async (tx: Tx) => {
-    // The row's lock makes concurrent bootstraps one after the other; the mark outlives the token.
+    // The row's lock serializes concurrent bootstraps; the mark outlives the token.
     const rows = await tx.query<{ made_at: number | null }>("select made_at from sallyport.first_admin for update");
     if (rows[0] === undefined) throw new AppError("INTERNAL", "the mark of the first administrator is missing");
     if (rows[0].made_at !== null && !again) return false;

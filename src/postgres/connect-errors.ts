@@ -4,7 +4,7 @@ import { StartError } from "../domain/start-error.ts";
 import { connectionSettings } from "./pool.ts";
 import { safeCause, sqlstate } from "./sqlstate.ts";
 
-/** `mend`: the operator must change something; else it may pass. */
+/** `mend`: the operator must change something; otherwise the failure may be temporary. */
 type Words = readonly [mend: boolean, words: string];
 
 /** Refusals of the server at a connect, by SQLSTATE (PostgreSQL documentation, appendix A). */
@@ -27,7 +27,7 @@ const REFUSALS: Readonly<Record<string, Words>> = {
 /** Failures of the network and of OpenSSL, by code. */
 const FAILURES: Readonly<Record<string, Words>> = {
   ENOTFOUND: [false, "the host is not known: check its name"],
-  EAI_AGAIN: [false, "the host can not be looked up now: name resolution does not answer"],
+  EAI_AGAIN: [false, "the host cannot be looked up now: name resolution does not answer"],
   ECONNREFUSED: [false, "nothing listens at this host and port: is the database running, and is the port right?"],
   ECONNRESET: [false, "the connection was cut while it was being opened"],
   EPIPE: [false, "the connection was cut while it was being opened"],
@@ -63,16 +63,16 @@ export function urlProblem(url: string | undefined): string | undefined {
     new pg.Client(connectionSettings(url, "sallyport"));
     return undefined;
   } catch (error) {
-    // Nothing of the error's own text: it can hold the URL.
+    // Without the error's own text, which can hold the URL.
     const { code, syscall } = error as NodeJS.ErrnoException;
-    if (syscall !== undefined) return `a file of sslrootcert, sslcert or sslkey can not be read (${code})`;
-    return "can not be read as a URL: postgres://user:password@host:port/database, with /, :, @, ?, % and # of a password written %2F, %3A, …";
+    if (syscall !== undefined) return `a file of sslrootcert, sslcert or sslkey cannot be read (${code})`;
+    return "cannot be parsed as a URL: postgres://user:password@host:port/database, with /, :, @, ?, % and # of a password written %2F, %3A, …";
   }
 }
 
 /**
- * Opens a connection, does `work` on it and closes it. `shared`: through a pooler, where nothing may be set. Rejects with
- * StartError, which begins with `key`.
+ * Opens a connection, runs `work` on it and closes it. `shared`: through a pooler, where nothing may be set. Rejects
+ * with StartError, whose text begins with `key`.
  */
 export async function withConnection<T>(
   url: string,
@@ -104,7 +104,7 @@ async function explained(error: unknown, key: string, client: pg.Client): Promis
   return asError(key, words ?? unknown(error), error);
 }
 
-/** A failure of a statement or a connection as StartError; undefined for one that says nothing about the database. */
+/** A failure of a statement or a connection as StartError; undefined if it says nothing about the database. */
 export function databaseError(error: unknown, key: string): StartError | undefined {
   const words = inWords(error);
   return words === undefined ? undefined : asError(key, words, error);
@@ -134,7 +134,7 @@ function unknown(error: unknown): Words {
   const { message = "", code } = error as { message?: string; code?: string };
   if (/timeout/i.test(message)) return NO_ANSWER;
   if (/terminated|ended/i.test(message)) return CUT;
-  return [code === undefined, `the database can not be used (${(error as Error).name ?? "error"})`];
+  return [code === undefined, `the database cannot be used (${(error as Error).name ?? "error"})`];
 }
 
 /** False if the listener answers a TLS request in a way that PostgreSQL never does. */

@@ -15,7 +15,7 @@ export interface DirectConnectionOptions {
   /** A channel to LISTEN on. */
   readonly channel?: string;
   readonly onNotification?: () => void;
-  /** A connection that worked was lost; called with an error that holds no secret. */
+  /** A working connection was lost; called with an error that holds no secret. */
   readonly onLost: (error: Error) => void;
 }
 
@@ -76,7 +76,7 @@ export class DirectConnection {
     }
   }
 
-  /** Destroys the session; the statement under way fails. */
+  /** Destroys the session; the running statement fails. */
   drop(): void {
     if (this.#open !== undefined) this.#destroy(this.#open);
   }

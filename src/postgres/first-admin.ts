@@ -8,10 +8,10 @@ import { Postgres } from "./pool.ts";
 
 export interface FirstAdminOptions {
   readonly url: string;
-  /** Through a pooler. */
+  /** The connection goes through a pooler. */
   readonly shared?: boolean;
   readonly keyring: { readonly current: string; readonly keys: Readonly<Record<string, string>> };
-  /** Milliseconds; undefined: without expiry. */
+  /** Milliseconds; undefined for no expiry. */
   readonly ttlMs: number | undefined;
   readonly again: boolean;
   /** Stores the string before the token exists. If that fails, no token is made. */

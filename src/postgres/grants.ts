@@ -1,8 +1,9 @@
 import type pg from "pg";
 
 /*
- * The functions of the schema that the program calls, and who must be allowed to: `test/postgres/roles.test.ts` holds the
- * list to what the migrations grant. Those of the log and the registry are called on the direct connections.
+ * The functions of the schema that the program calls, and the roles that must be allowed to call them.
+ * `test/postgres/roles.test.ts` compares the list with the grants of the migrations. The functions of the log and the
+ * registry are called on the direct connections.
  */
 const FOLLOWING = [
   "draw_incarnation(uuid)",
@@ -36,7 +37,10 @@ export const CALLED: Readonly<Record<Use, readonly string[]>> = {
   "direct-writer": [...FOLLOWING, ...KEEPING],
 };
 
-/** What keeps this user from calling the functions of this use, with what to run; undefined: nothing. */
+/**
+ * The missing rights of this user for the functions of this use, with the commands that grant them; undefined if none
+ * is missing.
+ */
 export async function missingFunctions(
   client: pg.ClientBase,
   use: Use,

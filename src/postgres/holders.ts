@@ -3,29 +3,33 @@ import type { Tx } from "./pool.ts";
 
 const literal = (scopes: readonly string[]) => `'{${scopes.join(",")}}'::text[]`;
 
-/** SQL for scopes that make a token an operator's or an administrator's, as the index `tokens_of_administrators` has it. */
+/**
+ * SQL for the scopes that make a token an operator's or an administrator's, in the form of the index
+ * `tokens_of_administrators`.
+ */
 export const ANY_OF_THEM = literal([...OPERATOR_SCOPES, ...ADMIN_SCOPES]);
 
-/** SQL: whether a caller of this rank leaves a token of these scopes alone; both are expressions. */
+/** SQL: true if a caller of this rank must not end a token with these scopes. Both arguments are expressions. */
 export function spares(rank: string, scopes: string): string {
   return `(${rank} <> 'operator' and ${scopes} && ${literal(OPERATOR_SCOPES)}
     or ${rank} = 'other' and ${scopes} && ${literal(ADMIN_SCOPES)})`;
 }
 
-/** The rank as SQL has it: the program itself ends what an operator does. */
+/** The rank in SQL. The program itself may end what an operator may end. */
 export function rankText(rank: Rank | undefined): Rank {
   return rank ?? "operator";
 }
 
-/** SQL: whether a token is not over for good. Needs its principal `p` and its tenant `o`. */
+/** SQL: true if a token is not over for good. Needs its principal `p` and its tenant `o`. */
 function lasts(token: string): string {
   return `${token}.revoke_time is null and (${token}.expire_time is null or ${token}.expire_time > clock_timestamp())
     and ${token}.issued_n >= p.cut_n and ${token}.issued_n >= o.cut_n`;
 }
 
 /**
- * RIGHTS_EXCEEDED where a change of a principal or a tenant would end or disable a live token that a caller of this rank
- * leaves alone. One that a cut ended, or the end of its parent, is over for good. Under the exclusive lock of it: no token gets such rights from here to the commit.
+ * RIGHTS_EXCEEDED if a change of a principal or a tenant would end or disable a live token that a caller of this rank
+ * must not end. A token that was cut, or whose parent ended, is over for good. Runs under the exclusive lock of the
+ * target: no token gets such rights from here to the commit.
  */
 export async function checkHolders(tx: Tx, rank: Rank | undefined, tenant: string, principal?: string): Promise<void> {
   const spared = sparedFrom(rank);

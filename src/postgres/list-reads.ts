@@ -8,7 +8,7 @@ import { safeCause } from "./sqlstate.ts";
 
 export interface ListReadsOptions {
   readonly url: string;
-  /** Through a pooler: nothing is set on the connections. */
+  /** The connection goes through a pooler: nothing is set on it. */
   readonly shared?: boolean;
   readonly clock: Clock;
   readonly onTrouble: (name: Trouble, error: unknown) => void;

@@ -6,11 +6,11 @@ import { databaseError } from "./connect-errors.ts";
 import { connectionSettings } from "./pool.ts";
 import { SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
 
-/** The version of what this program reads and writes. A database with a higher `min_reader` refuses it. */
+/** The version of the data that this program reads and writes. A database with a higher `min_reader` refuses it. */
 export const READER_VERSION = 1;
 
 const FOLDER = new URL("./migrations/", import.meta.url);
-/** One lock for all starters of one database; any number that nothing else uses. */
+/** One lock for all programs that start on one database. Any number that nothing else uses. */
 const LOCK = 7_400_740_174;
 
 interface Migration {
@@ -21,8 +21,8 @@ interface Migration {
 }
 
 /**
- * Brings the database to the newest version: plain SQL files, forward only, checksummed, each in one transaction
- * (unless it says `-- no-transaction`), one starter at a time. Returns the names of those applied now.
+ * Migrates the database to the newest version: plain SQL files, forward only, checksummed, each in one transaction
+ * (unless it says `-- no-transaction`), one program at a time. Returns the names of the files applied now.
  */
 export async function migrate(url: string, waitMs = 60_000): Promise<string[]> {
   const client = new pg.Client({ ...connectionSettings(url, "sallyport-migrate"), connectionTimeoutMillis: 5000 });
@@ -32,7 +32,7 @@ export async function migrate(url: string, waitMs = 60_000): Promise<string[]> {
   } catch (error) {
     throw (
       databaseError(error, "database.url") ??
-      new StartError("database_unavailable", "the database can not be reached", safeCause(error))
+      new StartError("database_unavailable", "the database cannot be reached", safeCause(error))
     );
   }
   try {
@@ -60,7 +60,9 @@ export function migrationFiles(): Migration[] {
     });
 }
 
-/** Polls a try-lock: a waiting `pg_advisory_lock` deadlocks with an index that its holder builds concurrently. */
+/**
+ * Polls a try-lock, because a waiting `pg_advisory_lock` deadlocks with an index that its holder builds concurrently.
+ */
 async function lock(client: pg.Client, waitMs: number): Promise<void> {
   for (let waited = 0; ; waited += 100) {
     const { rows } = await client.query<{ got: boolean }>("select pg_try_advisory_lock($1) as got", [LOCK]);
@@ -93,7 +95,10 @@ interface Applied {
   readonly checksum: string;
 }
 
-/** What was applied before. Makes schema and table only where they are missing: a writer may start, not create. */
+/**
+ * The migrations applied before. Creates schema and table only if they are missing, because a writer may start but not
+ * create.
+ */
 async function appliedTo(client: pg.Client): Promise<Applied[]> {
   const read = () =>
     client

@@ -6,11 +6,11 @@ import { isPlainRefusal, keepsConnection, meaningOf, safeCause, unreadable } fro
 
 export interface PostgresOptions {
   readonly url: string;
-  /** Through a pooler: nothing is set on the connections. */
+  /** The connections go through a pooler: nothing is set on them. */
   readonly shared?: boolean;
   readonly maxConnections: number;
   readonly applicationName: string;
-  /** Something is wrong with a connection; called with an error that holds no secret. */
+  /** A connection failed; called with an error that holds no secret. */
   readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
@@ -111,7 +111,7 @@ export class Postgres {
     try {
       client = await this.#pool.connect();
     } catch (error) {
-      throw unreadable(error, "the database can not be reached");
+      throw unreadable(error, "the database cannot be reached");
     }
     let broken = true;
     try {
@@ -192,7 +192,7 @@ export class Postgres {
         timeoutMs,
       );
     } catch (error) {
-      // A refusal by a deferred trigger is plain; anything else leaves open whether the commit was written.
+      // A refusal by a deferred trigger is certain. Any other error leaves open if the commit was written.
       throw isPlainRefusal(error) ? error : outcomeUnknown(error);
     }
     if (command !== "COMMIT") throw notDone(new Error("the commit was answered with a rollback"));

@@ -5,12 +5,14 @@ import { missingFunctions, type Use } from "./grants.ts";
 import { checkDirectSession } from "./session-check.ts";
 import { isShared } from "./session-settings.ts";
 
-/** Whether the database can be reached with these credentials. Rejects with StartError, in words. */
+/**
+ * Checks that the database can be reached with these credentials. Rejects with a StartError that explains the failure.
+ */
 export async function assertReachable(url: string, key: string, shared = false): Promise<void> {
   await withConnection(url, key, (client) => client.query("select 1"), shared);
 }
 
-/** The same of both URLs, and that the direct one is direct: a pooler there takes no startup options. */
+/** Checks both URLs, and that the direct one is direct: a pooler there accepts no startup options. */
 export async function assertBothReachable(url: string, directUrl: string | undefined): Promise<void> {
   await checkDirectSession(directUrl ?? url);
   await assertReachable(url, "database.url", isShared(url, directUrl));
@@ -18,8 +20,9 @@ export async function assertBothReachable(url: string, directUrl: string | undef
 }
 
 /**
- * Whether the database has our schema, and the users of both URLs the rights of the mode: what a call would else find out
- * later, as INTERNAL. False where there is no schema, and one may be made. Rejects with StartError.
+ * Checks that the database has our schema, and that the users of both URLs have the rights of the mode. Otherwise a
+ * call would find out later, as INTERNAL. Returns false if there is no schema and one may be created. Rejects with
+ * StartError.
  */
 export async function assertRights(
   url: string,
@@ -64,7 +67,7 @@ export async function assertRights(
   return true;
 }
 
-/** What the group role may do with our tables and this user may not; where the role is not there, the least of it. */
+/** The rights on our tables that the group role has and this user lacks; without the role, the minimum of them. */
 async function missingRights(client: pg.Client, role: string): Promise<string[]> {
   const { rows } = await client.query<{ right: string }>(
     `select lower(wanted.privilege) || ' ' || wanted.name as "right", wanted.name <> 'tokens' as beside

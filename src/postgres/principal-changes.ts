@@ -33,7 +33,7 @@ export async function createPrincipal(
     await audit(tx, actor, principal.tenant, "principal.create", target, principal.name, { repeat: "true" });
     return own;
   }
-  // A deleted name comes back with its cut: the tokens of before stay dead.
+  // A deleted name comes back with its cut, so that its old tokens stay dead.
   const rows = await tx.query<PrincipalRow>(
     `insert into sallyport.principals as p (tenant, name, display_name, email, owner, state, annotations)
      values ($1, $2, $3, $4, $5, $6, $7)

@@ -7,9 +7,9 @@ import type { Postgres, Text } from "./pool.ts";
 /** The epoch that this program follows. */
 export interface Followed {
   readonly clock: Clock;
-  /** Undefined before the first one is known: then nothing is proven. */
+  /** Undefined before the first one is known. Nothing is proven then. */
   epoch(): string | undefined;
-  /** Since when, by this process's clock, and the position up to which its log is applied. */
+  /** The time on this process's clock at which it was first seen, and the position up to which its log is applied. */
   sawEpoch(): number;
   applied(): number;
   /** Another epoch answered: makes the follower poll. */
@@ -33,7 +33,9 @@ export class ProvenReads {
     this.#followed = followed;
   }
 
-  /** The rows of a statement made by `proving`, and the epoch of all of them. STORE_UNAVAILABLE where none is proven. */
+  /**
+   * The rows of a statement made by `proving`, and the epoch of all of them. STORE_UNAVAILABLE if no answer is proven.
+   */
   async rows<R extends object>(
     statement: Text,
     values: readonly unknown[],

@@ -11,9 +11,9 @@ import * as sql from "./revocation-sql.ts";
 export interface RevocationLogOptions {
   /** Leads to the primary itself, not through a pooler. */
   readonly url: string;
-  /** 2: a poll that is slow delays no change of authority that waits. 1 where none waits. */
+  /** 2: a slow poll does not delay waiting changes of authority. 1 for a process that makes none. */
   readonly connections: 1 | 2;
-  /** Something is wrong with a connection; called with an error that holds no secret. */
+  /** A connection failed; called with an error that holds no secret. */
   readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
@@ -94,7 +94,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async unacknowledged(epoch: string, position: number | undefined): Promise<Unacknowledged> {
-    const row = await this.#told(one<MissingRow>(this.#waits, sql.MISSING, [epoch, position ?? null]));
+    const row = await this.#reported(one<MissingRow>(this.#waits, sql.MISSING, [epoch, position ?? null]));
     this.#check(this.#waits, epoch, row);
     return {
       ...evidenceOf(row),
@@ -111,7 +111,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async reap(ids: readonly string[]): Promise<void> {
-    await this.#told(one(this.#waits, sql.REAP, [ids]));
+    await this.#reported(one(this.#waits, sql.REAP, [ids]));
   }
 
   async deleteReaped(ids: readonly string[], epoch: string): Promise<void> {
@@ -126,7 +126,9 @@ export class PostgresRevocationLog implements RevocationLog {
     await one(this.#polls, sql.DRAW, [epoch]);
   }
 
-  /** Prunes what minting and the canary keep for a while, too: nothing else runs once a minute in one process. */
+  /**
+   * Also prunes the temporary rows of minting and of the canary, because this task runs once a minute in one process.
+   */
   async prune(): Promise<void> {
     // On a connection of its own: the leader's lock ends with it, and deleting delays no other statement.
     const connection = this.#connection("sallyport-prune", {});
@@ -203,7 +205,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   /** Reports a failure: changes that wait then go by time, and their answers do not show why. */
-  async #told<T>(answer: Promise<T>): Promise<T> {
+  async #reported<T>(answer: Promise<T>): Promise<T> {
     return answer.catch((error) => {
       this.#options.onTrouble("registry_read_failed", error);
       throw error;

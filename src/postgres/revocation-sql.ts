@@ -2,8 +2,8 @@ import type { Statement } from "./direct-connection.ts";
 import { EVIDENCE, HEAD } from "./evidence.ts";
 
 /*
- * The statements of the log and the registry. Each is one transaction and carries the evidence inline, from the same
- * snapshot. The registry is written by functions of the schema only: no login may write another process's row.
+ * The statements of the log and the registry. Each is one transaction and carries the evidence from the same snapshot.
+ * Only functions of the schema write the registry, so that no login can write another process's row.
  */
 
 /** The most log rows of one poll. */
@@ -60,7 +60,7 @@ export const ACK = writing("ack", "sallyport.validator_ack($1::uuid, $2::bytea, 
 
 export const LEAVE = writing("leave", "sallyport.validator_leave($1::uuid, $2::bytea)", LAZY);
 
-/** $1 epoch, $2 position or null for the head. */
+/** $1 epoch, $2 position or null for the last one. */
 export const MISSING: Statement = {
   name: "sallyport-missing",
   text: `
@@ -126,16 +126,16 @@ export const FORGET_REQUESTS: Statement = {
   text: forgetting("requests", "at < clock_timestamp() - interval '10 min'"),
 };
 
-// A window is a day at the longest.
+// A window is at most a day.
 export const FORGET_COUNTS: Statement = {
   name: "sallyport-forget-counts",
   text: forgetting("mint_counts", "window_start < clock_timestamp() - interval '2 days'"),
 };
 
-/** The most tokens of the canary, and audit rows of it, that one statement deletes: each token is a note in the log. */
+/** The most tokens and audit rows of the canary that one statement deletes. Each token is a row in the log. */
 export const CANARY_BATCH = 200;
 
-// No `LAZY`: it may take a position, and is then as durable as every change.
+// Without `LAZY`: it may take a position, and is then as durable as every change.
 export const FORGET_CANARY: Statement = {
   name: "sallyport-forget-canary",
   text: `select sallyport.canary_prune(${CANARY_BATCH}) as done`,

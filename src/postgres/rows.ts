@@ -64,7 +64,7 @@ const STORED = {
   etag: { name: "revision", value: String },
 } satisfies Partial<Record<keyof Token, Column>>;
 
-/** The other fields of a Token. The view adds them. */
+/** The other fields of a Token, which the view adds. */
 const VIEWED = {
   lastUseTime: optional("last_use_time"),
   lastUseAddress: orEmpty("last_use_address"),

@@ -1,8 +1,8 @@
 import pg from "pg";
 
 /*
- * The session settings that this program depends on. A direct connection asks for them in its startup packet. Behind a
- * pooler server connections are shared with other programs, so nothing is set there: the start checks what is in force.
+ * The session settings that this program depends on. A direct connection asks for them in its startup packet. A pooler
+ * shares server connections with other programs, so nothing is set there, and the start checks the present values.
  */
 
 export interface SessionSetting {
@@ -28,7 +28,7 @@ export const SESSION_SETTINGS: readonly SessionSetting[] = [
   { name: "standard_conforming_strings", value: "on", otherwise: "keys of the log are made wrongly" },
   { name: "default_transaction_isolation", value: "read committed", otherwise: "statements fail beside others" },
   { name: "row_security", value: "on", otherwise: "statements fail where a table has policies" },
-  // It says when a standby did not confirm a commit.
+  // The warning says when a standby did not confirm a commit.
   {
     name: "client_min_messages",
     value: "notice",
@@ -62,7 +62,7 @@ function startupOption({ name, value }: Pick<SessionSetting, "name" | "value">):
 
 const IN_URL = /([?&]options=)([^&]*)/;
 
-/** The URL and the startup options of a direct connection. Options of the operator stay, and come first. */
+/** The URL and the startup options of a direct connection. The operator's options stay, and come first. */
 export function startupSettings(
   url: string,
   statementMs?: number,

@@ -1,4 +1,4 @@
-// postgres/: the truth. Nothing here decides whether a token is valid.
+// postgres/: the truth. Nothing here decides if a token is valid.
 import { AppError } from "../domain/errors.ts";
 
 /** The states that this folder handles (PostgreSQL documentation, appendix A). */
@@ -71,7 +71,7 @@ export const MEANINGS: Readonly<Record<string, Meaning>> = {
   XX: row("NOT_DONE", "destroy", "the database failed by itself"),
 };
 
-const LOST = row("NOT_DONE", "destroy", "the database can not be reached");
+const LOST = row("NOT_DONE", "destroy", "the database cannot be reached");
 const BUG = row("INTERNAL", "keep", "the database refused the statement");
 
 /** The meaning of an error of the driver, also of one that the server did not send. */
@@ -89,7 +89,7 @@ export function keepsConnection(error: unknown): boolean {
   return isPlainRefusal(error) && meaningOf(error).connection === "keep";
 }
 
-/** The failure of a read, in words. */
+/** The message for a failed read. */
 export function unreadable(error: unknown, silent = "the database did not answer"): AppError {
   const words = sqlstate(error) === undefined ? silent : meaningOf(error).words;
   return new AppError("STORE_UNAVAILABLE", words, { retryAfterMs: 1000, cause: safeCause(error) });
@@ -104,7 +104,7 @@ function constraintOf(error: unknown): string | undefined {
   return (error as { constraint?: string } | null)?.constraint;
 }
 
-/** A driver's error by class, state and constraint: never its message, detail or parameters. */
+/** Reduces a driver's error to its class, state and constraint. The message, detail and parameters are dropped. */
 export function safeCause(error: unknown): Error {
   if (error instanceof AppError) return error;
   const state = sqlstate(error) ?? (error as { code?: unknown } | null)?.code ?? "";

@@ -31,8 +31,8 @@ export async function updateToken(
   if (touchesRights(change)) checkMayEnd(actor.rank, token.scopes);
   await writeTokenChange(tx, token, change, rule, guard.rights, asker);
   const changed = await readToken(tx, id);
-  const told = { fields: fieldsOf(change), ...setTo(change, changed) };
-  await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, told);
+  const metadata = { fields: fieldsOf(change), ...setTo(change, changed) };
+  await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, metadata);
   return changed;
 }
 
@@ -98,7 +98,7 @@ export async function revokeFamily(tx: Tx, id: string, reason: string, actor: Au
     if (rows.length === 0) break;
     revoked.push(...rows.map((row) => row.id));
   }
-  // A string that a rotation ended repeats no request once its family is revoked.
+  // A string that a rotation ended cannot repeat its request once its family is revoked.
   await tx.query("delete from sallyport.requests r using sallyport.tokens t where t.family = $1 and r.caller = t.id", [
     family,
   ]);

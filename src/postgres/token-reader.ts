@@ -67,7 +67,7 @@ interface LookUpRow extends EvidenceRow {
 
 export interface TokenReaderOptions {
   readonly url: string;
-  /** Through a pooler: nothing is set on the connections. */
+  /** The connections go through a pooler: nothing is set on them. */
   readonly shared?: boolean;
   /** Pipelined connections, 1 or 2. */
   readonly connections: number;
@@ -75,18 +75,18 @@ export interface TokenReaderOptions {
   readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
 
-/** One of the connections: from the attempt to connect to its end. */
+/** One of the connections, from the attempt to connect to its end. */
 interface Slot {
   readonly client: pg.Client;
   readonly link: Promise<pg.Client>;
   readonly wasStandby: () => boolean;
-  /** It has answered a look-up. */
+  /** True once it has answered a look-up. */
   warm: boolean;
 }
 
 /**
- * Reads tokens over a few pipelined connections: single named statements only, each bounded in time. A statement that
- * is late, or a connection that fails, costs the connection; the next read opens another.
+ * Reads tokens over a few pipelined connections: only single named statements, each bounded in time. A late statement
+ * or a failed connection costs the connection; the next read opens another.
  */
 export class PostgresTokenReader implements TokenReader {
   readonly #options: TokenReaderOptions;
@@ -218,7 +218,7 @@ async function connected(client: pg.Client): Promise<pg.Client> {
   }
 }
 
-/** Whether the look-up of what is no token is answered; false where the server cancelled it. */
+/** Returns true if the look-up of an unknown token is answered; false if the server cancelled it. */
 async function lookedUp(client: pg.Client): Promise<boolean> {
   try {
     await client.query({ ...LOOK_UP, values: [Buffer.alloc(32)] });

@@ -49,7 +49,7 @@ export function boundReplies(client: Redis, onBound: () => void): void {
   });
 }
 
-/** What makes the connections to sentinels: it asks them for the primary, and listens to them for failovers. */
+/** Makes the connections to sentinels, which are asked for the primary and report failovers. */
 export function boundSentinels(onBound: () => void): NonNullable<RedisOptions["Connector"]> {
   return class extends SentinelConnector {
     constructor(options: unknown) {

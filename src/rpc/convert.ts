@@ -15,8 +15,8 @@ import * as validator from "../gen/sallyport/v1/token_validator_pb.ts";
 import type { Effect } from "../revocation/effect.ts";
 
 /*
- * Domain ⇄ wire: the only bilingual file. Times and durations of the wire are checked before any arithmetic, so that
- * nothing overflows.
+ * Converts between domain and wire. No other file knows both. Times and durations of the wire are checked before any
+ * arithmetic, so that nothing overflows.
  */
 
 const TOKEN_STATES = {
@@ -140,7 +140,7 @@ export function effectMessage(of: Effect): MessageInitShape<typeof effect.Effect
   };
 }
 
-/** The answer to ValidateToken. INVALID_TOKEN and UNDETERMINED stand alone: one face each. */
+/** The answer to ValidateToken. INVALID_TOKEN and UNDETERMINED carry nothing else, so that all of them are equal. */
 export function validateMessage(of: Decision, showReason: boolean): validator.ValidateTokenResponse {
   return create(validator.ValidateTokenResponseSchema, {
     verdict: VERDICTS[of.verdict],
@@ -176,7 +176,7 @@ export function tenantState(state: tenant.TenantState): TenantState | undefined 
   return keyOf(TENANT_STATES, state);
 }
 
-/** Milliseconds since 1970, rounded down; undefined stays so. INVALID_FIELD outside the years 1 to 9999. */
+/** Milliseconds since 1970, rounded down; undefined stays undefined. INVALID_FIELD outside the years 1 to 9999. */
 export function millis(field: string, of: Timestamp | undefined): number | undefined {
   if (of === undefined) return undefined;
   if (of.seconds < -62_135_596_800n || of.seconds > 253_402_300_799n || of.nanos < 0 || of.nanos > 999_999_999) {
@@ -185,7 +185,7 @@ export function millis(field: string, of: Timestamp | undefined): number | undef
   return Number(of.seconds) * 1000 + Math.floor(of.nanos / 1_000_000);
 }
 
-/** Milliseconds, rounded down; undefined stays so. INVALID_FIELD beyond ±10,000 years or with mixed signs. */
+/** Milliseconds, rounded down; undefined stays undefined. INVALID_FIELD beyond ±10,000 years or with mixed signs. */
 export function durationMillis(field: string, of: Duration | undefined): number | undefined {
   if (of === undefined) return undefined;
   const { seconds, nanos } = of;
@@ -196,7 +196,7 @@ export function durationMillis(field: string, of: Duration | undefined): number 
   return Number(seconds) * 1000 + Math.floor(nanos / 1_000_000);
 }
 
-/** A string as a filter: the empty one does not filter. */
+/** A filter string; undefined for the empty string, which matches everything. */
 export function given(text: string): string | undefined {
   return text === "" ? undefined : text;
 }

@@ -14,7 +14,7 @@ import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import * as v1 from "../gen/grpc/reflection/v1/reflection_pb.ts";
 import * as v1alpha from "../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 
-/** Where every name of a set of services is defined, for those who come without the schema. */
+/** The definitions of every name in a set of services, for clients without the schema. */
 export interface Schema {
   readonly services: readonly string[];
   readonly files: ReadonlyMap<string, DescFile>;
@@ -52,8 +52,9 @@ function schemaOf(services: readonly DescService[], more: readonly DescFile[] = 
 }
 
 /**
- * Adds the server reflection protocol, v1 and v1alpha (some tools ask the old one only), which shows these services,
- * health and itself, and knows the details of errors: no service names them, for they travel as Any. Every file comes with all that it imports, so that one answer is enough.
+ * Adds the server reflection protocol, v1 and v1alpha (some tools know only the older one). It shows these services,
+ * health, itself, and the details of errors, which no service names because they travel as Any. Every file comes with
+ * everything that it imports, so that one answer is enough.
  */
 export function addReflection(router: ConnectRouter, services: readonly DescService[]): void {
   const details = [file_google_rpc_error_details, file_google_rpc_status];
@@ -119,7 +120,7 @@ function failure(errorCode: Code, errorMessage: string): object {
   return { case: "errorResponse", value: { errorCode, errorMessage } };
 }
 
-/** A file and what it imports, the file first. */
+/** A file and everything that it imports, the file first. */
 function closure(file: DescFile, into: Map<string, DescFile>): void {
   if (into.has(file.proto.name)) return;
   into.set(file.proto.name, file);

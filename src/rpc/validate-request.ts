@@ -8,12 +8,12 @@ import { file_sallyport_v1_principal_admin } from "../gen/sallyport/v1/principal
 import { file_sallyport_v1_tenant_admin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { CreateTokenRequestSchema, file_sallyport_v1_token_admin } from "../gen/sallyport/v1/token_admin_pb.ts";
 
-/** Violations that are told: more would not fit into the headers that a client takes. */
-const MOST_TOLD = 32;
+/** The most violations in an error. More would not fit into the headers that a client accepts. */
+const MAX_VIOLATIONS = 32;
 
 /**
- * Checks a request of the admin listener against the bounds in its `.proto`. One that is out of bounds is INVALID_FIELD, with
- * each field and its bound, and without its value. The rules are compiled here, at start.
+ * Checks a request of the admin listener against the bounds in its `.proto`. A request out of bounds is INVALID_FIELD,
+ * with each field and its bound, and without its value. The rules are compiled here, at start.
  */
 export function requestValidator(): (input: DescMessage, message: Message) => void {
   const registry = createRegistry(
@@ -30,8 +30,8 @@ export function requestValidator(): (input: DescMessage, message: Message) => vo
     const result = validator.validate(input, message);
     if (result.kind === "error") throw result.error;
     if (result.kind === "invalid") {
-      const violations = result.violations.slice(0, MOST_TOLD).map((violation) => ({
-        // Without keys of maps: those are values of the request.
+      const violations = result.violations.slice(0, MAX_VIOLATIONS).map((violation) => ({
+        // Without the keys of maps, because those are values of the request.
         field: pathToString(violation.field.filter(({ kind }) => kind !== "map_sub")) || "request",
         description: violation.message,
       }));
@@ -65,7 +65,7 @@ function cutOverfull(type: DescMessage, message: Message): void {
   }
 }
 
-/** The path of the first field that holds a NUL: no text has one, and the database can not even be asked for it. */
+/** The path of the first field that holds a NUL. No text may hold one, and the database cannot even receive it. */
 function fieldWithNul(message: ReflectMessage): string | undefined {
   for (const field of message.fields) {
     if (!message.isSet(field)) continue;

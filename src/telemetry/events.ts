@@ -21,7 +21,7 @@ export const ALARMS = {
   unhandled_rejection: "nothing handled a rejected promise; the program continues",
 } as const;
 
-/** Failures of something that the instance depends on. */
+/** Failures of dependencies of this instance. */
 export const TROUBLES = {
   accept_failed: "a listener could not accept a connection",
   ack_failed: "the position could not be acknowledged",
@@ -54,7 +54,7 @@ export const TROUBLES = {
   wake_ups_unavailable: "wake-ups cannot be received from Redis; polls find changes",
 } as const;
 
-/** Events worth a line and no more. */
+/** Events that are worth one log line. */
 export const NOTES = {
   awaiting_incarnation: "everything is still refused: the database has no new incarnation yet",
   embedded_database: "the embedded PostgreSQL reports",
@@ -69,7 +69,7 @@ export const NOTES = {
   stopping: "the program stops",
 } as const;
 
-/** Notes for a person who should act within days. */
+/** Notes for an operator who should act within days. */
 export const WARNINGS = {
   configuration_warning: "the configuration can be used, but should be mended",
   first_admin_expiring:
@@ -91,10 +91,10 @@ export type Note = keyof typeof NOTES | keyof typeof WARNINGS;
 /** Every value of the field `event` of a log line. */
 export type EventName = Alarm | Trouble | Note | keyof typeof LINES;
 
-/** What else an event's line says: names, codes and counts, never a secret. */
+/** Further facts in an event's line: names, codes and counts, never a secret. */
 export type Facts = Readonly<Record<string, string | number>>;
 
-/** One method per thing that happens, each with its counter and its log line. No secret is ever an argument. */
+/** One method per kind of event, each with its counter and its log line. No argument is ever a secret. */
 export interface Events {
   validated(verdict: Verdict, reason: RefusalReason | undefined, tier: Tier, seconds: number, tokenId?: string): void;
   /** A string was used after its rotation ended it. */
@@ -105,13 +105,13 @@ export interface Events {
   validators(counts: Readonly<Record<"live" | "reaped", number>>): void;
   cacheEntries(tier: "l1" | "l2", entries: number): void;
   shed(klass: string): void;
-  /** A flight of the canary: instances that refused a revoked token, that accepted it, and that told nothing. */
+  /** One run of the canary: the instances that refused a revoked token, that accepted it, and that did not answer. */
   canary(flight: { readonly refused: number; readonly accepted: number; readonly notReached: number }): void;
-  /** Something that the instance depends on failed; repeated lines are thinned out. `error`: class and code only. */
+  /** A dependency of this instance failed. Repeated lines are thinned out. `error` is logged by class and code only. */
   trouble(name: Trouble, error: unknown, facts?: Facts): void;
-  /** Something that must wake a person. */
+  /** An event that must wake a person. */
   alarm(name: Alarm, facts: Facts): void;
-  /** Something worth a line. */
+  /** An event that is worth one log line. */
   note(name: Note, facts?: Facts): void;
 }
 
@@ -142,10 +142,10 @@ export interface CallLine {
   readonly code: StatusName;
   readonly reason?: string;
   readonly actor?: string;
-  /** Of a caller without a good credential: from where it came. */
+  /** The address of a caller without a valid credential. */
   readonly address?: string;
   readonly seconds: number;
   readonly level: "debug" | "info" | "warn" | "error";
-  /** What an unexpected error was. */
+  /** The cause of an unexpected error. */
   readonly cause?: unknown;
 }

@@ -20,22 +20,22 @@ export interface Telemetry extends Events {
   /** Writes what the log still holds back. */
   flush(): void;
   readonly registry: Registry;
-  /** The listener of a validation is only known outside: it gives events of its own. */
+  /** Events for one listener, which a validation does not know itself. */
   forListener(listener: string): Events;
   called(line: CallLine): void;
-  /** What runs, and for how long one of its leases is good. */
+  /** Sets the metrics of the running build and of the length of its leases. */
   runs(build: { readonly version: string; readonly commit: string }, leaseSeconds: number): void;
   /** When a listener's certificate ends, in seconds since 1970. */
   certificate(listener: string, endsAt: number): void;
-  /** A TLS connection to a listener that did not come about. */
+  /** A TLS handshake with a listener that failed. */
   handshakeFailed(listener: string, address: string, why: string): void;
-  /** A counter of answered calls of one method, cheap enough for the hot path; they are not logged. */
+  /** A counter of answered calls of one method, cheap enough for the hot path. These calls are not logged. */
   answered(method: string): () => void;
 }
 
 const TEXTS: Readonly<Record<EventName, string>> = { ...TROUBLES, ...ALARMS, ...NOTES, ...WARNINGS, ...LINES };
 
-/** Logs and metrics. What may stand in a line is named here, field by field; nothing is serialised whole. */
+/** Logs and metrics. The content of a line is named here, field by field; no object is serialised as a whole. */
 export function createTelemetry(level: string, destination?: { write(line: string): void }): Telemetry {
   const log = pino(
     {
@@ -60,7 +60,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
   for (const outcome of ["refused", "accepted", "not_reached"]) m.canaryAsked.inc({ outcome }, 0);
   const validations = new ValidationMetrics(registry);
   const lastLine = new Map<string, number>();
-  /** At most one line a second for each trouble of each listener: an outage must not fill a disk. */
+  /** At most one line a second for each trouble of each listener, so that an outage does not fill the disk. */
   const thinned = (key: string): boolean => {
     const now = performance.now();
     if (now - (lastLine.get(key) ?? Number.NEGATIVE_INFINITY) < 1000) return true;
@@ -146,12 +146,12 @@ export function createTelemetry(level: string, destination?: { write(line: strin
 }
 
 /**
- * Lines a second for calls without a good credential, and as many for failed handshakes: anybody can make such. All are
+ * The lines a second for calls without a valid credential, and for failed handshakes: anybody can cause them. All are
  * counted, in `rpc_total` and `tls_handshake_failures_total`.
  */
 const STRANGERS_PER_SECOND = 10;
 
-/** Lets so many a second through, and counts the others. */
+/** Lets this many a second through, and counts the others. */
 class Sample {
   readonly #perSecond: number;
   #second = Number.NEGATIVE_INFINITY;
@@ -162,7 +162,7 @@ class Sample {
     this.#perSecond = perSecond;
   }
 
-  /** How many were left out since the last that was not; undefined for one to leave out. */
+  /** The number of dropped lines since the last logged one; undefined to drop this one. */
   unlogged(now: number): number | undefined {
     if (now - this.#second >= 1000) {
       this.#second = now;

@@ -160,7 +160,7 @@ describe("revocation › races of the state", () => {
     expect(state.holdsLease(4)).toBe(false);
   });
 
-  it("R45: a refusal by an own read counts at once, although `applied` is the same", () => {
+  it("R45: a refusal by the process's own read counts at once, although `applied` is the same", () => {
     const state = fresh();
     state.apply(page(5), 0, 1);
     const entry = new Cached(snapshot(5));
@@ -169,7 +169,7 @@ describe("revocation › races of the state", () => {
     expect(state.usable(entry, 2)).toBe(false);
   });
 
-  it("R33: a refusal by an own read outlives later polls and disappears only below a floor", () => {
+  it("R33: a refusal by the process's own read outlives later polls and disappears only below a floor", () => {
     const state = fresh();
     state.apply(page(5), 0, 1);
     state.refused(tokenKey, { epoch: EPOCH, position: 8 });

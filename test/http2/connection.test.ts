@@ -468,7 +468,7 @@ describe("deadlines", () => {
   });
 });
 
-test("a handler's exception is its own call's INTERNAL and is told", async () => {
+test("a handler's exception is its own call's INTERNAL and is reported", async () => {
   const boom = route(() => {
     throw new Error("boom");
   });

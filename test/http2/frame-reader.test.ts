@@ -61,7 +61,7 @@ test("the frames are the same at random cuts", () => {
   }
 });
 
-test.each([1, 8, 9, 12])("a length above 16,384 is told before any of it is kept, cut at %i", (cut) => {
+test.each([1, 8, 9, 12])("a length above 16,384 is reported before any of it is kept, cut at %i", (cut) => {
   const { sink, frames, tooLong } = collector();
   const long = Buffer.from("004001000000000001", "hex");
   const bytes = Buffer.concat([long, Buffer.alloc(20)]);

@@ -42,7 +42,7 @@ test("what one event says is one write", () => {
   expect(heard(one.pipe)).toEqual(["abc"]);
 });
 
-test("a socket that is behind keeps its octets whatever is said next, and is told of", () => {
+test("a socket that is behind keeps its octets whatever is said next, and is notified of", () => {
   const output = new Output();
   const [slow, other] = [owner(), owner()];
   slow.pipe.behind = true;

@@ -116,7 +116,7 @@ const STOCK: readonly [string, () => Promise<Omit<Stock, "name">>][] = [
 ];
 
 describe.each(STOCK)("%s", (_, prepare) => {
-  test("makes a token, has it accepted, lists it, revokes it, has it refused; and is told why it may not", async () => {
+  test("makes a token, has it accepted, lists it, revokes it, has it refused; and gets the reason of a refusal", async () => {
     const client = await prepare();
     const admin = sallyport.adminToken;
     const made = await client.call("admin", "TokenAdmin/CreateToken", CREATE, admin);
@@ -198,7 +198,7 @@ describe("grpcurl", () => {
     expect(text).toContain('"reason": "INVALID_FIELD"');
   });
 
-  test("is told UNIMPLEMENTED for a method that no listener has, and for one of another listener where that is", async () => {
+  test("gets UNIMPLEMENTED for a method that no listener has, and for one of another listener where that is", async () => {
     const path = await fetchProgram("grpcurl");
     const call = (listener: "data" | "admin" | "ops") =>
       failed(
@@ -309,7 +309,7 @@ for target in sys.argv[4:]:
 `;
 
 describe("grpcio", () => {
-  test("validates 200 times over one channel, and is told UNAUTHENTICATED without a credential", async () => {
+  test("validates 200 times over one channel, and gets UNAUTHENTICATED without a credential", async () => {
     const library = await fetchProgram("grpcio");
     const { tokenString, id } = await sallyport.createToken();
     const request = Buffer.from(

@@ -97,7 +97,7 @@ describe("what is answered before any handler", () => {
     expect((await post("/nowhere", "{}")).body.message).toBe("the admin listener has no such method");
   });
 
-  test("a missing content type is told what the method takes", async () => {
+  test("a missing content type gets a list of the accepted types", async () => {
     const { status, body } = await post(VALIDATE, "{}", { "content-type": "" });
     expect([status, body.code]).toEqual([415, "invalid_argument"]);
     expect(body.message).toMatch(/^content-type must be application\/json/);
@@ -107,7 +107,7 @@ describe("what is answered before any handler", () => {
     ['{"displayname":1}', 'the method has no field "displayname"', "displayname"],
     ['{"audience":7}', 'the value of "audience" is none of its type', "audience"],
     ['{"context":{"nope":1}}', 'the method has no field "nope"', "nope"],
-  ])("%s is told which field is wrong", async (json, description, field) => {
+  ])("%s gets the name of the wrong field", async (json, description, field) => {
     const { status, body } = await post(VALIDATE, json);
     expect([status, body.message]).toEqual([400, `the request cannot be decoded: ${description}`]);
     expect(body.details[1].debug).toEqual({ fieldViolations: [{ field, description }] });

@@ -542,7 +542,7 @@ describe("minting", () => {
     ...over,
   });
 
-  test("the same request 10 times at once is one token, and each is told it; another body is refused", async () => {
+  test("the same request 10 times at once is one token, and each call gets it; another body is refused", async () => {
     const same = request();
     const done = await Promise.all(
       Array.from({ length: 10 }, () =>

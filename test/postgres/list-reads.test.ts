@@ -52,7 +52,7 @@ test("a statement of a caller that has left ends on the server, which is no trou
   expect(troubles).toEqual([]);
 });
 
-test("two run at once, others wait for as long as they have time, and are then told that there is too much", async () => {
+test("two run at once, others wait for as long as they have time, and then get OVERLOADED", async () => {
   const { lists, until } = await opened();
   const caller = new AbortController();
   const long = [1, 2].map(() => lists.read(sleep, [], { signal: caller.signal }, 600_000).catch(() => {}));

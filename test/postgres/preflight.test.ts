@@ -120,9 +120,9 @@ describe("what the operator must mend", () => {
   });
 
   test.each(["postgres://u:p@ss:w/x@h/d", "postgres://h:port/d", "postgres://h1:1,h2:2/d"])(
-    "%s can not be read as a URL",
+    "%s cannot be parsed as a URL",
     (url) => {
-      expect(urlProblem(url)).toMatch(/^can not be read as a URL/);
+      expect(urlProblem(url)).toMatch(/^cannot be parsed as a URL/);
     },
   );
 });
@@ -158,13 +158,13 @@ describe("rights", () => {
       expect(await assertRights(urlOf({ user }), mode), `${user} ${mode}`).toBe(true);
   });
 
-  test("the reader's credentials in mode full are told, with what is missing and what to do", async () => {
+  test("the reader's credentials in mode full are refused, with the missing rights and the remedy", async () => {
     const error = await assertRights(urlOf({ user: "reader" }), "full").catch((failure: unknown) => failure);
     expect(error).toMatchObject({ name: "StartError", kind: "database_unfit" });
     expect((error as StartError).message).toMatch(/may not .*(insert|select) .*sallyport_writer.*sallyport_reader/);
   });
 
-  describe("a function that may not be called is told, with what to run", () => {
+  describe("a function that may not be called is reported, with the command to run", () => {
     const told = async (user: string, mode: "full" | "validate", direct?: string) => {
       const directUrl = direct === undefined ? undefined : urlOf({ user: direct });
       const error = await assertRights(urlOf({ user }), mode, false, directUrl).catch((failure: unknown) => failure);
@@ -231,7 +231,7 @@ describe("rights", () => {
     });
   });
 
-  test("a user without any right is told so", async () => {
+  test("a user without any right gets the reason", async () => {
     const error = await assertRights(urlOf({ user: "plain" }), "validate").catch((failure: unknown) => failure);
     expect(error).toMatchObject({ message: expect.stringMatching(/rights|sallyport_reader/) });
   });
@@ -246,7 +246,7 @@ describe("rights", () => {
     expect(await assertRights(bare, "full", true)).toBe(false);
   });
 
-  test("a user who may not make the schema is told at the migration", async () => {
+  test("a user who may not make the schema is refused at the migration", async () => {
     const error = await migrate(urlOf({ database: "bare", user: "plain" })).catch((failure: unknown) => failure);
     expect(error).toMatchObject({ kind: "database_unusable", message: expect.stringContaining("42501") });
   });

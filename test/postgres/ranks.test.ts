@@ -93,7 +93,7 @@ describe("revocations that share a transaction:", () => {
     return Promise.all(all);
   }
 
-  test.each(ORDER)("each is told by its own rank, whoever came first: %s, %s, %s", async (...ranks) => {
+  test.each(ORDER)("each is answered by its own rank, in any order: %s, %s, %s", async (...ranks) => {
     const ends: Record<string, readonly Rank[]> = {
       [await created(OPERATOR)]: ["operator"],
       [await created("sallyport.*")]: ["operator"],

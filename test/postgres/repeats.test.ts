@@ -352,7 +352,7 @@ describe("what is run once more, since the epoch changed after its commit", () =
     }
   });
 
-  test("they are made where the failover lost them, and another's that came meanwhile is told", async () => {
+  test("they are made where the failover lost them, and another's that came meanwhile is reported", async () => {
     expect(await (await managed(gone)).principals.createPrincipal(OPERATOR, BOT)).toMatchObject({ name: "bot:new" });
     expect(await (await managed(gone)).principals.createTenant(OPERATOR, SHOP)).toMatchObject(SHOP);
     const another = async (sql: pg.Client) => {

@@ -268,7 +268,7 @@ describe("cuts", () => {
   });
 });
 
-describe("what can not be done", () => {
+describe("what cannot be done", () => {
   test("a revoked token does not come back, whoever writes", async () => {
     await makeTokens(sql, 1);
     await change(revoked(T1));

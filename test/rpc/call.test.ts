@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { TenantSchema } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { accessOf, maskOf, page, pageSize, requestIdFrom } from "../../src/rpc/call.ts";
 
-test("a handler without an access is refused: authentication can not be forgotten", () => {
+test("a handler without an access is refused: authentication cannot be forgotten", () => {
   expect(() => accessOf({ values: createContextValues() })).toThrow(
     expect.objectContaining({ reason: "CALLER_UNAUTHENTICATED" }),
   );

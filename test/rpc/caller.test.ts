@@ -132,7 +132,7 @@ describe("who calls", () => {
     expect(alarms).toHaveLength(1);
   });
 
-  test("where its use can not be audited, the break-glass secret opens nothing", async () => {
+  test("if its use cannot be audited, the break-glass secret opens nothing", async () => {
     auditAway = true;
     await expect(ask(callers(refused, secret), `Bearer ${secret}`)).rejects.toMatchObject({ reason: "NOT_DONE" });
     auditAway = false;
@@ -156,7 +156,7 @@ describe("who calls", () => {
     });
   });
 
-  test("a caller whose own token can not be judged is told that the store is away, not that it is nobody", async () => {
+  test("a caller whose own token cannot be validated gets STORE_UNAVAILABLE, not CALLER_UNAUTHENTICATED", async () => {
     await expect(ask(callers({ verdict: "UNDETERMINED", tier: "none" }), "Bearer x")).rejects.toMatchObject({
       reason: "STORE_UNAVAILABLE",
     });

@@ -68,7 +68,7 @@ describe("an error on the wire", () => {
     [999.2, 1n, 0],
     [1500, 1n, 500_000_000],
     [-5, 0n, 0],
-  ])("a wait of %d ms is told as RetryInfo", (ms, seconds, nanos) => {
+  ])("a wait of %d ms is sent as RetryInfo", (ms, seconds, nanos) => {
     const wire = toConnectError(new AppError("NOT_DONE", "x", { retryAfterMs: ms }));
     expect(wire.findDetails(RetryInfoSchema)).toMatchObject([{ retryDelay: { seconds, nanos } }]);
   });
@@ -84,7 +84,7 @@ describe("an error on the wire", () => {
     expect([other.metadata.get("www-authenticate"), other.findDetails(QuotaFailureSchema)]).toEqual([null, []]);
   });
 
-  test("whatever is not ours is INTERNAL with a fixed text: nothing of it is told", () => {
+  test("a foreign error is INTERNAL with a fixed text: nothing of it is sent", () => {
     const cause = Object.assign(new Error("relation tokens does not exist"), { detail: "secret row", code: "42P01" });
     for (const thrown of [cause, new TypeError("x of undefined"), "a string", undefined, null, { secret: 1 }]) {
       const wire = toConnectError(thrown);

@@ -377,7 +377,7 @@ export const RACES: readonly Race[] = [
   },
   {
     title:
-      "R33 a token that was refused by an own read stays refused after an eviction, whatever the cache outside returns",
+      "R33 a token that was refused by its process's own read stays refused after an eviction, whatever the cache outside returns",
     async run(sim) {
       const [one, two, three] = await fleet(sim);
       const positive = rowOf(sim, "a");
@@ -586,7 +586,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R45 a refusal by an own read counts although no poll has applied anything since",
+    title: "R45 a refusal by a process's own read counts although no poll has applied anything since",
     settings: { cache: false },
     async run(sim) {
       const [one, two, three] = await fleet(sim);

@@ -30,7 +30,7 @@ export interface CheckRoutesDeps {
 }
 
 const CHECK = methodOf(Authorization.method.check);
-/** What is left of a deadline for the way back. */
+/** Time kept in reserve before the deadline, so that the answer still arrives. */
 const WAY_BACK_MS = 5;
 
 /** The routes for proxies: Envoy's Check, the HTTP check and introspection. */

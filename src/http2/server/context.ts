@@ -23,7 +23,7 @@ export interface ServerStats {
   buffered: number;
 }
 
-/** What all connections of a server share. */
+/** The parts that all connections of a server share. */
 export interface ServerContext {
   readonly limits: Limits;
   readonly output: Output;
