@@ -146,14 +146,11 @@ describe.each(ENTRIES)("$name", ({ name, version, open }) => {
   });
 
   // Node's own HTTP/2 library resets a stream with `|` before we see it (RFC 3986 has no such character).
-  test.runIf(!name.startsWith("Node"))(
-    "the name of an Istio cluster is an authority, with or without a port",
-    async () => {
-      for (const authority of ["outbound|9000||authz.ns.svc", "outbound|9000||authz.ns.svc:80"])
-        for (const one of [ask.tcp, ask.unix])
-          expect(await one({ ":authority": authority, ...JSON_TYPE })).toMatchObject({ status: 200 });
-    },
-  );
+  const pipes = name.startsWith("Node") ? [] : ["outbound|9000||authz.ns.svc", "outbound|9000||authz.ns.svc:80"];
+  test.each(pipes)("the name of an Istio cluster is an authority: %s", async (authority) => {
+    for (const one of [ask.tcp, ask.unix])
+      expect(await one({ ":authority": authority, ...JSON_TYPE })).toMatchObject({ status: 200 });
+  });
 
   test.each([
     ["1000", 200],
@@ -168,7 +165,7 @@ describe.each(ENTRIES)("$name", ({ name, version, open }) => {
     expect((await ask.tcp({ "connect-timeout-ms": timeout, ...JSON_TYPE })).status).toBe(status);
   });
 
-  test.runIf(version === "2").each([
+  const timeouts: [string, string][] = [
     ["1S", "0"],
     ["99999999H", "0"],
     ["0m", "4"],
@@ -177,7 +174,9 @@ describe.each(ENTRIES)("$name", ({ name, version, open }) => {
     ["1.5S", "3"],
     ["123456789m", "3"],
     ["1x", "3"],
-  ])("grpc-timeout %j is answered with status %s", async (timeout, status) => {
+  ];
+  // gRPC needs HTTP/2.
+  test.each(version === "2" ? timeouts : [])("grpc-timeout %j is answered with status %s", async (timeout, status) => {
     expect((await ask.tcp({ "grpc-timeout": timeout, ...GRPC_TYPE }, EMPTY_MESSAGE)).grpcStatus).toBe(status);
   });
 
