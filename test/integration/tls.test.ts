@@ -182,7 +182,7 @@ describe("a TLS listener", () => {
     const named = { client_ca_file, allowed_sans: ["spiffe://td/envoy"] };
     await using sallyport = await start({ tls: tlsOf(folder, named) }, { tls: tlsOf(folder) });
     expect(await handshakes(sallyport, "admin")).toEqual({ lines: [], counted: 0 });
-    await expect(fetch(sallyport.listeners.admin)).rejects.toThrow(); // cleartext
+    await expect(fetch(sallyport.listeners.admin.replace("https:", "http:"))).rejects.toThrow(); // cleartext
     await expect.poll(async () => (await handshakes(sallyport, "admin")).counted).toBe(1);
     expect((await handshakes(sallyport, "admin")).lines).toMatchObject([
       { address: "127.0.0.1", why: "ERR_SSL_HTTP_REQUEST", level: "info" },

@@ -23,6 +23,9 @@ import { snapshot } from "../support/token-snapshot.ts";
 const SLOTS = 2;
 const ID = "tok_0123456789abcdefghijkl";
 const clock = { mono: () => performance.now(), wall: () => Date.now() };
+// Every refusal in a second of its own: rows of one second are limited.
+let seconds = 0;
+const eachASecond = { ...clock, mono: () => 1_000 * seconds++ };
 
 /** What the parts that the steps use have seen, in order. */
 let seen: string[] = [];
@@ -75,7 +78,7 @@ beforeAll(async () => {
       seen.push("log");
       lines.push(line);
     },
-    denials: new DenialAudit({ audit, clock, events: telemetry }),
+    denials: new DenialAudit({ audit, clock: eachASecond, events: telemetry }),
   });
   const limits = listenerLimits("admin");
   const budget = new ByteBudget(limits.bufferedBytes);

@@ -125,7 +125,9 @@ export function fetchPatiently(url: string, init?: RequestInit): Promise<Respons
 export function listenersOf(program: Program): Promise<{ data: string; admin: string; ops: string }> {
   return program.until(({ out }) => {
     const line = /^\{.*"event":"ready".*\}$/m.exec(out)?.[0];
-    return line !== undefined && { admin: "", ...(JSON.parse(line) as { data: string; admin?: string; ops: string }) };
+    if (line === undefined) return undefined;
+    const { data, admin = "", ops } = JSON.parse(line) as { data: string; admin?: string; ops: string };
+    return { data, admin, ops };
   }, "it said where its listeners are");
 }
 
