@@ -14,7 +14,7 @@ export interface AuditActor {
    * Called in the transaction of a call that turns out to change nothing. Returns true if the call gets an audit row of
    * its own. Throws if the call was repeated too often; then nothing is committed. Absent: every call gets a row.
    */
-  readonly repeats?: () => boolean;
+  readonly repeats?: (outcome?: AuditOutcome) => boolean;
 }
 
 /** The action and its target. `metadata` follows an allow-list: ids, counts, names and values of fields, never a secret. */

@@ -1,4 +1,4 @@
-import type { AuditActor } from "../domain/audit-event.ts";
+import type { AuditActor, AuditOutcome } from "../domain/audit-event.ts";
 import type { Clock, Timers } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Events } from "../telemetry/events.ts";
@@ -20,13 +20,15 @@ export interface RepeatsDeps {
   readonly events: Pick<Events, "trouble">;
 }
 
-/** The repeats of a principal's action after the first. */
+/** The repeats of an actor's action, with one outcome, after the first. */
 interface Window {
   further: number;
   readonly tenant: string;
   readonly principal: string;
   readonly action: string;
-  readonly actor: AuditActor;
+  readonly outcome: AuditOutcome;
+  /** Its address and request id are empty once repeats differ in them. */
+  actor: AuditActor;
   readonly cancel: () => void;
 }
 
@@ -54,11 +56,21 @@ export class Repeats {
   actors(access: Access, action: string, known = false): () => AuditActor {
     const actor = actorOf(access);
     if (access.reach !== "own") return () => actor;
+    const { tenant, principal } = access.caller;
     let first = true;
+    let admitted = false;
+    const admit = () => {
+      if (!admitted) this.#admit(`${tenant} ${principal}`);
+      admitted = true;
+    };
     let counted: boolean | undefined;
     // A transaction can run again: it is still the same repeat.
-    const repeats = () => (counted ??= this.#repeat(access, action, actor));
-    if (known) repeats();
+    const repeats = (outcome: AuditOutcome = "OK") => {
+      admit();
+      counted ??= this.#count({ tenant, principal, action, outcome, actor });
+      return counted;
+    };
+    if (known) admit();
     return () => {
       if (!first) return rerun({ ...actor, repeats });
       first = false;
@@ -72,18 +84,24 @@ export class Repeats {
     await Promise.all(this.#telling);
   }
 
-  #repeat({ caller }: Access, action: string, actor: AuditActor): boolean {
-    const { tenant, principal } = caller;
-    this.#admit(`${tenant} ${principal}`);
-    const key = `${tenant} ${principal} ${action}`;
+  /** Returns true if the repeat has a row of its own: it is the first of its window. */
+  #count(repeat: Omit<Window, "further" | "cancel">): boolean {
+    const { tenant, principal, action, outcome, actor } = repeat;
+    const key = [tenant, principal, actor.actor, action, outcome].join(" ");
     const window = this.#windows.get(key);
     if (window !== undefined) {
+      const { address, requestId } = window.actor;
+      window.actor = {
+        ...actor,
+        address: window.further === 0 || address === actor.address ? actor.address : "",
+        requestId: window.further === 0 || requestId === actor.requestId ? actor.requestId : "",
+      };
       window.further++;
       return false;
     }
     if (this.#windows.size >= MOST_WINDOWS) return true;
     const cancel = this.#deps.timers.after(WINDOW_MS, () => this.#close(key));
-    this.#windows.set(key, { further: 0, tenant, principal, action, actor, cancel });
+    this.#windows.set(key, { ...repeat, further: 0, cancel });
     return true;
   }
 
@@ -106,14 +124,14 @@ export class Repeats {
     window.cancel();
     this.#windows.delete(key);
     if (window.further === 0) return;
-    const { tenant, principal, action, actor, further } = window;
+    const { tenant, principal, action, outcome, actor, further } = window;
     const written = this.#deps.audit
       .append(actor, {
         tenant,
         action,
         target: `principal:${principal}`,
         owner: principal,
-        outcome: "OK",
+        outcome,
         metadata: { repeat: "true", merged: String(further) },
       })
       .catch((error) => this.#deps.events.trouble("repeat_audit_failed", error))

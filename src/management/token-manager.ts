@@ -237,7 +237,9 @@ export class TokenManager {
     const lifetime = given ? this.#lifetime(profile, request.lifetime) : undefined;
     const minting = await this.#mintString(profile, access, "RotateToken", request.requestId, request.body);
     const fresh = { ...minting.fresh, id: newTokenId(), createdBy: caller.provenance };
-    const actor = this.#o.repeats.actors(access, "token.rotate", old.rotatedTo !== "");
+    // A string that was rotated away has yet to prove that it repeats its own rotation.
+    const known = old.rotatedTo !== "" && caller.ended === undefined;
+    const actor = this.#o.repeats.actors(access, "token.rotate", known);
     const { value, effect } = await this.#o.authority.change(
       (store) =>
         store.rotateToken(

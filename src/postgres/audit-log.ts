@@ -23,7 +23,7 @@ export async function appendAudit(tx: Tx, rows: readonly (AuditActor & AuditAct)
  * undo.
  */
 export async function appendRepeat(tx: Tx, row: AuditActor & AuditAct): Promise<void> {
-  if (row.repeats?.() ?? true) await appendAudit(tx, [row]);
+  if (row.repeats?.(row.outcome) ?? true) await appendAudit(tx, [row]);
   else await emitOnly(tx);
 }
 

@@ -145,6 +145,8 @@ export class PostgresRevocationLog implements RevocationLog {
       }
       await one(connection, sql.FORGET_REQUESTS, []);
       await one(connection, sql.FORGET_COUNTS, []);
+      // Another process may lead from here: this deletion waits for synchronous standbys, and one may be frozen.
+      await one(connection, sql.RESIGN, []);
       for (let deleted = sql.CANARY_BATCH; deleted >= sql.CANARY_BATCH && !over; ) {
         deleted = (await one<{ done: number }>(connection, sql.FORGET_CANARY, [])).done;
       }

@@ -110,6 +110,11 @@ export const LEAD: Statement = {
   text: "select pg_try_advisory_lock(7400740175) as got",
 };
 
+export const RESIGN: Statement = {
+  name: "sallyport-resign",
+  text: "select pg_advisory_unlock(7400740175) as done",
+};
+
 export const RAISE_FLOOR: Statement = {
   name: "sallyport-raise-floor",
   text: `select sallyport.rev_raise_floor() as floor_n, ${LOCAL}`,

@@ -121,6 +121,14 @@ test("a caller with too many repeats can still revoke live tokens, and each revo
   ).toEqual([]);
 });
 
+test("a string that was rotated away spends no repeat of its principal, and is refused like every dead one", async () => {
+  const own = await bot();
+  await own.by.tokens.rotateToken({ id: own.id, noWait: true, requestId: randomUUID() });
+  const steal = () => outcome(own.by.tokens.rotateToken({ id: own.id, noWait: true, requestId: randomUUID() }));
+  const ends = await Promise.all(Array.from({ length: 30 }, steal));
+  expect(new Set(ends)).toEqual(new Set(["CALLER_UNAUTHENTICATED"]));
+});
+
 test("each repeat by an administrator has its own row", async () => {
   const own = await bot();
   const revoke = () => sallyport.admin.tokens.revokeToken({ ...byId(own.other), noWait: true });

@@ -1,15 +1,16 @@
 import { expect, test } from "vitest";
-import type { AuditAct } from "../../src/domain/audit-event.ts";
+import type { AuditAct, AuditActor } from "../../src/domain/audit-event.ts";
 import type { Access, Reach } from "../../src/management/access.ts";
 import { Repeats } from "../../src/management/repeats.ts";
 
-const access = (principal: string, reach: Reach = "own"): Access =>
-  ({ caller: { tenant: "acme", principal, provenance: "token:x", scopes: [] }, reach, requestId: "" }) as never;
+const access = (principal: string, reach: Reach = "own", by = "token:x", address = ""): Access =>
+  ({ caller: { tenant: "acme", principal, provenance: by, address, scopes: [] }, reach, requestId: "" }) as never;
 
 /** Repeats by a clock that stands still; `ring` ends the windows. */
 function counted() {
   const clock = { now: 0, mono: () => clock.now };
   const acts: AuditAct[] = [];
+  const actors: AuditActor[] = [];
   const due = new Map<symbol, () => void>();
   const repeats = new Repeats({
     clock,
@@ -20,7 +21,12 @@ function counted() {
         return () => due.delete(key);
       },
     },
-    audit: { append: async (_actor, act) => void acts.push(act) },
+    audit: {
+      async append(actor, act) {
+        actors.push(actor);
+        acts.push(act);
+      },
+    },
     events: { trouble: () => {} },
   });
   /** One call that changes nothing: whether it has a row, or how it is refused. */
@@ -36,7 +42,7 @@ function counted() {
   const ring = () => {
     for (const run of due.values()) run();
   };
-  return { repeats, clock, acts, due, call, calls, admitted, ring };
+  return { repeats, clock, acts, actors, due, call, calls, admitted, ring };
 }
 
 const REFUSED = { reason: "LIMIT_EXCEEDED", retryAfterMs: 1_000 };
@@ -73,6 +79,25 @@ test("the first of a minute has a row of its own, further ones have one together
     ]);
   expect(due.size).toBe(0);
   expect(call(access("user:a"))).toBe(true);
+});
+
+test("repeats by another caller of the principal, and refused ones, have a row of their own", async () => {
+  const { repeats, call, acts, actors, ring } = counted();
+  const [first, second] = [access("user:a"), access("user:a", "own", "token:y", "192.0.2.1")];
+  expect([call(first), call(second), call(second)]).toEqual([true, true, false]);
+  const denied = (who: Access) => repeats.actors(who, "token.revoke")().repeats?.("DENIED");
+  expect([denied(first), denied(first), denied(access("user:a", "own", "token:x", "192.0.2.2"))]).toEqual([
+    true,
+    false,
+    false,
+  ]);
+  ring();
+  await expect.poll(() => acts.map(({ outcome }) => outcome)).toEqual(["OK", "DENIED"]);
+  expect(actors).toMatchObject([
+    { actor: "token:y", address: "192.0.2.1" },
+    // From two addresses.
+    { actor: "token:x", address: "" },
+  ]);
 });
 
 test("a stop tells what was counted, and leaves no timer", async () => {

@@ -584,6 +584,24 @@ describe("pruning", () => {
       expect(await count("principals", `name = '${CANARY}'`)).toBe(1);
     });
 
+    test.each(["state = 'DISABLED'", "display_name = 'held'", "owner = 'user:eve'"])(
+      "leaves a principal of its name that an administrator made: %s",
+      async (made) => {
+        await fresh();
+        await sql.query("begin");
+        const [column, value] = made.split(" = ");
+        await sql.query(
+          `insert into sallyport.principals (tenant, name, ${column}, create_time)
+           values ('default', $1, ${value}, now() - interval '25 hours')`,
+          [CANARY],
+        );
+        await auditRow(sql);
+        await sql.query("commit");
+        await open().prune();
+        expect(await count("principals", `name = '${CANARY}'`)).toBe(1);
+      },
+    );
+
     test("a mint that is under way keeps the principal", async () => {
       await fresh();
       await flown(1, "25 hours");

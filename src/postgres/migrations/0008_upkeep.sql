@@ -32,16 +32,18 @@ begin
     delete from sallyport.tokens where id = any(ids);
     get diagnostics gone = row_count;
   end if;
-  -- Where no canary flies any more, its principal goes, too. One that somebody changed or cut stays as it is.
+  -- Where no canary flies any more, its principal goes, too. One that an administrator made, changed or cut stays as it is.
   if exists (
     select from sallyport.principals p where p.tenant = 'default' and p.name = canary and p.create_time < day
-      and p.revision = 1 and p.cut_time is null
+      and p.revision = 1 and p.cut_time is null and p.state = 'ACTIVE'
+      and p.display_name = '' and p.email = '' and p.owner = '' and p.annotations = '{}'
       and not exists (select from sallyport.tokens t where t.tenant = 'default' and t.principal = canary)
   ) then
     -- A mint that is under way comes before, and is seen by the next statement; or after, and makes the row again.
     perform pg_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key('default', canary)));
-    delete from sallyport.principals p where p.tenant = 'default' and p.name = canary and p.revision = 1
-      and p.cut_time is null
+    delete from sallyport.principals p where p.tenant = 'default' and p.name = canary and p.create_time < day
+      and p.revision = 1 and p.cut_time is null and p.state = 'ACTIVE'
+      and p.display_name = '' and p.email = '' and p.owner = '' and p.annotations = '{}'
       and not exists (select from sallyport.tokens t where t.tenant = 'default' and t.principal = canary);
     get diagnostics told = row_count;
     gone := gone + told;
