@@ -1,5 +1,5 @@
-// `npm run monitoring`: makes of deploy/monitoring/alerts.ts the Prometheus rules, their tests for promtool, and
-// docs/runbook.md. `-- --check` writes nothing and fails where a file is not what would be written.
+// `npm run monitoring`: writes the Prometheus rules, their tests for promtool and docs/runbook.md from
+// deploy/monitoring/alerts.ts. `-- --check` writes nothing, and fails if a file differs from what it would write.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "yaml";
@@ -60,11 +60,11 @@ function runbook(): string {
   const lines = [
     "# Runbook",
     "",
-    "For whoever was just woken. One section per alert of [sallyport.rules.yaml](../deploy/monitoring/sallyport.rules.yaml).",
+    "For the person on call. One section per alert of [sallyport.rules.yaml](../deploy/monitoring/sallyport.rules.yaml).",
     `${MADE} Alarms, troubles and metrics: [monitoring](monitoring.md).`,
     "",
-    "Load the rules with `rule_files` of Prometheus and scrape the ops listener (7402) as job `sallyport`. `page` wakes",
-    "somebody, `ticket` can wait for the morning.",
+    "Load the rules with `rule_files` of Prometheus and scrape the ops listener (7402) as job `sallyport`. Severity `page` wakes",
+    "somebody; `ticket` can wait until the morning.",
     "",
     "| alert | severity | fires when |",
     "|---|---|---|",

@@ -1,6 +1,6 @@
 /*
- * The one table of alerts. `npm run monitoring` makes of it sallyport.rules.yaml, its tests for promtool, and
- * docs/runbook.md; a test holds them to it, and each metric and alarm to the program.
+ * The one table of alerts. `npm run monitoring` writes sallyport.rules.yaml, its tests for promtool and docs/runbook.md
+ * from it. A test checks that they agree with it, and that each metric and alarm exists in the program.
  */
 
 export interface Alert {
@@ -11,9 +11,9 @@ export interface Alert {
   readonly for: string;
   /** One sentence: what is wrong. */
   readonly summary: string;
-  /** What to do, for somebody who was just woken. */
+  /** What to do, for the person on call. */
   readonly action: string;
-  /** Series, a value each 30 s, under which it must fire 12 minutes in, and neither at 4 nor at 45 minutes. */
+  /** Test series, one value each 30 s. Under them the alert must fire at 12 minutes, and not at 4 or 45 minutes. */
   readonly fires: Readonly<Record<string, string>>;
 }
 
@@ -23,7 +23,7 @@ const AFTER = 60;
 /** A counter that rises while the fault lasts. */
 const counts = (start: number, step: number) =>
   `${start}x${QUIET} ${start + step}+${step}x${FAULT} ${start + step * (FAULT + 1)}x${AFTER}`;
-/** A value that is another one while the fault lasts. */
+/** A value that is `bad` while the fault lasts, and `good` before and after. */
 const is = (good: number, bad: number) => `${good}x${QUIET} ${bad}x${FAULT} ${good}x${AFTER}`;
 
 const alarm = (...names: readonly string[]) =>
@@ -38,7 +38,7 @@ export const ALERTS: readonly Alert[] = [
     for: "0s",
     summary: "The canary saw an instance accept a revoked token.",
     action:
-      "Take the instance that the log line of `revoked_token_accepted` names out of service at once; the others are not concerned. Keep its log. Report it as SECURITY.md says.",
+      "Find the log line with the event `revoked_token_accepted`. Take the instance in its field `instance` (`self` is the instance that logged) out of service at once; the others are not affected. Keep its log. Report it as SECURITY.md says.",
     fires: alarmSeries("revoked_token_accepted"),
   },
   {
@@ -48,7 +48,7 @@ export const ALERTS: readonly Alert[] = [
     for: "0s",
     summary: "The database lost revocations: a restore, a failover that lost commits, or rows changed by hand.",
     action:
-      "Find out what replaced the database's rows. Repeat every revocation made since that backup or since the failover: `sallyport audit list --action token.revoke` on the old copy, the ticket system, the callers' logs. docs/revocation.md, Failover and Restoring.",
+      "Find out what replaced the database's rows. Then repeat every revocation since that backup or failover. Find them with `sallyport audit list --action token.revoke` on the old copy, in your ticket system and in the callers' logs. See docs/revocation.md, Failover and Restoring.",
     fires: alarmSeries("history_regressed_new_server"),
   },
   {
@@ -58,7 +58,7 @@ export const ALERTS: readonly Alert[] = [
     for: "0s",
     summary: "The database does not admit this program: its lease is too long, or its version too old.",
     action:
-      "The log line says which. Set `revocation.lease` to at most `max_bound_ms`, or start the version that the other instances run. docs/revocation.md, Dials.",
+      "Compare `revocation.lease` with `max_bound_ms` in `sallyport.rev_state`, and the program's version with that of the other instances. Lower the lease, or start the version that the others run. See docs/revocation.md, Dials.",
     fires: alarmSeries("not_admitted"),
   },
   {
@@ -68,7 +68,7 @@ export const ALERTS: readonly Alert[] = [
     for: "0s",
     summary: "Somebody called with the break-glass secret.",
     action:
-      "The log line has the method, the address and the request id; the audit rows of that request id say what was changed. If nobody of yours did it, change the secret first, then look at the rows.",
+      "The log line has the method, the address and the request id. The audit rows with that request id show the changes. If none of your people made the call, change the secret first, then look at the rows.",
     fires: alarmSeries("break_glass_used"),
   },
   {
@@ -78,7 +78,7 @@ export const ALERTS: readonly Alert[] = [
     for: "15s",
     summary: "An instance has no lease: it answers UNDETERMINED, a refusal, for every token that it cannot read.",
     action:
-      "Look at `/readyz` of the instance, then at the troubles `poll_failed` and `registration_failed` in its log. If all instances fire, PostgreSQL or the way to it is down; if one does, its network or its CPU.",
+      "Look at `/readyz` of the instance, then at the troubles `poll_failed` and `registration_failed` in its log. If the alert fires for all instances, PostgreSQL or the network to it is down. If it fires for one, check its network and its CPU.",
     fires: { sallyport_lease_age_seconds: is(0.2, 30), sallyport_lease_seconds: is(1.5, 1.5) },
   },
   {
@@ -88,7 +88,7 @@ export const ALERTS: readonly Alert[] = [
     for: "1m",
     summary: "An instance cannot decide about tokens and refuses them.",
     action:
-      "Is SallyportNoLease firing too? Then begin there. Else look-ups in the database are slow or fail: see `sallyport_validation_seconds{tier=\"store\"}` and the trouble `token_read_failed`.",
+      "If SallyportNoLease fires too, begin there. Otherwise look-ups in the database are slow or fail: see `sallyport_validation_seconds{tier=\"store\"}` and the trouble `token_read_failed`.",
     fires: { 'sallyport_validations_total{verdict="UNDETERMINED"}': counts(0, 30) },
   },
   {
@@ -98,7 +98,7 @@ export const ALERTS: readonly Alert[] = [
     for: "1m",
     summary: "An instance does not answer on its ops listener.",
     action:
-      "Is the process there? Exit code 78 is a wrong configuration, 69 an unreachable database: the last log line says which. Proxies refuse every request while no instance answers.",
+      "Check that the process runs. If it ended, look at its exit code and its last log line. 78 means a wrong configuration, 69 an unreachable database or a port in use. Proxies refuse every request while no instance answers.",
     fires: { 'up{job="sallyport"}': is(1, 0) },
   },
   {
@@ -106,7 +106,7 @@ export const ALERTS: readonly Alert[] = [
     severity: "ticket",
     expr: 'sum by (job) (increase(sallyport_revocations_total{mode="LEASE_EXPIRED"}[10m])) > 3',
     for: "5m",
-    summary: "Revocations wait until leases expire, because an instance does not acknowledge. They hold, but take 1.85 s.",
+    summary: "An instance does not acknowledge, so revocations wait until its lease expires. They take 1.85 s, and the promise holds.",
     action:
       "Find the silent instance: `select id, epoch, applied_n, seen, reaped_at from sallyport.validators`. Restart it, or give it CPU.",
     fires: { 'sallyport_revocations_total{mode="LEASE_EXPIRED"}': counts(0, 2) },
@@ -118,7 +118,7 @@ export const ALERTS: readonly Alert[] = [
     for: "5m",
     summary: "One revocation in a hundred takes longer than half a second to be in force everywhere.",
     action:
-      "Compare `sallyport_lease_age_seconds` of the instances: the one with the highest polls late. Look at its CPU, and at the database's lock waits and commit times.",
+      "Compare `sallyport_lease_age_seconds` of the instances. The instance with the highest value polls late. Look at its CPU, and at the database's lock waits and commit times.",
     fires: {
       'sallyport_revocation_wait_seconds_bucket{le="0.2"}': counts(0, 1),
       'sallyport_revocation_wait_seconds_bucket{le="1"}': counts(0, 10),
@@ -130,7 +130,7 @@ export const ALERTS: readonly Alert[] = [
     severity: "ticket",
     expr: 'max by (job) (sallyport_validators{state="reaped"}) > 0',
     for: "4m",
-    summary: "Instances die or hang without leaving the registry.",
+    summary: "Instances die or hang, and leave their row in the registry.",
     action: "Look for pods that are killed or evicted, and for instances whose event loop hangs.",
     fires: { 'sallyport_validators{state="reaped"}': is(0, 1) },
   },
@@ -140,7 +140,7 @@ export const ALERTS: readonly Alert[] = [
     expr: "sum by (job, instance, class) (rate(sallyport_shed_total[5m])) > 1",
     for: "5m",
     summary: "An instance refuses calls because it is overloaded.",
-    action: "The label `class` says which calls. Add instances, or find the caller that makes them: the field `actor` of its log lines.",
+    action: "The label `class` names the kind of calls. Add instances, or find the busiest caller by the field `actor` of the log lines.",
     fires: { 'sallyport_shed_total{class="admin"}': counts(0, 120) },
   },
   {
@@ -149,7 +149,7 @@ export const ALERTS: readonly Alert[] = [
     expr: "sum by (job, instance, what) (rate(sallyport_troubles_total[5m])) > 0.1",
     for: "5m",
     summary: "Something that an instance depends on fails again and again.",
-    action: "docs/monitoring.md, Troubles, has a row with an action for the label `what`.",
+    action: "Look up the label `what` in docs/monitoring.md, Troubles. Its row has the action.",
     fires: { 'sallyport_troubles_total{what="redis_failed"}': counts(0, 30) },
   },
   {
@@ -158,7 +158,7 @@ export const ALERTS: readonly Alert[] = [
     expr: 'increase(sallyport_canary_total{outcome="not_reached"}[10m]) > 0',
     for: "5m",
     summary: "The canary cannot ask an instance about its revoked token.",
-    action: "Check the addresses of `canary.peers`, and the network policy between them.",
+    action: "Check the addresses in `canary.peers`, and the network policy between the instances.",
     fires: { 'sallyport_canary_total{outcome="not_reached"}': counts(0, 1) },
   },
   {
@@ -167,7 +167,7 @@ export const ALERTS: readonly Alert[] = [
     expr: alarm("reload_rejected"),
     for: "0s",
     summary: "A new configuration cannot be used; the old one stays.",
-    action: "The log line has the problems. `sallyport check-config` finds the same ones before a reload does.",
+    action: "The log line lists the problems. `sallyport check-config` shows them before a reload.",
     fires: alarmSeries("reload_rejected"),
   },
   {
@@ -184,7 +184,7 @@ export const ALERTS: readonly Alert[] = [
     severity: "ticket",
     expr: alarm("uncaught_exception", "unhandled_rejection", "follower_failed", "ack_wait_failed"),
     for: "0s",
-    summary: "A bug in Sallyport. The instance goes on, and what it cannot prove it refuses.",
+    summary: "Sallyport has a bug. The instance continues, and still refuses every token that it cannot prove to be good.",
     action: "Report it with its log line. If it repeats, restart the instance.",
     fires: alarmSeries("unhandled_rejection"),
   },
@@ -193,8 +193,8 @@ export const ALERTS: readonly Alert[] = [
     severity: "ticket",
     expr: "sum by (job) (increase(sallyport_token_reuses_total[10m])) > 0",
     for: "0s",
-    summary: "A token string was used after its rotation had ended it: a forgotten client, or a thief.",
-    action: "`sallyport audit list --action token.reuse` has token, address and time. If the address is not yours, revoke the token's family.",
+    summary: "Somebody used a token string that a rotation had ended: a forgotten client, or a thief.",
+    action: "`sallyport audit list --action token.reuse` shows token, address and time. If the address is not yours, revoke the token's family.",
     fires: { sallyport_token_reuses_total: counts(0, 1) },
   },
   {

@@ -6,16 +6,16 @@
  *
  * Every change of authority has a position n in a commit-ordered log. This process polls that log. A good poll that was
  * sent at monotonic time t gives a lease until t + L on everything cached here. A writer waits until every validator
- * has acknowledged its position, or until every lease that could still rest on older rows is over. So a row that this
- * rule admits shows every change whose call returned before the answer's call began.
+ * has acknowledged its position, or until every lease from before its commit is over. So if this rule admits a row for a
+ * call, the row shows every change that returned OK before that call started.
  *
- * Inside an epoch the state only gets stricter: a row that was refused for its position is never admitted later.
+ * Inside an epoch the rule only gets stricter: a row that was refused for its position is never admitted later.
  */
 import type { TimeBounds } from "./decide.ts";
 import { incarnationOf, isWhole } from "./epoch.ts";
 import { dependencies, EVERYTHING, type TokenSnapshot, type Version } from "./token-snapshot.ts";
 
-/** One poll's answer: the part that decides freshness. All of it comes from one snapshot of the primary. */
+/** The part of a poll's answer that decides freshness. All of it comes from one snapshot of the primary. */
 export interface LogPage {
   readonly inRecovery: boolean;
   readonly epoch: string;
@@ -36,12 +36,12 @@ export interface LogPage {
  */
 export type PollOutcome = "granted" | "recovery" | "epoch" | "unregistered" | "backwards" | "unsealed" | "stopped";
 
-/** A row that an earlier call or another process read. It may be used only if `Freshness.usable` admits it. */
+/** A row from a cache or a shared read. A call that did not read it may use it only if `Freshness.usable` admits it. */
 export class Cached {
   readonly snapshot: TokenSnapshot;
   /** The generation at which all dependencies were last found good. */
   checked = -1;
-  /** Bookkeeping of the cache that holds the row: the row's end on that cache's clock, and a mark of recent use. */
+  /** For the cache that holds the row: the end of the row's lifetime in the cache's unit, and a mark of recent use. */
   until = 0;
   used = false;
 
@@ -51,8 +51,8 @@ export class Cached {
 }
 
 /**
- * The time in milliseconds, on this process's clock, after which every lease of this bound is over in any process. Two
- * clocks may run 20 % apart, and a timer is not exact.
+ * The milliseconds to wait on this process's clock until every lease of this bound is over in every process. Two clocks
+ * may run 20 % apart; 50 ms are slack.
  */
 export function leaseOver(boundMs: number): number {
   return boundMs * 1.2 + 50;
@@ -60,7 +60,7 @@ export function leaseOver(boundMs: number): number {
 
 /**
  * Lease, floor, deny map and epoch of one process: a state machine without I/O. Times are milliseconds of the process's
- * monotonic clock. The caller passes them in; for a poll it passes the time before the poll was sent.
+ * monotonic clock, and the caller passes them in.
  */
 export class Freshness {
   readonly #leaseMs: number;
@@ -71,7 +71,7 @@ export class Freshness {
   #floor = 0;
   #leaseUntil = Number.NEGATIVE_INFINITY;
   #halted = false;
-  /** The incarnation in which history went backwards. */
+  /** The incarnation in which history went backwards; undefined if there is none. */
   #backwards: string | undefined;
   #stopped = false;
   #clock = { db: 0, sent: 0, received: 0 };
@@ -108,7 +108,7 @@ export class Freshness {
     return this.#deny.size;
   }
 
-  /** The end of the lease. It lies in the past if there is no lease. */
+  /** The end of the lease. It is in the past if there is no lease. */
   get leaseUntil(): number {
     return this.#leaseUntil;
   }
@@ -164,7 +164,7 @@ export class Freshness {
       this.dropLease();
       return "recovery";
     }
-    // Refused even if the position has climbed again: this incarnation used the same positions twice.
+    // Also if the position has climbed again: this incarnation may have used the same positions twice.
     if (this.#backwards !== undefined && incarnationOf(page.epoch) === this.#backwards) return "backwards";
     if (!isWhole(page.epoch)) {
       this.dropLease();
@@ -198,16 +198,14 @@ export class Freshness {
     return "granted";
   }
 
-  /** One of this process's own reads refused this key's token at `version`. No older row of the token may be used after that. */
+  /** Call this when a read refused the key's token at `version`. No older row of that token is usable afterwards. */
   refused(key: string, version: Version): void {
     if (version.epoch !== this.#epoch || version.position <= this.#floor) return;
     this.#raise(key, version.position);
     this.#bound();
   }
 
-  /**
-   * The use rule. Every row that was not read for this very call must pass it. The result is valid in this tick only.
-   */
+  /** The use rule. A row must pass it unless this call read the row itself. The result is valid in this tick only. */
   usable(cached: Cached, mono: number): boolean {
     const { epoch, position: n } = cached.snapshot.version;
     if (epoch !== this.#epoch || !(mono < this.#leaseUntil) || n < this.#floor) return false;
@@ -234,15 +232,18 @@ export class Freshness {
     if (floor <= this.#floor) return;
     this.#floor = floor;
     this.#gen++;
-    // The floor covers rows at or below it, so they go, oldest first. Refusals by own reads may stand out of order and
-    // keep a few rows longer; this costs memory for a while, within the bound.
+    // The floor refuses every snapshot that these rows would refuse, so they are dropped, oldest first. Refusals by
+    // reads may be out of order and keep a few rows longer; this costs memory for a while, within the bound.
     for (const [key, n] of this.#deny) {
       if (n > floor) break;
       this.#deny.delete(key);
     }
   }
 
-  /** Drops the oldest sixteenth at once, so that many drops share the cost of one walk over the Map's dead slots. */
+  /**
+   * Drops the oldest sixteenth when the deny map is full, and raises the floor over it. Dropping many at once shares the
+   * cost of one walk over the Map's deleted slots.
+   */
   #bound(): void {
     if (this.#deny.size <= this.#denyLimit) return;
     const keep = this.#denyLimit - (this.#denyLimit >> 4);

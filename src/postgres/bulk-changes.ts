@@ -16,7 +16,7 @@ const REVOKE_CHUNK = {
 with mine as materialized (
   select id, scopes, revoke_time from sallyport.tokens where id = any($1::text[]) order by id for no key update skip locked
 ),
--- A string that a rotation ended, and that is revoked now, repeats no request.
+-- A caller whose token is revoked must not repeat an earlier request and get its answer again.
 forgotten as (
   delete from sallyport.requests r using mine where r.caller = mine.id
 ),
@@ -50,7 +50,7 @@ export async function revokeChunk(
     actor.requestId,
     rankText(actor.rank),
   ]);
-  // Locked and alive, but not revoked: its scopes, now or when the statement began, are above the actor's rank.
+  // A token was locked and live, but not revoked: its scopes, now or when the statement began, exceed the actor's rank.
   if (row?.spared === true) throw mayNotEnd();
   const { revoked = [], busy = [] } = row ?? {};
   if (revoked.length === 0) {
@@ -62,7 +62,7 @@ export async function revokeChunk(
 }
 
 export async function cut(tx: Tx, ...[tenant, principal, mustExist, reason, actor]: Args<"cut">): Promise<number> {
-  // Before the upsert. Otherwise the cut misses a first mint that is not yet committed.
+  // Before the upsert: the lock waits for a first mint that is not yet committed, so that the cut ends its token too.
   await lockTarget(tx, { tenant, principal });
   await checkHolders(tx, actor.rank, tenant, principal);
   if (principal === undefined) {

@@ -35,19 +35,19 @@ export interface FollowerDeps {
 /** The shortest time between two polls, however many wake-ups come. */
 const SHORTEST_REST_MS = 20;
 const MOST_ORPHANS = 16;
-/** The pause after an error of this program, and the pause after many errors in a row. */
+/** The pause after the first error of this program; it doubles with each further one, up to the longest. */
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
 /** A lasting problem is reported again at this interval. */
 const SAY_AGAIN_MS = 60_000;
 
-/** The cause for leaving an incarnation: its position is behind the applied one, or a restore wrote the log's rows. */
+/** The reason to leave an incarnation: its position is below `applied`, or a restore wrote the log's rows. */
 type LeaveCause = "head_behind" | "restored_rows";
 
 /**
- * Keeps one validator's row and follows the log for it (`docs/protocol.md` §4.1, §4.2): boot, register, poll, apply,
- * acknowledge. Only one statement runs at a time. So a poll that gives a lease was sent after the acknowledgement of
- * the registration that it counts under.
+ * Follows the log for this process, and keeps its row in `validators` (`docs/protocol.md` §4.1, §4.2): boot, register,
+ * poll, apply, acknowledge. Only one statement runs at a time. So every poll that gives a lease is sent after the
+ * registration was acknowledged.
  */
 export class Follower {
   readonly #deps: FollowerDeps;
@@ -57,7 +57,7 @@ export class Follower {
   #me: string | undefined;
   #registered = false;
   #acked = -1;
-  /** Rows that may exist without an owner: their registration was never acknowledged. */
+  /** Ids whose registration failed. Their rows may exist all the same, and are deleted later. */
   #orphans: string[] = [];
   #lastSent = Number.NEGATIVE_INFINITY;
   #lastGrant: number | undefined;
@@ -69,7 +69,7 @@ export class Follower {
   #stopping = false;
   #woken = false;
   #onWake: (() => void) | undefined;
-  /** The reason why no epoch can begin, and the time of its last report. */
+  /** The reason why no epoch can begin, and the time at which it was last reported. */
   #hindered: { readonly cause: LeaveCause; readonly at: number } | undefined;
   #settled: string | undefined;
   #named: { readonly names: string; readonly since: number } | undefined;
@@ -101,7 +101,10 @@ export class Follower {
     return this.#settled;
   }
 
-  /** The state of the names of the log's tables, and since when it is known: before that, others may have had these names. */
+  /**
+   * The state of the names of database, schema and the log's tables, and the time at which this process first saw it.
+   * Before that time, other tables may have had these names.
+   */
   get named(): { readonly names: string; readonly since: number } | undefined {
     return this.#named;
   }
@@ -117,14 +120,14 @@ export class Follower {
     this.#onWake?.();
   }
 
-  /** Registers anew, because the row's facts about this process have changed. */
+  /** Registers again, because facts in the row, such as the peppers, have changed. */
   renew(): void {
     this.#renewals++;
     this.#registered = false;
     this.wake();
   }
 
-  /** From now on no poll gives a lease. Deletes this process's row. Calls that use caches must be over. */
+  /** Ends following, and deletes this process's row. No poll gives a lease any more. Call it after the last validation. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.#deps.freshness.stop();
@@ -134,9 +137,7 @@ export class Follower {
     await this.#leave(rows);
   }
 
-  /**
-   * An error of this program must not end the follower. It starts again under a new row, and has no lease meanwhile.
-   */
+  /** A bug in this program must not end the follower. It starts again under a new row, and has no lease meanwhile. */
   async #keepRunning(): Promise<void> {
     while (!this.#stopping) {
       try {
@@ -216,8 +217,8 @@ export class Follower {
       return events.trouble("registration_failed", error);
     }
     this.#me = me;
-    // `renew` may have been called during the registration, so that this row is outdated. Then no poll counts under it,
-    // and the next poll replaces it.
+    // If `renew` was called during the registration, this row is outdated. Then no poll runs under it, and the next
+    // registration replaces it.
     this.#registered = renewals === this.#renewals;
     if (!this.#registered) this.#again();
     if (this.#turnedAway) freshness.begin(freshness.epoch!, clock.mono());
@@ -225,7 +226,7 @@ export class Follower {
     void this.#leave(this.#orphans.splice(0));
   }
 
-  /** If it fails, the other processes reap the rows. */
+  /** Deletes rows of this process. If that fails, other processes reap them. */
   async #leave(rows: readonly string[]): Promise<void> {
     const { log, events } = this.#deps;
     await Promise.all(
@@ -233,7 +234,7 @@ export class Follower {
     );
   }
 
-  /** The database's bounds do not admit this program version, so it may answer nothing. */
+  /** The database does not admit this lease or this program version. Every token is refused until it does. */
   #refused(): void {
     this.#turnedAway = true;
     this.#deps.freshness.halt();
@@ -280,8 +281,8 @@ export class Follower {
   }
 
   /**
-   * This incarnation may have used positions twice. No epoch begins until this or another process draws a new
-   * incarnation. Each poll tries again until then.
+   * Tries to draw a new incarnation, because this one may have used positions twice. No epoch begins before this or
+   * another process has drawn one. Each poll tries again until then.
    */
   async #leaveHistory(cause: LeaveCause, seen: Evidence): Promise<void> {
     const { log, freshness, clock, events } = this.#deps;
@@ -317,7 +318,7 @@ export class Follower {
     this.#again();
   }
 
-  /** Acknowledges the position after it is applied. Each good poll tries again until it is stored. */
+  /** Acknowledges `applied`. If that fails, the next good poll tries again. */
   async #ack(): Promise<void> {
     const { log, freshness, events } = this.#deps;
     const { applied, epoch } = freshness;

@@ -22,26 +22,26 @@ export interface PipelineDeps {
   readonly denials: DenialAudit;
 }
 
-/** Performs one step of a call, or refuses the call by throwing. */
+/** One step of a call. It throws to refuse the call. */
 type Step = (call: Call, deps: PipelineDeps) => void | Promise<void>;
-/** Records the outcome of a call; `thrown` is undefined if the call succeeded. */
+/** Runs at the end of every call. `thrown` is undefined if the call succeeded. */
 type Ending = (call: Call, deps: PipelineDeps, thrown: unknown) => void;
 
-// The steps of every call of the admin listener, in this order. After a step that refuses, only the endings run.
+// The steps of every call of the admin listener, in this order. If a step refuses, only the endings still run.
 
 const BEFORE_BODY: readonly Step[] = [
-  identify, // first: every refusal and every log line names the request and the client's address
-  authenticate, // before the body is read: the body of an unauthenticated client is not worth reading
-  authorize, // before the body, too: the method alone decides, and a decoder's errors disclose nothing
+  identify, // first: every refusal and every log line needs the request id and the client's address
+  authenticate, // before the body is read: an unauthenticated client must not make us read one
+  authorize, // before the body too: the method alone decides, and no decoder error reaches a caller without the permission
 ];
 const BEFORE_HANDLER: readonly Step[] = [
-  admit, // before any work: a call that is shed has cost little and changed nothing
-  validate, // before the handler: it sees only requests within their bounds
+  admit, // before any work: a shed call has cost little and changed nothing
+  validate, // before the handler: the handler sees only requests within their bounds
 ];
 const ENDINGS: readonly Ending[] = [
-  leave, // first: the slot is free while the rest is written
+  leave, // first: frees the admission slot before log and audit
   log, // every outcome, including the refusals of the steps above
-  auditDenial, // last: needs nothing but a caller, and never delays or changes the answer
+  auditDenial, // last: it neither delays nor changes the answer
 ];
 
 function identify(call: Call, { proxies }: PipelineDeps): void {
@@ -106,7 +106,7 @@ function auditDenial({ caller, requestId, method }: Call, { denials }: PipelineD
     denials.record({ caller, reach: "own", requestId }, method.name, reason);
 }
 
-/** Runs calls through the steps: RPCs through Connect's two hooks, HTTP endpoints through `begin` and `finish`. */
+/** Runs calls through the steps. An RPC enters by `gate` and `interceptor`, an HTTP endpoint by `begin` and `finish`. */
 export class Pipeline {
   readonly #deps: PipelineDeps;
   readonly #checkBounds = requestValidator();
@@ -167,7 +167,7 @@ export class Pipeline {
   readonly interceptor: Interceptor = (next) => async (req) => {
     const call = req.contextValues.get(callKey);
     if (call === undefined) throw new AppError("INTERNAL", "a call went past the gate");
-    call.started = this.#deps.clock.mono(); // the time in which a client sends its body does not count
+    call.started = this.#deps.clock.mono(); // does not count the time in which the client sends its body
     if (!req.stream) call.validate = () => this.#checkBounds(req.method.input, req.message);
     try {
       const response = await this.finish(call, () => next(req));

@@ -13,20 +13,20 @@ export interface LookupOptions extends SingleFlightOptions {
   readonly l1Entries: number;
   readonly l1Bytes: number;
   /**
-   * The absolute lifetime of an entry from its storing, however often it is used. In milliseconds, below the time that
-   * the log is kept.
+   * The lifetime of an entry in milliseconds, counted from when it is stored; use does not extend it. Must be shorter
+   * than the ten minutes that the log is kept.
    */
   readonly l1TtlMs: number;
   /** The lifetime of an entry for a token that is refused for its state, not for its times. */
   readonly l1DeadTtlMs: number;
-  /** The most requests to the cache outside at a time. Further calls go to the store. */
+  /** The most concurrent requests to Redis. Further calls go to the store. */
   readonly maxCacheReads: number;
 }
 
 export interface LookupDeps extends SingleFlightDeps {
   readonly freshness: Freshness;
   readonly cache?: TokenCache;
-  /** Called when another epoch was seen, so that the follower polls. */
+  /** Called when a reading is not trusted, so that the follower polls and sees a new epoch. */
   readonly wake: () => void;
 }
 
@@ -37,24 +37,26 @@ export type LookupResult =
   | { readonly kind: "unknown"; readonly tier: Tier }
   | { readonly kind: "undetermined" };
 
+/** A reading that has arrived, judged in the tick of its arrival. */
 interface Arrival {
   readonly reading: Reading;
+  /** The reading is from the primary, of this epoch and not older than `applied` at its send. */
   readonly trusted: boolean;
   readonly cached: Cached | undefined;
 }
 
-/** The share of L1's bytes for values that its rows have in common. */
+/** Values that many rows have in common may take `l1Bytes` divided by this. */
 const SHARED_PART = 8;
 const UNDETERMINED: LookupResult = { kind: "undetermined" };
 const MALFORMED: LookupResult = { kind: "malformed" };
 const FORGED: LookupResult = { kind: "unknown", tier: "none" };
-/** Bounds under which no time limit refuses, so that a refusal under them is for the token's state. */
+/** Under these bounds no token is expired or not yet valid, so every refusal is for the token's state. */
 const TIMELESS: TimeBounds = { lower: Number.POSITIVE_INFINITY, upper: Number.NEGATIVE_INFINITY };
 
 /**
- * Finds the snapshot behind a token string: L1, then the tag, then the cache outside, then a read on the primary
- * (`docs/protocol.md` §4.4). A cached or shared row passes the use rule. `answer` is called in the very tick in which
- * the row passed it, or in which the own read arrived, so that nothing can change between the proof and the decision.
+ * Finds the snapshot behind a token string: L1, then the tag, then Redis, then a read on the primary
+ * (`docs/protocol.md` §4.4). A cached or shared row must pass the use rule; a read of this call's own needs not.
+ * `answer` runs in the same tick as that proof, so that nothing can change between the proof and the decision.
  */
 export class Lookup {
   readonly #deps: LookupDeps;
@@ -73,8 +75,8 @@ export class Lookup {
   }
 
   /**
-   * Synchronous for an L1 hit and for a forged string. `deadline` is a monotonic time. After it, and when the store
-   * fails, the result is `undetermined`.
+   * Synchronous for an L1 hit and for a malformed or forged string. `deadline` is a monotonic time. After it, and when
+   * the store fails, the result is `undetermined`.
    */
   find<A>(
     text: string,
@@ -87,15 +89,13 @@ export class Lookup {
     const now = clock.mono();
     const known = this.known(parsed.digest, now);
     if (known !== undefined) return answer({ kind: "found", snapshot: known, time: freshness.time(now), tier: "l1" });
-    // After L1, because a string that is found by its digest was well-formed when it was minted.
+    // After L1: the digest of a cached string proves that the string is well-formed, so an L1 hit skips these checks.
     if (!hasShape(text)) return answer(MALFORMED);
     if (!hasRightTag(text, parsed.keys)) return answer(FORGED);
     return this.#miss(parsed.digest, deadline, answer);
   }
 
-  /**
-   * The row in L1, if the use rule admits it now, in this very tick. `now` was read in this tick, as late as possible.
-   */
+  /** The row in L1, if the use rule admits it in this tick. The caller reads `now` in the same tick. */
   known(digest: string, now: number): TokenSnapshot | undefined {
     const { freshness } = this.#deps;
     if (freshness.halted) return undefined;
@@ -124,7 +124,7 @@ export class Lookup {
     return this.#read(digest, deadline, answer);
   }
 
-  /** The row in the cache outside, unproven. One request per token at a time. */
+  /** The row in Redis, which has not passed the use rule yet. One request per token at a time. */
   async #outside(digest: string, deadline: number): Promise<Cached | undefined> {
     const { cache, clock, freshness } = this.#deps;
     const { epoch } = freshness;
@@ -158,7 +158,7 @@ export class Lookup {
     }
   }
 
-  /** For a read that was sent before this call started, only the use rule can prove that it is fresh enough. */
+  /** A read that was sent before this call started is fresh enough only if its row passes the use rule. */
   #proven({ cached }: Arrival): boolean {
     const { freshness, clock } = this.#deps;
     return cached !== undefined && freshness.usable(cached, clock.mono());
@@ -169,9 +169,9 @@ export class Lookup {
   }
 
   /**
-   * A server takes the snapshot of a statement before it runs it. So a server that is promoted in between reports its
-   * new epoch beside rows that it had as a standby. A reading therefore counts only if it was sent when this epoch was
-   * known here, and if it shows the position that was known here then.
+   * PostgreSQL takes a statement's snapshot before it runs the statement. If the server is promoted in between, the
+   * reading shows the new epoch with rows from its time as a standby. So a reading counts only if it was sent after this
+   * process saw the epoch, and if its position is at least the one that was applied here when it was sent.
    */
   #trusted(reading: Reading, applied: number): boolean {
     const { freshness } = this.#deps;
@@ -179,7 +179,7 @@ export class Lookup {
     return reading.sent >= freshness.sawEpoch && reading.position >= applied;
   }
 
-  /** Once per reading, in the tick of its arrival. */
+  /** Judges and caches a reading. Called once per reading, in the tick of its arrival. */
   #arrived(reading: Reading, applied: number): Arrival {
     const { freshness, reader, wake, cache, clock } = this.#deps;
     const { snapshot } = reading;
@@ -198,7 +198,7 @@ export class Lookup {
     return { reading, trusted, cached };
   }
 
-  /** A row that is refused for its state is kept only for a short time. */
+  /** Stores a row in L1. A row that is refused for its state gets the short lifetime. */
   #keep(entry: Cached): void {
     const { snapshot } = entry;
     const { l1TtlMs, l1DeadTtlMs } = this.#options;
@@ -206,7 +206,7 @@ export class Lookup {
     this.#l1.set(entry, this.#deps.clock.mono() + ttl);
   }
 
-  /** Keeps this process monotonic before its poll has seen the change: after a refusal, no older row is admitted. */
+  /** After a refusal for a token's state, no older row is admitted here, even before a poll has seen the change. */
   #noteRefusal(snapshot: TokenSnapshot): void {
     if (refusal(snapshot, TIMELESS) === undefined) return;
     this.#deps.freshness.refused(dependencies(snapshot)[0]!, snapshot.version);
@@ -220,11 +220,9 @@ export class Lookup {
   }
 }
 
-/** Scopes up to this size are in the fixed part, together with the encoded answers that hold them. */
+/** The fixed part of an entry's size covers this many characters of scopes, in the entry and its encoded answers. */
 const FEW_SCOPES = 256;
-/**
- * The number of copies of the scopes beside the entry: in the encoded answers of each protocol, and in their frames.
- */
+/** The number of further copies of the scopes: in the encoded answer of each protocol, and in its frames. */
 const ANSWERS = 4;
 
 /** The approximate size of an entry on the heap, in bytes. `test/validation/lookup.test.ts` measures the fixed part. */
