@@ -184,6 +184,7 @@ export class AckWait {
     const ids = missing.filter((row) => !row.reaped && !this.#reaping.has(row.id)).map((row) => row.id);
     if (ids.length === 0) return;
     for (const id of ids) this.#reaping.add(id);
+    this.#deps.events.reaped(ids.length);
     const done = () => {
       for (const id of ids) this.#reaping.delete(id);
     };

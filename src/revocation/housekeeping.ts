@@ -93,7 +93,10 @@ export class Housekeeping {
     const gone = rows.filter((row) => row.reaped).length;
     events.validators({ live: rows.length - gone, reaped: gone });
     const silent = rows.filter((row) => !row.reaped && row.id !== me && row.silentMs > SILENT_MS);
-    if (silent.length > 0) await log.reap(silent.map((row) => row.id));
+    if (silent.length > 0) {
+      await log.reap(silent.map((row) => row.id));
+      events.reaped(silent.length);
+    }
     const corpses = rows.filter((row) => reaped.reapedFor(row.id, now) >= 2 * row.boundMs);
     if (corpses.length > 0)
       await log.deleteReaped(

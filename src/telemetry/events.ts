@@ -103,6 +103,8 @@ export interface Events {
   audited(action: string): void;
   lease(ageSeconds: number): void;
   validators(counts: Readonly<Record<"live" | "reaped", number>>): void;
+  /** Instances fell silent and were marked, so that changes wait for them by time only, and then not at all. */
+  reaped(instances: number): void;
   cacheEntries(tier: "l1" | "l2", entries: number): void;
   shed(klass: string): void;
   /** One run of the canary: the instances that refused a revoked token, that accepted it, and that did not answer. */

@@ -92,6 +92,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       validators(counts) {
         for (const [state, count] of Object.entries(counts)) m.validators.set({ state }, count);
       },
+      reaped: (instances) => m.reaped.inc(instances),
       cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
       shed: (klass) => m.shed.inc({ class: klass }),
       canary({ refused, accepted, notReached }) {
@@ -198,6 +199,7 @@ function metrics(registry: Registry) {
     certificateEnds: gauge("certificate_expire_time_seconds", "When the certificate ends", ["listener"]),
     leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
     validators: gauge("validators", "Registered caches", ["state"]),
+    reaped: counter("validators_reaped_total", "Instances that fell silent without leaving the registry"),
     hotCalls,
     rpcs: new Counter({
       name: "sallyport_rpc_total",

@@ -26,6 +26,11 @@ test("the unit does not restart after an operator's mistake", () => {
   expect(values("RestartPreventExitStatus")).toEqual(["2 78"]);
 });
 
+test("the unit is restarted for ever while the database is away", () => {
+  expect(values("Restart")).toEqual(["on-failure"]);
+  expect(values("StartLimitIntervalSec")).toEqual(["0"]);
+});
+
 test.skipIf(!has("systemd-analyze"))("systemd rates the unit's exposure at most 2.0", () => {
   const flags = ["security", "--offline=true", "--no-pager", "--threshold=20", UNIT];
   const report = execFileSync("systemd-analyze", flags, { encoding: "utf8" });

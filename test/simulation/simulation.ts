@@ -269,6 +269,7 @@ export class Simulation {
       audited: none,
       lease: none,
       validators: none,
+      reaped: none,
       cacheEntries: none,
       canary: none,
       shed: () => this.#count("shed"),
