@@ -7,7 +7,7 @@ import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-no
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
 import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
-import { FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
+import { type Addresses, addressesIn, FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
 import { SCOPE, SCOPED } from "./askers.ts";
 import { PgLink } from "./pg-link.ts";
@@ -66,7 +66,7 @@ export class Instance {
   readonly #data: readonly DataClient[];
   #turn = 0;
 
-  private constructor(parts: Parts, listeners: Listeners, startMs: number) {
+  private constructor(parts: Parts, listeners: Addresses, startMs: number) {
     this.startMs = startMs;
     const { options, child, pg, pooled, redis, output, exited } = parts;
     this.options = options;
@@ -190,12 +190,6 @@ export class Instance {
   }
 }
 
-interface Listeners {
-  readonly data: string;
-  readonly admin: string;
-  readonly ops: string;
-}
-
 interface Parts {
   readonly options: InstanceOptions;
   readonly child: ChildProcess;
@@ -219,17 +213,16 @@ class Output {
     }
   }
 
-  listeners(exited: Promise<string>): Promise<Listeners> {
+  listeners(exited: Promise<string>): Promise<Addresses> {
     return new Promise((resolve, reject) => {
       const fail = (why: string) => reject(new Error(`the program ${why}\n${this.text.slice(-2000)}`));
       const late = setTimeout(() => fail("did not start in time"), READY_MS);
       void exited.then((how) => fail(`ended with ${how}`));
       this.#look = () => {
-        const listener = (name: string) => new RegExp(`^${name} +(http:\\S+)$`, "m").exec(this.text)?.[1];
-        const [data, admin, ops] = [listener("data"), listener("admin"), listener("ops")];
-        if (data === undefined || admin === undefined || ops === undefined) return;
+        const listeners = addressesIn(this.text);
+        if (listeners === undefined) return;
         clearTimeout(late);
-        resolve({ data, admin, ops });
+        resolve(listeners);
       };
     });
   }

@@ -121,14 +121,24 @@ export function fetchPatiently(url: string, init?: RequestInit): Promise<Respons
   return patiently(() => fetch(url, init), shed);
 }
 
+export interface Addresses {
+  readonly data: string;
+  /** Empty in mode validate. */
+  readonly admin: string;
+  readonly ops: string;
+}
+
+/** The addresses of the listeners in what a program has printed; undefined before it is ready. */
+export function addressesIn(out: string): Addresses | undefined {
+  const line = /^\{.*"event":"ready".*\}$/m.exec(out)?.[0];
+  if (line === undefined) return undefined;
+  const { data, admin = "", ops } = JSON.parse(line) as { data: string; admin?: string; ops: string };
+  return { data, admin, ops };
+}
+
 /** The addresses of a program's listeners, once it has reported them. */
-export function listenersOf(program: Program): Promise<{ data: string; admin: string; ops: string }> {
-  return program.until(({ out }) => {
-    const line = /^\{.*"event":"ready".*\}$/m.exec(out)?.[0];
-    if (line === undefined) return undefined;
-    const { data, admin = "", ops } = JSON.parse(line) as { data: string; admin?: string; ops: string };
-    return { data, admin, ops };
-  }, "it said where its listeners are");
+export function listenersOf(program: Program): Promise<Addresses> {
+  return program.until(({ out }) => addressesIn(out), "it said where its listeners are");
 }
 
 /** Every listener on a free port of the loopback. */
