@@ -174,7 +174,8 @@ test("tokens of which none is like another, with as many scopes and audiences as
   // Where the machine is slow, those who come first to the database have its time.
   expect(verdicts).toContain("VERDICT_ALLOW");
   expect(allowed).toBeGreaterThan(COUNT * 0.9);
-  expect(more / MiB).toBeLessThan(MOST_KEPT / MiB);
+  // Without the bound: 108.
+  expect(more / MiB).toBeLessThan(80);
 }, 60_000);
 
 test("requests of the admin listener that decode to half a million entries", async () => {
