@@ -5,7 +5,7 @@ import { connect as tlsConnect } from "node:tls";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { ConnectError, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { Secret } from "../../src/domain/secret.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import {
@@ -269,7 +269,10 @@ describe("mTLS in the configuration", () => {
     expect((await created(["repo:read"])).token?.scopes).toEqual(["repo:read"]);
     for (const scopes of [["wiki:read"], ["sallyport.admin"], ["sallyport.tokens.read"]])
       expect(await outcome(created(scopes)), scopes[0]).not.toBe("OK");
-    // The command line connects with the same files.
+    // The command line connects with the same files, and from a folder without an administrator's token.
+    const before = process.cwd();
+    process.chdir(folder);
+    onTestFinished(() => process.chdir(before));
     for (const [name, text] of Object.entries({ "me.pem": cert, "me-key.pem": key, garbage: "x" }))
       writeFileSync(join(folder, name), text);
     const create = ["tokens", "create", "--profile", "org", "--principal", "org:by-cli", "--display-name", "x"];
