@@ -13,7 +13,7 @@ const WAIT_MS = 10_000;
 export async function notifySystemd(state: "READY=1" | "STOPPING=1", env: NodeJS.ProcessEnv): Promise<void> {
   if (!env["NOTIFY_SOCKET"]) return;
   try {
-    await promisify(execFile)("systemd-notify", [state], { timeout: WAIT_MS });
+    await promisify(execFile)("systemd-notify", [state], { timeout: WAIT_MS, env });
   } catch (error) {
     throw new Error(`systemd was not sent ${state}: ${(error as Error).message.split("\n")[0]}`);
   }
