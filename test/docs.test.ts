@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { PassThrough } from "node:stream";
 import { Code } from "@connectrpc/connect";
+import { codeToHttpStatus } from "@connectrpc/connect/protocol-connect";
 import { describe, expect, test } from "vitest";
 import { parseAllDocuments } from "yaml";
 import { runCli } from "../src/cli/main.ts";
@@ -113,12 +114,14 @@ describe("configuration", () => {
   }
 });
 
-test("docs/errors.md has every reason with its code, and no other", () => {
-  const wanted = errorTable().map(({ reason, code }) => `${reason} ${snake(Code[code])}`);
+test("docs/errors.md has every reason with its code, HTTP status, retry and fault, and no other", () => {
+  const wanted = errorTable().map(({ reason, code, retry, fault }) =>
+    [reason, snake(Code[code]), codeToHttpStatus(code), retry, fault].join(" "),
+  );
   const table = rows("docs/errors.md").filter(
     ([reason, code]) => /^`[A-Z_]+`$/.test(reason!) && /^[A-Z_]+$/.test(code ?? ""),
   );
-  expect(table.map(([reason, code]) => `${codes(reason!)[0]} ${code}`)).toEqual(wanted);
+  expect(table.map(([reason, ...cells]) => [codes(reason!)[0], ...cells.slice(0, 4)].join(" "))).toEqual(wanted);
 });
 
 test("docs/security.md names a test for each known attack on HTTP/2, and each test exists", () => {
