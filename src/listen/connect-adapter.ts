@@ -15,7 +15,7 @@ import {
   type WireMore,
   wireError,
 } from "../rpc/transport-errors.ts";
-import { answer, answerError } from "./guard.ts";
+import { answerError, answerHttp } from "./guard.ts";
 import { connectionOf, type HttpHandler, type HttpRequest, type HttpResponse, peerOf } from "./peers.ts";
 import {
   type BodyRules,
@@ -86,12 +86,6 @@ export const unknownPath: HttpHandler = (req, res) => {
   answerError(req, res, 404, wireError("unknown_method", { message }));
 };
 
-/** Names the content types that an RPC takes. */
-function unsupportedType(res: HttpResponse): void {
-  const message = "content-type must be application/json or application/proto, or application/grpc over HTTP/2";
-  answer(res, 415, { code: "invalid_argument", message });
-}
-
 async function serve(
   options: ConnectListenerOptions,
   route: RpcRoute,
@@ -106,7 +100,7 @@ async function serve(
     if (req.stream.destroyed) return;
   }
   if (req.method === "POST" && !route.handle.supportedContentType(req.headers["content-type"] ?? ""))
-    return unsupportedType(res);
+    return answerHttp(res, 415, wireError("wrong_type"));
   const header = headersOf(req);
   if (header === undefined)
     return answerError(req, res, 400, wireError("undecodable", { message: "malformed header" }));
