@@ -35,8 +35,6 @@ export interface ConnectListenerOptions extends RpcRouteOptions {
   /** The bytes that all requests of the listener hold together. */
   readonly budget: ByteBudget;
   readonly streamsPerConnection: number;
-  /** Answers paths that are no RPC; by default 404, or UNIMPLEMENTED to gRPC. */
-  readonly fallback?: HttpHandler;
   /** Called when the transport answered a call, before or beside its handler. Counted and logged. */
   readonly refused?: (call: RefusedCall) => void;
 }
@@ -67,7 +65,7 @@ export function connectHandler(options: ConnectListenerOptions): HttpHandler {
   return (req, res) => {
     const [path, query = ""] = req.url!.split("?", 2) as [string, string?];
     const route = routes.get(path);
-    if (route === undefined) return (options.fallback ?? unknownPath)(req, res);
+    if (route === undefined) return unknownPath(req, res);
     if (!route.stream) return serve(options, route, query, req, res);
     const connection = connectionOf(req);
     const open = streams.get(connection) ?? 0;
