@@ -338,10 +338,6 @@ describe("the gate", () => {
           if (authorization === "boom") throw new Error(SECRET);
           values.set(nameKey, authorization);
         },
-        toConnectError: (error) =>
-          error instanceof AppError
-            ? new ConnectError(error.message, Code.Unauthenticated)
-            : new ConnectError("internal error", Code.Internal),
         routes: (router) =>
           router.service(TokenValidator, {
             validateToken: (_, { values }) => {
