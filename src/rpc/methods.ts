@@ -118,6 +118,7 @@ const METHODS: ReadonlyMap<DescMethod, Method> = new Map([
   ...service("data", TokenValidator, {
     validateToken: row("sallyport.validate", "nobody", "validate", limits(64, 2_000), "read"),
     batchValidateTokens: row("sallyport.validate", "nobody", "validate", limits(1024, 2_000), "read"),
+    watchChanges: row("sallyport.validate", "nobody", "none", limits(4, 2_000), "read"), // few: feed.max_clients
   }),
   ...service("data", Authorization, {
     check: row("trusted peer", "nobody", "validate", limits(128, 150), "read"),
