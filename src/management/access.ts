@@ -37,6 +37,16 @@ export function tenantOf(access: Access, tenant: string): string {
   return tenant;
 }
 
+/** The tenant of a list; undefined for `-`, every tenant, which is for operators. */
+export function listedTenant(access: Access, tenant: string): string | undefined {
+  if (tenant !== "-") return tenantOf(access, tenant);
+  if (access.reach === "everywhere") return undefined;
+  const permission = "sallyport.operator";
+  throw new AppError("CALLER_FORBIDDEN", `a list of all tenants needs the permission ${permission}`, {
+    metadata: { permission },
+  });
+}
+
 /** True if the caller may see objects of this tenant and principal. */
 export function sees(access: Access, tenant: string, principal: string): boolean {
   const { caller, reach } = access;

@@ -49,7 +49,7 @@ export class PrincipalManager {
 
   async listPrincipals(
     access: Access,
-    filter: { tenant: string; type?: string; state?: Principal["state"] },
+    filter: { tenant: string; type?: string; state?: Principal["state"]; namePrefix?: string },
     limit: number,
     start?: PageStart,
   ): Promise<Part<Principal>> {

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { Caller } from "../domain/caller.ts";
+import { type Caller, isOperator } from "../domain/caller.ts";
 import type { Clock } from "../domain/clock.ts";
 import { NO_REQUIREMENT } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
@@ -161,6 +161,8 @@ export class Callers {
 export function permit(caller: Caller, { permission, own }: Method): Reach {
   if (permission === "open" || permission === "trusted peer")
     throw new AppError("CALLER_FORBIDDEN", "no credential opens this call");
+  // Such a method shows nothing but the caller itself.
+  if (permission === "any caller") return isOperator(caller) ? "everywhere" : "own";
   return reachOf(caller, permission, own === "anyone" || (own === "session" && caller.kind === "session"));
 }
 
