@@ -192,8 +192,8 @@ export class TestSallyport implements AsyncDisposable {
   }
 
   /** A token that holds permissions: of profile `adm`, for `user:<name>`. */
-  callerWith(scopes: string[], more: MessageInitShape<typeof CreateTokenRequestSchema> = {}) {
-    return this.createToken({ profile: "adm", principal: "user:caller", displayName: "", scopes, ...more });
+  callerWith(scopes: string[], more: MessageInitShape<typeof CreateTokenRequestSchema> = {}, by = this.admin) {
+    return this.createToken({ profile: "adm", principal: "user:caller", displayName: "", scopes, ...more }, by);
   }
 
   async validate(
