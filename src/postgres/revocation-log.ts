@@ -62,7 +62,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async readEpoch(): Promise<Evidence & { maxBoundMs: number; names: string }> {
-    const row = await one<StateRow>(this.#polls, sql.LOOK, []);
+    const row = await one<StateRow>(this.#polls, sql.READ_EPOCH, []);
     return { ...evidenceOf(row), maxBoundMs: row.max_bound_ms, names: row.names };
   }
 
@@ -96,7 +96,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async deregister(me: string): Promise<void> {
-    await one(this.#polls, sql.LEAVE, this.#own(me));
+    await one(this.#polls, sql.DEREGISTER, this.#own(me));
   }
 
   async unacknowledged(epoch: string, position: number | undefined): Promise<Unacknowledged> {
@@ -122,11 +122,11 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async deleteReaped(ids: readonly string[], epoch: string): Promise<void> {
-    await this.#must(this.#waits, epoch, sql.BURY, [ids, epoch]);
+    await this.#must(this.#waits, epoch, sql.DELETE_REAPED, [ids, epoch]);
   }
 
   async markSettled(epoch: string, names: string): Promise<void> {
-    await this.#must(this.#waits, epoch, sql.SETTLE, [epoch, names]);
+    await this.#must(this.#waits, epoch, sql.MARK_SETTLED, [epoch, names]);
   }
 
   async draw(epoch: string): Promise<void> {

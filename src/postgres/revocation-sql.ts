@@ -34,7 +34,7 @@ select now.in_recovery, now.epoch, now.head_n, now.db_time, ${call} as done, ${d
   return { name: `sallyport-${name}`, text };
 }
 
-export const LOOK: Statement = { name: "sallyport-look", text: `select ${STATE} from ${FROM}` };
+export const READ_EPOCH: Statement = { name: "sallyport-read-epoch", text: `select ${STATE} from ${FROM}` };
 
 export const POLL: Statement = {
   name: "sallyport-poll",
@@ -62,7 +62,7 @@ export const REGISTER = writing(
 /** $1 own row, $2 its secret, $3 epoch, $4 position. */
 export const ACK = writing("ack", "sallyport.validator_ack($1::uuid, $2::bytea, $3::text, $4::bigint)", LAZY);
 
-export const LEAVE = writing("leave", "sallyport.validator_leave($1::uuid, $2::bytea)", LAZY);
+export const DEREGISTER = writing("deregister", "sallyport.validator_leave($1::uuid, $2::bytea)", LAZY);
 
 /** $1 epoch, $2 position or null for the last one. */
 export const MISSING: Statement = {
@@ -89,15 +89,15 @@ from ${FROM}`,
 
 export const REAP = writing("reap", "sallyport.validators_reap($1::uuid[])", LOCAL);
 
-export const BURY = writing(
-  "bury",
+export const DELETE_REAPED = writing(
+  "delete-reaped",
   "case when now.epoch = $2::text then sallyport.validators_bury($1::uuid[]) end",
   LAZY,
 );
 
 /** $1 epoch, $2 the names under which the caller has counted. */
-export const SETTLE = writing(
-  "settle",
+export const MARK_SETTLED = writing(
+  "mark-settled",
   `case when now.epoch = $1::text and ${NAMES} = $2::text then sallyport.rev_settle($1::text || '#' || $2::text) end`,
   LOCAL,
 );
