@@ -18,9 +18,9 @@ const NAMES = `(select d.xmin || '.' || n.xmin || '#' || th.xmin || '.' || ts.xm
     join pg_class th on th.relnamespace = n.oid and th.relname = 'rev_head'
     join pg_class ts on ts.relnamespace = n.oid and ts.relname = 'rev_state'
   where d.datname = current_database() and n.nspname = 'sallyport')`;
-const STATE = `${EVIDENCE}, s.max_bound_ms, named.names,
+export const STATE = `${EVIDENCE}, s.max_bound_ms, named.names,
   case when substr(s.settled, strpos(s.settled, '#') + 1) = named.names then split_part(s.settled, '#', 1) end as settled`;
-const FROM = `${HEAD} cross join ${NAMES} named`;
+export const FROM = `${HEAD} cross join ${NAMES} named`;
 
 // The server flushes before it answers, so the crash of a backend loses nothing inside an epoch. It waits for no standby:
 // a failover ends the epoch, and the registry with it.
@@ -48,10 +48,14 @@ from ${FROM} cross join (
 ) page`,
 };
 
-/** $1 earlier row or null, $2 its secret, $3 new row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8 kids. */
+/**
+ * $1 earlier row or null, $2 its secret, $3 new row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8
+ * kids, $9 the secret, $10 mode, $11 version.
+ */
 export const REGISTER = writing(
   "register",
-  "sallyport.validator_join($1::uuid, $2::bytea, $3::uuid, $4::bytea, $5::text, $6::int, $7::int, $8::text[])",
+  `case when sallyport.validator_join($1::uuid, $2::bytea, $3::uuid, $4::bytea, $5::text, $6::int, $7::int, $8::text[])
+    then sallyport.validator_describe($3::uuid, $9::bytea, $10::text, $11::text) else false end`,
   LOCAL,
 );
 
@@ -64,7 +68,7 @@ export const DEREGISTER = writing("deregister", "sallyport.validator_leave($1::u
 export const MISSING: Statement = {
   name: "sallyport-missing",
   text: `
-select ${STATE}, coalesce((
+select ${STATE}, (select count(*)::int from sallyport.validators) as validators, coalesce((
   select json_agg(json_build_array(v.id, v.bound_ms, v.reaped_at is not null,
     case when v.epoch = $1 then v.applied_n else -1 end))
   from sallyport.validators v where not (v.epoch = $1 and v.applied_n >= coalesce($2::bigint, h.n))
