@@ -45,7 +45,7 @@ const CONNECT = ["@connectrpc/connect", "@bufbuild/protobuf"];
 /** The table of allowed imports. The longest matching name is a file's room: a folder or a file of `src/`. */
 const ROOMS: Readonly<Record<string, Room>> = {
   "domain/": room(["domain/"], ["node:crypto", "node:zlib", "node:net", "node:util"]),
-  "telemetry/": room(below("telemetry/"), ["pino", "prom-client"]),
+  "telemetry/": room(below("telemetry/"), ["pino", "prom-client", "node:util"]),
   "config/": room(["config/", "domain/"], ["zod", "yaml", "node:fs", "node:net"]),
   "validation/": room(below("validation/"), []),
   "revocation/": room(below("revocation/"), []),
@@ -80,7 +80,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   ),
   "cli/": room(
     // The grammar of durations is the configuration's too.
-    ["gen/", "cli/", "domain/duration.ts"],
+    ["gen/", "cli/", "domain/duration.ts", "domain/visible.ts"],
     ["commander", "@connectrpc/connect", "@connectrpc/connect-node", "@bufbuild/protobuf", "node:*"],
   ),
   "gen/": room(["gen/"], ["@bufbuild/protobuf", "@bufbuild/protovalidate"]),

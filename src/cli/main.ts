@@ -1,10 +1,11 @@
 // cli/: the client. It uses only the listeners, and knows nothing of the program but its generated API.
 import { Command, CommanderError, Option } from "commander";
+import { visible } from "../domain/visible.ts";
 import { addAudit } from "./audit.ts";
 import { ADMIN_ADDRESS, EMBEDDED_TOKEN_FILE } from "./connect.ts";
 import { EXIT, explain, type Situation, usage } from "./failure.ts";
 import { duration } from "./flags.ts";
-import { visible, withoutSecrets } from "./output.ts";
+import { withoutSecrets } from "./output.ts";
 import { addPrincipals } from "./principals.ts";
 import { addServer } from "./server.ts";
 import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";

@@ -211,7 +211,10 @@ export const schema = z.strictObject({
     })
     .prefault({}),
   log: z
-    .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info") })
+    .strictObject({
+      level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info"),
+      format: z.enum(["auto", "json", "pretty"]).default("auto"),
+    })
     .prefault({}),
 });
 

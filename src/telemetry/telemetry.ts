@@ -14,6 +14,7 @@ import {
   TROUBLES,
   WARNINGS,
 } from "./events.ts";
+import { pretty } from "./pretty.ts";
 import { ValidationMetrics } from "./validation-metrics.ts";
 
 export interface Telemetry extends Events {
@@ -35,8 +36,25 @@ export interface Telemetry extends Events {
 
 const TEXTS: Readonly<Record<EventName, string>> = { ...TROUBLES, ...ALARMS, ...NOTES, ...WARNINGS, ...LINES };
 
+export interface Output {
+  write(line: string): void;
+  flush?(): void;
+}
+
+/** Stdout, without waiting for a reader. A reader that stalls loses lines beyond 4 MiB. */
+function output() {
+  return pino.destination({ fd: 1, sync: false, maxLength: 4 * 1024 * 1024 });
+}
+
+/** The log as text for a person, in colours unless `env` has NO_COLOR (https://no-color.org). */
+export function prettyOutput(env: NodeJS.ProcessEnv): Output {
+  const stdout = output();
+  const colour = !env["NO_COLOR"];
+  return { write: (line) => void stdout.write(pretty(line, colour)), flush: () => stdout.flushSync() };
+}
+
 /** Logs and metrics. The content of a line is named here, field by field; no object is serialised as a whole. */
-export function createTelemetry(level: string, destination?: { write(line: string): void }): Telemetry {
+export function createTelemetry(level: string, destination?: Output): Telemetry {
   const log = pino(
     {
       level,
@@ -45,7 +63,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       formatters: { level: (label) => ({ level: label }) },
       serializers: { err: safeError },
     },
-    destination ?? pino.destination({ fd: 1, sync: false, maxLength: 4 * 1024 * 1024 }),
+    destination ?? output(),
   );
   const line = (level: CallLine["level"], event: EventName, facts: object, text: string = TEXTS[event]) =>
     log[level]({ event, ...facts }, text);
