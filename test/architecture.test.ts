@@ -75,7 +75,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "serve.ts": room([...COMPOSITION, "build.ts", "start-text.ts"], ["node:*"]),
   "commands.ts": room(COMPOSITION, ["node:*"]),
   "main.ts": room(
-    ["domain/errors.ts", "domain/start-error.ts", "config/", "serve.ts", "commands.ts", "cli/"],
+    ["build.ts", "domain/errors.ts", "domain/start-error.ts", "config/", "serve.ts", "commands.ts", "cli/"],
     ["node:*"],
   ),
   "cli/": room(

@@ -13,8 +13,9 @@ const COLOURS: Readonly<Record<string, Parameters<typeof styleText>[0]>> = {
 const LEFT_OUT = new Set(["level", "time", "msg", "event", "alarm"]);
 
 /**
- * A line of the log for a person at a terminal: local time, level, sentence, then the facts as `name=value`. What is not
- * a line of JSON comes back as it is. Control characters are escaped, because a fact may come from a stranger.
+ * Formats a line of the log for a person at a terminal. It has the local time, the level, the sentence, and each fact as
+ * `name=value`. A line that is not JSON comes back unchanged. Control characters are escaped, because a stranger may have
+ * written a fact.
  */
 export function pretty(line: string, colour: boolean): string {
   let facts: Record<string, unknown>;
