@@ -288,6 +288,35 @@ test("what a file exports, another file of the program uses, or the file itself 
   expect(unused).toEqual(["rpc/errors.ts: errorTable", "rpc/transport-errors.ts: transportFailures"]);
 });
 
+/** Options that only tests set: they make a limit small. */
+const SET_BY_TESTS = ["redis/client.ts: commandMs", "rpc/admission.ts: concurrency"];
+
+/** The optional members of the options in a file that no other file sets. */
+function unsetOptions(ours: readonly { file: string; code: string }[]): string[] {
+  return ours.flatMap(({ file, code }) =>
+    [...code.matchAll(/^(?:export )?interface \w*(?:Options|Deps|Hooks)\b[^{]*\{(.*?)^\}/gms)]
+      .flatMap(([, members]) => [...members!.matchAll(/^ {2}(?:readonly )?(\w+)\?[:(]/gm)].map(([, name]) => name!))
+      .filter((name) => {
+        const set = new RegExp(`(?<![\\w.?])${name}(?:: |,| \\}|\\()`);
+        return !ours.some((other) => other.file !== file && set.test(other.code));
+      })
+      .map((name) => `${file}: ${name}`),
+  );
+}
+
+test("every optional option is set by another file, or by tests that are named here", () => {
+  // In `cli/` a person sets the options, through commander.
+  const ours = sources
+    .filter(({ file }) => !file.startsWith("cli/"))
+    .map(({ file, source }) => ({ file, code: withoutComments(source) }));
+  expect(unsetOptions(ours)).toEqual(SET_BY_TESTS);
+  const options = {
+    file: "a.ts",
+    code: "interface AOptions {\n  readonly dead?: string;\n  readonly used?: string;\n}",
+  };
+  expect(unsetOptions([options, { file: "b.ts", code: "a({ used: 1 })" }])).toEqual(["a.ts: dead"]);
+});
+
 test("files over 300 lines are listed, so that somebody looks again", () => {
   const long = sources
     .filter(({ file }) => !file.startsWith("gen/"))
