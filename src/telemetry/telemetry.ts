@@ -1,7 +1,7 @@
 import { pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "../domain/decide.ts";
-import { AppError } from "../domain/errors.ts";
+import { AppError, type Reason } from "../domain/errors.ts";
 import { StartError } from "../domain/start-error.ts";
 import {
   ALARMS,
@@ -85,7 +85,7 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
     lastLine.set(key, now);
     return false;
   };
-  const strangers = new Sample(STRANGERS_PER_SECOND);
+  const refusals = new Map(SAMPLED.map((reason) => [reason as string, new Sample(STRANGERS_PER_SECOND)]));
   const handshakes = new Sample(STRANGERS_PER_SECOND);
   const events = (listener: string): Events => {
     const count = validations.forListener(listener);
@@ -155,7 +155,8 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
     called(call) {
       m.rpcs.inc({ method: call.method, code: call.code });
       m.rpcSeconds.observe({ method: call.method }, call.seconds);
-      const unlogged = call.reason === "CALLER_UNAUTHENTICATED" ? strangers.unlogged(performance.now()) : 0;
+      const sample = refusals.get(call.reason ?? "");
+      const unlogged = sample === undefined ? 0 : sample.unlogged(performance.now());
       if (unlogged === undefined) return;
       const { level: at, cause, ...others } = call;
       const fields = unlogged > 0 ? { ...others, unlogged } : others;
@@ -164,9 +165,12 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
   };
 }
 
+/** Refusals that cost a caller nothing: anybody, or a token without any permission, can cause any number of them. */
+const SAMPLED: readonly Reason[] = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "UNDECODABLE", "OVERLOADED"];
+
 /**
- * The lines a second for calls without a valid credential, and for failed handshakes: anybody can cause them. All are
- * counted, in `rpc_total` and `tls_handshake_failures_total`.
+ * The lines a second for each of these reasons, and for failed handshakes. All are counted, in `rpc_total` and
+ * `tls_handshake_failures_total`.
  */
 const STRANGERS_PER_SECOND = 10;
 
