@@ -25,6 +25,7 @@ const TABLE = {
   PRINCIPAL_NOT_FOUND: [Code.NotFound, "info"],
   TENANT_NOT_FOUND: [Code.NotFound, "info"],
   SERVICE_UNKNOWN: [Code.NotFound, "info"],
+  CROSS_ORIGIN: [Code.PermissionDenied, "warn"],
   PRINCIPAL_EXISTS: [Code.AlreadyExists, "info"],
   TENANT_EXISTS: [Code.AlreadyExists, "info"],
   REQUEST_ID_REUSED: [Code.AlreadyExists, "info"],

@@ -18,6 +18,7 @@ export type TransportFailure =
   | "too_many_streams"
   | "unknown_method"
   | "unknown_service"
+  | "cross_origin"
   | "internal";
 
 const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; readonly message: string }>> = {
@@ -34,6 +35,7 @@ const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; rea
   too_many_streams: { reason: "LIMIT_EXCEEDED", message: "too many open streams on this connection" },
   unknown_method: { reason: "UNIMPLEMENTED", message: "no such method" },
   unknown_service: { reason: "SERVICE_UNKNOWN", message: "no such service at this listener" },
+  cross_origin: { reason: "CROSS_ORIGIN", message: "a page of another site may not call this listener" },
   internal: { reason: "INTERNAL", message: "internal error" },
 };
 
