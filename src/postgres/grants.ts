@@ -7,13 +7,16 @@ import type pg from "pg";
  */
 const FOLLOWING = [
   "draw_incarnation(uuid)",
+  "lost_report(text, bigint[], bytea[], bigint[], text[], text[])",
   "rev_now()",
+  "rev_prove(text, bool)",
   "validator_ack(uuid, bytea, text, bigint)",
   "validator_join(uuid, bytea, uuid, bytea, text, int, int, text[])",
   "validator_leave(uuid, bytea)",
 ];
 const KEEPING = [
   "canary_prune(int)",
+  "lost_redo()",
   "rev_prune(int)",
   "rev_raise_floor()",
   "rev_settle(text)",
