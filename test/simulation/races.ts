@@ -96,7 +96,7 @@ async function refusedOnceRevoked(
 /** Nobody allows `a` for some time, then nobody has to wait any more, and still nobody allows it. */
 async function neverAllowed(sim: Simulation, from: readonly Instance[]): Promise<void> {
   let allowed = 0;
-  for (let i = 0; i < 200; i++) {
+  for (let i = 0; i < 400; i++) {
     await sim.advance(3);
     for (const one of from) void sim.ask(one, "a").then((verdict) => (allowed += Number(verdict === "ALLOW")));
   }
@@ -670,6 +670,8 @@ export const RACES: readonly Race[] = [
       await sim.advance(1500);
       for (const other of [two, three]) equal(await ask(sim, other, "still"), "ALLOW");
       one.machine.cutOff = false;
+      // Nobody redoes it for a while.
+      for (const other of [two, three]) other.machine.pausedUntil = sim.world.now + 1500;
       await neverAllowed(sim, [one]);
       equal(sim.db.redone, 1, "the number of changes that were done again");
     },
