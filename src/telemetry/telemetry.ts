@@ -76,6 +76,7 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
   for (const what of Object.keys(TROUBLES)) m.troubles.inc({ what }, 0);
   for (const mode of ["ACKED", "LEASE_EXPIRED", "ACCEPTED"]) m.revocations.inc({ mode }, 0);
   for (const outcome of ["refused", "accepted", "not_reached"]) m.canaryAsked.inc({ outcome }, 0);
+  for (const what of ["applied", "held", "noted", "late"]) m.lostChanges.inc({ what }, 0);
   const validations = new ValidationMetrics(registry);
   const lastLine = new Map<string, number>();
   /** At most one line a second for each trouble of each listener, so that an outage does not fill the disk. */
@@ -111,6 +112,9 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
         for (const [state, count] of Object.entries(counts)) m.validators.set({ state }, count);
       },
       reaped: (instances) => m.reaped.inc(instances),
+      lostChanges(counts) {
+        for (const [what, count] of Object.entries(counts)) m.lostChanges.inc({ what }, count);
+      },
       cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
       shed: (klass) => m.shed.inc({ class: klass }),
       canary({ refused, accepted, notReached }) {
@@ -229,6 +233,7 @@ function metrics(registry: Registry) {
     leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
     validators: gauge("validators", "Registered instances", ["state"]),
     reaped: counter("validators_reaped_total", "Instances that this one marked as reaped because they were silent"),
+    lostChanges: counter("lost_changes_total", "Changes that the database had lost, by what became of them", ["what"]),
     hotCalls,
     rpcs: new Counter({
       name: "sallyport_rpc_total",
