@@ -20,6 +20,7 @@ export type TransportFailure =
   | "wrong_method"
   | "wrong_type"
   | "unknown_service"
+  | "cross_origin"
   | "internal";
 
 const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; readonly message: string }>> = {
@@ -44,6 +45,7 @@ const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; rea
     message: "content-type must be application/json or application/proto, or application/grpc over HTTP/2",
   },
   unknown_service: { reason: "SERVICE_UNKNOWN", message: "no such service at this listener" },
+  cross_origin: { reason: "CROSS_ORIGIN", message: "a page of another site may not call this listener" },
   internal: { reason: "INTERNAL", message: "internal error" },
 };
 

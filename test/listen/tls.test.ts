@@ -136,6 +136,23 @@ describe("a TLS listener", () => {
     expect(listener.stats().refusedRequests).toBeGreaterThan(0);
   });
 
+  test("names the address of a client that resets the connection during the handshake", async () => {
+    const failures: string[][] = [];
+    await open({}, { onHandshakeFailed: (...of) => void failures.push(of) }).then(async ({ port }) => {
+      for (const hello of [Buffer.alloc(0), Buffer.from([0x16, 0x03, 0x01, 0x02, 0x00])]) {
+        const cut = netConnect(port, "127.0.0.1");
+        await new Promise((resolve) => cut.once("connect", resolve));
+        if (hello.length > 0) await new Promise((resolve) => cut.write(hello, resolve));
+        cut.resetAndDestroy();
+      }
+    });
+    await vi.waitFor(() => expect(failures).toHaveLength(2));
+    expect(failures.map(([address, why]) => [address, why])).toEqual([
+      ["127.0.0.1", "ECONNRESET"],
+      ["127.0.0.1", "ECONNRESET"],
+    ]);
+  });
+
   test("reloads its certificate for new connections, and keeps the old one when the new is bad", async () => {
     const listener = await open();
     const serial = async () => {

@@ -20,6 +20,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
   audit: [ALL, "SI", ""],
   first_admin: [ALL, "SIU", "S"],
   key_checks: [ALL, "SIU", "S"],
+  lost_changes: [ALL, "S", "S"],
   migrations: [ALL, "S", "S"],
   mint_counts: [ALL, "SIUD", ""],
   principals: [ALL, "SIU", "S"],
@@ -36,6 +37,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
 
 const SEQUENCES: Readonly<Record<string, Rights>> = {
   audit_seq_seq: ["USW", "", ""],
+  lost_changes_id_seq: ["USW", "", ""],
 };
 
 const FUNCTIONS: Readonly<Record<string, Rights>> = {
@@ -57,14 +59,20 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   // With the rights of the caller.
   "lock_id(bytea)": ["X", "X", "X"],
   "lock_shared(bytea[])": ["X", "X", "X"],
+  "lowered(tokens,tokens)": ["X", "", ""],
   "principal_key(text,text)": ["X", "X", "X"],
+  "rev_epoch()": ["X", "", ""],
   "rev_now()": ["X", "X", "X"],
   "revoke(text,text)": ["X", "X", "X"],
   "tenant_key(text)": ["X", "X", "X"],
   // With the rights of the owner.
   "canary_prune(integer)": ["X", "X", ""],
   "draw_incarnation(uuid)": ["X", "X", "X"],
+  "lost_redo()": ["X", "X", ""],
+  "lost_report(text,bigint[],bytea[],bigint[],text[],text[])": ["X", "X", "X"],
   "rev_note(bytea)": ["X", "", ""],
+  "rev_note(bytea,text,jsonb)": ["X", "", ""],
+  "rev_prove(text,boolean)": ["X", "X", "X"],
   "rev_prune(integer)": ["X", "X", ""],
   "rev_raise_floor()": ["X", "X", ""],
   "rev_settle(text)": ["X", "X", ""],
@@ -78,7 +86,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
 
 /** Functions with the rights of the owner, that anybody may name: a trigger function refuses to be called by hand. */
 const DEFINERS =
-  /^(another_|canary_|draw_|guard_|note_|require_audit|rev_note|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
+  /^(another_|canary_|draw_|guard_|lost_|note_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
 
 const owner = `owner_${randomBytes(6).toString("hex")}`;
 let database: Database;

@@ -46,7 +46,7 @@ function fixture(over: Partial<LookupDeps> = {}, options: Partial<LookupOptions>
           timeoutMs,
           answer: (over) =>
             resolve({
-              ...{ inRecovery: false, epoch: EPOCH, position: 5, dbTime: 1e12 },
+              ...{ inRecovery: false, epoch: EPOCH, proven: true, position: 5, dbTime: 1e12 },
               ...{ snapshot: snapshot(5, { digest }), sent, received: time.clock.mono() },
               ...over,
             }),
@@ -65,6 +65,7 @@ function fixture(over: Partial<LookupDeps> = {}, options: Partial<LookupOptions>
       position: n,
       dbTime: 1e12,
       ownRowLive: true,
+      proven: true,
       floorN: 0,
       rows,
       full: false,
