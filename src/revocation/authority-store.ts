@@ -40,6 +40,8 @@ export interface MintGuard {
   /** The caller's own token, if the caller is one. It is read again; its scopes must still cover `callerScopes`. */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
+  /** The caller's own principal, if the caller is a session. It and its tenant are read again; they must be active. */
+  readonly callerPrincipal?: { readonly tenant: string; readonly name: string };
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
@@ -51,10 +53,10 @@ export interface MintGuard {
 }
 
 /** The conditions for a change of an existing token. */
-export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "rights" | "ended">;
+export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerPrincipal" | "rights" | "ended">;
 
 /** The conditions for any change that may give somebody more rights. */
-export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes">;
+export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerPrincipal">;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {

@@ -39,6 +39,7 @@ const TABLE = {
   OVERLOADED: [Code.ResourceExhausted, "debug"],
   NOT_DONE: [Code.Unavailable, "error"],
   STORE_UNAVAILABLE: [Code.Unavailable, "error"],
+  ISSUER_UNAVAILABLE: [Code.Unavailable, "warn"],
   OUTCOME_UNKNOWN: [Code.Unavailable, "error"],
   DEADLINE: [Code.DeadlineExceeded, "warn"],
   EFFECT_PENDING: [Code.DeadlineExceeded, "info"],
