@@ -2,7 +2,18 @@ import { createClient } from "@connectrpc/connect";
 import { Option } from "commander";
 import { TokenAdmin, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { toSecondsIfAny } from "./durations.ts";
-import { clearFlag, maskOf, names, noWaitFlag, oneOf, SAFE_TO_REPEAT, switchFlags, time, timeOrAgo } from "./flags.ts";
+import {
+  clearFlag,
+  maskOf,
+  names,
+  noWaitFlag,
+  oneOf,
+  SAFE_TO_REPEAT,
+  sessionTenantFlag,
+  switchFlags,
+  time,
+  timeOrAgo,
+} from "./flags.ts";
 import { effectOf, paragraphs } from "./output.ts";
 import { noteMore, type PageOptions, pageFlags, pages } from "./pages.ts";
 import type { AddCommands, Body } from "./session.ts";
@@ -44,7 +55,8 @@ export const addTokens: AddCommands = (program, run) => {
   const tokens = program.command("tokens").description("create, get, list, update, rotate, revoke, revoke-many");
   addCreate(tokens, run);
 
-  tokens.command("get").argument("<id>", "tok_…").description("show one token").action(run(get));
+  const shown = tokens.command("get").argument("<id>", "tok_…").description("show one token");
+  sessionTenantFlag(shown).action(run(get));
 
   const list = tokens
     .command("list")
@@ -68,7 +80,7 @@ export const addTokens: AddCommands = (program, run) => {
     .option("--no-expiry", "no expiry, if the profile allows that")
     .option("--etag <etag>", "only if the token is still as it was with this etag");
   switchFlags(change, ["disable", "refuse it for now"], ["enable", "undo --disable"]);
-  clearFlag(change, CLEARABLE);
+  sessionTenantFlag(clearFlag(change, CLEARABLE));
   noWaitFlag(change).action(run(update));
 
   addRotate(tokens, run);
