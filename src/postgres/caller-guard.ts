@@ -1,9 +1,12 @@
+import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
+import { addressAllowed, LOCAL_ADDRESS } from "../domain/networks.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
-import { type Asker, withinParent } from "../domain/rights.ts";
+import { type Asker, type Held, withinParent } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts";
 import type { Tx } from "./pool.ts";
+import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
 import { parentOf, readHeld } from "./token-rows.ts";
 
 /** The object of a change: a principal, or a whole tenant. */
@@ -16,12 +19,18 @@ export interface Target {
  * Locks the target for a change. Every change takes the advisory lock before the row lock. A guard trigger takes the
  * same advisory lock after the row lock.
  */
-export async function lockTarget(tx: Tx, { tenant, principal }: Target): Promise<void> {
+async function lockTarget(tx: Tx, { tenant, principal }: Target): Promise<void> {
   await tx.query(
     `select pg_advisory_xact_lock(sallyport.lock_id(
        coalesce(sallyport.principal_key($1, $2), sallyport.tenant_key($1))))`,
     [tenant, principal ?? null],
   );
+}
+
+/** Locks the target for a change that only takes rights away, and reads the caller again. */
+export async function lockForLowering(tx: Tx, target: Target, actor: AuditActor): Promise<void> {
+  await lockTarget(tx, target);
+  await rereadActor(tx, actor);
 }
 
 /**
@@ -122,19 +131,61 @@ async function isActive(tx: Tx, { tenant, name }: NonNullable<CallerGuard["calle
 }
 
 /**
- * Reads the caller's own token, or the session's principal, under its lock. CALLER_UNAUTHENTICATED if it is dead or has
- * lost a scope.
+ * Reads the caller's token again for a change that only takes rights away. It takes no lock: such a change waits for no
+ * caller. A token may always end itself, so it is not read for a change of itself.
+ */
+export async function rereadActor(tx: Tx, actor: AuditActor, targets: readonly string[] = []): Promise<void> {
+  if (actor.token === undefined || targets.includes(actor.token.id)) return;
+  if ((await endedActors(tx, [actor])).has(actor)) throw gone();
+}
+
+/** Those of the actors whose tokens are not good any more for what they do, in one statement and without a lock. */
+export async function endedActors(tx: Tx, actors: readonly AuditActor[]): Promise<ReadonlySet<AuditActor>> {
+  const ids = [...new Set(actors.flatMap(({ token }) => token?.id ?? []))];
+  if (ids.length === 0) return new Set();
+  const rows = await tx.query<TokenRow>(
+    `select ${HELD_COLUMNS} from sallyport.token_view v
+     where v.id = any($1) or v.id = any(array(select parent_id from sallyport.tokens where id = any($1)))`,
+    [ids],
+  );
+  const held = new Map(rows.map((row) => [row.id, heldOf(row)]));
+  const ended = actors.filter(({ token, address }) => {
+    if (token === undefined) return false;
+    const own = held.get(token.id);
+    const guard = { callerScopes: token.scopes, callerAddress: address };
+    return own === undefined || !isGood(own, held.get(own.parent), guard);
+  });
+  return new Set(ended);
+}
+
+/**
+ * Reads the caller's own token, or the session's principal, under its lock. CALLER_UNAUTHENTICATED unless it is still
+ * good for the call.
  */
 export async function rereadCaller(tx: Tx, guard: CallerGuard, now: number): Promise<Asker> {
-  const gone = new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
-  if (guard.callerPrincipal !== undefined && !(await isActive(tx, guard.callerPrincipal))) throw gone;
+  if (guard.callerPrincipal !== undefined && !(await isActive(tx, guard.callerPrincipal))) throw gone();
   if (guard.callerTokenId === undefined) return { now };
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
-    throw error instanceof AppError ? gone : error;
+    throw error instanceof AppError ? gone() : error;
   });
   const ownParent = await parentOf(tx, own);
-  const scopes = withinParent(own.scopes, ownParent?.scopes);
-  const narrowed = guard.callerScopes.some((scope) => !scopes.includes(scope));
-  if (narrowed || own.state !== "ACTIVE" || (own.expireTime ?? now + 1) <= now) throw gone;
+  if (!isGood(own, ownParent, guard) || (own.expireTime ?? now + 1) <= now) throw gone();
   return { now, own, ownParent };
+}
+
+/** True if a token is live, still has the scopes with which the call was admitted, and is good from its address. */
+function isGood(own: Held, parent: Held | undefined, { callerScopes, callerAddress }: CallerGuard): boolean {
+  const scopes = withinParent(own.scopes, parent?.scopes);
+  if (own.state !== "ACTIVE" || callerScopes.some((scope) => !scopes.includes(scope))) return false;
+  const both = parent === undefined ? [own] : [own, parent];
+  // A call of the admin listener is for no audience.
+  return both.every(
+    ({ audiences, allowedCidrs }) =>
+      audiences.length === 0 &&
+      (allowedCidrs.length === 0 || addressAllowed(allowedCidrs, callerAddress || LOCAL_ADDRESS)),
+  );
+}
+
+export function gone(): AppError {
+  return new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
 }

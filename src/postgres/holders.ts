@@ -9,10 +9,13 @@ const literal = (scopes: readonly string[]) => `'{${scopes.join(",")}}'::text[]`
  */
 export const ANY_OF_THEM = literal([...OPERATOR_SCOPES, ...ADMIN_SCOPES]);
 
-/** SQL: true if a caller of this rank must not end a token with these scopes. Both arguments are expressions. */
-export function spares(rank: string, scopes: string): string {
-  return `(${rank} <> 'operator' and ${scopes} && ${literal(OPERATOR_SCOPES)}
-    or ${rank} = 'other' and ${scopes} && ${literal(ADMIN_SCOPES)})`;
+/**
+ * SQL: true if a caller of this rank must not end a token with these scopes, whose parent has those; null for no parent.
+ * A child that lost a permission with its parent does not hold it. All arguments are expressions.
+ */
+export function spares(rank: string, scopes: string, parentScopes: string): string {
+  const holds = (any: string) => `${scopes} && ${any} and coalesce(${parentScopes} && ${any}, true)`;
+  return `(${rank} <> 'operator' and ${holds(literal(OPERATOR_SCOPES))} or ${rank} = 'other' and ${holds(ANY_OF_THEM)})`;
 }
 
 /** The rank in SQL. The program itself may end what an operator may end. */
@@ -40,7 +43,7 @@ export async function checkHolders(tx: Tx, rank: Rank | undefined, tenant: strin
        join sallyport.tenants o on o.id = t.tenant
        left join sallyport.tokens q on q.id = t.parent_id
      where t.scopes && ${ANY_OF_THEM} and t.tenant = $1
-       and ($2::text is null or t.principal = $2) and t.scopes && $3::text[]
+       and ($2::text is null or t.principal = $2) and t.scopes && $3::text[] and coalesce(q.scopes && $3::text[], true)
        and ${lasts("t")} and (q.id is null or ${lasts("q")}) limit 1`,
     [tenant, principal ?? null, spared],
   );

@@ -9,11 +9,12 @@ import {
   judgeUpdate,
   type Rights,
   touchesRights,
+  withinParent,
 } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { TokenChange } from "../revocation/authority-store.ts";
 import { fieldsOf, setTo } from "./audit-facts.ts";
-import { guardWidening } from "./caller-guard.ts";
+import { guardWidening, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
 import type { Tx } from "./pool.ts";
 import { type Fields, updateToken as updating } from "./rows.ts";
@@ -24,11 +25,14 @@ export async function updateToken(
   ...[id, change, etag, rule, guard, actor]: Args<"updateToken">
 ): Promise<Token> {
   const asker = canWiden(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
+  if (asker === undefined) await rereadActor(tx, actor, [id]);
   await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
   const token = await readHeld(tx, id);
   checkEtag(etag, token.etag);
   refuseDead(token);
-  if (touchesRights(change)) checkMayEnd(actor.rank, token.scopes);
+  if (touchesRights(change) && actor.token?.id !== id) {
+    checkMayEnd(actor.rank, withinParent(token.scopes, (await parentOf(tx, token))?.scopes));
+  }
   await writeTokenChange(tx, token, change, rule, guard.rights, asker);
   const changed = await readToken(tx, id);
   const metadata = { fields: fieldsOf(change), ...setTo(change, changed) };
@@ -81,6 +85,13 @@ async function endOf(
 export async function revokeFamily(tx: Tx, id: string, reason: string, actor: AuditActor): Promise<Token> {
   const token = await readHeld(tx, id);
   const { family } = token;
+  const parent = await parentOf(tx, token);
+  const members = await tx.query<{ id: string }>("select id from sallyport.tokens where family = $1", [family]);
+  await rereadActor(
+    tx,
+    actor,
+    members.map((member) => member.id),
+  );
   // Repeats until no row is left: a rotation may have added one while the update waited for its lock.
   const revoked: string[] = [];
   for (;;) {
@@ -88,7 +99,7 @@ export async function revokeFamily(tx: Tx, id: string, reason: string, actor: Au
       `select scopes from sallyport.tokens where family = $1 and revoke_time is null order by id for no key update`,
       [family],
     );
-    for (const { scopes } of held) checkMayEnd(actor.rank, scopes);
+    for (const { scopes } of held) checkMayEnd(actor.rank, withinParent(scopes, parent?.scopes));
     const rows = await tx.query<{ id: string }>(
       `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
          revoke_reason = $3

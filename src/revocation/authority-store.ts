@@ -37,9 +37,13 @@ export interface MintLimits {
  * more).
  */
 export interface MintGuard {
-  /** The caller's own token, if the caller is one. It is read again; its scopes must still cover `callerScopes`. */
+  /**
+   * The caller's own token, if the caller is one. It is read again. It must still have `callerScopes`, and be good from
+   * `callerAddress`: the empty string for a caller on this machine.
+   */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
+  readonly callerAddress?: string;
   /** The caller's own principal, if the caller is a session. It and its tenant are read again; they must be active. */
   readonly callerPrincipal?: { readonly tenant: string; readonly name: string };
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
@@ -53,10 +57,10 @@ export interface MintGuard {
 }
 
 /** The conditions for a change of an existing token. */
-export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerPrincipal" | "rights" | "ended">;
+export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended">;
 
 /** The conditions for any change that may give somebody more rights. */
-export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerPrincipal">;
+export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal">;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {
