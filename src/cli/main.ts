@@ -6,6 +6,7 @@ import { EXIT, explain, type Situation, usage } from "./failure.ts";
 import { duration } from "./flags.ts";
 import { visible, withoutSecrets } from "./output.ts";
 import { addPrincipals } from "./principals.ts";
+import { addRoles } from "./roles.ts";
 import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";
 import { addTenants } from "./tenants.ts";
 import { addTokens } from "./tokens.ts";
@@ -92,7 +93,7 @@ function programOf(run: Run, io: Io): Command {
       });
   }
   program.commandsGroup("Client:");
-  for (const add of [addTokens, addPrincipals, addTenants, addAudit, addValidate]) add(program, run);
+  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addValidate]) add(program, run);
   return program;
 }
 

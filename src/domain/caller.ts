@@ -8,6 +8,7 @@ export type Permission =
   | "sallyport.tokens.read"
   | "sallyport.tokens.revoke"
   | "sallyport.principals.write"
+  | "sallyport.roles.write"
   | "sallyport.audit.read"
   | "sallyport.validate"
   | "sallyport.reasons";
@@ -25,6 +26,8 @@ export interface Caller {
   readonly principal: string;
   /** The caller's scopes: only scopes under `sallyport.`, except for a token, which has all of its scopes here. */
   readonly scopes: readonly string[];
+  /** The roles of a caller without a token, by id, and those of `scopes` that rest on them. */
+  readonly roles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   /** The record's id, if the caller is a token. */
   readonly tokenId?: string;
   /** The expiry of a token, by the database's clock. Absent if the token never expires. */
@@ -44,6 +47,7 @@ const ADMIN_GIVES = new Set<string>([
   "sallyport.tokens.read",
   "sallyport.tokens.revoke",
   "sallyport.principals.write",
+  "sallyport.roles.write",
   "sallyport.audit.read",
   "sallyport.validate",
   "sallyport.reasons",

@@ -46,7 +46,8 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 
 /** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
-  return { callerTokenId: caller.tokenId, callerScopes: caller.scopes };
+  const { tokenId, scopes, roles } = caller;
+  return { callerTokenId: tokenId, callerScopes: scopes, ...(roles !== undefined && { callerRoles: roles }) };
 }
 
 export function actorOf(access: Access): AuditActor {

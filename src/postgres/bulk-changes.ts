@@ -8,6 +8,7 @@ import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { checkHolders, rankText, spares } from "./holders.ts";
 import type { Tx } from "./pool.ts";
+import { grantedScopes } from "./rows.ts";
 
 /** $1 ids, $2 actor, $3 reason, $4 address, $5 request id, $6 rank of the actor. */
 const REVOKE_CHUNK = {
@@ -23,7 +24,7 @@ forgotten as (
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
     revoke_reason = $3
-  from mine where t.id = mine.id and t.revoke_time is null and not ${spares("$6::text", "t.scopes")} returning t.id, t.tenant, t.principal
+  from mine where t.id = mine.id and t.revoke_time is null and not ${spares("$6::text", grantedScopes("t"))} returning t.id, t.tenant, t.principal
 ),
 why (why) as (select case when $3::text = '' then '{}'::jsonb else jsonb_build_object('reason', $3::text) end),
 audited as (

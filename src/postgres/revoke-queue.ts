@@ -1,6 +1,6 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
-import { checkMayEnd, mayEnd, mayNotEnd, type Rank } from "../domain/rights.ts";
+import { checkMayEnd, grantedScopes, mayEnd, mayNotEnd, type Rank } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { Committed } from "../revocation/ports.ts";
 import { appendAudit, emitOnly } from "./audit-log.ts";
@@ -8,7 +8,7 @@ import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { rankText, spares } from "./holders.ts";
 import type { Postgres, Text, Tx } from "./pool.ts";
-import { storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
+import { grantedScopes as granted, roleColumns, storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
 interface Revoke {
   readonly id: string;
@@ -93,7 +93,7 @@ function answer(waiting: Waiting, done: Committed<Revoked>): void {
   const token = done.value.tokens.get(waiting.id);
   try {
     if (token === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
-    if (!done.value.already.has(token.id)) checkMayEnd(waiting.actor.rank, token.scopes);
+    if (!done.value.already.has(token.id)) checkMayEnd(waiting.actor.rank, grantedScopes(token));
     // Only the row shows that a token is revoked. If the statement spared it, the caller gets no OK.
     if (token.revokeTime === undefined) throw mayNotEnd();
     if (done.value.refused.has(waiting)) throw done.value.refused.get(waiting);
@@ -127,7 +127,7 @@ async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<
   const repeats = batch.flatMap((revoke) => {
     const token = busy.has(revoke.id) ? undefined : tokens.get(revoke.id);
     if (token?.revokeTime === undefined || (first.get(revoke.id) === revoke && !already.has(token.id))) return [];
-    return already.has(token.id) || mayEnd(revoke.actor.rank, token.scopes) ? [{ revoke, token }] : [];
+    return already.has(token.id) || mayEnd(revoke.actor.rank, grantedScopes(token)) ? [{ revoke, token }] : [];
   });
   const refused = await tellRepeats(tx, repeats);
   return proven({ tokens, already, busy, refused }, rows[0]);
@@ -174,7 +174,7 @@ done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
     revoke_reason = w.reason
   from mine join asked w on w.id = mine.id
-  where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", "t.scopes")} returning ${storedColumns("t")}
+  where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", granted("t"))} returning ${storedColumns("t")}
 ),
 audited as (
   insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id)
@@ -195,7 +195,8 @@ found as (
     where id = any($1::text[]) and not exists (select from mine where mine.id = t.id)
 )
 select ${PROOF}, ${TOKEN_COLUMNS}, v.busy, v.already from ${HEAD} left join (
-  select found.busy, found.already, ${storedColumns("found")}, u.last_use_time, u.last_use_address, 'REVOKED' as state
+  select found.busy, found.already, ${storedColumns("found")}, u.last_use_time, u.last_use_address, 'REVOKED' as state,
+    ${roleColumns("found")}
   from found left join lateral (
     select last_use_time, last_use_address from sallyport.token_usage where token_id = found.id offset 0
   ) u on true

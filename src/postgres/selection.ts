@@ -1,5 +1,5 @@
 import type { RevokeSelection } from "../management/ports.ts";
-import { ANY_OF_THEM } from "./holders.ts";
+import { holding } from "./holders.ts";
 import { Where } from "./newest-first.ts";
 
 /**
@@ -14,8 +14,7 @@ export function selected(selection: RevokeSelection): { made: string; from: stri
   nameSelected(named, inTenant, selection);
   if (descendants) named.always(`t.tenant = ${inTenant}`);
   where.add("t.principal = ?", selection.within);
-  if (selection.holding !== undefined) where.always(`t.scopes && ${ANY_OF_THEM}`);
-  where.add("t.scopes && ?::text[]", selection.holding);
+  if (selection.holding !== undefined) where.always(holding(where.value(selection.holding), inTenant));
   where.always(`t.tenant = ${inTenant}`);
   let cuts = ["p.cut_n", `(select cut_n from sallyport.tenants where id = ${inTenant})`];
   let from = descendants

@@ -10,7 +10,8 @@ import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
  * caller may not see must get exactly the answer of one that does not exist.
  */
 let sallyport: TestSallyport;
-type Objects = { tenant: string; principal: string; token: { id: string; tokenString: string } };
+let counter = 0;
+type Objects = { tenant: string; principal: string; role: string; token: { id: string; tokenString: string } };
 type Place = "own" | "other person" | "other tenant" | "none";
 let objects: Record<Place, Objects>;
 
@@ -33,6 +34,7 @@ beforeAll(async () => {
     none: {
       tenant: "nowhere",
       principal: "bot:nobody",
+      role: "none",
       token: { id: "tok_0000000000000000000000", tokenString: "sp_bot_1nothing" },
     },
   };
@@ -40,9 +42,13 @@ beforeAll(async () => {
 afterAll(() => sallyport?.stop());
 
 async function fresh(tenant: string, principal: string): Promise<Objects> {
+  // Role names of one tenant alone: the same name elsewhere would be another object.
+  const role = `${tenant}-${++counter}`;
+  await sallyport.admin.roles.createRole({ role: { tenant, name: role } });
   return {
     tenant,
     principal,
+    role,
     token: await sallyport.createToken({ tenant, profile: "bot", principal, displayName: "" }),
   };
 }
@@ -85,6 +91,16 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
       updateMask: { paths: ["display_name"] },
       noWait: true,
     }),
+  "RoleAdmin/CreateRole": (by, of, made) => by.roles.createRole({ role: { tenant: of.tenant, name: `new-${made}` } }),
+  "RoleAdmin/GetRole": (by, of) => by.roles.getRole({ tenant: of.tenant, name: of.role }),
+  "RoleAdmin/ListRoles": (by, of) => by.roles.listRoles({ tenant: of.tenant }),
+  "RoleAdmin/UpdateRole": (by, of) =>
+    by.roles.updateRole({
+      role: { tenant: of.tenant, name: of.role, description: "x" },
+      updateMask: { paths: ["description"] },
+      noWait: true,
+    }),
+  "RoleAdmin/DeleteRole": (by, of) => by.roles.deleteRole({ tenant: of.tenant, name: of.role, noWait: true }),
   "AuditLog/ListAuditEvents": (by, of) => by.audit.listAuditEvents({ tenant: of.tenant }),
 };
 
@@ -94,7 +110,6 @@ test("the matrix has every RPC of the admin listener", () => {
   expect(Object.keys(CALLS).sort()).toEqual([...names].sort());
 });
 
-let counter = 0;
 /** The reason and text of a refusal, or OK. */
 async function answer(call: string, by: AdminClients, of: Objects): Promise<string> {
   try {
@@ -111,13 +126,14 @@ const PLACES: readonly Place[] = ["own", "other person", "other tenant", "none"]
 const globex = () =>
   sallyport.sql(`select (select jsonb_agg(t order by t.id) from sallyport.tokens t where tenant = 'globex') as tokens,
     (select jsonb_agg(p order by p.name) from sallyport.principals p where tenant = 'globex') as principals,
+    (select jsonb_agg(r order by r.id) from sallyport.roles r where tenant = 'globex') as roles,
     (select jsonb_agg(o) from sallyport.tenants o where id = 'globex') as tenants`);
 
 const REACHES = [
   ["an administrator of the tenant", ["sallyport.admin"]],
   [
     "one with every single permission of the tenant",
-    ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.audit.read"],
+    ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.roles.write", "sallyport.audit.read"],
   ],
   ["a token without any permission", []],
 ] as const;

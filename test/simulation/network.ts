@@ -1,4 +1,4 @@
-import { principalKey } from "../../src/domain/token-snapshot.ts";
+import { principalKey, roleKey } from "../../src/domain/token-snapshot.ts";
 import type { AuthorityStore } from "../../src/revocation/authority-store.ts";
 import type { Committed, RevocationLog } from "../../src/revocation/ports.ts";
 import type { TokenReader } from "../../src/validation/ports.ts";
@@ -145,6 +145,20 @@ export class Network {
           const row = db.tenants.get(id)!;
           const keys = row.state === state ? [] : [`o${id}`];
           row.state = state;
+          return { keys };
+        }),
+      updateRole: (_tenant: string, name: string, { scopes }: { scopes: readonly string[] }) =>
+        change(() => {
+          const role = db.roles.get(name)!;
+          const keys = role.scopes.join() === scopes.join() ? [] : [roleKey(name)];
+          role.scopes = scopes;
+          return { keys };
+        }),
+      deleteRole: (_tenant: string, name: string) =>
+        change(() => {
+          const role = db.roles.get(name)!;
+          const keys = role.deleted ? [] : [roleKey(name)];
+          role.deleted = true;
           return { keys };
         }),
       cut: (tenant: string, principal: string | undefined) =>
