@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
+import { build } from "./build.ts";
 import { trustsPeers } from "./config/checks.ts";
 import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
@@ -26,6 +27,7 @@ import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
 import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
+import { PostgresRegistry } from "./postgres/registry.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
@@ -35,7 +37,6 @@ import { openRedisCache } from "./redis/open.ts";
 import { Canary } from "./revocation/canary.ts";
 import { askPeer, peerTlsOf } from "./revocation/canary-peer.ts";
 import { ChangeAuthority } from "./revocation/change-authority.ts";
-import type { Authority } from "./revocation/effect.ts";
 import { Follower } from "./revocation/follower.ts";
 import { Housekeeping } from "./revocation/housekeeping.ts";
 import { Readiness } from "./revocation/readiness.ts";
@@ -111,6 +112,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const log = new PostgresRevocationLog({
     url: config.database.direct_url ?? url,
     connections: full ? 2 : 1,
+    about: { mode: config.mode, version: build().version },
     onTrouble,
   });
 
@@ -144,7 +146,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   redis?.wakeUps.onWakeUp(() => follower.wake());
   const reaped = new ReapedValidators();
   const issuer = new PostgresAuthorityStore(db);
-  const authority: Authority = new ChangeAuthority({
+  const authority = new ChangeAuthority({
     store: issuer,
     log,
     reaped,
@@ -281,6 +283,14 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
         principals: new PrincipalManager({ store, authority }),
         roles: new RoleManager({ store, authority, profiles }),
         audit,
+        info: {
+          version: build().version,
+          profiles,
+          registry: new PostgresRegistry(lists),
+          now,
+          redis: () => (redis === undefined ? "OFF" : redis.ready ? "READY" : "AWAY"),
+          lastWait: () => authority.last,
+        },
         pages: new PageTokens(keyring),
       },
     });

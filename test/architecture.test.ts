@@ -68,7 +68,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "admin-api/": room([...TRANSPORT, "admin-api/"], [...CONNECT, "node:*"]),
   "ops/": room([...TRANSPORT, "ops/"], [...CONNECT, "node:*"]),
   "listeners.ts": room(COMPOSITION, CONNECT),
-  "sallyport.ts": room(COMPOSITION, ["node:crypto"]),
+  "sallyport.ts": room([...COMPOSITION, "build.ts"], ["node:crypto"]),
   "usable.ts": room(COMPOSITION, []),
   "build.ts": room([], ["node:fs", "node:path"]),
   "start-text.ts": room([], []),

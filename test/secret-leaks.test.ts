@@ -151,6 +151,8 @@ class Scenario {
       "PrincipalAdmin/ListPrincipals",
       "TenantAdmin/ListTenants",
       "AuditLog/ListAuditEvents",
+      "ServerInfo/GetServerInfo",
+      "ServerInfo/ListInstances",
     ]) {
       await this.admin(method, {});
     }

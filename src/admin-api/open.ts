@@ -3,6 +3,7 @@ import type { Clock } from "../domain/clock.ts";
 import { AuditLog as AuditLogDesc } from "../gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
 import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
+import { ServerInfo as ServerInfoDesc } from "../gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { ByteBudget } from "../http2/server/limits.ts";
@@ -15,6 +16,7 @@ import type { BulkRevoke } from "../management/bulk-revoke.ts";
 import type { AuditLog } from "../management/ports.ts";
 import type { PrincipalManager } from "../management/principal-manager.ts";
 import type { RoleManager } from "../management/role-manager.ts";
+import type { ServerInfo } from "../management/server-info.ts";
 import type { TokenManager } from "../management/token-manager.ts";
 import type { Admission } from "../rpc/admission.ts";
 import type { Callers } from "../rpc/caller.ts";
@@ -32,6 +34,7 @@ import type { PageTokens } from "./page-token.ts";
 import { principalAdmin } from "./principal-admin.ts";
 import { revocationPath } from "./revocation-endpoint.ts";
 import { roleAdmin } from "./role-admin.ts";
+import { serverInfo } from "./server-info.ts";
 import { tenantAdmin } from "./tenant-admin.ts";
 import { tokenAdmin } from "./token-admin.ts";
 
@@ -41,6 +44,7 @@ export const ADMIN_SERVICES: readonly DescService[] = [
   TenantAdmin,
   RoleAdmin,
   AuditLogDesc,
+  ServerInfoDesc,
 ];
 
 /** The dependencies of the services of the admin listener. */
@@ -50,6 +54,7 @@ export interface Managers {
   readonly principals: PrincipalManager;
   readonly roles: RoleManager;
   readonly audit: AuditLog;
+  readonly info: ServerInfo;
   readonly pages: PageTokens;
 }
 
@@ -84,6 +89,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
       router.service(TenantAdmin, tenantAdmin(managers));
       router.service(RoleAdmin, roleAdmin(managers));
       router.service(AuditLogDesc, auditLog(managers));
+      router.service(ServerInfoDesc, serverInfo(managers.info));
       addHealth(router, options.health, "all");
       addReflection(router, ADMIN_SERVICES);
     },

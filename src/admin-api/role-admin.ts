@@ -31,7 +31,7 @@ export function roleAdmin(deps: {
       const binding = [context.method.name, access.caller.provenance, access.caller.tenant, request.tenant];
       const part = await roles.list(access, request.tenant, size, pages.open(request.pageToken, binding));
       const place = (of: { createTime: number; id: string }) => ({ time: of.createTime, key: of.id });
-      const { items, next } = page(part, RoleSchema, roleMessage, place);
+      const { items, next } = await page(part, RoleSchema, roleMessage, place);
       return { roles: items, nextPageToken: pages.issue(next, binding) };
     },
 

@@ -7,6 +7,7 @@ import { duration } from "./flags.ts";
 import { visible, withoutSecrets } from "./output.ts";
 import { addPrincipals } from "./principals.ts";
 import { addRoles } from "./roles.ts";
+import { addServer } from "./server.ts";
 import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";
 import { addTenants } from "./tenants.ts";
 import { addTokens } from "./tokens.ts";
@@ -93,7 +94,8 @@ function programOf(run: Run, io: Io): Command {
       });
   }
   program.commandsGroup("Client:");
-  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addValidate]) add(program, run);
+  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addServer, addValidate])
+    add(program, run);
   return program;
 }
 

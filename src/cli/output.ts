@@ -98,7 +98,9 @@ export function effectOf(effect: Effect | undefined): string {
     const by = effect.effectiveBy === undefined ? "" : ` by ${timeOf(effect.effectiveBy)} at the latest`;
     return `durable, in force everywhere${by} ${mode}`;
   }
-  return `in force everywhere after ${formatWait(effect.waited === undefined ? 0 : toMilliseconds(effect.waited))} ${mode}`;
+  const { acknowledged, validators } = effect;
+  const by = validators > 0 ? `, acknowledged by ${acknowledged} of ${validators} instances` : "";
+  return `in force everywhere after ${formatWait(effect.waited === undefined ? 0 : toMilliseconds(effect.waited))} ${mode}${by}`;
 }
 
 /** A time for a log: "2027-01-31T12:00:00Z". */

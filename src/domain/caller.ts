@@ -1,17 +1,19 @@
 import { coversAny } from "./scope.ts";
 
 /** The permissions of callers. `rpc/methods.ts` holds the table from RPC to permission. */
-export type Permission =
-  | "sallyport.operator"
-  | "sallyport.admin"
-  | "sallyport.tokens.create"
-  | "sallyport.tokens.read"
-  | "sallyport.tokens.revoke"
-  | "sallyport.principals.write"
-  | "sallyport.roles.write"
-  | "sallyport.audit.read"
-  | "sallyport.validate"
-  | "sallyport.reasons";
+const PERMISSIONS = [
+  "sallyport.operator",
+  "sallyport.admin",
+  "sallyport.tokens.create",
+  "sallyport.tokens.read",
+  "sallyport.tokens.revoke",
+  "sallyport.principals.write",
+  "sallyport.roles.write",
+  "sallyport.audit.read",
+  "sallyport.validate",
+  "sallyport.reasons",
+] as const;
+export type Permission = (typeof PERMISSIONS)[number];
 
 /** The authenticated caller of a Sallyport API. */
 export interface Caller {
@@ -66,6 +68,11 @@ export function isOperator(caller: Holding): boolean {
 export function holds(caller: Holding, permission: string): boolean {
   if (isOperator(caller) || coversAny(caller.scopes, permission)) return true;
   return coversAny(caller.scopes, "sallyport.admin") && ADMIN_GIVES.has(permission);
+}
+
+/** The permissions that the caller has in its own tenant, in a fixed order. */
+export function permissionsOf(caller: Holding): Permission[] {
+  return PERMISSIONS.filter((permission) => holds(caller, permission));
 }
 
 /**

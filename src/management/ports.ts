@@ -25,14 +25,46 @@ export interface Patience {
 }
 
 export interface TokenFilter {
-  readonly tenant: string;
+  /** Undefined: every tenant. */
+  readonly tenant: string | undefined;
   readonly principal?: string;
   readonly profile?: string;
   readonly state?: TokenState;
+  readonly states?: readonly TokenState[];
   readonly hint?: string;
+  readonly ids?: readonly string[];
+  /** The id of a token, whose rotations are meant. */
+  readonly familyOf?: string;
+  /** The id of the token that minted them. */
+  readonly parent?: string;
+  readonly createdBy?: string;
+  readonly displayNamePrefix?: string;
   readonly createdAfter?: number;
   readonly createdBefore?: number;
   readonly lastUsedBefore?: number;
+  readonly expiresBefore?: number;
+  /** Only true filters. */
+  readonly noExpiry?: true;
+}
+
+/** An instance in the registry. */
+export interface InstanceRow {
+  readonly id: string;
+  readonly mode: string;
+  readonly version: string;
+  readonly reaped: boolean;
+  /** -1: a position of another epoch. */
+  readonly appliedN: number;
+  readonly seen: number;
+}
+
+/** The registry of instances, for people. Nothing depends on its answer. */
+export interface Registry {
+  /** At most `limit` rows, those that were seen last first. */
+  instances(
+    limit: number,
+    patience?: Patience,
+  ): Promise<{ readonly position: number; readonly settled: boolean; readonly rows: readonly InstanceRow[] }>;
 }
 
 /** The selection of RevokeTokens. `hints`, `digests` and `ids` are one selector: any of them matches. */
@@ -77,7 +109,7 @@ export interface TokenStore {
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;
   listPrincipals(
-    filter: { tenant: string; type?: string; state?: PrincipalState },
+    filter: { tenant: string; type?: string; state?: PrincipalState; namePrefix?: string },
     limit: number,
     start?: PageStart,
     patience?: Patience,

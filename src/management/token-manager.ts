@@ -13,12 +13,13 @@ import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
 import type { AuthorityStore, Idempotency, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
-import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
+import { type Access, actorsOf, guardOf, listedTenant, requestIdOf, sees, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenFilter, TokenStore } from "./ports.ts";
 import type { Repeats } from "./repeats.ts";
 
 const DAY = 86_400_000;
+const TOKEN_ID = "must be tok_ and 22 of 0-9 A-Z a-z";
 
 /** The lifetime in a request, milliseconds. Nothing given: the profile's default. */
 export interface AskedLifetime {
@@ -138,7 +139,7 @@ export class TokenManager {
   }
 
   async get(access: Access, id: string): Promise<Token> {
-    if (!isTokenId(id)) throw invalidField("id", "must be tok_ and 22 of 0-9 A-Z a-z");
+    if (!isTokenId(id)) throw invalidField("id", TOKEN_ID);
     return this.#visible(access, await this.#o.store.get(id));
   }
 
@@ -149,13 +150,21 @@ export class TokenManager {
   }
 
   async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
-    const tenant = tenantOf(access, filter.tenant);
+    const tenant = listedTenant(access, filter.tenant ?? "");
     if (filter.principal !== undefined) principalType("principal", filter.principal);
+    for (const [field, id] of [
+      ...(filter.ids ?? []).map((id) => ["ids", id] as const),
+      ["family_of", filter.familyOf] as const,
+      ["parent", filter.parent] as const,
+    ]) {
+      if (id !== undefined && !isTokenId(id)) throw invalidField(field, TOKEN_ID);
+    }
     const part = await this.#part(access, { ...filter, tenant }, limit, start);
     if (!foundNothing(part, start)) return part;
     // Old tokens can have a profile that is no longer configured. So it is unknown only if it has no tokens.
     if (filter.profile !== undefined) this.#profile("profile", filter.profile);
-    if ((await this.#o.store.getTenant(tenant)) === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+    if (tenant !== undefined && (await this.#o.store.getTenant(tenant)) === undefined)
+      throw new AppError("TENANT_NOT_FOUND", "no such tenant");
     return part;
   }
 
@@ -193,8 +202,9 @@ export class TokenManager {
     }
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
     const guard = this.#guard(access, profile);
+    const actor = actorsOf(access);
     const { value, effect } = await this.#o.authority.change(
-      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actorOf(access)),
+      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actor()),
       { noWait, deadline: access.deadline },
     );
     return { token: value, effect };

@@ -1,10 +1,13 @@
+import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
+import { addressAllowed, LOCAL_ADDRESS } from "../domain/networks.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
-import { type Asker, effectiveScopes } from "../domain/rights.ts";
+import { type Asker, effectiveScopes, type Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts";
 import type { Tx } from "./pool.ts";
 import { readRoles } from "./role-rows.ts";
+import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
 import { parentOf, readHeld } from "./token-rows.ts";
 
 /** The object of a change: a principal, a role (by id), or a whole tenant. */
@@ -18,12 +21,18 @@ export interface Target {
  * Locks the target for a change. Every change takes the advisory lock before the row lock. A guard trigger takes the
  * same advisory lock after the row lock.
  */
-export async function lockTarget(tx: Tx, { tenant, principal, role }: Target): Promise<void> {
+async function lockTarget(tx: Tx, { tenant, principal, role }: Target): Promise<void> {
   await tx.query(
     `select pg_advisory_xact_lock(sallyport.lock_id(
        coalesce(sallyport.principal_key($1, $2), sallyport.role_key($3), sallyport.tenant_key($1))))`,
     [tenant, principal ?? null, role ?? null],
   );
+}
+
+/** Locks the target for a change that only takes rights away, and reads the caller again. */
+export async function lockForLowering(tx: Tx, target: Target, actor: AuditActor): Promise<void> {
+  await lockTarget(tx, target);
+  await rereadActor(tx, actor);
 }
 
 /**
@@ -132,8 +141,36 @@ export async function rereadOwners(tx: Tx, tenant: string, principal: string): P
 }
 
 /**
- * Reads the caller's own token, or its roles, under their locks. CALLER_UNAUTHENTICATED if it is dead or has lost a scope.
- * `locked`: the roles that this transaction locks.
+ * Reads the caller's token again for a change that only takes rights away. It takes no lock: such a change waits for no
+ * caller. A token may always end itself, so it is not read for a change of itself.
+ */
+export async function rereadActor(tx: Tx, actor: AuditActor, targets: readonly string[] = []): Promise<void> {
+  if (actor.token === undefined || targets.includes(actor.token.id)) return;
+  if ((await endedActors(tx, [actor])).has(actor)) throw gone();
+}
+
+/** Those of the actors whose tokens are not good any more for what they do, in one statement and without a lock. */
+export async function endedActors(tx: Tx, actors: readonly AuditActor[]): Promise<ReadonlySet<AuditActor>> {
+  const ids = [...new Set(actors.flatMap(({ token }) => token?.id ?? []))];
+  if (ids.length === 0) return new Set();
+  const rows = await tx.query<TokenRow>(
+    `select ${HELD_COLUMNS} from sallyport.token_view v
+     where v.id = any($1) or v.id = any(array(select parent_id from sallyport.tokens where id = any($1)))`,
+    [ids],
+  );
+  const held = new Map(rows.map((row) => [row.id, heldOf(row)]));
+  const ended = actors.filter(({ token, address }) => {
+    if (token === undefined) return false;
+    const own = held.get(token.id);
+    const guard = { callerScopes: token.scopes, callerAddress: address };
+    return own === undefined || !isGood(own, held.get(own.parent), guard);
+  });
+  return new Set(ended);
+}
+
+/**
+ * Reads the caller's own token, or its roles, under their locks. CALLER_UNAUTHENTICATED unless it is still good for the
+ * call. `locked`: the roles that this transaction locks.
  */
 export async function rereadCaller(
   tx: Tx,
@@ -141,23 +178,37 @@ export async function rereadCaller(
   now: number,
   locked: ReadonlySet<string>,
 ): Promise<Asker> {
-  const gone = new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
   if (guard.callerTokenId === undefined) {
     const { ids, scopes } = guard.callerRoles ?? { ids: [], scopes: [] };
     const given = (await readRoles(tx, ids)).flatMap((role) => role.scopes);
-    if (!scopes.every((scope) => given.includes(scope))) throw gone;
+    if (!scopes.every((scope) => given.includes(scope))) throw gone();
     return { now };
   }
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
-    throw error instanceof AppError ? gone : error;
+    throw error instanceof AppError ? gone() : error;
   });
   const ownParent = await parentOf(tx, own);
   // Its roles were changed between the locks: those of now are not locked.
   if (![...own.roleIds, ...(ownParent?.roleIds ?? [])].every((id) => locked.has(id))) {
     throw new AppError("WRITE_CONFLICT", "the caller's roles changed meanwhile; nothing was done", { retryAfterMs: 0 });
   }
-  const scopes = effectiveScopes(own);
-  const narrowed = guard.callerScopes.some((scope) => !scopes.includes(scope));
-  if (narrowed || own.state !== "ACTIVE" || (own.expireTime ?? now + 1) <= now) throw gone;
+  if (!isGood(own, ownParent, guard) || (own.expireTime ?? now + 1) <= now) throw gone();
   return { now, own };
+}
+
+/** True if a token is live, still has the scopes with which the call was admitted, and is good from its address. */
+function isGood(own: Held, parent: Held | undefined, { callerScopes, callerAddress }: CallerGuard): boolean {
+  const scopes = effectiveScopes(own);
+  if (own.state !== "ACTIVE" || callerScopes.some((scope) => !scopes.includes(scope))) return false;
+  const both = parent === undefined ? [own] : [own, parent];
+  // A call of the admin listener is for no audience.
+  return both.every(
+    ({ audiences, allowedCidrs }) =>
+      audiences.length === 0 &&
+      (allowedCidrs.length === 0 || addressAllowed(allowedCidrs, callerAddress || LOCAL_ADDRESS)),
+  );
+}
+
+export function gone(): AppError {
+  return new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
 }

@@ -9,6 +9,7 @@ const FOLLOWING = [
   "draw_incarnation(uuid)",
   "rev_now()",
   "validator_ack(uuid, bytea, text, bigint)",
+  "validator_describe(uuid, bytea, text, text)",
   "validator_join(uuid, bytea, uuid, bytea, text, int, int, text[])",
   "validator_leave(uuid, bytea)",
 ];

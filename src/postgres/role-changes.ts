@@ -2,7 +2,7 @@ import { AppError } from "../domain/errors.ts";
 import { checkMayEnd } from "../domain/rights.ts";
 import type { Role } from "../domain/role.ts";
 import { fieldsOf } from "./audit-facts.ts";
-import { lockForRaising, lockTarget } from "./caller-guard.ts";
+import { lockForLowering, lockForRaising } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, refused } from "./changes.ts";
 import type { Tx } from "./pool.ts";
 import { noRole } from "./role-rows.ts";
@@ -64,7 +64,7 @@ export async function updateRole(
 
 export async function deleteRole(tx: Tx, ...[tenant, name, force, actor]: Args<"deleteRole">): Promise<Role> {
   const found = await latestRole(tx, tenant, name);
-  await lockTarget(tx, { tenant, role: found.id });
+  await lockForLowering(tx, { tenant, role: found.id }, actor);
   const role = (await roleById(tx, found.id)) ?? found;
   if (role.state === "DELETED") {
     await audit(tx, actor, tenant, "role.delete", `role:${name}`, "", { role: role.id, repeat: "true" });

@@ -280,8 +280,7 @@ export function roleColumns(of: string): string {
   return `case when ${of}.roles = '{}' then '{}'::text[] else array(
       select r.name from sallyport.roles r where r.id = any(${of}.roles) and r.state = 'ACTIVE' order by r.name
     ) end as role_names,
-    ${roleScopes(of)} as role_scopes,
-    (select ${grantedScopes("q")} from sallyport.tokens q where q.id = ${of}.parent_id) as parent_scopes`;
+    ${roleScopes(of)} as role_scopes`;
 }
 
 /** `column = $n` for each field of the change that `columns` has. Parameters count from `$first` on. */

@@ -5,17 +5,19 @@ import {
   type Asker,
   canWiden,
   checkMayEnd,
+  effectiveScopes,
   grantedScopes,
   type Held,
   judgeUpdate,
   type Rights,
   touchesRights,
+  withinParent,
 } from "../domain/rights.ts";
 import type { Role } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
 import type { TokenChange } from "../revocation/authority-store.ts";
 import { fieldsOf, setTo } from "./audit-facts.ts";
-import { guardWidening } from "./caller-guard.ts";
+import { guardWidening, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
 import type { Tx } from "./pool.ts";
 import { lockedRoles, roleIds } from "./role-rows.ts";
@@ -29,11 +31,12 @@ export async function updateToken(
   const before = canWiden(change) ? await readToken(tx, id) : undefined;
   const ids = before && change.roles && (await roleIds(tx, before.tenant, change.roles));
   const asker = before && (await guardWidening(tx, before, guard, ids ?? []));
+  if (asker === undefined) await rereadActor(tx, actor, [id]);
   await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
   const token = await readHeld(tx, id);
   checkEtag(etag, token.etag);
   refuseDead(token);
-  if (touchesRights(change)) checkMayEnd(actor.rank, grantedScopes(token));
+  if (touchesRights(change) && actor.token?.id !== id) checkMayEnd(actor.rank, effectiveScopes(token));
   const roles = ids && (await lockedRoles(tx, ids));
   await writeTokenChange(tx, token, change, rule, guard.rights, asker, roles);
   const changed = await readToken(tx, id);
@@ -90,6 +93,13 @@ async function endOf(
 export async function revokeFamily(tx: Tx, id: string, reason: string, actor: AuditActor): Promise<Token> {
   const token = await readHeld(tx, id);
   const { family } = token;
+  const parent = await parentOf(tx, token);
+  const members = await tx.query<{ id: string }>("select id from sallyport.tokens where family = $1", [family]);
+  await rereadActor(
+    tx,
+    actor,
+    members.map((member) => member.id),
+  );
   // Repeats until no row is left: a rotation may have added one while the update waited for its lock.
   const revoked: string[] = [];
   for (;;) {
@@ -98,7 +108,7 @@ export async function revokeFamily(tx: Tx, id: string, reason: string, actor: Au
        order by id for no key update`,
       [family],
     );
-    for (const { scopes } of held) checkMayEnd(actor.rank, scopes);
+    for (const { scopes } of held) checkMayEnd(actor.rank, withinParent(scopes, parent && grantedScopes(parent)));
     const rows = await tx.query<{ id: string }>(
       `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
          revoke_reason = $3

@@ -38,11 +38,15 @@ export interface MintLimits {
  * more).
  */
 export interface MintGuard {
-  /** The caller's own token, if the caller is one. It is read again; its scopes must still cover `callerScopes`. */
+  /**
+   * The caller's own token, if the caller is one. It is read again. It must still have `callerScopes`, and be good from
+   * `callerAddress`: the empty string for a caller on this machine.
+   */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
   /** The roles of a caller without a token. They are read again, and must still give these scopes. */
   readonly callerRoles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
+  readonly callerAddress?: string;
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
@@ -54,10 +58,10 @@ export interface MintGuard {
 }
 
 /** The conditions for a change of an existing token. */
-export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerRoles" | "rights" | "ended">;
+export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended">;
 
 /** The conditions for any change that may give somebody more rights. */
-export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerRoles">;
+export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerRoles" | "callerAddress">;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {

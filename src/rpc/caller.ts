@@ -1,10 +1,10 @@
 import { createHash } from "node:crypto";
-import type { Caller } from "../domain/caller.ts";
+import { type Caller, isOperator } from "../domain/caller.ts";
 import type { Clock } from "../domain/clock.ts";
 import { NO_REQUIREMENT } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
 import { sameSecret } from "../domain/mac.ts";
-import { addressAllowed } from "../domain/networks.ts";
+import { addressAllowed, LOCAL_ADDRESS } from "../domain/networks.ts";
 import type { Secret } from "../domain/secret.ts";
 import type { Token } from "../domain/token.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
@@ -109,7 +109,7 @@ export class Callers {
       if (ended === undefined || ended.token.rotatedTo === "" || !this.#isOver(ended.token)) throw error;
       // The networks of its parent bind a child at every use.
       for (const { allowedCidrs } of ended.parent === undefined ? [ended.token] : [ended.token, ended.parent]) {
-        if (allowedCidrs.length > 0 && !addressAllowed(allowedCidrs, address || LOCAL)) throw error;
+        if (allowedCidrs.length > 0 && !addressAllowed(allowedCidrs, address || LOCAL_ADDRESS)) throw error;
       }
       return this.#ended(ended.token, address, direct);
     }
@@ -134,7 +134,7 @@ export class Callers {
   async token(bearer: string, address: string, direct: boolean, validate = this.#deps.validate): Promise<Caller> {
     const deadline = this.#deps.clock.mono() + 2_000;
     // A caller on this machine has no network address to check against the token's networks.
-    const clientAddress = address || LOCAL;
+    const clientAddress = address || LOCAL_ADDRESS;
     const decision = await validate(bearer, NO_REQUIREMENT, { clientAddress }, deadline);
     if (decision.verdict === "UNDETERMINED") {
       throw new AppError("STORE_UNAVAILABLE", "the caller's token cannot be validated now", { retryAfterMs: 1000 });
@@ -161,11 +161,10 @@ export class Callers {
 export function permit(caller: Caller, { permission, own }: Method): Reach {
   if (permission === "open" || permission === "trusted peer")
     throw new AppError("CALLER_FORBIDDEN", "no credential opens this call");
+  // Such a method shows nothing but the caller itself.
+  if (permission === "any caller") return isOperator(caller) ? "everywhere" : "own";
   return reachOf(caller, permission, own === "anyone" || (own === "session" && caller.kind === "session"));
 }
-
-/** The address that stands for a caller on this machine, which has no network address. */
-const LOCAL = "127.0.0.1";
 
 function isUnauthenticated(error: unknown): boolean {
   return error instanceof AppError && error.reason === "CALLER_UNAUTHENTICATED";

@@ -17,6 +17,8 @@ export type TransportFailure =
   | "overloaded"
   | "too_many_streams"
   | "unknown_method"
+  | "wrong_method"
+  | "wrong_type"
   | "unknown_service"
   | "internal";
 
@@ -33,6 +35,14 @@ const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; rea
   overloaded: { reason: "OVERLOADED", message: "the server is overloaded; nothing was done" },
   too_many_streams: { reason: "LIMIT_EXCEEDED", message: "too many open streams on this connection" },
   unknown_method: { reason: "UNIMPLEMENTED", message: "no such method" },
+  wrong_method: {
+    reason: "UNIMPLEMENTED",
+    message: "this HTTP method is not allowed; the allow header names the others",
+  },
+  wrong_type: {
+    reason: "UNIMPLEMENTED",
+    message: "content-type must be application/json or application/proto, or application/grpc over HTTP/2",
+  },
   unknown_service: { reason: "SERVICE_UNKNOWN", message: "no such service at this listener" },
   internal: { reason: "INTERNAL", message: "internal error" },
 };

@@ -190,20 +190,27 @@ function metrics(registry: Registry) {
   const gauge = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
     new Gauge({ name: `sallyport_${name}`, help, labelNames, registers });
   return {
-    refusals: counter("refusals_total", "Tokens that were not live, by true reason", ["reason"]),
+    refusals: counter("refusals_total", "INVALID_TOKEN answers, by true reason", ["reason"]),
     cacheEntries: gauge("cache_entries", "Entries in a cache", ["tier"]),
-    revocations: counter("revocations_total", "Changes of authority in force, by how", ["mode"]),
-    revocationWait: histogram("revocation_wait_seconds", "Wait from commit until in force everywhere"),
-    build: gauge("build_info", "What runs", ["version", "commit"]),
-    lease: gauge("lease_seconds", "For how long a lease is good"),
-    certificateEnds: gauge("certificate_expire_time_seconds", "When the certificate ends", ["listener"]),
+    revocations: counter("revocations_total", "Changes of authority that returned OK, by mode", ["mode"]),
+    revocationWait: histogram(
+      "revocation_wait_seconds",
+      "Time from the commit until the change is in force everywhere",
+    ),
+    build: gauge("build_info", "Always 1; the labels name the running build", ["version", "commit"]),
+    lease: gauge("lease_seconds", "Length of a lease"),
+    certificateEnds: gauge(
+      "certificate_expire_time_seconds",
+      "End of the listener's certificate, in seconds since 1970",
+      ["listener"],
+    ),
     leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
-    validators: gauge("validators", "Registered caches", ["state"]),
-    reaped: counter("validators_reaped_total", "Instances that fell silent without leaving the registry"),
+    validators: gauge("validators", "Registered instances", ["state"]),
+    reaped: counter("validators_reaped_total", "Instances that this one marked as reaped because they were silent"),
     hotCalls,
     rpcs: new Counter({
       name: "sallyport_rpc_total",
-      help: "Calls",
+      help: "Calls by gRPC status",
       labelNames: ["method", "code"],
       registers,
       collect() {
@@ -213,14 +220,14 @@ function metrics(registry: Registry) {
         }
       },
     }),
-    rpcSeconds: histogram("rpc_seconds", "Time of calls", ["method"]),
-    handshakeFailures: counter("tls_handshake_failures_total", "TLS connections that did not come about", ["listener"]),
-    shed: counter("shed_total", "Calls refused for load", ["class"]),
+    rpcSeconds: histogram("rpc_seconds", "Duration of calls on the admin listener", ["method"]),
+    handshakeFailures: counter("tls_handshake_failures_total", "Failed TLS handshakes", ["listener"]),
+    shed: counter("shed_total", "Calls refused because of load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
-    reuses: counter("token_reuses_total", "Uses of token strings after their rotation had ended them"),
+    reuses: counter("token_reuses_total", "Uses of a token string after its rotation ended it"),
     canaryAsked: counter("canary_total", "Instances that the canary asked about a revoked token", ["outcome"]),
-    troubles: counter("troubles_total", "Failures of parts of the world", ["what"]),
-    alarms: counter("alarms_total", "Things that must wake a person", ["what"]),
+    troubles: counter("troubles_total", "Failures of something that this instance depends on", ["what"]),
+    alarms: counter("alarms_total", "Events that a person must look at", ["what"]),
   };
 }
 

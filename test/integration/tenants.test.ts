@@ -102,6 +102,8 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
     }),
   "RoleAdmin/DeleteRole": (by, of) => by.roles.deleteRole({ tenant: of.tenant, name: of.role, noWait: true }),
   "AuditLog/ListAuditEvents": (by, of) => by.audit.listAuditEvents({ tenant: of.tenant }),
+  "ServerInfo/GetServerInfo": (by) => by.info.getServerInfo({}),
+  "ServerInfo/ListInstances": (by) => by.info.listInstances({}),
 };
 
 test("the matrix has every RPC of the admin listener", () => {
@@ -129,6 +131,9 @@ const globex = () =>
     (select jsonb_agg(r order by r.id) from sallyport.roles r where tenant = 'globex') as roles,
     (select jsonb_agg(o) from sallyport.tenants o where id = 'globex') as tenants`);
 
+/** Names no object: every caller may ask. */
+const WHO_AM_I = "ServerInfo/GetServerInfo";
+
 const REACHES = [
   ["an administrator of the tenant", ["sallyport.admin"]],
   [
@@ -152,7 +157,7 @@ describe.each(REACHES)("%s", (_, scopes) => {
       const before = await globex();
       const far = await answer(call, by, objects["other tenant"]);
       const none = await answer(call, by, objects.none);
-      if (call !== "TenantAdmin/CreateTenant") expect(far).not.toBe("OK");
+      if (call !== "TenantAdmin/CreateTenant" && call !== WHO_AM_I) expect(far).not.toBe("OK");
       expect(far).toBe(none);
       expect(await globex()).toEqual(before);
     },
@@ -185,6 +190,7 @@ test("a token without permission reaches exactly its own objects: the matrix", a
     "TokenAdmin/ListTokens": "OK OK TENANT_NOT_FOUND TENANT_NOT_FOUND",
     "TokenAdmin/RevokeToken": "OK TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND",
     "TokenAdmin/RevokeTokens": "OK PRINCIPAL_NOT_FOUND TENANT_NOT_FOUND TENANT_NOT_FOUND",
+    [WHO_AM_I]: "OK OK OK OK",
     // A bot rotates itself, not its siblings.
     "TokenAdmin/RotateToken": "TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND",
   });

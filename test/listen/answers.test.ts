@@ -99,7 +99,8 @@ describe("what is answered before any handler", () => {
 
   test("a missing content type gets a list of the accepted types", async () => {
     const { status, body } = await post(VALIDATE, "{}", { "content-type": "" });
-    expect([status, body.code]).toEqual([415, "invalid_argument"]);
+    expect([status, body.code]).toEqual([415, "unimplemented"]);
+    expect(body.details).toMatchObject([{ debug: { reason: "UNIMPLEMENTED", domain: "sallyport" } }]);
     expect(body.message).toMatch(/^content-type must be application\/json/);
   });
 

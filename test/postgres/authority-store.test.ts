@@ -780,7 +780,7 @@ describe("what an operator's token keeps from others", () => {
     await created(STRONG);
     expect(await told(way)).toBe("RIGHTS_EXCEEDED");
     await store.cut("default", "bot:strong", false, "", ADMIN);
-    const parent = await created({ principal: "bot:strong" });
+    const parent = await created(STRONG);
     const guard = { ...FREE, callerTokenId: parent.id, callerScopes: parent.scopes, child: true };
     await created(STRONG, guard);
     expect(await told(way)).toBe("RIGHTS_EXCEEDED");

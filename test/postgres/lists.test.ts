@@ -79,6 +79,16 @@ beforeAll(async () => {
      from generate_series(1, $1::int) n cross join lateral (select 'tok_' || lpad(n::text, 22, '0') as id) i`,
     [COUNT, T0],
   );
+  await client.query(`update sallyport.tokens set display_name = 'named it' where id = $1`, [
+    `tok_${"3".padStart(22, "0")}`,
+  ]);
+  await client.query(
+    `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, create_time, parent_id)
+     select id, sha256(id::bytea), '1', 'sp_child', 'default', 'svc', 'bot:many', 'token:often', id,
+       to_timestamp($1::float8 / 1000), 'tok_' || lpad('7', 22, '0')
+     from generate_series(1, 3) n cross join lateral (select 'tok_' || lpad('9999999' || n, 22, '0') as id) i`,
+    [T0 + 1000.5],
+  );
   await client.query("commit");
   await client.query(
     "insert into sallyport.token_usage select id, now() from sallyport.tokens where create_time >= to_timestamp($1::float8 / 1000)",
@@ -117,6 +127,7 @@ async function whole<T>(ask: (start: PageStart | undefined) => Promise<Part<T>>)
   }
 }
 
+const oldestId = (n: number) => `tok_${String(n).padStart(22, "0")}`;
 const FEW = 600;
 const tenant = "default";
 
@@ -132,6 +143,16 @@ describe("a filter of tokens that has an index looks at what it gives", () => {
     [{ profile: "pat", createdBefore: T0 + 10 }, 6],
     [{ principal: "bot:few", profile: "rare", state: "DISABLED" as const }, 2],
     [{ hint: "sp_1", state: "DISABLED" as const }, 1],
+    [{ ids: [oldestId(1), oldestId(9), oldestId(0)] }, 2],
+    [{ ids: [oldestId(1), oldestId(9)], states: ["DISABLED" as const] }, 1],
+    [{ familyOf: oldestId(1) }, 1],
+    [{ familyOf: oldestId(0) }, 0],
+    [{ parent: oldestId(1) }, 0],
+    [{ parent: oldestId(7) }, 3],
+    [{ tenant: undefined, createdBefore: T0 + 5 }, 4],
+    [{ tenant: undefined, hint: "sp_17" }, 1],
+    [{ tenant: undefined, familyOf: oldestId(1) }, 1],
+    [{ tenant: undefined, parent: oldestId(7) }, 3],
   ] as const) {
     test(JSON.stringify(filter), async () => {
       const found = await whole((start) => store.list({ tenant, ...filter }, 50, start));
@@ -156,6 +177,12 @@ describe("a filter of tokens without an index ends the page after a bounded scan
     [{ lastUsedBefore: T0 }, oldest.slice(1)],
     [{ principal: "bot:many", profile: "rare" }, []],
     [{ profile: "pat", state: "DISABLED" as const }, []],
+    [{ states: ["DISABLED" as const, "REVOKED" as const] }, oldest.slice(3)],
+    [{ createdBy: "token:rare", states: ["DISABLED" as const] }, oldest.slice(3)],
+    [{ displayNamePrefix: "named" }, [oldest[2]!]],
+    [{ displayNamePrefix: "NAMED" }, []],
+    [{ expiresBefore: T0 }, []],
+    [{ tenant: undefined, principal: "bot:few" }, oldest],
   ] as const) {
     test(JSON.stringify(filter), async () => {
       const found = await whole((start) => store.list({ tenant, ...filter }, 50, start));

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import type { AuditActor } from "../../src/domain/audit-event.ts";
 import type { AppError } from "../../src/domain/errors.ts";
 import { newRoleId } from "../../src/domain/role.ts";
 import { NOTHING_GIVEN } from "../../src/domain/token.ts";
@@ -94,8 +95,41 @@ const RAISING: Record<Exclude<keyof AuthorityStore, Lowering>, Record<string, Ca
     "its scopes": (store, _, guard) => store.updateRole("acme", "wide", { scopes: ["a"] }, "", () => {}, guard, ADMIN),
   },
 };
-/** These only take away. */
+/** What only takes away: these methods, and these changes by the others. */
 type Lowering = "revokeToken" | "revokeChunk" | "cut" | "deletePrincipal" | "deleteRole";
+type Takes = Lowering | "updateToken" | "updatePrincipal" | "updateTenant";
+type Taking = (store: AuthorityStore, targets: Targets, guard: CallerGuard, actor: AuditActor) => Promise<unknown>;
+const LOWERING: Record<Takes, Record<string, Taking>> = {
+  revokeToken: {
+    "a token": (store, { token }, _, actor) => store.revokeToken(token, false, "", actor),
+    "a family": (store, { token }, _, actor) => store.revokeToken(token, true, "", actor),
+  },
+  revokeChunk: {
+    "two tokens": (store, { token, disabledToken }, _, actor) =>
+      store.revokeChunk("acme", [token, disabledToken], "", actor),
+  },
+  cut: {
+    "a principal": (store, _, __, actor) => store.cut("acme", "bot:on", true, "", actor),
+    "a tenant": (store, _, __, actor) => store.cut("acme", undefined, false, "", actor),
+  },
+  deleteRole: { "a role": (store, _, __, actor) => store.deleteRole("acme", "wide", true, actor) },
+  deletePrincipal: { "a principal": (store, _, __, actor) => store.deletePrincipal("acme", "bot:on", actor) },
+  updateToken: {
+    disabling: (store, { token }, guard, actor) => store.updateToken(token, { disabled: true }, "", RULE, guard, actor),
+    "its name": (store, { token }, guard, actor) =>
+      store.updateToken(token, { displayName: "m" }, "", RULE, guard, actor),
+  },
+  updatePrincipal: {
+    disabling: (store, _, guard, actor) =>
+      store.updatePrincipal("acme", "bot:on", { state: "DISABLED" }, "", guard, actor),
+  },
+  updateTenant: {
+    suspending: (store, _, guard, actor) => store.updateTenant("acme", { state: "SUSPENDED" }, "", guard, actor),
+  },
+};
+const TAKING = Object.entries(LOWERING).flatMap(([method, calls]) =>
+  Object.entries(calls).map(([what, call]) => [`${method}: ${what}`, call] as const),
+);
 const CALLS = Object.entries(RAISING).flatMap(([method, calls]) =>
   Object.entries(calls).map(([what, call]) => [`${method}: ${what}`, call] as const),
 );
@@ -118,6 +152,14 @@ const ENDS: Record<string, string> = {
   "has its role deleted": `update sallyport.roles set state = 'DELETED' where id = (select roles[1] ${OF})`,
   "has its parent's role narrowed": `update sallyport.roles set scopes = '{}'
     where id = (select roles[1] from sallyport.tokens where id = (select parent_id ${OF}))`,
+  "is bound to other networks": "update sallyport.tokens set allowed_cidrs = '{203.0.113.0/24}' where id = $1",
+  "is bound to an audience": "update sallyport.tokens set audiences = '{api}' where id = $1",
+  "has its parent narrowed": `update sallyport.tokens set scopes = '{x}' where id = (select parent_id ${OF})`,
+  "has its parent disabled": `update sallyport.tokens set disabled = true where id = (select parent_id ${OF})`,
+  "has its parent bound to other networks": `update sallyport.tokens set allowed_cidrs = '{203.0.113.0/24}'
+    where id = (select parent_id ${OF})`,
+  "has its parent bound to an audience": `update sallyport.tokens set audiences = '{api}'
+    where id = (select parent_id ${OF})`,
   "has its tenant cut": `update sallyport.tenants set cut_time = clock_timestamp() where id = (select tenant ${OF})`,
 };
 
@@ -127,6 +169,13 @@ let store: PostgresAuthorityStore;
 let targets: Targets;
 let caller: string;
 const guard = () => ({ callerTokenId: caller, callerScopes: ["sallyport.operator", "special"] });
+const actor = (): AuditActor => ({
+  actor: "token:caller",
+  address: "",
+  requestId: "r",
+  rank: "operator",
+  token: { id: caller, scopes: ["sallyport.operator", "special"] },
+});
 
 async function use(): Promise<() => Promise<void>> {
   const database = await migrated();
@@ -216,6 +265,68 @@ describe("is refused where it waited while its caller ends:", () => {
   });
 });
 
+describe("what only takes away is refused where its caller has ended before its transaction:", () => {
+  let drop: () => Promise<void>;
+  beforeAll(async () => void (drop = await use()));
+  afterAll(() => drop?.());
+
+  test.each(TAKING)("%s", async (_, call) => {
+    const before = await world();
+    const holder = await byHand(url);
+    for (const [how, ending] of Object.entries(ENDS)) {
+      await newCaller();
+      await holder.query("begin");
+      await auditRow(holder);
+      expect((await holder.query(ending, [caller])).rowCount).toBe(1);
+      await holder.query("commit");
+      expect([how, await outcome(call(store, targets, guard(), actor()))]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
+    }
+    expect(await world()).toEqual(before);
+  });
+
+  test("and not where it ends itself", async () => {
+    const calls: Record<string, () => Promise<unknown>> = {
+      "a token": () => store.revokeToken(caller, false, "", actor()),
+      "a family": () => store.revokeToken(caller, true, "", actor()),
+      "a chunk": () => store.revokeChunk("home", [caller], "", actor()),
+      disabling: () => store.updateToken(caller, { disabled: true }, "", RULE, guard(), actor()),
+    };
+    for (const [how, call] of Object.entries(calls)) {
+      await newCaller();
+      await sql.query("begin");
+      await auditRow(sql);
+      await sql.query(ENDS["has its parent narrowed"]!, [caller]);
+      await sql.query("commit");
+      expect([how, await outcome(call())]).toEqual([how, "ok"]);
+      const { rows } = await sql.query("select state from sallyport.token_view where id = $1", [caller]);
+      expect([how, rows[0].state]).toEqual([how, how === "disabling" ? "DISABLED" : "REVOKED"]);
+    }
+  });
+
+  test("others that share its transaction are not refused with it", async () => {
+    const [mine, theirs] = [await made("acme", "bot:on"), await made("acme", "bot:on")];
+    await newCaller();
+    await sql.query("begin");
+    await auditRow(sql);
+    await sql.query(ENDS["has its parent narrowed"]!, [caller]);
+    await sql.query("commit");
+    const slow = await made("acme", "bot:on");
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("lock table sallyport.audit in share mode");
+    const first = outcome(store.revokeToken(slow, false, "", ADMIN));
+    await expect.poll(blocked, { interval: 2 }).toBe(1);
+    const both = [
+      outcome(store.revokeToken(mine, false, "", actor())),
+      outcome(store.revokeToken(theirs, false, "", ADMIN)),
+    ];
+    await holder.query("rollback");
+    expect([await first, ...(await Promise.all(both))]).toEqual(["ok", "CALLER_UNAUTHENTICATED", "ok"]);
+    const { rows } = await sql.query("select revoke_time is null as lives from sallyport.tokens where id = $1", [mine]);
+    expect(rows).toEqual([{ lives: true }]);
+  });
+});
+
 describe("alone in a database:", () => {
   let home: string;
   beforeEach(async () => {
@@ -260,10 +371,13 @@ describe("alone in a database:", () => {
     const holder = await byHand(url);
     await holder.query("begin");
     await holder.query("select from sallyport.tokens where id = $1 for update", [caller]);
-    await store.updatePrincipal("acme", "bot:on", { state: "DISABLED" }, "", guard(), ADMIN);
-    await store.updateTenant("acme", { state: "SUSPENDED" }, "", guard(), ADMIN);
-    await store.deletePrincipal("acme", "bot:off", ADMIN);
-    await store.deleteRole("acme", "wide", false, ADMIN);
+    await store.updatePrincipal("acme", "bot:on", { state: "DISABLED" }, "", guard(), actor());
+    await store.updateTenant("acme", { state: "SUSPENDED" }, "", guard(), actor());
+    await store.deletePrincipal("acme", "bot:off", actor());
+    await store.cut("acme", "bot:on", true, "", actor());
+    await store.revokeToken(targets.token, false, "", actor());
+    await store.revokeChunk("acme", [targets.disabledToken], "", actor());
+    await store.deleteRole("acme", "wide", false, actor());
     await holder.query("rollback");
   });
 

@@ -25,9 +25,9 @@ test("a page is 50 where nothing is asked, at most 500", () => {
   }
 });
 
-test("a page goes on where the part of the list does, or before it where 2 MiB are full; one item always fits", () => {
-  const of = (rows: { id: string; size: number }[], rest?: { time: number; key: string }) => {
-    const { items, next } = page(
+test("a page goes on where the part of the list does, or before it where 2 MiB are full; one item always fits", async () => {
+  const of = async (rows: { id: string; size: number }[], rest?: { time: number; key: string }) => {
+    const { items, next } = await page(
       { rows, rest },
       TenantSchema,
       ({ id, size }) => ({ id, displayName: "x".repeat(size) }),
@@ -36,17 +36,17 @@ test("a page goes on where the part of the list does, or before it where 2 MiB a
     return [items.map(({ id }) => id).join(""), next?.key];
   };
   const rest = { time: 1, key: "rest" };
-  expect(of([], rest)).toEqual(["", "rest"]);
-  expect(of([])).toEqual(["", undefined]);
+  expect(await of([], rest)).toEqual(["", "rest"]);
+  expect(await of([])).toEqual(["", undefined]);
   const half = { size: 1024 * 1024 - 32 };
   expect(
-    of([
+    await of([
       { id: "a", ...half },
       { id: "b", ...half },
     ]),
   ).toEqual(["ab", undefined]);
   expect(
-    of(
+    await of(
       [
         { id: "a", ...half },
         { id: "b", ...half },
@@ -55,7 +55,7 @@ test("a page goes on where the part of the list does, or before it where 2 MiB a
     ),
   ).toEqual(["ab", "rest"]);
   expect(
-    of(
+    await of(
       [
         { id: "a", ...half },
         { id: "b", ...half },
@@ -65,11 +65,29 @@ test("a page goes on where the part of the list does, or before it where 2 MiB a
     ),
   ).toEqual(["ab", "b"]);
   expect(
-    of([
+    await of([
       { id: "a", size: 3_000_000 },
       { id: "b", size: 1 },
     ]),
   ).toEqual(["a", "a"]);
+});
+
+test("a long page leaves the event loop free between portions of its rows", async () => {
+  let turns = 0;
+  const count = () => {
+    turns++;
+    next = setImmediate(count);
+  };
+  let next = setImmediate(count);
+  const rows = Array.from({ length: 500 }, (_, n) => ({ id: `t${n}` }));
+  await page(
+    { rows, rest: undefined },
+    TenantSchema,
+    ({ id }) => ({ id }),
+    ({ id }) => ({ time: 1, key: id }),
+  );
+  clearImmediate(next);
+  expect(turns).toBeGreaterThan(10);
 });
 
 test("a mask names known fields, each once; nothing, and anything else, is refused", () => {

@@ -36,6 +36,7 @@ describe("the table of permissions", () => {
     const named = (permission: string) => RPCS.filter((one) => one.permission === permission).map(({ name }) => name);
     expect(named("open").every((name) => name.startsWith("grpc."))).toBe(true);
     expect(named("open")).toHaveLength(5);
+    expect(named("any caller")).toEqual(["sallyport.v1.ServerInfo/GetServerInfo"]);
     expect(named("trusted peer")).toEqual(["envoy.service.auth.v3.Authorization/Check"]);
   });
 
@@ -45,7 +46,8 @@ describe("the table of permissions", () => {
   });
 
   test("without any scope, a token reaches only what is its own, a session its own mints too, a certificate nothing", () => {
-    const own = ["GetToken:own", "ListTokens:own", "RevokeToken:own", "RevokeTokens:own", "RotateToken:own"];
+    const itself = "GetServerInfo:own";
+    const own = ["GetToken:own", "ListTokens:own", "RevokeToken:own", "RevokeTokens:own", "RotateToken:own", itself];
     expect(reached(caller("token", []))).toEqual(own);
     expect(reached(caller("session", []))).toEqual([
       "CreateToken:own",
@@ -55,12 +57,14 @@ describe("the table of permissions", () => {
       "RevokeToken:own",
       "RevokeTokens:own",
       "RotateToken:own",
+      itself,
     ]);
-    expect(reached(caller("mtls", [], ""))).toEqual([]);
+    expect(reached(caller("mtls", [], ""))).toEqual([itself]);
   });
 
   test("a permission opens the calls it is for, in the caller's tenant, and no other; operator opens all, everywhere", () => {
-    const opened = (scope: string) => reached(caller("mtls", [scope], ""));
+    const opened = (scope: string) =>
+      reached(caller("mtls", [scope], "")).filter((name) => name !== "GetServerInfo:own");
     const principals = ["Create", "Get", "List", "Update", "Delete"].map((verb) =>
       verb === "List" ? "ListPrincipals:tenant" : `${verb}Principal:tenant`,
     );
@@ -85,7 +89,7 @@ describe("the table of permissions", () => {
     expect(opened("sallyport.admin").some((method) => method.includes("Tenant"))).toBe(false);
     expect(opened("sallyport.admin")).toHaveLength(20);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
-    expect(opened("sallyport.operator")).toHaveLength(24);
+    expect(opened("sallyport.operator")).toHaveLength(26);
   });
 });
 

@@ -103,7 +103,14 @@ test("INVALID_TOKEN and UNDETERMINED stand alone; the reason is shown only where
 });
 
 test("an effect's wait and time are never in fractions that the wire does not have", () => {
-  const effect = effectMessage({ mode: "ACKED", position: 7, waitedMs: 1234.5678, effectiveBy: 1000.9 });
+  const effect = effectMessage({
+    mode: "ACKED",
+    position: 7,
+    acknowledged: 3,
+    validators: 3,
+    waitedMs: 1234.5678,
+    effectiveBy: 1000.9,
+  });
   expect(effect).toMatchObject({ position: 7n, waited: { seconds: 1n, nanos: 234_567_800 } });
   expect([given(""), given("x")]).toEqual([undefined, "x"]);
 });

@@ -73,6 +73,15 @@ describe("an error on the wire", () => {
     expect(wire.findDetails(RetryInfoSchema)).toMatchObject([{ retryDelay: { seconds, nanos } }]);
   });
 
+  test("RetryInfo is sent only for a reason that a repeat can help", () => {
+    const sent = errorTable().filter(({ reason }) => {
+      const wire = toConnectError(new AppError(reason, "x", { retryAfterMs: 1 }));
+      return wire.findDetails(RetryInfoSchema).length > 0;
+    });
+    expect(sent.length).toBeGreaterThan(5);
+    expect(sent).toEqual(errorTable().filter(({ retry }) => retry !== "no"));
+  });
+
   test("a limit says so as QuotaFailure, a missing credential with a challenge; nothing else does", () => {
     expect(toConnectError(new AppError("LIMIT_EXCEEDED", "at most 3")).findDetails(QuotaFailureSchema)).toMatchObject([
       { violations: [{ description: "at most 3" }] },

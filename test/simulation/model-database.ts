@@ -220,7 +220,7 @@ export class ModelDatabase {
     }));
     const least = position ?? this.#n;
     const missing = rows.filter((row) => row.appliedN < least);
-    return { ...this.evidence(), settled: this.#settled, maxBoundMs: MAX_BOUND_MS, missing };
+    return { ...this.evidence(), settled: this.#settled, maxBoundMs: MAX_BOUND_MS, validators: rows.length, missing };
   }
 
   registry(): Awaited<ReturnType<RevocationLog["validators"]>> {
