@@ -83,13 +83,17 @@ describe("the table of permissions", () => {
     expect(opened("sallyport.tokens.revoke")).toEqual(["RevokeToken:tenant", "RevokeTokens:tenant"]);
     expect(opened("sallyport.principals.write")).toEqual(principals);
     expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant"]);
-    expect(opened("sallyport.validate")).toEqual(["ValidateToken:tenant", "BatchValidateTokens:tenant"]);
+    expect(opened("sallyport.validate")).toEqual([
+      "ValidateToken:tenant",
+      "BatchValidateTokens:tenant",
+      "WatchChanges:tenant",
+    ]);
     expect(opened("sallyport.reasons")).toEqual([]);
     expect(opened("repo:*")).toEqual([]);
     expect(opened("sallyport.admin").some((method) => method.includes("Tenant"))).toBe(false);
-    expect(opened("sallyport.admin")).toHaveLength(20);
+    expect(opened("sallyport.admin")).toHaveLength(21);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
-    expect(opened("sallyport.operator")).toHaveLength(26);
+    expect(opened("sallyport.operator")).toHaveLength(27);
   });
 });
 

@@ -85,17 +85,17 @@ end $$;
 -- Data that only programs of this reader version judge rightly is written from now on: false while an older one may
 -- still answer. The lock waits for a registration that is under way, and a later one sees the new bound. A row counts
 -- until it is buried: its process may still run.
-create function sallyport.readers_from(version int) returns boolean
+create function sallyport.readers_from(needed int) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  if (select s.min_reader >= version from sallyport.rev_state s) then
+  if (select s.min_reader >= needed from sallyport.rev_state s) then
     return true;
   end if;
   lock table sallyport.validators in share mode;
-  if exists (select from sallyport.validators v where v.reader_version < version) then
+  if exists (select from sallyport.validators v where v.reader_version < needed) then
     return false;
   end if;
-  update sallyport.rev_state s set min_reader = version where s.min_reader < version;
+  update sallyport.rev_state s set min_reader = needed where s.min_reader < needed;
   return true;
 end $$;
 revoke execute on function sallyport.readers_from(int) from public;
