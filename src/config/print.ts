@@ -28,7 +28,7 @@ function withoutPassword(url: string): string {
   return shown.replace(/([?&][^=&]{0,64}password=)[^&]*/gi, "$1[secret]");
 }
 
-const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "max_ttl", "default_ttl"]);
+const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "idle_timeout", "max_ttl", "default_ttl"]);
 
 /** Values as a person would write them: durations with a unit, file modes in octal. */
 function written(value: unknown, key = "", parent = ""): unknown {

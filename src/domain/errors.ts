@@ -14,6 +14,7 @@ export type Reason =
   | "TENANT_NOT_FOUND"
   | "ROLE_NOT_FOUND"
   | "SERVICE_UNKNOWN"
+  | "CROSS_ORIGIN"
   | "PRINCIPAL_EXISTS"
   | "TENANT_EXISTS"
   | "ROLE_EXISTS"

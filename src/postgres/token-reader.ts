@@ -6,7 +6,7 @@ import { union, withinParent } from "../domain/rights.ts";
 import type { Parent, TokenSnapshot } from "../domain/token-snapshot.ts";
 import type { Trouble } from "../telemetry/events.ts";
 import type { Reading, TokenReader } from "../validation/ports.ts";
-import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD, isProven, PROVEN } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
 import { grantedScopes, roleScopes } from "./rows.ts";
 import { destroySession, standbyWatch } from "./session.ts";
@@ -16,8 +16,9 @@ import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts"
 const LOOK_UP = {
   name: "sallyport-look-up",
   text: `
-select ${EVIDENCE},
-  t.id, t.tenant, t.profile, t.principal, t.scopes, t.roles, ${roleScopes("t")} as role_scopes, t.audiences, t.allowed_cidrs, t.annotations, t.hint,
+select ${EVIDENCE}, ${PROVEN},
+  t.id, t.tenant, t.profile, t.principal, t.scopes, t.roles, ${roleScopes("t")} as role_scopes,
+  t.audiences, t.allowed_cidrs, t.annotations, t.hint,
   t.not_before_time, t.expire_time, t.revoke_time is not null as revoked, t.disabled, t.rotated_to <> '' as rotated,
   p.state as principal_state, o.state as tenant_state,
   t.issued_n < p.cut_n or t.issued_n < o.cut_n as cut,
@@ -37,6 +38,7 @@ const QUERY_CANCELED = "57014";
 const STATEMENT_MS = 500;
 
 interface LookUpRow extends EvidenceRow {
+  readonly proven: string | null;
   readonly id: string | null;
   readonly tenant: string;
   readonly profile: string;
@@ -147,7 +149,8 @@ export class PostgresTokenReader implements TokenReader {
     if (row === undefined) throw new Error("the head row is missing");
     const evidence = evidenceOf(row);
     const inRecovery = evidence.inRecovery || slot.wasStandby();
-    return { ...evidence, inRecovery, snapshot: snapshotOf(row, digest, evidence), sent, received };
+    const snapshot = snapshotOf(row, digest, evidence);
+    return { ...evidence, inRecovery, proven: isProven(row), snapshot, sent, received };
   }
 
   reconnect(): void {

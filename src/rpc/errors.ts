@@ -34,6 +34,7 @@ const TABLE = {
   TENANT_NOT_FOUND: [Code.NotFound, "info", "no", "caller"],
   ROLE_NOT_FOUND: [Code.NotFound, "info", "no", "caller"],
   SERVICE_UNKNOWN: [Code.NotFound, "info", "no", "caller"],
+  CROSS_ORIGIN: [Code.PermissionDenied, "warn", "no", "caller"],
   PRINCIPAL_EXISTS: [Code.AlreadyExists, "info", "no", "caller"],
   TENANT_EXISTS: [Code.AlreadyExists, "info", "no", "caller"],
   ROLE_EXISTS: [Code.AlreadyExists, "info", "no", "caller"],

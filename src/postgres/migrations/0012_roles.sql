@@ -1,5 +1,4 @@
--- Named lists of scopes, and tokens that are good in several organizations. The bindings are in the token's row: its
--- trigger, its lock and its etag cover them.
+-- Named lists of scopes. The bindings are in the token's row: its trigger, its lock and its etag cover them.
 create table sallyport.roles (
   id text collate "C" primary key check (id ~ '^rol_[0-9A-Za-z]{22}$'),
   tenant text collate "C" not null references sallyport.tenants (id),
@@ -15,18 +14,10 @@ create table sallyport.roles (
 create unique index roles_by_name on sallyport.roles (tenant, name) where state = 'ACTIVE';
 create index roles_newest on sallyport.roles (tenant, create_time desc, id desc);
 
+-- Ids of roles of the token's own tenant.
 alter table sallyport.tokens
-  -- Ids of roles of the token's own tenant.
-  add column roles text[] collate "C" not null default '{}' check (cardinality(roles) <= 16),
-  -- The tenants in which the token is good besides its own, and the position of each attachment: a cut of that tenant ends
-  -- the attachments from before it.
-  add column tenants text[] collate "C" not null default '{}' check (cardinality(tenants) <= 16),
-  add column tenants_n bigint[] not null default '{}',
-  add check (cardinality(tenants) = cardinality(tenants_n)),
-  -- A role belongs to one tenant. In another, its administrators would give rights that nobody there gave.
-  add check (roles = '{}' or tenants = '{}');
+  add column roles text[] collate "C" not null default '{}' check (cardinality(roles) <= 16);
 create index tokens_of_role on sallyport.tokens using gin (roles) where roles <> '{}';
-create index tokens_in_tenant on sallyport.tokens using gin (tenants) where tenants <> '{}';
 
 create function sallyport.role_key(id text) returns bytea
 language sql immutable strict as $$ select 'r'::bytea || convert_to(id, 'UTF8') $$;
@@ -52,10 +43,19 @@ end $$;
 create trigger guard before update or delete on sallyport.roles
   for each row execute function sallyport.guard_role();
 
+-- What a change takes away is said in the log, so that it can be redone where a failover lost it.
 create function sallyport.note_role() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  change jsonb := jsonb_build_object('id', old.id);
 begin
-  perform sallyport.rev_note(sallyport.role_key(old.id));
+  if old.state = 'ACTIVE' and (tg_op = 'DELETE' or new.state <> 'ACTIVE') then
+    change := change || '{"deleted": true}';
+  elsif tg_op = 'UPDATE' and not new.scopes @> old.scopes then
+    change := change || jsonb_build_object('scopes', to_jsonb(new.scopes));
+  end if;
+  perform sallyport.rev_note(sallyport.role_key(old.id),
+    case when change ? 'deleted' or change ? 'scopes' then 'lowered' else 'other' end, change);
   return null;
 end $$;
 create constraint trigger noted_update after update on sallyport.roles deferrable initially deferred
@@ -80,6 +80,153 @@ begin
   loop
     execute format('alter table sallyport.roles enable always trigger %I', t.tgname);
   end loop;
+end $$;
+
+-- As before; a token that loses a role is narrowed, too.
+create or replace function sallyport.lowered(old sallyport.tokens, new sallyport.tokens) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select nullif(jsonb_strip_nulls(jsonb_build_object(
+    'disabled', case when new.disabled and not old.disabled then true end,
+    'expire_time', case when new.expire_time < coalesce(old.expire_time, 'infinity') then new.expire_time end,
+    'narrowed', case when not new.scopes @> old.scopes or not new.roles @> old.roles
+      or new.audiences <> '{}' and (old.audiences = '{}' or not new.audiences @> old.audiences)
+      or new.allowed_cidrs <> '{}' and (old.allowed_cidrs = '{}' or not new.allowed_cidrs @> old.allowed_cidrs)
+      or new.not_before_time > coalesce(old.not_before_time, '-infinity') then true end)), '{}')
+$$;
+
+-- As before, and for roles: what one lost it loses again, and no more.
+create or replace function sallyport.lost_redo() returns text
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  c record;
+  t record;
+  outcome text := 'noted';
+  remark text := 'it took nothing away';
+  facts jsonb;
+  touched int;
+  code text;
+begin
+  if not pg_try_advisory_xact_lock(7400740176) then
+    return 'busy';
+  end if;
+  select l.id, l.n, l.key, l.at, l.kind, l.change, l.late into c
+  from sallyport.lost_changes l where l.state = 'pending' order by l.n, l.id limit 1 for update;
+  if not found then
+    return null;
+  end if;
+  facts := jsonb_build_object('replayed', 'true', 'position', c.n::text,
+    'time', to_char(c.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'));
+  begin
+    if c.key = '*'::bytea then
+      outcome := 'held';
+      remark := 'a change of everything: look for what it was';
+    elsif substr(c.key, 1, 1) = 't'::bytea and c.kind <> 'other' then
+      select k.id, k.tenant, k.principal, k.revoke_time, k.disabled, k.expire_time into t
+      from sallyport.tokens k where k.digest = substr(c.key, 2) for no key update;
+      if not found then
+        remark := 'the token is not there';
+      elsif c.kind = 'revoked' then
+        if t.revoke_time is not null then
+          remark := 'it is revoked';
+        else
+          update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()),
+            revoked_by = coalesce(c.change->>'by', ''), revoke_reason = coalesce(c.change->>'reason', '')
+          where id = t.id;
+          delete from sallyport.requests where caller = t.id;
+          insert into sallyport.audit (tenant, actor, action, target, owner, metadata)
+          values (t.tenant, 'sallyport', 'token.revoke', 'token:' || t.id, t.principal, facts
+            || case when c.change->>'reason' <> '' then jsonb_build_object('reason', c.change->>'reason') else '{}' end);
+          outcome := 'applied';
+          remark := '';
+        end if;
+      else
+        if t.revoke_time is null and (
+          not t.disabled and (c.change ? 'disabled' or c.change ? 'narrowed')
+          or (c.change->>'expire_time')::timestamptz < coalesce(t.expire_time, 'infinity')
+        ) then
+          update sallyport.tokens k set disabled = k.disabled or c.change ? 'disabled' or c.change ? 'narrowed',
+            expire_time = least(k.expire_time, (c.change->>'expire_time')::timestamptz)
+          where k.id = t.id;
+          insert into sallyport.audit (tenant, actor, action, target, owner, metadata)
+          values (t.tenant, 'sallyport', 'token.update', 'token:' || t.id, t.principal, facts);
+          outcome := 'applied';
+          remark := '';
+        else
+          remark := 'it is no wider';
+        end if;
+        -- What exactly was narrowed only its owner knows: the token stays disabled until somebody decides.
+        if c.change ? 'narrowed' and t.revoke_time is null then
+          outcome := 'held';
+          remark := 'the token was narrowed; it is disabled instead';
+        end if;
+      end if;
+    elsif substr(c.key, 1, 1) = 'p'::bytea and c.kind <> 'other' then
+      -- Somebody who is not there must not come back as one who was never disabled.
+      insert into sallyport.principals (tenant, name, state)
+      select o.id, c.change->>'name', c.change->>'state' from sallyport.tenants o
+      where o.id = c.change->>'tenant' and c.change ? 'state'
+      on conflict do nothing;
+      get diagnostics touched = row_count;
+      update sallyport.principals p set
+        state = case when c.change->>'state' = 'DELETED' or p.state = 'ACTIVE' and c.change->>'state' = 'DISABLED'
+          then c.change->>'state' else p.state end,
+        cut_time = case when c.change ? 'cut_time' then clock_timestamp() else p.cut_time end
+      where p.tenant = c.change->>'tenant' and p.name = c.change->>'name' and (c.change ? 'cut_time'
+        or p.state <> 'DELETED' and c.change->>'state' = 'DELETED' or p.state = 'ACTIVE' and c.change ? 'state');
+      if found or touched > 0 then
+        insert into sallyport.audit (tenant, actor, action, target, owner, metadata)
+        values (c.change->>'tenant', 'sallyport', case when c.kind = 'cut' then 'tokens.revoke' else 'principal.update' end,
+          'principal:' || (c.change->>'name'), c.change->>'name', facts);
+        outcome := 'applied';
+        remark := '';
+      else
+        remark := 'the principal is not there, or has no more than it should';
+      end if;
+    elsif substr(c.key, 1, 1) = 'o'::bytea and c.kind <> 'other' then
+      update sallyport.tenants o set
+        state = case when c.change ? 'state' then 'SUSPENDED' else o.state end,
+        cut_time = case when c.change ? 'cut_time' then clock_timestamp() else o.cut_time end
+      where o.id = c.change->>'tenant' and (c.change ? 'cut_time' or o.state = 'ACTIVE' and c.change ? 'state');
+      if found then
+        insert into sallyport.audit (tenant, actor, action, target, metadata)
+        values (c.change->>'tenant', 'sallyport', case when c.kind = 'cut' then 'tokens.revoke' else 'tenant.update' end,
+          'tenant:' || (c.change->>'tenant'), facts);
+        outcome := 'applied';
+        remark := '';
+      else
+        remark := 'the tenant is not there, or has no more than it should';
+      end if;
+    elsif substr(c.key, 1, 1) = 'r'::bytea and c.kind <> 'other' then
+      update sallyport.roles r set
+        state = case when c.change ? 'deleted' then 'DELETED' else r.state end,
+        scopes = array(select s from unnest(r.scopes) s where c.change ? 'deleted' or c.change->'scopes' ? s)
+      where r.id = c.change->>'id' and r.state = 'ACTIVE'
+        and (c.change ? 'deleted' or exists (select from unnest(r.scopes) s where not c.change->'scopes' ? s))
+      returning r.tenant, r.name into t;
+      if found then
+        insert into sallyport.audit (tenant, actor, action, target, metadata)
+        values (t.tenant, 'sallyport', case when c.change ? 'deleted' then 'role.delete' else 'role.update' end,
+          'role:' || t.name, facts || jsonb_build_object('role', c.change->>'id'));
+        outcome := 'applied';
+        remark := '';
+      else
+        remark := 'the role is not there, or gives no more than it should';
+      end if;
+    end if;
+    -- Here, so that an objection is one of this change, and stops no other.
+    set constraints all immediate;
+  exception
+    -- Somebody holds the row: later.
+    when lock_not_available or deadlock_detected or serialization_failure then raise;
+    when others then
+      get stacked diagnostics code = returned_sqlstate;
+      outcome := 'held';
+      remark := 'it cannot be redone (' || code || ')';
+  end;
+  -- Two epochs may have lacked it before anybody redid it.
+  update sallyport.lost_changes l set state = outcome, note = remark, done_time = clock_timestamp()
+  where l.n = c.n and l.key = c.key and l.at = c.at and l.state = 'pending';
+  return outcome || case when c.late then ' late' else '' end;
 end $$;
 
 -- Data that only programs of this reader version judge rightly is written from now on: false while an older one may
@@ -129,7 +276,7 @@ select t.id, t.digest, t.kid, t.hint, t.tenant, t.profile, t.principal, t.displa
     else 'ACTIVE'
   end as state,
   t.family_time, t.family_life,
-  t.roles, t.tenants, t.tenants_n,
+  t.roles,
   case when t.roles = '{}' then '{}' else array(
     select r.name from sallyport.roles r where r.id = any(t.roles) and r.state = 'ACTIVE' order by r.name
   ) end as role_names,
