@@ -23,7 +23,8 @@ const SERVER_COMMANDS = {
 };
 
 const AFTER_HELP = `
-The credential is --token-file, else SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists.
+The credential is --token-file or --session-file, else SALLYPORT_TOKEN or SALLYPORT_SESSION, else
+${EMBEDDED_TOKEN_FILE} if it exists.
 Durations: 90d, 36h, 30m, 15s. Exit codes: 0, 1 a command said no, 2 usage, 69 unavailable, 70 a bug.`;
 
 /**
@@ -74,6 +75,7 @@ function programOf(run: Run, io: Io): Command {
       "--token-file <file>",
       `your token (for validate: the token to validate); default SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists`,
     )
+    .option("--session-file <file>", "your session: a JWT of a configured issuer; default SALLYPORT_SESSION")
     .option("--ca-file <file>", "the CA to trust behind https://; default SALLYPORT_CA_FILE, else the system's CAs")
     .option("--cert-file <file>", "your client certificate; default SALLYPORT_CERT_FILE")
     .option("--key-file <file>", "and its key; default SALLYPORT_KEY_FILE")

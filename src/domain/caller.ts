@@ -26,7 +26,7 @@ export interface Caller {
   readonly tenant: string;
   /** The empty string for a caller that is not a principal. */
   readonly principal: string;
-  /** The caller's scopes: only scopes under `sallyport.`, except for a token, which has all of its scopes here. */
+  /** The caller's permissions, and the other scopes that it may give to tokens. A token has all of its scopes here. */
   readonly scopes: readonly string[];
   /** The roles of a caller without a token, by id, and those of `scopes` that rest on them. */
   readonly roles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };

@@ -32,6 +32,7 @@ export type Reason =
   | "OVERLOADED"
   | "NOT_DONE"
   | "STORE_UNAVAILABLE"
+  | "ISSUER_UNAVAILABLE"
   | "OUTCOME_UNKNOWN"
   | "DEADLINE"
   | "EFFECT_PENDING"

@@ -36,8 +36,9 @@ export async function lockForLowering(tx: Tx, target: Target, actor: AuditActor)
 }
 
 /**
- * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, principal,
- * tenant and roles, and reads them again. So the change commits before the caller's revocation, or is refused with
+ * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, or the session's
+ * principal, and their tenant and roles, and reads them again. So the change commits before the caller's end, or is
+ * refused with
  * CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
  */
 export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard): Promise<Asker> {
@@ -52,10 +53,15 @@ export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard)
          union all select sallyport.tenant_key($1), null, $2::text is null and $4::text is null
          union all select sallyport.principal_key(tenant, principal), null, false from sallyport.tokens where id = $3
          union all select sallyport.tenant_key(tenant), null, false from sallyport.tokens where id = $3
+         union all select sallyport.principal_key($6, $7), null, false
+         union all select sallyport.tenant_key($6), null, false
          union all select sallyport.role_key(r), r, false from (${rolesOf("array[$3]")} union select unnest($5::text[])) held (r)
        ) keys where k is not null group by k order by k offset 0
      ) locks`,
-    [tenant, principal ?? null, guard.callerTokenId ?? "", role ?? null, guard.callerRoles?.ids ?? []],
+    [
+      ...[tenant, principal ?? null, guard.callerTokenId ?? "", role ?? null, guard.callerRoles?.ids ?? []],
+      ...[guard.callerPrincipal?.tenant ?? null, guard.callerPrincipal?.name ?? null],
+    ],
   );
   await lockTokens(tx, [guard.callerTokenId]);
   // A new statement after the locks. The state in it already includes the expiry, so no time is needed.
@@ -85,12 +91,14 @@ export async function guardWidening(
 export async function lockGranting(
   tx: Tx,
   to: { readonly tenant: string; readonly principal: string },
-  guard: CallerGuard,
+  { callerTokenId, callerPrincipal, callerRoles }: CallerGuard,
   roles: readonly string[],
 ): Promise<ReadonlySet<string>> {
+  const all = [to, ...(callerPrincipal === undefined ? [] : [{ ...callerPrincipal, principal: callerPrincipal.name }])];
   const rows = await tx.query<{ roles: string[] }>(
     `with w (tenant, name) as (
-       select $1, $2 union select tenant, principal from sallyport.tokens where id = $3
+       select t, p from unnest($1::text[], $2::text[]) u (t, p)
+       union select tenant, principal from sallyport.tokens where id = $3
      ),
      held (r) as (${rolesOf("array[$3]")} union select unnest($4::text[]))
      select array(select r from held) as roles, sallyport.lock_shared(array(
@@ -98,7 +106,12 @@ export async function lockGranting(
          select sallyport.principal_key(tenant, name) from w union select sallyport.tenant_key(tenant) from w
          union select sallyport.role_key(r) from held
        ) keys (k) order by k))`,
-    [to.tenant, to.principal, guard.callerTokenId ?? "", [...roles, ...(guard.callerRoles?.ids ?? [])]],
+    [
+      all.map(({ tenant }) => tenant),
+      all.map(({ principal }) => principal),
+      callerTokenId ?? "",
+      [...roles, ...(callerRoles?.ids ?? [])],
+    ],
   );
   return new Set(rows[0]?.roles);
 }
@@ -140,6 +153,16 @@ export async function rereadOwners(tx: Tx, tenant: string, principal: string): P
   return row;
 }
 
+/** True unless a row says that the principal or its tenant is not active. A principal without a row is active. */
+async function isActive(tx: Tx, { tenant, name }: NonNullable<CallerGuard["callerPrincipal"]>): Promise<boolean> {
+  const inactive = await tx.query(
+    `select state from sallyport.principals where tenant = $1 and name = $2 and state <> 'ACTIVE'
+     union all select state from sallyport.tenants where id = $1 and state <> 'ACTIVE'`,
+    [tenant, name],
+  );
+  return inactive.length === 0;
+}
+
 /**
  * Reads the caller's token again for a change that only takes rights away. It takes no lock: such a change waits for no
  * caller. A token may always end itself, so it is not read for a change of itself.
@@ -169,8 +192,8 @@ export async function endedActors(tx: Tx, actors: readonly AuditActor[]): Promis
 }
 
 /**
- * Reads the caller's own token, or its roles, under their locks. CALLER_UNAUTHENTICATED unless it is still good for the
- * call. `locked`: the roles that this transaction locks.
+ * Reads the caller's own token, or the session's principal, and the roles of either, under their locks.
+ * CALLER_UNAUTHENTICATED unless it is still good for the call. `locked`: the roles that this transaction locks.
  */
 export async function rereadCaller(
   tx: Tx,
@@ -178,6 +201,7 @@ export async function rereadCaller(
   now: number,
   locked: ReadonlySet<string>,
 ): Promise<Asker> {
+  if (guard.callerPrincipal !== undefined && !(await isActive(tx, guard.callerPrincipal))) throw gone();
   if (guard.callerTokenId === undefined) {
     const { ids, scopes } = guard.callerRoles ?? { ids: [], scopes: [] };
     const given = (await readRoles(tx, ids)).flatMap((role) => role.scopes);

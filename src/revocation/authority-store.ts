@@ -47,6 +47,8 @@ export interface MintGuard {
   /** The roles of a caller without a token. They are read again, and must still give these scopes. */
   readonly callerRoles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   readonly callerAddress?: string;
+  /** The caller's own principal, if the caller is a session. It and its tenant are read again; they must be active. */
+  readonly callerPrincipal?: { readonly tenant: string; readonly name: string };
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
@@ -61,7 +63,10 @@ export interface MintGuard {
 export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended">;
 
 /** The conditions for any change that may give somebody more rights. */
-export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerRoles" | "callerAddress">;
+export type CallerGuard = Pick<
+  MintGuard,
+  "callerTokenId" | "callerScopes" | "callerRoles" | "callerAddress" | "callerPrincipal"
+>;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {

@@ -52,6 +52,7 @@ const TABLE = {
   OVERLOADED: [Code.ResourceExhausted, "debug", "yes", "server"],
   NOT_DONE: [Code.Unavailable, "error", "yes", "server"],
   STORE_UNAVAILABLE: [Code.Unavailable, "error", "yes", "server"],
+  ISSUER_UNAVAILABLE: [Code.Unavailable, "warn", "yes", "server"],
   OUTCOME_UNKNOWN: [Code.Unavailable, "error", "same id", "server"],
   DEADLINE: [Code.DeadlineExceeded, "warn", "same id", "server"],
   EFFECT_PENDING: [Code.DeadlineExceeded, "info", "yes", "nobody"],

@@ -41,6 +41,7 @@ export const TROUBLES = {
   handler_failed: "a handler failed; its call was answered as internal error",
   housekeeping_failed: "housekeeping of the registry and the log failed",
   incarnation_draw_failed: "no new incarnation could be drawn",
+  issuer_unreachable: "the keys of an issuer of sessions could not be fetched",
   last_use_write_failed: "last uses of tokens could not be stored",
   pepper_record_failed: "the check values of new peppers could not be stored",
   poll_failed: "a poll of the revocation log failed",

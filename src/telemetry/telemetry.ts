@@ -2,6 +2,7 @@ import { pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "../domain/decide.ts";
 import { AppError, type Reason } from "../domain/errors.ts";
+import type { SessionRefusal } from "../domain/session.ts";
 import { StartError } from "../domain/start-error.ts";
 import {
   ALARMS,
@@ -28,6 +29,10 @@ export interface Telemetry extends Events {
   runs(build: { readonly version: string; readonly commit: string }, leaseSeconds: number): void;
   /** When a listener's certificate ends, in seconds since 1970. */
   certificate(listener: string, endsAt: number): void;
+  /** A session JWT was refused, for its true reason. */
+  sessionRefused(reason: SessionRefusal): void;
+  /** The time since the last good fetch of an issuer's keys. */
+  keysAge(issuer: string, seconds: number): void;
   /** A TLS handshake with a listener that failed. */
   handshakeFailed(listener: string, address: string, why: string): void;
   /** A counter of answered calls of one method, cheap enough for the hot path. These calls are not logged. */
@@ -149,6 +154,8 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
       m.build.set({ version, commit }, 1);
       m.lease.set(leaseSeconds);
     },
+    sessionRefused: (reason) => m.sessionRefusals.inc({ reason }),
+    keysAge: (issuer, seconds) => m.keysAge.set({ issuer }, seconds),
     certificate: (listener, endsAt) => m.certificateEnds.set({ listener }, endsAt),
     handshakeFailed(listener, address, why) {
       m.handshakeFailures.inc({ listener });
@@ -249,6 +256,8 @@ function metrics(registry: Registry) {
     }),
     rpcSeconds: histogram("rpc_seconds", "Duration of calls on the admin listener", ["method"]),
     handshakeFailures: counter("tls_handshake_failures_total", "Failed TLS handshakes", ["listener"]),
+    sessionRefusals: counter("session_refusals_total", "Sessions refused, by true reason", ["reason"]),
+    keysAge: gauge("jwks_age_seconds", "Time since the issuer's keys were fetched", ["issuer"]),
     shed: counter("shed_total", "Calls refused because of load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
     reuses: counter("token_reuses_total", "Uses of a token string after its rotation ended it"),
