@@ -56,9 +56,10 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 
 /** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
-  const { kind, tokenId, scopes, address, tenant, principal } = caller;
+  const { kind, tokenId, scopes, address, tenant, principal, roles } = caller;
   const callerPrincipal = kind === "session" ? { tenant, name: principal } : undefined;
-  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal };
+  const callerRoles = roles === undefined ? {} : { callerRoles: roles };
+  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal, ...callerRoles };
 }
 
 export function actorOf(access: Access): AuditActor {
