@@ -145,6 +145,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       leaseMs: config.revocation.lease,
       pollMs: config.revocation.poll,
       readerVersion: READER_VERSION,
+      redoes: full,
       kids: () => keyring.kids(),
     },
   );

@@ -1,10 +1,12 @@
 // cli/: the client. It uses only the listeners, and knows nothing of the program but its generated API.
 import { Command, CommanderError, Option } from "commander";
+import { visible } from "../domain/visible.ts";
 import { addAudit } from "./audit.ts";
+import { addCompletion } from "./completion.ts";
 import { ADMIN_ADDRESS, EMBEDDED_TOKEN_FILE } from "./connect.ts";
 import { EXIT, explain, type Situation, usage } from "./failure.ts";
 import { duration } from "./flags.ts";
-import { visible, withoutSecrets } from "./output.ts";
+import { withoutSecrets } from "./output.ts";
 import { addPrincipals } from "./principals.ts";
 import { addServer } from "./server.ts";
 import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";
@@ -77,6 +79,7 @@ function programOf(run: Run, io: Io): Command {
     .option("--cert-file <file>", "your client certificate; default SALLYPORT_CERT_FILE")
     .option("--key-file <file>", "and its key; default SALLYPORT_KEY_FILE")
     .option("--json", "protobuf JSON for programs")
+    .version(io.version, "-V, --version", "print the version, the commit and the version of Node")
     .addOption(
       new Option("--timeout <duration>", "the longest wait for an answer").argParser(duration).default(15_000, "15s"),
     )
@@ -96,6 +99,7 @@ function programOf(run: Run, io: Io): Command {
   }
   program.commandsGroup("Client:");
   for (const add of [addTokens, addPrincipals, addTenants, addAudit, addServer, addValidate]) add(program, run);
+  addCompletion(program, io);
   return program;
 }
 

@@ -20,6 +20,8 @@ export interface Io {
   readonly stdout: NodeJS.WritableStream;
   readonly stderr: NodeJS.WritableStream;
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** The program, for `--version`. */
+  readonly version: string;
 }
 
 /** The options that every client command takes. */

@@ -23,6 +23,17 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (config.canary.every !== undefined && (config.mode !== "full" || config.canary.every < 1000)) {
     problems.push("canary.every: must be at least 1s, in mode full");
   }
+  if (config.console.idle_timeout < 60_000 || config.console.idle_timeout > 86_400_000) {
+    problems.push("console.idle_timeout: must be 1m to 24h");
+  }
+  if (
+    config.console.public_url?.startsWith("http:") &&
+    !/^http:\/\/(127\.|localhost\b|\[::1\])/.test(config.console.public_url)
+  ) {
+    problems.push(
+      "console.public_url: must begin with https://, except on this machine: browsers keep no secret on http",
+    );
+  }
   if (config.mode === "validate" && config.database.url === undefined) {
     problems.push("database.url: is required in mode validate");
   }

@@ -34,6 +34,7 @@ const DURATIONS = new Set([
   "lease",
   "poll",
   "every",
+  "idle_timeout",
   "max_ttl",
   "default_ttl",
   "max_age",

@@ -268,8 +268,22 @@ export const schema = z.strictObject({
       key_file: z.string().optional(),
     })
     .prefault({}),
+  console: z
+    .strictObject({
+      enabled: z.boolean().default(true),
+      public_url: z
+        .string()
+        .regex(/^https?:\/\/[^/\s@?#]+$/, "must be https://host or https://host:port, without a path")
+        .optional(),
+      idle_timeout: duration.prefault("15m"),
+      token_sign_in: z.boolean().default(true),
+    })
+    .prefault({}),
   log: z
-    .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info") })
+    .strictObject({
+      level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info"),
+      format: z.enum(["auto", "json", "pretty"]).default("auto"),
+    })
     .prefault({}),
 });
 
@@ -286,6 +300,7 @@ export const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "b
 /** Keys that may be missing. A blank value counts as missing. */
 export const OPTIONAL = [
   ...FROM_FILE,
+  "console.public_url",
   ...["data", "admin"].flatMap((name) =>
     ["cert_file", "key_file", "client_ca_file"].map((key) => `listeners.${name}.tls.${key}`),
   ),

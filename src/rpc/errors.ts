@@ -33,6 +33,7 @@ const TABLE = {
   PRINCIPAL_NOT_FOUND: [Code.NotFound, "info", "no", "caller"],
   TENANT_NOT_FOUND: [Code.NotFound, "info", "no", "caller"],
   SERVICE_UNKNOWN: [Code.NotFound, "info", "no", "caller"],
+  CROSS_ORIGIN: [Code.PermissionDenied, "warn", "no", "caller"],
   PRINCIPAL_EXISTS: [Code.AlreadyExists, "info", "no", "caller"],
   TENANT_EXISTS: [Code.AlreadyExists, "info", "no", "caller"],
   REQUEST_ID_REUSED: [Code.AlreadyExists, "info", "no", "caller"],

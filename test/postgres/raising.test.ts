@@ -235,7 +235,7 @@ async function world() {
   return seen;
 }
 
-describe("is refused where it waited while its caller ends:", () => {
+describe("is refused if its caller ends while it waits:", () => {
   let drop: () => Promise<void>;
   beforeAll(async () => void (drop = await use()));
   afterAll(() => drop?.());
@@ -398,7 +398,7 @@ describe("alone in a database:", () => {
     expect(await raising).toBe("ok");
   });
 
-  test("what only takes away waits for no caller", async () => {
+  test("a change that only takes rights away does not wait for its caller's token", async () => {
     const holder = await byHand(url);
     await holder.query("begin");
     await holder.query("select from sallyport.tokens where id = $1 for update", [caller]);
@@ -411,7 +411,7 @@ describe("alone in a database:", () => {
     await holder.query("rollback");
   });
 
-  test("changes of one principal by others and by itself never wait in a circle", async () => {
+  test("changes of one principal by others and by itself never deadlock", async () => {
     const name = "user:boss";
     const change = (i: number) =>
       i % 3 === 0
