@@ -2,8 +2,9 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { ServerResponse } from "node:http";
 import { gzipSync } from "node:zlib";
-import { answer } from "../listen/guard.ts";
+import { answerError } from "../listen/guard.ts";
 import type { HttpHandler, HttpRequest } from "../listen/peers.ts";
+import { wireError } from "../rpc/transport-errors.ts";
 
 /** The settings of the console that its page reads. No credential is among them. */
 export interface ConsoleOptions {
@@ -50,7 +51,7 @@ export function consolePaths(options: ConsoleOptions, otherwise: HttpHandler): H
     const moved = file === undefined ? redirect(req, path) : undefined;
     if (file === undefined && moved === undefined) return otherwise(req, res);
     if (req.method !== "GET" && req.method !== "HEAD")
-      return answer(res, 405, { code: "unimplemented", message: "method not allowed" }, { allow: "GET, HEAD" });
+      return answerError(req, res, 405, wireError("wrong_method"), { allow: "GET, HEAD" });
     const response = res as ServerResponse;
     if (file === undefined) {
       response.writeHead(moved!, {

@@ -49,7 +49,7 @@ export function principalAdmin(deps: {
       };
       const part = await principals.listPrincipals(access, filter, size, pages.open(request.pageToken, binding));
       const place = (of: { createTime: number; name: string }) => ({ time: of.createTime, key: of.name });
-      const { items, next } = page(part, PrincipalSchema, principalMessage, place);
+      const { items, next } = await page(part, PrincipalSchema, principalMessage, place);
       return { principals: items, nextPageToken: pages.issue(next, binding) };
     },
 

@@ -71,7 +71,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         displayNamePrefix: given(request.displayNamePrefix),
       };
       const part = await tokens.list(access, filter, size, pages.open(request.pageToken, binding));
-      const { items, next } = page(part, TokenSchema, tokenMessage, ({ createTime, id }) => ({
+      const { items, next } = await page(part, TokenSchema, tokenMessage, ({ createTime, id }) => ({
         time: createTime,
         key: id,
       }));

@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import { issuerProblems } from "./issuers.ts";
 import type { Config, schema } from "./schema.ts";
 
 export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string[] {
@@ -63,7 +64,7 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (config.callers.mtls.length > 0 && config.listeners.admin.tls?.client_ca_file === undefined) {
     problems.push("callers.mtls: needs listeners.admin.tls.client_ca_file");
   }
-  problems.push(...samePlaces(config));
+  problems.push(...issuerProblems(config), ...samePlaces(config));
   return problems;
 }
 

@@ -56,12 +56,32 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 
 /** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
-  return { callerTokenId: caller.tokenId, callerScopes: caller.scopes };
+  const { tokenId, scopes, address, roles } = caller;
+  const callerPrincipal = sessionOf(caller);
+  const callerRoles = roles === undefined ? {} : { callerRoles: roles };
+  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal, ...callerRoles };
+}
+
+/** The principal whose state ends the caller's session; undefined for other callers. */
+function sessionOf({ kind, tenant, principal }: Caller): CallerGuard["callerPrincipal"] {
+  return kind === "session" ? { tenant, name: principal } : undefined;
 }
 
 export function actorOf(access: Access): AuditActor {
   const { caller, requestId } = access;
-  return { actor: caller.provenance, address: caller.address, requestId, rank: rankOf(caller) };
+  const { tokenId, scopes, provenance, address } = caller;
+  const token = tokenId === undefined ? undefined : { id: tokenId, scopes };
+  return { actor: provenance, address, requestId, rank: rankOf(caller), token, session: sessionOf(caller) };
+}
+
+/** The actor for each run of one call. An earlier run may have ended the caller itself, so only the first reads it again. */
+export function actorsOf(access: Access): () => AuditActor {
+  let actor = actorOf(access);
+  return () => {
+    const now = actor;
+    actor = { ...actor, token: undefined, session: undefined };
+    return now;
+  };
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;

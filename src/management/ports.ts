@@ -1,5 +1,6 @@
 import type { AuditAct, AuditActor, AuditEvent } from "../domain/audit-event.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import type { Role } from "../domain/role.ts";
 import type { Token, TokenState } from "../domain/token.ts";
 
 /** The start of a page: after this row, newest first. */
@@ -120,11 +121,23 @@ export interface TokenStore {
     start?: PageStart,
     patience?: Patience,
   ): Promise<Part<Tenant>>;
+  /** Roles that are not deleted. */
+  getRole(tenant: string, name: string): Promise<Role | undefined>;
+  listRoles(tenant: string, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Role>>;
 }
 
 export interface PepperRegistry {
   /** Those of the peppers that every running instance has. */
   kidsOfAll(kids: readonly string[]): Promise<readonly string[]>;
+}
+
+/** The states that end a session. */
+export interface CallerStates {
+  /** Undefined where there is no row. Rejects with STORE_UNAVAILABLE if no proven answer comes. */
+  callerStates(
+    tenant: string,
+    principal: string,
+  ): Promise<{ readonly tenant: TenantState | undefined; readonly principal: PrincipalState | undefined }>;
 }
 
 export interface AuditFilter {
