@@ -38,8 +38,7 @@ export async function lockForLowering(tx: Tx, target: Target, actor: AuditActor)
 /**
  * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, or the session's
  * principal, and their tenant and roles, and reads them again. So the change commits before the caller's end, or is
- * refused with
- * CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
+ * refused with CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
  */
 export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard): Promise<Asker> {
   const { tenant, principal, role } = target;
