@@ -308,6 +308,18 @@ describe("what only takes away is refused where its caller has ended before its 
       await holder.query("commit");
       expect([how, await outcome(call(store, targets, guard(), actor()))]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
     }
+    for (const [how, ending] of Object.entries(SESSION_ENDS)) {
+      const session = await newSession();
+      await holder.query("begin");
+      await auditRow(holder);
+      expect((await holder.query(ending, [session.tenant])).rowCount).toBe(1);
+      await holder.query("commit");
+      const by: AuditActor = { ...actor(), actor: "session:boss", token: undefined, session };
+      const guarded = { callerScopes: ["sallyport.operator"], callerPrincipal: session };
+      expect(["a session", how, await outcome(call(store, targets, guarded, by))]).toEqual([
+        ...["a session", how, "CALLER_UNAUTHENTICATED"],
+      ]);
+    }
     expect(await world()).toEqual(before);
   });
 
