@@ -153,14 +153,17 @@ async function lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or
   return principalOf(row);
 }
 
-/** The row that an earlier run of this call made, if its commit survived: a failover may have lost or replaced it. */
+/**
+ * The answer of an earlier run of this call, if the row that it made is still there: a failover may have lost or replaced
+ * it. Others may have changed or deleted that row since. They did so after this call, so it is no part of the answer.
+ */
 async function ownPrincipal(tx: Tx, tenant: string, name: string, made: Principal | undefined) {
   if (made === undefined) return undefined;
   const [row] = await tx.query<PrincipalRow>(
     `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2 for no key update`,
     [tenant, name],
   );
-  return row?.create_time === made.createTime ? principalOf(row) : undefined;
+  return row?.create_time === made.createTime ? made : undefined;
 }
 
 async function ownTenant(tx: Tx, id: string, made: Tenant | undefined) {
@@ -169,5 +172,5 @@ async function ownTenant(tx: Tx, id: string, made: Tenant | undefined) {
     `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
     [id],
   );
-  return row?.create_time === made.createTime ? tenantOf(row) : undefined;
+  return row?.create_time === made.createTime ? made : undefined;
 }
