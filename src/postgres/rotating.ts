@@ -46,7 +46,7 @@ export async function rotate(
   const asker = await rereadCaller(tx, guard, now);
   const old = made;
   if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
-  refuseDead(old);
+  refuseDead(old, now);
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
   const judged = await judgedRotation(tx, guard.rights, asker, old, lifetime);
   if (judged.counted && guard.rights !== undefined) await countRotation(tx, guard.rights, old, overlapMs, now);

@@ -26,10 +26,13 @@ export async function updateToken(
 ): Promise<Token> {
   const asker = canWiden(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
   if (asker === undefined) await rereadActor(tx, actor, [id]);
-  await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
+  const [held] = await tx.query<{ now: number }>(
+    "select date_trunc('milliseconds', clock_timestamp()) as now from sallyport.tokens where id = $1 for no key update",
+    [id],
+  );
   const token = await readHeld(tx, id);
   checkEtag(etag, token.etag);
-  refuseDead(token);
+  refuseDead(token, held!.now);
   if (touchesRights(change) && actor.token?.id !== id) {
     checkMayEnd(actor.rank, withinParent(token.scopes, (await parentOf(tx, token))?.scopes));
   }
