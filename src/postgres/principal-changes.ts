@@ -65,7 +65,7 @@ export async function updatePrincipal(
 ): Promise<Principal> {
   const target = { tenant, principal: name };
   // A change that only removes rights does not need the caller's lock.
-  if (change.state === "DISABLED") await lockForLowering(tx, target, actor);
+  if (onlyState(change) === "DISABLED") await lockForLowering(tx, target, actor);
   else await lockForRaising(tx, target, guard);
   const found = await lockPrincipal(tx, tenant, name);
   checkEtag(etag, found.etag);
@@ -122,7 +122,7 @@ export async function createTenant(
 }
 
 export async function updateTenant(tx: Tx, ...[id, change, etag, guard, actor]: Args<"updateTenant">): Promise<Tenant> {
-  if (change.state === "SUSPENDED") await lockForLowering(tx, { tenant: id }, actor);
+  if (onlyState(change) === "SUSPENDED") await lockForLowering(tx, { tenant: id }, actor);
   else await lockForRaising(tx, { tenant: id }, guard);
   const found = await tx.query<TenantRow>(
     `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
@@ -139,6 +139,11 @@ export async function updateTenant(tx: Tx, ...[id, change, etag, guard, actor]: 
   const state: Record<string, string> = change.state === undefined ? {} : { state: change.state };
   await audit(tx, actor, id, "tenant.update", `tenant:${id}`, "", { fields, ...state });
   return tenantOf(rows[0]!);
+}
+
+/** The state that a change sets, if it sets nothing else. */
+function onlyState<S>({ state, ...others }: { readonly state?: S }): S | undefined {
+  return Object.values(others).every((value) => value === undefined) ? state : undefined;
 }
 
 async function lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or deleted"): Promise<Principal> {

@@ -7,7 +7,7 @@ import { givenOf, type Token } from "../domain/token.ts";
 import type { ChangeGuard, FreshToken, Idempotency, Repeated } from "../revocation/authority-store.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
-import { lockPrincipals, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
+import { lockPrincipals, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
 import { countRotation } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
 import { auditRepeat, claim, forget } from "./requests.ts";
@@ -27,6 +27,7 @@ export async function rotate(
   const repeated = await claim(tx, idempotency, fresh.id);
   if (guard.ended) checkRepeat(repeated, guard.callerTokenId);
   if (repeated !== undefined) {
+    if (!guard.ended) await rereadActor(tx, actor);
     const previous = await readToken(tx, repeated.token.rotatedFrom);
     await auditRepeat(tx, actor, "token.rotate", previous.id, previous);
     return { ...repeated, previous };
