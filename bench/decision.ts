@@ -107,6 +107,7 @@ function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; 
     position: 1,
     dbTime: Date.now(),
     ownRowLive: true,
+    proven: true,
     floorN: 0,
     rows: [],
     full: false,
@@ -116,7 +117,7 @@ function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; 
     read: (digest) => {
       const at = clock.mono();
       return Promise.resolve({
-        ...{ inRecovery: false, epoch: EPOCH, position: 1, dbTime: Date.now() },
+        ...{ inRecovery: false, epoch: EPOCH, proven: true, position: 1, dbTime: Date.now() },
         ...{ snapshot: snapshotOf(digest), sent: at, received: at },
       });
     },
@@ -147,7 +148,8 @@ function snapshotOf(digest: string): TokenSnapshot {
     id: fresh(`tok_${String(made++).padStart(22, "0")}`),
     digest,
     ...{ tenant: fresh("default"), profile: fresh("pat"), principal: fresh(`user:u${made % 1000}`) },
-    ...{ scopes: [fresh("items.read"), fresh("items.write")], audiences: [], allowedCidrs: [], annotations: {} },
+    ...{ scopes: [fresh("items.read"), fresh("items.write")], roles: [] },
+    ...{ audiences: [], allowedCidrs: [], annotations: {} },
     hint: fresh("sp_pat_1aB3dE5fG"),
     ...{ rotated: false, principalState: "ACTIVE", tenantState: "ACTIVE" },
     ...{ revoked: false, disabled: false, cut: false, expire: Date.now() + 86_400_000 },

@@ -37,6 +37,16 @@ export function tenantOf(access: Access, tenant: string): string {
   return tenant;
 }
 
+/** The tenant of a list; undefined for `-`, every tenant, which is for operators. */
+export function listedTenant(access: Access, tenant: string): string | undefined {
+  if (tenant !== "-") return tenantOf(access, tenant);
+  if (access.reach === "everywhere") return undefined;
+  const permission = "sallyport.operator";
+  throw new AppError("CALLER_FORBIDDEN", `a list of all tenants needs the permission ${permission}`, {
+    metadata: { permission },
+  });
+}
+
 /** True if the caller may see objects of this tenant and principal. */
 export function sees(access: Access, tenant: string, principal: string): boolean {
   const { caller, reach } = access;
@@ -46,14 +56,22 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 
 /** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
-  return { callerTokenId: caller.tokenId, callerScopes: caller.scopes, callerAddress: caller.address };
+  const { tokenId, scopes, address, roles } = caller;
+  const callerPrincipal = sessionOf(caller);
+  const callerRoles = roles === undefined ? {} : { callerRoles: roles };
+  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal, ...callerRoles };
+}
+
+/** The principal whose state ends the caller's session; undefined for other callers. */
+function sessionOf({ kind, tenant, principal }: Caller): CallerGuard["callerPrincipal"] {
+  return kind === "session" ? { tenant, name: principal } : undefined;
 }
 
 export function actorOf(access: Access): AuditActor {
   const { caller, requestId } = access;
   const { tokenId, scopes, provenance, address } = caller;
-  const token = tokenId === undefined ? {} : { token: { id: tokenId, scopes } };
-  return { actor: provenance, address, requestId, rank: rankOf(caller), ...token };
+  const token = tokenId === undefined ? undefined : { id: tokenId, scopes };
+  return { actor: provenance, address, requestId, rank: rankOf(caller), token, session: sessionOf(caller) };
 }
 
 /** The actor for each run of one call. An earlier run may have ended the caller itself, so only the first reads it again. */
@@ -61,7 +79,7 @@ export function actorsOf(access: Access): () => AuditActor {
   let actor = actorOf(access);
   return () => {
     const now = actor;
-    actor = { ...actor, token: undefined };
+    actor = { ...actor, token: undefined, session: undefined };
     return now;
   };
 }

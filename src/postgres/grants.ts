@@ -7,13 +7,17 @@ import type pg from "pg";
  */
 const FOLLOWING = [
   "draw_incarnation(uuid)",
+  "lost_report(text, bigint[], bytea[], bigint[], text[], text[])",
   "rev_now()",
+  "rev_prove(text, bool)",
   "validator_ack(uuid, bytea, text, bigint)",
+  "validator_describe(uuid, bytea, text, text)",
   "validator_join(uuid, bytea, uuid, bytea, text, int, int, text[])",
   "validator_leave(uuid, bytea)",
 ];
 const KEEPING = [
   "canary_prune(int)",
+  "lost_redo()",
   "rev_prune(int)",
   "rev_raise_floor()",
   "rev_settle(text)",
@@ -24,7 +28,9 @@ const CHANGING = [
   "lock_id(bytea)",
   "lock_shared(bytea[])",
   "principal_key(text, text)",
+  "readers_from(int)",
   "rev_now()",
+  "role_key(text)",
   "tenant_key(text)",
 ];
 

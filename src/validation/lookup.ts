@@ -214,8 +214,12 @@ export class Lookup {
 
   #byReading({ reading, cached }: Arrival): LookupResult {
     if (cached === undefined) return { kind: "unknown", tier: "store" };
+    const { freshness } = this.#deps;
     const now = this.#deps.clock.mono();
     const time = { lower: reading.dbTime + (now - reading.received), upper: reading.dbTime + (now - reading.sent) };
+    // This epoch may lack a change that took the token away. None is known to give one back.
+    const allowing = reading.proven && freshness.accounted;
+    if (!allowing && refusal(cached.snapshot, time) === undefined) return UNDETERMINED;
     return { kind: "found", snapshot: cached.snapshot, time, tier: "store" };
   }
 }
@@ -228,7 +232,8 @@ const ANSWERS = 4;
 /** The approximate size of an entry on the heap, in bytes. `test/validation/lookup.test.ts` measures the fixed part. */
 function sizeOf(m: TokenSnapshot): number {
   let bytes = 540;
-  for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
+  for (const list of [m.scopes, m.roles, m.audiences, m.allowedCidrs])
+    for (const item of list) bytes += 24 + item.length;
   let scopes = -FEW_SCOPES;
   for (const scope of m.scopes) scopes += scope.length;
   if (scopes > 0) bytes += ANSWERS * scopes;
