@@ -68,6 +68,7 @@ export class Console implements AsyncDisposable {
         faults.push(message.text());
     });
     await page.goto(`${this.url}${options.at ?? ""}`);
+    await page.getByRole("heading", { name: "Sign in" }).waitFor();
     return { page, context, faults };
   }
 

@@ -61,7 +61,7 @@ describe.skipIf(CHROMIUM === undefined)("pictures", () => {
     await settled(page);
     await picture("revoke");
     await page.getByRole("button", { name: "Revoke", exact: true }).click();
-    await page.getByText("In force everywhere").first().waitFor();
+    await page.getByText("Revoked. In force everywhere").waitFor();
     await settled(page);
     await picture("effect");
     expect(faults).toEqual([]);
