@@ -1,7 +1,7 @@
 import { coversAny } from "./scope.ts";
 
 /** The permissions of callers. `rpc/methods.ts` holds the table from RPC to permission. */
-const PERMISSIONS = [
+export const PERMISSIONS = [
   "sallyport.operator",
   "sallyport.admin",
   "sallyport.tokens.create",

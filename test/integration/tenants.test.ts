@@ -26,7 +26,7 @@ let issuer: TestIssuer;
 const GROUPS = {
   staff: [],
   admins: ["sallyport.admin"],
-  all: ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.audit.read"],
+  all: ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.roles.write", "sallyport.audit.read"],
 };
 
 beforeAll(async () => {
