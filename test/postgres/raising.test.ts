@@ -330,7 +330,7 @@ describe("what only takes away is refused where its caller has ended before its 
   test("a repeat of its request hands no string to a caller that has ended", async () => {
     for (const [how, ending] of Object.entries(ENDS).filter(([, text]) => !text.includes("parent_id"))) {
       const tenant = await newCaller();
-      caller = await made(tenant, "user:boss");
+      caller = await made(tenant, "user:boss", undefined, "chief");
       const ask = (method: string, id: string) => ({
         caller,
         requestId: id,
