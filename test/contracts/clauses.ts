@@ -231,7 +231,7 @@ export const CLAUSES: readonly Clause[] = [
   }),
   clause("no epoch is proven by whoever begins in it while others may remember more", async ({ log }) => {
     const { epoch } = await registered(log);
-    const entry = { old: undefined, boundMs: MAX_BOUND_MS, readerVersion: 1, kids: ["1"] };
+    const entry = { old: undefined, boundMs: MAX_BOUND_MS, readerVersion: READER_VERSION, kids: ["1"] };
     await log.register({ ...entry, me: randomUUID(), epoch: "an earlier one" });
     expect(await log.prove(epoch, false)).toBe(false);
     expect(await log.prove(epoch, true)).toBe(true);
