@@ -107,6 +107,7 @@ function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; 
     position: 1,
     dbTime: Date.now(),
     ownRowLive: true,
+    proven: true,
     floorN: 0,
     rows: [],
     full: false,
@@ -116,7 +117,7 @@ function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; 
     read: (digest) => {
       const at = clock.mono();
       return Promise.resolve({
-        ...{ inRecovery: false, epoch: EPOCH, position: 1, dbTime: Date.now() },
+        ...{ inRecovery: false, epoch: EPOCH, proven: true, position: 1, dbTime: Date.now() },
         ...{ snapshot: snapshotOf(digest), sent: at, received: at },
       });
     },

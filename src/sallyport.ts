@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
 import { build } from "./build.ts";
 import { trustsPeers } from "./config/checks.ts";
+import { issuersOf } from "./config/issuers.ts";
 import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
 import { DataCallers } from "./data-plane/data-caller.ts";
@@ -23,9 +24,11 @@ import { TokenManager } from "./management/token-manager.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
+import { PostgresCallerStates } from "./postgres/caller-states.ts";
 import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
+import type { Followed } from "./postgres/proven-reads.ts";
 import { PostgresRegistry } from "./postgres/registry.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
 import { isShared } from "./postgres/session-settings.ts";
@@ -42,6 +45,8 @@ import { Readiness } from "./revocation/readiness.ts";
 import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
+import { documentFetcher } from "./sessions/fetch-document.ts";
+import { Sessions } from "./sessions/sessions.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import { LastUse } from "./validation/last-use.ts";
@@ -98,13 +103,14 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     throw error;
   }
   const lists = new ListReads({ url, shared, clock, onTrouble });
-  const store = new PostgresTokenStore(db, lists, {
+  const followed: Followed = {
     clock,
     epoch: () => freshness.epoch,
     sawEpoch: () => freshness.sawEpoch,
     applied: () => freshness.applied,
     wake: () => follower.wake(),
-  });
+  };
+  const store = new PostgresTokenStore(db, lists, followed);
   const audit = new PostgresAuditLog(db, lists);
   const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   reader.warmUp();
@@ -139,6 +145,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       leaseMs: config.revocation.lease,
       pollMs: config.revocation.poll,
       readerVersion: READER_VERSION,
+      redoes: full,
       kids: () => keyring.kids(),
     },
   );
@@ -201,6 +208,10 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
   const admin = validation("admin");
+  const issuers = issuersOf(config);
+  const states = new PostgresCallerStates(db, followed);
+  const from = { issuers, states, clock, fetchDocument: documentFetcher(), events: telemetry };
+  const sessions = issuers.length > 0 ? new Sessions(from) : undefined;
   const callers = new Callers({
     validate: validateWith(admin),
     rotated: {
@@ -214,6 +225,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     audit,
     clock,
     breakGlass,
+    sessions,
     events: telemetry,
     mtls: config.callers.mtls,
   });
@@ -306,6 +318,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const gauges = setInterval(() => {
     telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
     telemetry.cacheEntries("l1", lookup.entries);
+    for (const { issuer, seconds } of sessions?.ages() ?? []) telemetry.keysAge(issuer, seconds);
     listeners.serving(reasons().length === 0);
   }, 250).unref();
   listeners.serving(true);

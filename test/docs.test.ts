@@ -364,7 +364,13 @@ function snake(name: string): string {
 
 async function commandsIn(argv: string[]): Promise<string[]> {
   const stdout = new PassThrough();
-  const exit = await runCli(argv, { stdin: new PassThrough(), stdout, stderr: new PassThrough(), env: {} });
+  const exit = await runCli(argv, {
+    stdin: new PassThrough(),
+    stdout,
+    stderr: new PassThrough(),
+    env: {},
+    version: "",
+  });
   expect(exit).toBe(0);
   const help = String(stdout.read());
   const lists = help.split(/^(?=\S.*:$)/m).filter((part) => /^(Server|Client|Commands):/.test(part));

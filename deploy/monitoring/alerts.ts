@@ -50,8 +50,18 @@ export const ALERTS: readonly Alert[] = [
     for: "0s",
     summary: "The database lost revocations: a restore, a failover that lost commits, or rows changed by hand.",
     action:
-      "Find out what replaced the database's rows. Then repeat every revocation since that backup or failover. Find them with `sallyport audit list --action token.revoke` on the old copy, in your ticket system and in the callers' logs. See docs/revocation.md, Failover and Restoring.",
+      "Find out what replaced the database's rows. Instances do again what they remember (docs/backup-and-failover.md). Repeat every other revocation since that backup or failover. Find them with `sallyport audit list --action token.revoke` on the old copy, in your ticket system and in the callers' logs. See docs/revocation.md, Failover and Restoring.",
     fires: alarmSeries("history_regressed_new_server"),
+  },
+  {
+    name: "LostChanges",
+    severity: "page",
+    expr: alarm("lost_changes_replayed", "lost_changes_held"),
+    for: "0s",
+    summary: "The database had lost changes of authority. Instances that remembered them did them again.",
+    action:
+      "Read docs/backup-and-failover.md. Find out why the database lost commits: a failover to a standby that was behind, or an older copy. Look at `select * from sallyport.lost_changes where state = 'held'`: those need a decision. Repeat revocations that are older than ten minutes and later than the copy: no instance remembers them.",
+    fires: alarmSeries("lost_changes_replayed"),
   },
   {
     name: "NotAdmitted",

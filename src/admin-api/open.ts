@@ -7,8 +7,10 @@ import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { ByteBudget } from "../http2/server/limits.ts";
 import { connectHandler } from "../listen/connect-adapter.ts";
+import { sameOriginOnly } from "../listen/cross-origin.ts";
 import { listenerLimits } from "../listen/limits.ts";
 import { type Listener, openListener } from "../listen/listener.ts";
+import type { HttpHandler } from "../listen/peers.ts";
 import { plainPaths } from "../listen/plain-paths.ts";
 import type { TlsFiles } from "../listen/tls.ts";
 import type { BulkRevoke } from "../management/bulk-revoke.ts";
@@ -27,6 +29,7 @@ import { addReflection } from "../rpc/reflection.ts";
 import { reasonOf } from "../rpc/transport-errors.ts";
 import type { Telemetry } from "../telemetry/telemetry.ts";
 import { auditLog } from "./audit-log.ts";
+import { type ConsoleOptions, consolePaths } from "./console.ts";
 import { openApiPage } from "./openapi.ts";
 import type { PageTokens } from "./page-token.ts";
 import { principalAdmin } from "./principal-admin.ts";
@@ -65,6 +68,10 @@ export interface AdminListenerOptions {
   readonly admission: Admission;
   readonly managers: Managers;
   readonly health: Health;
+  /** Undefined: no console. */
+  readonly console: ConsoleOptions | undefined;
+  /** Hosts, with port, under which browsers reach this listener, besides the one that each request names. */
+  readonly ownHosts: readonly string[];
   /** Aborted when health watches must end. */
   readonly drain: AbortSignal;
 }
@@ -96,6 +103,8 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     streamsPerConnection: limits.streamsPerConnection,
     drain: options.drain,
   });
+  const withConsole = (otherwise: HttpHandler) =>
+    options.console === undefined ? otherwise : consolePaths(options.console, otherwise);
   return openListener({
     name: "admin",
     bind: options.bind,
@@ -105,7 +114,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     budget,
     handler: plainPaths(
       { "/openapi.json": openApiPage },
-      revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc),
+      withConsole(sameOriginOnly(options.ownHosts, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc))),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),

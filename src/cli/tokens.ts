@@ -10,6 +10,7 @@ import {
   oneOf,
   repeatable,
   SAFE_TO_REPEAT,
+  sessionTenantFlag,
   switchFlags,
   time,
   timeOrAgo,
@@ -62,7 +63,8 @@ export const addTokens: AddCommands = (program, run) => {
   const tokens = program.command("tokens").description("create, get, list, update, rotate, revoke, revoke-many");
   addCreate(tokens, run);
 
-  tokens.command("get").argument("<id>", "tok_…").description("show one token").action(run(get));
+  const shown = tokens.command("get").argument("<id>", "tok_…").description("show one token");
+  sessionTenantFlag(shown).action(run(get));
 
   const list = tokens
     .command("list")
@@ -93,7 +95,7 @@ export const addTokens: AddCommands = (program, run) => {
     .option("--no-expiry", "no expiry, if the profile allows that")
     .option("--etag <etag>", "only if the token is still as it was with this etag");
   switchFlags(change, ["disable", "refuse it for now"], ["enable", "undo --disable"]);
-  clearFlag(change, CLEARABLE);
+  sessionTenantFlag(clearFlag(change, CLEARABLE));
   noWaitFlag(change).action(run(update));
 
   addRotate(tokens, run);

@@ -25,7 +25,7 @@ export interface Caller {
   readonly tenant: string;
   /** The empty string for a caller that is not a principal. */
   readonly principal: string;
-  /** The caller's scopes: only scopes under `sallyport.`, except for a token, which has all of its scopes here. */
+  /** The caller's permissions, and the other scopes that it may give to tokens. A token has all of its scopes here. */
   readonly scopes: readonly string[];
   /** The record's id, if the caller is a token. */
   readonly tokenId?: string;

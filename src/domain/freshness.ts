@@ -22,6 +22,8 @@ export interface LogPage {
   readonly position: number;
   readonly dbTime: number;
   readonly ownRowLive: boolean;
+  /** As far as anybody knows, this epoch lacks no change of an earlier one. */
+  readonly proven: boolean;
   readonly floorN: number;
   /** The newest rows with a position above `applied`. */
   readonly rows: readonly { readonly position: number; readonly key: string }[];
@@ -30,11 +32,20 @@ export interface LogPage {
 }
 
 /**
- * The result of a poll. `granted`: everything is applied and the lease is extended. `recovery`, `epoch`,
- * `unregistered`: nothing is applied. `backwards`: history went backwards inside an epoch; everything is refused until
+ * The result of a poll. `granted`: everything is applied and the lease is extended. `unproven`: everything is applied,
+ * and there is no lease, because this epoch may lack changes of an earlier one. `recovery`, `epoch`, `unregistered`:
+ * nothing is applied. `backwards`: history went backwards inside an epoch; everything is refused until
  * an epoch of another incarnation begins. `unsealed`: a restore put rows back, and no epoch may begin on them.
  */
-export type PollOutcome = "granted" | "recovery" | "epoch" | "unregistered" | "backwards" | "unsealed" | "stopped";
+export type PollOutcome =
+  | "granted"
+  | "unproven"
+  | "recovery"
+  | "epoch"
+  | "unregistered"
+  | "backwards"
+  | "unsealed"
+  | "stopped";
 
 /** A row from a cache or a shared read. A call that did not read it may use it only if `Freshness.usable` admits it. */
 export class Cached {
@@ -71,6 +82,9 @@ export class Freshness {
   #floor = 0;
   #leaseUntil = Number.NEGATIVE_INFINITY;
   #halted = false;
+  /** This epoch has everything that this process remembers of earlier ones. */
+  #accounted = false;
+  #unproven = false;
   /** The incarnation in which history went backwards; undefined if there is none. */
   #backwards: string | undefined;
   #stopped = false;
@@ -121,16 +135,27 @@ export class Freshness {
     return this.#halted;
   }
 
+  /** Nothing that this process remembers of earlier epochs is missing in this one. */
+  get accounted(): boolean {
+    return this.#accounted;
+  }
+
+  /** The last good poll gave no lease, because the epoch is not proven. */
+  get unproven(): boolean {
+    return this.#unproven;
+  }
+
   holdsLease(mono: number): boolean {
     return mono < this.#leaseUntil;
   }
 
   /**
    * Begins an epoch, at start or after a poll that showed another epoch. Everything cached before is unusable from now
-   * on.
+   * on. `accounted`: this process remembers nothing that the epoch could lack.
    */
-  begin(epoch: string, mono: number): void {
+  begin(epoch: string, mono: number, accounted = true): void {
     this.dropLease();
+    this.#accounted = accounted;
     this.#epoch = epoch;
     this.#sawEpoch = mono;
     this.#applied = -1;
@@ -139,6 +164,11 @@ export class Freshness {
     this.#backwards = undefined;
     this.#deny.clear();
     this.#gen++;
+  }
+
+  /** Everything that this process remembers of earlier epochs is in this one, or was redone. */
+  account(): void {
+    this.#accounted = true;
   }
 
   dropLease(): void {
@@ -194,6 +224,11 @@ export class Freshness {
     this.#bound();
     this.#applied = page.position;
     this.#clock = { db: page.dbTime, sent, received };
+    this.#unproven = !page.proven || !this.#accounted;
+    if (this.#unproven) {
+      this.dropLease();
+      return "unproven";
+    }
     if (!this.#halted) this.#leaseUntil = Math.max(this.#leaseUntil, sent + this.#leaseMs);
     return "granted";
   }

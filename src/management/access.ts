@@ -56,7 +56,9 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 
 /** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
-  return { callerTokenId: caller.tokenId, callerScopes: caller.scopes, callerAddress: caller.address };
+  const { kind, tokenId, scopes, address, tenant, principal } = caller;
+  const callerPrincipal = kind === "session" ? { tenant, name: principal } : undefined;
+  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal };
 }
 
 export function actorOf(access: Access): AuditActor {

@@ -127,6 +127,15 @@ export interface PepperRegistry {
   kidsOfAll(kids: readonly string[]): Promise<readonly string[]>;
 }
 
+/** The states that end a session. */
+export interface CallerStates {
+  /** Undefined where there is no row. Rejects with STORE_UNAVAILABLE if no proven answer comes. */
+  callerStates(
+    tenant: string,
+    principal: string,
+  ): Promise<{ readonly tenant: TenantState | undefined; readonly principal: PrincipalState | undefined }>;
+}
+
 export interface AuditFilter {
   readonly tenant: string;
   readonly actor?: string;

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { isOperator } from "../domain/caller.ts";
+import { type Caller, isOperator } from "../domain/caller.ts";
 import { AppError, invalidField, type Reason } from "../domain/errors.ts";
 import * as rules from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
@@ -19,6 +19,11 @@ import type { Repeats } from "./repeats.ts";
 
 const DAY = 86_400_000;
 const TOKEN_ID = "must be tok_ and 22 of 0-9 A-Z a-z";
+
+/** The caller whose repeats get the first answer. One session's subject can call in several tenants. */
+function repeaterOf({ kind, tokenId, provenance, tenant }: Caller): string {
+  return kind === "session" ? `${provenance} in ${tenant}` : (tokenId ?? provenance);
+}
 
 /** The lifetime in a request, milliseconds. Nothing given: the profile's default. */
 export interface AskedLifetime {
@@ -291,7 +296,7 @@ export class TokenManager {
       return { tokenString, fresh: { digest, hint, kid: keys.kid }, idempotency: undefined };
     }
     const salt = randomBytes(32);
-    const caller = access.caller.tokenId ?? access.caller.provenance;
+    const caller = repeaterOf(access.caller);
     const secret = keys.mint.fields(salt, id, caller);
     const { tokenString, digest, hint } = mintTokenString(profile.prefix, keys, secret);
     const hash = createHash("sha256").update(body).digest();

@@ -34,8 +34,8 @@ export async function lockForLowering(tx: Tx, target: Target, actor: AuditActor)
 }
 
 /**
- * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, principal and
- * tenant, and reads them again. So the change commits before the caller's revocation, or is refused with
+ * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, or the session's
+ * principal, and their tenant, and reads them again. So the change commits before the caller's end, or is refused with
  * CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
  */
 export async function lockForRaising(tx: Tx, { tenant, principal }: Target, guard: CallerGuard): Promise<void> {
@@ -48,9 +48,14 @@ export async function lockForRaising(tx: Tx, { tenant, principal }: Target, guar
          union all select sallyport.tenant_key($1), $2::text is null
          union all select sallyport.principal_key(tenant, principal), false from sallyport.tokens where id = $3
          union all select sallyport.tenant_key(tenant), false from sallyport.tokens where id = $3
+         union all select sallyport.principal_key($4, $5), false
+         union all select sallyport.tenant_key($4), false
        ) keys where k is not null group by k order by k offset 0
      ) locks`,
-    [tenant, principal ?? null, guard.callerTokenId ?? ""],
+    [
+      ...[tenant, principal ?? null, guard.callerTokenId ?? ""],
+      ...[guard.callerPrincipal?.tenant ?? null, guard.callerPrincipal?.name ?? null],
+    ],
   );
   await lockTokens(tx, [guard.callerTokenId]);
   // A new statement after the locks. The state in it already includes the expiry, so no time is needed.
@@ -59,7 +64,7 @@ export async function lockForRaising(tx: Tx, { tenant, principal }: Target, guar
 
 /** Locks the caller and the target of a change that widens a token, then reads the caller again. */
 export async function guardWidening(tx: Tx, target: Token, guard: ChangeGuard): Promise<Asker> {
-  await lockPrincipals(tx, [{ tenant: target.tenant, principal: target.principal }], guard.callerTokenId);
+  await lockPrincipals(tx, [{ tenant: target.tenant, principal: target.principal }], guard);
   await lockTokens(tx, [guard.callerTokenId, target.id]);
   const { now } = await rereadOwners(tx, target.tenant, target.principal);
   return rereadCaller(tx, guard, now);
@@ -68,8 +73,9 @@ export async function guardWidening(tx: Tx, target: Token, guard: ChangeGuard): 
 export async function lockPrincipals(
   tx: Tx,
   of: readonly { tenant: string; principal: string }[],
-  callerTokenId: string | undefined,
+  { callerTokenId, callerPrincipal }: CallerGuard,
 ): Promise<void> {
+  const all = callerPrincipal === undefined ? of : [...of, { ...callerPrincipal, principal: callerPrincipal.name }];
   await tx.query(
     `with w (tenant, name) as (
        select t, p from unnest($1::text[], $2::text[]) u (t, p)
@@ -79,7 +85,7 @@ export async function lockPrincipals(
        select k from (
          select sallyport.principal_key(tenant, name) from w union select sallyport.tenant_key(tenant) from w
        ) keys (k) order by k))`,
-    [of.map(({ tenant }) => tenant), of.map(({ principal }) => principal), callerTokenId ?? ""],
+    [all.map(({ tenant }) => tenant), all.map(({ principal }) => principal), callerTokenId ?? ""],
   );
 }
 
@@ -114,6 +120,16 @@ export async function rereadOwners(tx: Tx, tenant: string, principal: string): P
   return row;
 }
 
+/** True unless a row says that the principal or its tenant is not active. A principal without a row is active. */
+async function isActive(tx: Tx, { tenant, name }: NonNullable<CallerGuard["callerPrincipal"]>): Promise<boolean> {
+  const inactive = await tx.query(
+    `select state from sallyport.principals where tenant = $1 and name = $2 and state <> 'ACTIVE'
+     union all select state from sallyport.tenants where id = $1 and state <> 'ACTIVE'`,
+    [tenant, name],
+  );
+  return inactive.length === 0;
+}
+
 /**
  * Reads the caller's token again for a change that only takes rights away. It takes no lock: such a change waits for no
  * caller. A token may always end itself, so it is not read for a change of itself.
@@ -142,8 +158,12 @@ export async function endedActors(tx: Tx, actors: readonly AuditActor[]): Promis
   return new Set(ended);
 }
 
-/** Reads the caller's own token under its lock. CALLER_UNAUTHENTICATED unless it is still good for the call. */
+/**
+ * Reads the caller's own token, or the session's principal, under its lock. CALLER_UNAUTHENTICATED unless it is still
+ * good for the call.
+ */
 export async function rereadCaller(tx: Tx, guard: CallerGuard, now: number): Promise<Asker> {
+  if (guard.callerPrincipal !== undefined && !(await isActive(tx, guard.callerPrincipal))) throw gone();
   if (guard.callerTokenId === undefined) return { now };
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
     throw error instanceof AppError ? gone() : error;

@@ -31,6 +31,13 @@ export interface EvidenceRow {
   readonly db_time: number;
 }
 
+/** A column for statements that may allow: the proven epoch. It proves nothing unless it is the epoch beside it. */
+export const PROVEN = "case when s.guard = 'ok' then s.proven end as proven";
+
+export function isProven(row: EvidenceRow & { readonly proven: string | null }): boolean {
+  return row.proven === row.epoch;
+}
+
 export function evidenceOf(row: EvidenceRow): Evidence {
   return { inRecovery: row.in_recovery, epoch: row.epoch, position: row.head_n, dbTime: row.db_time };
 }
@@ -40,5 +47,5 @@ export function evidenceOf(row: EvidenceRow): Evidence {
  * expects millions of pairs, and JIT compilation takes longer than the statement may.
  */
 export const HEAD = `(select n, sealed, xmin, tableoid from sallyport.rev_head limit 1) h cross join (
-  select floor_n, incarnation, max_bound_ms, min_reader, settled, guard, sealed, xmin, tableoid
+  select floor_n, incarnation, max_bound_ms, min_reader, settled, proven, guard, sealed, xmin, tableoid
   from sallyport.rev_state limit 1) s`;

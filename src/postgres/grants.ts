@@ -7,7 +7,9 @@ import type pg from "pg";
  */
 const FOLLOWING = [
   "draw_incarnation(uuid)",
+  "lost_report(text, bigint[], bytea[], bigint[], text[], text[])",
   "rev_now()",
+  "rev_prove(text, bool)",
   "validator_ack(uuid, bytea, text, bigint)",
   "validator_describe(uuid, bytea, text, text)",
   "validator_join(uuid, bytea, uuid, bytea, text, int, int, text[])",
@@ -15,6 +17,7 @@ const FOLLOWING = [
 ];
 const KEEPING = [
   "canary_prune(int)",
+  "lost_redo()",
   "rev_prune(int)",
   "rev_raise_floor()",
   "rev_settle(text)",

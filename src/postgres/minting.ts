@@ -30,7 +30,7 @@ export async function mint(
     await auditRepeat(tx, actor, "token.create", repeated.token.id, repeated.token);
     return repeated;
   }
-  await lockPrincipals(tx, [{ tenant: token.tenant, principal: token.principal }], guard.callerTokenId);
+  await lockPrincipals(tx, [{ tenant: token.tenant, principal: token.principal }], guard);
   if (!guard.mustExist) {
     await tx.query(
       `insert into sallyport.principals (tenant, name) select $1, $2 from sallyport.tenants where id = $1

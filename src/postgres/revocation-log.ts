@@ -2,10 +2,17 @@ import { createHash, randomBytes } from "node:crypto";
 import { AppError } from "../domain/errors.ts";
 import type { Evidence } from "../domain/evidence.ts";
 import { Mac } from "../domain/mac.ts";
-import type { PollResult, RevocationLog, Unacknowledged, ValidatorRow } from "../revocation/ports.ts";
+import type {
+  LogRecord,
+  PollResult,
+  Redone,
+  RevocationLog,
+  Unacknowledged,
+  ValidatorRow,
+} from "../revocation/ports.ts";
 import type { Trouble } from "../telemetry/events.ts";
 import { DirectConnection, type Statement } from "./direct-connection.ts";
-import { type EvidenceRow, evidenceOf } from "./evidence.ts";
+import { type EvidenceRow, evidenceOf, isProven } from "./evidence.ts";
 import * as sql from "./revocation-sql.ts";
 
 export interface RevocationLogOptions {
@@ -21,6 +28,8 @@ export interface RevocationLogOptions {
 
 /** A registration may take longer than a poll: nothing is cached without it, and a failed one starts again. */
 const REGISTER_MS = 2000;
+/** So may what an unproven epoch needs: nothing is allowed before. Milliseconds. */
+const GUARD_MS = 2000;
 /** The time for one round of pruning. The next round continues. Milliseconds. */
 const PRUNE_MS = 400;
 
@@ -32,8 +41,13 @@ type StateRow = EvidenceRow & {
 type PollRow = StateRow & {
   readonly floor_n: number;
   readonly live: boolean;
+  readonly proven: string | null;
+  readonly pending: boolean;
   readonly ns: (string | number)[];
   readonly keys: Buffer[];
+  readonly ats: (string | number)[];
+  readonly kinds: LogRecord["kind"][];
+  readonly changes: (string | null)[];
 };
 type MissingRow = StateRow & {
   readonly validators: number;
@@ -75,7 +89,15 @@ export class PostgresRevocationLog implements RevocationLog {
       maxBoundMs: row.max_bound_ms,
       names: row.names,
       settled: row.settled ?? undefined,
-      rows: row.ns.map((n, at) => ({ position: Number(n), key: row.keys[at]!.toString("latin1") })),
+      proven: isProven(row),
+      pending: row.pending,
+      rows: row.ns.map((n, i) => ({
+        position: Number(n),
+        key: row.keys[i]!.toString("latin1"),
+        at: Number(row.ats[i]),
+        kind: row.kinds[i]!,
+        change: row.changes[i] ?? undefined,
+      })),
       full: row.ns.length === sql.PAGE,
     };
   }
@@ -127,6 +149,37 @@ export class PostgresRevocationLog implements RevocationLog {
 
   async markSettled(epoch: string, names: string): Promise<void> {
     await this.#must(this.#waits, epoch, sql.MARK_SETTLED, [epoch, names]);
+  }
+
+  async reportLost(epoch: string, records: readonly LogRecord[]): Promise<void> {
+    for (let from = 0; from < records.length; from += sql.REPORT) {
+      const some = records.slice(from, from + sql.REPORT);
+      await this.#must(
+        this.#polls,
+        epoch,
+        sql.LOST_REPORT,
+        [
+          epoch,
+          some.map(({ position }) => position),
+          some.map(({ key }) => Buffer.from(key, "latin1")),
+          some.map(({ at }) => at),
+          some.map(({ kind }) => kind),
+          some.map(({ change }) => change ?? null),
+        ],
+        GUARD_MS,
+      );
+    }
+  }
+
+  async redoLost(epoch: string): Promise<Redone | "busy" | undefined> {
+    const done = await this.#must<string | null>(this.#waits, epoch, sql.LOST_REDO, [epoch], GUARD_MS);
+    if (done === null || done === "busy") return done ?? undefined;
+    const [state, late] = done.split(" ");
+    return { state: state as Redone["state"], late: late !== undefined };
+  }
+
+  async prove(epoch: string, survivor: boolean): Promise<boolean> {
+    return this.#must<boolean>(this.#polls, epoch, sql.PROVE, [epoch, survivor]);
   }
 
   async draw(epoch: string): Promise<void> {
@@ -207,9 +260,16 @@ export class PostgresRevocationLog implements RevocationLog {
     return false;
   }
 
-  async #must(connection: DirectConnection, epoch: string, statement: Statement, values: unknown[]): Promise<void> {
-    const row = await one<EvidenceRow>(connection, statement, values);
-    if (this.#check(connection, epoch, row)) return;
+  /** Returns the result of the statement's function. */
+  async #must<T>(
+    connection: DirectConnection,
+    epoch: string,
+    statement: Statement,
+    values: unknown[],
+    boundMs?: number,
+  ): Promise<T> {
+    const row = await one<EvidenceRow & { done: T }>(connection, statement, values, boundMs);
+    if (this.#check(connection, epoch, row)) return row.done;
     throw new AppError("STORE_UNAVAILABLE", "another life of the database answered", { retryAfterMs: 1000 });
   }
 

@@ -1,5 +1,5 @@
 import type { Statement } from "./direct-connection.ts";
-import { EVIDENCE, HEAD } from "./evidence.ts";
+import { EVIDENCE, HEAD, PROVEN } from "./evidence.ts";
 
 /*
  * The statements of the log and the registry. Each is one transaction and carries the evidence from the same snapshot.
@@ -20,6 +20,8 @@ const NAMES = `(select d.xmin || '.' || n.xmin || '#' || th.xmin || '.' || ts.xm
   where d.datname = current_database() and n.nspname = 'sallyport')`;
 export const STATE = `${EVIDENCE}, s.max_bound_ms, named.names,
   case when substr(s.settled, strpos(s.settled, '#') + 1) = named.names then split_part(s.settled, '#', 1) end as settled`;
+// Exact in a double, as a time of JavaScript is not.
+const MICROS = "(extract(epoch from at) * 1e6)::bigint";
 export const FROM = `${HEAD} cross join ${NAMES} named`;
 
 // The server flushes before it answers, so the crash of a backend loses nothing inside an epoch. It waits for no standby:
@@ -39,12 +41,15 @@ export const READ_EPOCH: Statement = { name: "sallyport-read-epoch", text: `sele
 export const POLL: Statement = {
   name: "sallyport-poll",
   text: `
-select ${STATE}, s.floor_n,
+select ${STATE}, ${PROVEN}, s.floor_n,
   exists (select from sallyport.validators v where v.id = $1 and v.epoch = $2 and v.reaped_at is null) as live,
-  page.ns, page.keys
+  exists (select from sallyport.lost_changes c where c.state = 'pending') as pending,
+  page.ns, page.keys, page.ats, page.kinds, page.changes
 from ${FROM} cross join (
-  select coalesce(array_agg(n), '{}') as ns, coalesce(array_agg(key), '{}') as keys
-  from (select n, key from sallyport.rev_log where n > $3 order by n desc limit ${PAGE}) newest
+  select coalesce(array_agg(n), '{}') as ns, coalesce(array_agg(key), '{}') as keys,
+    coalesce(array_agg(${MICROS}), '{}') as ats, coalesce(array_agg(kind), '{}') as kinds,
+    coalesce(array_agg(change::text), '{}') as changes
+  from (select n, key, at, kind, change from sallyport.rev_log where n > $3 order by n desc limit ${PAGE}) newest
 ) page`,
 };
 
@@ -99,6 +104,32 @@ export const DELETE_REAPED = writing(
 export const MARK_SETTLED = writing(
   "mark-settled",
   `case when now.epoch = $1::text and ${NAMES} = $2::text then sallyport.rev_settle($1::text || '#' || $2::text) end`,
+  LOCAL,
+);
+
+/** The most records of one report. */
+export const REPORT = 500;
+
+/** $1 epoch, then arrays of positions, keys, times, kinds and changes. */
+export const LOST_REPORT = writing(
+  "lost-report",
+  `case when now.epoch = $1::text then
+    sallyport.lost_report($1::text, $2::bigint[], $3::bytea[], $4::bigint[], $5::text[], $6::text[]) end`,
+  LOCAL,
+);
+
+// Without a durability of its own: it takes a position, and is as durable as every change.
+export const LOST_REDO: Statement = {
+  name: "sallyport-lost-redo",
+  text: `with now as (select ${EVIDENCE} from ${HEAD})
+select now.in_recovery, now.epoch, now.head_n, now.db_time,
+  case when now.epoch = $1::text then sallyport.lost_redo() end as done from now`,
+};
+
+/** $1 epoch, $2 the process remembers an epoch before this one. */
+export const PROVE = writing(
+  "prove",
+  "case when now.epoch = $1::text then sallyport.rev_prove($1::text, $2::bool) end",
   LOCAL,
 );
 

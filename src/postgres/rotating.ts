@@ -32,7 +32,7 @@ export async function rotate(
     return { ...repeated, previous };
   }
   const before = await readToken(tx, id);
-  await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard.callerTokenId);
+  await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard);
   await lockTokens(tx, [guard.callerTokenId, id]);
   const { now, n } = await rereadOwners(tx, before.tenant, before.principal);
   const made = await readHeld(tx, id);

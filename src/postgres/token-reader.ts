@@ -6,7 +6,7 @@ import { withinParent } from "../domain/rights.ts";
 import type { Parent, TokenSnapshot } from "../domain/token-snapshot.ts";
 import type { Trouble } from "../telemetry/events.ts";
 import type { Reading, TokenReader } from "../validation/ports.ts";
-import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD, isProven, PROVEN } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
 import { destroySession, standbyWatch } from "./session.ts";
 import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
@@ -15,7 +15,7 @@ import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts"
 const LOOK_UP = {
   name: "sallyport-look-up",
   text: `
-select ${EVIDENCE},
+select ${EVIDENCE}, ${PROVEN},
   t.id, t.tenant, t.profile, t.principal, t.scopes, t.audiences, t.allowed_cidrs, t.annotations, t.hint,
   t.not_before_time, t.expire_time, t.revoke_time is not null as revoked, t.disabled, t.rotated_to <> '' as rotated,
   p.state as principal_state, o.state as tenant_state,
@@ -36,6 +36,7 @@ const QUERY_CANCELED = "57014";
 const STATEMENT_MS = 500;
 
 interface LookUpRow extends EvidenceRow {
+  readonly proven: string | null;
   readonly id: string | null;
   readonly tenant: string;
   readonly profile: string;
@@ -143,7 +144,8 @@ export class PostgresTokenReader implements TokenReader {
     if (row === undefined) throw new Error("the head row is missing");
     const evidence = evidenceOf(row);
     const inRecovery = evidence.inRecovery || slot.wasStandby();
-    return { ...evidence, inRecovery, snapshot: snapshotOf(row, digest, evidence), sent, received };
+    const snapshot = snapshotOf(row, digest, evidence);
+    return { ...evidence, inRecovery, proven: isProven(row), snapshot, sent, received };
   }
 
   reconnect(): void {

@@ -44,6 +44,8 @@ export interface MintGuard {
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
   readonly callerAddress?: string;
+  /** The caller's own principal, if the caller is a session. It and its tenant are read again; they must be active. */
+  readonly callerPrincipal?: { readonly tenant: string; readonly name: string };
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
@@ -58,7 +60,7 @@ export interface MintGuard {
 export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended">;
 
 /** The conditions for any change that may give somebody more rights. */
-export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerAddress">;
+export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal">;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {

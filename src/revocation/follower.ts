@@ -2,11 +2,12 @@ import type { Clock, Timers } from "../domain/clock.ts";
 import { isWhole } from "../domain/epoch.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Evidence } from "../domain/evidence.ts";
-import type { Freshness } from "../domain/freshness.ts";
+import { type Freshness, leaseOver } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
 import type { Lookup } from "../validation/lookup.ts";
 import type { TokenReader } from "../validation/ports.ts";
-import type { PollResult, RevocationLog } from "./ports.ts";
+import type { LogRecord, PollResult, RevocationLog } from "./ports.ts";
+import { RememberedChanges } from "./remembered-changes.ts";
 
 export interface FollowerOptions {
   /** L: the bound in the validator's row, and the life of a lease. Milliseconds. */
@@ -14,6 +15,8 @@ export interface FollowerOptions {
   /** R: the interval of polls, 20 % more or less. Milliseconds. */
   readonly pollMs: number;
   readonly readerVersion: number;
+  /** It may redo changes that an epoch lacks. */
+  readonly redoes: boolean;
   /** The peppers of this process at the time when it registers. */
   readonly kids: () => readonly string[];
 }
@@ -35,6 +38,8 @@ export interface FollowerDeps {
 /** The shortest time between two polls, however many wake-ups come. */
 const SHORTEST_REST_MS = 20;
 const MOST_ORPHANS = 16;
+/** Redoing lost changes stops for a poll after this time. */
+const REDO_MS = 300;
 /** The pause after the first error of this program; it doubles with each further one, up to the longest. */
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
@@ -74,6 +79,13 @@ export class Follower {
   #settled: string | undefined;
   #named: { readonly names: string; readonly since: number } | undefined;
   #maxBoundMs = 0;
+  readonly #remembered = new RememberedChanges();
+  /** This process has followed an epoch before the present one. */
+  #survivor = false;
+  /** The changes that this epoch seems to lack; undefined before its first page. */
+  #missing: readonly LogRecord[] | undefined;
+  /** It is noted in the database. */
+  #told = false;
 
   constructor(deps: FollowerDeps, options: FollowerOptions) {
     this.#deps = deps;
@@ -181,13 +193,15 @@ export class Follower {
     }
     while (!this.#stopping) {
       if (!this.#registered) await this.#register();
-      if (this.#registered && !this.#stopping) await this.#poll();
+      while (this.#registered && !this.#stopping && (await this.#poll())) {
+        // A step towards the proof of the epoch is done. The next poll shows more.
+      }
       if (!this.#stopping) await this.#rest();
     }
   }
 
   async #boot(): Promise<void> {
-    const { log, freshness, clock, events } = this.#deps;
+    const { log, clock, events } = this.#deps;
     this.#lastSent = clock.mono();
     try {
       const seen = await log.readEpoch();
@@ -195,7 +209,7 @@ export class Follower {
       if (!isWhole(seen.epoch)) return await this.#leaveHistory("restored_rows", seen);
       this.#hindered = undefined;
       this.#name(seen.names);
-      freshness.begin(seen.epoch, clock.mono());
+      this.#begin(seen.epoch, clock.mono());
     } catch (error) {
       events.trouble("epoch_read_failed", error);
     }
@@ -221,7 +235,7 @@ export class Follower {
     // registration replaces it.
     this.#registered = renewals === this.#renewals;
     if (!this.#registered) this.#again();
-    if (this.#turnedAway) freshness.begin(freshness.epoch!, clock.mono());
+    if (this.#turnedAway) this.#begin(freshness.epoch!, clock.mono());
     this.#turnedAway = false;
     void this.#deregister(this.#orphans.splice(0));
   }
@@ -243,7 +257,8 @@ export class Follower {
     this.#ready.reject(new AppError("NOT_DONE", text));
   }
 
-  async #poll(): Promise<void> {
+  /** True: poll again at once. */
+  async #poll(): Promise<boolean> {
     const { log, freshness, clock, events } = this.#deps;
     this.#woken = false;
     // Read before the send: the poll's snapshot is at least as new as this.
@@ -253,30 +268,108 @@ export class Follower {
     try {
       page = await log.poll(this.#me!, freshness.epoch!, freshness.applied);
     } catch (error) {
-      return events.trouble("poll_failed", error);
+      events.trouble("poll_failed", error);
+      return false;
     }
     const received = clock.mono();
     if (!page.inRecovery) this.#name(page.names);
-    switch (freshness.apply(page, sent, received)) {
-      case "granted":
-        if (this.#lastGrant !== undefined) events.lease((received - this.#lastGrant) / 1000);
-        this.#lastGrant = sent;
-        this.#faults = 0;
-        this.#settled = page.settled;
-        this.#maxBoundMs = page.maxBoundMs;
-        this.#ready.resolve();
-        return this.#ack();
+    this.#account(page);
+    const outcome = freshness.apply(page, sent, received);
+    if (outcome === "granted" || outcome === "unproven") return this.#followed(page, outcome, sent, received);
+    switch (outcome) {
       case "recovery":
-        return log.reconnect();
+        log.reconnect();
+        return false;
       case "epoch":
-        return this.#newEpoch(page, received);
+        this.#newEpoch(page, received);
+        return false;
       case "unregistered":
         this.#registered = false;
-        return this.#again();
+        this.#again();
+        return false;
       case "backwards":
-        return this.#leaveHistory("head_behind", page);
+        await this.#leaveHistory("head_behind", page);
+        return false;
       case "unsealed":
-        return this.#leaveHistory("restored_rows", page);
+        await this.#leaveHistory("restored_rows", page);
+        return false;
+      case "stopped":
+        return false;
+    }
+  }
+
+  /** After a page of this epoch was applied. True: poll again at once. */
+  async #followed(page: PollResult, outcome: "granted" | "unproven", sent: number, received: number): Promise<boolean> {
+    const { freshness, events } = this.#deps;
+    this.#remembered.add(page);
+    this.#faults = 0;
+    this.#settled = page.settled;
+    this.#maxBoundMs = page.maxBoundMs;
+    if (outcome === "granted") {
+      if (this.#lastGrant !== undefined) events.lease((received - this.#lastGrant) / 1000);
+      this.#lastGrant = sent;
+      this.#ready.resolve();
+    }
+    await this.#ack();
+    if (outcome === "granted" && !page.pending) return false;
+    try {
+      return await this.#prove(page, freshness.epoch!);
+    } catch (error) {
+      events.trouble("proof_failed", error);
+      return false;
+    }
+  }
+
+  /** Looks for what this process remembers of earlier epochs. The page was not applied yet. */
+  #account(page: PollResult): void {
+    const { freshness } = this.#deps;
+    if (freshness.accounted || page.inRecovery || page.epoch !== freshness.epoch) return;
+    // The first page of an epoch reaches as far down as pages do.
+    if (freshness.applied < 0) this.#missing ??= this.#remembered.missing(page);
+    if (this.#missing === undefined) return;
+    if (this.#told ? page.pending : this.#missing.length > 0) return;
+    this.#remembered.settle();
+    this.#missing = undefined;
+    freshness.account();
+  }
+
+  /**
+   * Does what is left before this epoch allows tokens: notes what it lacks, redoes what is noted, and marks the epoch as
+   * proven. Returns true if something was done.
+   */
+  async #prove(page: PollResult, epoch: string): Promise<boolean> {
+    const { log, freshness, clock, events } = this.#deps;
+    let { pending } = page;
+    if (this.#missing !== undefined && !this.#told) {
+      await log.reportLost(epoch, this.#missing);
+      this.#told = true;
+      pending = true;
+      events.note("lost_changes_found", { remembered: this.#missing.length });
+    }
+    if (pending) return this.#options.redoes ? await this.#redo(epoch) : false;
+    if (page.proven || !freshness.accounted) return false;
+    const waited = clock.mono() - freshness.sawEpoch >= leaseOver(Math.max(page.maxBoundMs, this.#options.leaseMs));
+    return log.prove(epoch, this.#survivor || waited);
+  }
+
+  async #redo(epoch: string): Promise<boolean> {
+    const { log, clock } = this.#deps;
+    const counts = { applied: 0, held: 0, noted: 0, late: 0 };
+    const until = clock.mono() + REDO_MS;
+    let some = false;
+    try {
+      while (clock.mono() < until && !this.#stopping) {
+        const done = await log.redoLost(epoch);
+        if (done === "busy") return some;
+        // None is left: the next poll shows it.
+        if (done === undefined) return true;
+        some = true;
+        counts[done.state]++;
+        if (done.late) counts.late++;
+      }
+      return some;
+    } finally {
+      if (some) this.#redone(counts);
     }
   }
 
@@ -311,11 +404,27 @@ export class Follower {
     if (page.position < freshness.applied) events.alarm("history_regressed_new_server", facts);
     else events.note("new_epoch", facts);
     this.#hindered = undefined;
-    freshness.begin(page.epoch, now);
+    this.#begin(page.epoch, now);
     lookup.forget();
     reader.reconnect();
     this.#registered = false;
     this.#again();
+  }
+
+  #redone(counts: Readonly<Record<"applied" | "held" | "noted" | "late", number>>): void {
+    const { events } = this.#deps;
+    events.lostChanges(counts);
+    if (counts.applied > 0) events.alarm("lost_changes_replayed", counts);
+    if (counts.held > 0) events.alarm("lost_changes_held", counts);
+  }
+
+  #begin(epoch: string, now: number): void {
+    const { freshness } = this.#deps;
+    if (freshness.applied >= 0) this.#survivor = true;
+    this.#remembered.begin();
+    this.#missing = undefined;
+    this.#told = false;
+    freshness.begin(epoch, now, !this.#remembered.doubtful);
   }
 
   /** Acknowledges `applied`. If that fails, the next good poll tries again. */

@@ -16,6 +16,24 @@ export interface Committed<T> {
 
 // ---------------------------------------------------------------------------------------------------- the log
 
+/** A change of authority as the log tells it. */
+export interface LogRecord {
+  readonly position: number;
+  /** As latin1. */
+  readonly key: string;
+  /** The database's clock at the change, microseconds since 1970: with position and key it tells two changes apart. */
+  readonly at: number;
+  readonly kind: "revoked" | "cut" | "lowered" | "other";
+  /** The facts that redoing it needs, as JSON. */
+  readonly change: string | undefined;
+}
+
+/** The state of a lost change after its redo. `late`: it was noted after the epoch was proven. */
+export interface Redone {
+  readonly state: "applied" | "held" | "noted";
+  readonly late: boolean;
+}
+
 /** One answer of the log: one statement, one snapshot. */
 export interface PollResult extends Evidence {
   /** True if this process's row exists, in this epoch, and is not reaped. */
@@ -25,8 +43,12 @@ export interface PollResult extends Evidence {
   /** Another where the database, the schema or the log's tables were renamed: others may have stood there meanwhile. */
   readonly names: string;
   readonly settled: string | undefined;
-  /** Rows with n > applied, the newest `PAGE` of them; keys as latin1. */
-  readonly rows: readonly { readonly position: number; readonly key: string }[];
+  /** The epoch is proven: as far as anybody knows, it lacks no change that takes authority away. */
+  readonly proven: boolean;
+  /** Changes that this epoch lacks wait for being redone. */
+  readonly pending: boolean;
+  /** Rows with n > applied, the newest `PAGE` of them. */
+  readonly rows: readonly LogRecord[];
   /** The page is full, so it may lack older rows above `applied`. */
   readonly full: boolean;
 }
@@ -83,6 +105,17 @@ export interface RevocationLog {
   deleteReaped(ids: readonly string[], epoch: string): Promise<void>;
   /** Does nothing if the names are in another state by now. */
   markSettled(epoch: string, names: string): Promise<void>;
+  /** Notes those of the records that the database lacks, each once, so that somebody redoes them. */
+  reportLost(epoch: string, records: readonly LogRecord[]): Promise<void>;
+  /**
+   * Redoes one lost change, in one transaction. Undefined if none is pending; `busy` if another process is at it.
+   */
+  redoLost(epoch: string): Promise<Redone | "busy" | undefined>;
+  /**
+   * Marks the epoch as proven, if nothing is pending. True if it is. `survivor`: this process has followed an epoch
+   * before this one, or has waited for those who may have.
+   */
+  prove(epoch: string, survivor: boolean): Promise<boolean>;
   /**
    * Draws a new incarnation, and so a new epoch, if `epoch` is still the present one. If many processes call, only one
    * draws.

@@ -5,7 +5,7 @@ import type { Freshness } from "../domain/freshness.ts";
 const LEASE_GONE_MS = 2_000;
 
 export interface ReadinessDeps {
-  readonly freshness: Pick<Freshness, "halted" | "holdsLease">;
+  readonly freshness: Pick<Freshness, "halted" | "holdsLease" | "unproven">;
   /** `warm`: a connection has answered a look-up. */
   readonly reader: { readonly warm: boolean; warmUp(): void };
   readonly clock: Pick<Clock, "mono">;
@@ -29,6 +29,7 @@ export class Readiness {
     // Polls can succeed while look-ups fail, so a connection for look-ups must have answered, too.
     if (!reader.warm) reader.warmUp();
     else if (freshness.holdsLease(now)) this.#leaseSeen = now;
-    return now - this.#leaseSeen > LEASE_GONE_MS ? ["the database does not answer"] : [];
+    if (now - this.#leaseSeen <= LEASE_GONE_MS) return [];
+    return [freshness.unproven ? "changes that the database lost are not redone yet" : "the database does not answer"];
   }
 }

@@ -1,5 +1,4 @@
 import { randomUUID } from "node:crypto";
-import { setImmediate } from "node:timers/promises";
 import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import { type ContextKey, type ContextValues, createContextKey } from "@connectrpc/connect";
 import type { Caller } from "../domain/caller.ts";
@@ -81,7 +80,7 @@ export async function page<T, S extends DescMessage>(
     bytes += toBinary(schema, item).length + FRAME_BYTES;
     if (bytes > PAGE_BYTES && items.length > 0) return { items, next: place(rows[items.length - 1]!) };
     items.push(item);
-    if (items.length % ROWS_A_TURN === 0) await setImmediate();
+    if (items.length % ROWS_A_TURN === 0) await new Promise(setImmediate);
   }
   return { items, next: rest };
 }

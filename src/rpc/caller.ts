@@ -6,6 +6,7 @@ import { AppError } from "../domain/errors.ts";
 import { sameSecret } from "../domain/mac.ts";
 import { addressAllowed, LOCAL_ADDRESS } from "../domain/networks.ts";
 import type { Secret } from "../domain/secret.ts";
+import type { Session } from "../domain/session.ts";
 import type { Token } from "../domain/token.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { type Reach, reachOf } from "../management/access.ts";
@@ -22,6 +23,8 @@ export interface CallerDeps {
   readonly clock: Clock;
   readonly breakGlass: Secret | undefined;
   readonly events: Pick<Events, "alarm">;
+  /** For callers with a session JWT. Absent if no issuer is configured. */
+  readonly sessions?: SessionCallers;
   /** For callers that rotated themselves and lost the answer. */
   readonly rotated?: RotatedCallers;
   /** `scopes`: the additional scopes that it may grant to tokens. */
@@ -31,6 +34,15 @@ export interface CallerDeps {
     readonly permissions: readonly string[];
     readonly scopes: readonly string[];
   }[];
+}
+
+export interface SessionCallers {
+  /** True if the credential has the form of a session's. */
+  owns(bearer: string): boolean;
+  /** The session behind the credential, in the tenant that the header names. */
+  authenticate(bearer: string, tenantHeader: string | null): Promise<Session>;
+  /** The refusal of a credential that is longer than any session's. */
+  tooLong(): AppError;
 }
 
 export interface RotatedCallers {
@@ -54,10 +66,19 @@ export class Callers {
   }
 
   /**
-   * Returns the caller behind a request of the admin listener. CALLER_UNAUTHENTICATED without a valid credential;
-   * STORE_UNAVAILABLE if its token cannot be validated.
+   * Returns the caller behind a request of the admin listener. The form of the credential decides its kind, and nothing
+   * is tried as another kind. CALLER_UNAUTHENTICATED without a valid credential; STORE_UNAVAILABLE and
+   * ISSUER_UNAVAILABLE if it cannot be validated. `tenantHeader` names the tenant of a session.
    */
-  async authenticate(peer: Peer, authorization: string | null, method: Method, requestId: string): Promise<Caller> {
+  async authenticate(
+    peer: Peer,
+    authorization: string | null,
+    method: Method,
+    requestId: string,
+    tenantHeader: string | null = null,
+  ): Promise<Caller> {
+    const { sessions } = this.#deps;
+    if (sessions !== undefined && (authorization?.length ?? 0) > LONGEST_CREDENTIAL) throw sessions.tooLong();
     const bearer = bearerOf(authorization);
     const address = peer.address;
     const direct = peer.from !== "remote";
@@ -99,6 +120,9 @@ export class Callers {
         address,
         direct,
       };
+    }
+    if (sessions?.owns(bearer)) {
+      return { kind: "session", ...(await sessions.authenticate(bearer, tenantHeader)), address, direct };
     }
     const { rotated } = this.#deps;
     if (method !== ROTATE || rotated === undefined) return this.token(bearer, address, direct);
@@ -165,6 +189,9 @@ export function permit(caller: Caller, { permission, own }: Method): Reach {
   if (permission === "any caller") return isOperator(caller) ? "everywhere" : "own";
   return reachOf(caller, permission, own === "anyone" || (own === "session" && caller.kind === "session"));
 }
+
+/** `Bearer `, and 8 KiB. */
+const LONGEST_CREDENTIAL = 7 + 8 * 1024;
 
 function isUnauthenticated(error: unknown): boolean {
   return error instanceof AppError && error.reason === "CALLER_UNAUTHENTICATED";

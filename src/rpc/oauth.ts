@@ -49,6 +49,7 @@ export function oauthFailure(error: unknown): HttpAnswer {
     case "RIGHTS_EXCEEDED":
       return oauthError(403, "insufficient_scope", "the caller lacks the permission", reason);
     case "INVALID_FIELD":
+    case "TENANT_NOT_FOUND":
     case "UNDECODABLE":
       return oauthError(400, "invalid_request", (error as AppError).message, reason);
     case "INTERNAL":

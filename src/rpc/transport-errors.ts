@@ -20,6 +20,7 @@ export type TransportFailure =
   | "wrong_method"
   | "wrong_type"
   | "unknown_service"
+  | "cross_origin"
   | "internal";
 
 const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; readonly message: string }>> = {
@@ -44,6 +45,7 @@ const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; rea
     message: "content-type must be application/json or application/proto, or application/grpc over HTTP/2",
   },
   unknown_service: { reason: "SERVICE_UNKNOWN", message: "no such service at this listener" },
+  cross_origin: { reason: "CROSS_ORIGIN", message: "a page of another site may not call this listener" },
   internal: { reason: "INTERNAL", message: "internal error" },
 };
 
@@ -159,18 +161,16 @@ export function faultOf(code: Code): TransportFailure | undefined {
  * The outermost interceptor. It marks the call as decoded, turns every inner error into one of ours, and does for the
  * messages of a stream what the transport does for those of a unary call.
  */
-export function decodeGuard(toConnectError: (error: unknown) => ConnectError): Interceptor {
-  return (next) => async (req) => {
-    req.contextValues.get(callStateKey).decoded = true;
-    try {
-      if (!req.stream) return await next(req);
-      const res = await next({ ...req, message: decodable(req.message) });
-      return res.stream ? { ...res, message: translated(res.message, toConnectError) } : res;
-    } catch (error) {
-      throw toConnectError(error);
-    }
-  };
-}
+export const decodeGuard: Interceptor = (next) => async (req) => {
+  req.contextValues.get(callStateKey).decoded = true;
+  try {
+    if (!req.stream) return await next(req);
+    const res = await next({ ...req, message: decodable(req.message) });
+    return res.stream ? { ...res, message: translated(res.message) } : res;
+  } catch (error) {
+    throw toConnectError(error);
+  }
+};
 
 async function* decodable<T>(messages: AsyncIterable<T>): AsyncIterable<T> {
   try {
@@ -181,7 +181,7 @@ async function* decodable<T>(messages: AsyncIterable<T>): AsyncIterable<T> {
   }
 }
 
-async function* translated<T>(messages: AsyncIterable<T>, toConnectError: (e: unknown) => ConnectError) {
+async function* translated<T>(messages: AsyncIterable<T>) {
   try {
     yield* messages;
   } catch (error) {
@@ -206,8 +206,3 @@ const codeOfStatus: Readonly<Record<number, Code>> = {
   501: Code.Unimplemented,
   504: Code.DeadlineExceeded,
 };
-
-/** Translates thrown errors. Connect's errors stay unchanged; without `inner` all others become INTERNAL. */
-export function translation(inner?: (error: unknown) => ConnectError): (error: unknown) => ConnectError {
-  return (error) => (error instanceof ConnectError ? error : (inner?.(error) ?? wireError("internal")));
-}

@@ -14,6 +14,8 @@ export const ALARMS = {
   follower_failed: "following the revocation log failed; this instance has no lease until it works again",
   history_regressed: "the database's history went backwards; everything is refused until it has a new incarnation",
   history_regressed_new_server: "a new server lacks changes that this instance has seen: a failover lost commits",
+  lost_changes_held: "the database lacks changes of authority that cannot be redone exactly; somebody must decide",
+  lost_changes_replayed: "the database had lost changes of authority; they were redone",
   not_admitted: "the database refuses this program: its lease is too long, or its version too old",
   reload_rejected: "the new configuration cannot be used; the old one stays",
   revoked_token_accepted: "an instance accepted a revoked token",
@@ -39,9 +41,11 @@ export const TROUBLES = {
   handler_failed: "a handler failed; its call was answered as internal error",
   housekeeping_failed: "housekeeping of the registry and the log failed",
   incarnation_draw_failed: "no new incarnation could be drawn",
+  issuer_unreachable: "the keys of an issuer of sessions could not be fetched",
   last_use_write_failed: "last uses of tokens could not be stored",
   pepper_record_failed: "the check values of new peppers could not be stored",
   poll_failed: "a poll of the revocation log failed",
+  proof_failed: "what the epoch needs before it allows tokens could not be done",
   redis_failed: "a command to Redis failed",
   redis_unreachable: "Redis cannot be reached",
   registration_failed: "this instance could not register",
@@ -60,6 +64,7 @@ export const NOTES = {
   embedded_database: "a message of the embedded PostgreSQL",
   first_admin_missing: "the admin token file is gone: sallyport bootstrap --again makes another",
   first_admin_written: "the first admin token is in the data folder",
+  lost_changes_found: "this instance remembers changes of authority that the database may have lost",
   migrated: "a migration was applied",
   new_epoch: "another server, or a restart of the same one, began a new epoch",
   ready: "the listeners accept connections",
@@ -105,6 +110,8 @@ export interface Events {
   validators(counts: Readonly<Record<"live" | "reaped", number>>): void;
   /** Instances fell silent and were marked, so that changes wait for them by time only, and then not at all. */
   reaped(instances: number): void;
+  /** Changes that an epoch lacked, by what became of them. `late`: so many of them after the epoch was proven. */
+  lostChanges(counts: Readonly<Record<"applied" | "held" | "noted" | "late", number>>): void;
   cacheEntries(tier: "l1" | "l2", entries: number): void;
   shed(klass: string): void;
   /** One run of the canary: the instances that refused a revoked token, that accepted it, and that did not answer. */

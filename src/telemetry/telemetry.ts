@@ -1,7 +1,8 @@
 import { pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "../domain/decide.ts";
-import { AppError } from "../domain/errors.ts";
+import { AppError, type Reason } from "../domain/errors.ts";
+import type { SessionRefusal } from "../domain/session.ts";
 import { StartError } from "../domain/start-error.ts";
 import {
   ALARMS,
@@ -14,6 +15,7 @@ import {
   TROUBLES,
   WARNINGS,
 } from "./events.ts";
+import { pretty } from "./pretty.ts";
 import { ValidationMetrics } from "./validation-metrics.ts";
 
 export interface Telemetry extends Events {
@@ -27,6 +29,10 @@ export interface Telemetry extends Events {
   runs(build: { readonly version: string; readonly commit: string }, leaseSeconds: number): void;
   /** When a listener's certificate ends, in seconds since 1970. */
   certificate(listener: string, endsAt: number): void;
+  /** A session JWT was refused, for its true reason. */
+  sessionRefused(reason: SessionRefusal): void;
+  /** The time since the last good fetch of an issuer's keys. */
+  keysAge(issuer: string, seconds: number): void;
   /** A TLS handshake with a listener that failed. */
   handshakeFailed(listener: string, address: string, why: string): void;
   /** A counter of answered calls of one method, cheap enough for the hot path. These calls are not logged. */
@@ -35,8 +41,25 @@ export interface Telemetry extends Events {
 
 const TEXTS: Readonly<Record<EventName, string>> = { ...TROUBLES, ...ALARMS, ...NOTES, ...WARNINGS, ...LINES };
 
+export interface Output {
+  write(line: string): void;
+  flush?(): void;
+}
+
+/** Stdout, without waiting for a reader. A reader that stalls loses lines beyond 4 MiB. */
+function output() {
+  return pino.destination({ fd: 1, sync: false, maxLength: 4 * 1024 * 1024 });
+}
+
+/** The log as text for a person, in colours unless `env` has NO_COLOR (https://no-color.org). */
+export function prettyOutput(env: NodeJS.ProcessEnv): Output {
+  const stdout = output();
+  const colour = !env["NO_COLOR"];
+  return { write: (line) => void stdout.write(pretty(line, colour)), flush: () => stdout.flushSync() };
+}
+
 /** Logs and metrics. The content of a line is named here, field by field; no object is serialised as a whole. */
-export function createTelemetry(level: string, destination?: { write(line: string): void }): Telemetry {
+export function createTelemetry(level: string, destination?: Output): Telemetry {
   const log = pino(
     {
       level,
@@ -45,7 +68,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       formatters: { level: (label) => ({ level: label }) },
       serializers: { err: safeError },
     },
-    destination ?? pino.destination({ fd: 1, sync: false, maxLength: 4 * 1024 * 1024 }),
+    destination ?? output(),
   );
   const line = (level: CallLine["level"], event: EventName, facts: object, text: string = TEXTS[event]) =>
     log[level]({ event, ...facts }, text);
@@ -58,6 +81,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
   for (const what of Object.keys(TROUBLES)) m.troubles.inc({ what }, 0);
   for (const mode of ["ACKED", "LEASE_EXPIRED", "ACCEPTED"]) m.revocations.inc({ mode }, 0);
   for (const outcome of ["refused", "accepted", "not_reached"]) m.canaryAsked.inc({ outcome }, 0);
+  for (const what of ["applied", "held", "noted", "late"]) m.lostChanges.inc({ what }, 0);
   const validations = new ValidationMetrics(registry);
   const lastLine = new Map<string, number>();
   /** At most one line a second for each trouble of each listener, so that an outage does not fill the disk. */
@@ -67,7 +91,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     lastLine.set(key, now);
     return false;
   };
-  const strangers = new Sample(STRANGERS_PER_SECOND);
+  const refusals = new Map(SAMPLED.map((reason) => [reason as string, new Sample(STRANGERS_PER_SECOND)]));
   const handshakes = new Sample(STRANGERS_PER_SECOND);
   const events = (listener: string): Events => {
     const count = validations.forListener(listener);
@@ -93,6 +117,9 @@ export function createTelemetry(level: string, destination?: { write(line: strin
         for (const [state, count] of Object.entries(counts)) m.validators.set({ state }, count);
       },
       reaped: (instances) => m.reaped.inc(instances),
+      lostChanges(counts) {
+        for (const [what, count] of Object.entries(counts)) m.lostChanges.inc({ what }, count);
+      },
       cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
       shed: (klass) => m.shed.inc({ class: klass }),
       canary({ refused, accepted, notReached }) {
@@ -127,6 +154,8 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       m.build.set({ version, commit }, 1);
       m.lease.set(leaseSeconds);
     },
+    sessionRefused: (reason) => m.sessionRefusals.inc({ reason }),
+    keysAge: (issuer, seconds) => m.keysAge.set({ issuer }, seconds),
     certificate: (listener, endsAt) => m.certificateEnds.set({ listener }, endsAt),
     handshakeFailed(listener, address, why) {
       m.handshakeFailures.inc({ listener });
@@ -137,7 +166,8 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     called(call) {
       m.rpcs.inc({ method: call.method, code: call.code });
       m.rpcSeconds.observe({ method: call.method }, call.seconds);
-      const unlogged = call.reason === "CALLER_UNAUTHENTICATED" ? strangers.unlogged(performance.now()) : 0;
+      const sample = refusals.get(call.reason ?? "");
+      const unlogged = sample === undefined ? 0 : sample.unlogged(performance.now());
       if (unlogged === undefined) return;
       const { level: at, cause, ...others } = call;
       const fields = unlogged > 0 ? { ...others, unlogged } : others;
@@ -146,9 +176,12 @@ export function createTelemetry(level: string, destination?: { write(line: strin
   };
 }
 
+/** Refusals that cost a caller nothing: anybody, or a token without any permission, can cause any number of them. */
+const SAMPLED: readonly Reason[] = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "UNDECODABLE", "OVERLOADED"];
+
 /**
- * The lines a second for calls without a valid credential, and for failed handshakes: anybody can cause them. All are
- * counted, in `rpc_total` and `tls_handshake_failures_total`.
+ * The lines a second for each of these reasons, and for failed handshakes. All are counted, in `rpc_total` and
+ * `tls_handshake_failures_total`.
  */
 const STRANGERS_PER_SECOND = 10;
 
@@ -207,6 +240,7 @@ function metrics(registry: Registry) {
     leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
     validators: gauge("validators", "Registered instances", ["state"]),
     reaped: counter("validators_reaped_total", "Instances that this one marked as reaped because they were silent"),
+    lostChanges: counter("lost_changes_total", "Changes that the database had lost, by what became of them", ["what"]),
     hotCalls,
     rpcs: new Counter({
       name: "sallyport_rpc_total",
@@ -222,6 +256,8 @@ function metrics(registry: Registry) {
     }),
     rpcSeconds: histogram("rpc_seconds", "Duration of calls on the admin listener", ["method"]),
     handshakeFailures: counter("tls_handshake_failures_total", "Failed TLS handshakes", ["listener"]),
+    sessionRefusals: counter("session_refusals_total", "Sessions refused, by true reason", ["reason"]),
+    keysAge: gauge("jwks_age_seconds", "Time since the issuer's keys were fetched", ["issuer"]),
     shed: counter("shed_total", "Calls refused because of load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
     reuses: counter("token_reuses_total", "Uses of a token string after its rotation ended it"),

@@ -214,8 +214,12 @@ export class Lookup {
 
   #byReading({ reading, cached }: Arrival): LookupResult {
     if (cached === undefined) return { kind: "unknown", tier: "store" };
+    const { freshness } = this.#deps;
     const now = this.#deps.clock.mono();
     const time = { lower: reading.dbTime + (now - reading.received), upper: reading.dbTime + (now - reading.sent) };
+    // This epoch may lack a change that took the token away. None is known to give one back.
+    const allowing = reading.proven && freshness.accounted;
+    if (!allowing && refusal(cached.snapshot, time) === undefined) return UNDETERMINED;
     return { kind: "found", snapshot: cached.snapshot, time, tier: "store" };
   }
 }

@@ -5,6 +5,8 @@ import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 
 /** The rows behind a digest in one snapshot of the primary. `snapshot` is absent for an unknown token. */
 export interface Reading extends Evidence {
+  /** The epoch is proven in the same snapshot: without that, the rows may lack revocations of an earlier epoch. */
+  readonly proven: boolean;
   readonly snapshot?: TokenSnapshot;
   /** The monotonic times before the send and after the receipt. */
   readonly sent: number;

@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { expect } from "vitest";
 import { principalKey } from "../../src/domain/token-snapshot.ts";
-import type { RevocationLog } from "../../src/revocation/ports.ts";
+import type { LogRecord, RevocationLog } from "../../src/revocation/ports.ts";
 import { MAX_BOUND_MS, PARENT_PRINCIPAL, PRINCIPAL, SCOPES, type Stores, TENANT, type TokenName } from "./stores.ts";
 
 /*
@@ -94,14 +94,15 @@ const EFFECTS: readonly (readonly [string, readonly Change[], TokenName, object]
   ["a cut of the tenant shows in all", [cut(undefined)], "child", { cut: true, parent: { cut: true } }],
 ];
 
-/** A change and the keys that the log notes of it. */
-const KEYS: readonly (readonly [string, Change, (stores: Stores) => readonly string[]])[] = [
-  ["a revocation", revoke("a"), (stores) => [tokenKey(stores, "a")]],
-  ["an update of a token", update("b", { disabled: true }), (stores) => [tokenKey(stores, "b")]],
-  ["an update of a principal", principal("DISABLED"), () => [principalKey(TENANT, PRINCIPAL)]],
-  ["an update of a tenant", tenant("SUSPENDED"), () => [`o${TENANT}`]],
-  ["a cut of a principal", cut(PRINCIPAL), () => [principalKey(TENANT, PRINCIPAL)]],
-  ["a cut of a tenant", cut(undefined), () => [`o${TENANT}`]],
+/** A change, the keys that the log notes of it, and what it says of each. */
+const KEYS: readonly (readonly [string, Change, (stores: Stores) => readonly string[], LogRecord["kind"]])[] = [
+  ["a revocation", revoke("a"), (stores) => [tokenKey(stores, "a")], "revoked"],
+  ["an update of a token", update("b", { disabled: true }), (stores) => [tokenKey(stores, "b")], "lowered"],
+  ["a narrowed token", update("b", { scopes: ["t"] }), (stores) => [tokenKey(stores, "b")], "lowered"],
+  ["an update of a principal", principal("DISABLED"), () => [principalKey(TENANT, PRINCIPAL)], "lowered"],
+  ["an update of a tenant", tenant("SUSPENDED"), () => [`o${TENANT}`], "lowered"],
+  ["a cut of a principal", cut(PRINCIPAL), () => [principalKey(TENANT, PRINCIPAL)], "cut"],
+  ["a cut of a tenant", cut(undefined), () => [`o${TENANT}`], "cut"],
 ];
 
 export interface Clause {
@@ -147,14 +148,14 @@ export const CLAUSES: readonly Clause[] = [
   ),
 
   // -------------------------------------------------------------------------------------------------- the log
-  ...KEYS.map(([name, change, keys]) =>
+  ...KEYS.map(([name, change, keys, kind]) =>
     clause(`${name} takes the next position, and the log notes what it touched under it`, async (stores) => {
       const { me, epoch } = await registered(stores.log);
       const before = await stores.log.poll(me, epoch, 0);
       await change(stores);
       const after = await stores.log.poll(me, epoch, before.position);
       expect(after.position).toBe(before.position + 1);
-      expect(after.rows).toEqual(keys(stores).map((key) => ({ position: after.position, key })));
+      expect(after.rows).toMatchObject(keys(stores).map((key) => ({ position: after.position, key, kind })));
       expect(await read(stores, "a")).toMatchObject({ epoch, position: after.position });
     }),
   ),
@@ -178,12 +179,44 @@ export const CLAUSES: readonly Clause[] = [
     expect(all.rows.map(({ position }) => position).sort()).toEqual([start + 1, start + 2, start + 3]);
     expect(all.full).toBe(false);
     const last = await stores.log.poll(me, epoch, start + 2);
-    expect(last.rows).toEqual([{ position: start + 3, key: principalKey(TENANT, PRINCIPAL) }]);
+    expect(last.rows).toMatchObject([{ position: start + 3, key: principalKey(TENANT, PRINCIPAL) }]);
+  }),
+  clause("what the log lacks is redone once, and then the epoch can be proven", async (stores) => {
+    const { log, other } = stores;
+    const { me, epoch } = await registered(log);
+    const start = (await log.poll(me, epoch, 0)).position;
+    await revoke("a")(stores);
+    const there = (await log.poll(me, epoch, start)).rows;
+    const change = JSON.stringify({ id: stores.tokens.b.id });
+    const record = {
+      position: start + 40,
+      key: tokenKey(stores, "b"),
+      at: there[0]!.at + 1,
+      kind: "revoked",
+      change,
+    } as const;
+    await log.reportLost(epoch, [...there, record]);
+    await other.reportLost(epoch, [record]);
+    expect(await log.poll(me, epoch, start)).toMatchObject({ position: start + 1, pending: true });
+    expect(await log.prove(epoch, true)).toBe(false);
+    expect(await log.redoLost(epoch)).toEqual({ state: "applied", late: false });
+    expect(await log.redoLost(epoch)).toBeUndefined();
+    expect(await log.prove(epoch, true)).toBe(true);
+    expect(await log.poll(me, epoch, start)).toMatchObject({ position: start + 2, pending: false, proven: true });
+    expect(await read(stores, "b")).toMatchObject({ proven: true, snapshot: { revoked: true } });
+  }),
+  clause("no epoch is proven by whoever begins in it while others may remember more", async ({ log }) => {
+    const { epoch } = await registered(log);
+    const entry = { old: undefined, boundMs: MAX_BOUND_MS, readerVersion: 1, kids: ["1"] };
+    await log.register({ ...entry, me: randomUUID(), epoch: "an earlier one" });
+    expect(await log.prove(epoch, false)).toBe(false);
+    expect(await log.prove(epoch, true)).toBe(true);
   }),
   clause("a poll covers what was pruned by its floor", async (stores) => {
     const { me, epoch } = await registered(stores.log);
     for (const change of [revoke("a"), revoke("b"), principal("DISABLED"), tenant("SUSPENDED")]) await change(stores);
     const before = await stores.log.poll(me, epoch, 0);
+    expect(await stores.log.prove(epoch, true)).toBe(true);
     for (let i = 0; i < 4; i++) await stores.log.prune();
     const after = await stores.log.poll(me, epoch, 0);
     const above = before.rows.filter(({ position }) => position > after.floorN);

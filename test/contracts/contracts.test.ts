@@ -89,6 +89,13 @@ const LIARS: Readonly<Record<string, () => Promise<Stores>>> = {
       markSettled: async (epoch) => log.markSettled(epoch, (await log.readEpoch()).names),
     }),
   })),
+  "what is lost is only noted": lying(({ log }) => ({
+    log: inherited(log, { redoLost: async () => undefined }),
+  })),
+  "an epoch is proven whatever is pending": lying(({ log }) => ({ log: inherited(log, { prove: async () => true }) })),
+  "every epoch is proven": lying(({ log }) => ({
+    log: inherited(log, { poll: async (...args) => ({ ...(await log.poll(...args)), pending: false }) }),
+  })),
   "no incarnation is drawn": lying((stores) => ({ log: inherited(stores.log, { draw: async () => {} }) })),
 };
 

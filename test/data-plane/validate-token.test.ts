@@ -286,6 +286,7 @@ function authority() {
     position: n,
     dbTime: Date.now(),
     ownRowLive: true,
+    proven: true,
     floorN: 0,
     rows: changed,
     full: false,
@@ -303,6 +304,7 @@ function authority() {
       return {
         inRecovery: false,
         epoch: EPOCH,
+        proven: true,
         position: n,
         dbTime: Date.now(),
         snapshot: seen,

@@ -11,6 +11,7 @@ function page(n: number, rows: { position: number; key: string }[] = [], over: P
     position: n,
     dbTime: 1e12,
     ownRowLive: true,
+    proven: true,
     floorN: 0,
     rows,
     full: false,

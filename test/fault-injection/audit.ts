@@ -11,7 +11,7 @@ export async function auditProblems(world: World, attempts: readonly Attempt[], 
     (
       await world.rows<{ id: string; rows: number }>(
         `select ${ID} as id, count(*)::int as rows from sallyport.audit
-         where ${ID} = any($1) and outcome = 'OK' and action <> 'history.mint' group by 1`,
+         where ${ID} = any($1) and outcome = 'OK' and not metadata ? 'replayed' and action <> 'history.mint' group by 1`,
         [attempts.map(({ id }) => id)],
       )
     ).map(({ id, rows }) => [id, rows]),
@@ -38,7 +38,7 @@ export async function strayChanges(world: World): Promise<string[]> {
   for (const { id } of world.history.attempts) tries.set(id, (tries.get(id) ?? 0) + 1);
   const rows = await world.rows<{ id: string; action: string; actor: string; by_hand: boolean; rows: number }>(
     `select ${ID} as id, action, actor, request_id = '' as by_hand, count(*)::int as rows from sallyport.audit
-     where outcome = 'OK' and action not in ('history.mint', 'tenant.create', 'token.create') group by 1, 2, 3, 4`,
+     where outcome = 'OK' and not metadata ? 'replayed' and action not in ('history.mint', 'tenant.create', 'token.create') group by 1, 2, 3, 4`,
   );
   // Each statement by hand has one row; a call may affect several tokens.
   const stray = rows.filter(({ id, by_hand, rows }) => (by_hand ? rows : 1) > (tries.get(id) ?? 0));

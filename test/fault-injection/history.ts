@@ -235,13 +235,13 @@ export class History {
     return work().finally(() => (this.#empty.to = performance.now()));
   }
 
-  /** The database lost the change that ended them, so for it they live. */
+  /** The database loses the changes that ended them, with their audit rows. The program redoes them: they stay ended. */
   lost(subjects: readonly Subject[]): void {
-    for (const subject of subjects) {
-      for (const attempt of subject.attempts.splice(0)) this.attempts.splice(this.attempts.indexOf(attempt), 1);
-      subject.refused.clear();
-      subject.deadFrom = Number.POSITIVE_INFINITY;
-      subject.lastRefusal.end = Number.NEGATIVE_INFINITY;
+    for (const { attempts } of subjects) {
+      for (const attempt of attempts) {
+        const at = this.attempts.indexOf(attempt);
+        if (at >= 0) this.attempts.splice(at, 1);
+      }
     }
   }
 

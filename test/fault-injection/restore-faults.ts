@@ -5,6 +5,7 @@ import { type Place, WAYS, type Way } from "../support/restore.ts";
 import type { Cell } from "./cells.ts";
 import { end } from "./changes.ts";
 import { ask } from "./load.ts";
+import { wasRedone } from "./redone.ts";
 import type { Fault } from "./round.ts";
 import type { Topology } from "./topologies.ts";
 import { ALLOW } from "./wire.ts";
@@ -13,8 +14,9 @@ import type { World } from "./world.ts";
 const BACK_MS = 15_000;
 
 /**
- * Restores an older state while the instances run and are asked. Tokens that were revoked since live again (limit b).
- * Positions are used a second time, and no row of the other history passes for one of this history.
+ * Restores an older state while the instances run and are asked. They redo the revocations since: no token that was
+ * revoked is allowed even once. Positions are used a second time, and no row of the other history passes for one of this
+ * history.
  */
 function restored(name: string, way: Way): Fault {
   return {
@@ -33,7 +35,8 @@ function restored(name: string, way: Way): Fault {
       for (const cell of lost) history.lost(cell.subjects);
       // Not in one transaction: tables come back one by one.
       await (way.programs ? history.emptied(restore) : restore());
-      for (const cell of lost) world.probe("it lives again", await allAllow(world, cell));
+      world.probe("all allow again", await allAllow(world, there!));
+      for (const cell of lost) world.probe("it was redone", await wasRedone(world, cell));
       world.probe("a change is made in the restored state", await untilOk(world, cached!));
       await Promise.all(world.instances.map((instance) => ask(history, instance, cached!.subjects)));
       for (const cell of lost) world.probe("it was ended again", await untilOk(world, cell));

@@ -131,7 +131,7 @@ const oldestId = (n: number) => `tok_${String(n).padStart(22, "0")}`;
 const FEW = 600;
 const tenant = "default";
 
-describe("a filter of tokens that has an index looks at what it gives", () => {
+describe("a filter of tokens with an index scans only the rows that it returns", () => {
   for (const [filter, count] of [
     [{ hint: "sp_17" }, 1],
     [{ hint: "none" }, 0],
@@ -169,7 +169,7 @@ describe("a filter of tokens that has an index looks at what it gives", () => {
   });
 });
 
-describe("a filter of tokens without an index ends the page after a bounded scan, and finds the same on the next ones", () => {
+describe("a filter of tokens without an index ends a page after a limited scan, and the next pages find the rest", () => {
   const oldest = Array.from({ length: 5 }, (_, i) => `tok_${String(5 - i).padStart(22, "0")}`);
   for (const [filter, ids] of [
     [{ state: "DISABLED" as const }, oldest.slice(3)],
@@ -192,7 +192,7 @@ describe("a filter of tokens without an index ends the page after a bounded scan
     });
   }
 
-  test("what is found early ends a page early", async () => {
+  test("a page ends as soon as it is full", async () => {
     lists.most = 0;
     const part = await store.list({ tenant, state: "ACTIVE" }, 50);
     expect(part.rows).toHaveLength(50);
@@ -200,7 +200,7 @@ describe("a filter of tokens without an index ends the page after a bounded scan
   });
 });
 
-describe("a filter of the audit looks at what it gives", () => {
+describe("a filter of the audit log scans only the rows that it returns", () => {
   for (const [filter, count] of [
     [{ actor: "token:rare" }, 1],
     [{ actor: "token:none" }, 0],
@@ -219,7 +219,7 @@ describe("a filter of the audit looks at what it gives", () => {
     });
   }
 
-  test("two of them together are asked of a bounded number of rows", async () => {
+  test("two filters together scan a limited number of rows", async () => {
     const found = await whole((start) =>
       audit.list({ tenant, actor: "token:often", action: "rare.action" }, 50, start),
     );
@@ -229,7 +229,7 @@ describe("a filter of the audit looks at what it gives", () => {
   });
 });
 
-test("principals of a type are asked of a bounded number of rows", async () => {
+test("a filter by principal type scans a limited number of rows", async () => {
   const found = await whole((start) => store.listPrincipals({ tenant, type: "service" }, 50, start));
   expect(found.rows).toEqual([]);
   expect(found.most).toBeLessThanOrEqual(MOST_SCANNED + FEW);
@@ -237,7 +237,7 @@ test("principals of a type are asked of a bounded number of rows", async () => {
   expect(new Set(all.rows.map(({ name }) => name)).size).toBe(COUNT + 2);
 });
 
-describe("what a bulk revocation would hit", () => {
+describe("the preview of a bulk revocation", () => {
   for (const [selection, count] of [
     [{ profile: "rare" }, 3],
     [{ createdBy: "token:rare" }, 6],
@@ -245,14 +245,14 @@ describe("what a bulk revocation would hit", () => {
     [{ createdBefore: T0 + 5 }, 4],
     [{ hints: ["sp_1", "sp_2"], ids: ["tok_0000000000000000000003"], digests: [] }, 3],
   ] as const) {
-    test(`looks at what it gives: ${JSON.stringify(selection)}`, async () => {
+    test(`scans only the rows that it returns: ${JSON.stringify(selection)}`, async () => {
       lists.most = 0;
       expect(await store.matched({ tenant, ...selection }, 1000)).toMatchObject({ count });
       expect(lists.most).toBeLessThanOrEqual(FEW);
     });
   }
 
-  test("counts what is beyond the ids that it tells", async () => {
+  test("counts also the tokens whose ids it does not list", async () => {
     const { count, ids } = await store.matched({ tenant, profile: "pat" }, 1000);
     expect([count, ids.length]).toEqual([COUNT - 3, 1000]);
   });

@@ -145,6 +145,13 @@ const ENDS: Record<string, string> = {
   "has its tenant cut": `update sallyport.tenants set cut_time = clock_timestamp() where id = (select tenant ${OF})`,
 };
 
+/** What ends a session, as SQL about its tenant. */
+const SESSION_ENDS: Record<string, string> = {
+  "has its principal disabled": "update sallyport.principals set state = 'DISABLED' where tenant = $1",
+  "has its principal deleted": "update sallyport.principals set state = 'DELETED' where tenant = $1",
+  "has its tenant suspended": "update sallyport.tenants set state = 'SUSPENDED' where id = $1",
+};
+
 let sql: pg.Client;
 let url: string;
 let store: PostgresAuthorityStore;
@@ -198,6 +205,14 @@ async function newCaller(): Promise<string> {
   return tenant;
 }
 
+/** A session in a tenant of its own. */
+async function newSession(): Promise<NonNullable<CallerGuard["callerPrincipal"]>> {
+  const tenant = `home${randomBytes(4).toString("hex")}`;
+  await store.createTenant({ id: tenant, state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
+  await store.createPrincipal({ tenant, name: "user:boss", state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
+  return { tenant, name: "user:boss" };
+}
+
 const outcome = (work: Promise<unknown>) =>
   work.then(
     () => "ok",
@@ -220,7 +235,7 @@ async function world() {
   return seen;
 }
 
-describe("is refused where it waited while its caller ends:", () => {
+describe("is refused if its caller ends while it waits:", () => {
   let drop: () => Promise<void>;
   beforeAll(async () => void (drop = await use()));
   afterAll(() => drop?.());
@@ -238,6 +253,18 @@ describe("is refused where it waited while its caller ends:", () => {
       await expect.poll(async () => (await blocked()) === 1 || ended !== undefined, { interval: 2 }).toBe(true);
       await holder.query("commit");
       expect([how, await raising]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
+    }
+    for (const [how, ending] of Object.entries(SESSION_ENDS)) {
+      const callerPrincipal = await newSession();
+      await holder.query("begin");
+      await auditRow(holder);
+      expect((await holder.query(ending, [callerPrincipal.tenant])).rowCount).toBe(1);
+      let ended: string | undefined;
+      const by = { callerScopes: ["sallyport.operator"], callerPrincipal };
+      const raising = outcome(call(store, targets, by)).then((told) => (ended = told));
+      await expect.poll(async () => (await blocked()) === 1 || ended !== undefined, { interval: 2 }).toBe(true);
+      await holder.query("commit");
+      expect(["a session", how, await raising]).toEqual(["a session", how, "CALLER_UNAUTHENTICATED"]);
     }
     expect(await world()).toEqual(before);
   });
@@ -342,7 +369,24 @@ describe("alone in a database:", () => {
       expect(await raising).toBe("ok");
     },
   );
-  test("what only takes away waits for no caller", async () => {
+  test.each(CALLS)("the end of a session's principal waits until it commits: %s", async (_, call) => {
+    const callerPrincipal = await newSession();
+    const holder = await byHand(url);
+    await holder.query("begin");
+    await holder.query("lock table sallyport.audit in share mode");
+    const raising = outcome(call(store, targets, { callerScopes: [], callerPrincipal }));
+    await expect.poll(blocked, { interval: 2 }).toBe(1);
+    const free = await sql.query(
+      `select pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key($1, $2))) as principal,
+         pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.tenant_key($1))) as tenant`,
+      [callerPrincipal.tenant, callerPrincipal.name],
+    );
+    expect(free.rows).toEqual([{ principal: false, tenant: false }]);
+    await holder.query("rollback");
+    expect(await raising).toBe("ok");
+  });
+
+  test("a change that only takes rights away does not wait for its caller's token", async () => {
     const holder = await byHand(url);
     await holder.query("begin");
     await holder.query("select from sallyport.tokens where id = $1 for update", [caller]);
@@ -355,7 +399,7 @@ describe("alone in a database:", () => {
     await holder.query("rollback");
   });
 
-  test("changes of one principal by others and by itself never wait in a circle", async () => {
+  test("changes of one principal by others and by itself never deadlock", async () => {
     const name = "user:boss";
     const change = (i: number) =>
       i % 3 === 0

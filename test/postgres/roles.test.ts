@@ -20,6 +20,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
   audit: [ALL, "SI", ""],
   first_admin: [ALL, "SIU", "S"],
   key_checks: [ALL, "SIU", "S"],
+  lost_changes: [ALL, "S", "S"],
   migrations: [ALL, "S", "S"],
   mint_counts: [ALL, "SIUD", ""],
   principals: [ALL, "SIU", "S"],
@@ -36,6 +37,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
 
 const SEQUENCES: Readonly<Record<string, Rights>> = {
   audit_seq_seq: ["USW", "", ""],
+  lost_changes_id_seq: ["USW", "", ""],
 };
 
 const FUNCTIONS: Readonly<Record<string, Rights>> = {
@@ -57,14 +59,20 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   // With the rights of the caller.
   "lock_id(bytea)": ["X", "X", "X"],
   "lock_shared(bytea[])": ["X", "X", "X"],
+  "lowered(tokens,tokens)": ["X", "", ""],
   "principal_key(text,text)": ["X", "X", "X"],
+  "rev_epoch()": ["X", "", ""],
   "rev_now()": ["X", "X", "X"],
   "revoke(text,text)": ["X", "X", "X"],
   "tenant_key(text)": ["X", "X", "X"],
   // With the rights of the owner.
   "canary_prune(integer)": ["X", "X", ""],
   "draw_incarnation(uuid)": ["X", "X", "X"],
+  "lost_redo()": ["X", "X", ""],
+  "lost_report(text,bigint[],bytea[],bigint[],text[],text[])": ["X", "X", "X"],
   "rev_note(bytea)": ["X", "", ""],
+  "rev_note(bytea,text,jsonb)": ["X", "", ""],
+  "rev_prove(text,boolean)": ["X", "X", "X"],
   "rev_prune(integer)": ["X", "X", ""],
   "rev_raise_floor()": ["X", "X", ""],
   "rev_settle(text)": ["X", "X", ""],
@@ -78,7 +86,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
 
 /** Functions with the rights of the owner, that anybody may name: a trigger function refuses to be called by hand. */
 const DEFINERS =
-  /^(another_|canary_|draw_|guard_|note_|require_audit|rev_note|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
+  /^(another_|canary_|draw_|guard_|lost_|note_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
 
 const owner = `owner_${randomBytes(6).toString("hex")}`;
 let database: Database;
@@ -127,7 +135,7 @@ async function matrix(objects: string, letters: string): Promise<Record<string, 
 
 const when = (condition: string, letter: string) => `case when ${condition} then '${letter}' else '' end`;
 
-test("each role may do with each table and view what stands here, and every one stands here", async () => {
+test("each role has exactly the listed rights on each table and view, and all of them are listed", async () => {
   const of = (privilege: string, letter: string) => when(`has_table_privilege(r.role, o.oid, '${privilege}')`, letter);
   const columns = (privilege: string) => `(
     select count(*) filter (where has_column_privilege(r.role, o.oid, a.attnum, '${privilege}'))
@@ -155,7 +163,7 @@ test("each role may do with each table and view what stands here, and every one 
   expect(await matrix(tables, letters)).toEqual(TABLES);
 });
 
-test("each role may do with each sequence what stands here, and every one stands here", async () => {
+test("each role has exactly the listed rights on each sequence, and all of them are listed", async () => {
   const of = (privilege: string, letter: string) =>
     when(`has_sequence_privilege(r.role, o.oid, '${privilege}')`, letter);
   const letters = [of("USAGE", "U"), of("SELECT", "S"), of("UPDATE", "W")].join(" || ");
@@ -164,13 +172,13 @@ test("each role may do with each sequence what stands here, and every one stands
   expect(await matrix(sequences, letters)).toEqual(SEQUENCES);
 });
 
-test("each role may call what stands here, and every function stands here", async () => {
+test("each role may call exactly the listed functions, and all functions are listed", async () => {
   const functions = `select p.oid, replace(p.oid::regprocedure::text, 'sallyport.', '') as name
     from pg_proc p where p.pronamespace = 'sallyport'::regnamespace`;
   expect(await matrix(functions, when("has_function_privilege(r.role, o.oid, 'EXECUTE')", "X"))).toEqual(FUNCTIONS);
 });
 
-test("a start asks for the functions that the program calls: each is granted, and none that is granted for it is left out", async () => {
+test("the check at the start covers exactly the functions that the program calls", async () => {
   const { rows } = await sql.query<{ use: string; name: string }>(
     `select u.use, replace(to_regprocedure('sallyport.' || f.name)::text, 'sallyport.', '') as name
      from jsonb_each($1) u (use, names), jsonb_array_elements_text(u.names) f (name)`,
@@ -187,7 +195,7 @@ test("a start asks for the functions that the program calls: each is granted, an
   }
 });
 
-test("a function with the rights of the owner is known here, and resolves names in pg_catalog first", async () => {
+test("every function with the owner's rights is listed, and resolves names in pg_catalog first", async () => {
   const { rows } = await sql.query<{
     proname: string;
     proconfig: string[] | null;
@@ -203,7 +211,7 @@ test("a function with the rights of the owner is known here, and resolves names 
   }
 });
 
-test("no other role has a right on the schema, and neither role may make anything in it", async () => {
+test("no other role has a right on the schema, and no role may create anything in it", async () => {
   const { rows } = await sql.query(
     `select a.grantee::regrole::text as grantee, a.privilege_type
      from pg_namespace n, aclexplode(n.nspacl) a where n.nspname = 'sallyport' order by 1, 2`,

@@ -108,7 +108,7 @@ describe("a rotation that runs again, because its commit came through a failover
     expect(await other).toBe(who === "itself" && overlap === 0 ? "CALLER_UNAUTHENTICATED" : "TOKEN_ROTATED");
   });
 
-  test("leaves nothing to repeat where its token was revoked in between", async () => {
+  test("cannot be repeated if its token was revoked in between", async () => {
     const old = await created("bot:ci");
     const same = request(old.id);
     const next = fresh();
@@ -122,7 +122,7 @@ describe("a rotation that runs again, because its commit came through a failover
   });
 });
 
-describe("a string that its rotation ended repeats that request", () => {
+describe("a string that its rotation ended can repeat that request", () => {
   const REVOKED: Record<string, (id: string) => Promise<unknown>> = {
     "by itself": (id) => store.revokeToken(id, false, "", ADMIN),
     "with its family": (id) => store.revokeToken(id, true, "", ADMIN),
@@ -164,7 +164,7 @@ describe("a string that its rotation ended repeats that request", () => {
   });
 });
 
-describe("who rotates another's token is judged by the rows under the lock:", () => {
+describe("a caller that rotates another's token is judged by the locked rows:", () => {
   test.each([
     ["the caller's networks", "RIGHTS_EXCEEDED", "maker", "allowed_cidrs = '{127.0.0.0/8}'"],
     ["networks without the caller", "CALLER_UNAUTHENTICATED", "maker", "allowed_cidrs = '{10.0.0.0/8}'"],

@@ -67,7 +67,7 @@ test("every field that a token is given comes back from its row", async () => {
   expect(rows[0].family).toBe(token.id);
 });
 
-test("a rotation copies every given field and its own alone are new", async () => {
+test("a rotation copies every given field, and only its own fields are new", async () => {
   const { token } = await created();
   const next = fresh();
   const { value } = await store.rotateToken(token.id, next, undefined, 60_000, NOBODY, ADMIN);
@@ -78,7 +78,7 @@ test("a rotation copies every given field and its own alone are new", async () =
   expect(value.previous).toMatchObject({ ...givenOf(token), id: token.id, rotatedTo: next.id });
 });
 
-test("every field that may change does, alone, and no other field with it", async () => {
+test("every field that may change can change alone", async () => {
   const { token } = await created();
   const changes: Required<Changeable> = {
     displayName: "another name",
@@ -101,7 +101,7 @@ test("every field that may change does, alone, and no other field with it", asyn
   }
 });
 
-test("a row that is older than the notes about families counts as the first of its own", async () => {
+test("a row from before families were stored is the first of its family", async () => {
   const sql = await byHand(url);
   await makeTokens(sql, 1);
   const { rows } = await sql.query<TokenRow>(`select ${HELD_COLUMNS} from sallyport.token_view v where id = $1`, [

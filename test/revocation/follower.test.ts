@@ -13,7 +13,7 @@ function fixture() {
   const calls: string[] = [];
   const page: PollResult = {
     ...{ inRecovery: false, epoch: "e1", position: 4, dbTime: 1e12, ownRowLive: true, floorN: 0, maxBoundMs: 1500 },
-    ...{ names: "n1", settled: undefined, rows: [], full: false },
+    ...{ names: "n1", settled: undefined, proven: true, pending: false, rows: [], full: false },
   };
   const server = {
     page,
@@ -83,7 +83,7 @@ function fixture() {
       newId: () => `v${++ids}`,
       random: () => 0.5,
     },
-    { leaseMs: 1500, pollMs: 400, readerVersion: 1, kids: () => server.kids },
+    { leaseMs: 1500, pollMs: 400, readerVersion: 1, redoes: true, kids: () => server.kids },
   );
   const holds = () => freshness.holdsLease(time.clock.mono());
   /** Registrations are answered when the returned function is called. */

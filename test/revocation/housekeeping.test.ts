@@ -30,6 +30,7 @@ function fixture(mode: "full" | "validate" = "full") {
     position: 5,
     dbTime: 1e12,
     ownRowLive: true,
+    proven: true,
     floorN: 0,
     rows: [],
     full: false,

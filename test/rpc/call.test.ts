@@ -9,7 +9,7 @@ test("a handler without an access is refused: authentication cannot be forgotten
   );
 });
 
-test("a client's request id is taken where it is short and harmless, else another is made", () => {
+test("a short and harmless request id of the client is used, otherwise a new one is made", () => {
   for (const id of ["a", "A-b_c.1", "x".repeat(48)]) expect(requestIdFrom(id)).toBe(id);
   for (const id of [null, undefined, "", "x".repeat(49), "a b", "a\n", "ü", "a;b", "<x>"]) {
     expect(requestIdFrom(id)).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/);
@@ -17,7 +17,7 @@ test("a client's request id is taken where it is short and harmless, else anothe
   expect(requestIdFrom(undefined)).not.toBe(requestIdFrom(undefined));
 });
 
-test("a page is 50 where nothing is asked, at most 500", () => {
+test("a page has 50 items by default and at most 500", () => {
   expect([pageSize(0), pageSize(1), pageSize(500)]).toEqual([50, 1, 500]);
   for (const asked of [-1, 501, Number.NaN]) {
     if (Number.isNaN(asked)) continue;
@@ -25,7 +25,7 @@ test("a page is 50 where nothing is asked, at most 500", () => {
   }
 });
 
-test("a page goes on where the part of the list does, or before it where 2 MiB are full; one item always fits", async () => {
+test("the next page starts after the last item that fits into 2 MiB; one item always fits", async () => {
   const of = async (rows: { id: string; size: number }[], rest?: { time: number; key: string }) => {
     const { items, next } = await page(
       { rows, rest },
@@ -90,7 +90,7 @@ test("a long page leaves the event loop free between portions of its rows", asyn
   expect(turns).toBeGreaterThan(10);
 });
 
-test("a mask names known fields, each once; nothing, and anything else, is refused", () => {
+test("a mask names known fields, each once; an empty mask and any other path are refused", () => {
   const known = ["a", "b"] as const;
   expect([...maskOf(["b", "a", "b"], known)]).toEqual(["b", "a"]);
   for (const paths of [undefined, [], ["c"], ["a", "c"], ["a.b"], ["*"], ["__proto__"], [""]]) {

@@ -87,7 +87,7 @@ describe("the table of permissions", () => {
   });
 });
 
-describe("who calls", () => {
+describe("the identity of a caller", () => {
   const here: Peer = { listener: "admin", address: "127.0.0.1", from: "loopback", sans: [], sanAllowed: false };
   const audited: string[] = [];
   const alarms: string[] = [];
@@ -112,7 +112,7 @@ describe("who calls", () => {
   const ask = (of: Callers, authorization: string | null, peer = here) =>
     of.authenticate(peer, authorization, methodOf(TokenAdmin.method.getToken), "r");
 
-  test("without a credential nobody; an unset break-glass secret is not the empty one", async () => {
+  test("a call without a credential is nobody, even if no break-glass secret is set", async () => {
     for (const header of [null, "", "Bearer ", "Bearer", "Basic eDp5", "Bearer a b", "Bearer a, Bearer b"]) {
       await expect(ask(callers(refused), header), String(header)).rejects.toMatchObject({
         reason: "CALLER_UNAUTHENTICATED",
@@ -120,7 +120,7 @@ describe("who calls", () => {
     }
   });
 
-  test("the break-glass secret is an operator, and each use is audited before it does anything", async () => {
+  test("the break-glass secret makes the caller an operator, and each use is audited before it does anything", async () => {
     audited.length = 0;
     expect(await ask(callers(refused, secret), `Bearer ${secret}`)).toMatchObject({
       kind: "break-glass",
@@ -136,13 +136,13 @@ describe("who calls", () => {
     expect(alarms).toHaveLength(1);
   });
 
-  test("if its use cannot be audited, the break-glass secret opens nothing", async () => {
+  test("the break-glass secret is refused if its use cannot be audited", async () => {
     auditAway = true;
     await expect(ask(callers(refused, secret), `Bearer ${secret}`)).rejects.toMatchObject({ reason: "NOT_DONE" });
     auditAway = false;
   });
 
-  test("a certificate's SAN gives what the configuration says, exactly and only for that SAN", async () => {
+  test("a certificate gives the permissions that the configuration grants to exactly its SAN", async () => {
     const peer = { ...here, sans: ["spiffe://acme/ci"] };
     expect(await ask(callers(refused), null, peer)).toMatchObject({
       kind: "mtls",
@@ -166,7 +166,7 @@ describe("who calls", () => {
     });
   });
 
-  test("a live token is its principal, known by its hint; one that is refused for its address is nobody", async () => {
+  test("a live token calls as its principal, shown by its hint; one that is refused for its address is nobody", async () => {
     const live = snapshot(1, { scopes: ["repo:read"], hint: "sp_bot_1abcdefgh" });
     expect(await ask(callers({ verdict: "ALLOW", snapshot: live, tier: "l1" }), "bEaReR x")).toEqual({
       kind: "token",

@@ -2,7 +2,14 @@ import type { Evidence } from "../../src/domain/evidence.ts";
 import type { PrincipalState, TenantState } from "../../src/domain/principal.ts";
 import { withinParent } from "../../src/domain/rights.ts";
 import { EVERYTHING, type Liveness, principalKey, type TokenSnapshot } from "../../src/domain/token-snapshot.ts";
-import type { Committed, PollResult, RevocationLog, Unacknowledged } from "../../src/revocation/ports.ts";
+import type {
+  Committed,
+  LogRecord,
+  PollResult,
+  Redone,
+  RevocationLog,
+  Unacknowledged,
+} from "../../src/revocation/ports.ts";
 import type { Reading } from "../../src/validation/ports.ts";
 import type { World } from "./world.ts";
 
@@ -18,6 +25,10 @@ export interface DatabaseFaults {
   readonly asyncRegistration?: boolean;
   /** M18: pruning without raising the floor first. */
   readonly pruneWithoutFloor?: boolean;
+  /** M54: a lost change is redone for each process that tells of it. */
+  readonly redoneTwice?: boolean;
+  /** M55: pruning in an epoch that is not proven. */
+  readonly pruneUnproven?: boolean;
   /** Anyone who knows the id of a registry row can write it, not only its process. */
   readonly rowsOfAnybody?: boolean;
 }
@@ -50,6 +61,13 @@ interface Validator {
   seen: number;
 }
 
+/** What a transaction did. `kind`: what the log says of it. */
+export interface Change<T> {
+  readonly keys: readonly string[];
+  readonly value: T;
+  readonly kind?: LogRecord["kind"];
+}
+
 /** The state of the database at one moment. Each visible change of authority adds one. */
 export interface Version {
   readonly time: number;
@@ -71,6 +89,8 @@ export class ModelDatabase {
   readonly versions: Version[] = [];
   readonly validators = new Map<string, Validator>();
   up = true;
+  /** The number of lost changes that were done again. */
+  redone = 0;
   #world: World;
   #faults: DatabaseFaults;
   #n = 0;
@@ -81,7 +101,10 @@ export class ModelDatabase {
   #start = 1;
   #incarnation = 1;
   #files = 1;
-  #log: { position: number; key: string }[] = [];
+  #log: LogRecord[] = [];
+  #serial = 0;
+  #proven: string | undefined;
+  #lost = new Map<string, { readonly record: LogRecord; readonly late: boolean; state: "pending" | Redone["state"] }>();
   readonly #pageSize: number;
 
   constructor(world: World, faults: DatabaseFaults, pageSize: number) {
@@ -115,12 +138,13 @@ export class ModelDatabase {
   }
 
   /** A transaction of its own: the change becomes visible, with its log rows. Returns the result of the commit. */
-  commit<T>(change: () => { keys: readonly string[]; value: T }, early?: number): Committed<T> & { version: number } {
-    const { keys, value } = change();
+  commit<T>(change: () => Change<T>, early?: number): Committed<T> & { version: number } {
+    const { keys, value, kind = "other" } = change();
     if (keys.length > 0) {
       const n = early ?? this.#n + 1;
       this.#n = Math.max(this.#n, n);
-      for (const key of keys) this.#log.push({ position: n, key });
+      const at = Math.round(this.dbTime * 1000) + ++this.#serial;
+      for (const key of keys) this.#log.push({ position: n, key, at, kind, change: undefined });
       this.publish();
     }
     const version = this.versions.length - 1;
@@ -143,20 +167,21 @@ export class ModelDatabase {
   }
 
   read(digest: string): Omit<Reading, "sent" | "received"> {
-    const evidence = this.evidence();
+    const evidence = { ...this.evidence(), proven: this.proven };
     return { ...evidence, snapshot: this.#labelled(this.versions.length - 1, digest, evidence) };
   }
 
   /** The answer of a server that took its snapshot at this version as a standby, and is the primary by now. */
   readBound(digest: string, version: number): Omit<Reading, "sent" | "received"> {
-    const evidence = { ...this.evidence(), position: this.versions[version]!.n };
+    const evidence = { ...this.evidence(), proven: this.proven, position: this.versions[version]!.n };
     return { ...evidence, snapshot: this.#labelled(version, digest, evidence) };
   }
 
   /** The answer of a standby that is `behind` versions behind. */
   readOfStandby(digest: string, behind: number): Omit<Reading, "sent" | "received"> {
     const at = Math.max(0, this.versions.length - 1 - behind);
-    const evidence = { inRecovery: true, epoch: "-/i/77", position: this.versions[at]!.n, dbTime: this.dbTime };
+    const { n: position } = this.versions[at]!;
+    const evidence = { inRecovery: true, epoch: "-/i/77", proven: false, position, dbTime: this.dbTime };
     return { ...evidence, snapshot: this.#labelled(at, digest, evidence) };
   }
 
@@ -171,6 +196,8 @@ export class ModelDatabase {
       maxBoundMs: MAX_BOUND_MS,
       names: NAMES,
       settled: this.#settled,
+      proven: this.proven,
+      pending: this.#pending() !== undefined,
       rows: page,
       full: page.length === this.#pageSize,
     };
@@ -238,11 +265,77 @@ export class ModelDatabase {
     if (epoch === this.epoch && names === NAMES) this.#settled = epoch;
   }
 
+  get proven(): boolean {
+    return this.#proven === this.epoch;
+  }
+
+  #pending() {
+    return [...this.#lost.values()].find(({ state }) => state === "pending");
+  }
+
+  reportLost(epoch: string, records: readonly LogRecord[]): void {
+    if (epoch !== this.epoch) return;
+    const identity = ({ position, key, at }: LogRecord) => `${position} ${key} ${at}`;
+    const here = new Set(this.#log.map(identity));
+    for (const record of records) {
+      const name = identity(record);
+      if (this.#lost.has(name) && !this.#faults.redoneTwice) continue;
+      if (record.position > this.#floorN ? here.has(name) : this.#shows(record)) continue;
+      this.#lost.set(this.#lost.has(name) ? `${name} ${++this.#serial}` : name, {
+        record,
+        late: this.proven,
+        state: "pending",
+      });
+    }
+  }
+
+  redoLost(epoch: string): Redone | undefined {
+    const lost = this.#pending();
+    if (epoch !== this.epoch || lost === undefined) return undefined;
+    lost.state = "noted";
+    const { key, kind } = lost.record;
+    if (kind !== "other") {
+      lost.state = "applied";
+      this.redone++;
+      this.commit(() => ({ keys: [key], value: this.#redo(key, kind), kind }));
+    }
+    return { state: lost.state, late: lost.late };
+  }
+
+  /** Below the floor, only a final change counts as missing, and only if its row does not show it. */
+  #shows({ key, kind }: LogRecord): boolean {
+    if (kind === "revoked") return this.tokens.get(key.slice(1))?.revoked ?? true;
+    if (kind === "cut") return (this.principals.get(key) ?? this.tenants.get(key.slice(1)))?.cut ?? true;
+    return true;
+  }
+
+  #redo(key: string, kind: LogRecord["kind"]): void {
+    const token = this.tokens.get(key.slice(1));
+    const principal = this.principals.get(key);
+    const tenant = this.tenants.get(key.slice(1));
+    if (key.startsWith("t")) {
+      if (kind === "revoked") token!.revoked = true;
+      else token!.disabled = true;
+      return;
+    }
+    if (kind === "cut") (principal ?? tenant)!.cut = true;
+    else if (principal !== undefined) principal.state = "DISABLED";
+    else tenant!.state = "SUSPENDED";
+  }
+
+  prove(epoch: string, survivor: boolean): boolean {
+    const others = [...this.validators.values()].some((row) => row.epoch !== epoch && !row.reaped);
+    if (epoch !== this.epoch || (others && !survivor) || this.#pending() !== undefined) return this.proven;
+    this.#proven = epoch;
+    return true;
+  }
+
   draw(epoch: string): void {
     if (epoch === this.epoch) this.#incarnation++;
   }
 
   prune(): void {
+    if (!this.proven && !this.#faults.pruneUnproven) return;
     const upTo = this.#n - Math.floor(this.#world.random.between(0, 3));
     if (!this.#faults.pruneWithoutFloor) this.#floorN = Math.max(this.#floorN, upTo);
     this.#log = this.#log.filter((row) => row.position > upTo);
@@ -293,6 +386,8 @@ export class ModelDatabase {
 
   #goBackTo(version: Version): void {
     this.#n = version.n;
+    this.#floorN = Math.min(this.#floorN, version.n);
+    this.#lost.clear();
     this.#log = this.#log.filter((row) => row.position <= version.n);
     for (const [digest, was] of version.rows) {
       const row = this.tokens.get(digest)!;

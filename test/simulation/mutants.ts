@@ -70,8 +70,8 @@ export const MUTANTS: readonly Mutant[] = [
     [FRESHNESS, "    this.#leaseUntil = Number.NEGATIVE_INFINITY;\n", "    this.held = false;\n"],
     [
       FOLLOWER,
-      "        this.#lastGrant = sent;",
-      "        this.#lastGrant = sent;\n        freshness.held = true;\n        (this as any).off?.();\n        (this as any).off = this.#deps.timers.after(sent + this.#options.leaseMs - received, () => { freshness.held = false; });",
+      "      this.#lastGrant = sent;",
+      "      this.#lastGrant = sent;\n        freshness.held = true;\n        (this as any).off?.();\n        (this as any).off = this.#deps.timers.after(sent + this.#options.leaseMs - received, () => { freshness.held = false; });",
     ],
   ),
   mutant("M9 no margin for clock rates", [FRESHNESS, "return boundMs * 1.2 + 50;", "return boundMs;"]),
@@ -113,10 +113,37 @@ export const MUTANTS: readonly Mutant[] = [
   { name: "M56 epoch without file nodes", databaseFaults: { epochWithoutFiles: true } },
   mutant("M57 begins again under the same incarnation", [
     FOLLOWER,
-    'return this.#leaveHistory("head_behind", page);',
-    "return this.#newEpoch(page, received);",
+    'await this.#leaveHistory("head_behind", page);',
+    "this.#newEpoch(page, received);",
   ]),
   mutant("M57 no incarnation is drawn", [FOLLOWER, "await log.draw(seen.epoch);", ""]),
+  mutant("M51 positions are compared, not contents", [
+    "revocation/remembered-changes.ts",
+    "const lost = reached.filter((record) => !here.has(identity(record)));",
+    "const lost = reached.filter(({ position }) => position > (page as any).position);",
+  ]),
+  mutant("M52 a reading allows before the epoch is proven", [
+    LOOKUP,
+    "const allowing = reading.proven && freshness.accounted;",
+    "const allowing = true;",
+  ]),
+  mutant("M52 a lease before the epoch is proven", [
+    FRESHNESS,
+    "this.#unproven = !page.proven || !this.#accounted;",
+    "this.#unproven = false;",
+  ]),
+  mutant("M53 the own records are not awaited", [
+    FOLLOWER,
+    "if (this.#told ? page.pending : this.#missing.length > 0) return;",
+    "if (!this.#told && this.#missing.length > 0) return;",
+  ]),
+  mutant("M53 the own records are not told", [
+    FOLLOWER,
+    "freshness.begin(epoch, now, !this.#remembered.doubtful);",
+    "freshness.begin(epoch, now);",
+  ]),
+  { name: "M54 redone twice", databaseFaults: { redoneTwice: true } },
+  { name: "M55 pruned before the epoch is proven", databaseFaults: { pruneUnproven: true } },
   mutant("M58 a snapshot from before the epoch is believed", [
     LOOKUP,
     "reading.sent >= freshness.sawEpoch && reading.position >= applied",

@@ -2,7 +2,7 @@ import { principalKey } from "../../src/domain/token-snapshot.ts";
 import type { AuthorityStore } from "../../src/revocation/authority-store.ts";
 import type { Committed, RevocationLog } from "../../src/revocation/ports.ts";
 import type { TokenReader } from "../../src/validation/ports.ts";
-import { type ModelDatabase, NAMES, type TokenRow } from "./model-database.ts";
+import { type Change, type ModelDatabase, NAMES, type TokenRow } from "./model-database.ts";
 import type { Product } from "./product.ts";
 import type { Machine, World } from "./world.ts";
 
@@ -100,6 +100,9 @@ export class Network {
       reap: (ids) => call("other", () => this.#db.reap(ids)),
       deleteReaped: (ids, epoch) => call("other", () => this.#db.bury(ids, epoch)),
       markSettled: (epoch, names) => call("other", () => this.#db.settle(epoch, names)),
+      reportLost: (epoch, records) => call("other", () => this.#db.reportLost(epoch, records)),
+      redoLost: (epoch) => call("other", () => this.#db.redoLost(epoch)),
+      prove: (epoch, survivor) => call("other", () => this.#db.prove(epoch, survivor)),
       draw: (epoch) => call("other", () => this.#db.draw(epoch)),
       prune: () => call("other", () => this.#db.prune()),
       reconnect: () => {},
@@ -112,10 +115,10 @@ export class Network {
   store(machine: Machine, committed: (version: number) => void): AuthorityStore {
     const db = this.#db;
     const byId = (id: string) => [...db.tokens.values()].find((row) => row.id === id)!;
-    const change = (work: () => { keys: readonly string[]; token?: TokenRow }) =>
+    const change = (work: () => Pick<Change<unknown>, "keys" | "kind"> & { token?: TokenRow }) =>
       this.#transaction(machine, committed, () => {
-        const { keys, token } = work();
-        return { keys, value: { already: keys.length === 0, digest: token?.digest } };
+        const { keys, kind, token } = work();
+        return { keys, kind, value: { already: keys.length === 0, digest: token?.digest } };
       });
     const store = {
       revokeToken: (id: string) =>
@@ -123,35 +126,37 @@ export class Network {
           const token = byId(id);
           const keys = token.revoked ? [] : [`t${token.digest}`];
           token.revoked = true;
-          return { keys, token };
+          return { keys, token, kind: "revoked" };
         }),
       updateToken: (id: string, to: { disabled?: boolean; scopes?: readonly string[] }) =>
         change(() => {
           const token = byId(id);
           const same =
             (to.disabled ?? token.disabled) === token.disabled && (to.scopes ?? token.scopes) === token.scopes;
+          const takes =
+            to.disabled === true || !token.scopes.every((scope) => (to.scopes ?? token.scopes).includes(scope));
           Object.assign(token, to);
-          return { keys: same ? [] : [`t${token.digest}`], token };
+          return { keys: same ? [] : [`t${token.digest}`], token, kind: takes ? "lowered" : "other" };
         }),
       updatePrincipal: (tenant: string, name: string, { state }: { state: "ACTIVE" | "DISABLED" }) =>
         change(() => {
           const row = db.principals.get(principalKey(tenant, name))!;
           const keys = row.state === state ? [] : [principalKey(tenant, name)];
           row.state = state;
-          return { keys };
+          return { keys, kind: state === "ACTIVE" ? "other" : "lowered" };
         }),
       updateTenant: (id: string, { state }: { state: "ACTIVE" | "SUSPENDED" }) =>
         change(() => {
           const row = db.tenants.get(id)!;
           const keys = row.state === state ? [] : [`o${id}`];
           row.state = state;
-          return { keys };
+          return { keys, kind: state === "ACTIVE" ? "other" : "lowered" };
         }),
       cut: (tenant: string, principal: string | undefined) =>
         change(() => {
           if (principal === undefined) db.tenants.get(tenant)!.cut = true;
           else db.principals.get(principalKey(tenant, principal))!.cut = true;
-          return { keys: [principal === undefined ? `o${tenant}` : principalKey(tenant, principal)] };
+          return { keys: [principal === undefined ? `o${tenant}` : principalKey(tenant, principal)], kind: "cut" };
         }),
     };
     return store as unknown as AuthorityStore;
@@ -160,7 +165,7 @@ export class Network {
   async #transaction(
     machine: Machine,
     committed: (version: number) => void,
-    work: () => { keys: readonly string[]; value: Changed },
+    work: () => Change<Changed>,
   ): Promise<Committed<Changed>> {
     const { AppError } = this.#product;
     const { random } = this.#world;

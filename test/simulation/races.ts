@@ -1,4 +1,5 @@
 import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
+import type { AuthorityStore } from "../../src/revocation/authority-store.ts";
 import { DB_EPOCH_MS } from "./model-database.ts";
 import type { Instance, Settings, Simulation, TokenName } from "./simulation.ts";
 
@@ -88,6 +89,21 @@ async function refusedOnceRevoked(
     sim.adversary.empty();
     sim.adversary.fill(positive);
     one.lookup.forget();
+    equal(await ask(sim, one, "a"), "INVALID_TOKEN");
+  }
+}
+
+/** Nobody allows `a` for some time, then nobody has to wait any more, and still nobody allows it. */
+async function neverAllowed(sim: Simulation, from: readonly Instance[]): Promise<void> {
+  let allowed = 0;
+  for (let i = 0; i < 400; i++) {
+    await sim.advance(3);
+    for (const one of from) void sim.ask(one, "a").then((verdict) => (allowed += Number(verdict === "ALLOW")));
+  }
+  equal(allowed, 0, "the number of answers that allow what was lost");
+  await sim.advance(3000);
+  for (const one of sim.instances) {
+    equal(await ask(sim, one, "still"), "ALLOW");
     equal(await ask(sim, one, "a"), "INVALID_TOKEN");
   }
 }
@@ -603,6 +619,61 @@ export const RACES: readonly Race[] = [
       await until(sim, () => one.freshness.holdsLease(one.machine.clock.mono()));
       equal(one.freshness.applied, position, "the applied position");
       equal(await ask(sim, one, "a"), "INVALID_TOKEN");
+    },
+  },
+  ...([true, false] as const).map(
+    (cache): Race => ({
+      title: `R50 a revocation that a restore loses is done again before anything is allowed${cache ? ", with a cache outside" : ""}`,
+      settings: { cache },
+      async run(sim) {
+        const [, two] = await fleet(sim);
+        await warm(sim, ["a", "still"]);
+        const dump = sim.db.versions.length - 1;
+        equal(await revoke(sim, two, "a"), "ACKED");
+        sim.db.restore(dump);
+        // The head climbs above the lost position, and another change has it.
+        unseenChanges(sim, 3);
+        await neverAllowed(sim, sim.instances);
+        equal(sim.db.redone, 1, "the number of changes that were done again");
+      },
+    }),
+  ),
+  {
+    title: "R51 a disabled token that a restore loses is disabled again, although the log is to be pruned at once",
+    settings: { cache: false },
+    async run(sim) {
+      const [one] = await fleet(sim);
+      await warm(sim, ["a", "still"]);
+      const dump = sim.db.versions.length - 1;
+      const guard = { callerScopes: [] };
+      const disable = (store: AuthorityStore) =>
+        store.updateToken(sim.id("a"), { disabled: true }, "", { maxTtl: 0 }, guard, ACTOR);
+      equal(await settled(sim, sim.change(one, disable)), "ACKED");
+      sim.db.restore(dump);
+      unseenChanges(sim, 20);
+      for (let i = 0; i < 5; i++) sim.db.prune();
+      await neverAllowed(sim, sim.instances);
+    },
+  },
+  {
+    title: "R52 a late survivor allows nothing that only it knows to be revoked, and its knowledge comes into force",
+    settings: { cache: false, readers: [0] },
+    async run(sim) {
+      const [one, two, three] = await fleet(sim);
+      await warm(sim, ["a", "still"]);
+      const dump = sim.db.versions.length - 1;
+      for (const other of [two, three]) other.machine.cutOff = true;
+      equal(await revoke(sim, one, "a"), "LEASE_EXPIRED");
+      one.machine.cutOff = true;
+      sim.db.restore(dump);
+      for (const other of [two, three]) other.machine.cutOff = false;
+      await sim.advance(1500);
+      for (const other of [two, three]) equal(await ask(sim, other, "still"), "ALLOW");
+      one.machine.cutOff = false;
+      // Nobody redoes it for a while.
+      for (const other of [two, three]) other.machine.pausedUntil = sim.world.now + 1500;
+      await neverAllowed(sim, [one]);
+      equal(sim.db.redone, 1, "the number of changes that were done again");
     },
   },
 ];

@@ -22,6 +22,8 @@ export interface Settings {
   readonly l1TtlMs?: number;
   /** True if the instances have a cache outside. */
   readonly cache?: boolean;
+  /** The places of processes that may not redo what the database lost. */
+  readonly readers?: readonly number[];
   /** The first epoch is settled from the start. */
   readonly settled?: boolean;
 }
@@ -79,6 +81,7 @@ export class Simulation {
     this.#keyring = new product.Keyring("1", { "1": PEPPER });
     this.#fill();
     if (settings.settled ?? true) this.db.settle(this.db.epoch);
+    this.db.prove(this.db.epoch, true);
   }
 
   /** Starts a process in this place of the fleet. */
@@ -126,7 +129,13 @@ export class Simulation {
         newId: () => `${name}.${++ids}`,
         random: () => world.random.next(),
       },
-      { leaseMs: LEASE_MS, pollMs: 400, readerVersion: 1, kids: () => ["1"] },
+      {
+        leaseMs: LEASE_MS,
+        pollMs: 400,
+        readerVersion: 1,
+        redoes: !settings.readers?.includes(place),
+        kids: () => ["1"],
+      },
     );
     wake = () => follower.wake();
     const reaped = new product.ReapedValidators();
@@ -270,6 +279,7 @@ export class Simulation {
       lease: none,
       validators: none,
       reaped: none,
+      lostChanges: none,
       cacheEntries: none,
       canary: none,
       shed: () => this.#count("shed"),

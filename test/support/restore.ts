@@ -36,6 +36,7 @@ const TABLES = [
   "rev_head",
   "rev_state",
   "validators",
+  "lost_changes",
 ];
 
 async function on<T>(place: Place, database: string, work: (sql: pg.Client) => Promise<T>): Promise<T> {
