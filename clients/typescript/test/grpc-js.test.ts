@@ -16,7 +16,7 @@ import {
 } from "@grpc/grpc-js";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { TestSallyport } from "../../../test/support/sallyport.ts";
-import { Checker } from "../src/checker.ts";
+import { Checker, type CheckerOptions } from "../src/checker.ts";
 import { authInterceptor, grpcValidator, identityOf } from "../src/grpc-js.ts";
 import type { Requirements } from "../src/requirement.ts";
 
@@ -133,8 +133,8 @@ afterEach(async () => {
   for (const thing of running.splice(0).reverse()) await thing.stop();
 });
 
-async function echo(address: string): Promise<Echo> {
-  const started = await Echo.start(new Checker({ validator: grpcValidator(address, insecure) }));
+async function echo(address: string, more: Partial<CheckerOptions> = {}): Promise<Echo> {
+  const started = await Echo.start(new Checker({ validator: grpcValidator(address, insecure), ...more }));
   running.push(started);
   return started;
 }
@@ -173,15 +173,18 @@ describe("with the program", () => {
     expect(await service.call("Say", near)).toMatchObject({ identity: "user:ann" });
   });
 
-  test("no call is admitted after the revocation returned OK", async () => {
-    const service = await echo(address);
-    for (let round = 0; round < 5; round++) {
-      const { tokenString, id } = await sallyport.createToken();
-      expect(await service.call("Say", tokenString)).toMatchObject({ identity: "user:ann" });
-      await revoke(id);
-      expect(await service.call("Say", tokenString)).toMatchObject({ code: 16, verdict: "INVALID_TOKEN" });
-    }
-  });
+  test.each(["off", "feed"] as const)(
+    "no call is admitted after the revocation returned OK: cache %s",
+    async (cache) => {
+      const service = await echo(address, { cache });
+      for (let round = 0; round < 5; round++) {
+        const { tokenString, id } = await sallyport.createToken();
+        expect(await service.call("Say", tokenString)).toMatchObject({ identity: "user:ann" });
+        await revoke(id);
+        expect(await service.call("Say", tokenString)).toMatchObject({ code: 16, verdict: "INVALID_TOKEN" });
+      }
+    },
+  );
 
   test("a stream passes messages in both directions, and ends when its token is revoked", async () => {
     const service = await echo(address);
