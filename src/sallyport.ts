@@ -20,6 +20,7 @@ import { mintKid } from "./management/mint-kid.ts";
 import { PrincipalManager } from "./management/principal-manager.ts";
 import { Repeats } from "./management/repeats.ts";
 import { ReuseDetection } from "./management/reuse-detection.ts";
+import { RoleManager } from "./management/role-manager.ts";
 import { TokenManager } from "./management/token-manager.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
@@ -292,6 +293,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
           timers,
         }),
         principals: new PrincipalManager({ store, authority }),
+        roles: new RoleManager({ store, authority, profiles }),
         audit,
         info: {
           version: build().version,

@@ -61,7 +61,10 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "embedded/": room(["domain/", "embedded/"], ["pg", "node:*"]),
   "http2/": room(["http2/"], ["node:net", "node:tls", "node:buffer", "node:http", "node:http2"]),
   "sessions/": room([...CORE, "sessions/"], ["jose", "node:*"]),
-  "rpc/": room([...CORE, "gen/", "rpc/"], [...CONNECT, "@bufbuild/protovalidate", "node:crypto", "node:net"]),
+  "rpc/": room(
+    [...CORE, "gen/", "rpc/"],
+    [...CONNECT, "@bufbuild/protovalidate", "node:crypto", "node:net", "node:timers/promises"],
+  ),
   "listen/": room(
     ["domain/start-error.ts", "rpc/", "http2/", "listen/"],
     [...CONNECT, "@connectrpc/connect-node", "node:*"],

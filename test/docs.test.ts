@@ -184,7 +184,7 @@ test("docs/monitoring.md explains every alarm, trouble and log event in one sent
 
 test("docs/cli.md has every command of the help, and every command there is in the help", async () => {
   const top = await commandsIn(["--help"]);
-  const nouns = ["tokens", "principals", "tenants", "audit"];
+  const nouns = ["tokens", "principals", "tenants", "roles", "audit"];
   const verbs = await Promise.all(
     nouns.map(async (noun) => (await commandsIn([noun, "--help"])).map((verb) => `${noun} ${verb}`)),
   );

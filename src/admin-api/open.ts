@@ -2,6 +2,7 @@ import type { DescService } from "@bufbuild/protobuf";
 import type { Clock } from "../domain/clock.ts";
 import { AuditLog as AuditLogDesc } from "../gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
+import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { ServerInfo as ServerInfoDesc } from "../gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
@@ -16,6 +17,7 @@ import type { TlsFiles } from "../listen/tls.ts";
 import type { BulkRevoke } from "../management/bulk-revoke.ts";
 import type { AuditLog } from "../management/ports.ts";
 import type { PrincipalManager } from "../management/principal-manager.ts";
+import type { RoleManager } from "../management/role-manager.ts";
 import type { ServerInfo } from "../management/server-info.ts";
 import type { TokenManager } from "../management/token-manager.ts";
 import type { Admission } from "../rpc/admission.ts";
@@ -34,6 +36,7 @@ import { openApiPage } from "./openapi.ts";
 import type { PageTokens } from "./page-token.ts";
 import { principalAdmin } from "./principal-admin.ts";
 import { revocationPath } from "./revocation-endpoint.ts";
+import { roleAdmin } from "./role-admin.ts";
 import { serverInfo } from "./server-info.ts";
 import { tenantAdmin } from "./tenant-admin.ts";
 import { tokenAdmin } from "./token-admin.ts";
@@ -42,6 +45,7 @@ export const ADMIN_SERVICES: readonly DescService[] = [
   TokenAdmin,
   PrincipalAdmin,
   TenantAdmin,
+  RoleAdmin,
   AuditLogDesc,
   ServerInfoDesc,
 ];
@@ -51,6 +55,7 @@ export interface Managers {
   readonly tokens: TokenManager;
   readonly bulk: BulkRevoke;
   readonly principals: PrincipalManager;
+  readonly roles: RoleManager;
   readonly audit: AuditLog;
   readonly info: ServerInfo;
   readonly pages: PageTokens;
@@ -89,6 +94,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
       router.service(TokenAdmin, tokenAdmin(managers));
       router.service(PrincipalAdmin, principalAdmin(managers));
       router.service(TenantAdmin, tenantAdmin(managers));
+      router.service(RoleAdmin, roleAdmin(managers));
       router.service(AuditLogDesc, auditLog(managers));
       router.service(ServerInfoDesc, serverInfo(managers.info));
       addHealth(router, options.health, "all");

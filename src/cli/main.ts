@@ -8,6 +8,7 @@ import { EXIT, explain, type Situation, usage } from "./failure.ts";
 import { duration } from "./flags.ts";
 import { withoutSecrets } from "./output.ts";
 import { addPrincipals } from "./principals.ts";
+import { addRoles } from "./roles.ts";
 import { addServer } from "./server.ts";
 import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";
 import { addTenants } from "./tenants.ts";
@@ -98,7 +99,8 @@ function programOf(run: Run, io: Io): Command {
       });
   }
   program.commandsGroup("Client:");
-  for (const add of [addTokens, addPrincipals, addTenants, addAudit, addServer, addValidate]) add(program, run);
+  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addServer, addValidate])
+    add(program, run);
   addCompletion(program, io);
   return program;
 }

@@ -1,13 +1,14 @@
 import { coversAny } from "./scope.ts";
 
 /** The permissions of callers. `rpc/methods.ts` holds the table from RPC to permission. */
-const PERMISSIONS = [
+export const PERMISSIONS = [
   "sallyport.operator",
   "sallyport.admin",
   "sallyport.tokens.create",
   "sallyport.tokens.read",
   "sallyport.tokens.revoke",
   "sallyport.principals.write",
+  "sallyport.roles.write",
   "sallyport.audit.read",
   "sallyport.validate",
   "sallyport.reasons",
@@ -23,10 +24,14 @@ export interface Caller {
   readonly provenance: string;
   /** The empty string for a caller without a tenant. */
   readonly tenant: string;
+  /** The tenants of which a session may name one in each call. */
+  readonly tenants?: readonly string[];
   /** The empty string for a caller that is not a principal. */
   readonly principal: string;
   /** The caller's permissions, and the other scopes that it may give to tokens. A token has all of its scopes here. */
   readonly scopes: readonly string[];
+  /** The roles of a caller without a token, by id, and those of `scopes` that rest on them. */
+  readonly roles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   /** The record's id, if the caller is a token. */
   readonly tokenId?: string;
   /** The expiry of a token, by the database's clock. Absent if the token never expires. */
@@ -46,6 +51,7 @@ const ADMIN_GIVES = new Set<string>([
   "sallyport.tokens.read",
   "sallyport.tokens.revoke",
   "sallyport.principals.write",
+  "sallyport.roles.write",
   "sallyport.audit.read",
   "sallyport.validate",
   "sallyport.reasons",

@@ -130,14 +130,20 @@ export function checkScopeForms(scopes: readonly string[]): void {
  */
 export function checkScopes(profile: Profile, caller: Caller, scopes: readonly string[]): void {
   checkScopeForms(scopes);
+  checkGrants({ ...profile, what: `tokens of profile ${profile.name}` }, caller, scopes);
+}
+
+/** The same rule for anything that holds scopes, with scopes that are well-formed. `what` names it in a refusal. */
+export function checkGrants(
+  { administrative, what }: { readonly administrative: boolean; readonly what: string },
+  caller: Caller,
+  scopes: readonly string[],
+): void {
   const free = isAdministrator(caller);
   for (const scope of scopes) {
     const ours = scope.startsWith("sallyport.");
-    if (ours && !profile.administrative && !ORDINARY.has(scope)) {
-      throw new AppError(
-        "RIGHTS_EXCEEDED",
-        `scopes: tokens of profile ${profile.name} cannot hold administrative scopes`,
-      );
+    if (ours && !administrative && !ORDINARY.has(scope)) {
+      throw new AppError("RIGHTS_EXCEEDED", `scopes: ${what} cannot hold administrative scopes`);
     }
     if (ours ? !holds(caller, scope) : !free && !coversAny(caller.scopes, scope)) {
       throw new AppError("RIGHTS_EXCEEDED", "scopes: a caller can only grant scopes that it holds itself");

@@ -1,5 +1,6 @@
 import type { AuditAct, AuditActor, AuditEvent } from "../domain/audit-event.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import type { Role } from "../domain/role.ts";
 import type { Token, TokenState } from "../domain/token.ts";
 
 /** The start of a page: after this row, newest first. */
@@ -120,6 +121,9 @@ export interface TokenStore {
     start?: PageStart,
     patience?: Patience,
   ): Promise<Part<Tenant>>;
+  /** Roles that are not deleted. */
+  getRole(tenant: string, name: string): Promise<Role | undefined>;
+  listRoles(tenant: string, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Role>>;
 }
 
 export interface PepperRegistry {

@@ -1,12 +1,12 @@
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkAnnotations, checkName, checkText } from "../domain/issue.ts";
 import { checkTenantId, type Principal, principalType, type Tenant, type TenantState } from "../domain/principal.ts";
-import type { AuthorityStore, PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
+import type { PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
-import type { Committed } from "../revocation/ports.ts";
 import { type Access, actorOf, actorsOf, guardOf, tenantOf } from "./access.ts";
 import { checkType, foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenStore } from "./ports.ts";
+import { again } from "./rerun.ts";
 
 /** Principals and tenants, by the rules of their fields. */
 export class PrincipalManager {
@@ -144,18 +144,6 @@ export class PrincipalManager {
       deadline: access.deadline,
     });
   }
-}
-
-/** Passes the object that an earlier run made to the next run, so that a rerun after a failover does not refuse it. */
-function again<T extends object>(
-  work: (store: AuthorityStore, made: T | undefined) => Promise<Committed<T | AppError>>,
-): (store: AuthorityStore) => Promise<Committed<T | AppError>> {
-  let made: T | undefined;
-  return async (store) => {
-    const done = await work(store, made);
-    if (!(done.value instanceof AppError)) made = done.value;
-    return done;
-  };
 }
 
 /** Trims names and checks texts and owner, for the given fields only. */

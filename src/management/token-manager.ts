@@ -7,6 +7,7 @@ import type { LifetimeRule } from "../domain/lifetime.ts";
 import { countedNetwork } from "../domain/networks.ts";
 import { principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
+import { checkRoleNames } from "../domain/role.ts";
 import type { Secret } from "../domain/secret.ts";
 import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
@@ -107,6 +108,7 @@ export class TokenManager {
     rules.checkAnnotations("annotations", request.annotations);
     const scopes = [...new Set(request.scopes)];
     rules.checkScopeForms(scopes);
+    checkRoleNames("roles", request.roles);
     const lifetime = {
       ...this.#lifetime(profile, request.lifetime),
       ceiling: rules.ceilingOf(profile, scopes),
@@ -122,6 +124,7 @@ export class TokenManager {
         tenant,
         displayName,
         scopes,
+        roles: [...new Set(request.roles)],
         audiences: [...new Set(request.audiences)],
         createdBy: caller.provenance,
       },
@@ -197,6 +200,10 @@ export class TokenManager {
     if (change.scopes !== undefined) {
       checked.scopes = [...new Set(change.scopes)];
       rules.checkScopeForms(checked.scopes);
+    }
+    if (change.roles !== undefined) {
+      checkRoleNames("token.roles", change.roles);
+      checked.roles = [...new Set(change.roles)];
     }
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
     const guard = this.#guard(access, profile);

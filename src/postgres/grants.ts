@@ -28,7 +28,9 @@ const CHANGING = [
   "lock_id(bytea)",
   "lock_shared(bytea[])",
   "principal_key(text, text)",
+  "readers_from(int)",
   "rev_now()",
+  "role_key(text)",
   "tenant_key(text)",
 ];
 

@@ -1,6 +1,6 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
-import { checkMayEnd, mayEnd, mayNotEnd, type Rank, withinParent } from "../domain/rights.ts";
+import { checkMayEnd, effectiveScopes, mayEnd, mayNotEnd, type Rank } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { Committed } from "../revocation/ports.ts";
 import { appendAudit, emitOnly } from "./audit-log.ts";
@@ -9,7 +9,7 @@ import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { rankText, spares } from "./holders.ts";
 import type { Postgres, Text, Tx } from "./pool.ts";
-import { storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
+import { grantedScopes, roleColumns, storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
 interface Revoke {
   readonly id: string;
@@ -86,8 +86,6 @@ interface Revoked {
   readonly already: ReadonlySet<string>;
   /** Repeats beyond the limit, with their errors. */
   readonly refused: ReadonlyMap<Revoke, unknown>;
-  /** The scopes that each token holds, for a child within those of its parent. */
-  readonly scopes: ReadonlyMap<string, readonly string[]>;
   /** Calls whose callers are not good any more. They change nothing. */
   readonly ended: ReadonlySet<Revoke>;
   /** Ids of tokens whose rows another transaction holds. They are unchanged. */
@@ -99,7 +97,7 @@ function answer(waiting: Waiting, done: Committed<Revoked>): void {
   try {
     if (done.value.ended.has(waiting)) throw gone();
     if (token === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
-    if (!done.value.already.has(token.id)) checkMayEnd(rankFor(waiting), done.value.scopes.get(token.id)!);
+    if (!done.value.already.has(token.id)) checkMayEnd(rankFor(waiting), effectiveScopes(token));
     // Only the row shows that a token is revoked. If the statement spared it, the caller gets no OK.
     if (token.revokeTime === undefined) throw mayNotEnd();
     if (done.value.refused.has(waiting)) throw done.value.refused.get(waiting);
@@ -109,8 +107,7 @@ function answer(waiting: Waiting, done: Committed<Revoked>): void {
   }
 }
 
-type RevokedRow = ProofRow &
-  (({ busy: boolean; already: boolean; parent_scopes: string[] | null } & TokenRow) | { busy: null });
+type RevokedRow = ProofRow & (({ busy: boolean; already: boolean } & TokenRow) | { busy: null });
 
 async function revokeAll(tx: Tx, all: readonly Revoke[], text: Text): Promise<Committed<Revoked>> {
   const ended = await endedCalls(tx, all);
@@ -130,19 +127,16 @@ async function revokeAll(tx: Tx, all: readonly Revoke[], text: Text): Promise<Co
   ]);
   const found = rows.filter((row) => row.busy !== null);
   const tokens = new Map(found.map((row) => [row.id, tokenOf(row)]));
-  const scopes = new Map(
-    found.map((row) => [row.id, withinParent(tokens.get(row.id)!.scopes, row.parent_scopes ?? undefined)]),
-  );
   const idsOf = (rows: readonly TokenRow[]) => new Set(rows.map(({ id }) => id));
   const already = idsOf(found.filter((row) => row.already));
   const busy = idsOf(found.filter((row) => row.busy));
   const repeats = batch.flatMap((revoke) => {
     const token = busy.has(revoke.id) ? undefined : tokens.get(revoke.id);
     if (token?.revokeTime === undefined || (first.get(revoke.id) === revoke && !already.has(token.id))) return [];
-    return already.has(token.id) || mayEnd(rankFor(revoke), scopes.get(token.id)!) ? [{ revoke, token }] : [];
+    return already.has(token.id) || mayEnd(rankFor(revoke), effectiveScopes(token)) ? [{ revoke, token }] : [];
   });
   const refused = await tellRepeats(tx, repeats);
-  return proven({ tokens, scopes, ended, already, busy, refused }, rows[0]);
+  return proven({ tokens, ended, already, busy, refused }, rows[0]);
 }
 
 /** A token may always end itself. */
@@ -151,7 +145,7 @@ function rankFor({ id, actor }: Revoke): Rank {
 }
 
 async function endedCalls(tx: Tx, batch: readonly Revoke[]): Promise<ReadonlySet<Revoke>> {
-  const others = batch.filter(({ id, actor }) => actor.token !== undefined && actor.token.id !== id);
+  const others = batch.filter(({ id, actor }) => actor.token?.id !== id);
   const ended = await endedActors(
     tx,
     others.map(({ actor }) => actor),
@@ -194,14 +188,14 @@ with asked as (
     w (id, by, reason, address, request_id, rank)
 ),
 mine as materialized (
-  select ${storedColumns("t")}, (select q.scopes from sallyport.tokens q where q.id = t.parent_id) as parent_scopes
+  select ${storedColumns("t")}, (select ${grantedScopes("q")} from sallyport.tokens q where q.id = t.parent_id) as parent_scopes
   from sallyport.tokens t where id = any($1::text[]) order by id for no key update ${others}
 ),
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
     revoke_reason = w.reason
   from mine join asked w on w.id = mine.id
-  where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", "t.scopes", "mine.parent_scopes")}
+  where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", grantedScopes("t"), "mine.parent_scopes")}
   returning ${storedColumns("t")}, mine.parent_scopes
 ),
 audited as (
@@ -222,8 +216,9 @@ found as (
   union all select true, false, ${storedColumns("t")}, null from sallyport.tokens t
     where id = any($1::text[]) and not exists (select from mine where mine.id = t.id)
 )
-select ${PROOF}, ${TOKEN_COLUMNS}, v.busy, v.already, v.parent_scopes from ${HEAD} left join (
-  select found.busy, found.already, found.parent_scopes, ${storedColumns("found")}, u.last_use_time, u.last_use_address, 'REVOKED' as state
+select ${PROOF}, ${TOKEN_COLUMNS}, v.busy, v.already from ${HEAD} left join (
+  select found.busy, found.already, found.parent_scopes, ${storedColumns("found")}, u.last_use_time, u.last_use_address,
+    'REVOKED' as state, ${roleColumns("found")}
   from found left join lateral (
     select last_use_time, last_use_address from sallyport.token_usage where token_id = found.id offset 0
   ) u on true

@@ -1,4 +1,5 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import type { Role } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
 import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../management/ports.ts";
 import type { ListReads } from "./list-reads.ts";
@@ -9,6 +10,9 @@ import {
   PRINCIPAL_COLUMNS,
   type PrincipalRow,
   principalOf,
+  ROLE_COLUMNS,
+  type RoleRow,
+  roleOf,
   TENANT_COLUMNS,
   type TenantRow,
   TOKEN_COLUMNS,
@@ -236,6 +240,34 @@ export class PostgresTokenStore implements TokenStore {
       [id],
     );
     return rows[0] && tenantOf(rows[0]);
+  }
+
+  async getRole(tenant: string, name: string): Promise<Role | undefined> {
+    const { rows } = await this.#proven.rows<RoleRow>(
+      proving(`select ${ROLE_COLUMNS} from sallyport.roles where tenant = $1 and name = $2 and state = 'ACTIVE'`),
+      [tenant, name],
+    );
+    return rows[0] && roleOf(rows[0]);
+  }
+
+  async listRoles(tenant: string, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Role>> {
+    const { rows, rest } = await newestFirst<RoleRow>(
+      this.#lists,
+      {
+        table: "sallyport.roles",
+        time: "create_time",
+        key: "id",
+        keyType: "text",
+        narrowed: [["tenant = ?", tenant]],
+        filters: [["state = ?", "ACTIVE"]],
+        columns: ROLE_COLUMNS,
+        place: (row) => ({ time: row.create_time, key: row.id }),
+      },
+      limit,
+      start,
+      patience,
+    );
+    return { rows: rows.map(roleOf), rest };
   }
 
   async listTenants(

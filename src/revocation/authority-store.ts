@@ -3,6 +3,7 @@ import type { AppError } from "../domain/errors.ts";
 import type { LifetimeRule } from "../domain/lifetime.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
 import type { Rights } from "../domain/rights.ts";
+import type { Role } from "../domain/role.ts";
 import type { Changeable, Given, Token } from "../domain/token.ts";
 import type { Committed } from "./ports.ts";
 
@@ -43,6 +44,8 @@ export interface MintGuard {
    */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
+  /** The roles of a caller without a token. They are read again, and must still give these scopes. */
+  readonly callerRoles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   readonly callerAddress?: string;
   /** The caller's own principal, if the caller is a session. It and its tenant are read again; they must be active. */
   readonly callerPrincipal?: { readonly tenant: string; readonly name: string };
@@ -60,7 +63,10 @@ export interface MintGuard {
 export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended">;
 
 /** The conditions for any change that may give somebody more rights. */
-export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal">;
+export type CallerGuard = Pick<
+  MintGuard,
+  "callerTokenId" | "callerScopes" | "callerRoles" | "callerAddress" | "callerPrincipal"
+>;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {
@@ -73,6 +79,8 @@ export interface Repeated {
 export type TokenChange = Changeable & { readonly noExpiry?: boolean };
 
 export type PrincipalChange = Partial<Pick<Principal, "displayName" | "email" | "owner" | "state" | "annotations">>;
+
+export type RoleChange = Partial<Pick<Role, "description" | "scopes">>;
 
 export type TenantChange = Partial<Pick<Tenant, "displayName" | "state" | "annotations">>;
 
@@ -168,4 +176,23 @@ export interface AuthorityStore {
     guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Tenant>>;
+  /** UPGRADE_PENDING while a program runs that does not know roles. `made`: as for principals. */
+  createRole(
+    role: Pick<Role, "id" | "tenant" | "name" | "description" | "scopes" | "administrative">,
+    guard: CallerGuard,
+    actor: AuditActor,
+    made?: Role,
+  ): Promise<Committed<Role | AppError>>;
+  /** `check` judges the row under its lock, before the change. */
+  updateRole(
+    tenant: string,
+    name: string,
+    change: RoleChange,
+    etag: string,
+    check: (role: Role) => void,
+    guard: CallerGuard,
+    actor: AuditActor,
+  ): Promise<Committed<Role>>;
+  /** ROLE_IN_USE if a live token holds it, unless `force`. */
+  deleteRole(tenant: string, name: string, force: boolean, actor: AuditActor): Promise<Committed<Role>>;
 }

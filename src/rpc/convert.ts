@@ -4,11 +4,14 @@ import type { AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
 import type { Decision, Verdict } from "../domain/decide.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import { effectiveScopes } from "../domain/rights.ts";
+import type { Role } from "../domain/role.ts";
 import type { Token, TokenState } from "../domain/token.ts";
 import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 import * as audit from "../gen/sallyport/v1/audit_log_pb.ts";
 import * as effect from "../gen/sallyport/v1/effect_pb.ts";
 import * as principal from "../gen/sallyport/v1/principal_admin_pb.ts";
+import type * as role from "../gen/sallyport/v1/role_admin_pb.ts";
 import * as server from "../gen/sallyport/v1/server_info_pb.ts";
 import * as tenant from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import * as token from "../gen/sallyport/v1/token_admin_pb.ts";
@@ -76,6 +79,8 @@ export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSche
     displayName: of.displayName,
     description: of.description,
     scopes: [...of.scopes],
+    roles: [...of.roles],
+    effectiveScopes: [...effectiveScopes(of)],
     audiences: [...of.audiences],
     allowedCidrs: [...of.allowedCidrs],
     annotations: { ...of.annotations },
@@ -108,6 +113,19 @@ export function principalMessage(of: Principal): MessageInitShape<typeof princip
     state: PRINCIPAL_STATES[of.state],
     createTime: timestampFromMs(of.createTime),
     annotations: { ...of.annotations },
+    etag: of.etag,
+  };
+}
+
+export function roleMessage(of: Role): MessageInitShape<typeof role.RoleSchema> {
+  return {
+    id: of.id,
+    tenant: of.tenant,
+    name: of.name,
+    description: of.description,
+    scopes: [...of.scopes],
+    administrative: of.administrative,
+    createTime: timestampFromMs(of.createTime),
     etag: of.etag,
   };
 }

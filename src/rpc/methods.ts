@@ -6,6 +6,7 @@ import { ServerReflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import { AuditLog } from "../gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
+import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { ServerInfo } from "../gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
@@ -115,6 +116,13 @@ const METHODS: ReadonlyMap<DescMethod, Method> = new Map([
     getTenant: row("sallyport.operator", "nobody", "admin", ADMIN, "read"),
     listTenants: row("sallyport.operator", "nobody", "admin", ADMIN, "read"),
     updateTenant: row("sallyport.operator", "nobody", "revoke", ADMIN, "same", "tenant.update"),
+  }),
+  ...service("admin", RoleAdmin, {
+    createRole: row("sallyport.roles.write", "nobody", "admin", ADMIN, "exists", "role.create"),
+    getRole: row("sallyport.tokens.read", "nobody", "admin", ADMIN, "read"),
+    listRoles: row("sallyport.tokens.read", "nobody", "admin", ADMIN, "read"),
+    updateRole: row("sallyport.roles.write", "nobody", "revoke", ADMIN, "same", "role.update"),
+    deleteRole: row("sallyport.roles.write", "nobody", "revoke", ADMIN, "same", "role.delete"),
   }),
   ...service("admin", AuditLog, {
     listAuditEvents: row("sallyport.audit.read", "nobody", "admin", ADMIN, "read"),

@@ -32,6 +32,7 @@ describe("help", () => {
       "tokens",
       "principals",
       "tenants",
+      "roles",
       "audit",
       "validate",
     ];
@@ -43,6 +44,7 @@ describe("help", () => {
     ["tokens", ["create", "get", "list", "update", "rotate", "revoke", "revoke-many"]],
     ["principals", ["create", "get", "list", "update", "delete"]],
     ["tenants", ["create", "get", "list", "update"]],
+    ["roles", ["create", "get", "list", "update", "delete"]],
     ["audit", ["list"]],
   ])("%s lists its commands", async (noun, verbs) => {
     const { exit, out } = await cli([noun, "--help"]);

@@ -45,6 +45,7 @@ const OURS = [
   "sallyport.tokens.revoke",
   "sallyport.tokens.*",
   "sallyport.principals.write",
+  "sallyport.roles.write",
   "sallyport.audit.read",
   "sallyport.validate",
   "sallyport.reasons",

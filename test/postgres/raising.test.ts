@@ -3,6 +3,7 @@ import pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { AuditActor } from "../../src/domain/audit-event.ts";
 import type { AppError } from "../../src/domain/errors.ts";
+import { newRoleId } from "../../src/domain/role.ts";
 import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { Postgres, TYPES } from "../../src/postgres/pool.ts";
@@ -33,6 +34,10 @@ const newToken = (tenant: string, principal: string): NewToken => ({
   scopes: ["sallyport.operator"],
 });
 
+const newRole = (tenant: string, name: string, scopes: readonly string[] = []) => ({
+  ...{ id: newRoleId(), tenant, name, description: "", scopes, administrative: true },
+});
+
 /** What the raising calls are made to: all in another tenant than the caller is of. */
 interface Targets {
   readonly token: string;
@@ -56,6 +61,7 @@ const RAISING: Record<Exclude<keyof AuthorityStore, Lowering>, Record<string, Ca
     "a rotation": (store, { token }, guard) => store.rotateToken(token, fresh(), HOUR, 60_000, guard, ADMIN),
   },
   updateToken: {
+    roles: (store, { token }, guard) => store.updateToken(token, { roles: ["wide"] }, "", RULE, guard, ADMIN),
     scopes: (store, { token }, guard) => store.updateToken(token, { scopes: ["a", "b"] }, "", RULE, guard, ADMIN),
     audiences: (store, { token }, guard) => store.updateToken(token, { audiences: [] }, "", RULE, guard, ADMIN),
     networks: (store, { token }, guard) => store.updateToken(token, { allowedCidrs: [] }, "", RULE, guard, ADMIN),
@@ -82,9 +88,15 @@ const RAISING: Record<Exclude<keyof AuthorityStore, Lowering>, Record<string, Ca
     resuming: (store, _, guard) => store.updateTenant("suspended", { state: "ACTIVE" }, "", guard, ADMIN),
     "its name": (store, _, guard) => store.updateTenant("acme", { displayName: "Acme" }, "", guard, ADMIN),
   },
+  createRole: {
+    "a new one": (store, _, guard) => store.createRole(newRole("acme", "new"), guard, ADMIN),
+  },
+  updateRole: {
+    "its scopes": (store, _, guard) => store.updateRole("acme", "wide", { scopes: ["a"] }, "", () => {}, guard, ADMIN),
+  },
 };
 /** What only takes away: these methods, and these changes by the others. */
-type Lowering = "revokeToken" | "revokeChunk" | "cut" | "deletePrincipal";
+type Lowering = "revokeToken" | "revokeChunk" | "cut" | "deletePrincipal" | "deleteRole";
 type Takes = Lowering | "updateToken" | "updatePrincipal" | "updateTenant";
 type Taking = (store: AuthorityStore, targets: Targets, guard: CallerGuard, actor: AuditActor) => Promise<unknown>;
 const LOWERING: Record<Takes, Record<string, Taking>> = {
@@ -100,6 +112,7 @@ const LOWERING: Record<Takes, Record<string, Taking>> = {
     "a principal": (store, _, __, actor) => store.cut("acme", "bot:on", true, "", actor),
     "a tenant": (store, _, __, actor) => store.cut("acme", undefined, false, "", actor),
   },
+  deleteRole: { "a role": (store, _, __, actor) => store.deleteRole("acme", "wide", true, actor) },
   deletePrincipal: { "a principal": (store, _, __, actor) => store.deletePrincipal("acme", "bot:on", actor) },
   updateToken: {
     disabling: (store, { token }, guard, actor) => store.updateToken(token, { disabled: true }, "", RULE, guard, actor),
@@ -134,6 +147,11 @@ const ENDS: Record<string, string> = {
   "has its principal cut": `update sallyport.principals set cut_time = clock_timestamp()
     where (tenant, name) = (select tenant, principal ${OF})`,
   "has its tenant suspended": `update sallyport.tenants set state = 'SUSPENDED' where id = (select tenant ${OF})`,
+  "loses its role": "update sallyport.tokens set roles = '{}' where id = $1",
+  "has its role narrowed": `update sallyport.roles set scopes = '{}' where id = (select roles[1] ${OF})`,
+  "has its role deleted": `update sallyport.roles set state = 'DELETED' where id = (select roles[1] ${OF})`,
+  "has its parent's role narrowed": `update sallyport.roles set scopes = '{}'
+    where id = (select roles[1] from sallyport.tokens where id = (select parent_id ${OF}))`,
   "is bound to other networks": "update sallyport.tokens set allowed_cidrs = '{203.0.113.0/24}' where id = $1",
   "is bound to an audience": "update sallyport.tokens set audiences = '{api}' where id = $1",
   "has its parent narrowed": `update sallyport.tokens set scopes = '{x}' where id = (select parent_id ${OF})`,
@@ -157,13 +175,13 @@ let url: string;
 let store: PostgresAuthorityStore;
 let targets: Targets;
 let caller: string;
-const guard = () => ({ callerTokenId: caller, callerScopes: ["sallyport.operator"] });
+const guard = () => ({ callerTokenId: caller, callerScopes: ["sallyport.operator", "special"] });
 const actor = (): AuditActor => ({
   actor: "token:caller",
   address: "",
   requestId: "r",
   rank: "operator",
-  token: { id: caller, scopes: ["sallyport.operator"] },
+  token: { id: caller, scopes: ["sallyport.operator", "special"] },
 });
 
 async function use(): Promise<() => Promise<void>> {
@@ -181,6 +199,7 @@ async function use(): Promise<() => Promise<void>> {
     await store.createPrincipal({ tenant: "acme", name, state, ...FACTS }, NOBODY, ADMIN);
   }
   await store.deletePrincipal("acme", "bot:deleted", ADMIN);
+  await store.createRole(newRole("acme", "wide"), NOBODY, ADMIN);
   targets = { token: await made("acme", "bot:on"), disabledToken: await made("acme", "bot:on") };
   await store.updateToken(targets.disabledToken, { disabled: true }, "", RULE, NOBODY, ADMIN);
   return async () => {
@@ -190,8 +209,8 @@ async function use(): Promise<() => Promise<void>> {
   };
 }
 
-async function made(tenant: string, principal: string, parent?: string): Promise<string> {
-  const token = newToken(tenant, principal);
+async function made(tenant: string, principal: string, parent?: string, ...roles: string[]): Promise<string> {
+  const token = { ...newToken(tenant, principal), roles };
   const by = { callerTokenId: parent, callerScopes: [], child: parent !== undefined, mustExist: false };
   await store.createToken(token, HOUR, by, UNLIMITED, ADMIN);
   return token.id;
@@ -201,7 +220,10 @@ async function made(tenant: string, principal: string, parent?: string): Promise
 async function newCaller(): Promise<string> {
   const tenant = `home${randomBytes(4).toString("hex")}`;
   await store.createTenant({ id: tenant, state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
-  caller = await made(tenant, "user:boss", await made(tenant, "user:boss"));
+  // One of its scopes comes from a role, and its parent has that by another one.
+  for (const name of ["chief", "boss"]) await store.createRole(newRole(tenant, name, ["special"]), NOBODY, ADMIN);
+  const parent = await made(tenant, "user:boss", undefined, "boss");
+  caller = await made(tenant, "user:boss", parent, "chief");
   return tenant;
 }
 
@@ -227,7 +249,7 @@ const blocked = async () =>
 /** All that authority rests on, but in the tenants of the callers. */
 async function world() {
   const seen: unknown[] = [];
-  for (const table of ["tokens", "principals", "tenants"]) {
+  for (const table of ["tokens", "principals", "tenants", "roles"]) {
     const of = table === "tenants" ? "id" : "tenant";
     const text = `select to_jsonb(t) as row from sallyport.${table} t where ${of} not like 'home%' order by 1`;
     seen.push((await sql.query(text)).rows);
@@ -285,6 +307,18 @@ describe("what only takes away is refused where its caller has ended before its 
       expect((await holder.query(ending, [caller])).rowCount).toBe(1);
       await holder.query("commit");
       expect([how, await outcome(call(store, targets, guard(), actor()))]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
+    }
+    for (const [how, ending] of Object.entries(SESSION_ENDS)) {
+      const session = await newSession();
+      await holder.query("begin");
+      await auditRow(holder);
+      expect((await holder.query(ending, [session.tenant])).rowCount).toBe(1);
+      await holder.query("commit");
+      const by: AuditActor = { ...actor(), actor: "session:boss", token: undefined, session };
+      const guarded = { callerScopes: ["sallyport.operator"], callerPrincipal: session };
+      expect(["a session", how, await outcome(call(store, targets, guarded, by))]).toEqual([
+        ...["a session", how, "CALLER_UNAUTHENTICATED"],
+      ]);
     }
     expect(await world()).toEqual(before);
   });
@@ -351,14 +385,17 @@ describe("alone in a database:", () => {
       await expect.poll(blocked, { interval: 2 }).toBe(1);
       const free = await sql.query(
         `with recursive mine as (
-         select id, parent_id, tenant, principal from sallyport.tokens where id = $1
-         union all select t.id, t.parent_id, t.tenant, t.principal from sallyport.tokens t join mine on t.id = mine.parent_id
+         select id, parent_id, tenant, principal, roles from sallyport.tokens where id = $1
+         union all select t.id, t.parent_id, t.tenant, t.principal, t.roles from sallyport.tokens t join mine on t.id = mine.parent_id
        )
        select pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.principal_key(tenant, principal))) as principal,
-         pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.tenant_key(tenant))) as tenant from mine where id = $1`,
+         pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.tenant_key(tenant))) as tenant,
+         pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.role_key(roles[1]))) as role,
+         (select pg_try_advisory_xact_lock(sallyport.lock_id(sallyport.role_key(roles[1]))) from mine where id <> $1)
+           as role_of_parent from mine where id = $1`,
         [caller],
       );
-      expect(free.rows).toEqual([{ principal: false, tenant: false }]);
+      expect(free.rows).toEqual([{ principal: false, tenant: false, role: false, role_of_parent: false }]);
       const rows = await sql.query(
         `select id from sallyport.tokens where id = $1 or id = (select parent_id from sallyport.tokens where id = $1)
        for no key update skip locked`,
@@ -396,6 +433,7 @@ describe("alone in a database:", () => {
     await store.cut("acme", "bot:on", true, "", actor());
     await store.revokeToken(targets.token, false, "", actor());
     await store.revokeChunk("acme", [targets.disabledToken], "", actor());
+    await store.deleteRole("acme", "wide", false, actor());
     await holder.query("rollback");
   });
 

@@ -28,6 +28,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
   rev_head: [ALL, "S", "S"],
   rev_log: [ALL, "S", "S"],
   rev_state: [ALL, "S", "S"],
+  roles: [ALL, "SIU", "S"],
   tenants: [ALL, "SIU", "S"],
   token_usage: [ALL, "SIU", "SIU"],
   token_view: [ALL, "S", "S"],
@@ -45,11 +46,13 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "another_history()": ["X", "", ""],
   "guard_family()": ["X", "", ""],
   "guard_principal()": ["X", "", ""],
+  "guard_role()": ["X", "", ""],
   "guard_tenant()": ["X", "", ""],
   "guard_token()": ["X", "", ""],
   "keep_audit()": ["X", "", ""],
   "note_everything()": ["X", "", ""],
   "note_principal()": ["X", "", ""],
+  "note_role()": ["X", "", ""],
   "note_tenant()": ["X", "", ""],
   "note_token()": ["X", "", ""],
   "require_audit()": ["X", "", ""],
@@ -63,6 +66,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "principal_key(text,text)": ["X", "X", "X"],
   "rev_epoch()": ["X", "", ""],
   "rev_now()": ["X", "X", "X"],
+  "role_key(text)": ["X", "X", "X"],
   "revoke(text,text)": ["X", "X", "X"],
   "tenant_key(text)": ["X", "X", "X"],
   // With the rights of the owner.
@@ -70,6 +74,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "draw_incarnation(uuid)": ["X", "X", "X"],
   "lost_redo()": ["X", "X", ""],
   "lost_report(text,bigint[],bytea[],bigint[],text[],text[])": ["X", "X", "X"],
+  "readers_from(integer)": ["X", "X", ""],
   "rev_note(bytea)": ["X", "", ""],
   "rev_note(bytea,text,jsonb)": ["X", "", ""],
   "rev_prove(text,boolean)": ["X", "X", "X"],
@@ -86,7 +91,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
 
 /** Functions with the rights of the owner, that anybody may name: a trigger function refuses to be called by hand. */
 const DEFINERS =
-  /^(another_|canary_|draw_|guard_|lost_|note_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
+  /^(another_|canary_|draw_|guard_|lost_|note_|readers_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
 
 const owner = `owner_${randomBytes(6).toString("hex")}`;
 let database: Database;

@@ -32,6 +32,8 @@ async function change(...statements: string[]): Promise<void> {
   }
 }
 
+const ROLE_ID = `rol_1${"0".repeat(21)}`;
+const ROLE = `insert into sallyport.roles (id, tenant, name) values ('${ROLE_ID}', 'default', 'one')`;
 const T1 = `'${tokenId(1)}'`;
 const revoked = (id: string) => `update sallyport.tokens set revoke_time = now() where id = ${id}`;
 
@@ -75,6 +77,11 @@ describe("every change of a row that validation reads is noted once, under its o
     ["a suspended tenant inserted", ["insert into sallyport.tenants (id, state) values ('x', 'SUSPENDED')"], ["1 ox"]],
     ["a tenant inserted with a cut", ["insert into sallyport.tenants (id, cut_time) values ('x', now())"], ["1 ox"]],
     ["tenants truncated", ["truncate sallyport.tenants cascade"], ["1 *"]],
+    ["a role inserted", [`${ROLE.replace("rol_1", "rol_2").replace("'one'", "'two'")}`], []],
+    ["a role updated", ["update sallyport.roles set scopes = '{x}'"], [`1 r${ROLE_ID}`]],
+    ["a role deleted for good", ["update sallyport.roles set state = 'DELETED'"], [`1 r${ROLE_ID}`]],
+    ["a role's row deleted", ["delete from sallyport.roles"], [`1 r${ROLE_ID}`]],
+    ["roles truncated", ["truncate sallyport.roles"], ["1 *"]],
     ["a pepper retired", ["delete from sallyport.key_checks where kid = '1'"], ["1 *"]],
     [
       "several at once: one position",
@@ -91,6 +98,7 @@ describe("every change of a row that validation reads is noted once, under its o
       "insert into sallyport.tenants (id) values ('other')",
       "insert into sallyport.principals (tenant, name) values ('default', 'bot:idle')",
       "insert into sallyport.key_checks (kid, check_value) values ('1', 'x')",
+      ROLE,
     );
     const before = await head();
     await change(...statements);

@@ -73,17 +73,27 @@ describe("the table of permissions", () => {
       "UpdateToken:tenant",
       "RotateToken:tenant",
     ]);
-    expect(opened("sallyport.tokens.read")).toEqual(["GetToken:tenant", "ListTokens:tenant"]);
+    expect(opened("sallyport.tokens.read")).toEqual([
+      "GetToken:tenant",
+      "ListTokens:tenant",
+      "GetRole:tenant",
+      "ListRoles:tenant",
+    ]);
+    expect(opened("sallyport.roles.write")).toEqual(["CreateRole:tenant", "UpdateRole:tenant", "DeleteRole:tenant"]);
     expect(opened("sallyport.tokens.revoke")).toEqual(["RevokeToken:tenant", "RevokeTokens:tenant"]);
     expect(opened("sallyport.principals.write")).toEqual(principals);
     expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant"]);
-    expect(opened("sallyport.validate")).toEqual(["ValidateToken:tenant", "BatchValidateTokens:tenant"]);
+    expect(opened("sallyport.validate")).toEqual([
+      "ValidateToken:tenant",
+      "BatchValidateTokens:tenant",
+      "WatchChanges:tenant",
+    ]);
     expect(opened("sallyport.reasons")).toEqual([]);
     expect(opened("repo:*")).toEqual([]);
     expect(opened("sallyport.admin").some((method) => method.includes("Tenant"))).toBe(false);
-    expect(opened("sallyport.admin")).toHaveLength(15);
+    expect(opened("sallyport.admin")).toHaveLength(21);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
-    expect(opened("sallyport.operator")).toHaveLength(21);
+    expect(opened("sallyport.operator")).toHaveLength(27);
   });
 });
 

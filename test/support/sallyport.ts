@@ -15,6 +15,7 @@ import {
 } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { AuditLog } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { RoleAdmin } from "../../src/gen/sallyport/v1/role_admin_pb.ts";
 import { ServerInfo } from "../../src/gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import {
@@ -60,6 +61,7 @@ export interface AdminClients {
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly tenants: Client<typeof TenantAdmin>;
+  readonly roles: Client<typeof RoleAdmin>;
   readonly audit: Client<typeof AuditLog>;
   readonly info: Client<typeof ServerInfo>;
 }
@@ -156,6 +158,7 @@ export class TestSallyport implements AsyncDisposable {
       tokens: createClient(TokenAdmin, transport),
       principals: createClient(PrincipalAdmin, transport),
       tenants: createClient(TenantAdmin, transport),
+      roles: createClient(RoleAdmin, transport),
       audit: createClient(AuditLog, transport),
       info: createClient(ServerInfo, transport),
     };
