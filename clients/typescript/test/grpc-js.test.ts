@@ -1,4 +1,5 @@
 import { once } from "node:events";
+import { existsSync } from "node:fs";
 import { createServer, type Server as NetServer, type Socket } from "node:net";
 import {
   Client,
@@ -16,7 +17,7 @@ import {
 } from "@grpc/grpc-js";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { TestSallyport } from "../../../test/support/sallyport.ts";
-import { Checker, type CheckerOptions } from "../src/checker.ts";
+import { Checker, type CheckerOptions, type Hooks } from "../src/checker.ts";
 import { authInterceptor, grpcValidator, identityOf } from "../src/grpc-js.ts";
 import type { Requirements } from "../src/requirement.ts";
 
@@ -127,6 +128,8 @@ function refusal({ code, details, metadata }: StatusObject) {
   return { code, details, verdict: metadata.get("sallyport-verdict")[0] };
 }
 
+/** True if the program answers WatchChanges. */
+const FED = existsSync(new URL("../../../src/feed/server.ts", import.meta.url));
 const insecure = credentials.createInsecure();
 const running: { stop(): Promise<unknown> }[] = [];
 afterEach(async () => {
@@ -183,6 +186,25 @@ describe("with the program", () => {
         await revoke(id);
         expect(await service.call("Say", tokenString)).toMatchObject({ code: 16, verdict: "INVALID_TOKEN" });
       }
+    },
+  );
+
+  test.skipIf(!FED)(
+    "with a feed, checks are answered from the cache, and none after the revocation returned OK",
+    async () => {
+      const tiers: string[] = [];
+      const hooks: Hooks = { checked: (_, tier) => tiers.push(tier) };
+      const service = await echo(address, { cache: "feed", hooks });
+      await expect.poll(() => service.checker.cache?.lease, { timeout: 20_000 }).toBeGreaterThan(0);
+      for (let round = 0; round < 10; round++) {
+        const { tokenString, id } = await sallyport.createToken();
+        for (let call = 0; call < 3; call++) {
+          expect(await service.call("Say", tokenString)).toMatchObject({ identity: "user:ann" });
+        }
+        await revoke(id);
+        expect(await service.call("Say", tokenString)).toMatchObject({ code: 16, verdict: "INVALID_TOKEN" });
+      }
+      expect(tiers.filter((tier) => tier === "cache").length).toBeGreaterThan(0);
     },
   );
 
