@@ -35,13 +35,14 @@ type Entry struct {
 	Identity *Identity
 }
 
-// FeedAnswer is an answer of the change feed. Lease counts from the send of the request; nil: no new lease.
+// FeedAnswer is an answer of the change feed. Lease counts from the send of the request; nil: no new lease. Time nil: no
+// new bounds; the earlier ones move on. An answer without it gives no lease.
 type FeedAnswer struct {
 	Version
 	Lease   *time.Duration
 	Changed []uint64
 	Floor   int64
-	Time    TimeBounds
+	Time    *TimeBounds
 }
 
 type stored[T any] struct {
@@ -199,8 +200,10 @@ func (c *FeedCache) Apply(answer FeedAnswer, sent time.Duration) {
 		c.floor = c.version.Position
 		clear(c.changed)
 	}
-	c.clock.time, c.clock.sent, c.clock.received = answer.Time, sent, c.mono()
-	if answer.Lease != nil {
+	if answer.Time != nil {
+		c.clock.time, c.clock.sent, c.clock.received = *answer.Time, sent, c.mono()
+	}
+	if answer.Lease != nil && answer.Time != nil {
 		c.leaseUntil = max(c.leaseUntil, sent+*answer.Lease)
 	}
 	c.tell()

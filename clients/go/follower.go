@@ -106,11 +106,9 @@ func feedAnswer(answer *pb.WatchChangesResponse) FeedAnswer {
 		Changed: answer.GetChanged(),
 		Floor:   answer.GetFloor(),
 	}
-	// A lease without both times could judge no expiry.
-	if answer.TimeLower == nil || answer.TimeUpper == nil {
-		return applied
+	if answer.TimeLower != nil && answer.TimeUpper != nil {
+		applied.Time = &TimeBounds{answer.TimeLower.AsTime(), answer.TimeUpper.AsTime()}
 	}
-	applied.Time = TimeBounds{answer.TimeLower.AsTime(), answer.TimeUpper.AsTime()}
 	if answer.Lease != nil {
 		lease := answer.Lease.AsDuration()
 		applied.Lease = &lease

@@ -95,7 +95,7 @@ func TestGuard(t *testing.T) {
 			cache := NewFeedCache(mono)
 			apply := func(v Version, changed []uint64, lease float64) {
 				now, length := time.UnixMilli(0).Add(clock.now), ms(lease)
-				cache.Apply(FeedAnswer{Version: v, Changed: changed, Lease: &length, Time: TimeBounds{now, now}}, clock.now)
+				cache.Apply(FeedAnswer{Version: v, Changed: changed, Lease: &length, Time: &TimeBounds{now, now}}, clock.now)
 			}
 			apply(Version{"e", 5}, nil, 1300)
 			var asked []func(Check)

@@ -164,11 +164,12 @@ func TestFeed(t *testing.T) {
 			Steps []struct {
 				At     float64
 				Answer *struct {
-					Sent, Lower, Upper float64
-					Epoch              string
-					Position, Floor    int64
-					Lease              *float64
-					Changed            []uint64
+					Sent            float64
+					Lower, Upper    *float64
+					Epoch           string
+					Position, Floor int64
+					Lease           *float64
+					Changed         []uint64
 				}
 				Store, Refuse *keptCase
 				Find, Refused *string
@@ -190,7 +191,9 @@ func TestFeed(t *testing.T) {
 					a := step.Answer
 					answer := FeedAnswer{
 						Version: Version{a.Epoch, a.Position}, Changed: a.Changed, Floor: a.Floor,
-						Time: TimeBounds{at(a.Lower), at(a.Upper)},
+					}
+					if a.Lower != nil && a.Upper != nil {
+						answer.Time = &TimeBounds{at(*a.Lower), at(*a.Upper)}
 					}
 					if a.Lease != nil {
 						lease := ms(*a.Lease)

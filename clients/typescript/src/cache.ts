@@ -33,7 +33,8 @@ export interface FeedAnswer extends Version {
   readonly lease: number | undefined;
   readonly changed: readonly bigint[];
   readonly floor: bigint;
-  readonly time: TimeBounds;
+  /** Undefined: no new bounds; the earlier ones move on. An answer without it gives no lease. */
+  readonly time: TimeBounds | undefined;
 }
 
 interface Stored<T> {
@@ -151,8 +152,9 @@ export class FeedCache {
       this.#floor = this.#position;
       this.#changed.clear();
     }
-    this.#clock = { time: answer.time, sent, received: this.#mono() };
-    if (answer.lease !== undefined) this.#leaseUntil = Math.max(this.#leaseUntil, sent + answer.lease);
+    if (answer.time !== undefined) this.#clock = { time: answer.time, sent, received: this.#mono() };
+    if (answer.lease !== undefined && answer.time !== undefined)
+      this.#leaseUntil = Math.max(this.#leaseUntil, sent + answer.lease);
     for (const watcher of this.#watchers) watcher();
   }
 

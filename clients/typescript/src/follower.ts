@@ -103,14 +103,13 @@ function feedAnswer(answer: WatchChangesResponse): FeedAnswer {
   return {
     epoch: epochText(answer.epoch),
     position: answer.position,
-    // A lease without both times could judge no expiry.
-    lease: timeLower !== undefined && timeUpper !== undefined ? milliseconds(answer.lease) : undefined,
+    lease: milliseconds(answer.lease),
     changed: answer.changed,
     floor: answer.floor,
-    time: {
-      lower: milliseconds(timeLower) ?? Number.NEGATIVE_INFINITY,
-      upper: milliseconds(timeUpper) ?? Number.POSITIVE_INFINITY,
-    },
+    time:
+      timeLower === undefined || timeUpper === undefined
+        ? undefined
+        : { lower: milliseconds(timeLower), upper: milliseconds(timeUpper) },
   };
 }
 

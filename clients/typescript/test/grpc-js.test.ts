@@ -1,4 +1,5 @@
 import { once } from "node:events";
+import { existsSync } from "node:fs";
 import { createServer, type Server as NetServer, type Socket } from "node:net";
 import {
   Client,
@@ -16,7 +17,7 @@ import {
 } from "@grpc/grpc-js";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { TestSallyport } from "../../../test/support/sallyport.ts";
-import { Checker } from "../src/checker.ts";
+import { Checker, type CheckerOptions, type Hooks } from "../src/checker.ts";
 import { authInterceptor, grpcValidator, identityOf } from "../src/grpc-js.ts";
 import type { Requirements } from "../src/requirement.ts";
 
@@ -127,14 +128,16 @@ function refusal({ code, details, metadata }: StatusObject) {
   return { code, details, verdict: metadata.get("sallyport-verdict")[0] };
 }
 
+/** True if the program answers WatchChanges. */
+const FED = existsSync(new URL("../../../src/feed/server.ts", import.meta.url));
 const insecure = credentials.createInsecure();
 const running: { stop(): Promise<unknown> }[] = [];
 afterEach(async () => {
   for (const thing of running.splice(0).reverse()) await thing.stop();
 });
 
-async function echo(address: string): Promise<Echo> {
-  const started = await Echo.start(new Checker({ validator: grpcValidator(address, insecure) }));
+async function echo(address: string, more: Partial<CheckerOptions> = {}): Promise<Echo> {
+  const started = await Echo.start(new Checker({ validator: grpcValidator(address, insecure), ...more }));
   running.push(started);
   return started;
 }
@@ -173,15 +176,37 @@ describe("with the program", () => {
     expect(await service.call("Say", near)).toMatchObject({ identity: "user:ann" });
   });
 
-  test("no call is admitted after the revocation returned OK", async () => {
-    const service = await echo(address);
-    for (let round = 0; round < 5; round++) {
-      const { tokenString, id } = await sallyport.createToken();
-      expect(await service.call("Say", tokenString)).toMatchObject({ identity: "user:ann" });
-      await revoke(id);
-      expect(await service.call("Say", tokenString)).toMatchObject({ code: 16, verdict: "INVALID_TOKEN" });
-    }
-  });
+  test.each(["off", "feed"] as const)(
+    "no call is admitted after the revocation returned OK: cache %s",
+    async (cache) => {
+      const service = await echo(address, { cache });
+      for (let round = 0; round < 5; round++) {
+        const { tokenString, id } = await sallyport.createToken();
+        expect(await service.call("Say", tokenString)).toMatchObject({ identity: "user:ann" });
+        await revoke(id);
+        expect(await service.call("Say", tokenString)).toMatchObject({ code: 16, verdict: "INVALID_TOKEN" });
+      }
+    },
+  );
+
+  test.skipIf(!FED)(
+    "with a feed, checks are answered from the cache, and none after the revocation returned OK",
+    async () => {
+      const tiers: string[] = [];
+      const hooks: Hooks = { checked: (_, tier) => tiers.push(tier) };
+      const service = await echo(address, { cache: "feed", hooks });
+      await expect.poll(() => service.checker.cache?.lease, { timeout: 20_000 }).toBeGreaterThan(0);
+      for (let round = 0; round < 10; round++) {
+        const { tokenString, id } = await sallyport.createToken();
+        for (let call = 0; call < 3; call++) {
+          expect(await service.call("Say", tokenString)).toMatchObject({ identity: "user:ann" });
+        }
+        await revoke(id);
+        expect(await service.call("Say", tokenString)).toMatchObject({ code: 16, verdict: "INVALID_TOKEN" });
+      }
+      expect(tiers.filter((tier) => tier === "cache").length).toBeGreaterThan(0);
+    },
+  );
 
   test("a stream passes messages in both directions, and ends when its token is revoked", async () => {
     const service = await echo(address);

@@ -79,8 +79,8 @@ interface Step {
     readonly lease: number | null;
     readonly changed: number[];
     readonly floor: number;
-    readonly lower: number;
-    readonly upper: number;
+    readonly lower: number | null;
+    readonly upper: number | null;
   };
   readonly store?: Kept;
   readonly refuse?: Kept;
@@ -100,7 +100,7 @@ describe("feed", () => {
       if (answer !== undefined) {
         const { sent, epoch, position, lease, changed, floor, lower, upper } = answer;
         const tags = changed.map(BigInt);
-        const time = { lower, upper };
+        const time = lower === null || upper === null ? undefined : { lower, upper };
         cache.apply(
           { epoch, position: BigInt(position), lease: lease ?? undefined, changed: tags, floor: BigInt(floor), time },
           sent,
