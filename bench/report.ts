@@ -37,7 +37,7 @@ function table(name: string, outcomes: readonly Outcome[]): string {
     "",
     ...(proxy
       ? [
-          "Envoy shares the servers' core with whom it asks, and answers itself.",
+          "Envoy runs on the same core as the authorizer, and sends the answer to the client.",
           "",
           "| | authorizer | its CPU µs per request (least–most) | Envoy's | requests/s | p50 ms | p99 ms |",
         ]

@@ -107,6 +107,14 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
             trustedProxies: settings.admin.trusted_proxies,
             ...{ clock, telemetry, callers, denials, admission, managers },
             health: health.admin,
+            console: config.console.enabled
+              ? {
+                  version: managers.info.version,
+                  tokenSignIn: config.console.token_sign_in,
+                  idleTimeoutMs: config.console.idle_timeout,
+                }
+              : undefined,
+            ownHosts: hostsOf(config.console.public_url),
             drain: drain.admin.signal,
           })
         : undefined;
@@ -151,6 +159,13 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
     admission.close();
     throw error;
   }
+}
+
+/** The host of a URL as a browser writes it in `origin`: in lower case, and without the port that its scheme implies. */
+function hostsOf(publicUrl: string | undefined): string[] {
+  if (publicUrl === undefined) return [];
+  const [scheme, host = ""] = publicUrl.toLowerCase().split("://");
+  return [host.replace(scheme === "https" ? /:443$/ : /:80$/, "")];
 }
 
 function tlsOf(tls: Config["listeners"]["data"]["tls"]): TlsFiles | undefined {

@@ -1,4 +1,5 @@
 import { parseArgs } from "node:util";
+import { build } from "./build.ts";
 import type { Config } from "./config/schema.ts";
 import { AppError } from "./domain/errors.ts";
 import { StartError } from "./domain/start-error.ts";
@@ -49,7 +50,9 @@ async function main(argv: readonly string[]): Promise<number> {
     default: {
       const { runCli } = await import("./cli/main.ts");
       const { stdin, stdout, stderr, env } = process;
-      return runCli(argv, { stdin, stdout, stderr, env });
+      const { version, commit } = build();
+      const text = `sallyport ${version} (commit ${commit}, node ${process.version})`;
+      return runCli(argv, { stdin, stdout, stderr, env, version: text });
     }
   }
 }

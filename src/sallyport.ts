@@ -1,6 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
+import { build } from "./build.ts";
 import { trustsPeers } from "./config/checks.ts";
+import { issuersOf } from "./config/issuers.ts";
 import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
 import { DataCallers } from "./data-plane/data-caller.ts";
@@ -18,13 +20,17 @@ import { mintKid } from "./management/mint-kid.ts";
 import { PrincipalManager } from "./management/principal-manager.ts";
 import { Repeats } from "./management/repeats.ts";
 import { ReuseDetection } from "./management/reuse-detection.ts";
+import { RoleManager } from "./management/role-manager.ts";
 import { TokenManager } from "./management/token-manager.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
+import { PostgresCallerStates } from "./postgres/caller-states.ts";
 import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
+import type { Followed } from "./postgres/proven-reads.ts";
+import { PostgresRegistry } from "./postgres/registry.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
@@ -34,13 +40,14 @@ import { openRedisCache } from "./redis/open.ts";
 import { Canary } from "./revocation/canary.ts";
 import { askPeer, peerTlsOf } from "./revocation/canary-peer.ts";
 import { ChangeAuthority } from "./revocation/change-authority.ts";
-import type { Authority } from "./revocation/effect.ts";
 import { Follower } from "./revocation/follower.ts";
 import { Housekeeping } from "./revocation/housekeeping.ts";
 import { Readiness } from "./revocation/readiness.ts";
 import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
+import { documentFetcher } from "./sessions/fetch-document.ts";
+import { Sessions } from "./sessions/sessions.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import { LastUse } from "./validation/last-use.ts";
@@ -97,19 +104,21 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     throw error;
   }
   const lists = new ListReads({ url, shared, clock, onTrouble });
-  const store = new PostgresTokenStore(db, lists, {
+  const followed: Followed = {
     clock,
     epoch: () => freshness.epoch,
     sawEpoch: () => freshness.sawEpoch,
     applied: () => freshness.applied,
     wake: () => follower.wake(),
-  });
+  };
+  const store = new PostgresTokenStore(db, lists, followed);
   const audit = new PostgresAuditLog(db, lists);
   const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   reader.warmUp();
   const log = new PostgresRevocationLog({
     url: config.database.direct_url ?? url,
     connections: full ? 2 : 1,
+    about: { mode: config.mode, version: build().version },
     onTrouble,
   });
 
@@ -144,7 +153,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   redis?.wakeUps.onWakeUp(() => follower.wake());
   const reaped = new ReapedValidators();
   const issuer = new PostgresAuthorityStore(db);
-  const authority: Authority = new ChangeAuthority({
+  const authority = new ChangeAuthority({
     store: issuer,
     log,
     reaped,
@@ -200,6 +209,10 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
   const admin = validation("admin");
+  const issuers = issuersOf(config);
+  const states = new PostgresCallerStates(db, followed);
+  const from = { issuers, states, clock, fetchDocument: documentFetcher(), events: telemetry };
+  const sessions = issuers.length > 0 ? new Sessions(from) : undefined;
   const callers = new Callers({
     validate: validateWith(admin),
     rotated: {
@@ -213,6 +226,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     audit,
     clock,
     breakGlass,
+    sessions,
     events: telemetry,
     mtls: config.callers.mtls,
   });
@@ -279,7 +293,16 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
           timers,
         }),
         principals: new PrincipalManager({ store, authority }),
+        roles: new RoleManager({ store, authority, profiles }),
         audit,
+        info: {
+          version: build().version,
+          profiles,
+          registry: new PostgresRegistry(lists),
+          now,
+          redis: () => (redis === undefined ? "OFF" : redis.ready ? "READY" : "AWAY"),
+          lastWait: () => authority.last,
+        },
         pages: new PageTokens(keyring),
       },
     });
@@ -297,6 +320,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const gauges = setInterval(() => {
     telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
     telemetry.cacheEntries("l1", lookup.entries);
+    for (const { issuer, seconds } of sessions?.ages() ?? []) telemetry.keysAge(issuer, seconds);
     listeners.serving(reasons().length === 0);
   }, 250).unref();
   listeners.serving(true);

@@ -11,7 +11,7 @@ import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
 import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
 import { type Started, startText } from "./start-text.ts";
 import { NOTES } from "./telemetry/events.ts";
-import { createTelemetry, type Telemetry } from "./telemetry/telemetry.ts";
+import { createTelemetry, prettyOutput, type Telemetry } from "./telemetry/telemetry.ts";
 import { assertUsable } from "./usable.ts";
 
 /**
@@ -29,7 +29,8 @@ const SAME_SIGNAL_MS = 1_000;
  */
 export async function serve(given: Config, load: () => Config, env: NodeJS.ProcessEnv): Promise<number> {
   assertUsable(given);
-  const telemetry = createTelemetry(given.log.level);
+  const forPerson = given.log.format === "pretty" || (given.log.format === "auto" && process.stdout.isTTY);
+  const telemetry = createTelemetry(given.log.level, forPerson ? prettyOutput(env) : undefined);
   surviveFaults(telemetry);
   const { version, commit } = build();
   telemetry.runs({ version, commit }, given.revocation.lease / 1000);
@@ -51,7 +52,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
     signals.onReload = () => reload(sallyport, load, telemetry);
     // Polled, because a mounted secret changes when a link moves, which a file watch misses.
     for (const file of config.files) watchFile(file, { interval: WATCH_MS, persistent: false }, signals.onReload);
-    announce(sallyport, config, embedded !== undefined, version);
+    announce(sallyport, config, embedded !== undefined, version, forPerson);
     const notify = (state: "READY=1" | "STOPPING=1") =>
       void notifySystemd(state, env).catch(({ message }: Error) =>
         telemetry.note("systemd_notify_failed", { message }),
@@ -100,8 +101,8 @@ async function firstAdmin(config: Config, telemetry: Telemetry): Promise<void> {
   else if (!existsSync(file)) telemetry.note("first_admin_missing", { file });
 }
 
-/** Tells where the listeners are: to a person at a terminal in words, else in one line of JSON. */
-function announce(sallyport: Sallyport, config: Config, isEmbedded: boolean, version: string): void {
+/** Tells where the listeners are: to a person in words, else in one line of JSON. */
+function announce(sallyport: Sallyport, config: Config, isEmbedded: boolean, version: string, forPerson: boolean) {
   const { data, admin, ops } = sallyport.listeners;
   const url = (listener: { address: string; port: number }, tls?: object) =>
     listener.port === 0
@@ -117,7 +118,7 @@ function announce(sallyport: Sallyport, config: Config, isEmbedded: boolean, ver
     ops: url(ops),
     embedded: isEmbedded ? { dataDir, adminTokenFile: adminTokenFile(dataDir) } : undefined,
   };
-  if (process.stdout.isTTY) process.stdout.write(startText(started));
+  if (forPerson) process.stdout.write(startText(started));
   else {
     // A line of the log at every level: the only way to learn a port that the system chose.
     const time = new Date(systemClock.wall()).toISOString();

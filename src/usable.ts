@@ -5,6 +5,7 @@ import { tlsProblems } from "./listen/tls.ts";
 import { urlProblem } from "./postgres/connect-errors.ts";
 import { parseRedisUrl } from "./redis/redis-url.ts";
 import { systemClock } from "./sallyport.ts";
+import { caProblem } from "./sessions/fetch-document.ts";
 
 /**
  * Checks that a well-formed configuration can be used: its keyring, its URLs and the files that it names. Throws
@@ -25,6 +26,10 @@ export function assertUsable(config: Config): void {
       return tlsProblems(files, systemClock.wall()).map(
         ({ key, file, problem }) => `listeners.${name}.tls.${key}: ${file}: ${problem}`,
       );
+    }),
+    ...config.callers.oidc.flatMap(({ ca_file: file }, i) => {
+      const problem = file === undefined ? undefined : caProblem(file);
+      return problem === undefined ? [] : [`callers.oidc.${i}.ca_file: ${file}: ${problem}`];
     }),
   ];
   if (problems.length > 0) throw new StartError("config_invalid", problems);

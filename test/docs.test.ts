@@ -3,14 +3,19 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { PassThrough } from "node:stream";
 import { Code } from "@connectrpc/connect";
+import { codeToHttpStatus } from "@connectrpc/connect/protocol-connect";
 import { describe, expect, test } from "vitest";
 import { parseAllDocuments } from "yaml";
 import { runCli } from "../src/cli/main.ts";
 import { FROM_FILE, schema } from "../src/config/schema.ts";
+import { DENIED, outcomeOf } from "../src/data-plane/check/authorization.ts";
+import { Policies } from "../src/data-plane/policy.ts";
 import { BUILT_IN_PROFILES } from "../src/domain/profile.ts";
+import { Verdict } from "../src/gen/sallyport/v1/token_validator_pb.ts";
 import { errorTable } from "../src/rpc/errors.ts";
 import { ALARMS, LINES, NOTES, TROUBLES, WARNINGS } from "../src/telemetry/events.ts";
 import { createTelemetry } from "../src/telemetry/telemetry.ts";
+import type { ValidationResult } from "../src/validation/validate.ts";
 import { folder, run } from "./support/program.ts";
 
 const ROOT = join(import.meta.dirname, "..");
@@ -113,12 +118,30 @@ describe("configuration", () => {
   }
 });
 
-test("docs/errors.md has every reason with its code, and no other", () => {
-  const wanted = errorTable().map(({ reason, code }) => `${reason} ${snake(Code[code])}`);
+test("docs/errors.md has every reason with its code, HTTP status, retry and fault, and no other", () => {
+  const wanted = errorTable().map(({ reason, code, retry, fault }) =>
+    [reason, snake(Code[code]), codeToHttpStatus(code), retry, fault].join(" "),
+  );
   const table = rows("docs/errors.md").filter(
     ([reason, code]) => /^`[A-Z_]+`$/.test(reason!) && /^[A-Z_]+$/.test(code ?? ""),
   );
-  expect(table.map(([reason, code]) => `${codes(reason!)[0]} ${code}`)).toEqual(wanted);
+  expect(table.map(([reason, ...cells]) => [codes(reason!)[0], ...cells.slice(0, 4)].join(" "))).toEqual(wanted);
+});
+
+test("docs/errors.md has every denial of a check with its HTTP status and code, and no other", () => {
+  const refusals = Object.keys(Verdict).filter(
+    (name) => /^[A-Z_]+$/.test(name) && !["UNSPECIFIED", "ALLOW"].includes(name),
+  );
+  const policy = new Policies({}).get("default")!;
+  const denials = [
+    ...refusals.map((verdict) => outcomeOf({ verdict } as ValidationResult, policy)),
+    DENIED.policy,
+    DENIED.undecodable,
+  ].map((denial) =>
+    denial.kind === "denied" ? `${denial.verdict} ${denial.status} ${snake(Code[denial.code]!)}` : "",
+  );
+  const table = rows("docs/errors.md", /Answers of the HTTP endpoints/).filter(([, , code]) => /^[A-Z_]+$/.test(code!));
+  expect(table.map(([verdict, ...cells]) => `${codes(verdict!)[0]} ${cells[0]} ${cells[1]}`)).toEqual(denials);
 });
 
 test("docs/security.md names a test for each known attack on HTTP/2, and each test exists", () => {
@@ -161,7 +184,7 @@ test("docs/monitoring.md explains every alarm, trouble and log event in one sent
 
 test("docs/cli.md has every command of the help, and every command there is in the help", async () => {
   const top = await commandsIn(["--help"]);
-  const nouns = ["tokens", "principals", "tenants", "audit"];
+  const nouns = ["tokens", "principals", "tenants", "roles", "audit"];
   const verbs = await Promise.all(
     nouns.map(async (noun) => (await commandsIn([noun, "--help"])).map((verb) => `${noun} ${verb}`)),
   );
@@ -341,7 +364,13 @@ function snake(name: string): string {
 
 async function commandsIn(argv: string[]): Promise<string[]> {
   const stdout = new PassThrough();
-  const exit = await runCli(argv, { stdin: new PassThrough(), stdout, stderr: new PassThrough(), env: {} });
+  const exit = await runCli(argv, {
+    stdin: new PassThrough(),
+    stdout,
+    stderr: new PassThrough(),
+    env: {},
+    version: "",
+  });
   expect(exit).toBe(0);
   const help = String(stdout.read());
   const lists = help.split(/^(?=\S.*:$)/m).filter((part) => /^(Server|Client|Commands):/.test(part));

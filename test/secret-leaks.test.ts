@@ -5,6 +5,7 @@ import { join } from "node:path";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { runningEmbedded } from "../src/embedded/embedded.ts";
+import { AUDIENCE, TestIssuer } from "./sessions/issuer.ts";
 import {
   FREE_PORTS,
   fetchPatiently,
@@ -18,7 +19,7 @@ import {
 import { migratedDatabase } from "./support/sallyport.ts";
 
 /*
- * Secrets never leave. Unique token strings, peppers, passwords and the break-glass secret go through a scenario at log
+ * Secrets never leave. Unique token strings, session JWTs, peppers, passwords and the break-glass secret go through a scenario at log
  * level trace, with errors of each class and with secrets in wrong places. Then every sink is searched for them in
  * every encoding. A token string may appear only in the answer to the call that created it.
  */
@@ -115,6 +116,36 @@ class Scenario {
     return this.post("data", "/sallyport.v1.TokenValidator/ValidateToken", { tokenString, ...more }, headers);
   }
 
+  /**
+   * Session JWTs, good and bad, as the credential of every kind of call. A reader of a good one can use it until it
+   * ends.
+   */
+  async sessions(issuer: TestIssuer): Promise<void> {
+    const used = async (name: string, jwt: string) => {
+      this.secrets.set(`signature of the ${name} session`, Buffer.from(jwt.slice(-40)));
+      this.secrets.set(`claims of the ${name} session`, Buffer.from(jwt.split(".")[1]!.slice(0, 60)));
+      const authorization = `Bearer ${jwt}`;
+      const own = { profile: "pat", principal: "user:ann", displayName: "x" };
+      const made = JSON.parse(await this.admin("TokenAdmin/CreateToken", own, { authorization })) as Partial<
+        Record<"tokenString", string>
+      >;
+      if (made.tokenString !== undefined) this.keep(`token of the ${name} session`, made.tokenString);
+      await this.admin("TokenAdmin/CreateToken", { ...own, principal: "user:bob" }, { authorization });
+      await this.admin("TokenAdmin/ListTokens", {}, { authorization, "x-sallyport-tenant": "acme" });
+      await this.admin("TokenAdmin/ListTokens", {}, { authorization: `${authorization}, ${authorization}` });
+      await this.post("admin", "/v1/revoke", "token=x", {
+        authorization,
+        "content-type": "application/x-www-form-urlencoded",
+      });
+      await this.validate(jwt, {}, { authorization });
+    };
+    await used("good", await issuer.jwt());
+    await used("expired", await issuer.jwt({ claims: { exp: 1_700_000_000 } }));
+    await used("forged", await issuer.jwt({ key: 1 }));
+    await used("strange", await issuer.jwt({ claims: { iss: "https://other.example", groups: 7 } }));
+    await used("groupless", await issuer.jwt({ claims: { groups: 7 } }));
+  }
+
   /** Sends raw bytes to a listener and returns its answer. */
   raw(listener: "data" | "admin" | "ops", bytes: Buffer | string): Promise<void> {
     const { hostname, port } = new URL(this.listeners[listener]);
@@ -151,6 +182,8 @@ class Scenario {
       "PrincipalAdmin/ListPrincipals",
       "TenantAdmin/ListTenants",
       "AuditLog/ListAuditEvents",
+      "ServerInfo/GetServerInfo",
+      "ServerInfo/ListInstances",
     ]) {
       await this.admin(method, {});
     }
@@ -282,10 +315,13 @@ describe("an instance with its own embedded database", () => {
   test("leaves no secret in its output, answers, metrics, tables, nor in any file but the two that are for them", async () => {
     const data = join(place.path, "data");
     const breakGlass = `glass-${randomBytes(24).toString("base64url")}`;
+    const issuer = await TestIssuer.open();
+    const groups = [{ group: "staff", scopes: ["repo:*"] }];
     const file = writeConfig(place.path, {
       listeners: FREE_PORTS,
       log: { level: "trace" },
       break_glass: { secret: breakGlass },
+      callers: { oidc: [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], tenant: "default", groups }] },
     });
     const program = new Program(["serve", "--config", file, "--data", data]);
     const scenario = new Scenario(await listenersOf(program), "");
@@ -299,6 +335,8 @@ describe("an instance with its own embedded database", () => {
     await real.admin("TenantAdmin/ListTenants", {}, { authorization: `Bearer ${breakGlass}` });
     // No check can recognize the break-glass secret in a text, because it has no fixed form.
     for (const secret of [live, revoked]) await real.misuse(secret);
+    await real.sessions(issuer);
+    await issuer.close();
     await run(["bootstrap", "--data", data]);
 
     const metrics = Buffer.from(await (await fetch(`${real.listeners.ops}/metrics`)).text());
@@ -319,7 +357,7 @@ describe("an instance with its own embedded database", () => {
     ]);
     expect(program.out).toContain('"level":"debug"');
     expect(sinks.size).toBeGreaterThan(100);
-    expect(real.secrets.size).toBeGreaterThanOrEqual(8);
+    expect(real.secrets.size).toBeGreaterThanOrEqual(19);
     expect(hits(real.secrets, sinks)).toEqual([]);
   }, 90_000);
 });

@@ -39,7 +39,7 @@ export function auditLog(deps: {
       const part = await audit.list(filter, size, start, access);
       if (foundNothing(part, start)) await principals.getTenant(filter.tenant);
       const place = (of: { time: number; sequence: number }) => ({ time: of.time, key: String(of.sequence) });
-      const { items, next } = page(part, AuditEventSchema, auditMessage, place);
+      const { items, next } = await page(part, AuditEventSchema, auditMessage, place);
       return { events: items, nextPageToken: pages.issue(next, binding) };
     },
   };

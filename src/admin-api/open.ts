@@ -2,17 +2,23 @@ import type { DescService } from "@bufbuild/protobuf";
 import type { Clock } from "../domain/clock.ts";
 import { AuditLog as AuditLogDesc } from "../gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
+import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
+import { ServerInfo as ServerInfoDesc } from "../gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { ByteBudget } from "../http2/server/limits.ts";
 import { connectHandler } from "../listen/connect-adapter.ts";
+import { sameOriginOnly } from "../listen/cross-origin.ts";
 import { listenerLimits } from "../listen/limits.ts";
 import { type Listener, openListener } from "../listen/listener.ts";
+import type { HttpHandler } from "../listen/peers.ts";
 import { plainPaths } from "../listen/plain-paths.ts";
 import type { TlsFiles } from "../listen/tls.ts";
 import type { BulkRevoke } from "../management/bulk-revoke.ts";
 import type { AuditLog } from "../management/ports.ts";
 import type { PrincipalManager } from "../management/principal-manager.ts";
+import type { RoleManager } from "../management/role-manager.ts";
+import type { ServerInfo } from "../management/server-info.ts";
 import type { TokenManager } from "../management/token-manager.ts";
 import type { Admission } from "../rpc/admission.ts";
 import type { Callers } from "../rpc/caller.ts";
@@ -25,21 +31,33 @@ import { addReflection } from "../rpc/reflection.ts";
 import { reasonOf } from "../rpc/transport-errors.ts";
 import type { Telemetry } from "../telemetry/telemetry.ts";
 import { auditLog } from "./audit-log.ts";
+import { type ConsoleOptions, consolePaths } from "./console.ts";
 import { openApiPage } from "./openapi.ts";
 import type { PageTokens } from "./page-token.ts";
 import { principalAdmin } from "./principal-admin.ts";
 import { revocationPath } from "./revocation-endpoint.ts";
+import { roleAdmin } from "./role-admin.ts";
+import { serverInfo } from "./server-info.ts";
 import { tenantAdmin } from "./tenant-admin.ts";
 import { tokenAdmin } from "./token-admin.ts";
 
-export const ADMIN_SERVICES: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLogDesc];
+export const ADMIN_SERVICES: readonly DescService[] = [
+  TokenAdmin,
+  PrincipalAdmin,
+  TenantAdmin,
+  RoleAdmin,
+  AuditLogDesc,
+  ServerInfoDesc,
+];
 
 /** The dependencies of the services of the admin listener. */
 export interface Managers {
   readonly tokens: TokenManager;
   readonly bulk: BulkRevoke;
   readonly principals: PrincipalManager;
+  readonly roles: RoleManager;
   readonly audit: AuditLog;
+  readonly info: ServerInfo;
   readonly pages: PageTokens;
 }
 
@@ -55,6 +73,10 @@ export interface AdminListenerOptions {
   readonly admission: Admission;
   readonly managers: Managers;
   readonly health: Health;
+  /** Undefined: no console. */
+  readonly console: ConsoleOptions | undefined;
+  /** Hosts, with port, under which browsers reach this listener, besides the one that each request names. */
+  readonly ownHosts: readonly string[];
   /** Aborted when health watches must end. */
   readonly drain: AbortSignal;
 }
@@ -72,7 +94,9 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
       router.service(TokenAdmin, tokenAdmin(managers));
       router.service(PrincipalAdmin, principalAdmin(managers));
       router.service(TenantAdmin, tenantAdmin(managers));
+      router.service(RoleAdmin, roleAdmin(managers));
       router.service(AuditLogDesc, auditLog(managers));
+      router.service(ServerInfoDesc, serverInfo(managers.info));
       addHealth(router, options.health, "all");
       addReflection(router, ADMIN_SERVICES);
     },
@@ -85,6 +109,8 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     streamsPerConnection: limits.streamsPerConnection,
     drain: options.drain,
   });
+  const withConsole = (otherwise: HttpHandler) =>
+    options.console === undefined ? otherwise : consolePaths(options.console, otherwise);
   return openListener({
     name: "admin",
     bind: options.bind,
@@ -94,7 +120,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     budget,
     handler: plainPaths(
       { "/openapi.json": openApiPage },
-      revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc),
+      withConsole(sameOriginOnly(options.ownHosts, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc))),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),

@@ -39,11 +39,17 @@ export function principalAdmin(deps: {
       const access = accessOf(context);
       const size = pageSize(request.pageSize);
       const { provenance, tenant } = access.caller;
-      const binding = [context.method.name, provenance, tenant, request.tenant, request.type, String(request.state)];
-      const filter = { tenant: request.tenant, type: given(request.type), state: principalState(request.state) };
+      const { type, state, namePrefix } = request;
+      const binding = [context.method.name, provenance, tenant, request.tenant, type, String(state), namePrefix];
+      const filter = {
+        tenant: request.tenant,
+        type: given(type),
+        state: principalState(state),
+        namePrefix: given(namePrefix),
+      };
       const part = await principals.listPrincipals(access, filter, size, pages.open(request.pageToken, binding));
       const place = (of: { createTime: number; name: string }) => ({ time: of.createTime, key: of.name });
-      const { items, next } = page(part, PrincipalSchema, principalMessage, place);
+      const { items, next } = await page(part, PrincipalSchema, principalMessage, place);
       return { principals: items, nextPageToken: pages.issue(next, binding) };
     },
 

@@ -1,14 +1,13 @@
 import type { ServerResponse } from "node:http";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
-import { answer } from "../listen/guard.ts";
 import { type HttpHandler, type HttpRequest, peerOf } from "../listen/peers.ts";
 import { lastOfConnection } from "../listen/responses.ts";
 import type { TokenManager } from "../management/token-manager.ts";
 import type { Call } from "../rpc/call.ts";
 import type { HttpAnswer } from "../rpc/http-answer.ts";
 import { REVOKE_ENDPOINT } from "../rpc/methods.ts";
-import { bearerOfClient, clientSecretOf, NO_STORE, oauthFailure, parametersOf } from "../rpc/oauth.ts";
+import { bearerOfClient, clientSecretOf, NO_STORE, oauthFailure, parametersOf, WRONG_METHOD } from "../rpc/oauth.ts";
 import type { Pipeline } from "../rpc/pipeline.ts";
 
 const { path, limits } = REVOKE_ENDPOINT;
@@ -25,9 +24,8 @@ export interface RevocationPathDeps {
 export function revocationPath(deps: RevocationPathDeps, otherwise: HttpHandler): HttpHandler {
   return async (req, res) => {
     if (req.url!.split("?", 1)[0] !== path) return otherwise(req, res);
-    if (req.method !== "POST")
-      return answer(res, 405, { code: "unimplemented", message: "method not allowed" }, { allow: "POST" });
-    const { status, headers, body } = await revocation(deps, req).catch(oauthFailure);
+    const { status, headers, body } =
+      req.method === "POST" ? await revocation(deps, req).catch(oauthFailure) : WRONG_METHOD;
     if (req.destroyed && !req.complete) lastOfConnection(res); // the rest of its body would be in the way
     (res as ServerResponse).writeHead(status, Object.fromEntries(headers)).end(body);
   };

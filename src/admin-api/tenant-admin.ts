@@ -32,7 +32,7 @@ export function tenantAdmin(deps: {
       const start = pages.open(request.pageToken, binding);
       const part = await principals.listTenants(access, { state: tenantState(request.state) }, size, start);
       const place = (of: { createTime: number; id: string }) => ({ time: of.createTime, key: of.id });
-      const { items, next } = page(part, TenantSchema, tenantMessage, place);
+      const { items, next } = await page(part, TenantSchema, tenantMessage, place);
       return { tenants: items, nextPageToken: pages.issue(next, binding) };
     },
 

@@ -61,9 +61,17 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         createdAfter: millis("created_after", request.createdAfter),
         createdBefore: millis("created_before", request.createdBefore),
         lastUsedBefore: millis("last_used_before", request.lastUsedBefore),
+        expiresBefore: millis("expires_before", request.expiresBefore),
+        noExpiry: request.noExpiry || undefined,
+        states: some(request.states.flatMap((state) => tokenState(state) ?? [])),
+        ids: some(request.ids),
+        familyOf: given(request.familyOf),
+        parent: given(request.parent),
+        createdBy: given(request.createdBy),
+        displayNamePrefix: given(request.displayNamePrefix),
       };
       const part = await tokens.list(access, filter, size, pages.open(request.pageToken, binding));
-      const { items, next } = page(part, TokenSchema, tokenMessage, ({ createTime, id }) => ({
+      const { items, next } = await page(part, TokenSchema, tokenMessage, ({ createTime, id }) => ({
         time: createTime,
         key: id,
       }));
@@ -158,5 +166,18 @@ function filterText(of: ListTokensRequest): string[] {
     time(of.createdAfter),
     time(of.createdBefore),
     time(of.lastUsedBefore),
+    time(of.expiresBefore),
+    String(of.noExpiry),
+    of.states.join(" "),
+    of.ids.join(" "),
+    of.familyOf,
+    of.parent,
+    of.createdBy,
+    of.displayNamePrefix,
   ];
+}
+
+/** A list filter; undefined for an empty one, which matches everything. */
+function some<T>(values: readonly T[]): readonly T[] | undefined {
+  return values.length === 0 ? undefined : values;
 }

@@ -15,6 +15,8 @@ const LONGEST_ANSWER = 64 * 1024 * 1024;
 export interface Credential {
   readonly secret: string;
   readonly from: string;
+  /** The tenant in which a session calls. */
+  readonly tenant?: string;
 }
 
 /** PEM files: the CA to trust behind `https://`, and the client certificate. */
@@ -45,7 +47,7 @@ export function openListener(
     baseUrl: unix === undefined ? address.text : "http://localhost",
     httpVersion: "1.1",
     nodeOptions: unix !== undefined ? { socketPath: unix } : address.text.startsWith("https:") ? tlsOptions(tls) : {},
-    interceptors: credential === undefined ? [] : [bearer(credential.secret), endings(tokenEnds)],
+    interceptors: credential === undefined ? [] : [bearer(credential), endings(tokenEnds)],
     acceptCompression: [],
     readMaxBytes: LONGEST_ANSWER,
     defaultTimeoutMs: timeoutMs,
@@ -80,20 +82,24 @@ function tlsOptions({ caFile, certFile, keyFile }: TlsFiles) {
 }
 
 /** The credential in a file: one line without blanks. Any other file is a usage Failure that names it. */
-export function credentialFromFile(path: string): Credential {
+export function credentialFromFile(path: string, what: "token" | "session" = "token"): Credential {
   let text: string;
   try {
     text = readFileSync(path, "utf8");
   } catch (error) {
-    throw usage(`cannot read the token file ${path}: ${reasonOf(error)}`);
+    throw usage(`cannot read the ${what} file ${path}: ${reasonOf(error)}`);
   }
-  return { secret: oneWord(text, `the token file ${path}`), from: `the file ${path}` };
+  return { secret: oneWord(text, `the ${what} file ${path}`, what), from: `the file ${path}` };
 }
 
-/** The credential in the environment, `SALLYPORT_TOKEN`; undefined if it is not set. */
-export function credentialFromEnvironment(token: string | undefined): Credential | undefined {
-  if (token === undefined || token === "") return undefined;
-  return { secret: oneWord(token, "SALLYPORT_TOKEN"), from: "SALLYPORT_TOKEN" };
+/** The credential in a variable of the environment; undefined if it is not set. */
+export function credentialFromEnvironment(
+  env: Readonly<Record<string, string | undefined>>,
+  name: "SALLYPORT_TOKEN" | "SALLYPORT_SESSION" = "SALLYPORT_TOKEN",
+): Credential | undefined {
+  const text = env[name];
+  if (text === undefined || text === "") return undefined;
+  return { secret: oneWord(text, name, name === "SALLYPORT_SESSION" ? "session" : "token"), from: name };
 }
 
 /** The reason why Node could not read a file. */
@@ -105,9 +111,10 @@ export function reasonOf(error: unknown): string {
   return String(code ?? "unknown reason");
 }
 
-function bearer(secret: string): Interceptor {
+function bearer({ secret, tenant }: Credential): Interceptor {
   return (next) => (request) => {
     request.header.set("authorization", `Bearer ${secret}`);
+    if (tenant !== undefined) request.header.set("x-sallyport-tenant", tenant);
     return next(request);
   };
 }
@@ -122,9 +129,10 @@ function endings(tokenEnds: ((time: string) => void) | undefined): Interceptor {
   };
 }
 
-function oneWord(text: string, where: string): string {
+function oneWord(text: string, where: string, what: "token" | "session"): string {
   const word = text.trim();
-  if (!/^[\x21-\x7e]+$/.test(word)) throw usage(`${where} must hold one token string, on one line`);
+  if (!/^[\x21-\x7e]+$/.test(word))
+    throw usage(`${where} must hold one ${what === "session" ? "JWT" : "token string"}, on one line`);
   return word;
 }
 

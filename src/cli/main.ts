@@ -1,11 +1,15 @@
 // cli/: the client. It uses only the listeners, and knows nothing of the program but its generated API.
 import { Command, CommanderError, Option } from "commander";
+import { visible } from "../domain/visible.ts";
 import { addAudit } from "./audit.ts";
+import { addCompletion } from "./completion.ts";
 import { ADMIN_ADDRESS, EMBEDDED_TOKEN_FILE } from "./connect.ts";
 import { EXIT, explain, type Situation, usage } from "./failure.ts";
 import { duration } from "./flags.ts";
-import { visible, withoutSecrets } from "./output.ts";
+import { withoutSecrets } from "./output.ts";
 import { addPrincipals } from "./principals.ts";
+import { addRoles } from "./roles.ts";
+import { addServer } from "./server.ts";
 import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";
 import { addTenants } from "./tenants.ts";
 import { addTokens } from "./tokens.ts";
@@ -20,7 +24,8 @@ const SERVER_COMMANDS = {
 };
 
 const AFTER_HELP = `
-The credential is --token-file, else SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists.
+The credential is --token-file or --session-file, else SALLYPORT_TOKEN or SALLYPORT_SESSION, else
+${EMBEDDED_TOKEN_FILE} if it exists.
 Durations: 90d, 36h, 30m, 15s. Exit codes: 0, 1 a command said no, 2 usage, 69 unavailable, 70 a bug.`;
 
 /**
@@ -71,10 +76,12 @@ function programOf(run: Run, io: Io): Command {
       "--token-file <file>",
       `your token (for validate: the token to validate); default SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists`,
     )
+    .option("--session-file <file>", "your session: a JWT of a configured issuer; default SALLYPORT_SESSION")
     .option("--ca-file <file>", "the CA to trust behind https://; default SALLYPORT_CA_FILE, else the system's CAs")
     .option("--cert-file <file>", "your client certificate; default SALLYPORT_CERT_FILE")
     .option("--key-file <file>", "and its key; default SALLYPORT_KEY_FILE")
     .option("--json", "protobuf JSON for programs")
+    .version(io.version, "-V, --version", "print the version, the commit and the version of Node")
     .addOption(
       new Option("--timeout <duration>", "the longest wait for an answer").argParser(duration).default(15_000, "15s"),
     )
@@ -93,7 +100,9 @@ function programOf(run: Run, io: Io): Command {
       });
   }
   program.commandsGroup("Client:");
-  for (const add of [addTokens, addPrincipals, addTenants, addAudit, addValidate]) add(program, run);
+  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addServer, addValidate])
+    add(program, run);
+  addCompletion(program, io);
   return program;
 }
 

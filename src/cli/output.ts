@@ -1,4 +1,5 @@
 import { createMethodSerializationLookup } from "@connectrpc/connect/protocol";
+import { visible } from "../domain/visible.ts";
 import { type Effect, EffectMode } from "../gen/sallyport/v1/effect_pb.ts";
 import { formatWait, relative, toMilliseconds } from "./durations.ts";
 
@@ -10,21 +11,11 @@ export type Message = Parameters<ReturnType<ReturnType<Lookup>["getO"]>["seriali
 type Stamp = { seconds: bigint; nanos: number };
 
 const NO_LIMITS = { readMaxBytes: 0xffffffff, writeMaxBytes: 0xffffffff };
-/** C0 and C1 controls, line and paragraph separators, and the characters that change the direction of text. */
-const UNSAFE = /[\p{Cc}\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 /** A token string: a prefix, then 58 base62 characters. It counts as found even if a few are missing. */
 const TOKEN_STRING = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{40,}/g;
 /** A word with dots, matched as a whole, so that the cost is its length. It may hold a JWT. */
 const DOTTED = /[\w-]+(?:\.[\w-]*)*/g;
 const JWT = /^eyJ[\w-]{8,}\.[\w-]+\.[\w-]*/;
-
-/**
- * Makes foreign text harmless for a terminal: a character that could move the cursor or turn the text is shown as
- * `\u{…}`.
- */
-export function visible(text: string): string {
-  return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
-}
 
 /** Removes everything in the form of a token string. Every line for stderr passes through here. */
 export function withoutSecrets(text: string): string {
@@ -98,7 +89,9 @@ export function effectOf(effect: Effect | undefined): string {
     const by = effect.effectiveBy === undefined ? "" : ` by ${timeOf(effect.effectiveBy)} at the latest`;
     return `durable, in force everywhere${by} ${mode}`;
   }
-  return `in force everywhere after ${formatWait(effect.waited === undefined ? 0 : toMilliseconds(effect.waited))} ${mode}`;
+  const { acknowledged, validators } = effect;
+  const by = validators > 0 ? `, acknowledged by ${acknowledged} of ${validators} instances` : "";
+  return `in force everywhere after ${formatWait(effect.waited === undefined ? 0 : toMilliseconds(effect.waited))} ${mode}${by}`;
 }
 
 /** A time for a log: "2027-01-31T12:00:00Z". */

@@ -27,6 +27,7 @@ interface UpdateOptions extends FieldOptions {
 interface ListOptions extends PageOptions, TenantOption {
   readonly type?: string;
   readonly state?: PrincipalState;
+  readonly namePrefix?: string;
 }
 
 const NAME: [string, string] = ["<type:id>", 'the principal: "bot:ci-runner"'];
@@ -59,6 +60,7 @@ export const addPrincipals: AddCommands = (program, run) => {
     .option(...TENANT)
     .description("list principals, newest first")
     .option("--type <type>", "only user, bot, service or org")
+    .option("--name-prefix <text>", 'with a name that begins so: "bot:ci"')
     .option("--state <state>", `in this state: ${names(PrincipalState)}`, oneOf<PrincipalState>(PrincipalState));
   pageFlags(list).action(run(listPrincipals));
 

@@ -11,7 +11,7 @@ import {
   openListener,
 } from "./connect.ts";
 import { parseTime, relative } from "./durations.ts";
-import type { Exit, Situation } from "./failure.ts";
+import { type Exit, type Situation, usage } from "./failure.ts";
 import { json, type Message, type Method } from "./output.ts";
 
 /** The environment of a command. `main.ts` passes it in; nothing here reads `process`. */
@@ -20,12 +20,17 @@ export interface Io {
   readonly stdout: NodeJS.WritableStream;
   readonly stderr: NodeJS.WritableStream;
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** The program, for `--version`. */
+  readonly version: string;
 }
 
 /** The options that every client command takes. */
 export interface Globals {
   readonly address?: string;
   readonly tokenFile?: string;
+  readonly sessionFile?: string;
+  /** An option of most commands of the admin listener. */
+  readonly tenant?: string;
   readonly caFile?: string;
   readonly certFile?: string;
   readonly keyFile?: string;
@@ -56,25 +61,40 @@ export class Session {
     this.#globals = globals;
   }
 
-  /** The admin listener, with the caller's credential: `--token-file`, else SALLYPORT_TOKEN, else the embedded one. */
+  /** The admin listener, with the caller's credential. */
   admin(): Transport {
-    const { address, tokenFile } = this.#globals;
+    const { address } = this.#globals;
     const text = address ?? (this.io.env["SALLYPORT_ADDRESS"] || ADMIN_ADDRESS);
-    const credential =
-      tokenFile !== undefined
-        ? credentialFromFile(tokenFile)
-        : (credentialFromEnvironment(this.io.env["SALLYPORT_TOKEN"]) ??
-          (existsSync(EMBEDDED_TOKEN_FILE) ? credentialFromFile(EMBEDDED_TOKEN_FILE) : undefined));
-    return this.#open({ text, flag: address === undefined ? "SALLYPORT_ADDRESS" : "--address" }, credential);
+    const flag = address === undefined ? "SALLYPORT_ADDRESS" : "--address";
+    return this.#open({ text, flag }, this.#adminCredential());
+  }
+
+  /**
+   * A token or a session: of the flags, else of the environment, else the token of the embedded file. A usage Failure if
+   * one of these places has both.
+   */
+  #adminCredential(): Credential | undefined {
+    const { tokenFile, sessionFile, tenant } = this.#globals;
+    const { env } = this.io;
+    const session = (of: Credential | undefined) => of && { ...of, ...(tenant !== undefined && { tenant }) };
+    const flags = oneOf(
+      ["--token-file", tokenFile === undefined ? undefined : credentialFromFile(tokenFile)],
+      ["--session-file", sessionFile === undefined ? undefined : session(credentialFromFile(sessionFile, "session"))],
+    );
+    if (flags !== undefined) return flags;
+    const given = oneOf(
+      ["SALLYPORT_TOKEN", credentialFromEnvironment(env)],
+      ["SALLYPORT_SESSION", session(credentialFromEnvironment(env, "SALLYPORT_SESSION"))],
+    );
+    return given ?? (existsSync(EMBEDDED_TOKEN_FILE) ? credentialFromFile(EMBEDDED_TOKEN_FILE) : undefined);
   }
 
   /** The data listener. It trusts its peers, like a sidecar, or requires a credential with `sallyport.validate`. */
   data(address: string | undefined, callerTokenFile: string | undefined): Transport {
+    if (this.#globals.sessionFile !== undefined) throw usage("--session-file: the data listener takes no session");
     const text = address ?? (this.io.env["SALLYPORT_DATA_ADDRESS"] || DATA_ADDRESS);
     const credential =
-      callerTokenFile !== undefined
-        ? credentialFromFile(callerTokenFile)
-        : credentialFromEnvironment(this.io.env["SALLYPORT_TOKEN"]);
+      callerTokenFile !== undefined ? credentialFromFile(callerTokenFile) : credentialFromEnvironment(this.io.env);
     return this.#open({ text, flag: address === undefined ? "SALLYPORT_DATA_ADDRESS" : "--data-address" }, credential);
   }
 
@@ -123,4 +143,11 @@ export class Session {
     };
     return openListener(address, credential, timeout, tls, (time) => this.#tokenEnds(time));
   }
+}
+
+/** The only credential of one place. */
+function oneOf(...places: readonly (readonly [name: string, Credential | undefined])[]): Credential | undefined {
+  const given = places.filter(([, credential]) => credential !== undefined);
+  if (given.length > 1) throw usage(`give ${given.map(([name]) => name).join(" or ")}, not both`);
+  return given[0]?.[1];
 }

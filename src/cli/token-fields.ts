@@ -12,6 +12,7 @@ export interface FieldOptions {
   readonly displayName?: string;
   readonly description?: string;
   readonly scope?: string[];
+  readonly role?: string[];
   readonly audience?: string[];
   readonly allowedCidr?: string[];
   readonly annotation?: Record<string, string>;
@@ -22,6 +23,7 @@ export function fieldFlags(command: Command): Command {
     .option("--display-name <name>", "a name for people; some profiles require one")
     .option("--description <text>", "free text")
     .option("--scope <scope>", "a scope of the token; repeatable", repeatable)
+    .option("--role <name>", "a role of its tenant; the token has its scopes; repeatable", repeatable)
     .option("--audience <audience>", "an audience that accepts it, by default any; repeatable", repeatable)
     .option("--allowed-cidr <cidr>", "a network from which it is accepted, by default any; repeatable", repeatable)
     .option("--annotation <key=value>", "a fact for programs; repeatable", annotation);
@@ -33,6 +35,7 @@ export function fieldsOf(options: FieldOptions) {
     displayName: options.displayName,
     description: options.description,
     scopes: options.scope,
+    roles: options.role,
     audiences: options.audience,
     allowedCidrs: options.allowedCidr,
     annotations: options.annotation,
@@ -77,6 +80,8 @@ export function tokenRecord(token: Token | undefined, now: number): string {
     ["name", token.displayName],
     ["description", token.description],
     ["scopes", token.scopes.join(" ")],
+    ["roles", token.roles.join(" ")],
+    ["effective scopes", token.roles.length > 0 ? token.effectiveScopes.join(" ") : ""],
     ["audiences", token.audiences.join(" ")],
     ["allowed cidrs", token.allowedCidrs.join(" ")],
     ["annotations", annotationsOf(token.annotations)],

@@ -2,7 +2,19 @@ import { createClient } from "@connectrpc/connect";
 import { Option } from "commander";
 import { TokenAdmin, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { toSecondsIfAny } from "./durations.ts";
-import { clearFlag, maskOf, names, noWaitFlag, oneOf, SAFE_TO_REPEAT, switchFlags, time, timeOrAgo } from "./flags.ts";
+import {
+  clearFlag,
+  maskOf,
+  names,
+  noWaitFlag,
+  oneOf,
+  repeatable,
+  SAFE_TO_REPEAT,
+  sessionTenantFlag,
+  switchFlags,
+  time,
+  timeOrAgo,
+} from "./flags.ts";
 import { effectOf, paragraphs } from "./output.ts";
 import { noteMore, type PageOptions, pageFlags, pages } from "./pages.ts";
 import type { AddCommands, Body } from "./session.ts";
@@ -27,6 +39,13 @@ interface ListOptions extends PageOptions {
   readonly createdAfter?: number;
   readonly createdBefore?: number;
   readonly lastUsedBefore?: number;
+  readonly expiresBefore?: number;
+  readonly neverExpires?: true;
+  readonly createdBy?: string;
+  readonly name?: string;
+  readonly id?: string[];
+  readonly familyOf?: string;
+  readonly parent?: string;
 }
 
 interface UpdateOptions extends FieldOptions {
@@ -44,19 +63,27 @@ export const addTokens: AddCommands = (program, run) => {
   const tokens = program.command("tokens").description("create, get, list, update, rotate, revoke, revoke-many");
   addCreate(tokens, run);
 
-  tokens.command("get").argument("<id>", "tok_…").description("show one token").action(run(get));
+  const shown = tokens.command("get").argument("<id>", "tok_…").description("show one token");
+  sessionTenantFlag(shown).action(run(get));
 
   const list = tokens
     .command("list")
     .description("list tokens, newest first")
-    .option("--tenant <id>", "of this tenant; by default the caller's own")
+    .option("--tenant <id>", "of this tenant, by default the caller's own; - for all tenants, for operators")
     .option("--principal <type:id>", "of this principal")
     .option("--profile <name>", "of this kind")
     .option("--state <state>", `in this state: ${names(TokenState)}`, oneOf<TokenState>(TokenState))
     .option("--hint <hint>", "with exactly this hint")
     .option("--created-after <time>", 'created since then; "36h" means 36 hours ago', timeOrAgo)
     .option("--created-before <time>", "created before then", timeOrAgo)
-    .option("--last-used-before <time>", "not used since then, or never", timeOrAgo);
+    .option("--last-used-before <time>", "not used since then, or never", timeOrAgo)
+    .option("--expires-before <time>", "with an end before then", time)
+    .option("--never-expires", "without an end")
+    .option("--created-by <caller>", 'made by this caller: "token:sp_adm_1x7Kd02Qa", "session:ann"')
+    .option("--name <prefix>", "with a display name that begins so")
+    .option("--id <id>", "with this id; repeatable, at most 100", repeatable)
+    .option("--family-of <id>", "that came from or went to this token by rotation, and the token itself")
+    .option("--parent <id>", "that this token minted");
   pageFlags(list).action(run(listTokens));
 
   const change = tokens
@@ -68,7 +95,7 @@ export const addTokens: AddCommands = (program, run) => {
     .option("--no-expiry", "no expiry, if the profile allows that")
     .option("--etag <etag>", "only if the token is still as it was with this etag");
   switchFlags(change, ["disable", "refuse it for now"], ["enable", "undo --disable"]);
-  clearFlag(change, CLEARABLE);
+  sessionTenantFlag(clearFlag(change, CLEARABLE));
   noWaitFlag(change).action(run(update));
 
   addRotate(tokens, run);
@@ -82,7 +109,8 @@ const get: Body<object> = async (session, _options, [id = ""]) => {
 };
 
 const listTokens: Body<ListOptions> = async (session, options) => {
-  const { createdAfter, createdBefore, lastUsedBefore, limit, all, ...filter } = options;
+  const { createdAfter, createdBefore, lastUsedBefore, expiresBefore, limit, all, ...rest } = options;
+  const { name, id, neverExpires, ...filter } = rest;
   const client = createClient(TokenAdmin, session.admin());
   const response = await pages(
     { limit, all },
@@ -93,6 +121,10 @@ const listTokens: Body<ListOptions> = async (session, options) => {
         createdAfter: toSecondsIfAny(createdAfter),
         createdBefore: toSecondsIfAny(createdBefore),
         lastUsedBefore: toSecondsIfAny(lastUsedBefore),
+        expiresBefore: toSecondsIfAny(expiresBefore),
+        noExpiry: neverExpires,
+        displayNamePrefix: name,
+        ids: id,
       }),
     ({ tokens }) => tokens,
   );

@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import { issuerProblems } from "./issuers.ts";
 import type { Config, schema } from "./schema.ts";
 
 export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string[] {
@@ -21,6 +22,17 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (url === undefined && directUrl !== undefined) problems.push("database.direct_url: needs database.url");
   if (config.canary.every !== undefined && (config.mode !== "full" || config.canary.every < 1000)) {
     problems.push("canary.every: must be at least 1s, in mode full");
+  }
+  if (config.console.idle_timeout < 60_000 || config.console.idle_timeout > 86_400_000) {
+    problems.push("console.idle_timeout: must be 1m to 24h");
+  }
+  if (
+    config.console.public_url?.startsWith("http:") &&
+    !/^http:\/\/(127\.|localhost\b|\[::1\])/.test(config.console.public_url)
+  ) {
+    problems.push(
+      "console.public_url: must begin with https://, except on this machine: browsers keep no secret on http",
+    );
   }
   if (config.mode === "validate" && config.database.url === undefined) {
     problems.push("database.url: is required in mode validate");
@@ -52,7 +64,7 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (config.callers.mtls.length > 0 && config.listeners.admin.tls?.client_ca_file === undefined) {
     problems.push("callers.mtls: needs listeners.admin.tls.client_ca_file");
   }
-  problems.push(...samePlaces(config));
+  problems.push(...issuerProblems(config), ...samePlaces(config));
   return problems;
 }
 

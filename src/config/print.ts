@@ -28,7 +28,18 @@ function withoutPassword(url: string): string {
   return shown.replace(/([?&][^=&]{0,64}password=)[^&]*/gi, "$1[secret]");
 }
 
-const DURATIONS = new Set(["ttl", "negative_ttl", "lease", "poll", "every", "max_ttl", "default_ttl"]);
+const DURATIONS = new Set([
+  "ttl",
+  "negative_ttl",
+  "lease",
+  "poll",
+  "every",
+  "idle_timeout",
+  "max_ttl",
+  "default_ttl",
+  "max_age",
+  "clock_skew",
+]);
 
 /** Values as a person would write them: durations with a unit, file modes in octal. */
 function written(value: unknown, key = "", parent = ""): unknown {
@@ -36,6 +47,7 @@ function written(value: unknown, key = "", parent = ""): unknown {
     if (key === "unix_mode") return `0${value.toString(8)}`;
     return DURATIONS.has(key) || parent === "scope_ceilings" ? durationText(value) : value;
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map((one) => written(one, key, parent));
   return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, written(inner, name, key)]));
 }

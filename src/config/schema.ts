@@ -27,6 +27,17 @@ const databaseUrl = z
   .regex(/^postgres(ql)?:\/\//, "must be postgres://user:password@host:port/database")
   .regex(/^[^#]*$/, "must not hold a #: write it %23 (in a password, too)");
 
+/** An address of an issuer: HTTPS, or HTTP on this machine. No user, query or fragment. */
+const issuerUrl = z
+  .string()
+  .max(512, "must have at most 512 characters")
+  .regex(
+    /^(https:\/\/[^\s/?#@\\]+|http:\/\/(localhost|127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\])(:\d{1,5})?)(\/[^\s?#\\]*)?$/,
+    "must be https://host/path, or http:// on loopback, without user, query and fragment",
+  );
+
+const tenantId = z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, "must be a lower-case letter, then up to 62 of a-z 0-9 -");
+
 export const tls = z.strictObject({
   cert_file: z.string(),
   key_file: z.string(),
@@ -59,6 +70,52 @@ const scope = z
   .string()
   .regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/, 'must be 1 to 128 visible characters without " and \\')
   .refine((text) => !text.startsWith("sallyport."), "must not begin with sallyport., which is for permissions");
+
+const claim = z.string().min(1).max(256);
+
+const oidc = z.strictObject({
+  name: z.string().regex(/^[a-z][a-z0-9-]{0,31}$/, "must be a lower-case letter, then up to 31 of a-z 0-9 -"),
+  issuer: issuerUrl,
+  jwks_uri: issuerUrl.optional(),
+  ca_file: z.string().min(1).optional(),
+  audiences: z.array(z.string().min(1).max(256)).min(1, "must have at least one entry").max(20),
+  algorithms: z
+    .array(
+      z.enum(
+        ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"],
+        "must be RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512 or EdDSA",
+      ),
+    )
+    .min(1, "must have at least one entry")
+    .default(["RS256"]),
+  types: z
+    .array(z.string().regex(/^[\x21-\x7e]{1,64}$/, "must be 1 to 64 visible characters"))
+    .min(1, "must have at least one entry")
+    .max(8)
+    .default(["at+jwt"]),
+  require: z.record(claim, z.string()).default({}),
+  max_age: duration.prefault("1h"),
+  clock_skew: duration.prefault("30s"),
+  tenant: tenantId.optional(),
+  tenant_claim: claim.optional(),
+  tenants: z.record(z.string().min(1), tenantId).default({}),
+  principal_claim: claim.default("sub"),
+  sub_prefix: z
+    .string()
+    .regex(/^[A-Za-z0-9._@/-]{0,32}$/, "must be up to 32 of A-Z a-z 0-9 . _ @ / -")
+    .default(""),
+  groups_claim: claim.default("groups"),
+  groups: z
+    .array(
+      z.strictObject({
+        group: z.string().min(1).max(256),
+        tenant: tenantId.optional(),
+        permissions: z.array(permission).default([]),
+        scopes: z.array(scope).max(100).default([]),
+      }),
+    )
+    .min(1, "must have at least one entry: a session without a mapped group is refused"),
+});
 
 const profile = z.strictObject({
   prefix: z.string().regex(/^[a-z][a-z0-9_]{1,15}$/, "must be a letter, then 1 to 15 of a-z 0-9 _"),
@@ -129,6 +186,7 @@ export const schema = z.strictObject({
           }),
         )
         .default([]),
+      oidc: z.array(oidc).max(32).default([]),
     })
     .prefault({}),
   profiles: z.record(z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), profile.partial()).default({}),
@@ -210,8 +268,22 @@ export const schema = z.strictObject({
       key_file: z.string().optional(),
     })
     .prefault({}),
+  console: z
+    .strictObject({
+      enabled: z.boolean().default(true),
+      public_url: z
+        .string()
+        .regex(/^https?:\/\/[^/\s@?#]+$/, "must be https://host or https://host:port, without a path")
+        .optional(),
+      idle_timeout: duration.prefault("15m"),
+      token_sign_in: z.boolean().default(true),
+    })
+    .prefault({}),
   log: z
-    .strictObject({ level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info") })
+    .strictObject({
+      level: z.enum(["trace", "debug", "info", "warn", "error", "fatal"]).default("info"),
+      format: z.enum(["auto", "json", "pretty"]).default("auto"),
+    })
     .prefault({}),
 });
 
@@ -228,6 +300,7 @@ export const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "b
 /** Keys that may be missing. A blank value counts as missing. */
 export const OPTIONAL = [
   ...FROM_FILE,
+  "console.public_url",
   ...["data", "admin"].flatMap((name) =>
     ["cert_file", "key_file", "client_ca_file"].map((key) => `listeners.${name}.tls.${key}`),
   ),

@@ -12,7 +12,7 @@ export type Tree = Record<string, unknown>;
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Variables of the command line client and of the test downloads. They are not settings of the server. */
-const OF_THE_CLIENT = ["ADDRESS", "DATA_ADDRESS", "TOKEN", "CA_FILE", "CERT_FILE", "KEY_FILE", "CACHE"];
+const OF_THE_CLIENT = ["ADDRESS", "DATA_ADDRESS", "TOKEN", "SESSION", "CA_FILE", "CERT_FILE", "KEY_FILE", "CACHE"];
 
 /** The mapping in a YAML file. Empty, with a problem, if the file holds none. */
 export function readTree(file: string, problems: string[]): Tree {

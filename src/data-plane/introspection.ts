@@ -1,7 +1,8 @@
 import { NO_REQUIREMENT } from "../domain/decide.ts";
+import { AppError } from "../domain/errors.ts";
 import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 import type { HttpAnswer } from "../rpc/http-answer.ts";
-import { JSON_TYPE, NO_STORE, oauthError, parametersOf, unavailable } from "../rpc/oauth.ts";
+import { JSON_TYPE, NO_STORE, oauthFailure, parametersOf, unavailable } from "../rpc/oauth.ts";
 import type { Validate } from "../validation/validate.ts";
 
 const INACTIVE: HttpAnswer = { status: 200, headers: [JSON_TYPE, NO_STORE], body: '{"active":false}' };
@@ -16,14 +17,14 @@ export async function introspect(
   const parameters = parametersOf(contentType, body);
   const token = parameters?.get("token");
   if (token === undefined)
-    return oauthError(400, "invalid_request", "exactly one parameter `token` is required, as form or JSON");
+    return oauthFailure(new AppError("INVALID_FIELD", "exactly one parameter `token` is required, as form or JSON"));
   const answer = await validate(
     token,
     NO_REQUIREMENT,
     { clientAddress: parameters?.get("client_address") ?? "" },
     deadline,
   );
-  if (answer.verdict === "UNDETERMINED") return unavailable();
+  if (answer.verdict === "UNDETERMINED") return unavailable("STORE_UNAVAILABLE");
   // The answer shows the audience, so the resource server can judge it. It does not show the networks, so an address is
   // judged here.
   const refused = answer.verdict === "INVALID_TOKEN" || answer.verdict === "ADDRESS_NOT_ALLOWED";

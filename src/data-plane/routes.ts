@@ -2,7 +2,7 @@ import { ConnectError } from "@connectrpc/connect";
 import type { Clock } from "../domain/clock.ts";
 import { Health as HealthDesc } from "../gen/grpc/health/v1/health_pb.ts";
 import { TokenValidator } from "../gen/sallyport/v1/token_validator_pb.ts";
-import { type Failures, prepareFailures } from "../http2/unary/failures.ts";
+import { type Failures, prepareFailures, type Refusal } from "../http2/unary/failures.ts";
 import { connectError, connectMessage, grpcMessage, grpcStatus, http, type Reply } from "../http2/unary/reply.ts";
 import type { Handler, Routes, UnaryCall, UnaryRoute } from "../http2/unary/routes.ts";
 import { whyUnknown } from "../listen/wrong-listener.ts";
@@ -12,7 +12,7 @@ import { encodedError, toConnectError } from "../rpc/errors.ts";
 import { type Health, healthBytes } from "../rpc/health.ts";
 import { type Method, methodOf } from "../rpc/methods.ts";
 import type { Peer } from "../rpc/peer.ts";
-import { wireError } from "../rpc/transport-errors.ts";
+import { type TransportFailure, wireError } from "../rpc/transport-errors.ts";
 import { type CheckRoutesDeps, checkRoutes } from "./check/routes.ts";
 import type { DataCallers } from "./data-caller.ts";
 import { preparedReply } from "./prepared-reply.ts";
@@ -37,12 +37,22 @@ const VALIDATE = methodOf(TokenValidator.method.validateToken);
 const BATCH = methodOf(TokenValidator.method.batchValidateTokens);
 const HEALTH = methodOf(HealthDesc.method.check);
 
-const PREPARED = prepareFailures((failure, protocol) => {
-  const error = wireError(failure);
-  if (failure === "compressed")
-    error.metadata.set(protocol === "grpc" ? "grpc-accept-encoding" : "accept-encoding", "identity");
-  return errorReply({ protocol }, error);
-});
+const REFUSALS: Readonly<Record<Refusal, TransportFailure>> = {
+  bad_head: "undecodable",
+  head_too_large: "oversized",
+  unknown_path: "unknown_method",
+  wrong_method: "wrong_method",
+  wrong_type: "wrong_type",
+};
+const PREPARED = prepareFailures(
+  (failure, protocol) => {
+    const error = wireError(failure);
+    if (failure === "compressed")
+      error.metadata.set(protocol === "grpc" ? "grpc-accept-encoding" : "accept-encoding", "identity");
+    return errorReply({ protocol }, error);
+  },
+  (refusal) => errorReply({ protocol: "connect-json" }, wireError(REFUSALS[refusal])).body,
+);
 const FAILURES: Failures = {
   ...PREPARED,
   unknown: (path, protocol) => {

@@ -11,6 +11,11 @@ export interface AuditActor {
   /** The caller's rank, which limits the tokens that it may end. Absent for the program itself, which may end all. */
   readonly rank?: Rank;
   /**
+   * The caller's own token, with the scopes that it had when the call was admitted. A change that only takes rights away
+   * reads it again, without a lock. Absent for other callers, and once a part of the call is done.
+   */
+  readonly token?: { readonly id: string; readonly scopes: readonly string[] };
+  /**
    * Called in the transaction of a call that turns out to change nothing. Returns true if the call gets an audit row of
    * its own. Throws if the call was repeated too often; then nothing is committed. Absent: every call gets a row.
    */

@@ -1,16 +1,19 @@
 import { coversAny } from "./scope.ts";
 
 /** The permissions of callers. `rpc/methods.ts` holds the table from RPC to permission. */
-export type Permission =
-  | "sallyport.operator"
-  | "sallyport.admin"
-  | "sallyport.tokens.create"
-  | "sallyport.tokens.read"
-  | "sallyport.tokens.revoke"
-  | "sallyport.principals.write"
-  | "sallyport.audit.read"
-  | "sallyport.validate"
-  | "sallyport.reasons";
+const PERMISSIONS = [
+  "sallyport.operator",
+  "sallyport.admin",
+  "sallyport.tokens.create",
+  "sallyport.tokens.read",
+  "sallyport.tokens.revoke",
+  "sallyport.principals.write",
+  "sallyport.roles.write",
+  "sallyport.audit.read",
+  "sallyport.validate",
+  "sallyport.reasons",
+] as const;
+export type Permission = (typeof PERMISSIONS)[number];
 
 /** The authenticated caller of a Sallyport API. */
 export interface Caller {
@@ -23,8 +26,10 @@ export interface Caller {
   readonly tenant: string;
   /** The empty string for a caller that is not a principal. */
   readonly principal: string;
-  /** The caller's scopes: only scopes under `sallyport.`, except for a token, which has all of its scopes here. */
+  /** The caller's permissions, and the other scopes that it may give to tokens. A token has all of its scopes here. */
   readonly scopes: readonly string[];
+  /** The roles of a caller without a token, by id, and those of `scopes` that rest on them. */
+  readonly roles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   /** The record's id, if the caller is a token. */
   readonly tokenId?: string;
   /** The expiry of a token, by the database's clock. Absent if the token never expires. */
@@ -44,6 +49,7 @@ const ADMIN_GIVES = new Set<string>([
   "sallyport.tokens.read",
   "sallyport.tokens.revoke",
   "sallyport.principals.write",
+  "sallyport.roles.write",
   "sallyport.audit.read",
   "sallyport.validate",
   "sallyport.reasons",
@@ -62,6 +68,11 @@ export function isOperator(caller: Holding): boolean {
 export function holds(caller: Holding, permission: string): boolean {
   if (isOperator(caller) || coversAny(caller.scopes, permission)) return true;
   return coversAny(caller.scopes, "sallyport.admin") && ADMIN_GIVES.has(permission);
+}
+
+/** The permissions that the caller has in its own tenant, in a fixed order. */
+export function permissionsOf(caller: Holding): Permission[] {
+  return PERMISSIONS.filter((permission) => holds(caller, permission));
 }
 
 /**

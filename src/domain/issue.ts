@@ -80,7 +80,7 @@ export function checkPrincipal(profile: Profile, principal: string): PrincipalTy
 
 const ROLE_TEXT: Readonly<Record<Minter, string>> = {
   token: "a token for its own principal",
-  session: "a session",
+  session: "a session for its own principal",
   admin: "an administrator",
   creator: "a caller without sallyport.admin",
 };
@@ -89,18 +89,20 @@ const ROLE_TEXT: Readonly<Record<Minter, string>> = {
  * Returns the role in which the caller mints for a principal. RIGHTS_EXCEEDED if the profile does not allow that role.
  */
 export function checkMinter(profile: Profile, caller: Caller, tenant: string, principal: string): Minter {
-  const minter = minterOf(caller, tenant, principal);
+  const minter = minterOf(profile, caller, tenant, principal);
   if (!profile.mintedBy.includes(minter)) {
     throw new AppError("RIGHTS_EXCEEDED", `profile ${profile.name} cannot be minted by ${ROLE_TEXT[minter]}`);
   }
   return minter;
 }
 
-function minterOf(caller: Caller, tenant: string, principal: string): Minter {
-  if (caller.kind === "session") return "session";
+function minterOf({ mintedBy }: Profile, caller: Caller, tenant: string, principal: string): Minter {
   const own = caller.tenant === tenant && caller.principal !== "" && caller.principal === principal;
   if (own && caller.kind === "token") return "token";
-  return isAdministrator(caller) ? "admin" : "creator";
+  const administrator = isAdministrator(caller);
+  // A session is a person. An administrator's may mint for itself in either role.
+  if (own && caller.kind === "session" && (mintedBy.includes("session") || !administrator)) return "session";
+  return administrator ? "admin" : "creator";
 }
 
 /** The `sallyport.` scopes that a token of any profile may hold, if its minter holds them. */
@@ -128,14 +130,20 @@ export function checkScopeForms(scopes: readonly string[]): void {
  */
 export function checkScopes(profile: Profile, caller: Caller, scopes: readonly string[]): void {
   checkScopeForms(scopes);
+  checkGrants({ ...profile, what: `tokens of profile ${profile.name}` }, caller, scopes);
+}
+
+/** The same rule for anything that holds scopes, with scopes that are well-formed. `what` names it in a refusal. */
+export function checkGrants(
+  { administrative, what }: { readonly administrative: boolean; readonly what: string },
+  caller: Caller,
+  scopes: readonly string[],
+): void {
   const free = isAdministrator(caller);
   for (const scope of scopes) {
     const ours = scope.startsWith("sallyport.");
-    if (ours && !profile.administrative && !ORDINARY.has(scope)) {
-      throw new AppError(
-        "RIGHTS_EXCEEDED",
-        `scopes: tokens of profile ${profile.name} cannot hold administrative scopes`,
-      );
+    if (ours && !administrative && !ORDINARY.has(scope)) {
+      throw new AppError("RIGHTS_EXCEEDED", `scopes: ${what} cannot hold administrative scopes`);
     }
     if (ours ? !holds(caller, scope) : !free && !coversAny(caller.scopes, scope)) {
       throw new AppError("RIGHTS_EXCEEDED", "scopes: a caller can only grant scopes that it holds itself");

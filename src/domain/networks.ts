@@ -3,6 +3,9 @@ import { BlockList, isIP } from "node:net";
 /** The first six groups of an IPv4 address in IPv6 form. */
 const MAPPED = [0, 0, 0, 0, 0, 0xffff];
 
+/** The address that stands for a caller on this machine, which has no network address. */
+export const LOCAL_ADDRESS = "127.0.0.1";
+
 const lists = new WeakMap<readonly string[], BlockList>();
 
 /** True if the address lies in one of the networks. An unknown address lies in none. The list must not change. */

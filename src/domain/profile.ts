@@ -1,7 +1,7 @@
 import type { PrincipalType } from "./principal.ts";
 
 /**
- * The roles that can mint tokens of a profile. `admin`: a caller with `sallyport.admin` or `.operator`. `token`: a
+ * The roles that can mint tokens of a profile. `session`: a session, for its own principal. `admin`: a caller with `sallyport.admin` or `.operator`. `token`: a
  * token, for its own principal, as its child. `creator`: any other caller with `sallyport.tokens.create`, for other
  * principals.
  */

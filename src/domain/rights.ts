@@ -1,9 +1,10 @@
 import { type Caller, holds, isAdministrator, isOperator } from "./caller.ts";
 import { AppError } from "./errors.ts";
-import { checkMinter, checkScopes } from "./issue.ts";
+import { checkGrants, checkMinter, checkScopes } from "./issue.ts";
 import { earlier, expiry, isLater, type LifetimeRule } from "./lifetime.ts";
 import { networksWithin } from "./networks.ts";
 import type { Profile } from "./profile.ts";
+import { checkRoles, type Role } from "./role.ts";
 import { covers, coversAny } from "./scope.ts";
 import type { Token } from "./token.ts";
 
@@ -35,12 +36,28 @@ export interface Held extends Token {
 /** The caller's own rows, and the time by the database's clock. */
 export interface Asker {
   readonly now: number;
-  /** The caller's own token, if the caller is a token, and that token's parent. */
+  /** The caller's own token, if the caller is a token. */
   readonly own?: Held;
-  readonly ownParent?: Held;
 }
 
 export type Facts = Pick<Token, "scopes" | "audiences" | "allowedCidrs">;
+
+// ---------------------------------------------------------------------------------------------------- what a token has
+
+/** The scopes of a token and of its roles. */
+export function grantedScopes({ scopes, roleScopes }: Pick<Token, "scopes" | "roleScopes">): readonly string[] {
+  return union(scopes, roleScopes);
+}
+
+/** Both lists, each entry once. Returns the first if there is nothing to add, because most tokens hold no role. */
+export function union(list: readonly string[], more: readonly string[]): readonly string[] {
+  return more.length === 0 ? list : [...new Set([...list, ...more])];
+}
+
+/** The scopes of a token as validation shows them. */
+export function effectiveScopes(of: Pick<Token, "scopes" | "roleScopes" | "parentScopes">): readonly string[] {
+  return withinParent(grantedScopes(of), of.parentScopes);
+}
 
 // ---------------------------------------------------------------------------------------------------- children
 
@@ -75,16 +92,19 @@ export function judgeMint(
   asker: Asker,
   asked: Facts & Pick<Token, "tenant" | "principal">,
   lifetime: LifetimeRule,
+  roles: readonly Role[] = [],
 ): Minted {
   const caller = callerNow(rights, asker);
   const child = checkMinter(rights.profile, caller, asked.tenant, asked.principal) === "token";
   checkScopes(rights.profile, caller, asked.scopes);
+  checkRoles(rights.profile, caller, roles);
   const { own } = asker;
   if (own === undefined || (!child && isAdministrator(caller))) {
     return { ...pick(asked), child, expire: expiry(lifetime, asker.now) };
   }
   const scopes = [...asked.scopes];
-  if (child && !scopes.every((scope) => has(own.scopes, scope))) {
+  const live = effectiveScopes(own);
+  if (child && ![...scopes, ...scopesOf(roles)].every((scope) => has(live, scope))) {
     throw exceeded("scopes: a token cannot mint a token with scopes that it does not hold itself");
   }
   // A bound on the caller's token passes to the new token.
@@ -142,6 +162,7 @@ export function judgeRotation(
   }
   // The caller sees the new string, so it must be allowed to grant these scopes.
   checkScopes(profile, caller, target.scopes);
+  checkGrants({ ...profile, what: `tokens of profile ${profile.name}` }, caller, target.roleScopes);
   const bound = own !== undefined && !isAdministrator(caller) ? own : undefined;
   if (bound !== undefined) checkBounds(target, bound);
   const rule = { ...(asked ?? sameLife(target, profile)), notBeforeTime: target.notBeforeTime };
@@ -167,12 +188,15 @@ function sameLife(old: Token, profile: Profile): LifetimeRule {
 
 // ---------------------------------------------------------------------------------------------------- changing
 
-export type Change = Partial<Facts & Pick<Token, "disabled" | "expireTime">> & { readonly noExpiry?: boolean };
+export type Change = Partial<Facts & Pick<Token, "roles" | "disabled" | "expireTime">> & {
+  readonly noExpiry?: boolean;
+};
 
 /** True if a change affects a token's rights or its `disabled` flag. */
 export function touchesRights(change: Change): boolean {
-  const { scopes, audiences, allowedCidrs, expireTime, disabled, noExpiry } = change;
-  return [scopes, audiences, allowedCidrs, expireTime, disabled].some((one) => one !== undefined) || noExpiry === true;
+  const { scopes, roles, audiences, allowedCidrs, expireTime, disabled, noExpiry } = change;
+  const given = [scopes, roles, audiences, allowedCidrs, expireTime, disabled];
+  return given.some((one) => one !== undefined) || noExpiry === true;
 }
 
 /** True if a change can give a token more than it has. */
@@ -182,7 +206,7 @@ export function canWiden(change: Change): boolean {
 
 /**
  * Judges a change of a token under the lock and returns the new end, if the change sets one. RIGHTS_EXCEEDED if it is
- * not allowed.
+ * not allowed. `roles`: those that the change names.
  */
 export function judgeUpdate(
   rights: Rights,
@@ -190,6 +214,7 @@ export function judgeUpdate(
   target: Held,
   parent: Held | undefined,
   change: Change,
+  roles?: readonly Role[],
 ): { readonly expire: number | undefined } | undefined {
   const { profile } = rights;
   const caller = callerNow(rights, asker);
@@ -197,16 +222,22 @@ export function judgeUpdate(
   if (change.scopes !== undefined) checkScopes(profile, caller, change.scopes);
   const end = endAfter(profile, asker.now, target, parent, change, after.scopes);
   const expire = end === undefined ? target.expireTime : end.expire;
+  const had = grantedScopes(target);
+  const granted = union(after.scopes, roles === undefined ? target.roleScopes : scopesOf(roles));
   const wider = {
-    scopes: !after.scopes.every((scope) => coversAny(target.scopes, scope)),
+    scopes: !granted.every((scope) => coversAny(had, scope)),
+    // A role gives what it will hold, too.
+    roles: roles?.some(({ id }) => !target.roleIds.includes(id)) === true,
     audiences: !audiencesWithin(after.audiences, target.audiences),
     networks: !networksWithin(after.allowedCidrs, target.allowedCidrs),
     end: isLater(expire, target.expireTime),
     enabled: target.disabled && change.disabled === false,
   };
   if (!Object.values(wider).includes(true)) return end;
-  checkWithinParent(change, parent);
+  checkWithinParent(change, parent, roles);
   checkScopes(profile, caller, after.scopes);
+  if (roles !== undefined) checkRoles(profile, caller, roles);
+  else checkGrants({ ...profile, what: `tokens of profile ${profile.name}` }, caller, target.roleScopes);
   const { own } = asker;
   if (own === undefined) return end;
   if (own.parent !== "") throw exceeded("a token that was minted by a token cannot widen tokens");
@@ -244,9 +275,10 @@ function endAfter(
 }
 
 /** A child gets nothing that its parent would take away at each use. */
-function checkWithinParent(change: Change, parent: Held | undefined): void {
+function checkWithinParent(change: Change, parent: Held | undefined, roles: readonly Role[] = []): void {
   if (parent === undefined) return;
-  if (change.scopes?.every((scope) => has(parent.scopes, scope)) === false) {
+  const live = effectiveScopes(parent);
+  if (![...(change.scopes ?? []), ...scopesOf(roles)].every((scope) => has(live, scope))) {
     throw exceeded("scopes: must be within the scopes of the token that minted it");
   }
   const { audiences = parent.audiences, allowedCidrs = parent.allowedCidrs } = change;
@@ -288,9 +320,13 @@ export function mayNotEnd(): AppError {
 
 // ---------------------------------------------------------------------------------------------------- common
 
-/** The caller with its current scopes: those of its row and, for a child, only those that its parent covers, too. */
-function callerNow({ caller }: Rights, { own, ownParent }: Asker): Caller {
-  return own === undefined ? caller : { ...caller, scopes: withinParent(own.scopes, ownParent?.scopes) };
+/** The caller with its current scopes: those of its row and roles and, for a child, only those that its parent has, too. */
+function callerNow({ caller }: Rights, { own }: Asker): Caller {
+  return own === undefined ? caller : { ...caller, scopes: effectiveScopes(own) };
+}
+
+function scopesOf(roles: readonly Role[]): readonly string[] {
+  return roles.flatMap(({ scopes }) => scopes);
 }
 
 function checkBounds(given: Pick<Facts, "audiences" | "allowedCidrs">, bound: Held): void {

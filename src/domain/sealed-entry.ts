@@ -13,7 +13,7 @@ import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
  * n comes first, so that a cache can compare positions without a key. The nonce is random. Each day and pepper has its
  * own key, which keeps the number of seals under one key far below 2^32 (NIST SP 800-38D, section 8.3).
  */
-const SCHEMA = 2;
+const SCHEMA = 3;
 const N_DIGITS = 16;
 const HEADER = N_DIGITS + 6;
 const NONCE = 12;
@@ -112,6 +112,7 @@ type Facts = [
   rotated: 0 | 1,
   principalState: TokenSnapshot["principalState"],
   tenantState: TokenSnapshot["tenantState"],
+  roles: readonly string[],
   parent: [...LivenessFacts, digest: string, audiences: readonly string[], allowedCidrs: readonly string[]] | null,
 ];
 
@@ -146,6 +147,7 @@ function factsOf(m: TokenSnapshot): Facts {
     m.rotated ? 1 : 0,
     m.principalState,
     m.tenantState,
+    m.roles,
     parent === undefined
       ? null
       : [
@@ -159,7 +161,7 @@ function factsOf(m: TokenSnapshot): Facts {
 
 function snapshotOf(facts: Facts, from: { digest: string; epoch: string; n: number }): TokenSnapshot {
   const [own, id, tenant, profile, principal, scopes, audiences, allowedCidrs, annotations, hint] = facts;
-  const [, , , , , , , , , , rotated, principalState, tenantState, parent] = facts;
+  const [, , , , , , , , , , rotated, principalState, tenantState, roles, parent] = facts;
   return {
     version: { epoch: from.epoch, position: from.n },
     id,
@@ -168,6 +170,7 @@ function snapshotOf(facts: Facts, from: { digest: string; epoch: string; n: numb
     profile,
     principal,
     scopes,
+    roles,
     audiences,
     allowedCidrs,
     annotations: Object.fromEntries(annotations),

@@ -28,8 +28,10 @@ export interface TokenSnapshot extends Liveness {
   readonly tenant: string;
   readonly profile: string;
   readonly principal: string;
-  /** For a child: only the scopes that its parent has, too. */
+  /** With those of its roles. For a child: only the scopes that its parent has, too. */
   readonly scopes: readonly string[];
+  /** Ids of the roles that the scopes rest on: those of the token and of its parent. */
+  readonly roles: readonly string[];
   readonly audiences: readonly string[];
   readonly allowedCidrs: readonly string[];
   readonly annotations: Readonly<Record<string, string>>;
@@ -58,10 +60,18 @@ export const EVERYTHING = "*";
  * The keys of everything that an answer from this snapshot rests on, as latin1 strings in the form in which the log
  * notes them (`sallyport.rev_note`). If a look-up reads something new, it needs a new key here and a new trigger there.
  */
-export function dependencies(of: Pick<TokenSnapshot, "digest" | "tenant" | "principal" | "parent">): string[] {
+export function dependencies(
+  of: Pick<TokenSnapshot, "digest" | "tenant" | "principal" | "roles" | "parent">,
+): string[] {
   const keys = [`t${of.digest}`, principalKey(of.tenant, of.principal), `o${of.tenant}`];
+  for (const id of of.roles) keys.push(roleKey(id));
   if (of.parent !== undefined) keys.push(`t${of.parent.digest}`);
   return keys;
+}
+
+/** The log key of a role. */
+export function roleKey(id: string): string {
+  return `r${id}`;
 }
 
 /** The log key of a principal. Both parts are ASCII without NUL. */

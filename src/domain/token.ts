@@ -25,6 +25,8 @@ export interface Token {
   readonly displayName: string;
   readonly description: string;
   readonly scopes: readonly string[];
+  /** Names of its roles, those that were deleted left out. */
+  readonly roles: readonly string[];
   readonly audiences: readonly string[];
   readonly allowedCidrs: readonly string[];
   readonly annotations: Readonly<Record<string, string>>;
@@ -43,6 +45,12 @@ export interface Token {
   readonly rotatedFrom: string;
   readonly rotatedTo: string;
   readonly parent: string;
+  /** Ids of its roles, deleted ones included. */
+  readonly roleIds: readonly string[];
+  /** The scopes of its roles. */
+  readonly roleScopes: readonly string[];
+  /** The scopes of the token that minted it, with those of its roles. Undefined if none did. */
+  readonly parentScopes?: readonly string[];
   readonly lastUseTime?: number;
   readonly lastUseAddress: string;
   readonly etag: string;
@@ -56,6 +64,7 @@ export const GIVEN_FIELDS = [
   "displayName",
   "description",
   "scopes",
+  "roles",
   "audiences",
   "allowedCidrs",
   "annotations",
@@ -68,6 +77,7 @@ export const NOTHING_GIVEN: Omit<Given, "tenant" | "profile" | "principal"> = {
   displayName: "",
   description: "",
   scopes: [],
+  roles: [],
   audiences: [],
   allowedCidrs: [],
   annotations: {},
@@ -83,6 +93,7 @@ export const CHANGEABLE_FIELDS = [
   "displayName",
   "description",
   "scopes",
+  "roles",
   "audiences",
   "allowedCidrs",
   "annotations",

@@ -15,7 +15,7 @@ import {
   type WireMore,
   wireError,
 } from "../rpc/transport-errors.ts";
-import { answer, answerError } from "./guard.ts";
+import { answerError, answerHttp } from "./guard.ts";
 import { connectionOf, type HttpHandler, type HttpRequest, type HttpResponse, peerOf } from "./peers.ts";
 import {
   type BodyRules,
@@ -35,8 +35,6 @@ export interface ConnectListenerOptions extends RpcRouteOptions {
   /** The bytes that all requests of the listener hold together. */
   readonly budget: ByteBudget;
   readonly streamsPerConnection: number;
-  /** Answers paths that are no RPC; by default 404, or UNIMPLEMENTED to gRPC. */
-  readonly fallback?: HttpHandler;
   /** Called when the transport answered a call, before or beside its handler. Counted and logged. */
   readonly refused?: (call: RefusedCall) => void;
 }
@@ -67,7 +65,7 @@ export function connectHandler(options: ConnectListenerOptions): HttpHandler {
   return (req, res) => {
     const [path, query = ""] = req.url!.split("?", 2) as [string, string?];
     const route = routes.get(path);
-    if (route === undefined) return (options.fallback ?? unknownPath)(req, res);
+    if (route === undefined) return unknownPath(req, res);
     if (!route.stream) return serve(options, route, query, req, res);
     const connection = connectionOf(req);
     const open = streams.get(connection) ?? 0;
@@ -86,12 +84,6 @@ export const unknownPath: HttpHandler = (req, res) => {
   answerError(req, res, 404, wireError("unknown_method", { message }));
 };
 
-/** Names the content types that an RPC takes. */
-function unsupportedType(res: HttpResponse): void {
-  const message = "content-type must be application/json or application/proto, or application/grpc over HTTP/2";
-  answer(res, 415, { code: "invalid_argument", message });
-}
-
 async function serve(
   options: ConnectListenerOptions,
   route: RpcRoute,
@@ -106,7 +98,7 @@ async function serve(
     if (req.stream.destroyed) return;
   }
   if (req.method === "POST" && !route.handle.supportedContentType(req.headers["content-type"] ?? ""))
-    return unsupportedType(res);
+    return answerHttp(res, 415, wireError("wrong_type"));
   const header = headersOf(req);
   if (header === undefined)
     return answerError(req, res, 400, wireError("undecodable", { message: "malformed header" }));

@@ -61,16 +61,6 @@ export function guarded(listener: HttpHandler, hooks: GuardHooks): HttpHandler {
   };
 }
 
-/** Answers with a fixed JSON body that must not be cached. The text must hold no byte of the request. */
-export function answer(
-  res: HttpResponse,
-  status: number,
-  body: Readonly<Record<string, unknown>>,
-  headers: Readonly<Record<string, string>> = {},
-): void {
-  answerJson(res, status, Buffer.from(JSON.stringify(body)), headers);
-}
-
 function answerJson(
   res: HttpResponse,
   status: number,
@@ -119,7 +109,16 @@ export function answerError(
   error: ConnectError,
   headers: Readonly<Record<string, string>> = {},
 ): void {
-  if (answerGrpc(req, res, error)) return;
+  if (!answerGrpc(req, res, error)) answerHttp(res, httpStatus, error, headers);
+}
+
+/** Answers any client with `httpStatus` and the error in Connect's JSON. */
+export function answerHttp(
+  res: HttpResponse,
+  httpStatus: number,
+  error: ConnectError,
+  headers: Readonly<Record<string, string>> = {},
+): void {
   const { body } = connectError(error.code, error.rawMessage, encodedError(error).details);
   answerJson(res, httpStatus, body, headers);
 }

@@ -107,7 +107,12 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
   });
   const peerBySocket = new WeakMap<Socket, Peer>();
 
-  const describe = (socket: Socket): Peer => describePeer(options.name, peerOf(socket, unix), tls?.allowedSans ?? []);
+  const describe = (socket: Socket): Peer => {
+    const peer = peerOf(socket, unix);
+    // A client that has reset its connection has no address any more. It was read when the connection was accepted.
+    const address = peer.address || (peerBySocket.get(acceptedAs(socket))?.address ?? "");
+    return describePeer(options.name, { ...peer, address }, tls?.allowedSans ?? []);
+  };
 
   const certificate = (files: TlsFiles) => {
     const loaded = loadTls(files);
@@ -254,4 +259,9 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
       refusedRequests,
     }),
   };
+}
+
+/** The socket under a TLS socket, which the server accepted. Node has no public name for it. */
+function acceptedAs(socket: Socket): Socket {
+  return (socket as { _parent?: Socket })._parent ?? socket;
 }

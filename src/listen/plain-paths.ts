@@ -1,6 +1,7 @@
 import type { ServerResponse } from "node:http";
+import { wireError } from "../rpc/transport-errors.ts";
 import { unknownPath } from "./connect-adapter.ts";
-import { answer } from "./guard.ts";
+import { answerError } from "./guard.ts";
 import type { HttpHandler } from "./peers.ts";
 
 export interface Page {
@@ -22,7 +23,7 @@ export function plainPaths(
     const page = byPath.get(req.url!.split("?", 1)[0]!);
     if (page === undefined) return otherwise(req, res);
     if (req.method !== "GET" && req.method !== "HEAD")
-      return answer(res, 405, { code: "unimplemented", message: "method not allowed" }, { allow: "GET, HEAD" });
+      return answerError(req, res, 405, wireError("wrong_method"), { allow: "GET, HEAD" });
     const { status = 200, type, body } = await page();
     const response = res as ServerResponse;
     response.writeHead(status, {

@@ -13,9 +13,10 @@ import {
 } from "@connectrpc/connect";
 import type { UniversalHandler } from "@connectrpc/connect/protocol";
 import { compressionGzip } from "@connectrpc/connect-node";
+import { toConnectError } from "../rpc/errors.ts";
 import { jsonTextOf } from "../rpc/json-times.ts";
 import { methodOf, type RpcLimits } from "../rpc/methods.ts";
-import { callStateKey, decodeGuard, translation, wireError } from "../rpc/transport-errors.ts";
+import { callStateKey, decodeGuard, wireError } from "../rpc/transport-errors.ts";
 import { RESPONSE_MAX_BYTES } from "./limits.ts";
 
 export interface RpcRouteOptions {
@@ -35,8 +36,6 @@ export interface RpcRouteOptions {
    * Aborted when the listener drains: the signals of server streams abort and their requests end. Unary calls continue.
    */
   readonly drain?: AbortSignal;
-  /** Translates errors of the gate, an interceptor or a handler. A ConnectError stays unchanged. Default: INTERNAL. */
-  readonly toConnectError?: (error: unknown) => ConnectError;
 }
 
 export interface RpcRoute {
@@ -57,7 +56,6 @@ export function refusal(error: ConnectError): ContextValues {
 /** One handler and one refuser for each method, under the limits of its row. */
 export function rpcRoutes(options: RpcRouteOptions): Map<string, RpcRoute> {
   const routes = new Map<string, RpcRoute>();
-  const toConnectError = translation(options.toConnectError);
   const gate = async (context: HandlerContext): Promise<void> => {
     try {
       await options.gate?.(context);
@@ -79,7 +77,7 @@ export function rpcRoutes(options: RpcRouteOptions): Map<string, RpcRoute> {
       jsonOptions: { ignoreUnknownFields: false, textDecoder: jsonTextOf(method.input) },
       readMaxBytes: limits.readMaxBytes,
       acceptCompression: limits.gzip ? [compressionGzip] : [],
-      interceptors: [decodeGuard(toConnectError), ...(options.interceptors ?? [])],
+      interceptors: [decodeGuard, ...(options.interceptors ?? [])],
     };
     const handler = (requestGate: (context: HandlerContext) => void | Promise<void>): UniversalHandler => {
       const router = createConnectRouter({ ...perRoute, requestGate });

@@ -37,6 +37,16 @@ export function tenantOf(access: Access, tenant: string): string {
   return tenant;
 }
 
+/** The tenant of a list; undefined for `-`, every tenant, which is for operators. */
+export function listedTenant(access: Access, tenant: string): string | undefined {
+  if (tenant !== "-") return tenantOf(access, tenant);
+  if (access.reach === "everywhere") return undefined;
+  const permission = "sallyport.operator";
+  throw new AppError("CALLER_FORBIDDEN", `a list of all tenants needs the permission ${permission}`, {
+    metadata: { permission },
+  });
+}
+
 /** True if the caller may see objects of this tenant and principal. */
 export function sees(access: Access, tenant: string, principal: string): boolean {
   const { caller, reach } = access;
@@ -46,12 +56,27 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 
 /** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
-  return { callerTokenId: caller.tokenId, callerScopes: caller.scopes };
+  const { kind, tokenId, scopes, address, tenant, principal, roles } = caller;
+  const callerPrincipal = kind === "session" ? { tenant, name: principal } : undefined;
+  const callerRoles = roles === undefined ? {} : { callerRoles: roles };
+  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal, ...callerRoles };
 }
 
 export function actorOf(access: Access): AuditActor {
   const { caller, requestId } = access;
-  return { actor: caller.provenance, address: caller.address, requestId, rank: rankOf(caller) };
+  const { tokenId, scopes, provenance, address } = caller;
+  const token = tokenId === undefined ? {} : { token: { id: tokenId, scopes } };
+  return { actor: provenance, address, requestId, rank: rankOf(caller), ...token };
+}
+
+/** The actor for each run of one call. An earlier run may have ended the caller itself, so only the first reads it again. */
+export function actorsOf(access: Access): () => AuditActor {
+  let actor = actorOf(access);
+  return () => {
+    const now = actor;
+    actor = { ...actor, token: undefined };
+    return now;
+  };
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;

@@ -10,7 +10,7 @@ import { withDeadline } from "../domain/with-deadline.ts";
 import type { AuthorityStore } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
 import type { Committed } from "../revocation/ports.ts";
-import { type Access, actorOf, tenantOf } from "./access.ts";
+import { type Access, actorsOf, tenantOf } from "./access.ts";
 import type { RevokeSelection, TokenStore } from "./ports.ts";
 import { type Repeats, rerun } from "./repeats.ts";
 
@@ -93,9 +93,10 @@ export class BulkRevoke {
       principal !== undefined && this.#o.registeredTypes.includes(principalType("principal", principal));
     // Outside the work, which may run again: a second cut would count only tokens since the first.
     let hit: Promise<Matched | undefined> | undefined;
+    const actor = actorsOf(access);
     const { effect } = await this.#o.authority.change(
       async (store) => {
-        const cut = await store.cut(tenant, principal, mustExist, request.reason, actorOf(access));
+        const cut = await store.cut(tenant, principal, mustExist, request.reason, actor());
         hit ??= this.#o.store.matched({ ...selection, cutFrom: cut.value }, SHOWN, access).catch(() => undefined);
         return cut;
       },

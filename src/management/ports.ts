@@ -1,5 +1,6 @@
 import type { AuditAct, AuditActor, AuditEvent } from "../domain/audit-event.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import type { Role } from "../domain/role.ts";
 import type { Token, TokenState } from "../domain/token.ts";
 
 /** The start of a page: after this row, newest first. */
@@ -24,14 +25,46 @@ export interface Patience {
 }
 
 export interface TokenFilter {
-  readonly tenant: string;
+  /** Undefined: every tenant. */
+  readonly tenant: string | undefined;
   readonly principal?: string;
   readonly profile?: string;
   readonly state?: TokenState;
+  readonly states?: readonly TokenState[];
   readonly hint?: string;
+  readonly ids?: readonly string[];
+  /** The id of a token, whose rotations are meant. */
+  readonly familyOf?: string;
+  /** The id of the token that minted them. */
+  readonly parent?: string;
+  readonly createdBy?: string;
+  readonly displayNamePrefix?: string;
   readonly createdAfter?: number;
   readonly createdBefore?: number;
   readonly lastUsedBefore?: number;
+  readonly expiresBefore?: number;
+  /** Only true filters. */
+  readonly noExpiry?: true;
+}
+
+/** An instance in the registry. */
+export interface InstanceRow {
+  readonly id: string;
+  readonly mode: string;
+  readonly version: string;
+  readonly reaped: boolean;
+  /** -1: a position of another epoch. */
+  readonly appliedN: number;
+  readonly seen: number;
+}
+
+/** The registry of instances, for people. Nothing depends on its answer. */
+export interface Registry {
+  /** At most `limit` rows, those that were seen last first. */
+  instances(
+    limit: number,
+    patience?: Patience,
+  ): Promise<{ readonly position: number; readonly settled: boolean; readonly rows: readonly InstanceRow[] }>;
 }
 
 /** The selection of RevokeTokens. `hints`, `digests` and `ids` are one selector: any of them matches. */
@@ -76,7 +109,7 @@ export interface TokenStore {
   /** Rows of principals and tenants, live or not. */
   getPrincipal(tenant: string, name: string): Promise<Principal | undefined>;
   listPrincipals(
-    filter: { tenant: string; type?: string; state?: PrincipalState },
+    filter: { tenant: string; type?: string; state?: PrincipalState; namePrefix?: string },
     limit: number,
     start?: PageStart,
     patience?: Patience,
@@ -88,11 +121,23 @@ export interface TokenStore {
     start?: PageStart,
     patience?: Patience,
   ): Promise<Part<Tenant>>;
+  /** Roles that are not deleted. */
+  getRole(tenant: string, name: string): Promise<Role | undefined>;
+  listRoles(tenant: string, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Role>>;
 }
 
 export interface PepperRegistry {
   /** Those of the peppers that every running instance has. */
   kidsOfAll(kids: readonly string[]): Promise<readonly string[]>;
+}
+
+/** The states that end a session. */
+export interface CallerStates {
+  /** Undefined where there is no row. Rejects with STORE_UNAVAILABLE if no proven answer comes. */
+  callerStates(
+    tenant: string,
+    principal: string,
+  ): Promise<{ readonly tenant: TenantState | undefined; readonly principal: PrincipalState | undefined }>;
 }
 
 export interface AuditFilter {

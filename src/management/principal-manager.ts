@@ -1,12 +1,12 @@
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkAnnotations, checkName, checkText } from "../domain/issue.ts";
 import { checkTenantId, type Principal, principalType, type Tenant, type TenantState } from "../domain/principal.ts";
-import type { AuthorityStore, PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
+import type { PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
-import type { Committed } from "../revocation/ports.ts";
-import { type Access, actorOf, guardOf, tenantOf } from "./access.ts";
+import { type Access, actorOf, actorsOf, guardOf, tenantOf } from "./access.ts";
 import { checkType, foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenStore } from "./ports.ts";
+import { again } from "./rerun.ts";
 
 /** Principals and tenants, by the rules of their fields. */
 export class PrincipalManager {
@@ -49,7 +49,7 @@ export class PrincipalManager {
 
   async listPrincipals(
     access: Access,
-    filter: { tenant: string; type?: string; state?: Principal["state"] },
+    filter: { tenant: string; type?: string; state?: Principal["state"]; namePrefix?: string },
     limit: number,
     start?: PageStart,
   ): Promise<Part<Principal>> {
@@ -70,8 +70,9 @@ export class PrincipalManager {
     const tenant = tenantOf(access, of.tenant);
     if (change.state !== undefined) checkState(change.state);
     const checked = { ...change, ...checkPrincipalFields(change) };
+    const actor = actorsOf(access);
     return this.#authority.change(
-      (store) => store.updatePrincipal(tenant, of.name, checked, of.etag, guardOf(access), actorOf(access)),
+      (store) => store.updatePrincipal(tenant, of.name, checked, of.etag, guardOf(access), actor()),
       { noWait, deadline: access.deadline },
     );
   }
@@ -84,7 +85,8 @@ export class PrincipalManager {
   ): Promise<{ value: Principal; effect: Effect }> {
     principalType("name", name);
     const where = tenantOf(access, tenant);
-    return this.#authority.change((store) => store.deletePrincipal(where, name, actorOf(access)), {
+    const actor = actorsOf(access);
+    return this.#authority.change((store) => store.deletePrincipal(where, name, actor()), {
       noWait,
       deadline: access.deadline,
     });
@@ -136,26 +138,12 @@ export class PrincipalManager {
       checked.displayName = checkName("tenant.display_name", change.displayName, true);
     }
     if (change.annotations !== undefined) checkAnnotations("tenant.annotations", change.annotations);
-    return this.#authority.change(
-      (store) => store.updateTenant(of.id, checked, of.etag, guardOf(access), actorOf(access)),
-      {
-        noWait,
-        deadline: access.deadline,
-      },
-    );
+    const actor = actorsOf(access);
+    return this.#authority.change((store) => store.updateTenant(of.id, checked, of.etag, guardOf(access), actor()), {
+      noWait,
+      deadline: access.deadline,
+    });
   }
-}
-
-/** Passes the object that an earlier run made to the next run, so that a rerun after a failover does not refuse it. */
-function again<T extends object>(
-  work: (store: AuthorityStore, made: T | undefined) => Promise<Committed<T | AppError>>,
-): (store: AuthorityStore) => Promise<Committed<T | AppError>> {
-  let made: T | undefined;
-  return async (store) => {
-    const done = await work(store, made);
-    if (!(done.value instanceof AppError)) made = done.value;
-    return done;
-  };
 }
 
 /** Trims names and checks texts and owner, for the given fields only. */

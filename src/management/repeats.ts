@@ -2,7 +2,7 @@ import type { AuditActor, AuditOutcome } from "../domain/audit-event.ts";
 import type { Clock, Timers } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Events } from "../telemetry/events.ts";
-import { type Access, actorOf } from "./access.ts";
+import { type Access, actorOf, actorsOf } from "./access.ts";
 import type { AuditLog } from "./ports.ts";
 
 /** The repeats that one principal may make at once, and the time until another is allowed. */
@@ -55,7 +55,7 @@ export class Repeats {
    */
   actors(access: Access, action: string, known = false): () => AuditActor {
     const actor = actorOf(access);
-    if (access.reach !== "own") return () => actor;
+    if (access.reach !== "own") return actorsOf(access);
     const { tenant, principal } = access.caller;
     let first = true;
     let admitted = false;
@@ -142,5 +142,6 @@ export class Repeats {
 
 /** The actor for a run after a part of the call is done: that part is no repeat of another call. */
 export function rerun(actor: AuditActor): AuditActor {
-  return actor.repeats === undefined ? actor : { ...actor, repeats: () => false };
+  const admitted = { ...actor, token: undefined };
+  return actor.repeats === undefined ? admitted : { ...admitted, repeats: () => false };
 }

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { isOperator } from "../domain/caller.ts";
+import { type Caller, isOperator } from "../domain/caller.ts";
 import { AppError, invalidField, type Reason } from "../domain/errors.ts";
 import * as rules from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
@@ -7,17 +7,24 @@ import type { LifetimeRule } from "../domain/lifetime.ts";
 import { countedNetwork } from "../domain/networks.ts";
 import { principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
+import { checkRoleNames } from "../domain/role.ts";
 import type { Secret } from "../domain/secret.ts";
 import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
 import type { AuthorityStore, Idempotency, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
-import { type Access, actorOf, guardOf, requestIdOf, sees, tenantOf } from "./access.ts";
+import { type Access, actorsOf, guardOf, listedTenant, requestIdOf, sees, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenFilter, TokenStore } from "./ports.ts";
 import type { Repeats } from "./repeats.ts";
 
 const DAY = 86_400_000;
+const TOKEN_ID = "must be tok_ and 22 of 0-9 A-Z a-z";
+
+/** The caller whose repeats get the first answer. One session's subject can call in several tenants. */
+function repeaterOf({ kind, tokenId, provenance, tenant }: Caller): string {
+  return kind === "session" ? `${provenance} in ${tenant}` : (tokenId ?? provenance);
+}
 
 /** The lifetime in a request, milliseconds. Nothing given: the profile's default. */
 export interface AskedLifetime {
@@ -101,6 +108,7 @@ export class TokenManager {
     rules.checkAnnotations("annotations", request.annotations);
     const scopes = [...new Set(request.scopes)];
     rules.checkScopeForms(scopes);
+    checkRoleNames("roles", request.roles);
     const lifetime = {
       ...this.#lifetime(profile, request.lifetime),
       ceiling: rules.ceilingOf(profile, scopes),
@@ -116,6 +124,7 @@ export class TokenManager {
         tenant,
         displayName,
         scopes,
+        roles: [...new Set(request.roles)],
         audiences: [...new Set(request.audiences)],
         createdBy: caller.provenance,
       },
@@ -135,7 +144,7 @@ export class TokenManager {
   }
 
   async get(access: Access, id: string): Promise<Token> {
-    if (!isTokenId(id)) throw invalidField("id", "must be tok_ and 22 of 0-9 A-Z a-z");
+    if (!isTokenId(id)) throw invalidField("id", TOKEN_ID);
     return this.#visible(access, await this.#o.store.get(id));
   }
 
@@ -146,13 +155,21 @@ export class TokenManager {
   }
 
   async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
-    const tenant = tenantOf(access, filter.tenant);
+    const tenant = listedTenant(access, filter.tenant ?? "");
     if (filter.principal !== undefined) principalType("principal", filter.principal);
+    for (const [field, id] of [
+      ...(filter.ids ?? []).map((id) => ["ids", id] as const),
+      ["family_of", filter.familyOf] as const,
+      ["parent", filter.parent] as const,
+    ]) {
+      if (id !== undefined && !isTokenId(id)) throw invalidField(field, TOKEN_ID);
+    }
     const part = await this.#part(access, { ...filter, tenant }, limit, start);
     if (!foundNothing(part, start)) return part;
     // Old tokens can have a profile that is no longer configured. So it is unknown only if it has no tokens.
     if (filter.profile !== undefined) this.#profile("profile", filter.profile);
-    if ((await this.#o.store.getTenant(tenant)) === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+    if (tenant !== undefined && (await this.#o.store.getTenant(tenant)) === undefined)
+      throw new AppError("TENANT_NOT_FOUND", "no such tenant");
     return part;
   }
 
@@ -184,10 +201,15 @@ export class TokenManager {
       checked.scopes = [...new Set(change.scopes)];
       rules.checkScopeForms(checked.scopes);
     }
+    if (change.roles !== undefined) {
+      checkRoleNames("token.roles", change.roles);
+      checked.roles = [...new Set(change.roles)];
+    }
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
     const guard = this.#guard(access, profile);
+    const actor = actorsOf(access);
     const { value, effect } = await this.#o.authority.change(
-      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actorOf(access)),
+      (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actor()),
       { noWait, deadline: access.deadline },
     );
     return { token: value, effect };
@@ -281,7 +303,7 @@ export class TokenManager {
       return { tokenString, fresh: { digest, hint, kid: keys.kid }, idempotency: undefined };
     }
     const salt = randomBytes(32);
-    const caller = access.caller.tokenId ?? access.caller.provenance;
+    const caller = repeaterOf(access.caller);
     const secret = keys.mint.fields(salt, id, caller);
     const { tokenString, digest, hint } = mintTokenString(profile.prefix, keys, secret);
     const hash = createHash("sha256").update(body).digest();

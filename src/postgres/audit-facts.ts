@@ -1,7 +1,10 @@
 import type { Token } from "../domain/token.ts";
 import type { TokenChange } from "../revocation/authority-store.ts";
 
-type Given = Pick<Token, "profile" | "hint" | "kid" | "displayName" | "scopes" | "audiences" | "allowedCidrs">;
+type Given = Pick<
+  Token,
+  "profile" | "hint" | "kid" | "displayName" | "scopes" | "roles" | "audiences" | "allowedCidrs"
+>;
 type Bounds = { readonly expire: number | undefined; readonly notBefore: number | undefined; readonly parent: string };
 
 /** The rights of a new token for its audit row. Absent ones are omitted. */
@@ -12,6 +15,7 @@ export function givenTo(of: Given, { expire, notBefore, parent }: Bounds): Recor
     kid: of.kid,
     display_name: of.displayName,
     scopes: of.scopes.join(" "),
+    roles: of.roles.join(" "),
     audiences: of.audiences.join(" "),
     allowed_cidrs: of.allowedCidrs.join(" "),
     not_before_time: notBefore === undefined ? "" : isoTime(notBefore),
@@ -29,6 +33,7 @@ export function setTo(change: TokenChange, now: Token): Record<string, string> {
   return {
     ...(change.displayName !== undefined && { display_name: now.displayName }),
     ...(change.scopes !== undefined && { scopes: now.scopes.join(" ") }),
+    ...(change.roles !== undefined && { roles: now.roles.join(" ") }),
     ...(change.audiences !== undefined && { audiences: now.audiences.join(" ") }),
     ...(change.allowedCidrs !== undefined && { allowed_cidrs: now.allowedCidrs.join(" ") }),
     ...(change.disabled !== undefined && { disabled: String(now.disabled) }),

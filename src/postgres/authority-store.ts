@@ -6,6 +6,7 @@ import { mint } from "./minting.ts";
 import type { Postgres } from "./pool.ts";
 import { createPrincipal, createTenant, deletePrincipal, updatePrincipal, updateTenant } from "./principal-changes.ts";
 import { RevokeQueue } from "./revoke-queue.ts";
+import { createRole, deleteRole, updateRole } from "./role-changes.ts";
 import { rotate } from "./rotating.ts";
 import { revokeFamily, updateToken } from "./token-changes.ts";
 
@@ -62,5 +63,17 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   updateTenant(...args: Args<"updateTenant">) {
     return committed(this.#db, (tx) => updateTenant(tx, ...args));
+  }
+
+  createRole(...args: Args<"createRole">) {
+    return committed(this.#db, (tx) => createRole(tx, ...args));
+  }
+
+  updateRole(...args: Args<"updateRole">) {
+    return committed(this.#db, (tx) => updateRole(tx, ...args));
+  }
+
+  deleteRole(...args: Args<"deleteRole">) {
+    return committed(this.#db, (tx) => deleteRole(tx, ...args));
   }
 }

@@ -2,19 +2,21 @@ import { AppError } from "../domain/errors.ts";
 import { mayNotEnd } from "../domain/rights.ts";
 import type { AuthorityStore } from "../revocation/authority-store.ts";
 import { emitOnly } from "./audit-log.ts";
-import { lockTarget } from "./caller-guard.ts";
+import { lockForLowering, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, repeated, why } from "./changes.ts";
 import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { checkHolders, rankText, spares } from "./holders.ts";
 import type { Tx } from "./pool.ts";
+import { grantedScopes } from "./rows.ts";
 
 /** $1 ids, $2 actor, $3 reason, $4 address, $5 request id, $6 rank of the actor. */
 const REVOKE_CHUNK = {
   name: "sallyport-revoke-chunk",
   text: `
 with mine as materialized (
-  select id, scopes, revoke_time from sallyport.tokens where id = any($1::text[]) order by id for no key update skip locked
+  select id, scopes, revoke_time, (select ${grantedScopes("q")} from sallyport.tokens q where q.id = t.parent_id) as parent_scopes
+  from sallyport.tokens t where id = any($1::text[]) order by id for no key update skip locked
 ),
 -- A caller whose token is revoked must not repeat an earlier request and get its answer again.
 forgotten as (
@@ -23,7 +25,9 @@ forgotten as (
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
     revoke_reason = $3
-  from mine where t.id = mine.id and t.revoke_time is null and not ${spares("$6::text", "t.scopes")} returning t.id, t.tenant, t.principal
+  from mine where t.id = mine.id and t.revoke_time is null
+    and not ${spares("$6::text", grantedScopes("t"), "mine.parent_scopes")}
+  returning t.id, t.tenant, t.principal
 ),
 why (why) as (select case when $3::text = '' then '{}'::jsonb else jsonb_build_object('reason', $3::text) end),
 audited as (
@@ -42,6 +46,7 @@ export async function revokeChunk(
   tx: Tx,
   ...[tenant, ids, reason, actor]: Args<"revokeChunk">
 ): ReturnType<AuthorityStore["revokeChunk"]> {
+  await rereadActor(tx, actor, ids);
   const [row] = await tx.query<ProofRow & { revoked: string[]; busy: string[]; spared: boolean }>(REVOKE_CHUNK, [
     ids,
     actor.actor,
@@ -63,7 +68,7 @@ export async function revokeChunk(
 
 export async function cut(tx: Tx, ...[tenant, principal, mustExist, reason, actor]: Args<"cut">): Promise<number> {
   // Before the upsert: the lock waits for a first mint that is not yet committed, so that the cut ends its token too.
-  await lockTarget(tx, { tenant, principal });
+  await lockForLowering(tx, { tenant, principal }, actor);
   await checkHolders(tx, actor.rank, tenant, principal);
   if (principal === undefined) {
     // A trigger sets the new position at the commit.

@@ -1,77 +1,125 @@
+import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
+import { addressAllowed, LOCAL_ADDRESS } from "../domain/networks.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
-import { type Asker, withinParent } from "../domain/rights.ts";
+import { type Asker, effectiveScopes, type Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts";
 import type { Tx } from "./pool.ts";
+import { readRoles } from "./role-rows.ts";
+import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
 import { parentOf, readHeld } from "./token-rows.ts";
 
-/** The object of a change: a principal, or a whole tenant. */
+/** The object of a change: a principal, a role (by id), or a whole tenant. */
 export interface Target {
   readonly tenant: string;
   readonly principal?: string;
+  readonly role?: string;
 }
 
 /**
  * Locks the target for a change. Every change takes the advisory lock before the row lock. A guard trigger takes the
  * same advisory lock after the row lock.
  */
-export async function lockTarget(tx: Tx, { tenant, principal }: Target): Promise<void> {
+async function lockTarget(tx: Tx, { tenant, principal, role }: Target): Promise<void> {
   await tx.query(
     `select pg_advisory_xact_lock(sallyport.lock_id(
-       coalesce(sallyport.principal_key($1, $2), sallyport.tenant_key($1))))`,
-    [tenant, principal ?? null],
+       coalesce(sallyport.principal_key($1, $2), sallyport.role_key($3), sallyport.tenant_key($1))))`,
+    [tenant, principal ?? null, role ?? null],
   );
+}
+
+/** Locks the target for a change that only takes rights away, and reads the caller again. */
+export async function lockForLowering(tx: Tx, target: Target, actor: AuditActor): Promise<void> {
+  await lockTarget(tx, target);
+  await rereadActor(tx, actor);
 }
 
 /**
- * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, principal and
- * tenant, and reads them again. So the change commits before the caller's revocation, or is refused with
+ * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, or the session's
+ * principal, and their tenant and roles, and reads them again. So the change commits before the caller's end, or is
+ * refused with
  * CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
  */
-export async function lockForRaising(tx: Tx, { tenant, principal }: Target, guard: CallerGuard): Promise<void> {
-  await tx.query(
-    `select case when ours then pg_advisory_xact_lock(sallyport.lock_id(k))
+export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard): Promise<Asker> {
+  const { tenant, principal, role } = target;
+  const locked = await tx.query<{ role: string | null }>(
+    `select role, case when ours then pg_advisory_xact_lock(sallyport.lock_id(k))
        else pg_advisory_xact_lock_shared(sallyport.lock_id(k)) end
      from (
-       select k, bool_or(ours) as ours from (
-         select sallyport.principal_key($1, $2) as k, true as ours
-         union all select sallyport.tenant_key($1), $2::text is null
-         union all select sallyport.principal_key(tenant, principal), false from sallyport.tokens where id = $3
-         union all select sallyport.tenant_key(tenant), false from sallyport.tokens where id = $3
+       select k, max(role) as role, bool_or(ours) as ours from (
+         select sallyport.principal_key($1, $2) as k, null as role, true as ours
+         union all select sallyport.role_key($4), $4, true
+         union all select sallyport.tenant_key($1), null, $2::text is null and $4::text is null
+         union all select sallyport.principal_key(tenant, principal), null, false from sallyport.tokens where id = $3
+         union all select sallyport.tenant_key(tenant), null, false from sallyport.tokens where id = $3
+         union all select sallyport.principal_key($6, $7), null, false
+         union all select sallyport.tenant_key($6), null, false
+         union all select sallyport.role_key(r), r, false from (${rolesOf("array[$3]")} union select unnest($5::text[])) held (r)
        ) keys where k is not null group by k order by k offset 0
      ) locks`,
-    [tenant, principal ?? null, guard.callerTokenId ?? ""],
+    [
+      ...[tenant, principal ?? null, guard.callerTokenId ?? "", role ?? null, guard.callerRoles?.ids ?? []],
+      ...[guard.callerPrincipal?.tenant ?? null, guard.callerPrincipal?.name ?? null],
+    ],
   );
   await lockTokens(tx, [guard.callerTokenId]);
   // A new statement after the locks. The state in it already includes the expiry, so no time is needed.
-  await rereadCaller(tx, guard, 0);
+  return rereadCaller(tx, guard, 0, new Set(locked.map(({ role }) => role ?? "")));
 }
 
-/** Locks the caller and the target of a change that widens a token, then reads the caller again. */
-export async function guardWidening(tx: Tx, target: Token, guard: ChangeGuard): Promise<Asker> {
-  await lockPrincipals(tx, [{ tenant: target.tenant, principal: target.principal }], guard.callerTokenId);
+/**
+ * Locks the caller and the target of a change that widens a token, then reads the caller again. `roles`: those that the
+ * target is given, by id.
+ */
+export async function guardWidening(
+  tx: Tx,
+  target: Token,
+  guard: ChangeGuard,
+  roles: readonly string[],
+): Promise<Asker> {
+  const locked = await lockGranting(tx, target, guard, [...roles, ...target.roleIds]);
   await lockTokens(tx, [guard.callerTokenId, target.id]);
   const { now } = await rereadOwners(tx, target.tenant, target.principal);
-  return rereadCaller(tx, guard, now);
+  return rereadCaller(tx, guard, now, locked);
 }
 
-export async function lockPrincipals(
+/**
+ * Takes the shared locks of whoever gives and of whoever is given, in the order of their keys: principals, tenants and
+ * roles. Returns the ids of the locked roles.
+ */
+export async function lockGranting(
   tx: Tx,
-  of: readonly { tenant: string; principal: string }[],
-  callerTokenId: string | undefined,
-): Promise<void> {
-  await tx.query(
+  to: { readonly tenant: string; readonly principal: string },
+  { callerTokenId, callerPrincipal, callerRoles }: CallerGuard,
+  roles: readonly string[],
+): Promise<ReadonlySet<string>> {
+  const all = [to, ...(callerPrincipal === undefined ? [] : [{ ...callerPrincipal, principal: callerPrincipal.name }])];
+  const rows = await tx.query<{ roles: string[] }>(
     `with w (tenant, name) as (
        select t, p from unnest($1::text[], $2::text[]) u (t, p)
        union select tenant, principal from sallyport.tokens where id = $3
-     )
-     select sallyport.lock_shared(array(
+     ),
+     held (r) as (${rolesOf("array[$3]")} union select unnest($4::text[]))
+     select array(select r from held) as roles, sallyport.lock_shared(array(
        select k from (
          select sallyport.principal_key(tenant, name) from w union select sallyport.tenant_key(tenant) from w
+         union select sallyport.role_key(r) from held
        ) keys (k) order by k))`,
-    [of.map(({ tenant }) => tenant), of.map(({ principal }) => principal), callerTokenId ?? ""],
+    [
+      all.map(({ tenant }) => tenant),
+      all.map(({ principal }) => principal),
+      callerTokenId ?? "",
+      [...roles, ...(callerRoles?.ids ?? [])],
+    ],
   );
+  return new Set(rows[0]?.roles);
+}
+
+/** SQL for the roles of these tokens and of their parents. */
+function rolesOf(ids: string): string {
+  return `select unnest(roles) from sallyport.tokens
+    where id = any(${ids}) or id in (select parent_id from sallyport.tokens where id = any(${ids}))`;
 }
 
 /** Locks the rows of these tokens and of their parents: revoking a parent ends the rights of its children. */
@@ -105,16 +153,86 @@ export async function rereadOwners(tx: Tx, tenant: string, principal: string): P
   return row;
 }
 
-/** Reads the caller's own token under its lock. CALLER_UNAUTHENTICATED if it is dead or has lost a scope. */
-export async function rereadCaller(tx: Tx, guard: CallerGuard, now: number): Promise<Asker> {
-  if (guard.callerTokenId === undefined) return { now };
-  const gone = new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
+/** True unless a row says that the principal or its tenant is not active. A principal without a row is active. */
+async function isActive(tx: Tx, { tenant, name }: NonNullable<CallerGuard["callerPrincipal"]>): Promise<boolean> {
+  const inactive = await tx.query(
+    `select state from sallyport.principals where tenant = $1 and name = $2 and state <> 'ACTIVE'
+     union all select state from sallyport.tenants where id = $1 and state <> 'ACTIVE'`,
+    [tenant, name],
+  );
+  return inactive.length === 0;
+}
+
+/**
+ * Reads the caller's token again for a change that only takes rights away. It takes no lock: such a change waits for no
+ * caller. A token may always end itself, so it is not read for a change of itself.
+ */
+export async function rereadActor(tx: Tx, actor: AuditActor, targets: readonly string[] = []): Promise<void> {
+  if (actor.token === undefined || targets.includes(actor.token.id)) return;
+  if ((await endedActors(tx, [actor])).has(actor)) throw gone();
+}
+
+/** Those of the actors whose tokens are not good any more for what they do, in one statement and without a lock. */
+export async function endedActors(tx: Tx, actors: readonly AuditActor[]): Promise<ReadonlySet<AuditActor>> {
+  const ids = [...new Set(actors.flatMap(({ token }) => token?.id ?? []))];
+  if (ids.length === 0) return new Set();
+  const rows = await tx.query<TokenRow>(
+    `select ${HELD_COLUMNS} from sallyport.token_view v
+     where v.id = any($1) or v.id = any(array(select parent_id from sallyport.tokens where id = any($1)))`,
+    [ids],
+  );
+  const held = new Map(rows.map((row) => [row.id, heldOf(row)]));
+  const ended = actors.filter(({ token, address }) => {
+    if (token === undefined) return false;
+    const own = held.get(token.id);
+    const guard = { callerScopes: token.scopes, callerAddress: address };
+    return own === undefined || !isGood(own, held.get(own.parent), guard);
+  });
+  return new Set(ended);
+}
+
+/**
+ * Reads the caller's own token, or the session's principal, and the roles of either, under their locks.
+ * CALLER_UNAUTHENTICATED unless it is still good for the call. `locked`: the roles that this transaction locks.
+ */
+export async function rereadCaller(
+  tx: Tx,
+  guard: CallerGuard,
+  now: number,
+  locked: ReadonlySet<string>,
+): Promise<Asker> {
+  if (guard.callerPrincipal !== undefined && !(await isActive(tx, guard.callerPrincipal))) throw gone();
+  if (guard.callerTokenId === undefined) {
+    const { ids, scopes } = guard.callerRoles ?? { ids: [], scopes: [] };
+    const given = (await readRoles(tx, ids)).flatMap((role) => role.scopes);
+    if (!scopes.every((scope) => given.includes(scope))) throw gone();
+    return { now };
+  }
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
-    throw error instanceof AppError ? gone : error;
+    throw error instanceof AppError ? gone() : error;
   });
   const ownParent = await parentOf(tx, own);
-  const scopes = withinParent(own.scopes, ownParent?.scopes);
-  const narrowed = guard.callerScopes.some((scope) => !scopes.includes(scope));
-  if (narrowed || own.state !== "ACTIVE" || (own.expireTime ?? now + 1) <= now) throw gone;
-  return { now, own, ownParent };
+  // Its roles were changed between the locks: those of now are not locked.
+  if (![...own.roleIds, ...(ownParent?.roleIds ?? [])].every((id) => locked.has(id))) {
+    throw new AppError("WRITE_CONFLICT", "the caller's roles changed meanwhile; nothing was done", { retryAfterMs: 0 });
+  }
+  if (!isGood(own, ownParent, guard) || (own.expireTime ?? now + 1) <= now) throw gone();
+  return { now, own };
+}
+
+/** True if a token is live, still has the scopes with which the call was admitted, and is good from its address. */
+function isGood(own: Held, parent: Held | undefined, { callerScopes, callerAddress }: CallerGuard): boolean {
+  const scopes = effectiveScopes(own);
+  if (own.state !== "ACTIVE" || callerScopes.some((scope) => !scopes.includes(scope))) return false;
+  const both = parent === undefined ? [own] : [own, parent];
+  // A call of the admin listener is for no audience.
+  return both.every(
+    ({ audiences, allowedCidrs }) =>
+      audiences.length === 0 &&
+      (allowedCidrs.length === 0 || addressAllowed(allowedCidrs, callerAddress || LOCAL_ADDRESS)),
+  );
+}
+
+export function gone(): AppError {
+  return new AppError("CALLER_UNAUTHENTICATED", "the credential is no longer good");
 }

@@ -57,6 +57,6 @@ export async function refused(
 
 export function checkEtag(sent: string, current: string): void {
   if (sent !== "" && sent !== current) {
-    throw new AppError("ETAG_MISMATCH", "etag: the object has changed since; read it again", { retryAfterMs: 0 });
+    throw new AppError("ETAG_MISMATCH", "etag: the object has changed since; read it again");
   }
 }

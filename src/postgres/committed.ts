@@ -5,8 +5,9 @@ import type { Postgres, Tx } from "./pool.ts";
 
 // A change locks its table against changes of triggers until its end, so this result still holds at its commit.
 const NOTED = `(select count(*) from pg_trigger where tgname in ('noted_update', 'audited') and tgenabled in ('A', 'O')
-  and tgrelid in ('sallyport.tokens'::regclass, 'sallyport.principals'::regclass, 'sallyport.tenants'::regclass)
-) = 6 as noted`;
+  and tgrelid in ('sallyport.tokens'::regclass, 'sallyport.principals'::regclass, 'sallyport.tenants'::regclass,
+    'sallyport.roles'::regclass)
+) = 8 as noted`;
 
 /**
  * Columns that prove a change of authority. The statement needs `rev_head h` and `rev_state s`, and must contain the

@@ -11,6 +11,7 @@ const FOLLOWING = [
   "rev_now()",
   "rev_prove(text, bool)",
   "validator_ack(uuid, bytea, text, bigint)",
+  "validator_describe(uuid, bytea, text, text)",
   "validator_join(uuid, bytea, uuid, bytea, text, int, int, text[])",
   "validator_leave(uuid, bytea)",
 ];
@@ -29,7 +30,9 @@ const CHANGING = [
   "lost_apply(bigint)",
   "lost_dismiss(bigint, text)",
   "principal_key(text, text)",
+  "readers_from(int)",
   "rev_now()",
+  "role_key(text)",
   "tenant_key(text)",
 ];
 

@@ -7,12 +7,22 @@ const literal = (scopes: readonly string[]) => `'{${scopes.join(",")}}'::text[]`
  * SQL for the scopes that make a token an operator's or an administrator's, in the form of the index
  * `tokens_of_administrators`.
  */
-export const ANY_OF_THEM = literal([...OPERATOR_SCOPES, ...ADMIN_SCOPES]);
+const ANY_OF_THEM = literal([...OPERATOR_SCOPES, ...ADMIN_SCOPES]);
 
-/** SQL: true if a caller of this rank must not end a token with these scopes. Both arguments are expressions. */
-export function spares(rank: string, scopes: string): string {
-  return `(${rank} <> 'operator' and ${scopes} && ${literal(OPERATOR_SCOPES)}
-    or ${rank} = 'other' and ${scopes} && ${literal(ADMIN_SCOPES)})`;
+/**
+ * SQL: true if a caller of this rank must not end a token with these scopes, whose parent has those; null for no parent.
+ * A child that lost a permission with its parent does not hold it. All arguments are expressions.
+ */
+export function spares(rank: string, scopes: string, parentScopes: string): string {
+  const holds = (any: string) => `(${scopes}) && ${any} and coalesce(${parentScopes} && ${any}, true)`;
+  return `(${rank} <> 'operator' and ${holds(literal(OPERATOR_SCOPES))} or ${rank} = 'other' and ${holds(ANY_OF_THEM)})`;
+}
+
+/** SQL: true if a row `of` of this tenant holds one of these scopes by name, itself or by a role. By two indexes. */
+export function holding(of: string, scopes: string, tenant: string): string {
+  return `(${of}.scopes && ${ANY_OF_THEM} and ${of}.scopes && ${scopes}::text[]
+    or ${of}.roles <> '{}' and ${of}.roles && array(select r.id from sallyport.roles r
+      where r.tenant = ${tenant} and r.state = 'ACTIVE' and r.scopes && ${scopes}::text[]))`;
 }
 
 /** The rank in SQL. The program itself may end what an operator may end. */
@@ -39,8 +49,8 @@ export async function checkHolders(tx: Tx, rank: Rank | undefined, tenant: strin
        join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal
        join sallyport.tenants o on o.id = t.tenant
        left join sallyport.tokens q on q.id = t.parent_id
-     where t.scopes && ${ANY_OF_THEM} and t.tenant = $1
-       and ($2::text is null or t.principal = $2) and t.scopes && $3::text[]
+     where ${holding("t", "$3", "$1")} and t.tenant = $1
+       and ($2::text is null or t.principal = $2) and (q.id is null or ${holding("q", "$3", "$1")})
        and ${lasts("t")} and (q.id is null or ${lasts("q")}) limit 1`,
     [tenant, principal ?? null, spared],
   );

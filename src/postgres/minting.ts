@@ -5,15 +5,16 @@ import type { Token } from "../domain/token.ts";
 import type { Idempotency, MintGuard, MintLimits, NewToken, Repeated } from "../revocation/authority-store.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit } from "./audit-log.ts";
-import { lockPrincipals, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
+import { lockGranting, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
 import { countMint } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
 import { auditRepeat, claim } from "./requests.ts";
+import { lockedRoles, roleIds } from "./role-rows.ts";
 import { insertToken, readToken } from "./token-rows.ts";
 
 /**
  * Issues a token inside a transaction. It commits before any revocation that concerns it, or is refused: it takes shared
- * locks of principals and tenants, then locks of the token rows, then reads all of them again in a new statement
+ * locks of principals, tenants and roles, then locks of the token rows, then reads all of them again in a new statement
  * (docs/protocol.md §3.4).
  */
 export async function mint(
@@ -30,7 +31,8 @@ export async function mint(
     await auditRepeat(tx, actor, "token.create", repeated.token.id, repeated.token);
     return repeated;
   }
-  await lockPrincipals(tx, [{ tenant: token.tenant, principal: token.principal }], guard.callerTokenId);
+  const ids = await roleIds(tx, token.tenant, token.roles);
+  const locked = await lockGranting(tx, token, guard, ids);
   if (!guard.mustExist) {
     await tx.query(
       `insert into sallyport.principals (tenant, name) select $1, $2 from sallyport.tenants where id = $1
@@ -40,9 +42,10 @@ export async function mint(
   }
   await lockTokens(tx, [guard.callerTokenId]);
   const { now, n } = await rereadOwners(tx, token.tenant, token.principal);
-  const asker = await rereadCaller(tx, guard, now);
+  const asker = await rereadCaller(tx, guard, now, locked);
+  const roles = await lockedRoles(tx, ids);
   checkMayMint(asker);
-  const judged = guard.rights && judgeMint(guard.rights, asker, token, lifetime);
+  const judged = guard.rights && judgeMint(guard.rights, asker, token, lifetime, roles);
   const child = judged?.child ?? guard.child;
   const parent = child ? asker.own : undefined;
   const expire = judged === undefined ? expiry(lifetime, now, parent?.expireTime) : judged.expire;
@@ -51,6 +54,7 @@ export async function mint(
   const given = { ...token, scopes, audiences, allowedCidrs };
   await insertToken(tx, {
     ...given,
+    roleIds: ids,
     createTime: now,
     issuedPosition: n,
     notBeforeTime: lifetime.notBeforeTime,

@@ -35,7 +35,8 @@ export class Where {
 }
 
 export interface Listing<R> {
-  readonly table: string;
+  /** A table, or a subquery of few rows, which adds its values to the clause. */
+  readonly table: string | ((where: Where) => string);
   /** The columns that order the table, newest first. The key separates rows of the same time. */
   readonly time: string;
   readonly key: string;
@@ -68,12 +69,13 @@ export async function newestFirst<R extends object>(
   start: PageStart | undefined,
   patience: Patience | undefined,
 ): Promise<Part<R>> {
-  const { table, time, key, columns, view, place } = listing;
+  const { time, key, columns, view, place } = listing;
   const filters = listing.filters.filter(([, value]) => value !== undefined);
   const viewed = (view?.filters ?? []).filter(([, value]) => value !== undefined);
   const all = filters.length + viewed.length === 0;
   const end = all ? undefined : await scanEnd(lists, listing, start, patience);
   const where = narrow(listing, start);
+  const table = tableOf(listing, where);
   // Rows inserted since do not lie between the two places.
   if (end !== undefined) where.always(`(${time}, ${key}) >= ${placed(where, end, listing.keyType)}`);
   const most = where.value(limit + 1);
@@ -102,8 +104,9 @@ async function scanEnd<R>(
   start: PageStart | undefined,
   patience: Patience | undefined,
 ): Promise<PageStart | undefined> {
-  const { table, time, key } = listing;
+  const { time, key } = listing;
   const where = narrow(listing, start);
+  const table = tableOf(listing, where);
   const [row] = await lists.read<{ time: number; key: string | number }>(
     `select ${time} as time, ${key} as key from ${table} ${where.text} order by ${time} desc, ${key} desc
      offset ${MOST_SCANNED - 1} limit 1`,
@@ -118,6 +121,10 @@ function narrow<R>({ narrowed, time, key, keyType }: Listing<R>, start: PageStar
   for (const [condition, value] of narrowed) where.add(condition, value);
   if (start !== undefined) where.always(`(${time}, ${key}) < ${placed(where, start, keyType)}`);
   return where;
+}
+
+function tableOf<R>({ table }: Listing<R>, where: Where): string {
+  return typeof table === "string" ? table : table(where);
 }
 
 function placed(where: Where, at: PageStart, keyType: "text" | "bigint"): string {

@@ -1,7 +1,7 @@
 import { AppError } from "../domain/errors.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
 import { fieldsOf } from "./audit-facts.ts";
-import { lockForRaising, lockTarget } from "./caller-guard.ts";
+import { lockForLowering, lockForRaising } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, refused } from "./changes.ts";
 import { checkHolders } from "./holders.ts";
 import type { Tx } from "./pool.ts";
@@ -65,7 +65,7 @@ export async function updatePrincipal(
 ): Promise<Principal> {
   const target = { tenant, principal: name };
   // A change that only removes rights does not need the caller's lock.
-  if (change.state === "DISABLED") await lockTarget(tx, target);
+  if (change.state === "DISABLED") await lockForLowering(tx, target, actor);
   else await lockForRaising(tx, target, guard);
   const found = await lockPrincipal(tx, tenant, name);
   checkEtag(etag, found.etag);
@@ -82,7 +82,7 @@ export async function updatePrincipal(
 }
 
 export async function deletePrincipal(tx: Tx, ...[tenant, name, actor]: Args<"deletePrincipal">): Promise<Principal> {
-  await lockTarget(tx, { tenant, principal: name });
+  await lockForLowering(tx, { tenant, principal: name }, actor);
   const found = await lockPrincipal(tx, tenant, name, "or deleted");
   if (found.state === "DELETED") {
     await audit(tx, actor, tenant, "principal.delete", `principal:${name}`, name, { repeat: "true" });
@@ -122,7 +122,7 @@ export async function createTenant(
 }
 
 export async function updateTenant(tx: Tx, ...[id, change, etag, guard, actor]: Args<"updateTenant">): Promise<Tenant> {
-  if (change.state === "SUSPENDED") await lockTarget(tx, { tenant: id });
+  if (change.state === "SUSPENDED") await lockForLowering(tx, { tenant: id }, actor);
   else await lockForRaising(tx, { tenant: id }, guard);
   const found = await tx.query<TenantRow>(
     `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,

@@ -20,6 +20,8 @@ export interface RevocationLogOptions {
   readonly url: string;
   /** 2: a slow poll does not delay waiting changes of authority. 1 for a process that makes none. */
   readonly connections: 1 | 2;
+  /** The facts of this process that ListInstances shows. */
+  readonly about?: { readonly mode: string; readonly version: string };
   /** A connection failed; called with an error that holds no secret. */
   readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
@@ -48,7 +50,10 @@ type PollRow = StateRow & {
   readonly kinds: LogRecord["kind"][];
   readonly changes: (string | null)[];
 };
-type MissingRow = StateRow & { readonly missing: [id: string, bound: number, reaped: boolean, applied: number][] };
+type MissingRow = StateRow & {
+  readonly validators: number;
+  readonly missing: [id: string, bound: number, reaped: boolean, applied: number][];
+};
 type ValidatorsRow = StateRow & { readonly rows: [id: string, bound: number, reaped: boolean, silent: number][] };
 
 /**
@@ -72,7 +77,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async readEpoch(): Promise<Evidence & { maxBoundMs: number; names: string }> {
-    const row = await one<StateRow>(this.#polls, sql.LOOK, []);
+    const row = await one<StateRow>(this.#polls, sql.READ_EPOCH, []);
     return { ...evidenceOf(row), maxBoundMs: row.max_bound_ms, names: row.names };
   }
 
@@ -103,7 +108,8 @@ export class PostgresRevocationLog implements RevocationLog {
     const { old, me, epoch, boundMs, readerVersion, kids } = entry;
     const hash = createHash("sha256").update(this.#secretOf(me)).digest();
     const before = old === undefined ? [null, null] : this.#own(old);
-    const values = [...before, me, hash, epoch, boundMs, readerVersion, kids];
+    const { mode, version } = this.#options.about ?? { mode: "", version: "" };
+    const values = [...before, me, hash, epoch, boundMs, readerVersion, kids, this.#secretOf(me), mode, version];
     // In any epoch: the next poll shows which.
     const row = await one<EvidenceRow & { done: boolean }>(this.#polls, sql.REGISTER, values, REGISTER_MS);
     return row.done;
@@ -114,7 +120,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async deregister(me: string): Promise<void> {
-    await one(this.#polls, sql.LEAVE, this.#own(me));
+    await one(this.#polls, sql.DEREGISTER, this.#own(me));
   }
 
   async unacknowledged(epoch: string, position: number | undefined): Promise<Unacknowledged> {
@@ -124,6 +130,7 @@ export class PostgresRevocationLog implements RevocationLog {
       ...evidenceOf(row),
       settled: row.settled ?? undefined,
       maxBoundMs: row.max_bound_ms,
+      validators: row.validators,
       missing: row.missing.map(([id, boundMs, reaped, appliedN]) => ({ id, boundMs, reaped, appliedN })),
     };
   }
@@ -139,11 +146,11 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async deleteReaped(ids: readonly string[], epoch: string): Promise<void> {
-    await this.#must(this.#waits, epoch, sql.BURY, [ids, epoch]);
+    await this.#must(this.#waits, epoch, sql.DELETE_REAPED, [ids, epoch]);
   }
 
   async markSettled(epoch: string, names: string): Promise<void> {
-    await this.#must(this.#waits, epoch, sql.SETTLE, [epoch, names]);
+    await this.#must(this.#waits, epoch, sql.MARK_SETTLED, [epoch, names]);
   }
 
   async reportLost(epoch: string, records: readonly LogRecord[]): Promise<void> {

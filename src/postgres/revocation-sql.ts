@@ -18,11 +18,11 @@ const NAMES = `(select d.xmin || '.' || n.xmin || '#' || th.xmin || '.' || ts.xm
     join pg_class th on th.relnamespace = n.oid and th.relname = 'rev_head'
     join pg_class ts on ts.relnamespace = n.oid and ts.relname = 'rev_state'
   where d.datname = current_database() and n.nspname = 'sallyport')`;
-const STATE = `${EVIDENCE}, s.max_bound_ms, named.names,
+export const STATE = `${EVIDENCE}, s.max_bound_ms, named.names,
   case when substr(s.settled, strpos(s.settled, '#') + 1) = named.names then split_part(s.settled, '#', 1) end as settled`;
 // Exact in a double, as a time of JavaScript is not.
 const MICROS = "(extract(epoch from at) * 1e6)::bigint";
-const FROM = `${HEAD} cross join ${NAMES} named`;
+export const FROM = `${HEAD} cross join ${NAMES} named`;
 
 // The server flushes before it answers, so the crash of a backend loses nothing inside an epoch. It waits for no standby:
 // a failover ends the epoch, and the registry with it.
@@ -36,7 +36,7 @@ select now.in_recovery, now.epoch, now.head_n, now.db_time, ${call} as done, ${d
   return { name: `sallyport-${name}`, text };
 }
 
-export const LOOK: Statement = { name: "sallyport-look", text: `select ${STATE} from ${FROM}` };
+export const READ_EPOCH: Statement = { name: "sallyport-read-epoch", text: `select ${STATE} from ${FROM}` };
 
 export const POLL: Statement = {
   name: "sallyport-poll",
@@ -53,23 +53,27 @@ from ${FROM} cross join (
 ) page`,
 };
 
-/** $1 earlier row or null, $2 its secret, $3 new row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8 kids. */
+/**
+ * $1 earlier row or null, $2 its secret, $3 new row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8
+ * kids, $9 the secret, $10 mode, $11 version.
+ */
 export const REGISTER = writing(
   "register",
-  "sallyport.validator_join($1::uuid, $2::bytea, $3::uuid, $4::bytea, $5::text, $6::int, $7::int, $8::text[])",
+  `case when sallyport.validator_join($1::uuid, $2::bytea, $3::uuid, $4::bytea, $5::text, $6::int, $7::int, $8::text[])
+    then sallyport.validator_describe($3::uuid, $9::bytea, $10::text, $11::text) else false end`,
   LOCAL,
 );
 
 /** $1 own row, $2 its secret, $3 epoch, $4 position. */
 export const ACK = writing("ack", "sallyport.validator_ack($1::uuid, $2::bytea, $3::text, $4::bigint)", LAZY);
 
-export const LEAVE = writing("leave", "sallyport.validator_leave($1::uuid, $2::bytea)", LAZY);
+export const DEREGISTER = writing("deregister", "sallyport.validator_leave($1::uuid, $2::bytea)", LAZY);
 
 /** $1 epoch, $2 position or null for the last one. */
 export const MISSING: Statement = {
   name: "sallyport-missing",
   text: `
-select ${STATE}, coalesce((
+select ${STATE}, (select count(*)::int from sallyport.validators) as validators, coalesce((
   select json_agg(json_build_array(v.id, v.bound_ms, v.reaped_at is not null,
     case when v.epoch = $1 then v.applied_n else -1 end))
   from sallyport.validators v where not (v.epoch = $1 and v.applied_n >= coalesce($2::bigint, h.n))
@@ -90,15 +94,15 @@ from ${FROM}`,
 
 export const REAP = writing("reap", "sallyport.validators_reap($1::uuid[])", LOCAL);
 
-export const BURY = writing(
-  "bury",
+export const DELETE_REAPED = writing(
+  "delete-reaped",
   "case when now.epoch = $2::text then sallyport.validators_bury($1::uuid[]) end",
   LAZY,
 );
 
 /** $1 epoch, $2 the names under which the caller has counted. */
-export const SETTLE = writing(
-  "settle",
+export const MARK_SETTLED = writing(
+  "mark-settled",
   `case when now.epoch = $1::text and ${NAMES} = $2::text then sallyport.rev_settle($1::text || '#' || $2::text) end`,
   LOCAL,
 );

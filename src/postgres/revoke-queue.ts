@@ -1,14 +1,15 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { AppError } from "../domain/errors.ts";
-import { checkMayEnd, mayEnd, mayNotEnd, type Rank } from "../domain/rights.ts";
+import { checkMayEnd, effectiveScopes, mayEnd, mayNotEnd, type Rank } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { Committed } from "../revocation/ports.ts";
 import { appendAudit, emitOnly } from "./audit-log.ts";
+import { endedActors, gone } from "./caller-guard.ts";
 import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { rankText, spares } from "./holders.ts";
 import type { Postgres, Text, Tx } from "./pool.ts";
-import { storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
+import { grantedScopes, roleColumns, storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
 interface Revoke {
   readonly id: string;
@@ -85,6 +86,8 @@ interface Revoked {
   readonly already: ReadonlySet<string>;
   /** Repeats beyond the limit, with their errors. */
   readonly refused: ReadonlyMap<Revoke, unknown>;
+  /** Calls whose callers are not good any more. They change nothing. */
+  readonly ended: ReadonlySet<Revoke>;
   /** Ids of tokens whose rows another transaction holds. They are unchanged. */
   readonly busy: ReadonlySet<string>;
 }
@@ -92,8 +95,9 @@ interface Revoked {
 function answer(waiting: Waiting, done: Committed<Revoked>): void {
   const token = done.value.tokens.get(waiting.id);
   try {
+    if (done.value.ended.has(waiting)) throw gone();
     if (token === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
-    if (!done.value.already.has(token.id)) checkMayEnd(waiting.actor.rank, token.scopes);
+    if (!done.value.already.has(token.id)) checkMayEnd(rankFor(waiting), effectiveScopes(token));
     // Only the row shows that a token is revoked. If the statement spared it, the caller gets no OK.
     if (token.revokeTime === undefined) throw mayNotEnd();
     if (done.value.refused.has(waiting)) throw done.value.refused.get(waiting);
@@ -105,9 +109,11 @@ function answer(waiting: Waiting, done: Committed<Revoked>): void {
 
 type RevokedRow = ProofRow & (({ busy: boolean; already: boolean } & TokenRow) | { busy: null });
 
-async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<Committed<Revoked>> {
+async function revokeAll(tx: Tx, all: readonly Revoke[], text: Text): Promise<Committed<Revoked>> {
+  const ended = await endedCalls(tx, all);
+  const batch = all.filter((revoke) => !ended.has(revoke));
   const first = new Map<string, Revoke>();
-  const ranked = RANKS.flatMap((rank) => batch.filter(({ actor }) => rankText(actor.rank) === rank));
+  const ranked = RANKS.flatMap((rank) => batch.filter((revoke) => rankFor(revoke) === rank));
   // If several callers name the same token, the one with the highest rank decides.
   for (const revoke of ranked) if (!first.has(revoke.id)) first.set(revoke.id, revoke);
   const revokes = [...first.values()];
@@ -117,7 +123,7 @@ async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<
     revokes.map(({ reason }) => reason),
     revokes.map(({ actor }) => actor.address),
     revokes.map(({ actor }) => actor.requestId),
-    revokes.map(({ actor }) => rankText(actor.rank)),
+    revokes.map(rankFor),
   ]);
   const found = rows.filter((row) => row.busy !== null);
   const tokens = new Map(found.map((row) => [row.id, tokenOf(row)]));
@@ -127,10 +133,24 @@ async function revokeAll(tx: Tx, batch: readonly Revoke[], text: Text): Promise<
   const repeats = batch.flatMap((revoke) => {
     const token = busy.has(revoke.id) ? undefined : tokens.get(revoke.id);
     if (token?.revokeTime === undefined || (first.get(revoke.id) === revoke && !already.has(token.id))) return [];
-    return already.has(token.id) || mayEnd(revoke.actor.rank, token.scopes) ? [{ revoke, token }] : [];
+    return already.has(token.id) || mayEnd(rankFor(revoke), effectiveScopes(token)) ? [{ revoke, token }] : [];
   });
   const refused = await tellRepeats(tx, repeats);
-  return proven({ tokens, already, busy, refused }, rows[0]);
+  return proven({ tokens, ended, already, busy, refused }, rows[0]);
+}
+
+/** A token may always end itself. */
+function rankFor({ id, actor }: Revoke): Rank {
+  return actor.token?.id === id ? "operator" : rankText(actor.rank);
+}
+
+async function endedCalls(tx: Tx, batch: readonly Revoke[]): Promise<ReadonlySet<Revoke>> {
+  const others = batch.filter(({ id, actor }) => actor.token !== undefined && actor.token.id !== id);
+  const ended = await endedActors(
+    tx,
+    others.map(({ actor }) => actor),
+  );
+  return new Set(others.filter(({ actor }) => ended.has(actor)));
 }
 
 /** Writes the audit rows of calls whose token an earlier call, or another call of the batch, revoked. Returns refusals. */
@@ -168,13 +188,15 @@ with asked as (
     w (id, by, reason, address, request_id, rank)
 ),
 mine as materialized (
-  select ${storedColumns("t")} from sallyport.tokens t where id = any($1::text[]) order by id for no key update ${others}
+  select ${storedColumns("t")}, (select ${grantedScopes("q")} from sallyport.tokens q where q.id = t.parent_id) as parent_scopes
+  from sallyport.tokens t where id = any($1::text[]) order by id for no key update ${others}
 ),
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
     revoke_reason = w.reason
   from mine join asked w on w.id = mine.id
-  where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", "t.scopes")} returning ${storedColumns("t")}
+  where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", grantedScopes("t"), "mine.parent_scopes")}
+  returning ${storedColumns("t")}, mine.parent_scopes
 ),
 audited as (
   insert into sallyport.audit (tenant, actor, actor_address, action, target, owner, outcome, metadata, request_id)
@@ -188,14 +210,15 @@ forgotten as (
     and (mine.revoke_time is not null or exists (select from done where done.id = mine.id))
 ),
 found as (
-  select false as busy, false as already, ${storedColumns("done")} from done
-  union all select false, revoke_time is not null, ${storedColumns("mine")} from mine
+  select false as busy, false as already, ${storedColumns("done")}, parent_scopes from done
+  union all select false, revoke_time is not null, ${storedColumns("mine")}, parent_scopes from mine
     where not exists (select from done where done.id = mine.id)
-  union all select true, false, ${storedColumns("t")} from sallyport.tokens t
+  union all select true, false, ${storedColumns("t")}, null from sallyport.tokens t
     where id = any($1::text[]) and not exists (select from mine where mine.id = t.id)
 )
 select ${PROOF}, ${TOKEN_COLUMNS}, v.busy, v.already from ${HEAD} left join (
-  select found.busy, found.already, ${storedColumns("found")}, u.last_use_time, u.last_use_address, 'REVOKED' as state
+  select found.busy, found.already, found.parent_scopes, ${storedColumns("found")}, u.last_use_time, u.last_use_address,
+    'REVOKED' as state, ${roleColumns("found")}
   from found left join lateral (
     select last_use_time, last_use_address from sallyport.token_usage where token_id = found.id offset 0
   ) u on true

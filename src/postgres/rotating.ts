@@ -7,7 +7,7 @@ import { givenOf, type Token } from "../domain/token.ts";
 import type { ChangeGuard, FreshToken, Idempotency, Repeated } from "../revocation/authority-store.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
-import { lockPrincipals, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
+import { lockGranting, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
 import { countRotation } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
 import { auditRepeat, claim, forget } from "./requests.ts";
@@ -32,7 +32,7 @@ export async function rotate(
     return { ...repeated, previous };
   }
   const before = await readToken(tx, id);
-  await lockPrincipals(tx, [{ tenant: before.tenant, principal: before.principal }], guard.callerTokenId);
+  const locked = await lockGranting(tx, before, guard, before.roleIds);
   await lockTokens(tx, [guard.callerTokenId, id]);
   const { now, n } = await rereadOwners(tx, before.tenant, before.principal);
   const made = await readHeld(tx, id);
@@ -43,7 +43,7 @@ export async function rotate(
     await auditRepeat(tx, actor, "token.rotate", id, made);
     return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
   }
-  const asker = await rereadCaller(tx, guard, now);
+  const asker = await rereadCaller(tx, guard, now, locked);
   const old = made;
   if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
   refuseDead(old);
@@ -53,6 +53,7 @@ export async function rotate(
   await insertToken(tx, {
     ...givenOf(old),
     ...fresh,
+    roleIds: old.roleIds,
     createTime: now,
     issuedPosition: n,
     notBeforeTime: old.notBeforeTime,

@@ -1,7 +1,8 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Held } from "../domain/rights.ts";
+import type { Role, RoleState } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
-import type { PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
+import type { PrincipalChange, RoleChange, TenantChange } from "../revocation/authority-store.ts";
 
 // ---------------------------------------------------------------------------------------------------- the column map
 
@@ -47,6 +48,7 @@ const STORED = {
   displayName: plain("display_name"),
   description: plain("description"),
   scopes: plain("scopes"),
+  roleIds: plain("roles"),
   audiences: plain("audiences"),
   allowedCidrs: plain("allowed_cidrs"),
   annotations: json("annotations"),
@@ -69,6 +71,9 @@ const VIEWED = {
   lastUseTime: optional("last_use_time"),
   lastUseAddress: orEmpty("last_use_address"),
   state: plain("state"),
+  roles: plain("role_names"),
+  roleScopes: plain("role_scopes"),
+  parentScopes: optional("parent_scopes"),
 } satisfies Record<Exclude<keyof Token, keyof typeof STORED>, Column>;
 
 /** The grant of a token's family. */
@@ -231,6 +236,52 @@ export const TENANT_FIELDS: Record<keyof TenantChange, string> = {
   state: "state",
   annotations: "annotations",
 };
+
+export const ROLE_COLUMNS = "id, tenant, name, description, scopes, administrative, state, create_time, revision";
+
+export interface RoleRow {
+  readonly id: string;
+  readonly tenant: string;
+  readonly name: string;
+  readonly description: string;
+  readonly scopes: readonly string[];
+  readonly administrative: boolean;
+  readonly state: RoleState;
+  readonly create_time: number;
+  readonly revision: number;
+}
+
+export function roleOf({ create_time, revision, ...row }: RoleRow): Role {
+  const { id, tenant, name, description, scopes, administrative, state } = row;
+  const createTime = create_time;
+  return { id, tenant, name, description, scopes, administrative, state, createTime, etag: String(revision) };
+}
+
+/** The columns that an update of a role may set. */
+export const ROLE_FIELDS: Record<keyof RoleChange, string> = {
+  description: "description",
+  scopes: "scopes",
+};
+
+/** SQL for the scopes of the roles of a row `of`, which exist. Most rows have none: those read no other table. */
+export function roleScopes(of: string): string {
+  return `case when ${of}.roles = '{}' then '{}'::text[] else array(
+    select distinct s from sallyport.roles r, unnest(r.scopes) s where r.id = any(${of}.roles) and r.state = 'ACTIVE' order by s
+  ) end`;
+}
+
+/** SQL for what a row `of` was given: its scopes and those of its roles. */
+export function grantedScopes(of: string): string {
+  return `case when ${of}.roles = '{}' then ${of}.scopes else ${of}.scopes || (${roleScopes(of)}) end`;
+}
+
+/** SQL for the columns that the view makes of the roles of a row `of`. */
+export function roleColumns(of: string): string {
+  return `case when ${of}.roles = '{}' then '{}'::text[] else array(
+      select r.name from sallyport.roles r where r.id = any(${of}.roles) and r.state = 'ACTIVE' order by r.name
+    ) end as role_names,
+    ${roleScopes(of)} as role_scopes`;
+}
 
 /** `column = $n` for each field of the change that `columns` has. Parameters count from `$first` on. */
 export function assignments(change: object, columns: Record<string, string>, first = 3) {

@@ -1,5 +1,5 @@
 import type { RevokeSelection } from "../management/ports.ts";
-import { ANY_OF_THEM } from "./holders.ts";
+import { holding } from "./holders.ts";
 import { Where } from "./newest-first.ts";
 
 /**
@@ -14,8 +14,8 @@ export function selected(selection: RevokeSelection): { made: string; from: stri
   nameSelected(named, inTenant, selection);
   if (descendants) named.always(`t.tenant = ${inTenant}`);
   where.add("t.principal = ?", selection.within);
-  if (selection.holding !== undefined) where.always(`t.scopes && ${ANY_OF_THEM}`);
-  where.add("t.scopes && ?::text[]", selection.holding);
+  const spared = selection.holding && where.value(selection.holding);
+  const heldBy = (of: string) => (spared === undefined ? "" : ` and ${holding(of, spared, inTenant)}`);
   where.always(`t.tenant = ${inTenant}`);
   let cuts = ["p.cut_n", `(select cut_n from sallyport.tenants where id = ${inTenant})`];
   let from = descendants
@@ -36,8 +36,8 @@ export function selected(selection: RevokeSelection): { made: string; from: stri
   }
   const live = (of: string) => `${of}.revoke_time is null and ${of}.issued_n >= ${cuts[0]}
     and ${of}.issued_n >= ${cuts[1]} and (${of}.expire_time is null or ${of}.expire_time > clock_timestamp())`;
-  where.always(`${live("t")} and (t.parent_id is null
-    or exists (select from sallyport.tokens q where q.id = t.parent_id and ${live("q")}))`);
+  where.always(`${live("t")}${heldBy("t")} and (t.parent_id is null
+    or exists (select from sallyport.tokens q where q.id = t.parent_id and ${live("q")}${heldBy("q")}))`);
   return { made: descendants ? descent(named, inTenant) : "", from, where };
 }
 

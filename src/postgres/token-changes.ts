@@ -5,31 +5,40 @@ import {
   type Asker,
   canWiden,
   checkMayEnd,
+  effectiveScopes,
+  grantedScopes,
   type Held,
   judgeUpdate,
   type Rights,
   touchesRights,
+  withinParent,
 } from "../domain/rights.ts";
+import type { Role } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
 import type { TokenChange } from "../revocation/authority-store.ts";
 import { fieldsOf, setTo } from "./audit-facts.ts";
-import { guardWidening } from "./caller-guard.ts";
+import { guardWidening, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
 import type { Tx } from "./pool.ts";
-import { type Fields, updateToken as updating } from "./rows.ts";
+import { lockedRoles, roleIds } from "./role-rows.ts";
+import { type Fields, grantedScopes as granted, updateToken as updating } from "./rows.ts";
 import { parentOf, readHeld, readToken } from "./token-rows.ts";
 
 export async function updateToken(
   tx: Tx,
   ...[id, change, etag, rule, guard, actor]: Args<"updateToken">
 ): Promise<Token> {
-  const asker = canWiden(change) ? await guardWidening(tx, await readToken(tx, id), guard) : undefined;
+  const before = canWiden(change) ? await readToken(tx, id) : undefined;
+  const ids = before && change.roles && (await roleIds(tx, before.tenant, change.roles));
+  const asker = before && (await guardWidening(tx, before, guard, ids ?? []));
+  if (asker === undefined) await rereadActor(tx, actor, [id]);
   await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
   const token = await readHeld(tx, id);
   checkEtag(etag, token.etag);
   refuseDead(token);
-  if (touchesRights(change)) checkMayEnd(actor.rank, token.scopes);
-  await writeTokenChange(tx, token, change, rule, guard.rights, asker);
+  if (touchesRights(change) && actor.token?.id !== id) checkMayEnd(actor.rank, effectiveScopes(token));
+  const roles = ids && (await lockedRoles(tx, ids));
+  await writeTokenChange(tx, token, change, rule, guard.rights, asker, roles);
   const changed = await readToken(tx, id);
   const metadata = { fields: fieldsOf(change), ...setTo(change, changed) };
   await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, metadata);
@@ -43,10 +52,12 @@ async function writeTokenChange(
   rule: { maxTtl: number },
   rights: Rights | undefined,
   asker: Asker | undefined,
+  roles: readonly Role[] | undefined,
 ): Promise<void> {
-  const { noExpiry, expireTime, ...others } = change;
-  const fields = Object.fromEntries(Object.entries(others).filter(([, value]) => value !== undefined));
-  const end = asker && (await endOf(tx, token, change, rule, rights, asker));
+  const { noExpiry, expireTime, roles: _, ...others } = change;
+  const set = { ...others, roleIds: roles?.map(({ id }) => id) };
+  const fields = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined));
+  const end = asker && (await endOf(tx, token, change, rule, rights, asker, roles));
   if (asker === undefined || end === undefined) return write(tx, token.id, fields);
   if (!isLater(token.expireTime, end.expire)) return write(tx, token.id, { ...fields, expireTime: end.expire });
   // A token that was shortened by hand must not renew itself to its earlier life.
@@ -70,9 +81,10 @@ async function endOf(
   rule: { maxTtl: number },
   rights: Rights | undefined,
   asker: Asker,
+  roles: readonly Role[] | undefined,
 ): Promise<{ readonly expire: number | undefined } | undefined> {
   const parent = await parentOf(tx, token);
-  if (rights !== undefined) return judgeUpdate(rights, asker, token, parent, change);
+  if (rights !== undefined) return judgeUpdate(rights, asker, token, parent, change, roles);
   if (change.expireTime === undefined && change.noExpiry !== true) return undefined;
   const { expireTime } = change;
   return { expire: expiry({ ...rule, expireTime, notBeforeTime: token.notBeforeTime }, asker.now, parent?.expireTime) };
@@ -81,14 +93,22 @@ async function endOf(
 export async function revokeFamily(tx: Tx, id: string, reason: string, actor: AuditActor): Promise<Token> {
   const token = await readHeld(tx, id);
   const { family } = token;
+  const parent = await parentOf(tx, token);
+  const members = await tx.query<{ id: string }>("select id from sallyport.tokens where family = $1", [family]);
+  await rereadActor(
+    tx,
+    actor,
+    members.map((member) => member.id),
+  );
   // Repeats until no row is left: a rotation may have added one while the update waited for its lock.
   const revoked: string[] = [];
   for (;;) {
     const held = await tx.query<{ scopes: string[] }>(
-      `select scopes from sallyport.tokens where family = $1 and revoke_time is null order by id for no key update`,
+      `select ${granted("t")} as scopes from sallyport.tokens t where family = $1 and revoke_time is null
+       order by id for no key update`,
       [family],
     );
-    for (const { scopes } of held) checkMayEnd(actor.rank, scopes);
+    for (const { scopes } of held) checkMayEnd(actor.rank, withinParent(scopes, parent && grantedScopes(parent)));
     const rows = await tx.query<{ id: string }>(
       `update sallyport.tokens set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
          revoke_reason = $3

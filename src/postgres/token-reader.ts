@@ -2,12 +2,13 @@ import pg from "pg";
 import type { Clock } from "../domain/clock.ts";
 import { earlier } from "../domain/lifetime.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
-import { withinParent } from "../domain/rights.ts";
+import { union, withinParent } from "../domain/rights.ts";
 import type { Parent, TokenSnapshot } from "../domain/token-snapshot.ts";
 import type { Trouble } from "../telemetry/events.ts";
 import type { Reading, TokenReader } from "../validation/ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD, isProven, PROVEN } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
+import { grantedScopes, roleScopes } from "./rows.ts";
 import { destroySession, standbyWatch } from "./session.ts";
 import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
@@ -16,11 +17,12 @@ const LOOK_UP = {
   name: "sallyport-look-up",
   text: `
 select ${EVIDENCE}, ${PROVEN},
-  t.id, t.tenant, t.profile, t.principal, t.scopes, t.audiences, t.allowed_cidrs, t.annotations, t.hint,
+  t.id, t.tenant, t.profile, t.principal, t.scopes, t.roles, ${roleScopes("t")} as role_scopes,
+  t.audiences, t.allowed_cidrs, t.annotations, t.hint,
   t.not_before_time, t.expire_time, t.revoke_time is not null as revoked, t.disabled, t.rotated_to <> '' as rotated,
   p.state as principal_state, o.state as tenant_state,
   t.issued_n < p.cut_n or t.issued_n < o.cut_n as cut,
-  q.digest as parent_digest, q.scopes as parent_scopes, q.audiences as parent_audiences,
+  q.digest as parent_digest, ${grantedScopes("q")} as parent_scopes, q.roles as parent_roles, q.audiences as parent_audiences,
   q.allowed_cidrs as parent_allowed_cidrs, q.not_before_time as parent_not_before_time, q.expire_time as parent_expire_time,
   q.revoke_time is not null as parent_revoked, q.disabled as parent_disabled,
   q.issued_n < p.cut_n or q.issued_n < o.cut_n as parent_cut, t.parent_id is not null and q.id is null as orphan
@@ -42,6 +44,8 @@ interface LookUpRow extends EvidenceRow {
   readonly profile: string;
   readonly principal: string;
   readonly scopes: string[];
+  readonly roles: string[];
+  readonly role_scopes: string[];
   readonly audiences: string[];
   readonly allowed_cidrs: string[];
   readonly annotations: Record<string, string>;
@@ -56,6 +60,7 @@ interface LookUpRow extends EvidenceRow {
   readonly cut: boolean | null;
   readonly parent_digest: Buffer | null;
   readonly parent_scopes: string[];
+  readonly parent_roles: string[];
   readonly parent_audiences: string[];
   readonly parent_allowed_cidrs: string[];
   readonly parent_not_before_time: number | null;
@@ -238,6 +243,7 @@ function snapshotOf(
 ): TokenSnapshot | undefined {
   if (row.id === null) return undefined;
   const parent = parentOf(row);
+  const granted = union(row.scopes, row.role_scopes);
   return {
     version: { epoch: version.epoch, position: version.position },
     id: row.id,
@@ -246,7 +252,8 @@ function snapshotOf(
     profile: row.profile,
     principal: row.principal,
     // A child has only the rights that its parent still has.
-    scopes: parent === undefined ? row.scopes : withinParent(row.scopes, row.parent_scopes),
+    scopes: parent === undefined ? granted : withinParent(granted, row.parent_scopes),
+    roles: parent === undefined ? row.roles : union(row.roles, row.parent_roles),
     audiences: row.audiences.length === 0 && parent !== undefined ? parent.audiences : row.audiences,
     allowedCidrs: row.allowed_cidrs,
     annotations: row.annotations,

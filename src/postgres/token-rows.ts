@@ -25,6 +25,7 @@ export async function parentOf(tx: Tx, token: Token): Promise<Held | undefined> 
 
 /** The fields of a new row. The other columns have their defaults. */
 interface Inserted extends NewToken, Pick<Held, "createTime" | "notBeforeTime" | "expireTime" | "parent"> {
+  readonly roleIds: readonly string[];
   readonly issuedPosition: number;
   readonly family: string;
   readonly familyTime: number;
@@ -33,6 +34,8 @@ interface Inserted extends NewToken, Pick<Held, "createTime" | "notBeforeTime" |
 }
 
 export async function insertToken(tx: Tx, fields: Inserted): Promise<void> {
-  const { text, values } = insertion(fields);
+  // The row has their ids.
+  const { roles: _, ...row } = fields;
+  const { text, values } = insertion(row);
   await tx.query(text, values);
 }

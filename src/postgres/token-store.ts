@@ -1,14 +1,18 @@
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import type { Role } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
 import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../management/ports.ts";
 import type { ListReads } from "./list-reads.ts";
-import { driven, newestFirst } from "./newest-first.ts";
+import { driven, newestFirst, type Where } from "./newest-first.ts";
 import type { Postgres } from "./pool.ts";
 import { type Followed, ProvenReads, proving } from "./proven-reads.ts";
 import {
   PRINCIPAL_COLUMNS,
   type PrincipalRow,
   principalOf,
+  ROLE_COLUMNS,
+  type RoleRow,
+  roleOf,
   TENANT_COLUMNS,
   type TenantRow,
   TOKEN_COLUMNS,
@@ -26,6 +30,21 @@ const BY_DIGEST = {
   name: "sallyport-token-by-digest",
   text: proving(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.digest = $1`),
 };
+
+/** The columns that the filters of a list read. */
+const SCANNED =
+  "id, tenant, create_time, hint, family, parent_id, principal, profile, created_by, display_name, expire_time";
+
+/**
+ * The rows of a list whose filter names few of them and has no index in the order of the list; undefined for any other.
+ * They are read first, each by its index, and then sorted.
+ */
+function fewTokens({ ids, tenant, hint }: TokenFilter): ((where: Where) => string) | undefined {
+  const few = (condition: string) => `(select ${SCANNED} from sallyport.tokens where ${condition} offset 0) few`;
+  if (ids !== undefined) return (where) => few(`id = any(${where.value(ids)}::text[])`);
+  if (tenant !== undefined || hint === undefined) return undefined;
+  return (where) => few(`tenant = any(array(select id from sallyport.tenants)) and hint = ${where.value(hint)}`);
+}
 
 /** The time for the reads of a bulk revocation, which are long. Milliseconds. */
 const SELECT_MS = 30_000;
@@ -61,29 +80,41 @@ export class PostgresTokenStore implements TokenStore {
     // Each of them has an index. A hint belongs to hardly more than one token, so it comes first.
     const [driver, others] = driven([
       ["hint = ?", filter.hint],
+      ["family = (select family from sallyport.tokens where id = ?)", filter.familyOf],
+      ["parent_id = ?", filter.parent],
       ["principal = ?", filter.principal],
       ["profile = ?", filter.profile],
     ]);
+    // The indexes of principal and profile begin with the tenant: without one, each row is asked.
+    const inIndex = filter.tenant !== undefined || !/^(?:principal|profile) /.test(driver[0]?.[0] ?? "");
     const { rows, rest } = await newestFirst<TokenRow>(
       this.#lists,
       {
-        table: "sallyport.tokens",
+        table: fewTokens(filter) ?? "sallyport.tokens",
         time: "create_time",
         key: "id",
         keyType: "text",
         narrowed: [
           ["tenant = ?", filter.tenant],
-          ...driver,
+          ...(inIndex ? driver : []),
           ["create_time >= to_timestamp(?::float8 / 1000)", filter.createdAfter],
           ["create_time < to_timestamp(?::float8 / 1000)", filter.createdBefore],
         ],
-        filters: others,
-        columns: "id, create_time, principal, profile",
+        filters: [
+          ...(inIndex ? [] : driver),
+          ...others,
+          ["created_by = ?", filter.createdBy],
+          ["starts_with(display_name, ?)", filter.displayNamePrefix],
+          ["expire_time < to_timestamp(?::float8 / 1000)", filter.expiresBefore],
+          ["(expire_time is null) = ?", filter.noExpiry],
+        ],
+        columns: SCANNED,
         view: {
           columns: TOKEN_COLUMNS,
           row: `select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = s.id`,
           filters: [
             ["v.state = ?", filter.state],
+            ["v.state = any(?)", filter.states],
             ["(v.last_use_time is null or v.last_use_time < to_timestamp(?::float8 / 1000))", filter.lastUsedBefore],
           ],
         },
@@ -174,7 +205,7 @@ export class PostgresTokenStore implements TokenStore {
   }
 
   async listPrincipals(
-    filter: { tenant: string; type?: string; state?: PrincipalState },
+    filter: { tenant: string; type?: string; state?: PrincipalState; namePrefix?: string },
     limit: number,
     start?: PageStart,
     patience?: Patience,
@@ -189,6 +220,7 @@ export class PostgresTokenStore implements TokenStore {
         narrowed: [["tenant = ?", filter.tenant]],
         filters: [
           ["split_part(name, ':', 1) = ?", filter.type],
+          ["starts_with(name, ?)", filter.namePrefix],
           ["state <> ?", filter.state === undefined ? "DELETED" : undefined],
           ["state = ?", filter.state],
         ],
@@ -208,6 +240,34 @@ export class PostgresTokenStore implements TokenStore {
       [id],
     );
     return rows[0] && tenantOf(rows[0]);
+  }
+
+  async getRole(tenant: string, name: string): Promise<Role | undefined> {
+    const { rows } = await this.#proven.rows<RoleRow>(
+      proving(`select ${ROLE_COLUMNS} from sallyport.roles where tenant = $1 and name = $2 and state = 'ACTIVE'`),
+      [tenant, name],
+    );
+    return rows[0] && roleOf(rows[0]);
+  }
+
+  async listRoles(tenant: string, limit: number, start?: PageStart, patience?: Patience): Promise<Part<Role>> {
+    const { rows, rest } = await newestFirst<RoleRow>(
+      this.#lists,
+      {
+        table: "sallyport.roles",
+        time: "create_time",
+        key: "id",
+        keyType: "text",
+        narrowed: [["tenant = ?", tenant]],
+        filters: [["state = ?", "ACTIVE"]],
+        columns: ROLE_COLUMNS,
+        place: (row) => ({ time: row.create_time, key: row.id }),
+      },
+      limit,
+      start,
+      patience,
+    );
+    return { rows: rows.map(roleOf), rest };
   }
 
   async listTenants(

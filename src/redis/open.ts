@@ -20,6 +20,9 @@ export function openRedisCache({ url, ttlMs, keyring, clock, events }: RedisOpti
   return {
     cache: new RedisTokenCache({ redis, keyring, clock, ttlMs, events }),
     wakeUps,
+    get ready() {
+      return redis.ready;
+    },
     close() {
       wakeUps.close();
       redis.close();

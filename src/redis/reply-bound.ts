@@ -55,7 +55,12 @@ export function boundSentinels(onBound: () => void): NonNullable<RedisOptions["C
     constructor(options: unknown) {
       super(options as ConstructorParameters<typeof SentinelConnector>[0]);
       const inside = this as unknown as { connectToSentinel: (...of: unknown[]) => Redis };
-      after(inside, "connectToSentinel", (sentinel) => boundReplies(sentinel, onBound));
+      after(inside, "connectToSentinel", (sentinel) => {
+        boundReplies(sentinel, onBound);
+        // The driver prints an error that nobody hears, with addresses, to stderr. If the primary is not found, the
+        // connection to Redis reports it.
+        sentinel.on("error", () => {});
+      });
     }
   };
 }

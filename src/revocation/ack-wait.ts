@@ -16,6 +16,9 @@ export interface AckWaitDeps {
 export interface InForce {
   readonly mode: "ACKED" | "LEASE_EXPIRED";
   readonly position: number;
+  /** Of the last answer: the rows that had acknowledged, of those that count. */
+  readonly acknowledged: number;
+  readonly validators: number;
 }
 
 interface Waiter {
@@ -24,8 +27,10 @@ interface Waiter {
   readonly since: number;
   maxBoundMs: number;
   position: number | undefined;
+  acknowledged: number;
+  validators: number;
   cancel: () => void;
-  readonly settle: (outcome: InForce | "again") => void;
+  readonly settle: (outcome: Pick<InForce, "mode" | "position"> | "again") => void;
 }
 
 /**
@@ -65,11 +70,14 @@ export class AckWait {
       since,
       maxBoundMs: commit.maxBoundMs,
       position: undefined,
+      acknowledged: 0,
+      validators: 0,
       cancel: () => {},
       settle: (outcome) => {
         waiter.cancel();
         this.#waiters.delete(waiter);
-        resolve(outcome);
+        const { acknowledged, validators } = waiter;
+        resolve(outcome === "again" ? outcome : { ...outcome, acknowledged, validators });
       },
     };
     this.#waiters.add(waiter);
@@ -157,6 +165,10 @@ export class AckWait {
     waiter.maxBoundMs = Math.max(waiter.maxBoundMs, answer.maxBoundMs);
     const settled = answer.settled === waiter.epoch;
     const missing = answer.missing.filter((row) => row.appliedN < waiter.position! && !this.#longReaped(row, now));
+    // A row that was reaped for long does not count, because its cache is dead.
+    const dead = answer.missing.filter((row) => waiter.position! > row.appliedN && this.#longReaped(row, now));
+    waiter.validators = answer.validators - dead.length;
+    waiter.acknowledged = waiter.validators - missing.length;
     if (settled && missing.length === 0) {
       waiter.settle({ mode: "ACKED", position: waiter.position });
       return;

@@ -3,6 +3,7 @@ import type { AppError } from "../domain/errors.ts";
 import type { LifetimeRule } from "../domain/lifetime.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
 import type { Rights } from "../domain/rights.ts";
+import type { Role } from "../domain/role.ts";
 import type { Changeable, Given, Token } from "../domain/token.ts";
 import type { Committed } from "./ports.ts";
 
@@ -37,9 +38,17 @@ export interface MintLimits {
  * more).
  */
 export interface MintGuard {
-  /** The caller's own token, if the caller is one. It is read again; its scopes must still cover `callerScopes`. */
+  /**
+   * The caller's own token, if the caller is one. It is read again. It must still have `callerScopes`, and be good from
+   * `callerAddress`: the empty string for a caller on this machine.
+   */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
+  /** The roles of a caller without a token. They are read again, and must still give these scopes. */
+  readonly callerRoles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
+  readonly callerAddress?: string;
+  /** The caller's own principal, if the caller is a session. It and its tenant are read again; they must be active. */
+  readonly callerPrincipal?: { readonly tenant: string; readonly name: string };
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
@@ -51,10 +60,13 @@ export interface MintGuard {
 }
 
 /** The conditions for a change of an existing token. */
-export type ChangeGuard = Pick<MintGuard, "callerTokenId" | "callerScopes" | "rights" | "ended">;
+export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended">;
 
 /** The conditions for any change that may give somebody more rights. */
-export type CallerGuard = Pick<MintGuard, "callerTokenId" | "callerScopes">;
+export type CallerGuard = Pick<
+  MintGuard,
+  "callerTokenId" | "callerScopes" | "callerRoles" | "callerAddress" | "callerPrincipal"
+>;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {
@@ -67,6 +79,8 @@ export interface Repeated {
 export type TokenChange = Changeable & { readonly noExpiry?: boolean };
 
 export type PrincipalChange = Partial<Pick<Principal, "displayName" | "email" | "owner" | "state" | "annotations">>;
+
+export type RoleChange = Partial<Pick<Role, "description" | "scopes">>;
 
 export type TenantChange = Partial<Pick<Tenant, "displayName" | "state" | "annotations">>;
 
@@ -162,4 +176,23 @@ export interface AuthorityStore {
     guard: CallerGuard,
     actor: AuditActor,
   ): Promise<Committed<Tenant>>;
+  /** UPGRADE_PENDING while a program runs that does not know roles. `made`: as for principals. */
+  createRole(
+    role: Pick<Role, "id" | "tenant" | "name" | "description" | "scopes" | "administrative">,
+    guard: CallerGuard,
+    actor: AuditActor,
+    made?: Role,
+  ): Promise<Committed<Role | AppError>>;
+  /** `check` judges the row under its lock, before the change. */
+  updateRole(
+    tenant: string,
+    name: string,
+    change: RoleChange,
+    etag: string,
+    check: (role: Role) => void,
+    guard: CallerGuard,
+    actor: AuditActor,
+  ): Promise<Committed<Role>>;
+  /** ROLE_IN_USE if a live token holds it, unless `force`. */
+  deleteRole(tenant: string, name: string, force: boolean, actor: AuditActor): Promise<Committed<Role>>;
 }

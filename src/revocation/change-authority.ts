@@ -27,10 +27,16 @@ const RESERVE_MS = 50;
 export class ChangeAuthority implements Authority {
   readonly #deps: ChangeAuthorityDeps;
   readonly #effects: AckWait;
+  #last: Effect | undefined;
 
   constructor(deps: ChangeAuthorityDeps) {
     this.#deps = deps;
     this.#effects = new AckWait(deps);
+  }
+
+  /** The effect of the last change that this process waited for. */
+  get last(): Effect | undefined {
+    return this.#last;
   }
 
   async change<T>(work: Work<T | AppError>, options: WaitOptions): Promise<{ value: T; effect: Effect }> {
@@ -47,7 +53,8 @@ export class ChangeAuthority implements Authority {
       this.#deps.events.trouble("background_wait_failed", error),
     );
     this.#deps.events.authorityChanged("ACCEPTED", 0);
-    const effect: Effect = { mode: "ACCEPTED", position: 0, waitedMs: 0, effectiveBy: first.effectiveBy };
+    const { effectiveBy } = first;
+    const effect: Effect = { mode: "ACCEPTED", position: 0, acknowledged: 0, validators: 0, waitedMs: 0, effectiveBy };
     return { value: first.commit.value, effect };
   }
 
@@ -64,10 +71,9 @@ export class ChangeAuthority implements Authority {
       const now = clock.mono();
       const waitedMs = now - first.since;
       events.authorityChanged(outcome.mode, waitedMs / 1000);
-      return {
-        value: done.commit.value,
-        effect: { ...outcome, waitedMs, effectiveBy: done.committedBy + (now - done.since) },
-      };
+      const effect = { ...outcome, waitedMs, effectiveBy: done.committedBy + (now - done.since) };
+      this.#last = effect;
+      return { value: done.commit.value, effect };
     }
   }
 

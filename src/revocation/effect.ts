@@ -6,6 +6,9 @@ import type { Committed } from "./ports.ts";
 export interface Effect {
   readonly mode: "ACKED" | "LEASE_EXPIRED" | "ACCEPTED";
   readonly position: number;
+  /** The instances that had acknowledged, of those that could still use cached answers. Both 0 if no answer showed it. */
+  readonly acknowledged: number;
+  readonly validators: number;
   readonly waitedMs: number;
   /** Database time, milliseconds since 1970, at which the change is in force everywhere. */
   readonly effectiveBy: number;

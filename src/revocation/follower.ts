@@ -148,7 +148,7 @@ export class Follower {
     this.wake();
     await this.#running;
     const rows = this.#me === undefined ? this.#orphans : [this.#me, ...this.#orphans];
-    await this.#leave(rows);
+    await this.#deregister(rows);
   }
 
   /** A bug in this program must not end the follower. It starts again under a new row, and has no lease meanwhile. */
@@ -240,11 +240,11 @@ export class Follower {
     if (!this.#registered) this.#again();
     if (this.#turnedAway) this.#begin(freshness.epoch!, clock.mono());
     this.#turnedAway = false;
-    void this.#leave(this.#orphans.splice(0));
+    void this.#deregister(this.#orphans.splice(0));
   }
 
   /** Deletes rows of this process. If that fails, other processes reap them. */
-  async #leave(rows: readonly string[]): Promise<void> {
+  async #deregister(rows: readonly string[]): Promise<void> {
     const { log, events } = this.#deps;
     await Promise.all(
       rows.map((row) => log.deregister(row).catch((error) => events.trouble("deregistration_failed", error))),

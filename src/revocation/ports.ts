@@ -59,6 +59,8 @@ export interface PollResult extends Evidence {
 export interface Unacknowledged extends Evidence {
   readonly settled: string | undefined;
   readonly maxBoundMs: number;
+  /** The number of all rows. */
+  readonly validators: number;
   /** Rows whose `appliedN` is below the position. `appliedN` is -1 for a row of another epoch. */
   readonly missing: readonly {
     readonly id: string;

@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
-import type { Caller } from "../domain/caller.ts";
+import { type Caller, isOperator } from "../domain/caller.ts";
 import type { Clock } from "../domain/clock.ts";
 import { NO_REQUIREMENT } from "../domain/decide.ts";
 import { AppError } from "../domain/errors.ts";
 import { sameSecret } from "../domain/mac.ts";
-import { addressAllowed } from "../domain/networks.ts";
+import { addressAllowed, LOCAL_ADDRESS } from "../domain/networks.ts";
 import type { Secret } from "../domain/secret.ts";
+import type { Session } from "../domain/session.ts";
 import type { Token } from "../domain/token.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { type Reach, reachOf } from "../management/access.ts";
@@ -22,6 +23,8 @@ export interface CallerDeps {
   readonly clock: Clock;
   readonly breakGlass: Secret | undefined;
   readonly events: Pick<Events, "alarm">;
+  /** For callers with a session JWT. Absent if no issuer is configured. */
+  readonly sessions?: SessionCallers;
   /** For callers that rotated themselves and lost the answer. */
   readonly rotated?: RotatedCallers;
   /** `scopes`: the additional scopes that it may grant to tokens. */
@@ -31,6 +34,15 @@ export interface CallerDeps {
     readonly permissions: readonly string[];
     readonly scopes: readonly string[];
   }[];
+}
+
+export interface SessionCallers {
+  /** True if the credential has the form of a session's. */
+  owns(bearer: string): boolean;
+  /** The session behind the credential, in the tenant that the header names. */
+  authenticate(bearer: string, tenantHeader: string | null): Promise<Session>;
+  /** The refusal of a credential that is longer than any session's. */
+  tooLong(): AppError;
 }
 
 export interface RotatedCallers {
@@ -54,10 +66,19 @@ export class Callers {
   }
 
   /**
-   * Returns the caller behind a request of the admin listener. CALLER_UNAUTHENTICATED without a valid credential;
-   * STORE_UNAVAILABLE if its token cannot be validated.
+   * Returns the caller behind a request of the admin listener. The form of the credential decides its kind, and nothing
+   * is tried as another kind. CALLER_UNAUTHENTICATED without a valid credential; STORE_UNAVAILABLE and
+   * ISSUER_UNAVAILABLE if it cannot be validated. `tenantHeader` names the tenant of a session.
    */
-  async authenticate(peer: Peer, authorization: string | null, method: Method, requestId: string): Promise<Caller> {
+  async authenticate(
+    peer: Peer,
+    authorization: string | null,
+    method: Method,
+    requestId: string,
+    tenantHeader: string | null = null,
+  ): Promise<Caller> {
+    const { sessions } = this.#deps;
+    if (sessions !== undefined && (authorization?.length ?? 0) > LONGEST_CREDENTIAL) throw sessions.tooLong();
     const bearer = bearerOf(authorization);
     const address = peer.address;
     const direct = peer.from !== "remote";
@@ -100,6 +121,9 @@ export class Callers {
         direct,
       };
     }
+    if (sessions?.owns(bearer)) {
+      return { kind: "session", ...(await sessions.authenticate(bearer, tenantHeader)), address, direct };
+    }
     const { rotated } = this.#deps;
     if (method !== ROTATE || rotated === undefined) return this.token(bearer, address, direct);
     try {
@@ -109,7 +133,7 @@ export class Callers {
       if (ended === undefined || ended.token.rotatedTo === "" || !this.#isOver(ended.token)) throw error;
       // The networks of its parent bind a child at every use.
       for (const { allowedCidrs } of ended.parent === undefined ? [ended.token] : [ended.token, ended.parent]) {
-        if (allowedCidrs.length > 0 && !addressAllowed(allowedCidrs, address || LOCAL)) throw error;
+        if (allowedCidrs.length > 0 && !addressAllowed(allowedCidrs, address || LOCAL_ADDRESS)) throw error;
       }
       return this.#ended(ended.token, address, direct);
     }
@@ -134,7 +158,7 @@ export class Callers {
   async token(bearer: string, address: string, direct: boolean, validate = this.#deps.validate): Promise<Caller> {
     const deadline = this.#deps.clock.mono() + 2_000;
     // A caller on this machine has no network address to check against the token's networks.
-    const clientAddress = address || LOCAL;
+    const clientAddress = address || LOCAL_ADDRESS;
     const decision = await validate(bearer, NO_REQUIREMENT, { clientAddress }, deadline);
     if (decision.verdict === "UNDETERMINED") {
       throw new AppError("STORE_UNAVAILABLE", "the caller's token cannot be validated now", { retryAfterMs: 1000 });
@@ -161,11 +185,13 @@ export class Callers {
 export function permit(caller: Caller, { permission, own }: Method): Reach {
   if (permission === "open" || permission === "trusted peer")
     throw new AppError("CALLER_FORBIDDEN", "no credential opens this call");
+  // Such a method shows nothing but the caller itself.
+  if (permission === "any caller") return isOperator(caller) ? "everywhere" : "own";
   return reachOf(caller, permission, own === "anyone" || (own === "session" && caller.kind === "session"));
 }
 
-/** The address that stands for a caller on this machine, which has no network address. */
-const LOCAL = "127.0.0.1";
+/** `Bearer `, and 8 KiB. */
+const LONGEST_CREDENTIAL = 7 + 8 * 1024;
 
 function isUnauthenticated(error: unknown): boolean {
   return error instanceof AppError && error.reason === "CALLER_UNAUTHENTICATED";

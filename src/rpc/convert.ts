@@ -4,14 +4,19 @@ import type { AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
 import type { Decision, Verdict } from "../domain/decide.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import { effectiveScopes } from "../domain/rights.ts";
+import type { Role } from "../domain/role.ts";
 import type { Token, TokenState } from "../domain/token.ts";
 import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 import * as audit from "../gen/sallyport/v1/audit_log_pb.ts";
 import * as effect from "../gen/sallyport/v1/effect_pb.ts";
 import * as principal from "../gen/sallyport/v1/principal_admin_pb.ts";
+import type * as role from "../gen/sallyport/v1/role_admin_pb.ts";
+import * as server from "../gen/sallyport/v1/server_info_pb.ts";
 import * as tenant from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import * as token from "../gen/sallyport/v1/token_admin_pb.ts";
 import * as validator from "../gen/sallyport/v1/token_validator_pb.ts";
+import type { InstanceRow } from "../management/ports.ts";
 import type { Effect } from "../revocation/effect.ts";
 
 /*
@@ -59,6 +64,12 @@ const MODES = {
   ACCEPTED: effect.EffectMode.ACCEPTED,
 } as const satisfies Record<Effect["mode"], effect.EffectMode>;
 
+const REDIS_STATES = {
+  OFF: server.RedisState.OFF,
+  READY: server.RedisState.READY,
+  AWAY: server.RedisState.AWAY,
+} as const;
+
 export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSchema> {
   return {
     id: of.id,
@@ -68,6 +79,8 @@ export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSche
     displayName: of.displayName,
     description: of.description,
     scopes: [...of.scopes],
+    roles: [...of.roles],
+    effectiveScopes: [...effectiveScopes(of)],
     audiences: [...of.audiences],
     allowedCidrs: [...of.allowedCidrs],
     annotations: { ...of.annotations },
@@ -104,6 +117,19 @@ export function principalMessage(of: Principal): MessageInitShape<typeof princip
   };
 }
 
+export function roleMessage(of: Role): MessageInitShape<typeof role.RoleSchema> {
+  return {
+    id: of.id,
+    tenant: of.tenant,
+    name: of.name,
+    description: of.description,
+    scopes: [...of.scopes],
+    administrative: of.administrative,
+    createTime: timestampFromMs(of.createTime),
+    etag: of.etag,
+  };
+}
+
 export function tenantMessage(of: Tenant): MessageInitShape<typeof tenant.TenantSchema> {
   return {
     id: of.id,
@@ -135,9 +161,26 @@ export function effectMessage(of: Effect): MessageInitShape<typeof effect.Effect
   return {
     mode: MODES[of.mode],
     position: BigInt(of.position),
-    waited: duration(of.waitedMs),
+    waited: durationMessage(of.waitedMs),
     effectiveBy: timestampFromMs(Math.floor(of.effectiveBy)),
+    acknowledged: of.acknowledged,
+    validators: of.validators,
   };
+}
+
+export function instanceMessage(of: InstanceRow): MessageInitShape<typeof server.InstanceSchema> {
+  return {
+    id: of.id,
+    mode: of.mode,
+    version: of.version,
+    state: of.reaped ? server.InstanceState.REAPED : server.InstanceState.LIVE,
+    appliedPosition: BigInt(of.appliedN),
+    seenTime: timestampFromMs(Math.floor(of.seen)),
+  };
+}
+
+export function redisState(state: keyof typeof REDIS_STATES): server.RedisState {
+  return REDIS_STATES[state];
 }
 
 /** The answer to ValidateToken. INVALID_TOKEN and UNDETERMINED carry nothing else, so that all of them are equal. */
@@ -201,11 +244,11 @@ export function given(text: string): string | undefined {
   return text === "" ? undefined : text;
 }
 
-function timestamp(ms: number | undefined): Timestamp | undefined {
+export function timestamp(ms: number | undefined): Timestamp | undefined {
   return ms === undefined ? undefined : timestampFromMs(ms);
 }
 
-function duration(ms: number) {
+export function durationMessage(ms: number) {
   return { seconds: BigInt(Math.floor(ms / 1000)), nanos: Math.floor((ms % 1000) * 1_000_000) };
 }
 

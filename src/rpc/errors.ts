@@ -13,42 +13,59 @@ import type { StatusName } from "../telemetry/events.ts";
 
 type Level = "debug" | "info" | "warn" | "error";
 
-/** Reason → gRPC code and log level. HTTP is the Connect protocol's own mapping of the code. */
-const TABLE = {
-  INVALID_FIELD: [Code.InvalidArgument, "info"],
-  INVALID_PAGE_TOKEN: [Code.InvalidArgument, "info"],
-  UNDECODABLE: [Code.InvalidArgument, "info"],
-  CALLER_UNAUTHENTICATED: [Code.Unauthenticated, "info"],
-  CALLER_FORBIDDEN: [Code.PermissionDenied, "warn"],
-  RIGHTS_EXCEEDED: [Code.PermissionDenied, "warn"],
-  TOKEN_NOT_FOUND: [Code.NotFound, "info"],
-  PRINCIPAL_NOT_FOUND: [Code.NotFound, "info"],
-  TENANT_NOT_FOUND: [Code.NotFound, "info"],
-  SERVICE_UNKNOWN: [Code.NotFound, "info"],
-  PRINCIPAL_EXISTS: [Code.AlreadyExists, "info"],
-  TENANT_EXISTS: [Code.AlreadyExists, "info"],
-  REQUEST_ID_REUSED: [Code.AlreadyExists, "info"],
-  TOKEN_REVOKED: [Code.FailedPrecondition, "info"],
-  TOKEN_ROTATED: [Code.FailedPrecondition, "info"],
-  TOKEN_DISABLED: [Code.FailedPrecondition, "info"],
-  PRINCIPAL_DISABLED: [Code.FailedPrecondition, "info"],
-  TENANT_SUSPENDED: [Code.FailedPrecondition, "info"],
-  ETAG_MISMATCH: [Code.Aborted, "info"],
-  WRITE_CONFLICT: [Code.Aborted, "info"],
-  LIMIT_EXCEEDED: [Code.ResourceExhausted, "info"],
-  OVERLOADED: [Code.ResourceExhausted, "debug"],
-  NOT_DONE: [Code.Unavailable, "error"],
-  STORE_UNAVAILABLE: [Code.Unavailable, "error"],
-  OUTCOME_UNKNOWN: [Code.Unavailable, "error"],
-  DEADLINE: [Code.DeadlineExceeded, "warn"],
-  EFFECT_PENDING: [Code.DeadlineExceeded, "info"],
-  UNIMPLEMENTED: [Code.Unimplemented, "info"],
-  INTERNAL: [Code.Internal, "error"],
-} as const satisfies Record<Reason, readonly [Code, Level]>;
+/**
+ * The prospect of the same request later. `no`: it fails again until the caller changes something. `yes`: a repeat is safe. `same id`:
+ * the call may have happened, so a repeat that creates needs the `request_id` of the first.
+ */
+type Retry = "no" | "yes" | "same id";
+/** The side that must act: the caller, the operator of the server, or nobody, because two calls met. */
+type Fault = "caller" | "server" | "nobody";
 
-/** Every reason with its code. A test compares the documentation's error table with it. */
-export function errorTable(): { reason: Reason; code: Code }[] {
-  return (Object.keys(TABLE) as Reason[]).map((reason) => ({ reason, code: TABLE[reason][0] }));
+/** Reason → gRPC code, log level, retry, fault. The Connect protocol maps the code to an HTTP status. */
+const TABLE = {
+  INVALID_FIELD: [Code.InvalidArgument, "info", "no", "caller"],
+  INVALID_PAGE_TOKEN: [Code.InvalidArgument, "info", "no", "caller"],
+  UNDECODABLE: [Code.InvalidArgument, "info", "no", "caller"],
+  CALLER_UNAUTHENTICATED: [Code.Unauthenticated, "info", "no", "caller"],
+  CALLER_FORBIDDEN: [Code.PermissionDenied, "warn", "no", "caller"],
+  RIGHTS_EXCEEDED: [Code.PermissionDenied, "warn", "no", "caller"],
+  TOKEN_NOT_FOUND: [Code.NotFound, "info", "no", "caller"],
+  PRINCIPAL_NOT_FOUND: [Code.NotFound, "info", "no", "caller"],
+  TENANT_NOT_FOUND: [Code.NotFound, "info", "no", "caller"],
+  ROLE_NOT_FOUND: [Code.NotFound, "info", "no", "caller"],
+  SERVICE_UNKNOWN: [Code.NotFound, "info", "no", "caller"],
+  CROSS_ORIGIN: [Code.PermissionDenied, "warn", "no", "caller"],
+  PRINCIPAL_EXISTS: [Code.AlreadyExists, "info", "no", "caller"],
+  TENANT_EXISTS: [Code.AlreadyExists, "info", "no", "caller"],
+  ROLE_EXISTS: [Code.AlreadyExists, "info", "no", "caller"],
+  REQUEST_ID_REUSED: [Code.AlreadyExists, "info", "no", "caller"],
+  TOKEN_REVOKED: [Code.FailedPrecondition, "info", "no", "caller"],
+  TOKEN_ROTATED: [Code.FailedPrecondition, "info", "no", "caller"],
+  TOKEN_DISABLED: [Code.FailedPrecondition, "info", "no", "caller"],
+  PRINCIPAL_DISABLED: [Code.FailedPrecondition, "info", "no", "caller"],
+  TENANT_SUSPENDED: [Code.FailedPrecondition, "info", "no", "caller"],
+  ROLE_IN_USE: [Code.FailedPrecondition, "info", "no", "caller"],
+  UPGRADE_PENDING: [Code.FailedPrecondition, "warn", "yes", "server"],
+  ETAG_MISMATCH: [Code.Aborted, "info", "no", "nobody"],
+  WRITE_CONFLICT: [Code.Aborted, "info", "yes", "nobody"],
+  LIMIT_EXCEEDED: [Code.ResourceExhausted, "info", "yes", "caller"],
+  OVERLOADED: [Code.ResourceExhausted, "debug", "yes", "server"],
+  NOT_DONE: [Code.Unavailable, "error", "yes", "server"],
+  STORE_UNAVAILABLE: [Code.Unavailable, "error", "yes", "server"],
+  ISSUER_UNAVAILABLE: [Code.Unavailable, "warn", "yes", "server"],
+  OUTCOME_UNKNOWN: [Code.Unavailable, "error", "same id", "server"],
+  DEADLINE: [Code.DeadlineExceeded, "warn", "same id", "server"],
+  EFFECT_PENDING: [Code.DeadlineExceeded, "info", "yes", "nobody"],
+  UNIMPLEMENTED: [Code.Unimplemented, "info", "no", "caller"],
+  INTERNAL: [Code.Internal, "error", "no", "server"],
+} as const satisfies Record<Reason, readonly [Code, Level, Retry, Fault]>;
+
+/** The rows of the table. A test compares the documentation's error table with them. */
+export function errorTable(): { reason: Reason; code: Code; retry: Retry; fault: Fault }[] {
+  return (Object.keys(TABLE) as Reason[]).map((reason) => {
+    const [code, , retry, fault] = TABLE[reason];
+    return { reason, code, retry, fault };
+  });
 }
 
 const STATUS_NAMES: Readonly<Record<Code, StatusName>> = {
@@ -131,7 +148,8 @@ export function toConnectError(thrown: unknown, requestId?: string): ConnectErro
     const violations = [{ subject: "caller", description: error.message }];
     wire.details.push({ desc: QuotaFailureSchema, value: { violations } });
   }
-  if (error.retryAfterMs !== undefined)
+  const [, , retry] = TABLE[error.reason];
+  if (error.retryAfterMs !== undefined && retry !== "no")
     wire.details.push({ desc: RetryInfoSchema, value: retryInfo(error.retryAfterMs) });
   if (error.reason === "CALLER_UNAUTHENTICATED") wire.metadata.set("www-authenticate", 'Bearer realm="sallyport"');
   if (requestId !== undefined) wire.metadata.set("x-request-id", requestId);

@@ -6,6 +6,8 @@ import { ServerReflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import { AuditLog } from "../gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
+import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
+import { ServerInfo } from "../gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { TokenValidator } from "../gen/sallyport/v1/token_validator_pb.ts";
@@ -22,8 +24,11 @@ export interface RpcLimits {
 
 /** The facts of a method that are not in its `.proto`. */
 interface Row {
-  /** `open`: no credential. `trusted peer`: the connection alone decides, and no token opens it. */
-  readonly permission: Permission | "open" | "trusted peer";
+  /**
+   * `open`: no credential. `any caller`: a live credential, without any permission. `trusted peer`: the connection alone
+   * decides, and no token opens it.
+   */
+  readonly permission: Permission | "open" | "any caller" | "trusted peer";
   /** The callers that may call without the permission. Such a caller reaches only its own principal's tokens. */
   readonly own: "nobody" | "session" | "anyone";
   /** The slots that a call waits for. `none`: it takes none. */
@@ -112,12 +117,24 @@ const METHODS: ReadonlyMap<DescMethod, Method> = new Map([
     listTenants: row("sallyport.operator", "nobody", "admin", ADMIN, "read"),
     updateTenant: row("sallyport.operator", "nobody", "revoke", ADMIN, "same", "tenant.update"),
   }),
+  ...service("admin", RoleAdmin, {
+    createRole: row("sallyport.roles.write", "nobody", "admin", ADMIN, "exists", "role.create"),
+    getRole: row("sallyport.tokens.read", "nobody", "admin", ADMIN, "read"),
+    listRoles: row("sallyport.tokens.read", "nobody", "admin", ADMIN, "read"),
+    updateRole: row("sallyport.roles.write", "nobody", "revoke", ADMIN, "same", "role.update"),
+    deleteRole: row("sallyport.roles.write", "nobody", "revoke", ADMIN, "same", "role.delete"),
+  }),
   ...service("admin", AuditLog, {
     listAuditEvents: row("sallyport.audit.read", "nobody", "admin", ADMIN, "read"),
+  }),
+  ...service("admin", ServerInfo, {
+    getServerInfo: row("any caller", "anyone", "admin", limits(4, 2_000, true), "read"),
+    listInstances: row("sallyport.operator", "nobody", "admin", limits(4, 5_000, true), "read"),
   }),
   ...service("data", TokenValidator, {
     validateToken: row("sallyport.validate", "nobody", "validate", limits(64, 2_000), "read"),
     batchValidateTokens: row("sallyport.validate", "nobody", "validate", limits(1024, 2_000), "read"),
+    watchChanges: row("sallyport.validate", "nobody", "none", limits(4, 2_000), "read"), // few: feed.max_clients
   }),
   ...service("data", Authorization, {
     check: row("trusted peer", "nobody", "validate", limits(128, 150), "read"),

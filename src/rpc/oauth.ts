@@ -1,9 +1,14 @@
-import { AppError } from "../domain/errors.ts";
+import { AppError, type Reason } from "../domain/errors.ts";
 import type { HttpAnswer } from "./http-answer.ts";
 
 export const JSON_TYPE = ["content-type", "application/json"] as const;
 
 export const NO_STORE = ["cache-control", "no-store"] as const;
+
+/** The answer to a request that is no POST. */
+export const WRONG_METHOD: HttpAnswer = oauthError(405, "invalid_request", "the method must be POST", "UNIMPLEMENTED", [
+  ["allow", "POST"],
+]);
 
 const BASIC = /^basic +([A-Za-z0-9+/]{1,12288}={0,2})$/i;
 
@@ -29,24 +34,28 @@ export function clientSecretOf(contentType: string | undefined, body: Uint8Array
   return secret === undefined ? null : `Bearer ${secret}`;
 }
 
-/** An error of the caller or of ours, in OAuth's form (RFC 6749 §5.2; RFC 6750 §3). */
+/**
+ * An error of the caller or of ours, in OAuth's form (RFC 6749 §5.2; RFC 6750 §3). `reason` is the reason of the error
+ * table.
+ */
 export function oauthFailure(error: unknown): HttpAnswer {
   const reason = error instanceof AppError ? error.reason : "INTERNAL";
   switch (reason) {
     case "CALLER_UNAUTHENTICATED":
-      return oauthError(401, "invalid_client", "the credential is not good", [
+      return oauthError(401, "invalid_client", "the credential is not good", reason, [
         ["www-authenticate", 'Bearer realm="sallyport"'],
       ]);
     case "CALLER_FORBIDDEN":
     case "RIGHTS_EXCEEDED":
-      return oauthError(403, "insufficient_scope", "the caller lacks the permission");
+      return oauthError(403, "insufficient_scope", "the caller lacks the permission", reason);
     case "INVALID_FIELD":
+    case "TENANT_NOT_FOUND":
     case "UNDECODABLE":
-      return oauthError(400, "invalid_request", (error as AppError).message);
+      return oauthError(400, "invalid_request", (error as AppError).message, reason);
     case "INTERNAL":
-      return oauthError(500, "server_error", "internal error");
+      return oauthError(500, "server_error", "internal error", reason);
     default:
-      return unavailable();
+      return unavailable(reason);
   }
 }
 
@@ -87,15 +96,17 @@ export function oauthError(
   status: number,
   error: string,
   description: string,
+  reason: Reason,
   more: readonly (readonly [string, string])[] = [],
 ): HttpAnswer {
   return {
     status,
     headers: [JSON_TYPE, NO_STORE, ...more],
-    body: JSON.stringify({ error, error_description: description }),
+    body: JSON.stringify({ error, error_description: description, reason }),
   };
 }
 
-export function unavailable(): HttpAnswer {
-  return oauthError(503, "temporarily_unavailable", "the token cannot be validated now", [["retry-after", "1"]]);
+export function unavailable(reason: Reason): HttpAnswer {
+  const text = "the request cannot be answered now; repeat it later";
+  return oauthError(503, "temporarily_unavailable", text, reason, [["retry-after", "1"]]);
 }

@@ -2,6 +2,7 @@ import { ConnectError, type HandlerContext, type Interceptor } from "@connectrpc
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import { rankOf } from "../domain/rights.ts";
+import { TENANT_HEADER } from "../domain/session.ts";
 import type { CallLine } from "../telemetry/events.ts";
 import type { Admission } from "./admission.ts";
 import { type Call, callKey, requestIdFrom } from "./call.ts";
@@ -51,7 +52,14 @@ function identify(call: Call, { proxies }: PipelineDeps): void {
 
 async function authenticate(call: Call, { callers, clock }: PipelineDeps): Promise<void> {
   if (call.method.permission === "open") return;
-  call.caller = await callers.authenticate(call.peer, await call.credential(), call.method, call.requestId);
+  const { peer, method, requestId } = call;
+  call.caller = await callers.authenticate(
+    peer,
+    await call.credential(),
+    method,
+    requestId,
+    call.header(TENANT_HEADER),
+  );
   const { expireTime } = call.caller;
   // An administrator's token cannot extend its own life, so its holder is warned in time to mint another.
   if (expireTime !== undefined && expireTime - clock.wall() <= SOON_MS && rankOf(call.caller) !== "other")

@@ -17,7 +17,10 @@ export type TransportFailure =
   | "overloaded"
   | "too_many_streams"
   | "unknown_method"
+  | "wrong_method"
+  | "wrong_type"
   | "unknown_service"
+  | "cross_origin"
   | "internal";
 
 const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; readonly message: string }>> = {
@@ -33,7 +36,16 @@ const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; rea
   overloaded: { reason: "OVERLOADED", message: "the server is overloaded; nothing was done" },
   too_many_streams: { reason: "LIMIT_EXCEEDED", message: "too many open streams on this connection" },
   unknown_method: { reason: "UNIMPLEMENTED", message: "no such method" },
+  wrong_method: {
+    reason: "UNIMPLEMENTED",
+    message: "this HTTP method is not allowed; the allow header names the others",
+  },
+  wrong_type: {
+    reason: "UNIMPLEMENTED",
+    message: "content-type must be application/json or application/proto, or application/grpc over HTTP/2",
+  },
   unknown_service: { reason: "SERVICE_UNKNOWN", message: "no such service at this listener" },
+  cross_origin: { reason: "CROSS_ORIGIN", message: "a page of another site may not call this listener" },
   internal: { reason: "INTERNAL", message: "internal error" },
 };
 
@@ -149,18 +161,16 @@ export function faultOf(code: Code): TransportFailure | undefined {
  * The outermost interceptor. It marks the call as decoded, turns every inner error into one of ours, and does for the
  * messages of a stream what the transport does for those of a unary call.
  */
-export function decodeGuard(toConnectError: (error: unknown) => ConnectError): Interceptor {
-  return (next) => async (req) => {
-    req.contextValues.get(callStateKey).decoded = true;
-    try {
-      if (!req.stream) return await next(req);
-      const res = await next({ ...req, message: decodable(req.message) });
-      return res.stream ? { ...res, message: translated(res.message, toConnectError) } : res;
-    } catch (error) {
-      throw toConnectError(error);
-    }
-  };
-}
+export const decodeGuard: Interceptor = (next) => async (req) => {
+  req.contextValues.get(callStateKey).decoded = true;
+  try {
+    if (!req.stream) return await next(req);
+    const res = await next({ ...req, message: decodable(req.message) });
+    return res.stream ? { ...res, message: translated(res.message) } : res;
+  } catch (error) {
+    throw toConnectError(error);
+  }
+};
 
 async function* decodable<T>(messages: AsyncIterable<T>): AsyncIterable<T> {
   try {
@@ -171,7 +181,7 @@ async function* decodable<T>(messages: AsyncIterable<T>): AsyncIterable<T> {
   }
 }
 
-async function* translated<T>(messages: AsyncIterable<T>, toConnectError: (e: unknown) => ConnectError) {
+async function* translated<T>(messages: AsyncIterable<T>) {
   try {
     yield* messages;
   } catch (error) {
@@ -196,8 +206,3 @@ const codeOfStatus: Readonly<Record<number, Code>> = {
   501: Code.Unimplemented,
   504: Code.DeadlineExceeded,
 };
-
-/** Translates thrown errors. Connect's errors stay unchanged; without `inner` all others become INTERNAL. */
-export function translation(inner?: (error: unknown) => ConnectError): (error: unknown) => ConnectError {
-  return (error) => (error instanceof ConnectError ? error : (inner?.(error) ?? wireError("internal")));
-}

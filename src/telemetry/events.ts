@@ -6,17 +6,17 @@ export type Tier = "l1" | "l2" | "store" | "none";
  * Every event by its identifier, with the text of its log line. docs/monitoring.md explains each and gives an action.
  */
 
-/** Alarms wake a person. */
+/** Events that a person must look at. */
 export const ALARMS = {
   ack_wait_failed: "waiting for acknowledgements failed; changes wait by time until it works again",
-  break_glass_used: "somebody called with the break-glass secret",
+  break_glass_used: "a caller used the break-glass secret",
   cache_seal_invalid: "entries in Redis have a seal that no pepper of this instance made",
   follower_failed: "following the revocation log failed; this instance has no lease until it works again",
   history_regressed: "the database's history went backwards; everything is refused until it has a new incarnation",
-  history_regressed_new_server: "a new server has less history than the one before",
+  history_regressed_new_server: "a new server lacks changes that this instance has seen: a failover lost commits",
   lost_changes_held: "the database lacks changes of authority that cannot be redone exactly; somebody must decide",
   lost_changes_replayed: "the database had lost changes of authority; they were redone",
-  not_admitted: "the database does not admit this program",
+  not_admitted: "the database refuses this program: its lease is too long, or its version too old",
   reload_rejected: "the new configuration cannot be used; the old one stays",
   revoked_token_accepted: "an instance accepted a revoked token",
   uncaught_exception: "an exception reached the top of the program, which continues",
@@ -28,10 +28,10 @@ export const TROUBLES = {
   accept_failed: "a listener could not accept a connection",
   ack_failed: "the position could not be acknowledged",
   ack_wait_failed: "waiting for acknowledgements failed",
-  background_wait_failed: "waiting for a change in the background failed",
+  background_wait_failed: "a change with no_wait could not be confirmed in the background",
   canary_failed: "the canary could not issue or revoke its token",
   certificate_reload_failed: "a certificate could not be read again; the old one stays",
-  connection_failed: "a connection ended because of a fault of this program",
+  connection_failed: "a connection ended because of a bug in this program",
   database_connection_lost: "a connection to the database was lost",
   denial_audit_failed: "the audit row of a refused call could not be written",
   deregistration_failed: "this instance could not delete its row in the registry; others reap it",
@@ -41,6 +41,7 @@ export const TROUBLES = {
   handler_failed: "a handler failed; its call was answered as internal error",
   housekeeping_failed: "housekeeping of the registry and the log failed",
   incarnation_draw_failed: "no new incarnation could be drawn",
+  issuer_unreachable: "the keys of an issuer of sessions could not be fetched",
   last_use_write_failed: "last uses of tokens could not be stored",
   pepper_record_failed: "the check values of new peppers could not be stored",
   poll_failed: "a poll of the revocation log failed",
@@ -51,16 +52,16 @@ export const TROUBLES = {
   registry_read_failed: "the registry of validators could not be read",
   repeat_audit_failed: "the row that counts repeated calls could not be written",
   reuse_audit_failed: "the reuse of a rotated token could not be audited",
-  token_read_failed: "a token could not be read because of a fault of this program",
+  token_read_failed: "a token could not be read because of a bug in this program",
   uncaught_exception: "an exception reached the top of the program",
   unhandled_rejection: "nothing handled a rejected promise",
-  wake_ups_unavailable: "wake-ups cannot be received from Redis; polls find changes",
+  wake_ups_unavailable: "Redis delivers no wake-ups; this instance learns of changes by polls",
 } as const;
 
 /** Events that are worth one log line. */
 export const NOTES = {
   awaiting_incarnation: "everything is still refused: the database has no new incarnation yet",
-  embedded_database: "the embedded PostgreSQL reports",
+  embedded_database: "a message of the embedded PostgreSQL",
   first_admin_missing: "the admin token file is gone: sallyport bootstrap --again makes another",
   first_admin_written: "the first admin token is in the data folder",
   lost_changes_found: "this instance remembers changes of authority that the database may have lost",
@@ -126,7 +127,7 @@ export interface Events {
   canary(flight: { readonly refused: number; readonly accepted: number; readonly notReached: number }): void;
   /** A dependency of this instance failed. Repeated lines are thinned out. `error` is logged by class and code only. */
   trouble(name: Trouble, error: unknown, facts?: Facts): void;
-  /** An event that must wake a person. */
+  /** An event that a person must look at. */
   alarm(name: Alarm, facts: Facts): void;
   /** An event that is worth one log line. */
   note(name: Note, facts?: Facts): void;

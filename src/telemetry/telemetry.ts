@@ -1,7 +1,8 @@
 import { pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "../domain/decide.ts";
-import { AppError } from "../domain/errors.ts";
+import { AppError, type Reason } from "../domain/errors.ts";
+import type { SessionRefusal } from "../domain/session.ts";
 import { StartError } from "../domain/start-error.ts";
 import {
   ALARMS,
@@ -15,6 +16,7 @@ import {
   TROUBLES,
   WARNINGS,
 } from "./events.ts";
+import { pretty } from "./pretty.ts";
 import { ValidationMetrics } from "./validation-metrics.ts";
 
 export interface Telemetry extends Events {
@@ -28,6 +30,10 @@ export interface Telemetry extends Events {
   runs(build: { readonly version: string; readonly commit: string }, leaseSeconds: number): void;
   /** When a listener's certificate ends, in seconds since 1970. */
   certificate(listener: string, endsAt: number): void;
+  /** A session JWT was refused, for its true reason. */
+  sessionRefused(reason: SessionRefusal): void;
+  /** The time since the last good fetch of an issuer's keys. */
+  keysAge(issuer: string, seconds: number): void;
   /** A TLS handshake with a listener that failed. */
   handshakeFailed(listener: string, address: string, why: string): void;
   /** A counter of answered calls of one method, cheap enough for the hot path. These calls are not logged. */
@@ -36,8 +42,25 @@ export interface Telemetry extends Events {
 
 const TEXTS: Readonly<Record<EventName, string>> = { ...TROUBLES, ...ALARMS, ...NOTES, ...WARNINGS, ...LINES };
 
+export interface Output {
+  write(line: string): void;
+  flush?(): void;
+}
+
+/** Stdout, without waiting for a reader. A reader that stalls loses lines beyond 4 MiB. */
+function output() {
+  return pino.destination({ fd: 1, sync: false, maxLength: 4 * 1024 * 1024 });
+}
+
+/** The log as text for a person, in colours unless `env` has NO_COLOR (https://no-color.org). */
+export function prettyOutput(env: NodeJS.ProcessEnv): Output {
+  const stdout = output();
+  const colour = !env["NO_COLOR"];
+  return { write: (line) => void stdout.write(pretty(line, colour)), flush: () => stdout.flushSync() };
+}
+
 /** Logs and metrics. The content of a line is named here, field by field; no object is serialised as a whole. */
-export function createTelemetry(level: string, destination?: { write(line: string): void }): Telemetry {
+export function createTelemetry(level: string, destination?: Output): Telemetry {
   const log = pino(
     {
       level,
@@ -46,7 +69,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       formatters: { level: (label) => ({ level: label }) },
       serializers: { err: safeError },
     },
-    destination ?? pino.destination({ fd: 1, sync: false, maxLength: 4 * 1024 * 1024 }),
+    destination ?? output(),
   );
   const line = (level: CallLine["level"], event: EventName, facts: object, text: string = TEXTS[event]) =>
     log[level]({ event, ...facts }, text);
@@ -69,7 +92,7 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     lastLine.set(key, now);
     return false;
   };
-  const strangers = new Sample(STRANGERS_PER_SECOND);
+  const refusals = new Map(SAMPLED.map((reason) => [reason as string, new Sample(STRANGERS_PER_SECOND)]));
   const handshakes = new Sample(STRANGERS_PER_SECOND);
   const events = (listener: string): Events => {
     const count = validations.forListener(listener);
@@ -135,6 +158,8 @@ export function createTelemetry(level: string, destination?: { write(line: strin
       m.build.set({ version, commit }, 1);
       m.lease.set(leaseSeconds);
     },
+    sessionRefused: (reason) => m.sessionRefusals.inc({ reason }),
+    keysAge: (issuer, seconds) => m.keysAge.set({ issuer }, seconds),
     certificate: (listener, endsAt) => m.certificateEnds.set({ listener }, endsAt),
     handshakeFailed(listener, address, why) {
       m.handshakeFailures.inc({ listener });
@@ -145,7 +170,8 @@ export function createTelemetry(level: string, destination?: { write(line: strin
     called(call) {
       m.rpcs.inc({ method: call.method, code: call.code });
       m.rpcSeconds.observe({ method: call.method }, call.seconds);
-      const unlogged = call.reason === "CALLER_UNAUTHENTICATED" ? strangers.unlogged(performance.now()) : 0;
+      const sample = refusals.get(call.reason ?? "");
+      const unlogged = sample === undefined ? 0 : sample.unlogged(performance.now());
       if (unlogged === undefined) return;
       const { level: at, cause, ...others } = call;
       const fields = unlogged > 0 ? { ...others, unlogged } : others;
@@ -154,9 +180,12 @@ export function createTelemetry(level: string, destination?: { write(line: strin
   };
 }
 
+/** Refusals that cost a caller nothing: anybody, or a token without any permission, can cause any number of them. */
+const SAMPLED: readonly Reason[] = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "UNDECODABLE", "OVERLOADED"];
+
 /**
- * The lines a second for calls without a valid credential, and for failed handshakes: anybody can cause them. All are
- * counted, in `rpc_total` and `tls_handshake_failures_total`.
+ * The lines a second for each of these reasons, and for failed handshakes. All are counted, in `rpc_total` and
+ * `tls_handshake_failures_total`.
  */
 const STRANGERS_PER_SECOND = 10;
 
@@ -198,22 +227,29 @@ function metrics(registry: Registry) {
   const gauge = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
     new Gauge({ name: `sallyport_${name}`, help, labelNames, registers });
   return {
-    refusals: counter("refusals_total", "Tokens that were not live, by true reason", ["reason"]),
+    refusals: counter("refusals_total", "INVALID_TOKEN answers, by true reason", ["reason"]),
     cacheEntries: gauge("cache_entries", "Entries in a cache", ["tier"]),
-    revocations: counter("revocations_total", "Changes of authority in force, by how", ["mode"]),
-    revocationWait: histogram("revocation_wait_seconds", "Wait from commit until in force everywhere"),
-    build: gauge("build_info", "What runs", ["version", "commit"]),
-    lease: gauge("lease_seconds", "For how long a lease is good"),
-    certificateEnds: gauge("certificate_expire_time_seconds", "When the certificate ends", ["listener"]),
+    revocations: counter("revocations_total", "Changes of authority that returned OK, by mode", ["mode"]),
+    revocationWait: histogram(
+      "revocation_wait_seconds",
+      "Time from the commit until the change is in force everywhere",
+    ),
+    build: gauge("build_info", "Always 1; the labels name the running build", ["version", "commit"]),
+    lease: gauge("lease_seconds", "Length of a lease"),
+    certificateEnds: gauge(
+      "certificate_expire_time_seconds",
+      "End of the listener's certificate, in seconds since 1970",
+      ["listener"],
+    ),
     leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
-    validators: gauge("validators", "Registered caches", ["state"]),
-    reaped: counter("validators_reaped_total", "Instances that fell silent without leaving the registry"),
+    validators: gauge("validators", "Registered instances", ["state"]),
+    reaped: counter("validators_reaped_total", "Instances that this one marked as reaped because they were silent"),
     guard: gauge("guard", "1 for the state of the database's epoch", ["state"]),
     lostChanges: counter("lost_changes_total", "Changes that the database had lost, by what became of them", ["what"]),
     hotCalls,
     rpcs: new Counter({
       name: "sallyport_rpc_total",
-      help: "Calls",
+      help: "Calls by gRPC status",
       labelNames: ["method", "code"],
       registers,
       collect() {
@@ -223,14 +259,16 @@ function metrics(registry: Registry) {
         }
       },
     }),
-    rpcSeconds: histogram("rpc_seconds", "Time of calls", ["method"]),
-    handshakeFailures: counter("tls_handshake_failures_total", "TLS connections that did not come about", ["listener"]),
-    shed: counter("shed_total", "Calls refused for load", ["class"]),
+    rpcSeconds: histogram("rpc_seconds", "Duration of calls on the admin listener", ["method"]),
+    handshakeFailures: counter("tls_handshake_failures_total", "Failed TLS handshakes", ["listener"]),
+    sessionRefusals: counter("session_refusals_total", "Sessions refused, by true reason", ["reason"]),
+    keysAge: gauge("jwks_age_seconds", "Time since the issuer's keys were fetched", ["issuer"]),
+    shed: counter("shed_total", "Calls refused because of load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
-    reuses: counter("token_reuses_total", "Uses of token strings after their rotation had ended them"),
+    reuses: counter("token_reuses_total", "Uses of a token string after its rotation ended it"),
     canaryAsked: counter("canary_total", "Instances that the canary asked about a revoked token", ["outcome"]),
-    troubles: counter("troubles_total", "Failures of parts of the world", ["what"]),
-    alarms: counter("alarms_total", "Things that must wake a person", ["what"]),
+    troubles: counter("troubles_total", "Failures of something that this instance depends on", ["what"]),
+    alarms: counter("alarms_total", "Events that a person must look at", ["what"]),
   };
 }
 

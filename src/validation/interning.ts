@@ -35,6 +35,7 @@ export class Interning {
       profile: this.#text(m.profile),
       principal: this.#text(m.principal),
       scopes: this.#list(m.scopes),
+      roles: this.#list(m.roles),
       audiences: this.#list(m.audiences),
       allowedCidrs: this.#list(m.allowedCidrs),
       annotations: Object.keys(m.annotations).length === 0 ? NO_ANNOTATIONS : m.annotations,

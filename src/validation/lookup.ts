@@ -232,7 +232,8 @@ const ANSWERS = 4;
 /** The approximate size of an entry on the heap, in bytes. `test/validation/lookup.test.ts` measures the fixed part. */
 function sizeOf(m: TokenSnapshot): number {
   let bytes = 540;
-  for (const list of [m.scopes, m.audiences, m.allowedCidrs]) for (const item of list) bytes += 24 + item.length;
+  for (const list of [m.scopes, m.roles, m.audiences, m.allowedCidrs])
+    for (const item of list) bytes += 24 + item.length;
   let scopes = -FEW_SCOPES;
   for (const scope of m.scopes) scopes += scope.length;
   if (scopes > 0) bytes += ANSWERS * scopes;

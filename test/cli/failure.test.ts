@@ -12,7 +12,7 @@ describe("failure", () => {
     [
       apiError(Code.Unauthenticated, "CALLER_UNAUTHENTICATED", "no"),
       1,
-      /does not accept the token of the file \.\/data\/admin-token/,
+      /does not accept the credential of the file \.\/data\/admin-token/,
     ],
     [
       apiError(Code.PermissionDenied, "CALLER_FORBIDDEN", "not allowed", {

@@ -32,6 +32,7 @@ describe("help", () => {
       "tokens",
       "principals",
       "tenants",
+      "roles",
       "audit",
       "validate",
     ];
@@ -43,6 +44,7 @@ describe("help", () => {
     ["tokens", ["create", "get", "list", "update", "rotate", "revoke", "revoke-many"]],
     ["principals", ["create", "get", "list", "update", "delete"]],
     ["tenants", ["create", "get", "list", "update"]],
+    ["roles", ["create", "get", "list", "update", "delete"]],
     ["audit", ["list"]],
   ])("%s lists its commands", async (noun, verbs) => {
     const { exit, out } = await cli([noun, "--help"]);
@@ -94,6 +96,45 @@ describe("credential", () => {
     },
   );
 
+  it("may be a session, with the tenant in which it calls: flags beat the environment, which beats the file", async () => {
+    await writeFile("jwt", "a.b.c\n");
+    await writeFile("mine", "from-a-file\n");
+    await using admin = await listener();
+    const sent = async (argv: string[], env: Record<string, string>) => {
+      const { exit, err } = await cli(["tokens", "list", "--address", admin.address, ...argv], { env });
+      const { authorization, "x-sallyport-tenant": tenant } = admin.headers.at(-1) ?? {};
+      return exit === 0 ? [authorization, tenant] : [exit, err];
+    };
+    const none = { SALLYPORT_TOKEN: "" };
+    expect(await sent(["--session-file", "jwt"], none)).toEqual(["Bearer a.b.c", undefined]);
+    expect(await sent(["--session-file", "jwt", "--tenant", "acme"], none)).toEqual(["Bearer a.b.c", "acme"]);
+    expect(await sent(["--session-file", "jwt"], { SALLYPORT_TOKEN: "t" })).toEqual(["Bearer a.b.c", undefined]);
+    const session = { ...none, SALLYPORT_SESSION: "d.e.f" };
+    expect(await sent([], session)).toEqual(["Bearer d.e.f", undefined]);
+    expect(await sent(["--tenant", "acme"], session)).toEqual(["Bearer d.e.f", "acme"]);
+    expect(await sent(["--token-file", "mine", "--tenant", "acme"], session)).toEqual([
+      "Bearer from-a-file",
+      undefined,
+    ]);
+    await mkdir("data", { recursive: true });
+    await writeFile("data/admin-token", "embedded\n", { mode: 0o600 });
+    expect(await sent([], session)).toEqual(["Bearer d.e.f", undefined]);
+    expect(await sent(["--token-file", "mine", "--session-file", "jwt"], none)).toEqual([
+      2,
+      "sallyport: give --token-file or --session-file, not both\n",
+    ]);
+    expect(await sent([], { SALLYPORT_TOKEN: "t", SALLYPORT_SESSION: "d.e.f" })).toEqual([
+      2,
+      "sallyport: give SALLYPORT_TOKEN or SALLYPORT_SESSION, not both\n",
+    ]);
+    await writeFile("bad", "two words");
+    expect(await sent(["--session-file", "bad"], none)).toEqual([
+      2,
+      "sallyport: the session file bad must hold one JWT, on one line\n",
+    ]);
+    expect(await cli(["validate", "--session-file", "jwt"], { stdin: "x" })).toMatchObject({ exit: 2 });
+  });
+
   it("names the file whose token the listener refuses, or reports that there was none", async () => {
     await using admin = await peer((router) =>
       router.service(TokenAdmin, {
@@ -105,7 +146,7 @@ describe("credential", () => {
     await writeFile("mine", "from-a-file\n");
     const { exit, err } = await cli(["tokens", "list", "--address", admin.address, "--token-file", "mine"]);
     expect(exit).toBe(1);
-    expect(err).toContain("does not accept the token of the file mine");
+    expect(err).toContain("does not accept the credential of the file mine");
     expect(err).not.toContain("from-a-file");
   });
 });

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { effectOf, record, table, visible, withoutSecrets } from "../../src/cli/output.ts";
+import { effectOf, record, table, withoutSecrets } from "../../src/cli/output.ts";
+import { visible } from "../../src/domain/visible.ts";
 import { type Effect, EffectMode } from "../../src/gen/sallyport/v1/effect_pb.ts";
 
 const effect = (fields: Partial<Effect>) => ({ position: 42n, ...fields }) as Effect;

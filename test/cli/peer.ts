@@ -46,6 +46,7 @@ export async function cli(argv: readonly string[], given: { stdin?: string; env?
     stdout,
     stderr,
     env: { SALLYPORT_TOKEN: "secret-of-the-caller", ...given.env },
+    version: "sallyport 1.2.3 (commit 0a1b2c3, node v24.0.0)",
   });
   return { exit, out: textOf(stdout), err: textOf(stderr) };
 }

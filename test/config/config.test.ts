@@ -2,6 +2,7 @@ import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { isLocal } from "../../src/config/checks.ts";
+import { issuersOf } from "../../src/config/issuers.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { redacted } from "../../src/config/print.ts";
 import { StartError } from "../../src/domain/start-error.ts";
@@ -49,7 +50,7 @@ describe("a configuration without any setting", () => {
       },
       log: { level: "info" },
       break_glass: {},
-      callers: { mtls: [] },
+      callers: { mtls: [], oidc: [] },
     });
   });
 
@@ -375,6 +376,110 @@ describe("certificates as callers", () => {
   test("must be allowed to connect", () => {
     expect(of({}, ["spiffe://td/other"])).toEqual([expect.stringMatching(/^callers\.mtls\.0\.san: is not in/)]);
     expect(of({}, ["spiffe://td/ci"])).toEqual([]);
+  });
+});
+
+describe("issuers of sessions", () => {
+  const one = { name: "corp", issuer: "https://login.example/realms/corp", audiences: ["sallyport"], tenant: "acme" };
+  const groups = [{ group: "platform", permissions: ["sallyport.admin"] }];
+  const of = (...sets: object[]) =>
+    problems(JSON.stringify({ callers: { oidc: sets.map((set) => ({ ...one, groups, ...set })) } }));
+  const other = { name: "other", issuer: "https://other.example", sub_prefix: "other/" };
+
+  test("have defaults: RS256, at+jwt, an hour, 30 seconds, sub and groups", () => {
+    const config = yaml(JSON.stringify({ callers: { oidc: [{ ...one, groups }] } }));
+    expect(config.callers.oidc).toEqual([
+      {
+        ...one,
+        algorithms: ["RS256"],
+        types: ["at+jwt"],
+        require: {},
+        max_age: 3_600_000,
+        clock_skew: 30_000,
+        tenants: {},
+        principal_claim: "sub",
+        sub_prefix: "",
+        groups_claim: "groups",
+        groups: [{ ...groups[0], scopes: [] }],
+      },
+    ]);
+    expect(redacted(config)).toMatchObject({ callers: { oidc: [{ max_age: "1h", clock_skew: "30s" }] } });
+  });
+
+  test("accept every key of the documentation, and several issuers", () => {
+    const full = {
+      jwks_uri: "https://login.example/keys",
+      ca_file: "/etc/ca.pem",
+      algorithms: ["RS256", "ES256", "EdDSA"],
+      types: ["at+jwt", "JWT"],
+      require: { typ: "Bearer", "/a/b": "c" },
+      max_age: "10m",
+      clock_skew: "0s",
+      tenant: undefined,
+      tenant_claim: "org_id",
+      tenants: { org_1: "acme", org_2: "globex" },
+      principal_claim: "email",
+      groups_claim: "/realm_access/roles",
+      groups: [{ group: "*", tenant: "acme", permissions: [], scopes: ["repo:*"] }],
+    };
+    expect(of(full, other, { ...other, name: "third", issuer: "http://127.0.0.1:80", sub_prefix: "other/3/" })).toEqual(
+      [],
+    );
+    expect(of({ tenant: undefined, groups: [{ ...groups[0], tenant: "acme" }] })).toEqual([]);
+  });
+
+  test.each([
+    ["name", { name: "Corp" }],
+    ["issuer", { issuer: "http://login.example" }],
+    ["issuer", { issuer: "https://u:p@login.example" }],
+    ["issuer", { issuer: "https://login.example/?x" }],
+    ["issuer", { issuer: "http://127.0.0.1.example/" }],
+    ["issuer", { issuer: "http://localhost@evil.example" }],
+    ["jwks_uri", { jwks_uri: "http://10.0.0.1/keys" }],
+    ["audiences", { audiences: [] }],
+    ["algorithms", { algorithms: [] }],
+    ["algorithms.0", { algorithms: ["HS256"] }],
+    ["algorithms.0", { algorithms: ["none"] }],
+    ["types", { types: [] }],
+    ["require.a", { require: { a: 1 } }],
+    ["max_age", { max_age: "25h" }],
+    ["max_age", { max_age: "0s" }],
+    ["clock_skew", { clock_skew: "6m" }],
+    ["tenant", { tenant: "Acme" }],
+    ["tenant_claim", { tenant_claim: "org" }],
+    ["tenant_claim", { tenants: { a: "acme" } }],
+    ["tenants", { tenant: undefined, tenant_claim: "org" }],
+    ["sub_prefix", { sub_prefix: "a b" }],
+    ["groups", { groups: [] }],
+    ["groups.0.tenant", { tenant: undefined }],
+    ["groups.0.tenant", { groups: [{ ...groups[0], tenant: "globex" }] }],
+    ["groups.0.permissions.0", { groups: [{ group: "x", permissions: ["sallyport.root"] }] }],
+    ["groups.0.scopes.0", { groups: [{ group: "x", scopes: ["sallyport.admin"] }] }],
+    ["groups.0.roles", { groups: [{ group: "x", roles: ["deployer"] }] }],
+    ["secret", { secret: "x" }],
+  ])("%s has a bound: %j", (key, set) => {
+    const found = of(set);
+    expect(
+      found.some((problem) => problem.startsWith(`callers.oidc.0.${key}: `)),
+      found.join(),
+    ).toBe(true);
+  });
+
+  test.each(["name", "issuer", "sub_prefix"] as const)("two with one %s are refused", (key) => {
+    const first = { ...one, sub_prefix: "" };
+    expect(of({}, { ...other, [key]: first[key] })).toEqual([
+      expect.stringMatching(new RegExp(`^callers\\.oidc\\.1\\.${key}: is that of another issuer`)),
+    ]);
+  });
+
+  test("know the longer prefixes of the others", () => {
+    const sets = [{}, other, { ...other, name: "third", issuer: "https://third.example", sub_prefix: "other/3/" }];
+    const config = yaml(JSON.stringify({ callers: { oidc: sets.map((set) => ({ ...one, groups, ...set })) } }));
+    expect(issuersOf(config).map(({ foreignPrefixes }) => foreignPrefixes)).toEqual([
+      ["other/", "other/3/"],
+      ["other/3/"],
+      [],
+    ]);
   });
 });
 

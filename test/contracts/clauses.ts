@@ -1,8 +1,18 @@
 import { randomUUID } from "node:crypto";
 import { expect } from "vitest";
-import { principalKey } from "../../src/domain/token-snapshot.ts";
+import { principalKey, roleKey } from "../../src/domain/token-snapshot.ts";
+import { READER_VERSION } from "../../src/postgres/migrate.ts";
 import type { LogRecord, RevocationLog } from "../../src/revocation/ports.ts";
-import { MAX_BOUND_MS, PARENT_PRINCIPAL, PRINCIPAL, SCOPES, type Stores, TENANT, type TokenName } from "./stores.ts";
+import {
+  MAX_BOUND_MS,
+  PARENT_PRINCIPAL,
+  PRINCIPAL,
+  ROLE,
+  SCOPES,
+  type Stores,
+  TENANT,
+  type TokenName,
+} from "./stores.ts";
 
 /*
  * What the protocol relies on, a clause each (docs/protocol.md §3). Each must hold on PostgreSQL and on the simulation's
@@ -31,6 +41,11 @@ const tenant =
   (state: "ACTIVE" | "SUSPENDED"): Change =>
   ({ authority }) =>
     authority.updateTenant(TENANT, { state }, "", NOBODY, ACTOR);
+const role =
+  (scopes: readonly string[]): Change =>
+  ({ authority }) =>
+    authority.updateRole(TENANT, ROLE, { scopes }, "", () => {}, NOBODY, ACTOR);
+const deleteRole: Change = ({ authority }) => authority.deleteRole(TENANT, ROLE, true, ACTOR);
 const cut =
   (whose: string | undefined): Change =>
   ({ authority }) =>
@@ -43,7 +58,7 @@ const tokenKey = (stores: Stores, name: TokenName) => `t${stores.tokens[name].di
 async function registered(log: RevocationLog, old?: string, boundMs = MAX_BOUND_MS) {
   const { epoch } = await log.readEpoch();
   const me = randomUUID();
-  const admitted = await log.register({ old, me, epoch, boundMs, readerVersion: 1, kids: ["1"] });
+  const admitted = await log.register({ old, me, epoch, boundMs, readerVersion: READER_VERSION, kids: ["1"] });
   return { me, epoch, admitted };
 }
 
@@ -78,6 +93,12 @@ const EFFECTS: readonly (readonly [string, readonly Change[], TokenName, object]
   ],
   ["a narrowed token has its new scopes", [update("a", { scopes: ["t"] })], "a", { scopes: ["t"] }],
   ["a child has no scope that its parent lost", [update("parent", { scopes: ["t"] })], "child", { scopes: ["t"] }],
+  ["a token has the scopes of its role", [], "holder", { scopes: SCOPES }],
+  ["a role that is changed gives its new scopes", [role(["u"])], "holder", { scopes: ["u"] }],
+  ["a child has no scope that its parent's role lost", [role(["t"])], "heir", { scopes: ["t"] }],
+  ["a deleted role gives nothing", [deleteRole], "holder", { scopes: [] }],
+  ["a deleted role gives the child of its holder nothing", [deleteRole], "heir", { scopes: [] }],
+  ["a role gives nothing to those without it", [role(["u"])], "a", { scopes: SCOPES }],
   ["a disabled principal shows", [principal("DISABLED")], "a", { principalState: "DISABLED" }],
   [
     "a principal that is enabled again shows",
@@ -101,6 +122,9 @@ const KEYS: readonly (readonly [string, Change, (stores: Stores) => readonly str
   ["a narrowed token", update("b", { scopes: ["t"] }), (stores) => [tokenKey(stores, "b")], "lowered"],
   ["an update of a principal", principal("DISABLED"), () => [principalKey(TENANT, PRINCIPAL)], "lowered"],
   ["an update of a tenant", tenant("SUSPENDED"), () => [`o${TENANT}`], "lowered"],
+  ["a narrowed role", role(["t"]), (stores) => [roleKey(stores.role)], "lowered"],
+  ["a widened role", role([...SCOPES, "u"]), (stores) => [roleKey(stores.role)], "other"],
+  ["the deletion of a role", deleteRole, (stores) => [roleKey(stores.role)], "lowered"],
   ["a cut of a principal", cut(PRINCIPAL), () => [principalKey(TENANT, PRINCIPAL)], "cut"],
   ["a cut of a tenant", cut(undefined), () => [`o${TENANT}`], "cut"],
 ];

@@ -1,12 +1,14 @@
 import { randomBytes } from "node:crypto";
 import type { Clock } from "../../src/domain/clock.ts";
+import { AppError } from "../../src/domain/errors.ts";
+import { newRoleId } from "../../src/domain/role.ts";
 import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
 import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
 import { PostgresTokenReader } from "../../src/postgres/token-reader.ts";
 import { migrated } from "../postgres/migrated.ts";
-import { PARENT_PRINCIPAL, PRINCIPAL, SCOPES, type Stores, TENANT, type TokenName } from "./stores.ts";
+import { PARENT_PRINCIPAL, PRINCIPAL, ROLE, SCOPES, type Stores, TENANT, type TokenName } from "./stores.ts";
 
 const ACTOR = { actor: "test", address: "", requestId: "" };
 const DAY = { ttl: 86_400_000, maxTtl: 86_400_000 };
@@ -27,7 +29,13 @@ export async function postgresStores(): Promise<Stores> {
     { callerScopes: [] },
     ACTOR,
   );
-  const make = async (principal: string, mintedBy?: string) => {
+  const { value: role } = await authority.createRole(
+    { id: newRoleId(), tenant: TENANT, name: ROLE, description: "", scopes: SCOPES, administrative: false },
+    { callerScopes: [] },
+    ACTOR,
+  );
+  if (role instanceof AppError) throw role;
+  const make = async (principal: string, mintedBy?: string, roles: readonly string[] = []) => {
     const token = {
       ...NOTHING_GIVEN,
       id: `tok_${randomBytes(11).toString("hex")}`,
@@ -37,7 +45,8 @@ export async function postgresStores(): Promise<Stores> {
       tenant: TENANT,
       profile: "bot",
       principal,
-      scopes: SCOPES,
+      scopes: roles.length === 0 ? SCOPES : [],
+      roles,
       createdBy: "test",
     };
     const guard = { callerTokenId: mintedBy, callerScopes: [], child: mintedBy !== undefined, mustExist: false };
@@ -45,15 +54,18 @@ export async function postgresStores(): Promise<Stores> {
     return { id: token.id, digest: token.digest };
   };
   const parent = await make(PARENT_PRINCIPAL);
+  const holder = await make(PARENT_PRINCIPAL, undefined, [ROLE]);
   const tokens: Record<TokenName, { id: string; digest: string }> = {
     a: await make(PRINCIPAL),
     b: await make(PRINCIPAL),
     parent,
     child: await make(PARENT_PRINCIPAL, parent.id),
+    holder,
+    heir: await make(PARENT_PRINCIPAL, holder.id),
   };
   const close = async () => {
     await Promise.all([log.close(), other.close(), reader.close(), db.close()]);
     await drop();
   };
-  return { reader, log, other, authority, tokens, close };
+  return { reader, log, other, authority, tokens, role: role.id, close };
 }

@@ -4,7 +4,7 @@ import { Network } from "../simulation/network.ts";
 import { loadProduct } from "../simulation/product.ts";
 import { Random } from "../simulation/random.ts";
 import { Machine, World } from "../simulation/world.ts";
-import { PARENT_PRINCIPAL, PRINCIPAL, SCOPES, type Stores, TENANT, type TokenName } from "./stores.ts";
+import { PARENT_PRINCIPAL, PRINCIPAL, ROLE, SCOPES, type Stores, TENANT, type TokenName } from "./stores.ts";
 
 /** The simulation's doubles in fair weather: only some commits take long. Virtual time passes while a call is under way, and only then. */
 export async function simulatedStores(faults: DatabaseFaults = {}): Promise<Stores> {
@@ -13,7 +13,7 @@ export async function simulatedStores(faults: DatabaseFaults = {}): Promise<Stor
   const network = new Network(world, db, await loadProduct());
   network.weather.longCommits = 0.3;
   db.tenants.set(TENANT, { state: "ACTIVE", cut: false });
-  const make = (name: TokenName, principal: string, parent?: string) => {
+  const make = (name: TokenName, principal: string, parent?: string, role?: string) => {
     const digest = name.padEnd(32, "-");
     db.principals.set(principalKey(TENANT, principal), { state: "ACTIVE", cut: false });
     db.tokens.set(digest, {
@@ -23,17 +23,22 @@ export async function simulatedStores(faults: DatabaseFaults = {}): Promise<Stor
       principal,
       revoked: false,
       disabled: false,
-      scopes: SCOPES,
+      scopes: role === undefined ? SCOPES : [],
+      ...(role !== undefined && { role }),
       ...(parent !== undefined && { parent }),
     });
     return { id: name, digest };
   };
+  db.roles.set(ROLE, { scopes: SCOPES, deleted: false });
+  const holder = make("holder", PARENT_PRINCIPAL, undefined, ROLE);
   const parent = make("parent", PARENT_PRINCIPAL);
   const tokens = {
     a: make("a", PRINCIPAL),
     b: make("b", PRINCIPAL),
     parent,
     child: make("child", PARENT_PRINCIPAL, parent.digest),
+    holder,
+    heir: make("heir", PARENT_PRINCIPAL, holder.digest),
   };
   db.publish();
   const [one, two] = [new Machine(world, 1), new Machine(world, 1)];
@@ -46,6 +51,7 @@ export async function simulatedStores(faults: DatabaseFaults = {}): Promise<Stor
       network.store(one, () => {}),
     ),
     tokens,
+    role: ROLE,
     close: async () => {},
   };
 }

@@ -33,6 +33,7 @@ const snapshot = (more: Partial<TokenSnapshot> = {}): TokenSnapshot => ({
   profile: "pat",
   principal: "user:ann",
   scopes: ["items.read"],
+  roles: [],
   audiences: [],
   allowedCidrs: [],
   annotations: {},

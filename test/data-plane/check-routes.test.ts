@@ -49,6 +49,7 @@ const snapshot: TokenSnapshot = {
   profile: "pat",
   principal: "user:ann",
   scopes: [],
+  roles: [],
   audiences: [],
   allowedCidrs: [],
   annotations: {},

@@ -37,6 +37,7 @@ const snapshot: TokenSnapshot = {
   profile: "pat",
   principal: "user:ann",
   scopes: ["api.read", "api.write"],
+  roles: [],
   audiences: [],
   allowedCidrs: [],
   annotations: {},

@@ -318,6 +318,10 @@ describe.each(ways)("%s", (way, connect, forms) => {
     for (const query of ["", "?encoding=json&message=%7B%7D&connect=v1"]) {
       const refused = await fetch(`${own.listeners.data}${VALIDATE}${query}`);
       expect([404, 405]).toContain(refused.status);
+      expect(await refused.json()).toMatchObject({
+        code: "unimplemented",
+        details: [{ debug: { reason: "UNIMPLEMENTED" } }],
+      });
     }
   });
 });

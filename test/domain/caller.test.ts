@@ -17,6 +17,7 @@ const ALL: readonly Permission[] = [
   "sallyport.tokens.read",
   "sallyport.tokens.revoke",
   "sallyport.principals.write",
+  "sallyport.roles.write",
   "sallyport.audit.read",
   "sallyport.validate",
   "sallyport.reasons",

@@ -45,6 +45,7 @@ const OURS = [
   "sallyport.tokens.revoke",
   "sallyport.tokens.*",
   "sallyport.principals.write",
+  "sallyport.roles.write",
   "sallyport.audit.read",
   "sallyport.validate",
   "sallyport.reasons",
@@ -132,6 +133,27 @@ describe("the minters of a profile", () => {
     ["a token for its own principal", caller([]), "acme", "user:maker", "token"],
     ["an administrator's token for its own principal", caller(["sallyport.operator"]), "acme", "user:maker", "token"],
     ["a session for itself", caller([], { kind: "session" }), "acme", "user:maker", "session"],
+    [
+      "a session with every permission of tokens for somebody else",
+      caller(["sallyport.tokens.*"], { kind: "session" }),
+      "acme",
+      "user:other",
+      "creator",
+    ],
+    [
+      "a session for one of its name in another tenant",
+      caller([], { kind: "session" }),
+      "globex",
+      "user:maker",
+      "creator",
+    ],
+    [
+      "an administrator's session for somebody else",
+      caller(["sallyport.admin"], { kind: "session" }),
+      "acme",
+      "user:other",
+      "admin",
+    ],
     ["an administrator for somebody else", caller(["sallyport.admin"]), "acme", "user:other", "admin"],
     ["an operator for somebody else", caller(["sallyport.operator"]), "acme", "user:other", "admin"],
     ["break-glass", caller(["sallyport.operator"], { kind: "break-glass", principal: "" }), "acme", "user:x", "admin"],
@@ -145,12 +167,23 @@ describe("the minters of a profile", () => {
     expect(reason(() => rules.checkMinter(none, by, tenant, principal))).toBe("RIGHTS_EXCEEDED");
   });
 
+  test("an administrator's session mints for itself as a session, and as an administrator where sessions may not", () => {
+    const by = caller(["sallyport.admin"], { kind: "session" });
+    const of = (...mintedBy: Profile["mintedBy"]) => ({ ...profile("pat"), mintedBy });
+    expect(rules.checkMinter(of("session", "admin"), by, "acme", "user:maker")).toBe("session");
+    expect(rules.checkMinter(of("admin"), by, "acme", "user:maker")).toBe("admin");
+    const plain = caller(["sallyport.tokens.*"], { kind: "session" });
+    expect(reason(() => rules.checkMinter(of("admin", "creator"), plain, "acme", "user:maker"))).toBe(
+      "RIGHTS_EXCEEDED",
+    );
+  });
+
   test("pat and adm tokens are never children; bot, svc and org tokens may be", () => {
     const may = BUILT_IN_PROFILES.filter(({ mintedBy }) => mintedBy.includes("token")).map(({ name }) => name);
     expect(may).toEqual(["bot", "svc", "org"]);
   });
 
-  test("only sessions and administrators mint pat and adm tokens for somebody else", () => {
+  test("only administrators mint pat and adm tokens for somebody else", () => {
     const may = BUILT_IN_PROFILES.filter(({ mintedBy }) => mintedBy.includes("creator")).map(({ name }) => name);
     expect(may).toEqual(["bot", "svc", "org"]);
   });

@@ -34,6 +34,8 @@ function held(id: string, more: Partial<Held> = {}): Held {
     rotatedFrom: "",
     rotatedTo: "",
     parent: "",
+    roleIds: [],
+    roleScopes: [],
     lastUseAddress: "",
     etag: "",
     family: id,

@@ -1,5 +1,6 @@
 import type pg from "pg";
 import { Keyring } from "../../src/domain/keyring.ts";
+import { newRoleId } from "../../src/domain/role.ts";
 import { mintTokenString, newTokenId } from "../../src/domain/token-string.ts";
 import type { KeyringFile } from "../support/program.ts";
 import { SCOPE } from "./askers.ts";
@@ -21,16 +22,20 @@ export type Kind =
   | "sql"
   | "oauth"
   | "no-wait"
+  | "role"
+  | "role-deleted"
   | Toggle;
 
 /** Taken and given back, before the token is revoked for good. */
-export type Toggle = "enable" | "widen" | "resume" | "restore";
+export type Toggle = "enable" | "widen" | "resume" | "restore" | "role-again";
 
 /** Tokens that one change of authority ends together. */
 export interface Cell {
   readonly kind: Kind;
   readonly tenant: string;
   readonly principal: string;
+  /** The name of the role from which alone they have what is asked for. */
+  readonly role?: string;
   readonly subjects: readonly Subject[];
   /** The id of the token that the change names; for `parent` that is another token. */
   readonly target: string;
@@ -40,7 +45,7 @@ export interface Cell {
 
 /** The share of each kind, in cells of a hundred. The most frequent ones are what people do most. */
 const SHARES: Readonly<Record<Kind, number>> = {
-  revoke: 31,
+  revoke: 23,
   twice: 10,
   bulk: 5,
   filter: 3,
@@ -57,8 +62,11 @@ const SHARES: Readonly<Record<Kind, number>> = {
   widen: 3,
   resume: 3,
   restore: 3,
+  role: 3,
+  "role-deleted": 2,
+  "role-again": 3,
 };
-const SIZE: Readonly<Partial<Record<Kind, number>>> = { bulk: 4, filter: 3, disable: 2, suspend: 2, cut: 2 };
+const SIZE: Readonly<Partial<Record<Kind, number>>> = { bulk: 4, filter: 3, disable: 2, suspend: 2, cut: 2, role: 2 };
 
 /** The names of principals and tenants, which are never used twice. */
 let made = 0;
@@ -71,6 +79,8 @@ interface NewRow {
   readonly principal: string;
   readonly scopes: string;
   readonly parent: string | null;
+  /** The name and the id of its role. */
+  readonly role?: { readonly name: string; readonly id: string };
   /** Milliseconds since 1970; a day from now if there is none. */
   readonly expires?: number;
 }
@@ -136,6 +146,11 @@ export class Mint {
     const own = kind === "suspend" || kind === "resume";
     const owner = { tenant: own ? `h-${serial}` : "default", principal: `user:h-${serial}` };
     const scopes = kind === "narrow" || kind === "widen" ? SCOPE : "";
+    if (kind === "role" || kind === "role-deleted" || kind === "role-again") {
+      const role = { name: `h-${serial}`, id: newRoleId() };
+      const subjects = Array.from({ length: SIZE[kind] ?? 1 }, () => this.#subject(rows, owner, "", null, role));
+      return { kind, ...owner, role: role.name, subjects, target: subjects[0]!.id };
+    }
     if (kind === "parent") {
       const parent = this.#subject(rows, owner);
       const child = this.#subject(rows, owner, "", parent.id);
@@ -145,11 +160,19 @@ export class Mint {
     return { kind, ...owner, subjects, target: subjects[0]!.id };
   }
 
-  #subject(rows: NewRow[], owner: Owner, scopes = "", parent: string | null = null): Subject {
+  #subject(rows: NewRow[], owner: Owner, scopes = "", parent: string | null = null, role?: NewRow["role"]): Subject {
     const { tokenString, digest, hint } = mintTokenString("sp_pat", this.#keyring.current);
     const id = newTokenId();
-    rows.push({ id, digest: Buffer.from(digest, "latin1").toString("hex"), hint, ...owner, scopes, parent });
-    return new Subject(id, tokenString.reveal(), scopes === "" ? undefined : SCOPE);
+    rows.push({
+      id,
+      digest: Buffer.from(digest, "latin1").toString("hex"),
+      hint,
+      ...owner,
+      scopes,
+      parent,
+      ...(role && { role }),
+    });
+    return new Subject(id, tokenString.reveal(), scopes === "" && role === undefined ? undefined : SCOPE);
   }
 
   async #store(rows: readonly NewRow[]): Promise<void> {
@@ -166,18 +189,30 @@ export class Mint {
       "insert into sallyport.principals (tenant, name) select distinct t, p from unnest($1::text[], $2::text[]) w (t, p)",
       [column("tenant"), column("principal")],
     );
+    const roles = new Map(
+      rows.flatMap(({ role, tenant }) => (role === undefined ? [] : [[role.id, { ...role, tenant }]])),
+    );
+    const given = [...roles.values()];
+    await this.#sql.query(
+      `insert into sallyport.roles (id, tenant, name, scopes)
+       select id, tenant, name, array[$1] from unnest($2::text[], $3::text[], $4::text[]) w (id, tenant, name)`,
+      [SCOPE, given.map(({ id }) => id), given.map(({ tenant }) => tenant), given.map(({ name }) => name)],
+    );
     await this.#sql.query(
       `insert into sallyport.tokens
-         (id, digest, kid, hint, tenant, profile, principal, scopes, parent_id, created_by, family, expire_time)
+         (id, digest, kid, hint, tenant, profile, principal, scopes, roles, parent_id, created_by, family, expire_time)
        select id, decode(digest, 'hex'), $1, hint, tenant, 'pat', principal,
-         case when scopes = '' then '{}' else array[scopes] end, parent, 'history', id,
+         case when scopes = '' then '{}' else array[scopes] end,
+         case when role is null then '{}' else array[role] end, parent, 'history', id,
          coalesce(to_timestamp(expires / 1000), clock_timestamp() + interval '1 day')
-       from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::float8[])
-         w (id, digest, hint, tenant, principal, scopes, parent, expires)
+       from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::float8[],
+           $10::text[])
+         w (id, digest, hint, tenant, principal, scopes, parent, expires, role)
        order by parent is not null`,
       [
         this.#kid,
         ...(["id", "digest", "hint", "tenant", "principal", "scopes", "parent", "expires"] as const).map(column),
+        rows.map(({ role }) => role?.id ?? null),
       ],
     );
     await this.#sql.query("commit");

@@ -114,6 +114,11 @@ const token = (change: { scopes?: string[]; disabled?: boolean }): Change => {
     (await at.tokens.updateToken({ token: { id, ...change }, updateMask }, options)).effect;
 };
 
+const roleHas = (scopes: string[]): Change => {
+  return async ({ role: name }, at, options) =>
+    (await at.roles.updateRole({ role: { name, scopes }, updateMask: { paths: ["scopes"] } }, options)).effect;
+};
+
 const revoke: Change = async ({ target: value }, at, options) =>
   (await at.tokens.revokeToken({ target: { case: "id", value } }, options)).effect;
 
@@ -126,6 +131,10 @@ const CHANGES: Readonly<Partial<Record<Kind, Change>>> = {
   narrow: token({ scopes: [] }),
   widen: token({ scopes: [] }),
   enable: token({ disabled: true }),
+  role: roleHas([]),
+  "role-again": roleHas([]),
+  "role-deleted": async ({ role: name }, at, options) =>
+    (await at.roles.deleteRole({ name, force: true }, options)).effect,
   cut: async ({ principal }, at, options) => (await at.tokens.revokeTokens({ principal }, options)).effect,
   bulk: async ({ subjects }, at, options) =>
     (await at.tokens.revokeTokens({ ids: subjects.map(({ id }) => id) }, options)).effect,
@@ -151,6 +160,7 @@ const RAISES: Readonly<Record<Toggle, Change>> = {
   enable: token({ disabled: false }),
   widen: token({ scopes: [SCOPE] }),
   resume: tenantIs(TenantState.ACTIVE),
+  "role-again": roleHas([SCOPE]),
   restore: disabled(PrincipalState.ACTIVE),
 };
 

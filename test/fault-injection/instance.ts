@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { type Client, createClient } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { RoleAdmin } from "../../src/gen/sallyport/v1/role_admin_pb.ts";
 import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { type Addresses, addressesIn, FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
@@ -53,6 +54,7 @@ export class Instance {
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly tenants: Client<typeof TenantAdmin>;
+  readonly roles: Client<typeof RoleAdmin>;
   /** Its data and its admin listener over HTTP/1.1. */
   readonly http: HttpClient;
   readonly adminHttp: HttpClient;
@@ -89,6 +91,7 @@ export class Instance {
     this.tokens = createClient(TokenAdmin, transport);
     this.principals = createClient(PrincipalAdmin, transport);
     this.tenants = createClient(TenantAdmin, transport);
+    this.roles = createClient(RoleAdmin, transport);
   }
 
   /** Starts the program and resolves once it has printed the addresses of its listeners: it holds a lease then. */

@@ -196,6 +196,18 @@ export const MUTANTS: readonly Mutant[] = [
     world: { kinds: { enable: 100 } },
     shows: /^\(C\)/,
   },
+  {
+    name: "M60 the role is no dependency",
+    patches: [
+      {
+        file: "domain/token-snapshot.ts",
+        from: "for (const id of of.roles) keys.push(roleKey(id));",
+        to: "",
+      },
+    ],
+    fault: faultOf("none"),
+    world: { kinds: { role: 100 } },
+  },
 ];
 
 /** Copies the program with changed text; it still finds node_modules. Returns the folder of its `main.ts`. */

@@ -87,7 +87,7 @@ export const floods: readonly Case[] = [
   flood("100,000 WINDOW_UPDATEs", 100, () => repeat(1_000, frame(Frame.WINDOW, 0, 0, Buffer.from([0, 0, 0, 1])))),
   flood("100,000 frames of unknown type", 100, () => repeat(1_000, frame(0xfa, 0, 0, Buffer.alloc(4)))),
   {
-    title: "1,000 calls whose answers find a window of 0",
+    title: "1,000 calls whose answers wait for a window of 0",
     async run(target) {
       const raw = await dial(target, "h2");
       raw.socket.write(Buffer.concat([PREFACE, settings({ 4: 0 })]));

@@ -131,7 +131,7 @@ export const http2: readonly Case[] = [
     frame(Frame.HEADERS, END_HEADERS | END_STREAM, 1, Buffer.from([0x3f, 0xff, 0xff, 0xff, 0x07])),
   ),
   {
-    title: "one 4 KB table entry referred to 100,000 times",
+    title: "one table entry of 4 KB that 100,000 fields refer to",
     async run(target) {
       const raw = await dial(target, "h2");
       const entry = Buffer.concat([Buffer.from([0x40, 1, 0x78, 0x7f, 0xa0, 0x1e]), Buffer.alloc(3_999, "y")]);

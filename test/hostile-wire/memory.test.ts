@@ -111,7 +111,7 @@ async function each(count: number, atOnce: number, one: (i: number) => Promise<u
   await Promise.all(Array.from({ length: atOnce }, worker));
 }
 
-test("context extensions of a thousand routes, each as large as a request may be", async () => {
+test("context extensions of 1,000 routes, each of the largest size", async () => {
   const asker = http2Asker(sallyport.listeners.data);
   onTestFinished(() => asker.close());
   const question = (i: number) => {
@@ -137,7 +137,7 @@ test("context extensions of a thousand routes, each as large as a request may be
   expect(more / MiB).toBeLessThan(MOST_KEPT / MiB);
 }, 60_000);
 
-test("tokens of which none is like another, with as many scopes and audiences as one may have", async () => {
+test("tokens that all differ, each with as many scopes and audiences as allowed", async () => {
   const COUNT = 2_400;
   const { current, keys } = sallyport.keyring;
   const pepper = new Keyring(current, keys).current;

@@ -133,7 +133,7 @@ export const rpc: readonly Case[] = [
     },
   },
   {
-    title: "a timeout that is none is INVALID_ARGUMENT, 0 is DEADLINE_EXCEEDED, a huge one is clamped",
+    title: "a malformed timeout is INVALID_ARGUMENT, 0 is DEADLINE_EXCEEDED, and a huge one is cut",
     async run(target) {
       const call = (value: string) => grpc(target, envelope(target.rpc.message), { "grpc-timeout": value });
       for (const bad of ["1", "-1S", "1e9S", "999999999S", "soon"]) said(await call(bad), INVALID_ARGUMENT);
@@ -143,7 +143,7 @@ export const rpc: readonly Case[] = [
     },
   },
   {
-    title: "repeated credentials do not upset it",
+    title: "repeated credentials are survived",
     async run(target) {
       const twice = ["Authorization: Bearer a", "Authorization: Bearer b"];
       expect(await h1Status(target, json(target, "{}", JSON_TYPE, ...twice))).toBeLessThan(500);
@@ -159,7 +159,7 @@ export const rpc: readonly Case[] = [
     },
   })),
   {
-    title: "metadata that claims to be binary and is not",
+    title: "metadata that is named as binary and is not",
     run: async (target) =>
       void (await grpc(target, envelope(target.rpc.message), { "grpc-trace-bin": "!!!not base64!!!" })),
   },

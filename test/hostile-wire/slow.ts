@@ -21,7 +21,7 @@ const halves = (target: Target): [string, (typeof half)[string]][] =>
 
 export const slow: readonly Case[] = [
   {
-    title: "whoever stops in the middle is hung up on",
+    title: "a client that stops in the middle of a request is disconnected",
     async run(target) {
       const open = await Promise.all(
         halves(target).map(async ([name, bytes]) => {
@@ -37,7 +37,7 @@ export const slow: readonly Case[] = [
     },
   },
   {
-    title: "many of them at once do not keep others out",
+    title: "many stalled clients at once leave room for others",
     async run(target) {
       const open = await Promise.all(
         Array.from({ length: target.ca === undefined ? 40 : 20 }, () => dial(target, "h1").catch(() => undefined)),
@@ -48,7 +48,7 @@ export const slow: readonly Case[] = [
     },
   },
   {
-    title: "a body that trickles on one stream does not hold up the others",
+    title: "a slow body on one stream does not delay the other streams",
     async run(target) {
       const raw = await dial(target, "h2");
       const headers = headerBlock([

@@ -34,7 +34,7 @@ export const tls: readonly Case[] = [
     },
   },
   {
-    title: "a client certificate with 10,000 names, of a CA that nobody knows",
+    title: "a client certificate with 10,000 names from an unknown CA",
     async run(target) {
       const names = Array.from({ length: 10_000 }, (_, n) => ({ dns: `n${n}.example` }));
       const who = certify("many", names);
@@ -51,7 +51,7 @@ export const tls: readonly Case[] = [
     },
   },
   {
-    title: "a protocol that nobody speaks",
+    title: "an unknown ALPN protocol",
     async run(target) {
       const socket = tlsConnect({ port: target.port, host: "localhost", ca: target.ca, ALPNProtocols: ["spdy/3"] });
       await (await rawConnect(socket)).closed;

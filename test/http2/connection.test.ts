@@ -60,8 +60,8 @@ const parking = () => {
   return { parked, park };
 };
 
-describe.each(["shared", "own"] as const)("answers from elsewhere, %s reads", (reads) => {
-  test("each arrives on the connection and stream that asked, whoever's handler gave it", async () => {
+describe.each(["shared", "own"] as const)("replies that are made later, %s reads", (reads) => {
+  test("each reply goes to the connection and stream of its request", async () => {
     // Thenables resolve the moment they are told to: an answer can come from inside another call's handler.
     const pick = seeded(7);
     const parked: { text: string; answer: (reply: Reply) => void }[] = [];
@@ -105,7 +105,7 @@ describe.each(["shared", "own"] as const)("answers from elsewhere, %s reads", (r
     expect(fixture.errors).toEqual([]);
   });
 
-  test("an async handler has bytes of its own", async () => {
+  test("an async handler gets a copy of the message", async () => {
     const gates: (() => void)[] = [];
     const slow = route(async (bytes) => {
       await new Promise<void>((resolve) => gates.push(resolve));
@@ -120,7 +120,7 @@ describe.each(["shared", "own"] as const)("answers from elsewhere, %s reads", (r
     expect((await a.response(1)).body.toString("latin1", 5)).toBe("the first");
   });
 
-  test("another handler keeps a message by copying it", async () => {
+  test("a synchronous handler that wants to keep a message copies it", async () => {
     const gates: (() => void)[] = [];
     const slow = route((bytes, call) => {
       const kept = call.copy(bytes);
@@ -136,7 +136,7 @@ describe.each(["shared", "own"] as const)("answers from elsewhere, %s reads", (r
   });
 });
 
-test("an answer given from inside another connection's read goes out on its own connection, later", async () => {
+test("a reply that is made during another connection's read is sent later, on its own connection", async () => {
   // Promises settle after the read; this reaches below them for what single flight must never be able to do.
   let parked: Stream | undefined;
   let a: Harness | undefined;
@@ -163,7 +163,7 @@ test("an answer given from inside another connection's read goes out on its own 
 });
 
 describe("drain", () => {
-  test("announces, waits a round trip, names the last stream, and serves what crossed the announcement", async () => {
+  test("sends a GOAWAY, waits one round trip, names the last stream, and serves requests that crossed the first GOAWAY", async () => {
     const { parked, park } = parking();
     await boot({ routes: { "/t/Park": park } });
     const client = await open();
@@ -190,7 +190,7 @@ describe("drain", () => {
     expect(fixture.errors).toEqual([]);
   });
 
-  test("goes on without a peer that never answers the round trip", async () => {
+  test("continues when the peer never answers the PING", async () => {
     await boot({ limits: { roundTripMs: 20, sweepMs: 10 } });
     const client = await open();
     await fixture.server.drain(5_000);
@@ -200,7 +200,7 @@ describe("drain", () => {
     ]);
   });
 
-  test("destroys what is left when its time is over", async () => {
+  test("destroys the connection when its time is over", async () => {
     const { park } = parking();
     await boot({ routes: { "/t/Park": park } });
     const client = await open();
@@ -211,7 +211,7 @@ describe("drain", () => {
 });
 
 describe("resets", () => {
-  test("any number from a trusted peer leaves the connection and its other calls alone, and aborts the work", async () => {
+  test("any number of resets by a trusted peer aborts those calls and harms no other", async () => {
     const { parked, park } = parking();
     // As real handlers do, it stops when nobody waits any more.
     const stopping = route(async (bytes, call) => {
@@ -232,7 +232,7 @@ describe("resets", () => {
     expect(fixture.errors).toEqual([]);
   });
 
-  test("work that ignores its cancellation is bounded: further calls are answered, not refused", async () => {
+  test("handlers that ignore their cancellation are limited in number: further calls get an answer", async () => {
     const { parked, park } = parking();
     await boot({ trust: "trusted", limits: { maxRunning: 100 }, routes: { "/t/Park": park } });
     const client = await open();
@@ -242,7 +242,7 @@ describe("resets", () => {
     expect(parked).toHaveLength(100);
   });
 
-  test("a flood of them from an untrusted peer ends in ENHANCE_YOUR_CALM", async () => {
+  test("a flood of resets by an untrusted peer ends in ENHANCE_YOUR_CALM", async () => {
     const { park } = parking();
     await boot({ trust: "untrusted", routes: { "/t/Park": park } });
     const client = await open();
@@ -250,7 +250,7 @@ describe("resets", () => {
     expect((await client.goaway()).code).toBe(ENHANCE_YOUR_CALM);
   });
 
-  test("streams beyond the limit are refused and cost a trusted peer nothing", async () => {
+  test("streams beyond the limit are refused, and a trusted peer keeps its connection", async () => {
     const { park } = parking();
     await boot({ trust: "trusted", limits: { maxConcurrentStreams: 4 }, routes: { "/t/Park": park } });
     const client = await open();
@@ -275,7 +275,7 @@ describe("a header block over its limit", () => {
     ]);
   };
 
-  test("fails its stream with a gRPC status and leaves the HPACK table right for the others", async () => {
+  test("fails its stream with a gRPC status, and the HPACK table stays correct for the next streams", async () => {
     const { parked, park } = parking();
     const seen: string[] = [];
     const kept = route((_bytes, call) => {
@@ -293,7 +293,7 @@ describe("a header block over its limit", () => {
     expect((await client.response(1)).trailers["grpc-status"]).toBe("0");
   });
 
-  test("is answered by the route when it has its own failures", async () => {
+  test("gets the route's own answer if the route has answers to failures", async () => {
     const refuse = route(echo, { failed: (_call, kind) => grpcMessage(Buffer.from(kind)) });
     await boot({ routes: { "/t/Check": refuse } });
     const client = await open();
@@ -324,7 +324,7 @@ describe("a header block over its limit", () => {
 });
 
 describe("a lowered HEADER_TABLE_SIZE", () => {
-  test("opens the next block with a size update, also when that block is the trailers of a waiting answer", async () => {
+  test("puts a size update at the start of the next block, even if that block is the trailers of a waiting answer", async () => {
     await boot();
     const client = await open([4, 100]);
     client.send(grpcCall(1, "/t/Echo", "x".repeat(300)));
@@ -338,7 +338,7 @@ describe("a lowered HEADER_TABLE_SIZE", () => {
     expect(client.frames.find(({ type, id }) => type === HEADERS && id === 3)!.payload[0]).not.toBe(0x20);
   });
 
-  test("opens the head of the next answer with it, once", async () => {
+  test("puts one size update at the start of the next answer", async () => {
     await boot();
     const client = await open([1, 100]);
     await client.call(1, "/t/Echo");
@@ -349,7 +349,7 @@ describe("a lowered HEADER_TABLE_SIZE", () => {
 });
 
 describe("closed streams", () => {
-  test("600 early answers whose bodies come late leave the connection open", async () => {
+  test("600 answers before the bodies of their requests keep the connection open", async () => {
     await boot({ trust: "untrusted" });
     const client = await open();
     const ids = Array.from({ length: 600 }, (_, n) => 2 * n + 1);
@@ -360,7 +360,7 @@ describe("closed streams", () => {
     expect(fixture.errors).toEqual([]);
   });
 
-  test("frames on a stream both sides have finished are a stream error, and a flood of them is not carried for ever", async () => {
+  test("a frame on a stream that both sides have ended is a stream error, and a flood of them ends the connection", async () => {
     await boot();
     const client = await open();
     await client.call(1, "/t/Echo");
@@ -403,7 +403,7 @@ describe("deadlines", () => {
     expect(aborted).toEqual(["/t/Hang"]);
   });
 
-  test("a longer wish is clamped to the route's own", async () => {
+  test("a longer grpc-timeout is cut to the deadline of the route", async () => {
     const { hang } = never();
     await boot({ routes: { "/t/Hang": hang } });
     const client = await open();
@@ -413,7 +413,7 @@ describe("deadlines", () => {
     expect(performance.now() - began).toBeLessThan(3_000);
   });
 
-  test("a route with failures of its own answers before the client gives up", async () => {
+  test("a route with its own answers to failures answers before the client's deadline", async () => {
     const { hang } = never(true);
     await boot({ routes: { "/t/Hang": { ...hang, deadlineMs: 60_000 } } });
     const client = await open();
@@ -451,7 +451,7 @@ describe("deadlines", () => {
     expect(left).toBeGreaterThan(expected - 40);
   });
 
-  test("a request whose body never comes is answered too", async () => {
+  test("a request whose body never comes is answered at the deadline, too", async () => {
     const { hang } = never();
     await boot({ routes: { "/t/Hang": hang } });
     const client = await open();
@@ -482,7 +482,7 @@ test("a handler's exception is its own call's INTERNAL and is reported", async (
   expect(fixture.handlerErrors).toEqual([new Error("boom"), new Error("later")]);
 });
 
-test("our own SETTINGS are acknowledged and unknown frames and settings ignored", async () => {
+test("the client acknowledges our SETTINGS, and we ignore unknown frames and settings", async () => {
   await boot();
   const client = await open([0x42, 7]);
   client.send(frameOf(0x2a, 0xff, 0, Buffer.from("whatever")));

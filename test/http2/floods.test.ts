@@ -107,7 +107,7 @@ describe.each(["trusted", "untrusted"] as const)("from a %s peer", (trust) => {
     expect(user + system).toBeLessThan(2_000_000);
   });
 
-  test("the frames that clients send around requests do not add up", async () => {
+  test("the usual frames between requests never use up the budget", async () => {
     await boot({ trust });
     const client = await open();
     for (let round = 0; round < 60; round++) {
@@ -167,7 +167,7 @@ test("50,000 requests that never end hold no more than the stream limit and thei
   expect(fixture.server.stats().refused).toBe(50_000 - 64);
 });
 
-test("bodies in assembly are bounded over all connections; more is answered, not held", async () => {
+test("unfinished bodies are limited over all connections; a further one is answered instead of kept", async () => {
   await boot({ limits: { maxBuffered: 100_000 } });
   const [a, b] = [await open(), await open()];
   const half = message("x".repeat(60_000)).subarray(0, 16_384);
@@ -185,7 +185,7 @@ test("bodies in assembly are bounded over all connections; more is answered, not
   expect(fixture.server.stats().buffered).toBeLessThanOrEqual(32_768);
 });
 
-test("headers of open streams are bounded over all connections; a whole request of another is answered", async () => {
+test("headers of open streams are limited over all connections; a complete request on another connection is still answered", async () => {
   const budget = new ByteBudget(1 << 20);
   await boot({ budget });
   const large = literal("x-large", "x".repeat(15_000));
@@ -203,7 +203,7 @@ test("headers of open streams are bounded over all connections; a whole request 
   await expect.poll(() => budget.held).toBe(0);
 });
 
-test("answers that nobody reads are bounded over all connections", async () => {
+test("answers that nobody reads are limited over all connections", async () => {
   const budget = new ByteBudget(1 << 20);
   const large = route(() => grpcMessage(Buffer.alloc(100_000)));
   await boot({ budget, routes: { "/t/Large": large, "/t/Echo": route((content) => grpcMessage(content)) } });
@@ -218,7 +218,7 @@ test("answers that nobody reads are bounded over all connections", async () => {
   await expect.poll(() => budget.held).toBe(0);
 });
 
-test("a trusted connection outlives any number of calls that are answered with overload", async () => {
+test("any number of calls that are answered with overload leave a trusted connection open", async () => {
   const never = route(() => new Promise<never>(() => {}));
   await boot({ limits: { maxRunning: 1 }, routes: { "/t/Never": never } });
   const client = await open();
@@ -237,7 +237,7 @@ test("a length prefix over the limit is refused before anything is allocated for
   expect(fixture.server.stats().buffered).toBe(0);
 });
 
-test("more than the stream's window is a flow-control error of that stream", async () => {
+test("more bytes than the stream's window are a flow-control error of that stream", async () => {
   const refusing = route(() => grpcMessage(Buffer.alloc(0)), { failed: () => grpcMessage(Buffer.from("no")) });
   await boot({ routes: { "/t/Refusing": refusing } });
   const client = await open([4, 0]);
@@ -251,7 +251,7 @@ test("more than the stream's window is a flow-control error of that stream", asy
 describe("a client that does not read", () => {
   const large = grpcMessage(Buffer.alloc(64_000));
 
-  test("is paused at the queue's limit and closed when it stays so", async () => {
+  test("is paused at the limit of the queue, and closed if it does not read again", async () => {
     const limits = { undrainedMs: 200, sweepMs: 20, maxConcurrentStreams: 5_000 };
     await boot({ limits, routes: { "/t/Large": route(() => large) } });
     const client = await open([4, 0x7fffffff]);
@@ -262,7 +262,7 @@ describe("a client that does not read", () => {
     expect(fixture.server.stats().requests).toBeLessThan(1_500);
   });
 
-  test("gets everything when it reads again", async () => {
+  test("gets all its answers if it reads again", async () => {
     await boot({ routes: { "/t/Large": route(() => large) } });
     const client = await open([4, 0x7fffffff]);
     client.send(windowUpdate(0, 0x7fffffff - 65_535));
@@ -275,7 +275,7 @@ describe("a client that does not read", () => {
   });
 });
 
-test("answers that wait for a zero window are given up, and count as open until then", async () => {
+test("answers that wait for a window of 0 end after a time, and count as open streams until then", async () => {
   await boot({ trust: "trusted", limits: { undrainedMs: 100, maxConcurrentStreams: 10 } });
   const client = await open([4, 0]);
   for (let id = 1; id < 31; id += 2) client.send(grpcCall(id, "/t/Echo", "x"));
@@ -285,7 +285,7 @@ test("answers that wait for a zero window are given up, and count as open until 
   expect((await client.call(31, "/t/Echo", "again")).body.toString("latin1", 5)).toBe("again");
 });
 
-test("a raised initial window lets waiting answers go", async () => {
+test("a larger initial window releases waiting answers", async () => {
   await boot();
   const client = await open([4, 3]);
   client.send(grpcCall(1, "/t/Echo", "waiting"), grpcCall(3, "/t/Echo", "too"));
@@ -295,7 +295,7 @@ test("a raised initial window lets waiting answers go", async () => {
   expect((await client.response(3)).body.toString("latin1", 5)).toBe("too");
 });
 
-test("all answers together keep to the connection's window", async () => {
+test("all answers together stay within the connection's window", async () => {
   await boot();
   const client = await open();
   const body = "x".repeat(5_000);

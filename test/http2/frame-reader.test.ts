@@ -71,7 +71,7 @@ test.each([1, 8, 9, 12])("a length above 16,384 is reported before any of it is 
   expect([second, tooLong(), frames]).toEqual([false, 1, []]);
 });
 
-test("nothing is read after the sink said stop", () => {
+test("nothing is read after the receiver of frames has stopped the reader", () => {
   let seen = 0;
   const stopping: FrameSink = {
     frame() {

@@ -33,7 +33,7 @@ test("random strings decode to themselves", () => {
   }
 });
 
-test("what is accepted is what encoding gives back, whatever the octets", () => {
+test("random octets that decode to a text are what the encoder makes of that text", () => {
   const pick = seeded(4);
   let accepted = 0;
   for (let n = 0; n < 20_000; n++) {

@@ -56,7 +56,7 @@ test.each([
   expect(await statusOf(request)).toBe(status);
 });
 
-test("an answer that Node's buffer does not hold ends the connection: its next request could be taken for a bad one", async () => {
+test("an answer larger than Node's buffer ends the connection, because Node could misread the next request", async () => {
   const head = "POST /t/Echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
   const of = async (length: number) => {
     const text = await exchange(`${head}Content-Length: ${length}\r\n\r\n${"1".repeat(length)}`);
@@ -66,7 +66,7 @@ test("an answer that Node's buffer does not hold ends the connection: its next r
   expect(await of(65_536)).toEqual(["200", true]);
 });
 
-test("a body keeps the connection, be it read or refused unread", async () => {
+test("the connection stays open after a body that was read, and after one that was refused unread", async () => {
   const head = "POST /t/Echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
   const refused = await exchange(
     `${head}Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc${head}Connection: close\r\nContent-Length: 2\r\n\r\n{}`,

@@ -27,13 +27,13 @@ const say = (output: Output, who: OutputOwner, text: string): void => {
 };
 const heard = (pipe: HoldingPipe): string[] => pipe.held.map((bytes) => Buffer.from(bytes).toString("latin1"));
 
-test("it belongs to one owner at a time", () => {
+test("only one owner writes at a time", () => {
   const output = new Output();
   output.begin(owner());
   expect(() => output.begin(owner())).toThrow();
 });
 
-test("what one event says is one write", () => {
+test("all bytes of one event are one write", () => {
   const output = new Output();
   const one = owner();
   output.begin(one);
@@ -42,7 +42,7 @@ test("what one event says is one write", () => {
   expect(heard(one.pipe)).toEqual(["abc"]);
 });
 
-test("a socket that is behind keeps its octets whatever is said next, and is notified of", () => {
+test("a slow socket keeps its bytes while others write, and its owner is notified", () => {
   const output = new Output();
   const [slow, other] = [owner(), owner()];
   slow.pipe.behind = true;
@@ -53,7 +53,7 @@ test("a socket that is behind keeps its octets whatever is said next, and is not
   expect(slow.told).toEqual([5, 11]);
 });
 
-test("a socket that is behind holds on to no more than it was given", () => {
+test("a slow socket holds no more memory than its own bytes", () => {
   const output = new Output();
   const slow = owner();
   slow.pipe.behind = true;
@@ -78,7 +78,7 @@ test("a destroyed socket is not written to", () => {
   expect(gone.pipe.held).toEqual([]);
 });
 
-test("more than it holds goes out in several writes, in order", () => {
+test("more bytes than the buffer holds are sent in several writes, in order", () => {
   const output = new Output();
   const one = owner("copy");
   output.begin(one);

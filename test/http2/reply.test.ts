@@ -68,7 +68,7 @@ test("the bytes given are copied, so a reply never changes", () => {
   expect(Buffer.from(reply.body).toString()).toBe("abc");
 });
 
-describe("what may not travel is refused when it is prepared", () => {
+describe("a reply that HTTP/2 forbids is refused when it is prepared", () => {
   test.each([
     ["a line break in a value", "x-a", "1\r\nx-b: 2"],
     ["a NUL", "x-a", "\0"],

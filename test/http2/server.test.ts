@@ -77,7 +77,7 @@ describe("the life of a connection", () => {
     ).toBe(id);
   });
 
-  test("a trusted peer is neither idle nor old, but asked whether it is there", async () => {
+  test("a trusted peer is never drained for being idle or old; a PING checks that it still answers", async () => {
     const { port, errors } = await boot({
       trust: "trusted",
       limits: { ...fast, idleMs: 20, ageMs: 20, keepaliveMs: 60 },
@@ -94,7 +94,7 @@ describe("the life of a connection", () => {
     expect(errors).toEqual([]);
   });
 
-  test("a peer that does not answer a PING is gone", async () => {
+  test("a peer that does not answer a PING is disconnected", async () => {
     const { port, error } = await boot({ limits: { ...fast, keepaliveMs: 30, keepaliveTimeoutMs: 30 } });
     const client = await open(port);
     await client.end();
@@ -118,7 +118,7 @@ describe("the life of a connection", () => {
     await client.end();
   });
 
-  test("a connection that breaks aborts its calls", async () => {
+  test("a broken connection aborts its calls", async () => {
     const aborted = Promise.withResolvers<void>();
     const hang = route((_bytes, call) => {
       call.signal.addEventListener("abort", () => aborted.resolve());
@@ -141,7 +141,7 @@ describe("the life of a connection", () => {
 });
 
 describe("draining under load", () => {
-  test("answers every request that Node's client has sent; those it kept back it may repeat", async () => {
+  test("answers every request that Node's client has sent; the client may repeat those that it has not", async () => {
     const outcomes = { ok: 0, keptBack: 0, lost: 0 };
     let served = 0;
     for (let round = 0; round < 5; round++) {
@@ -288,7 +288,7 @@ describe("accept", () => {
 });
 
 describe("parseSans", () => {
-  test("DNS and URI names are taken, addresses and mail are not", () => {
+  test("DNS and URI names are read; IP and mail addresses are left out", () => {
     expect(parseSans("DNS:a.example, URI:spiffe://td/ns/x, IP Address:10.0.0.1, email:x@example")).toEqual([
       "a.example",
       "spiffe://td/ns/x",
@@ -310,7 +310,7 @@ describe("parseSans", () => {
 });
 
 describe("a port that speaks both", () => {
-  test("gives what is not HTTP/2 away with all it has read, and serves the rest", async () => {
+  test("hands over a connection that is not HTTP/2 with all bytes read so far, and serves the others", async () => {
     const routes: Routes = { exact: new Map([["/t/Echo", route(echo)]]), prefix: [["/v1/", route(echo)]] };
     const http1 = createHttpServer(mountHttp1({ routes }));
     const { listener, server } = createUnaryListener({
@@ -371,7 +371,7 @@ describe("requests that HTTP/2 forbids are a stream's error, and the next stream
     expect(errors).toEqual([]);
   });
 
-  test("a name that was bad in one request stays bad when another names it by its index", async () => {
+  test("a bad field name is refused again when a later request refers to it by its index", async () => {
     const { port } = await boot({});
     const client = await open(port);
     client.send(headers(1, Buffer.concat([...complete, literal("Bad", "x", "incremental")]), END_HEADERS | END_STREAM));
@@ -431,7 +431,7 @@ describe("the authority of a request", () => {
   });
 });
 
-test("stats count what happened", async () => {
+test("the statistics count connections, calls and resets", async () => {
   const { port, server } = await boot({ limits: { maxConcurrentStreams: 1 } });
   const client = await open(port);
   await client.call(1, "/t/Echo");

@@ -215,7 +215,8 @@ describe.each([
         ["application/problem+json"],
       ]);
       expect(identity(answer)).toEqual(NOT_SAID);
-      expect(JSON.parse(answer.body)).toMatchObject({ type: "about:blank", status });
+      const verdict = { 400: "MALFORMED", 401: "INVALID_TOKEN", 403: "INSUFFICIENT_SCOPE" }[status];
+      expect(JSON.parse(answer.body)).toMatchObject({ type: "about:blank", status, verdict });
       expect(answer.body.length).toBeLessThanOrEqual(512);
     }
   });

@@ -11,6 +11,7 @@ import { reflect } from "@bufbuild/protobuf/reflect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AuditLog } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { ServerInfo } from "../../src/gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { failure, outcome, seconds, TestSallyport } from "../support/sallyport.ts";
@@ -26,7 +27,7 @@ beforeAll(async () => {
 });
 afterAll(() => sallyport?.stop());
 
-const SERVICES = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLog];
+const SERVICES = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLog, ServerInfo];
 const methods = SERVICES.flatMap((service) =>
   service.methods.map((method) => ({ name: `${service.name}/${method.name}`, method: method as DescMethodUnary })),
 );

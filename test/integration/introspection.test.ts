@@ -157,7 +157,10 @@ test("other methods are 405, and a token in a query is ignored", async () => {
     const url = `${sallyport.listeners.data}${PATH}?${form(sallyport.adminToken)}`;
     const answer = await fetch(url, { method });
     expect([answer.status, answer.headers.get("allow")], method).toEqual([405, "POST"]);
-    expect(await answer.text()).not.toContain("active");
+    const text = await answer.text();
+    expect(text).not.toContain("active");
+    if (method !== "HEAD")
+      expect(JSON.parse(text)).toMatchObject({ error: "invalid_request", reason: "UNIMPLEMENTED" });
   }
   const both = await fetch(`${sallyport.listeners.data}${PATH}?${form(sallyport.adminToken)}`, {
     method: "POST",
@@ -168,7 +171,9 @@ test("other methods are 405, and a token in a query is ignored", async () => {
 });
 
 test("a body over 64 KiB is refused", async () => {
-  expect((await post(form("x".repeat(70_000)))).status).toBe(413);
+  const answer = await post(form("x".repeat(70_000)));
+  expect(answer.status).toBe(413);
+  expect(JSON.parse(answer.body)).toMatchObject({ error: "invalid_request", reason: "LIMIT_EXCEEDED" });
 });
 
 test("HTTP/2 gives the same answer", async () => {

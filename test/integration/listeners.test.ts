@@ -12,6 +12,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Health, HealthCheckResponse_ServingStatus as Status } from "../../src/gen/grpc/health/v1/health_pb.ts";
 import { AuditLog } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { ServerInfo } from "../../src/gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import {
@@ -25,7 +26,7 @@ import { FREE_PORTS } from "../support/program.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 
 const VALIDATE = "/sallyport.v1.TokenValidator/ValidateToken";
-const ADMIN: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLog];
+const ADMIN: readonly DescService[] = [TokenAdmin, PrincipalAdmin, TenantAdmin, AuditLog, ServerInfo];
 
 let sallyport: TestSallyport;
 let tokenString: string;

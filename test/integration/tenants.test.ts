@@ -2,6 +2,7 @@ import { ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { ALL_METHODS } from "../../src/rpc/methods.ts";
+import { AUDIENCE, TestIssuer } from "../sessions/issuer.ts";
 import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
 
 /*
@@ -10,12 +11,29 @@ import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
  * caller may not see must get exactly the answer of one that does not exist.
  */
 let sallyport: TestSallyport;
-type Objects = { tenant: string; principal: string; token: { id: string; tokenString: string } };
+let counter = 0;
+type Objects = {
+  tenant: string;
+  principal: string;
+  role: string;
+  profile?: string;
+  token: { id: string; tokenString: string };
+};
 type Place = "own" | "other person" | "other tenant" | "none";
 let objects: Record<Place, Objects>;
+let issuer: TestIssuer;
+/** The groups of a session, and the permissions that they give in tenant acme. */
+const GROUPS = {
+  staff: [],
+  admins: ["sallyport.admin"],
+  all: ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.audit.read"],
+};
 
 beforeAll(async () => {
-  sallyport = await TestSallyport.start();
+  issuer = await TestIssuer.open();
+  const groups = Object.entries(GROUPS).map(([group, permissions]) => ({ group, permissions }));
+  const oidc = [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], tenant: "acme", groups }];
+  sallyport = await TestSallyport.start({ config: { callers: { oidc } } });
   for (const id of ["acme", "globex"]) await sallyport.admin.tenants.createTenant({ tenant: { id } });
   for (const [name, tenant] of [
     ["bot:mine", "acme"],
@@ -33,25 +51,36 @@ beforeAll(async () => {
     none: {
       tenant: "nowhere",
       principal: "bot:nobody",
+      role: "none",
       token: { id: "tok_0000000000000000000000", tokenString: "sp_bot_1nothing" },
     },
   };
 });
-afterAll(() => sallyport?.stop());
+afterAll(async () => {
+  await sallyport?.stop();
+  await issuer?.close();
+});
 
-async function fresh(tenant: string, principal: string): Promise<Objects> {
-  return {
-    tenant,
-    principal,
-    token: await sallyport.createToken({ tenant, profile: "bot", principal, displayName: "" }),
-  };
+async function fresh(tenant: string, principal: string, profile = "bot"): Promise<Objects> {
+  // Role names of one tenant alone: the same name elsewhere would be another object.
+  const role = `${tenant}-${++counter}`;
+  await sallyport.admin.roles.createRole({ role: { tenant, name: role } });
+  const token = await sallyport.createToken({ tenant, profile, principal, displayName: "x" });
+  return { tenant, principal, role, profile, token };
 }
+
+const session = async (group: keyof typeof GROUPS) => sallyport.as(await issuer.jwt({ claims: { groups: [group] } }));
 
 const id = (value: string) => ({ case: "id" as const, value });
 /** The way in which each RPC names its object; `made` makes each call a different one. */
 const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: number) => Promise<unknown>>> = {
   "TokenAdmin/CreateToken": (by, of) =>
-    by.tokens.createToken({ tenant: of.tenant, profile: "bot", principal: of.principal }),
+    by.tokens.createToken({
+      tenant: of.tenant,
+      profile: of.profile ?? "bot",
+      principal: of.principal,
+      displayName: "x",
+    }),
   "TokenAdmin/GetToken": (by, of) => by.tokens.getToken({ id: of.token.id }),
   "TokenAdmin/ListTokens": (by, of) => by.tokens.listTokens({ tenant: of.tenant, principal: of.principal }),
   "TokenAdmin/UpdateToken": (by, of, made) =>
@@ -85,7 +114,19 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
       updateMask: { paths: ["display_name"] },
       noWait: true,
     }),
+  "RoleAdmin/CreateRole": (by, of, made) => by.roles.createRole({ role: { tenant: of.tenant, name: `new-${made}` } }),
+  "RoleAdmin/GetRole": (by, of) => by.roles.getRole({ tenant: of.tenant, name: of.role }),
+  "RoleAdmin/ListRoles": (by, of) => by.roles.listRoles({ tenant: of.tenant }),
+  "RoleAdmin/UpdateRole": (by, of) =>
+    by.roles.updateRole({
+      role: { tenant: of.tenant, name: of.role, description: "x" },
+      updateMask: { paths: ["description"] },
+      noWait: true,
+    }),
+  "RoleAdmin/DeleteRole": (by, of) => by.roles.deleteRole({ tenant: of.tenant, name: of.role, noWait: true }),
   "AuditLog/ListAuditEvents": (by, of) => by.audit.listAuditEvents({ tenant: of.tenant }),
+  "ServerInfo/GetServerInfo": (by) => by.info.getServerInfo({}),
+  "ServerInfo/ListInstances": (by) => by.info.listInstances({}),
 };
 
 test("the matrix has every RPC of the admin listener", () => {
@@ -94,7 +135,6 @@ test("the matrix has every RPC of the admin listener", () => {
   expect(Object.keys(CALLS).sort()).toEqual([...names].sort());
 });
 
-let counter = 0;
 /** The reason and text of a refusal, or OK. */
 async function answer(call: string, by: AdminClients, of: Objects): Promise<string> {
   try {
@@ -111,13 +151,17 @@ const PLACES: readonly Place[] = ["own", "other person", "other tenant", "none"]
 const globex = () =>
   sallyport.sql(`select (select jsonb_agg(t order by t.id) from sallyport.tokens t where tenant = 'globex') as tokens,
     (select jsonb_agg(p order by p.name) from sallyport.principals p where tenant = 'globex') as principals,
+    (select jsonb_agg(r order by r.id) from sallyport.roles r where tenant = 'globex') as roles,
     (select jsonb_agg(o) from sallyport.tenants o where id = 'globex') as tenants`);
+
+/** Names no object: every caller may ask. */
+const WHO_AM_I = "ServerInfo/GetServerInfo";
 
 const REACHES = [
   ["an administrator of the tenant", ["sallyport.admin"]],
   [
     "one with every single permission of the tenant",
-    ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.audit.read"],
+    ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.roles.write", "sallyport.audit.read"],
   ],
   ["a token without any permission", []],
 ] as const;
@@ -136,7 +180,7 @@ describe.each(REACHES)("%s", (_, scopes) => {
       const before = await globex();
       const far = await answer(call, by, objects["other tenant"]);
       const none = await answer(call, by, objects.none);
-      if (call !== "TenantAdmin/CreateTenant") expect(far).not.toBe("OK");
+      if (call !== "TenantAdmin/CreateTenant" && call !== WHO_AM_I) expect(far).not.toBe("OK");
       expect(far).toBe(none);
       expect(await globex()).toEqual(before);
     },
@@ -169,8 +213,69 @@ test("a token without permission reaches exactly its own objects: the matrix", a
     "TokenAdmin/ListTokens": "OK OK TENANT_NOT_FOUND TENANT_NOT_FOUND",
     "TokenAdmin/RevokeToken": "OK TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND",
     "TokenAdmin/RevokeTokens": "OK PRINCIPAL_NOT_FOUND TENANT_NOT_FOUND TENANT_NOT_FOUND",
+    [WHO_AM_I]: "OK OK OK OK",
     // A bot rotates itself, not its siblings.
     "TokenAdmin/RotateToken": "TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND TOKEN_NOT_FOUND",
+  });
+});
+
+describe.each(["admins", "all", "staff"] as const)("a session in the group %s", (group) => {
+  test.each(Object.keys(CALLS))(
+    "%s of another tenant answers exactly like one that does not exist, and changes nothing there",
+    async (call) => {
+      const by = await session(group);
+      const before = await globex();
+      const far = await answer(call, by, objects["other tenant"]);
+      if (call !== "TenantAdmin/CreateTenant") expect(far).not.toBe("OK");
+      expect(far).toBe(await answer(call, by, objects.none));
+      expect(await globex()).toEqual(before);
+    },
+  );
+});
+
+test("a session reaches exactly what its permissions give: the matrix", async () => {
+  for (const name of ["user:ann", "user:bob"]) await sallyport.registered(name, "acme");
+  const kinds: Record<string, Record<string, string>> = {};
+  for (const group of ["staff", "all", "admins"] as const) {
+    const matrix: Record<string, string> = (kinds[group] = {});
+    const by = await session(group);
+    for (const call of Object.keys(CALLS)) {
+      // Deleted principals are made again, so that each cell has its own objects.
+      const row = [];
+      for (const principal of ["user:ann", "user:bob"]) {
+        row.push((await answer(call, by, await fresh("acme", principal, "pat"))).split(":")[0]);
+        if (call !== "PrincipalAdmin/DeletePrincipal" || row.at(-1) !== "OK") continue;
+        await sallyport.registered(principal, "acme");
+      }
+      matrix[call] = row.join(" ");
+    }
+  }
+  const every = (answer: string) => Object.fromEntries(Object.keys(CALLS).map((call) => [call, answer]));
+  const operators = Object.fromEntries(
+    ["CreateTenant", "GetTenant", "ListTenants", "UpdateTenant"].map((call) => [
+      `TenantAdmin/${call}`,
+      "CALLER_FORBIDDEN CALLER_FORBIDDEN",
+    ]),
+  );
+  expect(kinds).toEqual({
+    staff: {
+      ...every("CALLER_FORBIDDEN CALLER_FORBIDDEN"),
+      "TokenAdmin/CreateToken": "OK PRINCIPAL_NOT_FOUND",
+      "TokenAdmin/GetToken": "OK TOKEN_NOT_FOUND",
+      "TokenAdmin/ListTokens": "OK OK",
+      "TokenAdmin/UpdateToken": "OK TOKEN_NOT_FOUND",
+      "TokenAdmin/RevokeToken": "OK TOKEN_NOT_FOUND",
+      "TokenAdmin/RevokeTokens": "OK PRINCIPAL_NOT_FOUND",
+      "TokenAdmin/RotateToken": "OK TOKEN_NOT_FOUND",
+    },
+    all: {
+      ...every("OK OK"),
+      ...operators,
+      // A pat of somebody else is minted and seen by an administrator alone.
+      "TokenAdmin/CreateToken": "OK RIGHTS_EXCEEDED",
+      "TokenAdmin/RotateToken": "OK RIGHTS_EXCEEDED",
+    },
+    admins: { ...every("OK OK"), ...operators },
   });
 });
 

@@ -116,7 +116,7 @@ const STOCK: readonly [string, () => Promise<Omit<Stock, "name">>][] = [
 ];
 
 describe.each(STOCK)("%s", (_, prepare) => {
-  test("makes a token, has it accepted, lists it, revokes it, has it refused; and gets the reason of a refusal", async () => {
+  test("creates a token, validates it, lists it, revokes it, sees it refused, and reads the reason of an error", async () => {
     const client = await prepare();
     const admin = sallyport.adminToken;
     const made = await client.call("admin", "TokenAdmin/CreateToken", CREATE, admin);
@@ -145,7 +145,7 @@ describe.each(STOCK)("%s", (_, prepare) => {
 });
 
 describe("grpcurl", () => {
-  test("lists and describes what the admin listener shows, without a credential; the data listener shows nothing", async () => {
+  test("lists and describes the services of the admin listener without a credential; the data listener has no reflection", async () => {
     const path = await fetchProgram("grpcurl");
     const { stdout } = await exec(path, ["-plaintext", target("admin"), "list"]);
     expect(stdout.trim().split("\n")).toEqual([
@@ -154,6 +154,7 @@ describe("grpcurl", () => {
       "grpc.reflection.v1alpha.ServerReflection",
       "sallyport.v1.AuditLog",
       "sallyport.v1.PrincipalAdmin",
+      "sallyport.v1.ServerInfo",
       "sallyport.v1.TenantAdmin",
       "sallyport.v1.TokenAdmin",
     ]);
@@ -178,7 +179,7 @@ describe("grpcurl", () => {
     }
   });
 
-  test("asks the admin and the ops listener for their health by what they show, and reads the details of an error", async () => {
+  test("asks the admin and the ops listener for their health by reflection, and reads the details of an error", async () => {
     const path = await fetchProgram("grpcurl");
     for (const listener of ["admin", "ops"] as const) {
       const { stdout } = await exec(path, ["-plaintext", target(listener), "grpc.health.v1.Health/Check"]);
@@ -198,7 +199,7 @@ describe("grpcurl", () => {
     expect(text).toContain('"reason": "INVALID_FIELD"');
   });
 
-  test("gets UNIMPLEMENTED for a method that no listener has, and for one of another listener where that is", async () => {
+  test("gets UNIMPLEMENTED for a method that no listener has, and the right listener for a method of another one", async () => {
     const path = await fetchProgram("grpcurl");
     const call = (listener: "data" | "admin" | "ops") =>
       failed(
@@ -243,7 +244,7 @@ describe("grpcurl", () => {
 });
 
 describe("grpc-js", () => {
-  test("validates 1,000 times at once over one connection, each with its own answer, and reads a refusal's code", async () => {
+  test("makes 1,000 concurrent validations over one connection, each with its own answer, and reads the code of an error", async () => {
     const client = new Client(target("data"), credentials.createInsecure());
     const path = "/sallyport.v1.TokenValidator/ValidateToken";
     const encode = (tokenString: string) =>

@@ -74,7 +74,7 @@ async function answerTo(path: string, authority = "a") {
   return ofStream();
 }
 
-describe("what is answered before any handler", () => {
+describe("answers before any handler", () => {
   test.each([
     ["an unknown service", "/no.Such/Method", "a"],
     ["an unknown method", "/sallyport.v1.TokenAdmin/NoSuch", "a"],
@@ -84,7 +84,7 @@ describe("what is answered before any handler", () => {
     expect(frames.map(({ type, flags }) => [type, flags & END_STREAM])).toEqual([[Frame.HEADERS, END_STREAM]]);
   });
 
-  test("a service of another listener is named with its listener", async () => {
+  test("the answer about a service of another listener names that listener", async () => {
     const { status, body } = await post("/envoy.service.auth.v3.Authorization/Check", "{}");
     expect([status, body]).toMatchObject([
       404,
@@ -99,7 +99,8 @@ describe("what is answered before any handler", () => {
 
   test("a missing content type gets a list of the accepted types", async () => {
     const { status, body } = await post(VALIDATE, "{}", { "content-type": "" });
-    expect([status, body.code]).toEqual([415, "invalid_argument"]);
+    expect([status, body.code]).toEqual([415, "unimplemented"]);
+    expect(body.details).toMatchObject([{ debug: { reason: "UNIMPLEMENTED", domain: "sallyport" } }]);
     expect(body.message).toMatch(/^content-type must be application\/json/);
   });
 
@@ -113,7 +114,7 @@ describe("what is answered before any handler", () => {
     expect(body.details[1].debug).toEqual({ fieldViolations: [{ field, description }] });
   });
 
-  test("its answer carries the request's id, and it is counted with its reason", async () => {
+  test("the answer has the request's id, and the call is counted with its reason", async () => {
     refused.length = 0;
     const { headers, body } = await post(VALIDATE, "{", { "x-request-id": "mine-1" });
     expect(headers.get("x-request-id")).toBe("mine-1");
@@ -127,7 +128,7 @@ describe("what is answered before any handler", () => {
 });
 
 describe("an authority", () => {
-  test("on a unix socket may be its path, as clients of gRPC send it", async () => {
+  test("may be the path of the unix socket, as gRPC clients send it", async () => {
     const path = join(folder, "a.sock");
     const unix = await openEchoListener({ bind: `unix:${path}` });
     listeners.push(unix);
@@ -147,7 +148,7 @@ describe("an authority", () => {
     session.destroy();
   });
 
-  test("is not asked of an HTTP/1.0 probe of the ops listener, and of everybody else", async () => {
+  test("may be missing only in an HTTP/1.0 probe of the ops listener", async () => {
     const ops = await openEchoListener({ name: "ops" });
     listeners.push(ops);
     const probe = (version: string) => `GET /nowhere HTTP/${version}\r\nConnection: close\r\n\r\n`;
@@ -157,7 +158,7 @@ describe("an authority", () => {
   });
 });
 
-describe("a refusal of a body that nobody read", () => {
+describe("a refusal while the body is still unread", () => {
   const route = { maxMessage: 1_000, deadlineMs: 2_000, handler: () => http(200, []) };
   const mounted = mountHttp1({ routes: { exact: new Map([[VALIDATE, route]]), prefix: [] } });
 
@@ -235,7 +236,7 @@ describe("300 calls cancelled on a connection", () => {
   });
 });
 
-describe("a request that is judged by its head", () => {
+describe("a request whose answer depends on its head alone", () => {
   const judged = { maxMessage: 1_000, deadlineMs: 10_000, byHead: true, handler: () => http(200, []) };
   const mounted = mountHttp1({ routes: { exact: new Map(), prefix: [["/v1/check/", judged]] } });
   const head = "POST /v1/check/x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
@@ -249,7 +250,7 @@ describe("a request that is judged by its head", () => {
     expect(raw.text()).toMatch(/^HTTP\/1\.1 200 .*\r\nconnection: close\r\n/is);
   });
 
-  test("keeps its connection when the body comes", async () => {
+  test("keeps its connection if the body comes", async () => {
     const own = await openEchoListener({ name: "data", handler: mounted as HttpHandler });
     listeners.push(own);
     const raw = await rawConnect({ port: own.port });
@@ -283,7 +284,7 @@ describe("a time in JSON", () => {
     },
   );
 
-  test("of a day that there is, and a text that only looks like one, are taken", async () => {
+  test("of an existing day is accepted, and so is a text that only looks like a time", async () => {
     expect((await at({ expireTime: "2028-02-29T23:59:59Z" }))[0]).toBe(200);
     expect((await at({ displayName: "2027-02-30T00:00:00Z" }))[0]).toBe(200);
   });

@@ -47,7 +47,7 @@ describe("parseBind", () => {
     },
   );
 
-  test("a socket path that the kernel would cut is refused with its length", () => {
+  test("a socket path that is too long for the kernel is refused, with its length", () => {
     expect(() => parseBind(`unix:/${"x".repeat(110)}`)).toThrow(/at most 107 bytes, this one 111/);
   });
 });
@@ -63,11 +63,11 @@ describe("listen", () => {
     expect(await problem(serve("192.0.2.1:0"))).toBe("address_invalid");
   });
 
-  test("a folder that is not there is a bad address", async () => {
+  test("a folder that does not exist is a bad address", async () => {
     expect(await problem(serve(`unix:${folder}/none/x.sock`))).toBe("address_invalid");
   });
 
-  test.each([0o600, 0o660, 0o666])("a socket file is born with its mode, whatever the umask: %s", async (mode) => {
+  test.each([0o600, 0o660, 0o666])("a socket file has its mode from the start, with any umask: %s", async (mode) => {
     const before = process.umask(0o022);
     try {
       await serve(`unix:${folder}/mode-${mode}.sock`, mode);

@@ -118,7 +118,7 @@ describe("one port", () => {
     expect((await fetch(`${listener.url}${VALIDATE}?encoding=json&message=%7B%7D`)).status).toBe(405);
   });
 
-  test("nothing that it answers may be stored", async () => {
+  test("no answer may be stored by caches", async () => {
     expect((await post(listener.url + VALIDATE, "{}")).headers.get("cache-control")).toBe("no-store");
   });
 
@@ -143,7 +143,7 @@ describe("one port", () => {
   });
 });
 
-describe("what cannot be decoded", () => {
+describe("a request that cannot be decoded", () => {
   const cases: Record<string, { body: string | Uint8Array<ArrayBuffer>; headers?: Record<string, string> }> = {
     "an unknown JSON field": { body: `{"${SECRET}":1}` },
     "a value of the wrong type": { body: `{"tokenString":{"${SECRET}":1}}` },
@@ -168,7 +168,7 @@ describe("what cannot be decoded", () => {
       expect(answer.text).not.toContain("canary");
     });
 
-  test("gRPC says so too, and not what it read", async () => {
+  test("a gRPC client gets the same reason, without any byte of the request", async () => {
     const answer = await grpcCall(
       listener.url,
       VALIDATE,
@@ -178,7 +178,7 @@ describe("what cannot be decoded", () => {
     expect(decodeURIComponent(answer.all)).not.toContain("canary");
   });
 
-  test("gRPC-Web says so too", async () => {
+  test("a gRPC-Web client gets the same reason", async () => {
     const body = envelope(Buffer.from([0x0a, 0x7f]));
     const answer = await post(listener.url + VALIDATE, body, { "content-type": "application/grpc-web+proto" });
     expect(answer.text).toContain("grpc-status: 3");
@@ -231,7 +231,7 @@ describe("limits of a call", () => {
     expect(answer.ms).toBeLessThan(1_000);
   });
 
-  test("a gzip bomb is RESOURCE_EXHAUSTED, and as much memory as the limit allows", async () => {
+  test("a gzip bomb is RESOURCE_EXHAUSTED, and takes no more memory than the limit", async () => {
     const bomb = gzipSync(Buffer.alloc(50 * 1024 * 1024));
     const before = process.memoryUsage().rss;
     const answer = await post(`${listener.url}/sallyport.v1.TokenAdmin/GetToken`, bomb, { "content-encoding": "gzip" });
@@ -249,7 +249,7 @@ describe("limits of a call", () => {
     );
   });
 
-  test("other methods take gzip", async () => {
+  test("other methods accept gzip", async () => {
     const answer = await post(`${listener.url}/sallyport.v1.TokenAdmin/GetToken`, gzipSync('{"id":"z"}'), {
       "content-encoding": "gzip",
     });
@@ -269,7 +269,7 @@ describe("limits of a call", () => {
     expect((await grpcCall(listener.url, VALIDATE, envelope(asked("a")), { "grpc-timeout": value })).status).toBe("4");
   });
 
-  test("a wish for 99999999 hours is clamped, not refused and not overflowed", async () => {
+  test("a timeout of 99999999 hours is cut to the method's deadline", async () => {
     expect((await grpcCall(listener.url, VALIDATE, envelope(asked("a")), { "grpc-timeout": "99999999H" })).status).toBe(
       "0",
     );
@@ -308,7 +308,7 @@ describe("limits of a call", () => {
 });
 
 describe("requests of one listener together", () => {
-  test("bytes beyond the budget are shed with a hint when to retry, and given back afterwards", async () => {
+  test("a request beyond the byte budget is shed with RetryInfo, and its bytes return to the budget", async () => {
     const small = await openEchoListener({ rpc: { budget: new ByteBudget(1_000) } });
     try {
       const body = JSON.stringify({ tokenString: "x".repeat(2_000) });
@@ -338,10 +338,6 @@ describe("the gate", () => {
           if (authorization === "boom") throw new Error(SECRET);
           values.set(nameKey, authorization);
         },
-        toConnectError: (error) =>
-          error instanceof AppError
-            ? new ConnectError(error.message, Code.Unauthenticated)
-            : new ConnectError("internal error", Code.Internal),
         routes: (router) =>
           router.service(TokenValidator, {
             validateToken: (_, { values }) => {
@@ -358,7 +354,7 @@ describe("the gate", () => {
     bodies = 0;
   });
 
-  test("turns a caller away before the body is read, so that not even a broken one is seen", async () => {
+  test("refuses a caller before the body is read, even if the body is malformed", async () => {
     expect((await post(gated.url + VALIDATE, "{broken")).status).toBe(401);
     expect(await grpcCall(gated.url, VALIDATE, Buffer.from([0, 0xff, 0xff, 0xff, 0xff]))).toMatchObject({
       status: "16",
@@ -366,7 +362,7 @@ describe("the gate", () => {
     expect(bodies).toBe(0);
   });
 
-  test("tells the handler who called and from where", async () => {
+  test("passes the caller and its address to the handler", async () => {
     const answer = await post(gated.url + VALIDATE, "{}", { authorization: "ann" });
     expect(JSON.parse(answer.text).reason).toBe("ann admin 127.0.0.1 loopback");
     const viaGrpc = createClient(TokenValidator, createGrpcTransport({ baseUrl: gated.url }));
@@ -375,7 +371,7 @@ describe("the gate", () => {
     );
   });
 
-  test("sees a repeated header as one with a comma, never only the first", async () => {
+  test("joins repeated headers with a comma, and never takes only the first", async () => {
     const seen = await new Promise<string>((resolve, reject) => {
       const req = httpRequest(
         gated.url + VALIDATE,
@@ -400,7 +396,7 @@ describe("the gate", () => {
     expect(JSON.parse(seen).reason).toMatch(/^ann, bob /);
   });
 
-  test("a bug in it is INTERNAL without its text", async () => {
+  test("an exception in the gate is INTERNAL, without its text", async () => {
     const answer = await post(gated.url + VALIDATE, "{}", { authorization: "boom" });
     expect([answer.status, answer.text.includes("canary")]).toEqual([500, false]);
   });
@@ -409,7 +405,7 @@ describe("the gate", () => {
 describe("a handler", () => {
   const handlers = { hang: () => new Promise<never>(() => {}), fail: () => Promise.reject(new Error(SECRET)) };
 
-  test("that overlooks its deadline is answered for", async () => {
+  test("that exceeds its deadline is answered by the transport", async () => {
     const slow = await openEchoListener({
       rpc: {
         routes: (router) => router.service(TokenValidator, { validateToken: handlers.hang }),
@@ -427,7 +423,7 @@ describe("a handler", () => {
     }
   });
 
-  test("that fails is INTERNAL without its text, and nothing is printed", async () => {
+  test("that throws is INTERNAL without its text, and nothing is printed", async () => {
     const printed = vi.spyOn(console, "error");
     const broken = await openEchoListener({
       rpc: { routes: (router) => router.service(TokenValidator, { validateToken: handlers.fail }) },

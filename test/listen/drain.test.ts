@@ -24,7 +24,7 @@ import {
 } from "./wire.ts";
 
 describe("drain", () => {
-  test("under load no request is lost, on either protocol, and new connections are refused", async () => {
+  test("under load loses no request over HTTP/1.1 or HTTP/2, and refuses new connections", async () => {
     const listener = await openEchoListener();
     const callers = [
       createClient(TokenValidator, createGrpcTransport({ baseUrl: listener.url })),
@@ -57,7 +57,7 @@ describe("drain", () => {
     await expect(rawConnect(listener)).rejects.toThrow("ECONNREFUSED");
   });
 
-  test("waits for what is under way and not for idle clients", async () => {
+  test("waits for open requests and not for idle clients", async () => {
     let release = (): void => {};
     const held = new Promise<void>((resolve) => (release = resolve));
     const listener = await openEchoListener({
@@ -100,7 +100,7 @@ describe("drain", () => {
     agent.destroy();
   });
 
-  test("answers what crosses its GOAWAY: the first names no last stream, and a request after it is still served", async () => {
+  test("serves requests that cross the GOAWAY: the first GOAWAY names no last stream", async () => {
     const listener = await openEchoListener();
     const raw = await rawConnect(listener);
     raw.socket.write(Buffer.concat([PREFACE, settings(), frame(Frame.SETTINGS, ACK, 0)]));
@@ -125,7 +125,7 @@ describe("drain", () => {
     expect(goaways().slice(0, 2)).toEqual([2 ** 31 - 1, 1]);
   });
 
-  test("ends after the grace what will not end", async () => {
+  test("ends requests that are still open after the grace time", async () => {
     const listener = await openEchoListener({ handler: () => {} });
     const raw = await rawConnect(listener);
     raw.socket.write(`GET ${VALIDATE} HTTP/1.1\r\nHost: a\r\n\r\n`);
@@ -135,7 +135,7 @@ describe("drain", () => {
     expect(listener.stats()).toMatchObject({ sockets: 0, openResponses: 0 });
   });
 
-  test("ends watches after they have seen NOT_SERVING", async () => {
+  test("ends Watch streams after they have received NOT_SERVING", async () => {
     const health = new Health(["a.B"]);
     health.set(true);
     const drain = new AbortController();

@@ -36,7 +36,7 @@ async function withListener(
 }
 
 describe("the limits of each listener", () => {
-  test("are those of the table", () => {
+  test("are those in the table", () => {
     const short = (name: Parameters<typeof listenerLimits>[0]) => {
       const { h1, h2, ...listener } = listenerLimits(name);
       return { listener, h1, h2 };
@@ -80,7 +80,7 @@ describe("the limits of each listener", () => {
 });
 
 describe("one port", () => {
-  test("tells HTTP/1.1 from HTTP/2 by first bytes, one byte at a time too", () =>
+  test("detects HTTP/1.1 and HTTP/2 by the first bytes, even if they come one at a time", () =>
     withListener({}, async (listener) => {
       const h1 = await rawConnect(listener);
       for (const byte of Buffer.from(h1Request(VALIDATE, '{"tokenString":"slow"}'))) {
@@ -126,7 +126,7 @@ describe("one port", () => {
 });
 
 describe("a connection", () => {
-  test("beyond the number of the listener is closed at once", () =>
+  test("beyond the listener's limit is closed at once", () =>
     withListener({ limits: within({ maxSockets: 2 }) }, async (listener) => {
       const two = [await rawConnect(listener), await rawConnect(listener)];
       await vi.waitFor(() => expect(listener.stats().sockets).toBe(2));
@@ -157,7 +157,7 @@ describe("a connection", () => {
     },
   );
 
-  test("that says nothing, or half of a preface, is closed after the time for a first request", () =>
+  test("that sends nothing, or half of a preface, is closed after the time for a first request", () =>
     withListener({ limits: within({ firstRequestMs: 150 }) }, async (listener) => {
       for (const bytes of ["", "P", "PR", "PRI", PREFACE.subarray(0, 23)])
         expect(await exchange(listener, bytes as string)).not.toMatch(/HTTP/);
@@ -201,7 +201,7 @@ describe("an HTTP/2 session", () => {
       expect(new Set(codes)).toEqual(new Set([0]));
     }));
 
-  test("ends when idle, and when old, and loses no request", () =>
+  test("ends when it is idle or old, and loses no request", () =>
     withListener({ limits: within({ h2: { idleMs: 100, ageMs: 0 } }) }, async (listener) => {
       const session = h2connect(listener.url);
       const body = await ask(session, "idle");
@@ -210,7 +210,7 @@ describe("an HTTP/2 session", () => {
       expect(listener.stats().sessions).toBe(0);
     }));
 
-  test("of age ends after its open calls", async () => {
+  test("that is old ends after its open calls", async () => {
     let release = (): void => {};
     const held = new Promise<void>((resolve) => (release = resolve));
     await withListener(
@@ -232,14 +232,14 @@ describe("an HTTP/2 session", () => {
     );
   });
 
-  test("that sends more than its share of PING and SETTINGS is cut", () =>
+  test("that sends too many PING and SETTINGS frames is closed", () =>
     withListener({ limits: within({ h2: { maxControlFrames: 50 } }) }, async (listener) => {
       await goaway(listener, Buffer.concat(Array.from({ length: 60 }, () => frame(Frame.PING, 0, 0, Buffer.alloc(8)))));
       await goaway(listener, Buffer.concat(Array.from({ length: 60 }, () => settings({ 3: 100 }))));
       expect(await exchange(listener, h1Request(VALIDATE))).toMatch(/^HTTP\/1\.1 200/);
     }));
 
-  test("whose window passes 2^31-1 ends, and nothing of it is kept", () =>
+  test("whose window exceeds 2^31-1 ends, and its memory is freed", () =>
     withListener({}, async (listener) => {
       const raw = await rawConnect({ port: listener.port });
       raw.socket.write(
@@ -249,7 +249,7 @@ describe("an HTTP/2 session", () => {
       await expect.poll(() => listener.stats(), { timeout: 10_000 }).toMatchObject({ sessions: 0, sockets: 0 });
     }));
 
-  test("of a trusted peer that no longer answers PING is cut", () =>
+  test("of a trusted peer that no longer answers PING is closed", () =>
     withListener(
       { limits: within({ h2: { ageMs: 0, idleMs: 0, pingMs: 50, pingTimeoutMs: 100 } }) },
       async (listener) => {

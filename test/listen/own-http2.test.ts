@@ -52,7 +52,7 @@ async function askBoth(port: number): Promise<string[]> {
 }
 
 describe("a listener that hands HTTP/2 to another server", () => {
-  test("serves both protocols, drains with it, and keeps no socket", async () => {
+  test("serves both protocols, drains the other server too, and keeps no socket", async () => {
     const own = createUnaryServer({ routes });
     const peers: string[] = [];
     const listener = await serve({
@@ -77,7 +77,7 @@ describe("a listener that hands HTTP/2 to another server", () => {
     await listener.close();
   });
 
-  test("or stream by stream to the same routes on node:http2", async () => {
+  test("or hands single streams to the same routes on node:http2", async () => {
     const listener = await serve({ onStream: mountNode({ routes }) as NonNullable<ListenerOptions["onStream"]> });
     expect(await askBoth(listener.port)).toEqual(["0", "1", "2"]);
     await listener.drain(3_000);

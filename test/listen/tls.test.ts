@@ -69,7 +69,7 @@ async function handshake(listener: EchoListener, options: ConnectionOptions): Pr
 }
 
 describe("a TLS listener", () => {
-  test("serves h2 and HTTP/1.1 by ALPN, and HTTP/1.1 to a client that names none", async () => {
+  test("serves h2 and HTTP/1.1 by ALPN, and HTTP/1.1 to a client without ALPN", async () => {
     const listener = await open();
     const session = h2connect(`https://localhost:${listener.port}`, { ca: ca.certPem });
     await new Promise((resolve) => session.once("remoteSettings", resolve));
@@ -83,7 +83,7 @@ describe("a TLS listener", () => {
     expect(listener.troubles).toEqual([]);
   });
 
-  test("ends a connection that says one protocol and speaks the other", async () => {
+  test("ends a connection that negotiates one protocol and speaks the other", async () => {
     const listener = await open();
     const raw = await rawConnect(await handshake(listener, { ALPNProtocols: ["h2"] }));
     raw.socket.write(h1Request(VALIDATE));
@@ -98,14 +98,14 @@ describe("a TLS listener", () => {
     ).rejects.toThrow();
   });
 
-  test("without allowed names lets a caller without certificate in, as nobody", async () => {
+  test("without allowed names accepts a client without a certificate, as nobody", async () => {
     const listener = await open({ clientCa: ca });
     expect(await whoAmI(listener, undefined)).toBe(" false");
     expect(await whoAmI(listener, certify("x", [{ uri: "spiffe://td/a" }], stranger))).toBe(" false");
     expect(await whoAmI(listener, certify("x", [{ uri: "spiffe://td/a" }], ca))).toBe("spiffe://td/a false");
   });
 
-  test("with allowed names lets only certificates of its CA with such a name in, and tells which name counts", async () => {
+  test("with allowed names accepts only certificates of its CA with such a name, and reports the name", async () => {
     const listener = await open({ clientCa: ca, allowedSans: ["spiffe://td/envoy"] });
     const sans: San[] = [{ dns: "envoy.example" }, { uri: "spiffe://td/envoy" }];
     expect(await whoAmI(listener, certify("envoy", sans, ca))).toBe("envoy.example spiffe://td/envoy true");
@@ -114,14 +114,14 @@ describe("a TLS listener", () => {
     await expect(whoAmI(listener, certify("envoy", sans, stranger))).rejects.toThrow();
   });
 
-  test("does not stumble over a certificate with 10,000 names", async () => {
+  test("handles a certificate with 10,000 names", async () => {
     const listener = await open({ clientCa: ca });
     const many = Array.from({ length: 10_000 }, (_, n) => ({ dns: `n${n}.example` }));
     await whoAmI(listener, certify("many", many, ca)).catch(() => {}); // OpenSSL may refuse its size
     expect(await whoAmI(listener, certify("one", [{ dns: "one.example" }], ca))).toBe("one.example false");
   });
 
-  test("gives up a handshake that does not come to an end", async () => {
+  test("closes a handshake that does not end in time", async () => {
     const listener = await open({}, { limits: { ...listenerLimits("admin"), firstRequestMs: 150 } });
     const raw = await rawConnect(netConnect(listener.port, "127.0.0.1"));
     raw.socket.write(Buffer.from([0x16, 0x03, 0x01]));
@@ -134,6 +134,23 @@ describe("a TLS listener", () => {
     cut.resetAndDestroy();
     await vi.waitFor(() => expect(listener.stats().sockets).toBe(0));
     expect(listener.stats().refusedRequests).toBeGreaterThan(0);
+  });
+
+  test("names the address of a client that resets the connection during the handshake", async () => {
+    const failures: string[][] = [];
+    await open({}, { onHandshakeFailed: (...of) => void failures.push(of) }).then(async ({ port }) => {
+      for (const hello of [Buffer.alloc(0), Buffer.from([0x16, 0x03, 0x01, 0x02, 0x00])]) {
+        const cut = netConnect(port, "127.0.0.1");
+        await new Promise((resolve) => cut.once("connect", resolve));
+        if (hello.length > 0) await new Promise((resolve) => cut.write(hello, resolve));
+        cut.resetAndDestroy();
+      }
+    });
+    await vi.waitFor(() => expect(failures).toHaveLength(2));
+    expect(failures.map(([address, why]) => [address, why])).toEqual([
+      ["127.0.0.1", "ECONNRESET"],
+      ["127.0.0.1", "ECONNRESET"],
+    ]);
   });
 
   test("reloads its certificate for new connections, and keeps the old one when the new is bad", async () => {

@@ -59,7 +59,7 @@ test("calls that change nothing are limited to one a second for each principal, 
   expect(admitted(access("user:a"))).toBe(10);
 });
 
-test("the first of a minute has a row of its own, further ones have one together, for each action", async () => {
+test("for each action, the first repeat of a minute has its own audit row, and further ones share one", async () => {
   const { calls, call, acts, ring, due } = counted();
   expect(calls(access("user:a"), 4)).toEqual([true, false, false, false]);
   expect(call(access("user:a"), "token.rotate")).toBe(true);
@@ -81,7 +81,7 @@ test("the first of a minute has a row of its own, further ones have one together
   expect(call(access("user:a"))).toBe(true);
 });
 
-test("repeats by another caller of the principal, and refused ones, have a row of their own", async () => {
+test("repeats by another caller of the same principal, and refused repeats, have their own audit rows", async () => {
   const { repeats, call, acts, actors, ring } = counted();
   const [first, second] = [access("user:a"), access("user:a", "own", "token:y", "192.0.2.1")];
   expect([call(first), call(second), call(second)]).toEqual([true, true, false]);
@@ -100,7 +100,7 @@ test("repeats by another caller of the principal, and refused ones, have a row o
   ]);
 });
 
-test("a stop tells what was counted, and leaves no timer", async () => {
+test("a stop writes the audit row of the counted repeats, and leaves no timer", async () => {
   const { repeats, calls, acts, due } = counted();
   calls(access("user:a"), 2);
   await repeats.stop();
@@ -108,7 +108,7 @@ test("a stop tells what was counted, and leaves no timer", async () => {
   expect(due.size).toBe(0);
 });
 
-test("a transaction that is tried again is the same repeat, and a run after the first is none", () => {
+test("a retried transaction is the same repeat, and a later run of the same call is no repeat", () => {
   const { repeats, calls } = counted();
   const actors = repeats.actors(access("user:a"), "token.revoke");
   const first = actors();
@@ -117,7 +117,7 @@ test("a transaction that is tried again is the same repeat, and a run after the 
   expect(actors().repeats?.()).toBe(false);
 });
 
-test("a call that is known to change nothing is refused before anything is asked", () => {
+test("a call that is known to change nothing is refused without asking the database", () => {
   const { repeats, calls } = counted();
   const known = () => repeats.actors(access("user:a"), "token.revoke", true);
   expect(known()().repeats?.()).toBe(true);
@@ -126,7 +126,7 @@ test("a call that is known to change nothing is refused before anything is asked
   expect(known).toThrowError(expect.objectContaining(REFUSED));
 });
 
-test("who may act for others is not limited, and has a row for each", () => {
+test("a caller that may act for others has no limit, and an audit row for each repeat", () => {
   const { calls } = counted();
   expect(calls(access("user:a", "tenant"), 100).every((end) => end === undefined)).toBe(true);
 });

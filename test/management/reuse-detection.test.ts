@@ -31,7 +31,7 @@ function signals(onReuse: "audit" | "revoke-family" = "audit") {
   return { reuse, acts, revoked, due };
 }
 
-test("the first use of a dead string is audited at once, further ones of the minute in one row", async () => {
+test("the first use of a rotated string is audited at once, further uses within a minute in one row", async () => {
   const { reuse, acts, due } = signals();
   for (let i = 0; i < 5; i++) reuse.seen("tok_1");
   await expect.poll(() => acts.length).toBe(1);
@@ -50,7 +50,7 @@ test("the first use of a dead string is audited at once, further ones of the min
   await expect.poll(() => acts.length).toBe(3);
 });
 
-test("a stop audits what was counted, and leaves no timer that would keep the process alive", async () => {
+test("a stop audits the counted uses, and leaves no timer that would keep the process alive", async () => {
   const { reuse, acts, due } = signals();
   reuse.seen("tok_1");
   reuse.seen("tok_1");
@@ -60,7 +60,7 @@ test("a stop audits what was counted, and leaves no timer that would keep the pr
   expect(due.size).toBe(0);
 });
 
-test("the family is revoked where the profile says so, and left alone elsewhere", async () => {
+test("the family is revoked if the profile says so, and left alone otherwise", async () => {
   const strict = signals("revoke-family");
   strict.reuse.seen("tok_1");
   await strict.reuse.stop();

@@ -62,7 +62,7 @@ const access = (over: Partial<Caller>): Access => ({
   requestId: "r",
 });
 
-test("mints are counted by the address of a caller from elsewhere; not for loopback, break-glass and operators", async () => {
+test("mints are counted by client address, except for loopback, break-glass and operators", async () => {
   const { tokens, seen } = manager();
   const counted = { address: "203.0.113.7", perAddressPerHour: 10 };
   const free = { address: "", perAddressPerHour: 0 };

@@ -1,6 +1,6 @@
 // The list of checks: the correct models, the useful states that they must reach, the mutants that must fail.
 
-export type Model = "revocation.pml" | "registry.pml";
+export type Model = "revocation.pml" | "registry.pml" | "feed.pml";
 
 /** One run of the verifier. `defines` configure the model; `expect` is the outcome that makes the run a pass. */
 export interface Run {
@@ -18,7 +18,11 @@ export interface Run {
 }
 
 /** The promise: no ALLOW by a call that started after a revoke returned OK, in the words of each model. */
-export const AFTER_OK = { "revocation.pml": "!(startedAfterOk)", "registry.pml": "!(revokeReturnedOk)" } as const;
+export const AFTER_OK = {
+  "revocation.pml": "!(startedAfterOk)",
+  "registry.pml": "!(revokeReturnedOk)",
+  "feed.pml": "!(revokeReturnedOk)",
+} as const;
 /** In one process, no ALLOW by a call that started after a refusal ended. */
 export const AFTER_REFUSAL = "!(startedAfterRefusal)";
 
@@ -38,8 +42,12 @@ function registry(name: string, why: string): Run {
   return { name, model: "registry.pml", defines: [name], expect: { violated: AFTER_OK["registry.pml"] }, why };
 }
 
-function reached(model: Model, witness: string, why: string): Run {
-  const defines = [`WITNESS_${witness}`, ...(model === "revocation.pml" ? SMALL : [])];
+function feed(name: string, why: string, bounds: readonly string[] = []): Run {
+  return { name, model: "feed.pml", defines: [name, ...bounds], expect: { violated: AFTER_OK["feed.pml"] }, why };
+}
+
+function reached(model: Model, witness: string, why: string, bounds: readonly string[] = []): Run {
+  const defines = [`WITNESS_${witness}`, ...(model === "revocation.pml" ? SMALL : bounds)];
   return { name: witness, model, defines, expect: "reached", why };
 }
 
@@ -71,6 +79,16 @@ export const MUTANTS: readonly Run[] = [
   registry("R35", "a corpse forgotten early"),
   { ...base("EARLY", "the wait a tick short"), defines: ["EARLY=1", ...SMALL] },
   { ...registry("EARLY", "every wait a tick short"), defines: ["EARLY=1"] },
+  feed("M36", "a client's lease counted from the receipt"),
+  feed("M37", "the age of the server's poll omitted"),
+  feed("M38", "acknowledged without the members"),
+  feed("M39", "the answer counted as the acknowledgement"),
+  feed("M40", "a client acknowledges before it applies"),
+  feed("M41", "a client uses an entry of another epoch", ["EPOCHS=2", "BEFORE=1"]),
+  feed("M42", "a member forgotten when its connection breaks"),
+  feed("M43", "the old row deleted at re-registration", ["REAPING=1"]),
+  feed("M44", "the row deleted at stop", ["STOPS=1"]),
+  { ...feed("EARLY", "every wait a tick short"), defines: ["EARLY=1"] },
 ];
 
 export const WITNESSES: readonly Run[] = [
@@ -87,6 +105,11 @@ export const WITNESSES: readonly Run[] = [
   reached("registry.pml", "OK_BURIED", "OK by acks after a burial"),
   reached("registry.pml", "OK_SHORT_BOUND", "OK by time, by the bound of the missing alone"),
   reached("registry.pml", "OK_UNSETTLED", "OK by time in an epoch that is not settled"),
+  reached("feed.pml", "OK_ACKED", "OK by acks, the client still leased"),
+  reached("feed.pml", "OK_LEASE_EXPIRED", "OK by time, a member missing"),
+  reached("feed.pml", "ALLOW_STALE", "between commit and OK, a client's cache still answers"),
+  reached("feed.pml", "ALLOW_AFTER_FAILOVER", "a client's cache works again in the next epoch", ["EPOCHS=2"]),
+  reached("feed.pml", "OK_LONG_REAPED", "OK without waiting for a row that the server left behind", ["REAPING=1"]),
 ];
 
 const SURVIVOR = "the lease checked before the I/O is harmless, so the model must not cry wolf (R12)";
@@ -99,6 +122,11 @@ export const SMALL_MODELS: readonly Run[] = [
   holds("margin", "revocation.pml", ["REVOKERS=1", "CHANGES=0", "L=5", "K=5"], "the real 20 % margin"),
   holds("registry", "registry.pml", ["EPOCHS=2", "CHANGES=1"], "join, reap, bury, failover", true),
   holds("survives-R12", "revocation.pml", ["SURVIVES_R12", ...SMALL], SURVIVOR),
+  holds("feed", "feed.pml", ["CHANGES=1", "RESTARTS=1"], "a client's cache behind a server, other changes, restarts"),
+  holds("feed-epochs", "feed.pml", ["EPOCHS=2"], "the feed over a failover"),
+  holds("feed-reaping", "feed.pml", ["REAPING=1"], "the server's row reaped by mistake, registered again, buried"),
+  holds("feed-stops", "feed.pml", ["STOPS=1"], "the server stops while clients hold leases"),
+  holds("feed-crashes", "feed.pml", ["CRASHES=1"], "the server crashes while clients hold leases"),
 ];
 
 /**
@@ -113,5 +141,8 @@ export const LARGE_MODELS: readonly Run[] = [
   holds("full-registry-margin", "registry.pml", ["EPOCHS=2", "CHANGES=1", "L=5", "K=5"], "the real 20 % margin"),
   holds("full-registry-epochs", "registry.pml", ["EPOCHS=3", "CHANGES=1"], "two failovers"),
   holds("full-registry-two", "registry.pml", ["EPOCHS=2", "CHANGES=0", "N=2"], "two validators"),
+  holds("full-feed-epochs", "feed.pml", ["EPOCHS=2", "CHANGES=1", "RESTARTS=1"], "failover and other changes"),
+  holds("full-feed-rows", "feed.pml", ["REAPING=1", "CRASHES=1", "STOPS=1"], "reaping, crash and stop together"),
+  holds("full-feed-margin", "feed.pml", ["L=5", "K=5", "CHANGES=1"], "the real 20 % margin"),
   holds("full-survives-R12", "revocation.pml", ["SURVIVES_R12", "REVOKERS=1", "CHANGES=1"], SURVIVOR),
 ];

@@ -36,7 +36,9 @@ describe("the ops listener", () => {
   test("shows the metrics in their text form", async () => {
     expect(await get("/metrics?x")).toEqual({ status: 200, type: "text/plain; version=0.0.4", body: "up 1\n" });
     expect(await get("/metrics", "HEAD")).toMatchObject({ status: 200, body: "" });
-    expect((await get("/metrics", "POST")).status).toBe(405);
+    const { status, body } = await get("/metrics", "POST");
+    expect(status).toBe(405);
+    expect(JSON.parse(body)).toMatchObject({ details: [{ debug: { reason: "UNIMPLEMENTED" } }] });
   });
 
   test("is alive, ready or not", async () => {

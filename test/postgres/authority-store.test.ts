@@ -97,7 +97,7 @@ describe("revoking", () => {
     await use(database.url);
   });
 
-  test("calls at once share transactions, yet each is answered for itself and has its own audit row", async () => {
+  test("concurrent calls share transactions, but each has its own answer and audit row", async () => {
     const tokens = await Promise.all(Array.from({ length: 30 }, () => created()));
     const before = await head();
     const calls = [...tokens, ...tokens.slice(0, 10)].map(({ id }, i) => ({ id, actor: `user:u${i}` }));
@@ -140,7 +140,7 @@ describe("revoking", () => {
     );
   });
 
-  test("a row that somebody holds delays only its own revocation, which is NOT_DONE after the lock's time-out", async () => {
+  test("a locked row delays only its own revocation, which is NOT_DONE after the lock timeout", async () => {
     const [held, ...others] = await Promise.all(Array.from({ length: 5 }, () => created()));
     const holder = await byHand(url);
     await holder.query("begin");
@@ -158,7 +158,7 @@ describe("revoking", () => {
     expect(await outcome(store.revokeToken(held!.id, false, "", ADMIN))).toBe("ok");
   });
 
-  test("a chunk leaves alone what somebody holds, and names it", async () => {
+  test("a chunk skips locked rows, and reports their ids", async () => {
     const [held, old, ...rest] = await Promise.all(Array.from({ length: 5 }, () => created()));
     await store.revokeToken(old!.id, false, "", ADMIN);
     const holder = await byHand(url);
@@ -190,7 +190,7 @@ describe("revoking", () => {
     expect(rowCount).toBe(1);
   });
 
-  test("the head held by somebody: NOT_DONE after the lock's time-out, at the commit, and nothing was changed", async () => {
+  test("while the head row is locked, a change is NOT_DONE after the lock timeout at its commit, and nothing was changed", async () => {
     const tokens = await Promise.all(Array.from({ length: 3 }, () => created()));
     const holder = await byHand(url);
     await holder.query("begin");
@@ -203,7 +203,7 @@ describe("revoking", () => {
     for (const { id } of tokens) expect(await stateOf(id)).toBe("ACTIVE");
   });
 
-  test("no connection: NOT_DONE for all who wait, without trying each", async () => {
+  test("without a connection all waiting revocations are NOT_DONE after one attempt", async () => {
     const tokens = Array.from({ length: 200 }, () => newId());
     const away = new URL(url);
     away.port = "1";
@@ -214,7 +214,7 @@ describe("revoking", () => {
     expect(performance.now() - before).toBeLessThan(2500);
   });
 
-  test("a family is revoked whole, whatever rotations come at the same time", async () => {
+  test("a whole family is revoked, even during rotations", async () => {
     for (let round = 0; round < 12; round++) {
       const root = await created();
       const begun = Promise.withResolvers<void>();
@@ -251,7 +251,7 @@ describe("revoking", () => {
     expect(await stateOf(child.id)).toBe("REVOKED");
   });
 
-  test("a login with no more than the writer's rights can make every change", async () => {
+  test("a login with only the writer's rights can make every change", async () => {
     const name = `login_${randomUUID().replaceAll("-", "")}`;
     await sql.query(`create role ${name} login in role sallyport_writer`);
     onTestFinished(async () => void (await sql.query(`drop role ${name}`)));
@@ -304,7 +304,7 @@ describe("revoking", () => {
     });
   });
 
-  test("a cut of a principal without a row ends nothing, and is there when it is first used", async () => {
+  test("a cut of a principal without a row ends no token, and creates the row", async () => {
     const before = await head();
     const done = await store.cut("default", "bot:none", false, "", ADMIN);
     expect(done).toMatchObject({ epoch: expect.any(String), value: 0 });
@@ -319,7 +319,7 @@ describe("revoking", () => {
     expect(await outcome(store.cut("nowhere", "bot:none", false, "", ADMIN))).toBe("TENANT_NOT_FOUND");
   });
 
-  test("a deleted principal that is made again does not bring its tokens back", async () => {
+  test("a deleted principal that is created again does not get its tokens back", async () => {
     const token = await created();
     await store.deletePrincipal("default", "bot:ci", ADMIN);
     expect(await outcome(created())).toBe("PRINCIPAL_NOT_FOUND");
@@ -363,7 +363,7 @@ describe("minting", () => {
     expect(rows).toEqual([{ tokens: 10 }]);
   });
 
-  test("the cap on live tokens holds over midnight, when the counts begin anew", async () => {
+  test("the limit on live tokens holds over midnight, when the counts of mints start again", async () => {
     const limits = { ...UNLIMITED, maxLive: 1, perPrincipalPerDay: 100 };
     const holder = await byHand(url);
     await holder.query("begin");
@@ -425,7 +425,7 @@ describe("minting", () => {
     expect(took).toBeLessThan(1500);
   });
 
-  test("under a storm of mints by a token, none is committed once that token's revocation has returned", async () => {
+  test("after the revocation of a token has returned, no mint by it commits, even among many at once", async () => {
     const minter = await created();
     const guard = { callerTokenId: minter.id, callerScopes: ["a"], child: true, mustExist: true };
     const { then, later, outcomes, took } = await storm(
@@ -502,7 +502,7 @@ describe("minting", () => {
     expect(await rotate((await created()).id)).toBe("CALLER_UNAUTHENTICATED");
   });
 
-  test("a mint that waited for a cut is issued after it; one that came before the cut is ended by it", async () => {
+  test("a token whose mint waited for a cut outlives it; a token that was minted before the cut ends", async () => {
     await created();
     const cutter = await byHand(url);
     await cutter.query("begin");
@@ -517,7 +517,7 @@ describe("minting", () => {
     expect(await stateOf(after.id)).toBe("REVOKED");
   });
 
-  test("a caller whose token lost a scope, or was narrowed while it waited, mints nothing", async () => {
+  test("a caller whose token loses a scope or is narrowed while it waits cannot mint", async () => {
     const caller = await created({ scopes: ["a", "b"] });
     const guard = { callerTokenId: caller.id, callerScopes: ["a", "b"], child: false, mustExist: false };
     expect((await created({}, guard)).state).toBe("ACTIVE");
@@ -542,7 +542,7 @@ describe("minting", () => {
     ...over,
   });
 
-  test("the same request 10 times at once is one token, and each call gets it; another body is refused", async () => {
+  test("the same request 10 times at once creates one token that each call returns; another body is refused", async () => {
     const same = request();
     const done = await Promise.all(
       Array.from({ length: 10 }, () =>
@@ -559,7 +559,7 @@ describe("minting", () => {
     expect(await outcome(store.createToken(newToken(), YEAR, FREE, UNLIMITED, ADMIN, other))).toBe("REQUEST_ID_REUSED");
   });
 
-  test("the same rotation 8 times at once is one token, and different ones at once are one rotation", async () => {
+  test("the same rotation 8 times at once creates one token, and of different rotations at once one succeeds", async () => {
     const root = await created();
     const same = request({ method: "RotateToken" });
     const rotate = (idempotency: ReturnType<typeof request> | undefined) =>
@@ -586,7 +586,7 @@ describe("minting", () => {
     expect(rows).toEqual([{ n: 2 }]);
   });
 
-  test("a token of before its family was noted is the first of one: it renews itself to its own life, and to no more", async () => {
+  test("a token from before families were stored is the first of its family, and renews itself to its own lifetime and no longer", async () => {
     const [id = ""] = await makeTokens(sql, 1);
     const profile = BUILT_IN_PROFILES.find(({ name }) => name === "bot")!;
     await store.updateToken(id, { expireTime: Date.now() + 60_000 }, "", { maxTtl: 1e12 }, { callerScopes: [] }, ADMIN);
@@ -607,7 +607,7 @@ describe("minting", () => {
     await expect(sql.query(grow)).rejects.toThrow("does not grow");
   });
 
-  test("a refused mint leaves nothing behind, not even its request id", async () => {
+  test("a refused mint stores nothing, not even its request id", async () => {
     const same = request();
     const limits = { ...UNLIMITED, maxLive: 1 };
     await created();
@@ -627,7 +627,7 @@ describe("a commit without a clear answer", () => {
   afterAll(() => server?.remove());
   beforeEach(() => use(server.url));
 
-  test("a synchronous wait that was cancelled is OUTCOME_UNKNOWN though the server says success; the repeat waits again", async () => {
+  test("a cancelled wait for a synchronous standby is OUTCOME_UNKNOWN although the server reports success; the repeat waits again", async () => {
     const token = await created();
     await sql.query("alter system set synchronous_standby_names = 'nobody'");
     await sql.query("select pg_reload_conf()");
@@ -666,7 +666,7 @@ describe("a commit without a clear answer", () => {
     expect(await cancelled(store.revokeChunk("default", [], "", ADMIN))).toEqual(unknown);
   });
 
-  test("a commit that is not answered is OUTCOME_UNKNOWN when its time is up", async () => {
+  test("a commit without an answer in time is OUTCOME_UNKNOWN", async () => {
     const token = await created();
     await sql.query("alter system set synchronous_standby_names = 'nobody'");
     await sql.query("select pg_reload_conf()");
@@ -682,7 +682,7 @@ describe("a commit without a clear answer", () => {
     expect(performance.now() - before).toBeLessThan(6000);
   });
 
-  test("a connection cut anywhere: NOT_DONE means not done, OK means done, all else is OUTCOME_UNKNOWN", async () => {
+  test("wherever a connection is cut, NOT_DONE means not done, OK means done, and everything else is OUTCOME_UNKNOWN", async () => {
     const proxy = await startTcpProxy({ port: server.port });
     onTestFinished(() => proxy.stop());
     const through = new URL(server.url);
@@ -726,7 +726,7 @@ describe("a commit without a clear answer", () => {
     expect([...seen].filter((told) => told !== "ok").sort()).toEqual(["NOT_DONE", "OUTCOME_UNKNOWN"]);
   }, 60_000);
 
-  test("a server that ends in the middle: NOT_DONE before the commit, and the pool heals", async () => {
+  test("if the server stops before the commit, the change is NOT_DONE, and the pool reconnects", async () => {
     const token = await created();
     const holder = await byHand(url);
     await holder.query("begin");
@@ -742,7 +742,7 @@ describe("a commit without a clear answer", () => {
     expect(await outcome(store.revokeToken(token.id, false, "", ADMIN))).toBe("ok");
   });
 
-  test("two changes that wait for each other are done one after the other", async () => {
+  test("two changes that deadlock are both done, one after the other", async () => {
     const [low, high] = [(await created()).id, (await created()).id].sort();
     const hand = await byHand(url);
     await hand.query("begin");
@@ -758,7 +758,7 @@ describe("a commit without a clear answer", () => {
   });
 });
 
-describe("what an operator's token keeps from others", () => {
+describe("rights that an operator's token denies to others", () => {
   const OTHER = { ...by("user:other"), rank: "other" as const };
   const STRONG = { scopes: ["sallyport.operator"], principal: "bot:strong" };
   const told = async (call: () => Promise<unknown>) =>
@@ -773,22 +773,25 @@ describe("what an operator's token keeps from others", () => {
     "deleting its principal": () => store.deletePrincipal("default", "bot:strong", OTHER),
   };
 
-  test.each(Object.entries(ways))("%s, while it lives; not once a cut or its parent's end ended it", async (_, way) => {
-    const database = await migrated();
-    onTestFinished(() => database.drop());
-    await use(database.url);
-    await created(STRONG);
-    expect(await told(way)).toBe("RIGHTS_EXCEEDED");
-    await store.cut("default", "bot:strong", false, "", ADMIN);
-    const parent = await created({ principal: "bot:strong" });
-    const guard = { ...FREE, callerTokenId: parent.id, callerScopes: parent.scopes, child: true };
-    await created(STRONG, guard);
-    expect(await told(way)).toBe("RIGHTS_EXCEEDED");
-    await store.revokeToken(parent.id, false, "", ADMIN);
-    expect(await told(way)).toBe("ok");
-  });
+  test.each(Object.entries(ways))(
+    "%s, while the token is live, but not after a cut or the end of its parent",
+    async (_, way) => {
+      const database = await migrated();
+      onTestFinished(() => database.drop());
+      await use(database.url);
+      await created(STRONG);
+      expect(await told(way)).toBe("RIGHTS_EXCEEDED");
+      await store.cut("default", "bot:strong", false, "", ADMIN);
+      const parent = await created(STRONG);
+      const guard = { ...FREE, callerTokenId: parent.id, callerScopes: parent.scopes, child: true };
+      await created(STRONG, guard);
+      expect(await told(way)).toBe("RIGHTS_EXCEEDED");
+      await store.revokeToken(parent.id, false, "", ADMIN);
+      expect(await told(way)).toBe("ok");
+    },
+  );
 
-  test("a cut of the tenant ends it, too; what was made afterwards is alive", async () => {
+  test("a cut of the tenant ends it, too; a token made afterwards is live", async () => {
     const database = await migrated();
     onTestFinished(() => database.drop());
     await use(database.url);

@@ -66,7 +66,7 @@ async function begun(database: string): Promise<string> {
   }
 }
 
-describe("an older state that is put in place", () => {
+describe("a restore of an older state", () => {
   test.for(WAYS.map((way) => [way.name, way] as const))("begins another epoch: %s", async ([, way], { skip }) => {
     skip(way.programs && !hasPostgres(15), "no client programs of this version");
     const at = await place();
@@ -102,7 +102,7 @@ describe("an older state that is put in place", () => {
     }
   });
 
-  test("a copy of the database is another from the start, and a database renamed and back is not taken for settled", async () => {
+  test("a copy of the database has another epoch, and a database that was renamed and back does not count as settled", async () => {
     const { database } = await place();
     const log = logOf(database);
     const { epoch, names } = await log.readEpoch();
@@ -206,7 +206,7 @@ describe("the incarnation", () => {
     expect(await drawn(...statements)).toBe(true);
   });
 
-  test("stays when n grows, when the state is kept up, and when rows are locked", async () => {
+  test("stays the same when n grows, when the state row is updated, and when rows are locked", async () => {
     expect(
       await drawn(
         "update sallyport.rev_head set n = n + 5",
@@ -313,7 +313,7 @@ describe("the incarnation", () => {
     expect(await drawn("begin", "savepoint s", ...statements, "release savepoint s", "commit")).toBe(true);
   });
 
-  test("is drawn once by however many saw the same one, readers among them", async () => {
+  test("is drawn once, even if many processes, readers among them, saw the same old one", async () => {
     const { database } = await place();
     const admin = await sqlOn(database);
     const login = `reader_${made}`;

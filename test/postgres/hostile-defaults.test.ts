@@ -55,14 +55,14 @@ async function administered(database: Database) {
   return { keyring, adminToken: out.trim() };
 }
 
-describe("with every default of the sessions against it", () => {
+describe("with every session default set against the program", () => {
   let database: Database;
   beforeAll(async () => {
     database = await made(HOSTILE);
   });
   afterAll(() => database?.drop());
 
-  test("a direct connection issues, validates, lists, expires and revokes as ever", async () => {
+  test("a direct connection issues, validates, lists, expires and revokes as usual", async () => {
     const { keyring, adminToken } = await administered(database);
     await using sallyport = await TestSallyport.start({ database, keyring });
     const admin = sallyport.as(adminToken);
@@ -84,7 +84,7 @@ describe("with every default of the sessions against it", () => {
   }, 120_000);
 });
 
-describe("on connections that are shared, where nothing is set", () => {
+describe("on shared connections, where the program sets nothing", () => {
   for (const { name } of SESSION_SETTINGS) {
     test(`a ${name} that breaks something refuses the start, with the line to run`, async () => {
       const database = await made({ jit: "off", [name]: HOSTILE[name]! });
@@ -180,7 +180,7 @@ describe("through a pooler", () => {
     }, 120_000);
   }
 
-  test("with a direct URL past it: nothing is set on the shared connections but within a transaction", async () => {
+  test("with a direct URL around the pooler, shared connections get settings only inside a transaction", async () => {
     const owner = await byHand(database.url);
     const role = `app_${randomBytes(4).toString("hex")}`;
     await owner.query(`create role ${role} login in role sallyport_writer; alter role ${role} set jit = off`);

@@ -28,7 +28,7 @@ async function opened() {
 
 const sleep = "select pg_sleep(600)";
 
-test("a statement ends on the server when the caller's time is up", async () => {
+test("a statement ends on the server at the caller's deadline", async () => {
   const { lists, until } = await opened();
   await lists.read("select 1", []);
   const late = lists.read(sleep, [], { deadline: systemClock.mono() + 400 });
@@ -38,7 +38,7 @@ test("a statement ends on the server when the caller's time is up", async () => 
   expect(await lists.read("select 1 as one", [])).toEqual([{ one: 1 }]);
 });
 
-test("a statement of a caller that has left ends on the server, which is no trouble of the database", async () => {
+test("a statement ends on the server when its caller disconnects, and this counts as no trouble", async () => {
   const { lists, until, troubles } = await opened();
   const caller = new AbortController();
   const left = lists.read(sleep, [], { signal: caller.signal }, 600_000);
@@ -52,7 +52,7 @@ test("a statement of a caller that has left ends on the server, which is no trou
   expect(troubles).toEqual([]);
 });
 
-test("two run at once, others wait for as long as they have time, and then get OVERLOADED", async () => {
+test("two lists run at once; others wait until their deadline, and then get OVERLOADED", async () => {
   const { lists, until } = await opened();
   const caller = new AbortController();
   const long = [1, 2].map(() => lists.read(sleep, [], { signal: caller.signal }, 600_000).catch(() => {}));
@@ -68,7 +68,7 @@ test("two run at once, others wait for as long as they have time, and then get O
   await Promise.all([...long, ...waiting]);
 });
 
-test("the server's bound is the client's, and a list only reads", async () => {
+test("the server has the client's time limit, and a list runs in a read-only transaction", async () => {
   const { lists } = await opened();
   const settings = ["statement_timeout", "client_connection_check_interval", "transaction_read_only"];
   const text = "select name, setting from pg_settings where name = any($1) order by name";

@@ -79,6 +79,16 @@ beforeAll(async () => {
      from generate_series(1, $1::int) n cross join lateral (select 'tok_' || lpad(n::text, 22, '0') as id) i`,
     [COUNT, T0],
   );
+  await client.query(`update sallyport.tokens set display_name = 'named it' where id = $1`, [
+    `tok_${"3".padStart(22, "0")}`,
+  ]);
+  await client.query(
+    `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, create_time, parent_id)
+     select id, sha256(id::bytea), '1', 'sp_child', 'default', 'svc', 'bot:many', 'token:often', id,
+       to_timestamp($1::float8 / 1000), 'tok_' || lpad('7', 22, '0')
+     from generate_series(1, 3) n cross join lateral (select 'tok_' || lpad('9999999' || n, 22, '0') as id) i`,
+    [T0 + 1000.5],
+  );
   await client.query("commit");
   await client.query(
     "insert into sallyport.token_usage select id, now() from sallyport.tokens where create_time >= to_timestamp($1::float8 / 1000)",
@@ -117,10 +127,11 @@ async function whole<T>(ask: (start: PageStart | undefined) => Promise<Part<T>>)
   }
 }
 
+const oldestId = (n: number) => `tok_${String(n).padStart(22, "0")}`;
 const FEW = 600;
 const tenant = "default";
 
-describe("a filter of tokens that has an index looks at what it gives", () => {
+describe("a filter of tokens with an index scans only the rows that it returns", () => {
   for (const [filter, count] of [
     [{ hint: "sp_17" }, 1],
     [{ hint: "none" }, 0],
@@ -132,6 +143,16 @@ describe("a filter of tokens that has an index looks at what it gives", () => {
     [{ profile: "pat", createdBefore: T0 + 10 }, 6],
     [{ principal: "bot:few", profile: "rare", state: "DISABLED" as const }, 2],
     [{ hint: "sp_1", state: "DISABLED" as const }, 1],
+    [{ ids: [oldestId(1), oldestId(9), oldestId(0)] }, 2],
+    [{ ids: [oldestId(1), oldestId(9)], states: ["DISABLED" as const] }, 1],
+    [{ familyOf: oldestId(1) }, 1],
+    [{ familyOf: oldestId(0) }, 0],
+    [{ parent: oldestId(1) }, 0],
+    [{ parent: oldestId(7) }, 3],
+    [{ tenant: undefined, createdBefore: T0 + 5 }, 4],
+    [{ tenant: undefined, hint: "sp_17" }, 1],
+    [{ tenant: undefined, familyOf: oldestId(1) }, 1],
+    [{ tenant: undefined, parent: oldestId(7) }, 3],
   ] as const) {
     test(JSON.stringify(filter), async () => {
       const found = await whole((start) => store.list({ tenant, ...filter }, 50, start));
@@ -148,7 +169,7 @@ describe("a filter of tokens that has an index looks at what it gives", () => {
   });
 });
 
-describe("a filter of tokens without an index ends the page after a bounded scan, and finds the same on the next ones", () => {
+describe("a filter of tokens without an index ends a page after a limited scan, and the next pages find the rest", () => {
   const oldest = Array.from({ length: 5 }, (_, i) => `tok_${String(5 - i).padStart(22, "0")}`);
   for (const [filter, ids] of [
     [{ state: "DISABLED" as const }, oldest.slice(3)],
@@ -156,6 +177,12 @@ describe("a filter of tokens without an index ends the page after a bounded scan
     [{ lastUsedBefore: T0 }, oldest.slice(1)],
     [{ principal: "bot:many", profile: "rare" }, []],
     [{ profile: "pat", state: "DISABLED" as const }, []],
+    [{ states: ["DISABLED" as const, "REVOKED" as const] }, oldest.slice(3)],
+    [{ createdBy: "token:rare", states: ["DISABLED" as const] }, oldest.slice(3)],
+    [{ displayNamePrefix: "named" }, [oldest[2]!]],
+    [{ displayNamePrefix: "NAMED" }, []],
+    [{ expiresBefore: T0 }, []],
+    [{ tenant: undefined, principal: "bot:few" }, oldest],
   ] as const) {
     test(JSON.stringify(filter), async () => {
       const found = await whole((start) => store.list({ tenant, ...filter }, 50, start));
@@ -165,7 +192,7 @@ describe("a filter of tokens without an index ends the page after a bounded scan
     });
   }
 
-  test("what is found early ends a page early", async () => {
+  test("a page ends as soon as it is full", async () => {
     lists.most = 0;
     const part = await store.list({ tenant, state: "ACTIVE" }, 50);
     expect(part.rows).toHaveLength(50);
@@ -173,7 +200,7 @@ describe("a filter of tokens without an index ends the page after a bounded scan
   });
 });
 
-describe("a filter of the audit looks at what it gives", () => {
+describe("a filter of the audit log scans only the rows that it returns", () => {
   for (const [filter, count] of [
     [{ actor: "token:rare" }, 1],
     [{ actor: "token:none" }, 0],
@@ -192,7 +219,7 @@ describe("a filter of the audit looks at what it gives", () => {
     });
   }
 
-  test("two of them together are asked of a bounded number of rows", async () => {
+  test("two filters together scan a limited number of rows", async () => {
     const found = await whole((start) =>
       audit.list({ tenant, actor: "token:often", action: "rare.action" }, 50, start),
     );
@@ -202,7 +229,7 @@ describe("a filter of the audit looks at what it gives", () => {
   });
 });
 
-test("principals of a type are asked of a bounded number of rows", async () => {
+test("a filter by principal type scans a limited number of rows", async () => {
   const found = await whole((start) => store.listPrincipals({ tenant, type: "service" }, 50, start));
   expect(found.rows).toEqual([]);
   expect(found.most).toBeLessThanOrEqual(MOST_SCANNED + FEW);
@@ -210,7 +237,7 @@ test("principals of a type are asked of a bounded number of rows", async () => {
   expect(new Set(all.rows.map(({ name }) => name)).size).toBe(COUNT + 2);
 });
 
-describe("what a bulk revocation would hit", () => {
+describe("the preview of a bulk revocation", () => {
   for (const [selection, count] of [
     [{ profile: "rare" }, 3],
     [{ createdBy: "token:rare" }, 6],
@@ -218,14 +245,14 @@ describe("what a bulk revocation would hit", () => {
     [{ createdBefore: T0 + 5 }, 4],
     [{ hints: ["sp_1", "sp_2"], ids: ["tok_0000000000000000000003"], digests: [] }, 3],
   ] as const) {
-    test(`looks at what it gives: ${JSON.stringify(selection)}`, async () => {
+    test(`scans only the rows that it returns: ${JSON.stringify(selection)}`, async () => {
       lists.most = 0;
       expect(await store.matched({ tenant, ...selection }, 1000)).toMatchObject({ count });
       expect(lists.most).toBeLessThanOrEqual(FEW);
     });
   }
 
-  test("counts what is beyond the ids that it tells", async () => {
+  test("counts also the tokens whose ids it does not list", async () => {
     const { count, ids } = await store.matched({ tenant, profile: "pat" }, 1000);
     expect([count, ids.length]).toEqual([COUNT - 3, 1000]);
   });

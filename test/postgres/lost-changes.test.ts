@@ -15,7 +15,12 @@ beforeEach(async () => {
   onTestFinished(() => database.drop());
   sql = await byHand(database.url);
   await makeTokens(sql, 3);
+  await change(
+    `insert into sallyport.roles (id, tenant, name, scopes) values ('${ROLE}', 'default', 'deployer', '{a,b}')`,
+  );
 });
+
+const ROLE = `rol_${"1".repeat(22)}`;
 
 function open(url = database.url): PostgresRevocationLog {
   const log = new PostgresRevocationLog({ url, connections: 2, onTrouble: () => {} });
@@ -95,6 +100,11 @@ describe("the log says what redoing a change needs", () => {
       { kind: "lowered", change: { narrowed: { audiences: ["a"] } } },
     ],
     ["the first network", [token(1, "allowed_cidrs = '{10.0.0.0/8}'")], { kind: "lowered" }],
+    [
+      "a role less",
+      [token(1, "roles = '{a,b}'"), token(1, "roles = '{b}'")],
+      { change: { narrowed: { roles: ["b"] } } },
+    ],
     ["a later begin", [token(1, "not_before_time = '2031-01-01Z'")], { kind: "lowered", change: { narrowed: {} } }],
     ["another name", [token(1, "display_name = 'x'")], { kind: "other", change: undefined }],
     ["a wider scope", [token(1, "scopes = '{a}'")], { kind: "other", change: undefined }],
@@ -124,6 +134,17 @@ describe("the log says what redoing a change needs", () => {
   });
 
   test.for<[string, string, object]>([
+    [
+      "a narrowed role",
+      "update sallyport.roles set scopes = '{b,c}'",
+      { key: `r${ROLE}`, kind: "lowered", change: { id: ROLE, scopes: ["b", "c"] } },
+    ],
+    ["a widened role", "update sallyport.roles set scopes = '{a,b,c}'", { key: `r${ROLE}`, kind: "other" }],
+    [
+      "a deleted role",
+      "update sallyport.roles set state = 'DELETED'",
+      { key: `r${ROLE}`, kind: "lowered", change: { id: ROLE, deleted: true } },
+    ],
     [
       "a disabled principal",
       "update sallyport.principals set state = 'DISABLED' where name = 'bot:ci'",
@@ -490,4 +511,30 @@ describe("pruning", () => {
     await log.prune();
     expect(await floor()).toBe(0);
   });
+});
+
+describe("a role loses again what it had lost, and no more", () => {
+  const record = (over: object) =>
+    remembered({ key: `r${ROLE}`, kind: "lowered", change: JSON.stringify({ id: ROLE, ...over }) });
+  const role = async () => (await sql.query("select scopes, state from sallyport.roles")).rows[0];
+
+  test("its scopes", async () => {
+    expect(await redone(record({ scopes: ["b", "c"] }))).toEqual(["applied"]);
+    expect(await role()).toEqual({ scopes: ["b"], state: "ACTIVE" });
+    expect(await audit()).toMatchObject([{ actor: "sallyport", action: "role.update", target: "role:deployer" }]);
+  });
+
+  test("itself", async () => {
+    expect(await redone(record({ deleted: true }))).toEqual(["applied"]);
+    expect(await role()).toEqual({ scopes: ["a", "b"], state: "DELETED" });
+    expect(await audit()).toMatchObject([{ action: "role.delete", metadata: { role: ROLE, replayed: "true" } }]);
+  });
+
+  test.each([{ scopes: ["a", "b", "c"] }, { scopes: ["c"], id: `rol_${"2".repeat(22)}` }])(
+    "nothing where it has no more than it should: %j",
+    async (change) => {
+      expect(await redone(record(change))).toEqual(["noted"]);
+      expect(await role()).toEqual({ scopes: ["a", "b"], state: "ACTIVE" });
+    },
+  );
 });

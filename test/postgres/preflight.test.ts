@@ -85,7 +85,7 @@ const refusal = async (url: string) => {
   return { mend: kind === "database_unusable", message };
 };
 
-describe("what the operator must mend", () => {
+describe("a database that the operator must mend", () => {
   test.each<[string, () => string, RegExp]>([
     ["a wrong password", () => urlOf({ user: "checked", password: "wrong" }), /refuses the password.*28P01/],
     ["no such user", () => urlOf({ user: "missing" }), /does not admit this user.*28000/],
@@ -113,7 +113,7 @@ describe("what the operator must mend", () => {
     expect([mend, message]).toEqual([true, expect.stringContaining("is not PostgreSQL")]);
   });
 
-  test("a server without TLS where TLS is asked for", async () => {
+  test("a server without TLS although the URL requires TLS", async () => {
     const url = await pretender((socket) => socket.once("data", () => socket.write("N")));
     const { mend, message } = await refusal(`${url}?sslmode=verify-full`);
     expect([mend, message]).toEqual([true, expect.stringContaining("does not offer TLS")]);
@@ -127,7 +127,7 @@ describe("what the operator must mend", () => {
   );
 });
 
-describe("what may pass", () => {
+describe("a failure that may pass by itself", () => {
   test.each<[string, () => string, RegExp]>([
     ["a port that refuses", () => `postgres://u:${SECRET}@127.0.0.1:1/d`, /nothing listens.*ECONNREFUSED/],
     ["a host that is not known", () => `postgres://u:${SECRET}@no-such-host.invalid/d`, /host.*(ENOTFOUND|EAI_AGAIN)/],
@@ -136,19 +136,19 @@ describe("what may pass", () => {
     expect(await refusal(url())).toEqual({ mend: false, message: expect.stringMatching(words) });
   });
 
-  test("a proxy that hangs up", async () => {
+  test("a proxy that closes the connection", async () => {
     const { mend, message } = await refusal(await pretender((socket) => socket.destroy()));
     expect([mend, message]).toEqual([false, expect.stringMatching(/closed without an answer|was cut/)]);
   });
 
-  test("a server that says nothing", async () => {
+  test("a server that does not answer", async () => {
     const { mend, message } = await refusal(await pretender(() => {}));
     expect([mend, message]).toEqual([false, expect.stringContaining("does not answer")]);
   });
 });
 
 describe("rights", () => {
-  test("each role is enough for its mode, and the owner for both", async () => {
+  test("each role has enough rights for its mode, and the owner for both modes", async () => {
     for (const [user, mode] of [
       ["writer", "full"],
       ["writer", "validate"],
@@ -190,7 +190,7 @@ describe("rights", () => {
       expect(await assertRights(urlOf({ user }), mode)).toBe(true);
     });
 
-    test("a user with rights of its own, who is no member of the role", async () => {
+    test("a user with its own rights that is no member of the role", async () => {
       await sql(
         `create role "by-hand" login; grant usage on schema sallyport to "by-hand";
          grant select on all tables in schema sallyport to "by-hand"; grant insert, update on sallyport.token_usage to "by-hand"`,
@@ -201,7 +201,7 @@ describe("rights", () => {
       expect(await assertRights(urlOf({ user: "by-hand" }), "validate")).toBe(true);
     });
 
-    test("the user of the direct URL, which calls those of the log", async () => {
+    test("the user of the direct URL, which calls the functions of the log", async () => {
       expect(await told("writer", "full", "reader")).toMatch(
         /^database\.direct_url: this user may not execute canary_prune, .*GRANT sallyport_writer TO reader;$/,
       );
@@ -236,7 +236,7 @@ describe("rights", () => {
     expect(error).toMatchObject({ message: expect.stringMatching(/rights|sallyport_reader/) });
   });
 
-  test("an empty database is an error in mode validate, and where it may be empty it is said", async () => {
+  test("an empty database is an error in mode validate, and reported as empty in mode full", async () => {
     const bare = urlOf({ database: "bare" });
     const error = await assertRights(bare, "validate").catch((failure: unknown) => failure);
     expect(error).toMatchObject({
@@ -246,7 +246,7 @@ describe("rights", () => {
     expect(await assertRights(bare, "full", true)).toBe(false);
   });
 
-  test("a user who may not make the schema is refused at the migration", async () => {
+  test("a user that may not create the schema is refused at the migration", async () => {
     const error = await migrate(urlOf({ database: "bare", user: "plain" })).catch((failure: unknown) => failure);
     expect(error).toMatchObject({ kind: "database_unusable", message: expect.stringContaining("42501") });
   });

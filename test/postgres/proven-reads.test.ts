@@ -44,7 +44,7 @@ const reason = (work: Promise<unknown>) =>
     () => "OK",
     (error: AppError) => error.reason,
   );
-test("a read proves nothing before an epoch is known, in another epoch, or behind what is applied", async () => {
+test("a read proves nothing before an epoch is known, in another epoch, or below the applied position", async () => {
   const database = await migrated();
   onTestFinished(() => database.drop());
   const sql = await byHand(database.url);
@@ -71,7 +71,7 @@ test("a read proves nothing before an epoch is known, in another epoch, or behin
   expect(db.stats.total).toBe(1);
 });
 
-test("a standby proves nothing, and neither does what it had as a standby once it is promoted", async () => {
+test("a standby proves nothing, and after its promotion neither do its reads from before", async () => {
   const primary = await startServer({ fsync: false });
   onTestFinished(() => primary.remove());
   await migrate(primary.url);

@@ -93,7 +93,7 @@ describe("revocations that share a transaction:", () => {
     return Promise.all(all);
   }
 
-  test.each(ORDER)("each is answered by its own rank, in any order: %s, %s, %s", async (...ranks) => {
+  test.each(ORDER)("each is judged by the rank of its own caller, in any order: %s, %s, %s", async (...ranks) => {
     const ends: Record<string, readonly Rank[]> = {
       [await created(OPERATOR)]: ["operator"],
       [await created("sallyport.*")]: ["operator"],
@@ -143,7 +143,7 @@ describe("revocations that share a transaction:", () => {
   );
 });
 
-describe("OK is heard of no token that goes on living:", () => {
+describe("no revocation returns OK for a token that stays live:", () => {
   test.each([
     ["is given an administrator's rights", ["x"], "{sallyport.admin}"],
     ["is given an operator's", ["x"], "{x,sallyport.*}"],
@@ -158,7 +158,7 @@ describe("OK is heard of no token that goes on living:", () => {
     if (after !== "{x}") expect(await isRevoked(id)).toBe(false);
   });
 
-  test("one among others that was given such rights after they were selected: none of the chunk ends", async () => {
+  test("if one token of a chunk gets such rights after the selection, no token of the chunk ends", async () => {
     const [plain, raised] = [await created(), await created(ADMIN)];
     expect(await told(store.revokeChunk("default", [plain, raised], "", by("other")))).toBe("RIGHTS_EXCEEDED");
     expect([await isRevoked(plain), await isRevoked(raised)]).toEqual([false, false]);
@@ -197,7 +197,7 @@ describe("OK is heard of no token that goes on living:", () => {
   });
 });
 
-describe("a principal is ended by nobody who lacks what one of its tokens holds by then:", () => {
+describe("a caller cannot end a principal if it lacks a right that a token of the principal holds by then:", () => {
   const CALLS: Record<string, () => Promise<unknown>> = {
     cut: () => store.cut("default", "user:ann", false, "", by("other")),
     disabled: () => store.updatePrincipal("default", "user:ann", { state: "DISABLED" }, "", NOBODY, by("other")),

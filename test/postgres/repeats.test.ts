@@ -183,7 +183,7 @@ const REPEATS: Record<string, (store: AuthorityStore) => Promise<Repeat>> = {
 /** Those that a token may call for itself: their rows can be merged. */
 const OWN = Object.entries(REPEATS).filter(([name]) => /Token/.test(name) && !/of a principal|UpdateToken/.test(name));
 
-describe("a repeat commits something of its own", () => {
+describe("a repeat commits its own row or message", () => {
   let server: ThrowawayServer;
   let sql: pg.Client;
   let store: PostgresAuthorityStore;
@@ -267,7 +267,7 @@ describe("a repeat commits something of its own", () => {
     await expect.poll(() => cancelWaits().then(() => ended), { interval: 5, timeout: 4000 }).toBe("OUTCOME_UNKNOWN");
   });
 
-  test("what never existed is NOT_FOUND at once, whatever the standby does", async () => {
+  test("an object that never existed is NOT_FOUND at once, even while the standby is cut off", async () => {
     await setStandby("nobody");
     onTestFinished(() => setStandby(""));
     const none = `tok_${"0".repeat(22)}`;
@@ -280,7 +280,7 @@ describe("a repeat commits something of its own", () => {
     expect(answers).toEqual(["TOKEN_NOT_FOUND", "TOKEN_NOT_FOUND", "PRINCIPAL_NOT_FOUND", "PRINCIPAL_NOT_FOUND"]);
   });
 
-  test("a rotation that finds another's done does not keep its request_id", async () => {
+  test("a rotation that finds the token already rotated does not keep its request_id", async () => {
     const { id } = await created(store);
     await store.rotateToken(id, fresh(), HOUR, 60_000, NOBODY, ADMIN);
     const same = request("RotateToken");
@@ -290,7 +290,7 @@ describe("a repeat commits something of its own", () => {
   });
 });
 
-describe("what is run once more, since the epoch changed after its commit", () => {
+describe("a change that runs again because the epoch changed after its commit", () => {
   /** The path above a real store: the registry first shows another epoch, then that all have acknowledged. */
   async function managed(between: (sql: pg.Client) => Promise<unknown> = async () => {}) {
     const database = await migrated();
@@ -332,7 +332,7 @@ describe("what is run once more, since the epoch changed after its commit", () =
     sql.query(`begin; insert into sallyport.audit (tenant, actor, action, target) values ('default', 't', 't', 't');
       delete from sallyport.principals where name = 'bot:new'; delete from sallyport.tenants where id = 'shop'; commit`);
 
-  test("a principal and a tenant that it made itself are answered as made", async () => {
+  test("returns OK for a principal and a tenant that its first run created", async () => {
     const one = await managed();
     expect(await one.principals.createPrincipal(OPERATOR, BOT)).toMatchObject({ name: "bot:new", displayName: "one" });
     const two = await managed();
@@ -352,7 +352,7 @@ describe("what is run once more, since the epoch changed after its commit", () =
     }
   });
 
-  test("they are made where the failover lost them, and another's that came meanwhile is reported", async () => {
+  test("creates them if the failover lost them, and reports an object that another call created meanwhile", async () => {
     expect(await (await managed(gone)).principals.createPrincipal(OPERATOR, BOT)).toMatchObject({ name: "bot:new" });
     expect(await (await managed(gone)).principals.createTenant(OPERATOR, SHOP)).toMatchObject(SHOP);
     const another = async (sql: pg.Client) => {
@@ -367,7 +367,7 @@ describe("what is run once more, since the epoch changed after its commit", () =
 });
 
 describe("a synchronous standby that is cut off, and then takes over", () => {
-  test("no repeat is answered before it has what the answer tells; what was answered, it has", async () => {
+  test("no repeat is answered before the standby has the change, and every answered change is on the standby", async () => {
     const primary = await startServer({ settings: { synchronous_commit: "local" } });
     onTestFinished(() => primary.remove());
     await migrate(primary.url);

@@ -61,8 +61,8 @@ async function loginOf(role: string): Promise<string> {
   return url.href;
 }
 
-describe("what a poll tells", () => {
-  test("nothing yet, then each change once, under positions that grow", async () => {
+describe("the answer of a poll", () => {
+  test("has no rows at first, then each change once, with growing positions", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -88,7 +88,7 @@ describe("what a poll tells", () => {
     expect(Math.abs(second.dbTime - Date.now())).toBeLessThan(5000);
   });
 
-  test("the newest 5,000 rows where there are more, and that older ones may be missing", async () => {
+  test("has at most the newest 5,000 rows, and says that older ones may be missing", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -103,7 +103,7 @@ describe("what a poll tells", () => {
     expect(Math.min(...page.rows.map((one) => one.position))).toBe(n + 2);
   });
 
-  test("that the own row is another epoch's, is reaped, or is gone", async () => {
+  test("says that the process's row is of another epoch, reaped or gone", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -113,7 +113,7 @@ describe("what a poll tells", () => {
     expect((await log.poll(me, epoch, 0)).ownRowLive).toBe(false);
   });
 
-  test("keys byte for byte, whatever bytes a digest has", async () => {
+  test("has keys byte for byte, with any bytes in a digest", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -131,7 +131,7 @@ describe("what a poll tells", () => {
     expect(rows.map(({ key }) => key)).toContain(`t${digest.toString("latin1")}`);
   });
 
-  test("commit order: a snapshot that shows a position shows every change up to it, with 16 writers at once", async () => {
+  test("is in commit order: a snapshot that shows a position shows every change up to it, with 16 concurrent writers", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -164,7 +164,7 @@ describe("what a poll tells", () => {
     expect(applied).toBe(start + writers * each);
   });
 
-  test("NOTIFY wakes at the commit of a change, and a mint wakes nobody", async () => {
+  test("NOTIFY wakes the process at the commit of a change, and a mint sends none", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -185,7 +185,7 @@ describe("what a poll tells", () => {
 });
 
 describe("the registry", () => {
-  test("a registration replaces the old row, and a row may not be longer bound or older than the database admits", async () => {
+  test("a registration replaces the old row, and is refused if its bound is too long or its program too old", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -205,7 +205,7 @@ describe("the registry", () => {
     expect(await log.register(entry(epoch, { readerVersion: 2 }))).toBe(true);
   });
 
-  test("a registration is flushed though the server's default is not, and an acknowledgement need not be", async () => {
+  test("a registration is flushed to disk although the server's default is off, and an acknowledgement is not", async () => {
     await fresh();
     await sql.query(`alter database ${new URL(database.url).pathname.slice(1)} set synchronous_commit = off`);
     await sql.query(
@@ -227,7 +227,7 @@ describe("the registry", () => {
     ]);
   });
 
-  test("who is missing: rows behind the position, of another epoch, reaped or not, by the head when none is said", async () => {
+  test("missing are rows behind the position or of another epoch, reaped or not; without a position, rows behind the head", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -249,7 +249,7 @@ describe("the registry", () => {
     expect((await log.unacknowledged(epoch, n + 1)).missing).toHaveLength(3);
   });
 
-  test("an acknowledgement never falls, and is not taken of a reaped row or for another epoch", async () => {
+  test("an acknowledgement never decreases, and is refused for a reaped row or another epoch", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -263,7 +263,7 @@ describe("the registry", () => {
     expect(await row(me)).toMatchObject({ applied_n: 7 });
   });
 
-  test("an acknowledgement says that it lives; a reaped row stays reaped; only reaped rows are buried, in their epoch; leaving deletes", async () => {
+  test("an acknowledgement is a sign of life; a reaped row stays reaped; only reaped rows of this epoch are deleted; deregistration deletes a row", async () => {
     await fresh();
     const log = open();
     const { me, epoch } = await joined(log);
@@ -293,7 +293,7 @@ describe("the registry", () => {
     expect((await log.validators()).rows).toEqual([]);
   });
 
-  test("it is settled for its own epoch only", async () => {
+  test("an epoch is settled for itself only", async () => {
     await fresh();
     const log = open();
     const { epoch } = await log.readEpoch();
@@ -303,7 +303,7 @@ describe("the registry", () => {
     expect((await log.unacknowledged(epoch, 0)).settled).toBe(epoch);
   });
 
-  test("whoever joins while a change waits is missing until it has acknowledged, or had the change in its first poll", async () => {
+  test("a process that joins while a change waits is missing until it has acknowledged the change or polled it first", async () => {
     await fresh();
     const [writer, late] = [open(), open()];
     const { me, epoch } = await joined(writer);
@@ -320,7 +320,7 @@ describe("the registry", () => {
     expect((await writer.unacknowledged(epoch, n)).missing).toEqual([]);
   });
 
-  test("processes that reap the same rows at once do not get in each other's way", async () => {
+  test("processes can reap the same rows at once", async () => {
     await fresh();
     const logs = Array.from({ length: 4 }, () => open());
     const { epoch } = await logs[0]!.readEpoch();
@@ -350,7 +350,7 @@ describe("with no more than its role's rights", () => {
     expect(log.troubles).toEqual([]);
   });
 
-  test("a stolen reader login acknowledges, replaces, keeps and deletes no row of another process", async () => {
+  test("a stolen reader login cannot acknowledge, replace, keep or delete a row of another process", async () => {
     await fresh();
     const victim = open();
     const { me, epoch } = await joined(victim);
@@ -397,7 +397,7 @@ describe("with no more than its role's rights", () => {
     expect((await victim.unacknowledged(epoch, 9)).missing.map(({ id }) => id)).toContain(me);
   });
 
-  test("no acknowledgement runs ahead of the log, and no registration is more than one", async () => {
+  test("no acknowledgement is ahead of the log, and a registration adds one row only", async () => {
     await fresh();
     const log = open(await loginOf("sallyport_reader"), 1);
     const { me, epoch } = await joined(log);
@@ -449,7 +449,7 @@ describe("pruning", () => {
   const left = async () => (await sql.query("select n from sallyport.rev_log order by n")).rows.map(({ n }) => n);
   const floor = async () => (await sql.query("select floor_n from sallyport.rev_state")).rows[0].floor_n;
 
-  test("rows older than ten minutes go, and the floor tells it; younger ones stay", async () => {
+  test("rows older than ten minutes are deleted and the floor rises; younger rows stay", async () => {
     await aged(12_000);
     const log = open();
     await log.prune();
@@ -458,7 +458,7 @@ describe("pruning", () => {
     expect(await log.poll(me, epoch, 5)).toMatchObject({ floorN: 12_000, rows: [{ position: 12_001, key: "y" }] });
   });
 
-  test("the floor is committed before the first row is deleted, and never falls", async () => {
+  test("the floor is committed before the first row is deleted, and never decreases", async () => {
     await aged(3);
     // Deleting fails: what was committed before it stays.
     await sql.query(
@@ -475,7 +475,7 @@ describe("pruning", () => {
     expect(await floor()).toBe(9);
   });
 
-  test("among 200,000 rows of the last ten minutes it takes no longer than a statement may", async () => {
+  test("with 200,000 rows of the last ten minutes, pruning stays within the statement timeout", async () => {
     await aged(3);
     await sql.query("insert into sallyport.rev_log (n, key) select i, 'x' from generate_series(10, 200000) i");
     await sql.query("analyze sallyport.rev_log");
@@ -483,7 +483,7 @@ describe("pruning", () => {
     expect(await floor()).toBe(3);
   });
 
-  test("what minting keeps for ten minutes goes with its salt, and counts of days past", async () => {
+  test("pruning deletes requests with their salts after ten minutes, and old counts of mints", async () => {
     await aged(0);
     const request = (id: string, age: string) =>
       sql.query(
@@ -502,7 +502,7 @@ describe("pruning", () => {
     expect((await sql.query("select key from sallyport.mint_counts")).rows).toEqual([{ key: "young" }]);
   });
 
-  describe("what the canary wrote", () => {
+  describe("the rows of the canary", () => {
     const CANARY = "user:sallyport-canary";
     /** Tokens as the canary leaves them, with the audit rows of their lives; of another maker, too. */
     async function flown(
@@ -541,7 +541,7 @@ describe("pruning", () => {
       (await sql.query(`select count(*) from sallyport.${table} where ${where}`)).rows[0].count as number;
     const tokensOf = async (principal: string) => count("tokens", `principal = '${principal}'`);
 
-    test("goes a day after it ended, by the writer's login, and nothing else goes", async () => {
+    test("are deleted one day after their token ended, by the writer's login, and no other row is", async () => {
       await fresh();
       await flown(450, "25 hours");
       await flown(3, "23 hours");
@@ -574,7 +574,7 @@ describe("pruning", () => {
       expect(await count("rev_log", `n > ${head.n} and key >= 't' and key < 'u'`)).toBe(450);
     });
 
-    test("goes with its principal, unless somebody changed or cut that", async () => {
+    test("are deleted with their principal, unless somebody changed or cut the principal", async () => {
       await fresh();
       await flown(1, "25 hours");
       await open().prune();
@@ -607,7 +607,7 @@ describe("pruning", () => {
       },
     );
 
-    test("a mint that is under way keeps the principal", async () => {
+    test("stay while a mint for the principal is under way", async () => {
       await fresh();
       await flown(1, "25 hours");
       const minter = await byHand(database.url);
@@ -630,19 +630,19 @@ describe("pruning", () => {
       expect(await count("principals", `name = '${CANARY}'`)).toBe(1);
     });
 
-    test("no row that is younger, or of another, can be deleted from the audit by hand", async () => {
+    test("younger audit rows, and those of others, cannot be deleted by hand", async () => {
       await fresh();
       await flown(1, "23 hours");
       await flown(1, "25 hours", { maker: "token:h" });
       for (const { seq } of (await sql.query("select seq from sallyport.audit")).rows) {
         await expect(sql.query("delete from sallyport.audit where seq = $1", [seq])).rejects.toMatchObject({
-          message: "audit rows are kept as they are",
+          message: "audit rows cannot be changed or deleted",
         });
       }
     });
   });
 
-  test("one leader at a time: who does not lead does nothing, and the lead ends with the pruning", async () => {
+  test("one process prunes at a time; the others do nothing", async () => {
     await aged(3);
     const log = open();
     await sql.query("select pg_advisory_lock(7400740175)");
@@ -683,7 +683,7 @@ describe("a server that fails", () => {
     return performance.now() - before;
   };
 
-  test("a frozen backend costs 500 ms once; its late reply is not seen; the other connection does not notice", async () => {
+  test("a frozen backend costs 500 ms once; its late reply is ignored; the other connection is not affected", async () => {
     sql = await byHand(server.url);
     const log = open(server.url);
     const { me, epoch } = await joined(log);
@@ -702,7 +702,7 @@ describe("a server that fails", () => {
     await expect.poll(() => pidOf("sallyport-poll")).not.toContain(frozen);
   });
 
-  test("statements that wait behind a frozen one fail in time too, and the connection opens again for the next", async () => {
+  test("statements behind a frozen one fail in time, too, and the next statement gets a new connection", async () => {
     sql = await byHand(server.url);
     const log = open(server.url);
     const { me, epoch } = await joined(log);
@@ -718,7 +718,7 @@ describe("a server that fails", () => {
     await log.ack(me, epoch, 0);
   });
 
-  test("a server that accepts and never answers costs 500 ms, and is forgotten", async () => {
+  test("a server that accepts and never answers costs 500 ms, and its connection is closed", async () => {
     const proxy = await startTcpProxy({ port: server.port });
     onTestFinished(() => proxy.stop());
     await proxy.set({ kind: "blackhole" });
@@ -739,7 +739,7 @@ describe("a server that fails", () => {
       .toBe(true);
   });
 
-  test("an ended backend costs at most one statement, wakes the poll, and never the process", async () => {
+  test("an ended backend costs at most one statement, wakes the poll, and never ends the process", async () => {
     sql = await byHand(server.url);
     const log = open(server.url);
     const { me, epoch } = await joined(log);
@@ -832,7 +832,7 @@ describe("a server that fails", () => {
   const waitForStandby = async () =>
     (await sql.query("select from pg_stat_activity where wait_event = 'SyncRep'")).rowCount;
 
-  test("the registry waits for no synchronous standby: each of its statements is done at once", async () => {
+  test("no statement of the registry waits for a synchronous standby", async () => {
     sql = await byHand(server.url);
     const log = open(server.url);
     const { epoch } = await log.readEpoch();
@@ -851,7 +851,7 @@ describe("a server that fails", () => {
     expect(log.troubles).toEqual([]);
   });
 
-  test("an answer with a warning of class 01 is a failure: the commit may not be what it should be", async () => {
+  test("an answer with a warning of class 01 is a failure, because the commit may not be replicated", async () => {
     sql = await byHand(server.url);
     await sql.query(
       `create function warn() returns trigger language plpgsql as $$ begin raise warning 'not confirmed'; return null; end $$;

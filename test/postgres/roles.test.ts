@@ -28,6 +28,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
   rev_head: [ALL, "S", "S"],
   rev_log: [ALL, "S", "S"],
   rev_state: [ALL, "S", "S"],
+  roles: [ALL, "SIU", "S"],
   tenants: [ALL, "SIU", "S"],
   token_usage: [ALL, "SIU", "SIU"],
   token_view: [ALL, "S", "S"],
@@ -45,11 +46,13 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "another_history()": ["X", "", ""],
   "guard_family()": ["X", "", ""],
   "guard_principal()": ["X", "", ""],
+  "guard_role()": ["X", "", ""],
   "guard_tenant()": ["X", "", ""],
   "guard_token()": ["X", "", ""],
   "keep_audit()": ["X", "", ""],
   "note_everything()": ["X", "", ""],
   "note_principal()": ["X", "", ""],
+  "note_role()": ["X", "", ""],
   "note_tenant()": ["X", "", ""],
   "note_token()": ["X", "", ""],
   "require_audit()": ["X", "", ""],
@@ -63,6 +66,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "principal_key(text,text)": ["X", "X", "X"],
   "rev_epoch()": ["X", "", ""],
   "rev_now()": ["X", "X", "X"],
+  "role_key(text)": ["X", "X", "X"],
   "revoke(text,text)": ["X", "X", "X"],
   "tenant_key(text)": ["X", "X", "X"],
   // With the rights of the owner.
@@ -72,6 +76,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "lost_dismiss(bigint,text)": ["X", "X", ""],
   "lost_redo()": ["X", "X", ""],
   "lost_report(text,bigint[],bytea[],bigint[],text[],text[])": ["X", "X", "X"],
+  "readers_from(integer)": ["X", "X", ""],
   "rev_note(bytea)": ["X", "", ""],
   "rev_note(bytea,text,jsonb)": ["X", "", ""],
   "rev_prove(text,boolean)": ["X", "X", "X"],
@@ -79,6 +84,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "rev_raise_floor()": ["X", "X", ""],
   "rev_settle(text)": ["X", "X", ""],
   "validator_ack(uuid,bytea,text,bigint)": ["X", "X", "X"],
+  "validator_describe(uuid,bytea,text,text)": ["X", "X", "X"],
   "validator_join(uuid,bytea,uuid,bytea,text,integer,integer,text[])": ["X", "X", "X"],
   "validator_leave(uuid,bytea)": ["X", "X", "X"],
   "validators_bury(uuid[])": ["X", "X", ""],
@@ -87,7 +93,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
 
 /** Functions with the rights of the owner, that anybody may name: a trigger function refuses to be called by hand. */
 const DEFINERS =
-  /^(another_|canary_|draw_|guard_|lost_|note_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
+  /^(another_|canary_|draw_|guard_|lost_|note_|readers_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
 
 const owner = `owner_${randomBytes(6).toString("hex")}`;
 let database: Database;
@@ -136,7 +142,7 @@ async function matrix(objects: string, letters: string): Promise<Record<string, 
 
 const when = (condition: string, letter: string) => `case when ${condition} then '${letter}' else '' end`;
 
-test("each role may do with each table and view what stands here, and every one stands here", async () => {
+test("each role has exactly the listed rights on each table and view, and all of them are listed", async () => {
   const of = (privilege: string, letter: string) => when(`has_table_privilege(r.role, o.oid, '${privilege}')`, letter);
   const columns = (privilege: string) => `(
     select count(*) filter (where has_column_privilege(r.role, o.oid, a.attnum, '${privilege}'))
@@ -164,7 +170,7 @@ test("each role may do with each table and view what stands here, and every one 
   expect(await matrix(tables, letters)).toEqual(TABLES);
 });
 
-test("each role may do with each sequence what stands here, and every one stands here", async () => {
+test("each role has exactly the listed rights on each sequence, and all of them are listed", async () => {
   const of = (privilege: string, letter: string) =>
     when(`has_sequence_privilege(r.role, o.oid, '${privilege}')`, letter);
   const letters = [of("USAGE", "U"), of("SELECT", "S"), of("UPDATE", "W")].join(" || ");
@@ -173,13 +179,13 @@ test("each role may do with each sequence what stands here, and every one stands
   expect(await matrix(sequences, letters)).toEqual(SEQUENCES);
 });
 
-test("each role may call what stands here, and every function stands here", async () => {
+test("each role may call exactly the listed functions, and all functions are listed", async () => {
   const functions = `select p.oid, replace(p.oid::regprocedure::text, 'sallyport.', '') as name
     from pg_proc p where p.pronamespace = 'sallyport'::regnamespace`;
   expect(await matrix(functions, when("has_function_privilege(r.role, o.oid, 'EXECUTE')", "X"))).toEqual(FUNCTIONS);
 });
 
-test("a start asks for the functions that the program calls: each is granted, and none that is granted for it is left out", async () => {
+test("the check at the start covers exactly the functions that the program calls", async () => {
   const { rows } = await sql.query<{ use: string; name: string }>(
     `select u.use, replace(to_regprocedure('sallyport.' || f.name)::text, 'sallyport.', '') as name
      from jsonb_each($1) u (use, names), jsonb_array_elements_text(u.names) f (name)`,
@@ -196,7 +202,7 @@ test("a start asks for the functions that the program calls: each is granted, an
   }
 });
 
-test("a function with the rights of the owner is known here, and resolves names in pg_catalog first", async () => {
+test("every function with the owner's rights is listed, and resolves names in pg_catalog first", async () => {
   const { rows } = await sql.query<{
     proname: string;
     proconfig: string[] | null;
@@ -212,7 +218,7 @@ test("a function with the rights of the owner is known here, and resolves names 
   }
 });
 
-test("no other role has a right on the schema, and neither role may make anything in it", async () => {
+test("no other role has a right on the schema, and no role may create anything in it", async () => {
   const { rows } = await sql.query(
     `select a.grantee::regrole::text as grantee, a.privilege_type
      from pg_namespace n, aclexplode(n.nspacl) a where n.nspname = 'sallyport' order by 1, 2`,

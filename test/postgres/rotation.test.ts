@@ -108,7 +108,7 @@ describe("a rotation that runs again, because its commit came through a failover
     expect(await other).toBe(who === "itself" && overlap === 0 ? "CALLER_UNAUTHENTICATED" : "TOKEN_ROTATED");
   });
 
-  test("leaves nothing to repeat where its token was revoked in between", async () => {
+  test("cannot be repeated if its token was revoked in between", async () => {
     const old = await created("bot:ci");
     const same = request(old.id);
     const next = fresh();
@@ -122,7 +122,7 @@ describe("a rotation that runs again, because its commit came through a failover
   });
 });
 
-describe("a string that its rotation ended repeats that request", () => {
+describe("a string that its rotation ended can repeat that request", () => {
   const REVOKED: Record<string, (id: string) => Promise<unknown>> = {
     "by itself": (id) => store.revokeToken(id, false, "", ADMIN),
     "with its family": (id) => store.revokeToken(id, true, "", ADMIN),
@@ -164,12 +164,13 @@ describe("a string that its rotation ended repeats that request", () => {
   });
 });
 
-describe("who rotates another's token is judged by the rows under the lock:", () => {
+describe("a caller that rotates another's token is judged by the locked rows:", () => {
   test.each([
-    ["the caller's networks", "maker", "allowed_cidrs = '{10.0.0.0/8}'"],
-    ["the caller's audiences", "maker", "audiences = '{https://a.example}'"],
-    ["what it would be told the string of", "target", `scopes = '{${CREATE},repo:write}'`],
-  ] as const)("%s", async (_, which, set) => {
+    ["the caller's networks", "RIGHTS_EXCEEDED", "maker", "allowed_cidrs = '{127.0.0.0/8}'"],
+    ["networks without the caller", "CALLER_UNAUTHENTICATED", "maker", "allowed_cidrs = '{10.0.0.0/8}'"],
+    ["the caller's audiences", "CALLER_UNAUTHENTICATED", "maker", "audiences = '{https://a.example}'"],
+    ["what it would be told the string of", "RIGHTS_EXCEEDED", "target", `scopes = '{${CREATE},repo:write}'`],
+  ] as const)("%s", async (_, refusal, which, set) => {
     const rows = { maker: await created("bot:maker", [CREATE]), target: await created("bot:target") };
     const rotate = () => store.rotateToken(rows.target.id, fresh(), undefined, 60_000, guardOf(rows.maker), ADMIN);
     const holder = await byHand(url);
@@ -179,7 +180,7 @@ describe("who rotates another's token is judged by the rows under the lock:", ()
     const waiting = outcome(rotate());
     await blocked();
     await holder.query("commit");
-    expect(await waiting).toBe("RIGHTS_EXCEEDED");
+    expect(await waiting).toBe(refusal);
     const { rows: left } = await sql.query("select rotated_to from sallyport.tokens where id = $1", [rows.target.id]);
     expect(left).toEqual([{ rotated_to: "" }]);
   });

@@ -1,5 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { AppError } from "../../src/domain/errors.ts";
+import { newRoleId, type Role } from "../../src/domain/role.ts";
 import { type Changeable, type Given, givenOf } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
@@ -19,6 +21,7 @@ const GIVEN: Given = {
   displayName: "a name",
   description: "a text",
   scopes: ["a", "b"],
+  roles: ["deployer"],
   audiences: ["c"],
   allowedCidrs: ["192.0.2.0/24"],
   annotations: { d: "e" },
@@ -26,6 +29,7 @@ const GIVEN: Given = {
 
 let url: string;
 let store: PostgresAuthorityStore;
+const roles = new Map<string, Role>();
 beforeEach(async () => {
   const database = await migrated();
   onTestFinished(() => database.drop());
@@ -33,6 +37,11 @@ beforeEach(async () => {
   const db = new Postgres({ url, maxConnections: 2, applicationName: "sallyport-test", onTrouble: () => {} });
   onTestFinished(() => db.close());
   store = new PostgresAuthorityStore(db);
+  for (const name of ["deployer", "reader"]) {
+    const role = { id: newRoleId(), tenant: "default", name, description: "", scopes: [`of.${name}`] };
+    const made = await store.createRole({ ...role, administrative: false }, NOBODY, ADMIN);
+    if (!(made.value instanceof AppError)) roles.set(name, made.value);
+  }
 });
 
 const fresh = () => ({
@@ -67,7 +76,7 @@ test("every field that a token is given comes back from its row", async () => {
   expect(rows[0].family).toBe(token.id);
 });
 
-test("a rotation copies every given field and its own alone are new", async () => {
+test("a rotation copies every given field, and only its own fields are new", async () => {
   const { token } = await created();
   const next = fresh();
   const { value } = await store.rotateToken(token.id, next, undefined, 60_000, NOBODY, ADMIN);
@@ -78,12 +87,13 @@ test("a rotation copies every given field and its own alone are new", async () =
   expect(value.previous).toMatchObject({ ...givenOf(token), id: token.id, rotatedTo: next.id });
 });
 
-test("every field that may change does, alone, and no other field with it", async () => {
+test("every field that may change can change alone", async () => {
   const { token } = await created();
   const changes: Required<Changeable> = {
     displayName: "another name",
     description: "another text",
     scopes: ["f"],
+    roles: ["reader"],
     audiences: ["g", "h"],
     allowedCidrs: [],
     annotations: {},
@@ -96,12 +106,14 @@ test("every field that may change does, alone, and no other field with it", asyn
     const after = await store.updateToken(token.id, change, before.etag, { maxTtl: HOUR.maxTtl }, NOBODY, ADMIN);
     const etag = String(Number(before.etag) + 1);
     const state = field === "disabled" ? "DISABLED" : before.state;
-    expect(after.value, field).toEqual({ ...before, ...change, etag, state });
+    const role = field === "roles" ? roles.get("reader") : undefined;
+    const held = role === undefined ? {} : { roleIds: [role.id], roleScopes: role.scopes };
+    expect(after.value, field).toEqual({ ...before, ...change, ...held, etag, state });
     before = after.value;
   }
 });
 
-test("a row that is older than the notes about families counts as the first of its own", async () => {
+test("a row from before families were stored is the first of its family", async () => {
   const sql = await byHand(url);
   await makeTokens(sql, 1);
   const { rows } = await sql.query<TokenRow>(`select ${HELD_COLUMNS} from sallyport.token_view v where id = $1`, [
@@ -125,6 +137,6 @@ test("the view has every column of a token's row, by name", async () => {
     );
     return rows.map(({ name }) => name).sort();
   };
-  const added = ["last_use_address", "last_use_time", "state"];
+  const added = ["last_use_address", "last_use_time", "parent_scopes", "role_names", "role_scopes", "state"];
   expect(await columns("sallyport.token_view")).toEqual([...(await columns("sallyport.tokens")), ...added].sort());
 });

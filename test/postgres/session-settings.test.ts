@@ -79,7 +79,7 @@ describe("a shared connection", () => {
     return checkDatabase(db, new Keyring(current, keys), { fsyncOffAllowed: false, mayWrite: false, shared });
   };
 
-  test("is given nothing; a wrong value refuses the start with the line to run, and after it the start goes on", async () => {
+  test("gets no settings; a wrong value refuses the start with the line to run, and after that line the start succeeds", async () => {
     const sql = await byHand(server.url);
     await sql.query(`create role "app-1" login in role sallyport_writer`);
     onTestFinished(async () => void (await sql.query(`drop role "app-1"`)));
@@ -104,7 +104,7 @@ describe("a shared connection", () => {
   });
 });
 
-test("migrations leave figures of the protocol's tables", async () => {
+test("migrations leave statistics of the protocol's tables", async () => {
   const sql = await byHand(server.url);
   const { rows } = await sql.query(
     `select relname from pg_class where relnamespace = 'sallyport'::regnamespace
@@ -113,7 +113,7 @@ test("migrations leave figures of the protocol's tables", async () => {
   expect(rows.map(({ relname }) => relname)).toEqual(["rev_head", "rev_log", "rev_state", "validators"]);
 });
 
-describe("with jit and without figures of the tables", () => {
+describe("with jit and without statistics of the tables", () => {
   async function withoutFigures(): Promise<pg.Client> {
     const sql = await byHand(server.url);
     const tables = "'rev_head', 'rev_state', 'rev_log', 'validators'";

@@ -55,7 +55,7 @@ test.each(Object.entries(MEANINGS))(
   },
 );
 
-test("what no row tells of is a bug: INTERNAL, and the connection is kept", async () => {
+test("a SQLSTATE that is not in the table is a bug: INTERNAL, and the connection is kept", async () => {
   const db = open();
   for (const state of ["23505", "22012", "P0001", "42601", "54000"]) {
     const { reason, message } = await failing(db.transaction((tx) => tx.query(raising(state))));
@@ -72,7 +72,7 @@ test("a database that only reads: NOT_DONE, and the connection is destroyed", as
   expect(db.stats.total).toBe(0);
 });
 
-test("a session that the server ends inside a change: NOT_DONE, and in words", async () => {
+test("a session that the server ends inside a change: NOT_DONE, with the cause in words", async () => {
   const db = open();
   const change = await failing(db.transaction((tx) => tx.query("select pg_terminate_backend(pg_backend_pid())")));
   expect(change.reason).toBe("NOT_DONE");
@@ -100,7 +100,7 @@ test("no connection left, a missing right, and a schema that is not there are NO
   expect(gone).toEqual({ reason: "NOT_DONE", message: expect.stringContaining("schema") });
 });
 
-test("a look-up on a connection that lost what was prepared there opens another", async () => {
+test("a look-up on a connection that lost its prepared statements opens another connection", async () => {
   const reader = new PostgresTokenReader({ url, connections: 1, clock: systemClock, onTrouble: () => {} });
   onTestFinished(() => reader.close());
   const pids = async () => {

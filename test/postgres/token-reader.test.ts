@@ -65,7 +65,7 @@ async function refusedFirst(reader: PostgresTokenReader): Promise<number> {
   }
 }
 
-test("a session whose first look-up is later than any call waits for is kept: only the first calls are refused", async () => {
+test("a session whose first look-up is slower than any call waits is kept: only the first calls are refused", async () => {
   const database = await migrated();
   onTestFinished(() => database.drop());
   const { url, sessions } = await slowToBegin(database.url, FIRST_MS);
@@ -76,7 +76,7 @@ test("a session whose first look-up is later than any call waits for is kept: on
   expect(sessions()).toBe(1);
 });
 
-test("opened before anybody asks, it refuses none", async () => {
+test("a session that is opened before the first call refuses none", async () => {
   const database = await migrated();
   onTestFinished(() => database.drop());
   const { url, sessions } = await slowToBegin(database.url, FIRST_MS);
@@ -146,7 +146,7 @@ test("a first look-up that the server cancels leaves it unready, and it becomes 
   await expect.poll(ready, { timeout: 10_000, interval: 5 }).toBe(true);
 });
 
-test("what is under way on a connection that is distrusted is not answered by it, and asks once more", async () => {
+test("reads under way on a connection that is being closed are read again on another one", async () => {
   const database = await migrated();
   onTestFinished(() => database.drop());
   const sql = await byHand(database.url);
@@ -170,7 +170,7 @@ test("what is under way on a connection that is distrusted is not answered by it
   expect(sent).toBeGreaterThanOrEqual(distrusted);
 });
 
-test("a session that began on a standby counts as a standby's after the promotion, until it is another", async () => {
+test("a session that began on a standby counts as a standby's after the promotion, until it is replaced", async () => {
   const server = await startServer({ fsync: false });
   onTestFinished(() => server.remove());
   await migrate(server.url);

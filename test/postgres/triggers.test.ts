@@ -32,10 +32,12 @@ async function change(...statements: string[]): Promise<void> {
   }
 }
 
+const ROLE_ID = `rol_1${"0".repeat(21)}`;
+const ROLE = `insert into sallyport.roles (id, tenant, name) values ('${ROLE_ID}', 'default', 'one')`;
 const T1 = `'${tokenId(1)}'`;
 const revoked = (id: string) => `update sallyport.tokens set revoke_time = now() where id = ${id}`;
 
-describe("every change of what validation reads is noted, once, under its own position", () => {
+describe("every change of a row that validation reads is noted once, under its own position", () => {
   const token = `t${digestOf(1)}`;
   test.each<[string, string[], string[]]>([
     ["a token updated", [revoked(T1)], [`1 ${token}`]],
@@ -75,6 +77,11 @@ describe("every change of what validation reads is noted, once, under its own po
     ["a suspended tenant inserted", ["insert into sallyport.tenants (id, state) values ('x', 'SUSPENDED')"], ["1 ox"]],
     ["a tenant inserted with a cut", ["insert into sallyport.tenants (id, cut_time) values ('x', now())"], ["1 ox"]],
     ["tenants truncated", ["truncate sallyport.tenants cascade"], ["1 *"]],
+    ["a role inserted", [`${ROLE.replace("rol_1", "rol_2").replace("'one'", "'two'")}`], []],
+    ["a role updated", ["update sallyport.roles set scopes = '{x}'"], [`1 r${ROLE_ID}`]],
+    ["a role deleted for good", ["update sallyport.roles set state = 'DELETED'"], [`1 r${ROLE_ID}`]],
+    ["a role's row deleted", ["delete from sallyport.roles"], [`1 r${ROLE_ID}`]],
+    ["roles truncated", ["truncate sallyport.roles"], ["1 *"]],
     ["a pepper retired", ["delete from sallyport.key_checks where kid = '1'"], ["1 *"]],
     [
       "several at once: one position",
@@ -91,6 +98,7 @@ describe("every change of what validation reads is noted, once, under its own po
       "insert into sallyport.tenants (id) values ('other')",
       "insert into sallyport.principals (tenant, name) values ('default', 'bot:idle')",
       "insert into sallyport.key_checks (kid, check_value) values ('1', 'x')",
+      ROLE,
     );
     const before = await head();
     await change(...statements);
@@ -107,7 +115,7 @@ describe("every change of what validation reads is noted, once, under its own po
     expect(await logAbove(0)).toEqual([]);
   });
 
-  test("a transaction that is rolled back leaves neither position nor note", async () => {
+  test("a transaction that is rolled back leaves no position and no note", async () => {
     await makeTokens(sql, 1);
     const before = await head();
     await sql.query("begin");
@@ -120,7 +128,7 @@ describe("every change of what validation reads is noted, once, under its own po
     expect(await logAbove(before)).toEqual([]);
   });
 
-  test("the position of a transaction is one over savepoints, kept or given up", async () => {
+  test("a transaction has one position over all savepoints, released or rolled back", async () => {
     await makeTokens(sql, 4);
     const before = await head();
     await change(
@@ -144,7 +152,7 @@ describe("every change of what validation reads is noted, once, under its own po
     expect(await head()).toBe(before + 1);
   });
 
-  test("what nobody can name any more is everything: beyond 10,000 notes of one transaction", async () => {
+  test("a transaction with more than 10,000 notes writes the key of everything", async () => {
     await makeTokens(sql, 10_001);
     const before = await head();
     await change("update sallyport.tokens set revoke_time = now()");
@@ -156,7 +164,7 @@ describe("every change of what validation reads is noted, once, under its own po
     expect(rows[0].rows).toBeLessThanOrEqual(10_000);
   });
 
-  test("in a replication role too", async () => {
+  test("the triggers run in a replication role, too", async () => {
     await makeTokens(sql, 1);
     const before = await head();
     await sql.query("set session_replication_role = replica");
@@ -177,7 +185,7 @@ describe("every change of what validation reads is noted, once, under its own po
     expect(rows).toEqual([{ revoke_time: null }]);
   });
 
-  test("its commit is durable though the server's default is not", async () => {
+  test("its commit is flushed to disk although the server's default is off", async () => {
     await makeTokens(sql, 1);
     await sql.query("set synchronous_commit = off");
     await sql.query("begin");
@@ -189,7 +197,7 @@ describe("every change of what validation reads is noted, once, under its own po
     expect((await sql.query("show synchronous_commit")).rows[0].synchronous_commit).toBe("off");
   });
 
-  test("NOTIFY once for a transaction, at its commit", async () => {
+  test("a transaction sends one NOTIFY, at its commit", async () => {
     await makeTokens(sql, 5);
     const listener = await byHand(database.url);
     const heard: string[] = [];
@@ -227,7 +235,7 @@ describe("cuts", () => {
     expect(await live()).toEqual([5]);
   });
 
-  test("a second cut ends what came between; two cuts in one transaction are one", async () => {
+  test("a second cut ends the tokens issued since the first; two cuts in one transaction are one", async () => {
     const before = await head();
     await makeTokens(sql, 1);
     await change(cutPrincipal);
@@ -237,7 +245,7 @@ describe("cuts", () => {
     expect(await cutN("principals")).toEqual([{ cut_n: before + 2 }]);
   });
 
-  test("a principal that has no row can be cut: one that is being made by a first mint is ended with it", async () => {
+  test("a principal without a row can be cut: a first mint under way is ended, too", async () => {
     const minter = await byHand(database.url);
     await minter.query("begin");
     await auditRow(minter);
@@ -258,7 +266,7 @@ describe("cuts", () => {
     expect(await live()).toEqual([]);
   });
 
-  test("a cut stays, and its position never falls", async () => {
+  test("a cut is final, and its position never decreases", async () => {
     await makeTokens(sql, 1);
     await change(cutPrincipal, "update sallyport.tenants set cut_time = clock_timestamp() where id = 'default'");
     for (const of of ["principals", "tenants"]) {
@@ -268,8 +276,8 @@ describe("cuts", () => {
   });
 });
 
-describe("what cannot be done", () => {
-  test("a revoked token does not come back, whoever writes", async () => {
+describe("changes that the triggers refuse", () => {
+  test("no user can make a revoked token live again", async () => {
     await makeTokens(sql, 1);
     await change(revoked(T1));
     for (const time of ["null", "now() + interval '1 day'", "now() - interval '1 day'"]) {
@@ -340,7 +348,7 @@ describe("what cannot be done", () => {
     expect(await head()).toBe(before);
   });
 
-  test("audit rows are kept as they are", async () => {
+  test("audit rows cannot be changed or deleted", async () => {
     for (const statement of [
       "update sallyport.audit set actor = 'x'",
       "delete from sallyport.audit",
@@ -348,7 +356,7 @@ describe("what cannot be done", () => {
     ]) {
       await expect(sql.query(statement)).rejects.toMatchObject({
         code: "42501",
-        message: "audit rows are kept as they are",
+        message: "audit rows cannot be changed or deleted",
       });
     }
   });
@@ -365,13 +373,13 @@ describe("roles", () => {
     await sql.query("rollback");
     return code;
   }
-  test("nobody takes a position by hand", async () => {
+  test("no role can take a position by hand", async () => {
     for (const role of ["sallyport_reader", "sallyport_writer"]) {
       expect(await as(role, "select sallyport.rev_note('*')")).toBe("42501");
     }
   });
 
-  test("a writer's change is noted and needs its audit row, though it may do neither itself", async () => {
+  test("a writer's change is noted and needs its audit row, although the writer can call neither function", async () => {
     await makeTokens(sql, 1);
     const before = await head();
     await sql.query("set role sallyport_writer");

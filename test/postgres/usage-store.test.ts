@@ -5,7 +5,7 @@ import { byHand, makeTokens, migrated } from "./migrated.ts";
 
 const T0 = Date.UTC(2026, 0, 1);
 
-test("of the uses that several instances store the latest stays, and with it the last known address", async () => {
+test("of the uses that several instances store, the latest stays, with the last known address", async () => {
   const database = await migrated();
   const client = await byHand(database.url);
   const db = new Postgres({

@@ -26,7 +26,7 @@ export function core(its: Suite, stage: () => Stage): void {
 }
 
 function answers(its: Suite, stage: () => Stage): void {
-  describe("answers by the table", () => {
+  describe("answers as the page about proxies says", () => {
     const to = (headers: readonly Header[]) => ask(stage().edge.port, { headers });
 
     test("a good token is let through, in either carrier", async () => {
@@ -41,12 +41,12 @@ function answers(its: Suite, stage: () => Stage): void {
       expectDenied(await to([]), 401, REFUSED.none);
     });
 
-    test("no live token, whatever it is, and one of another audience: 401 invalid_token", async () => {
+    test("a token that is not live, or of another audience: 401 invalid_token", async () => {
       const { bad, elsewhere } = stage().scene.tokens;
       for (const token of [bad, elsewhere, "nonsense"]) expectDenied(await to([bearer(token)]), 401, REFUSED.invalid);
     });
 
-    test("a scope that is missing: 403 with the scopes that are asked", async () => {
+    test("a missing scope: 403 with the required scopes", async () => {
       expectDenied(await to([bearer(stage().scene.tokens.poor)]), 403, REFUSED.scope);
     });
 
@@ -80,7 +80,7 @@ function answers(its: Suite, stage: () => Stage): void {
       }
     });
 
-    test("an outage of PostgreSQL: the real 503, with retry-after; all is well once it is back", async () => {
+    test("an outage of PostgreSQL: 503 with retry-after, and normal answers once it is back", async () => {
       const { scene } = stage();
       const fresh = await scene.mint();
       await scene.weather.set({ kind: "refuse" });
@@ -98,7 +98,7 @@ function answers(its: Suite, stage: () => Stage): void {
 }
 
 function identity(its: Suite, stage: () => Stage): void {
-  test("identity arrives whole", async () => {
+  test("every identity header arrives", async () => {
     const { edge, scene } = stage();
     const reply = await ask(edge.port, { headers: [bearer(scene.tokens.good)] });
     expect(arrived(reply, "x-auth-principal")).toEqual(["user:ann"]);
@@ -118,7 +118,7 @@ function identity(its: Suite, stage: () => Stage): void {
       expectOurs(await ask(edge.port, { headers: [...forged, bearer(scene.tokens.good)] }), its.passes);
     });
 
-    test("nor does an identity get lost that a Connection header names", async () => {
+    test("with a Connection header that names the identity headers", async () => {
       const { edge, scene } = stage();
       const named = ["x-auth-principal", "X-Auth-Tenant", "x-auth-token-id", "X-AUTH-SCOPES", "x-auth-profile"];
       const values = named.flatMap((name) => [name, `close, ${name}`, `${name}, keep-alive`, `upgrade, ${name}`]);
@@ -151,7 +151,7 @@ function identity(its: Suite, stage: () => Stage): void {
       expectDenied(await ask(edge.port, { headers: forged }), 401, REFUSED.none);
     });
 
-    test("with an ALLOW that leaves a name out", async () => {
+    test("with an ALLOW that omits a header", async () => {
       const { changed, scene } = stage();
       await changed({ changes: [its.policy("lean")] }, async ({ port }) => {
         const reply = await ask(port, { headers: [...forged, bearer(scene.tokens.good)] });

@@ -19,7 +19,7 @@ export function envoyCases(its: Suite, stage: () => Stage): void {
 
 /** What only the gRPC form can: requirements by route. */
 export function merging(stage: () => Stage): void {
-  test("requirement merges", async () => {
+  test("the context extensions of a route add to the requirement", async () => {
     const { changed, scene } = stage();
     const { good, admin, poor } = scene.tokens;
     const direct = `              - name: direct
@@ -54,7 +54,7 @@ const OVER_HTTP1: Change[] = [
 
 /** What only the HTTP form can: policies by URL. */
 export function byUrl(stage: () => Stage): void {
-  test("a policy per route by its URL, and whatever follows it asks for no other", async () => {
+  test("the URL of a route selects its policy, and the rest of the path cannot select another", async () => {
     const { edge, scene } = stage();
     const as = (path: string, token: string) => ask(edge.port, { path, headers: [bearer(token)] });
     expect((await as("/admin/admin/x", scene.tokens.admin)).status).toBe(200);
@@ -75,7 +75,7 @@ export function byUrl(stage: () => Stage): void {
       expect([path, (await direct(path)).status]).toEqual([path, 403]);
   });
 
-  test("answers the same to an Envoy that asks over HTTP/1.1", async () => {
+  test("gives an Envoy that asks over HTTP/1.1 the same answers", async () => {
     const { changed, scene } = stage();
     await changed({ changes: OVER_HTTP1 }, async ({ port }) => {
       const as = (token: string) => ask(port, { headers: [...forged, bearer(token)] });

@@ -13,7 +13,7 @@ const FAIL_OPEN: Change = [
 ];
 /** What Envoy does while Sallyport, or what it needs, is away. */
 export function failing(its: Suite, stage: () => Stage): void {
-  test("fail-open opens only for the dead", async () => {
+  test("failure_mode_allow opens only if Sallyport is dead", async () => {
     const { changed, scene } = stage();
     const { good } = scene.tokens;
     await changed({ changes: [FAIL_OPEN] }, async (edge) => {
@@ -47,7 +47,7 @@ export function failing(its: Suite, stage: () => Stage): void {
     });
   });
 
-  test("gRPC clients get a status", async () => {
+  test("gRPC clients get a gRPC status", async () => {
     const { edge, scene } = stage();
     const { good, bad, poor } = scene.tokens;
     const as = (...values: string[]) => grpcStatus(edge.port, values);
@@ -110,7 +110,7 @@ export function telling(stage: () => Stage): void {
 }
 
 export function restarts(stage: () => Stage): void {
-  test("restarts are invisible", async () => {
+  test("clients do not notice a restart", async () => {
     const { changed, scene } = stage();
     const dataPort = await freePort();
     const other = await scene.another(dataPort);

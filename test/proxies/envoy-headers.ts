@@ -15,7 +15,7 @@ const JOINED_HEADERS: Change = ["encode_raw_headers: true", "encode_raw_headers:
 
 /** What arrives and what is asked, in Envoy's own ways. */
 export function headers(its: Suite, stage: () => Stage): void {
-  test("our reply alone overwrites", async () => {
+  test("only our answer sets the identity headers", async () => {
     const { changed, scene } = stage();
     await changed({ changes: [WITHOUT_STRIP] }, async ({ port }) => {
       const reply = await ask(port, { headers: [...forged, bearer(scene.tokens.good)] });
@@ -28,14 +28,14 @@ export function headers(its: Suite, stage: () => Stage): void {
     });
   });
 
-  test("a forged identity never arrives on a route that is not asked", async () => {
+  test("a forged identity never arrives, even on a route without a check", async () => {
     const { edge } = stage();
     const reply = await ask(edge.port, { path: "/public", headers: forged });
     expect(reply.status).toBe(200);
     for (const [name] of forged) expect(arrived(reply, name), name).toEqual([]);
   });
 
-  test("public is not asked", async () => {
+  test("a public route is not checked", async () => {
     const { edge } = stage();
     const asked = async () => [await counter(edge, "ok"), await counter(edge, "denied"), await counter(edge, "error")];
     const before = await asked();
@@ -64,7 +64,7 @@ export function headers(its: Suite, stage: () => Stage): void {
     });
   });
 
-  test("a path that hides another is refused by Envoy, and one that can be read is asked about as it is routed", async () => {
+  test("Envoy refuses an ambiguous path, and checks other paths as it routes them", async () => {
     const { edge, scene } = stage();
     const as = async (path: string, token: string) => (await ask(edge.port, { path, headers: [bearer(token)] })).status;
     const { good, admin } = scene.tokens;
@@ -74,7 +74,7 @@ export function headers(its: Suite, stage: () => Stage): void {
       expect([path, await as(path, good), await as(path, admin)]).toEqual([path, 403, 200]);
   });
 
-  test("mutations are valid", async () => {
+  test("Envoy accepts every header change of ours", async () => {
     const { edge, scene } = stage();
     const long = await scene.admin.tokens.createToken({
       profile: "pat",

@@ -9,21 +9,21 @@ import type { Suite } from "./suites.ts";
 /** Requests that are none of the usual. */
 export function protocols(its: Suite, stage: () => Stage): void {
   describe("upgrades", () => {
-    test("a websocket is asked about once, at its start", async () => {
+    test("a websocket is checked once, at its start", async () => {
       const { edge, scene } = stage();
       const first = (token: string) => firstLine(edge.port, "GET / HTTP/1.1", websocket(bearer(token)), "hello");
       expect(await first(scene.tokens.good)).toEqual(["HTTP/1.1 101 Switching Protocols", "hello"]);
       expect((await first(scene.tokens.bad))[0]).toBe("HTTP/1.1 401 Unauthorized");
     });
 
-    test("CONNECT has no route, and is not asked", async () => {
+    test("CONNECT has no route and is not checked", async () => {
       const { edge } = stage();
       const before = await counter(edge, "denied");
       expect((await firstLine(edge.port, "CONNECT upstream.example:443 HTTP/1.1", []))[0]).toMatch(/^HTTP\/1.1 404/);
       expect(await counter(edge, "denied")).toBe(before);
     });
 
-    test("a preflight has no token: 401, or through where the policy lets it, with nobody's identity", async () => {
+    test("a preflight has no token: it gets 401, or passes without an identity if the policy allows it", async () => {
       const { changed, edge, scene } = stage();
       const preflight: Header[] = [
         ["Origin", "https://app.example"],
@@ -47,7 +47,7 @@ export function protocols(its: Suite, stage: () => Stage): void {
 
 /** An Envoy that gives its connections to Sallyport hardly any room. */
 export function narrow(stage: () => Stage): void {
-  test("without a dynamic table, with small windows and ten streams the answers are the same, many at once", async () => {
+  test("with no dynamic table, small windows and ten streams, many concurrent answers are the same", async () => {
     const { changed, scene } = stage();
     const keepalive = "connection_keepalive: { interval: 30s, timeout: 5s }";
     const small = ["hpack_table_size: 0", "max_concurrent_streams: 10"].concat(

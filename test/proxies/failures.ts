@@ -21,14 +21,14 @@ export function failures(its: Suite, stage: () => Stage): void {
     return Math.min(...times);
   };
 
-  test("a hung check is closed", async () => {
+  test("a check that hangs denies the request", async () => {
     const { edge, scene } = stage();
     await scene.frozen(async () => expect(await best(3, its.hung)).toBeLessThan(CLOSED_MS));
     await scene.healed();
     await recovers(edge);
   });
 
-  test("a dead authorizer is closed, and heals", async () => {
+  test("a dead Sallyport denies requests, and a new one answers again", async () => {
     const { edge, scene } = stage();
     await scene.kill();
     const until = performance.now() + its.noticesDeathMs;

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { createServer } from "node:net";
 import type { Redis } from "ioredis";
-import { describe, expect, onTestFinished, test } from "vitest";
+import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { RedisConnection } from "../../src/redis/client.ts";
 import { RedisWakeUps } from "../../src/redis/wakeups.ts";
 import { startCluster, startRedis, startSentinel } from "../support/redis.ts";
@@ -237,6 +237,39 @@ test("by sentinels it follows the primary to the replica within seconds", TIMED,
   await primary.kill9();
   expect(Math.max(...(await misses(opened, 20)))).toBeLessThan(LIMIT);
   await heals(opened, 15_000);
+});
+
+test("a sentinel that drops its connections is no error that the driver prints by itself", async () => {
+  const printed = vi.spyOn(console, "error").mockImplementation(() => {});
+  onTestFinished(() => printed.mockRestore());
+  const redis = await started();
+  const bulk = (text: string) => `$${text.length}\r\n${text}\r\n`;
+  const state = { dropped: 0 };
+  const sentinel = createServer((socket) => {
+    socket.on("error", () => {});
+    socket.on("data", (chunk) => {
+      // Each command is an array of bulk strings.
+      for (const command of chunk
+        .toString("latin1")
+        .toLowerCase()
+        .split(/(?=\*\d+\r\n)/)) {
+        if (command.includes("subscribe")) {
+          socket.resetAndDestroy();
+          state.dropped++;
+        } else if (!command.includes("get-master")) socket.write("+OK\r\n");
+        else socket.write(`*2\r\n${bulk("127.0.0.1")}${bulk(String(redis.port))}`);
+      }
+    });
+  });
+  await new Promise<void>((resolve) => sentinel.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => void sentinel.close());
+  const { port } = sentinel.address() as { port: number };
+  const opened = await warm(openCache(`redis-sentinel://127.0.0.1:${port}/main`));
+  await expect.poll(() => state.dropped).toBeGreaterThanOrEqual(1);
+  await heals(opened);
+  // The driver hears of the reset in the same turn of the loop at the latest.
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(printed.mock.calls).toEqual([]);
 });
 
 describe("a reply above the size limit", () => {

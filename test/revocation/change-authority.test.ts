@@ -28,6 +28,7 @@ function fixture(answer: (nth: number) => Answer | Promise<Answer>) {
         dbTime: DB_TIME,
         settled: "e1",
         maxBoundMs: 1500,
+        validators: 3,
         missing: [],
       };
       return { ...base, ...given };
@@ -188,7 +189,14 @@ describe("change-authority", () => {
   it("with no_wait answers after the commit, and goes on waiting", async () => {
     const f = fixture(() => ({ missing: [missingRow] }));
     const { effect } = await f.authority.change(f.commit(), { noWait: true });
-    expect(effect).toEqual({ mode: "ACCEPTED", position: 0, waitedMs: 0, effectiveBy: DB_TIME + 1850 });
+    expect(effect).toEqual({
+      mode: "ACCEPTED",
+      position: 0,
+      acknowledged: 0,
+      validators: 0,
+      waitedMs: 0,
+      effectiveBy: DB_TIME + 1850,
+    });
     await f.time.advance(700);
     expect(f.reaped).toContain("v1");
   });
@@ -231,5 +239,29 @@ describe("change-authority", () => {
     const third = f.outcome(f.authority.change(f.commit(), WAIT));
     await f.time.advance(100);
     expect([second.mode, third.mode]).toEqual(["ACKED", "ACKED"]);
+  });
+});
+
+describe("the counts of an effect", () => {
+  it("come from the answer that ends the wait", async () => {
+    const f = fixture((nth) => (nth < 3 ? { missing: [missingRow] } : {}));
+    const promise = f.authority.change(f.commit(), WAIT);
+    await f.time.advance(20);
+    expect((await promise).effect).toMatchObject({ mode: "ACKED", acknowledged: 3, validators: 3 });
+    expect(f.authority.last).toMatchObject({ mode: "ACKED", acknowledged: 3 });
+  });
+
+  it("leave out the instance whose lease is over", async () => {
+    const f = fixture(() => ({ missing: [missingRow] }));
+    const promise = f.authority.change(f.commit(), WAIT);
+    await f.time.advance(3_000);
+    expect((await promise).effect).toMatchObject({ mode: "LEASE_EXPIRED", acknowledged: 2, validators: 3 });
+  });
+
+  it("are 0 if no answer showed them", async () => {
+    const f = fixture(() => "away");
+    const promise = f.authority.change(f.commit(), WAIT);
+    await f.time.advance(3_000);
+    expect((await promise).effect).toMatchObject({ mode: "LEASE_EXPIRED", acknowledged: 0, validators: 0 });
   });
 });

@@ -44,7 +44,7 @@ const settled = async (entry: ReturnType<typeof enter>): Promise<string> =>
   ]);
 
 describe("admission", () => {
-  test("sheds what can grow the memory while little of it is left, never health or a revocation", async () => {
+  test("sheds calls that need memory while little is left, but never health or a revocation", async () => {
     memory = 0.86;
     pass(200);
     for (const klass of ["validate", "admin"] as const) expect(() => enter(klass)).toThrow(/overloaded/);
@@ -54,11 +54,11 @@ describe("admission", () => {
     for (const klass of ["validate", "admin"] as const) expect(await settled(enter(klass))).toBe("in");
   });
 
-  test("lets in at once while there is room, without a promise", () => {
+  test("admits a call without a promise while there is room", () => {
     expect(typeof enter("validate", 4)).toBe("function");
   });
 
-  test("a batch weighs its entries, and one larger than the whole still gets its turn", async () => {
+  test("a batch weighs as many units as it has entries, and one larger than all units still gets its turn", async () => {
     const leave = enter("validate", 100) as () => void;
     const next = enter("validate");
     expect(await settled(next)).toBe("waiting");
@@ -66,7 +66,7 @@ describe("admission", () => {
     expect(await settled(next)).toBe("in");
   });
 
-  test("one that waits longer than 50 ms is shed with a hint when to retry, and counted", async () => {
+  test("a call that waits longer than 50 ms is shed with RetryInfo, and counted", async () => {
     void enter("validate", 4);
     const late = enter("validate") as Promise<() => void>;
     const refused = late.then(
@@ -78,7 +78,7 @@ describe("admission", () => {
     expect(shed).toEqual(["validate"]);
   });
 
-  test("the fifty-first in the queue is shed at once", async () => {
+  test("the 51st call in the queue is shed at once", async () => {
     void enter("validate", 4);
     const waiting = Array.from({ length: 50 }, () => enter("validate") as Promise<() => void>);
     for (const one of waiting) one.catch(() => {});
@@ -134,11 +134,11 @@ describe("admission", () => {
     (revoke as Promise<unknown>).catch(() => {});
   });
 
-  test("drops a call whose deadline is as good as over", () => {
+  test("sheds a call with less than 5 ms to its deadline", () => {
     expect(() => enter("validate", 1, 4)).toThrow(AppError);
   });
 
-  test("sheds while the loop is late, but never health and never a revocation", () => {
+  test("sheds while the event loop is late, but never health or a revocation", () => {
     for (let i = 0; i < 2; i++) {
       now += 200; // a pause that no timer could run in
       pass(20);
@@ -157,13 +157,13 @@ describe("admission", () => {
     expect(typeof enter("validate")).toBe("function");
   });
 
-  test("a full loop that is in time is the peak, and sheds nothing", () => {
+  test("a busy event loop that keeps up sheds nothing", () => {
     busy = 1;
     pass(1_000);
     expect(typeof enter("validate")).toBe("function");
   });
 
-  test("what was let in can leave once only", async () => {
+  test("an admitted call returns its units only once", async () => {
     const leave = enter("validate", 4) as () => void;
     leave();
     leave();

@@ -36,6 +36,7 @@ describe("the table of permissions", () => {
     const named = (permission: string) => RPCS.filter((one) => one.permission === permission).map(({ name }) => name);
     expect(named("open").every((name) => name.startsWith("grpc."))).toBe(true);
     expect(named("open")).toHaveLength(5);
+    expect(named("any caller")).toEqual(["sallyport.v1.ServerInfo/GetServerInfo"]);
     expect(named("trusted peer")).toEqual(["envoy.service.auth.v3.Authorization/Check"]);
   });
 
@@ -45,7 +46,8 @@ describe("the table of permissions", () => {
   });
 
   test("without any scope, a token reaches only what is its own, a session its own mints too, a certificate nothing", () => {
-    const own = ["GetToken:own", "ListTokens:own", "RevokeToken:own", "RevokeTokens:own", "RotateToken:own"];
+    const itself = "GetServerInfo:own";
+    const own = ["GetToken:own", "ListTokens:own", "RevokeToken:own", "RevokeTokens:own", "RotateToken:own", itself];
     expect(reached(caller("token", []))).toEqual(own);
     expect(reached(caller("session", []))).toEqual([
       "CreateToken:own",
@@ -55,12 +57,14 @@ describe("the table of permissions", () => {
       "RevokeToken:own",
       "RevokeTokens:own",
       "RotateToken:own",
+      itself,
     ]);
-    expect(reached(caller("mtls", [], ""))).toEqual([]);
+    expect(reached(caller("mtls", [], ""))).toEqual([itself]);
   });
 
   test("a permission opens the calls it is for, in the caller's tenant, and no other; operator opens all, everywhere", () => {
-    const opened = (scope: string) => reached(caller("mtls", [scope], ""));
+    const opened = (scope: string) =>
+      reached(caller("mtls", [scope], "")).filter((name) => name !== "GetServerInfo:own");
     const principals = ["Create", "Get", "List", "Update", "Delete"].map((verb) =>
       verb === "List" ? "ListPrincipals:tenant" : `${verb}Principal:tenant`,
     );
@@ -69,21 +73,31 @@ describe("the table of permissions", () => {
       "UpdateToken:tenant",
       "RotateToken:tenant",
     ]);
-    expect(opened("sallyport.tokens.read")).toEqual(["GetToken:tenant", "ListTokens:tenant"]);
+    expect(opened("sallyport.tokens.read")).toEqual([
+      "GetToken:tenant",
+      "ListTokens:tenant",
+      "GetRole:tenant",
+      "ListRoles:tenant",
+    ]);
+    expect(opened("sallyport.roles.write")).toEqual(["CreateRole:tenant", "UpdateRole:tenant", "DeleteRole:tenant"]);
     expect(opened("sallyport.tokens.revoke")).toEqual(["RevokeToken:tenant", "RevokeTokens:tenant"]);
     expect(opened("sallyport.principals.write")).toEqual(principals);
     expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant"]);
-    expect(opened("sallyport.validate")).toEqual(["ValidateToken:tenant", "BatchValidateTokens:tenant"]);
+    expect(opened("sallyport.validate")).toEqual([
+      "ValidateToken:tenant",
+      "BatchValidateTokens:tenant",
+      "WatchChanges:tenant",
+    ]);
     expect(opened("sallyport.reasons")).toEqual([]);
     expect(opened("repo:*")).toEqual([]);
     expect(opened("sallyport.admin").some((method) => method.includes("Tenant"))).toBe(false);
-    expect(opened("sallyport.admin")).toHaveLength(15);
+    expect(opened("sallyport.admin")).toHaveLength(21);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
-    expect(opened("sallyport.operator")).toHaveLength(19);
+    expect(opened("sallyport.operator")).toHaveLength(27);
   });
 });
 
-describe("who calls", () => {
+describe("the identity of a caller", () => {
   const here: Peer = { listener: "admin", address: "127.0.0.1", from: "loopback", sans: [], sanAllowed: false };
   const audited: string[] = [];
   const alarms: string[] = [];
@@ -108,7 +122,7 @@ describe("who calls", () => {
   const ask = (of: Callers, authorization: string | null, peer = here) =>
     of.authenticate(peer, authorization, methodOf(TokenAdmin.method.getToken), "r");
 
-  test("without a credential nobody; an unset break-glass secret is not the empty one", async () => {
+  test("a call without a credential is nobody, even if no break-glass secret is set", async () => {
     for (const header of [null, "", "Bearer ", "Bearer", "Basic eDp5", "Bearer a b", "Bearer a, Bearer b"]) {
       await expect(ask(callers(refused), header), String(header)).rejects.toMatchObject({
         reason: "CALLER_UNAUTHENTICATED",
@@ -116,7 +130,7 @@ describe("who calls", () => {
     }
   });
 
-  test("the break-glass secret is an operator, and each use is audited before it does anything", async () => {
+  test("the break-glass secret makes the caller an operator, and each use is audited before it does anything", async () => {
     audited.length = 0;
     expect(await ask(callers(refused, secret), `Bearer ${secret}`)).toMatchObject({
       kind: "break-glass",
@@ -132,13 +146,13 @@ describe("who calls", () => {
     expect(alarms).toHaveLength(1);
   });
 
-  test("if its use cannot be audited, the break-glass secret opens nothing", async () => {
+  test("the break-glass secret is refused if its use cannot be audited", async () => {
     auditAway = true;
     await expect(ask(callers(refused, secret), `Bearer ${secret}`)).rejects.toMatchObject({ reason: "NOT_DONE" });
     auditAway = false;
   });
 
-  test("a certificate's SAN gives what the configuration says, exactly and only for that SAN", async () => {
+  test("a certificate gives the permissions that the configuration grants to exactly its SAN", async () => {
     const peer = { ...here, sans: ["spiffe://acme/ci"] };
     expect(await ask(callers(refused), null, peer)).toMatchObject({
       kind: "mtls",
@@ -162,7 +176,7 @@ describe("who calls", () => {
     });
   });
 
-  test("a live token is its principal, known by its hint; one that is refused for its address is nobody", async () => {
+  test("a live token calls as its principal, shown by its hint; one that is refused for its address is nobody", async () => {
     const live = snapshot(1, { scopes: ["repo:read"], hint: "sp_bot_1abcdefgh" });
     expect(await ask(callers({ verdict: "ALLOW", snapshot: live, tier: "l1" }), "bEaReR x")).toEqual({
       kind: "token",

@@ -11,7 +11,7 @@ const peer = (address: string, from: Peer["from"] = "remote"): Peer => ({
 });
 const proxies = new TrustedProxies(["127.0.0.1", "10.0.0.0/8", "2001:db8::/32"]);
 
-test("behind trusted proxies the right-most hop that is none of them is the client", () => {
+test("behind trusted proxies, the right-most hop that is not one of them is the client", () => {
   expect(proxies.behind(peer("127.0.0.1", "loopback"), "198.51.100.7, 203.0.113.9, 10.1.2.3")).toMatchObject({
     address: "203.0.113.9",
     from: "remote",
@@ -37,18 +37,18 @@ test.each(["203.0.113.9:", "203.0.113:1", "[203.0.113.9", "[::1]x", "256.1.1.1:1
   },
 );
 
-test("a client behind more proxies than anybody has is not looked for", () => {
+test("with more hops than any real chain of proxies, the search for the client ends", () => {
   const header = `203.0.113.9${", 10.0.0.1".repeat(40)}`;
   expect(proxies.behind(peer("127.0.0.1", "loopback"), header)).toEqual(peer("127.0.0.1"));
 });
 
-test("a client of a proxy on this machine is no local client, whatever the header holds", () => {
+test("a client of a proxy on this machine never counts as local, whatever the header holds", () => {
   for (const header of [null, "", "10.1.1.1", "junk, 10.1.1.1", "unknown"]) {
     expect(proxies.behind(peer("127.0.0.1", "loopback"), header).from).toBe("remote");
   }
 });
 
-test("from anybody else the header counts for nothing", () => {
+test("the header of an untrusted peer is ignored", () => {
   expect(proxies.behind(peer("203.0.113.1"), "198.51.100.7")).toEqual(peer("203.0.113.1"));
   expect(new TrustedProxies([]).behind(peer("127.0.0.1", "loopback"), "198.51.100.7")).toEqual(
     peer("127.0.0.1", "loopback"),

@@ -27,7 +27,7 @@ describe("durations", () => {
     expect(durationMillis("f", { seconds, nanos } as never)).toBe(expected);
   });
 
-  test("of every int64 and int32 are a safe number or a refusal that names the field", () => {
+  test("with any int64 and int32 become a safe number or a refusal that names the field", () => {
     fc.assert(
       fc.property(fc.bigInt(INT64), fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }), (seconds, nanos) => {
         let ms: number | undefined;
@@ -47,7 +47,7 @@ describe("durations", () => {
 });
 
 describe("times", () => {
-  test("of every int64 are a safe number within the years 1 to 9999, or a refusal that names the field", () => {
+  test("with any int64 become a safe number within the years 1 to 9999, or a refusal that names the field", () => {
     fc.assert(
       fc.property(fc.bigInt(INT64), fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }), (seconds, nanos) => {
         let ms: number | undefined;
@@ -65,7 +65,7 @@ describe("times", () => {
   });
 });
 
-test("each state has its value on the wire and back; UNSPECIFIED and unknown ones are none", () => {
+test("each state converts to the wire and back; UNSPECIFIED and unknown values are no state", () => {
   for (const name of Object.keys(WireState).filter((key) => key !== "UNSPECIFIED")) {
     expect(tokenState(WireState[name as keyof typeof WireState])).toBe(name as TokenState);
   }
@@ -73,7 +73,7 @@ test("each state has its value on the wire and back; UNSPECIFIED and unknown one
   expect(tokenState(99 as never)).toBeUndefined();
 });
 
-test("INVALID_TOKEN and UNDETERMINED stand alone; the reason is shown only where it may be", () => {
+test("INVALID_TOKEN and UNDETERMINED carry no token; the reason goes only to callers who may see it", () => {
   const alone = validateMessage({ verdict: "INVALID_TOKEN", reason: "revoked" }, false);
   expect(alone).toMatchObject({ verdict: Verdict.INVALID_TOKEN, missingScopes: [], reason: "" });
   expect(alone.token).toBeUndefined();
@@ -102,8 +102,15 @@ test("INVALID_TOKEN and UNDETERMINED stand alone; the reason is shown only where
   ]);
 });
 
-test("an effect's wait and time are never in fractions that the wire does not have", () => {
-  const effect = effectMessage({ mode: "ACKED", position: 7, waitedMs: 1234.5678, effectiveBy: 1000.9 });
+test("an effect's wait and time are rounded to units of the wire", () => {
+  const effect = effectMessage({
+    mode: "ACKED",
+    position: 7,
+    acknowledged: 3,
+    validators: 3,
+    waitedMs: 1234.5678,
+    effectiveBy: 1000.9,
+  });
   expect(effect).toMatchObject({ position: 7n, waited: { seconds: 1n, nanos: 234_567_800 } });
   expect([given(""), given("x")]).toEqual([undefined, "x"]);
 });

@@ -21,7 +21,7 @@ function denials() {
   return { clock, acts, deny, rows, counted: () => counted };
 }
 
-test("what one tenant is refused leaves room for the rows of others", () => {
+test("many refusals of one tenant leave room for the rows of others", () => {
   const { deny, rows, acts, counted } = denials();
   deny("noisy", 1_000);
   expect(rows("noisy")).toHaveLength(10);
@@ -33,7 +33,7 @@ test("what one tenant is refused leaves room for the rows of others", () => {
   expect(counted()).toBe(1_005);
 });
 
-test("another second has another budget, and its first row tells how many had none", () => {
+test("each second has a new budget, and its first row counts the refusals without a row", () => {
   const { clock, deny, rows } = denials();
   deny("noisy", 15);
   deny("calm", 10);
@@ -48,7 +48,7 @@ test("another second has another budget, and its first row tells how many had no
   expect(rows("calm").at(-1)?.metadata).toEqual({ reason: "CALLER_FORBIDDEN" });
 });
 
-test("all tenants together have a ceiling, half of it for those that have no row yet", () => {
+test("all tenants together have a limit, half of it for tenants without a row in this second", () => {
   const { clock, acts, deny, rows } = denials();
   for (let i = 0; i < 8; i++) deny(`noisy${i}`, 1_000);
   expect(Array.from({ length: 8 }, (_, i) => rows(`noisy${i}`).length)).toEqual([10, 10, 5, 1, 1, 1, 1, 1]);

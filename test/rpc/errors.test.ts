@@ -73,7 +73,16 @@ describe("an error on the wire", () => {
     expect(wire.findDetails(RetryInfoSchema)).toMatchObject([{ retryDelay: { seconds, nanos } }]);
   });
 
-  test("a limit says so as QuotaFailure, a missing credential with a challenge; nothing else does", () => {
+  test("RetryInfo is sent only for a reason that a repeat can help", () => {
+    const sent = errorTable().filter(({ reason }) => {
+      const wire = toConnectError(new AppError(reason, "x", { retryAfterMs: 1 }));
+      return wire.findDetails(RetryInfoSchema).length > 0;
+    });
+    expect(sent.length).toBeGreaterThan(5);
+    expect(sent).toEqual(errorTable().filter(({ retry }) => retry !== "no"));
+  });
+
+  test("only a limit has QuotaFailure, and only a missing credential has a challenge", () => {
     expect(toConnectError(new AppError("LIMIT_EXCEEDED", "at most 3")).findDetails(QuotaFailureSchema)).toMatchObject([
       { violations: [{ description: "at most 3" }] },
     ]);
@@ -111,13 +120,13 @@ describe("an error on the wire", () => {
     );
   });
 
-  test("an error that is on the wire's form already stays as it is", () => {
+  test("an error that already has the form of the wire stays as it is", () => {
     const wire = new ConnectError("x", Code.Aborted);
     expect(toConnectError(wire)).toBe(wire);
   });
 });
 
-test("logs and metrics name every status as gRPC does", () => {
+test("logs and metrics use gRPC's names of the statuses", () => {
   const codes = Object.values(Code).filter((code) => typeof code === "number");
   const snake = (name: string) => name.replace(/(?<=[a-z])(?=[A-Z])/g, "_").toUpperCase();
   const wanted = codes.map((code) => (code === Code.Canceled ? "CANCELLED" : snake(Code[code])));

@@ -30,7 +30,7 @@ describe("health", () => {
     expect(new Health([]).statusOf("")).toBe(Status.NOT_SERVING);
   });
 
-  test("Check knows the whole and each service, and no other name", async () => {
+  test("Check knows the empty name and each service, and no other", async () => {
     for (const service of ["", "a.B", "c.D"]) expect((await at(all).check({ service })).status).toBe(Status.SERVING);
     expect(await codeOf(at(all).check({ service: "a" }))).toBe(Code.NotFound);
     health.set(false);
@@ -69,7 +69,7 @@ describe("health", () => {
       expect(seen).toEqual([Status.SERVING, Status.NOT_SERVING, Status.SERVING]);
     });
 
-  test("Watch of an unknown name says so and stays", async () => {
+  test("Watch of an unknown name sends SERVICE_UNKNOWN and stays open", async () => {
     const leave = new AbortController();
     const seen: Status[] = [];
     await expect(

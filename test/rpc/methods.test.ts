@@ -33,7 +33,7 @@ describe("the table of methods", () => {
     expect(methods.map((method) => methodOf(method).path).sort()).toEqual(names.map((name) => `/${name}`).sort());
   });
 
-  test("a method without a row ends the start of its listener", () => {
+  test("a listener with a method without a row does not start", () => {
     const method = unlisted(TokenAdmin.method.getToken);
     const without = { ...TokenAdmin, methods: [...TokenAdmin.methods.slice(1), method] } as DescService;
     const routes = (service: DescService) => () =>
@@ -52,14 +52,14 @@ describe("the table of methods", () => {
     }
   });
 
-  test("a repeat is known by request_id exactly where the request has one", async () => {
+  test("exactly the methods whose request has a request_id are repeated by it", async () => {
     for (const method of (await services()).flatMap((service) => service.methods)) {
       const hasId = method.input.fields.some(({ name }) => name === "request_id");
       expect(methodOf(method).repeat === "request_id", method.name).toBe(hasId);
     }
   });
 
-  test("what takes authority away has the slots that are kept for it; reads and new objects do not", () => {
+  test("methods that take authority away use the reserved slots; reads and creations do not", () => {
     const taking = ALL_METHODS.filter(({ admission }) => admission === "revoke").map(({ path }) => path);
     const changes = ALL_METHODS.filter(({ repeat }) => repeat === "same").map(({ path }) => path);
     expect(taking).toEqual(changes);

@@ -177,7 +177,7 @@ async function outcome(send: Send, faults: Faults): Promise<string> {
 describe.each(WAYS)("%s", (_name, send) => {
   const all: Faults = { bearer: "nobody", full: true, outOfBounds: true, refused: true };
 
-  test("with every fault at once is refused by the first step, and with one mended by the next", async () => {
+  test("with every fault at once is refused by the first step, and with that fault mended by the next step", async () => {
     expect(await outcome(send, { ...all, bearer: undefined })).toBe("CALLER_UNAUTHENTICATED");
     expect(seen).toEqual(["log"]);
     expect(await outcome(send, all)).toBe("CALLER_UNAUTHENTICATED");
@@ -199,7 +199,7 @@ describe.each(WAYS)("%s", (_name, send) => {
     (leave as () => void)();
   });
 
-  test("has one log line, with its caller or address, and an audit row where a known caller is denied", async () => {
+  test("has one log line with its caller or address, and an audit row if a known caller is denied", async () => {
     await outcome(send, all);
     expect(lines[0]).toMatchObject({ address: "203.0.113.7" });
     expect(lines[0]!.actor).toBeUndefined();

@@ -68,7 +68,7 @@ describe("reflection", () => {
     ]);
   });
 
-  test("gives a file with everything that it imports, the file first", async () => {
+  test("sends a file before all files that it imports", async () => {
     const files = filesIn(await ask({ case: "fileByFilename", value: "sallyport/v1/token_admin.proto" }));
     expect(files[0]).toBe("sallyport/v1/token_admin.proto");
     expect(files).toEqual(
@@ -103,7 +103,7 @@ describe("reflection", () => {
     expect(filesIn(await ask({ case: "fileContainingSymbol", value: symbol }))[0]).toBe(file);
   });
 
-  test("finds extensions by type and number, and tells all numbers of a type", async () => {
+  test("finds extensions by type and number, and lists all numbers of a type", async () => {
     const containingType = "google.protobuf.FieldOptions";
     const response = await ask({ case: "allExtensionNumbersOfType", value: containingType });
     expect(response.case === "allExtensionNumbersResponse" && response.value.extensionNumber).toContain(1159);

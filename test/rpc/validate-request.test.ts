@@ -23,7 +23,7 @@ const createToken = (init: object) =>
   send(TokenAdmin.method.createToken as DescMethodUnary, { profile: "pat", principal: "user:a", ...init });
 
 describe("a request of the admin listener", () => {
-  test("within its bounds gets to the handler, one that is out of them does not", async () => {
+  test("reaches the handler only if it is within its bounds", async () => {
     expect(await createToken({ displayName: "x" })).toMatchObject({ arrived: true });
     const refused = await createToken({
       description: "d".repeat(501),
@@ -36,7 +36,7 @@ describe("a request of the admin listener", () => {
     for (const [i, bound] of [/63/, /500/, /100/].entries()) expect(refused.violations[i]?.description).toMatch(bound);
   });
 
-  test("is refused without its values: not of a field, not of a map's key", async () => {
+  test("is refused without repeating a value of a field or a key of a map", async () => {
     const mark = "zq-marker".repeat(20);
     for (const init of [
       { annotations: { [mark]: "x" } },
@@ -53,7 +53,7 @@ describe("a request of the admin listener", () => {
     ]);
   });
 
-  test("of very many entries is refused as fast as one of a few too many, and names a few of them", async () => {
+  test("with very many bad entries is refused as fast as one with few, and names at most a few", async () => {
     const revoke = TokenAdmin.method.revokeTokens as DescMethodUnary;
     const empty = (length: number) => Array.from({ length }, () => "");
     await send(revoke, { ids: empty(1_001) });
@@ -74,7 +74,7 @@ describe("a request of the admin listener", () => {
     expect(nested.violations).toHaveLength(32);
   });
 
-  test("holds no NUL, in a field, a list, a map's key or value, or a message inside", async () => {
+  test("must not contain NUL in a field, a list, a map or a nested message", async () => {
     for (const [init, field] of [
       [{ displayName: "a\0b" }, "display_name"],
       [{ scopes: ["ok", "a\0"] }, "scopes"],

@@ -1,6 +1,6 @@
 import type { Evidence } from "../../src/domain/evidence.ts";
 import type { PrincipalState, TenantState } from "../../src/domain/principal.ts";
-import { withinParent } from "../../src/domain/rights.ts";
+import { union, withinParent } from "../../src/domain/rights.ts";
 import { EVERYTHING, type Liveness, principalKey, type TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import type {
   Committed,
@@ -42,8 +42,15 @@ export interface TokenRow {
   revoked: boolean;
   disabled: boolean;
   scopes: readonly string[];
+  /** A token holds at most one here. */
+  readonly role?: string;
   readonly notBefore?: number;
   readonly expire?: number;
+}
+
+export interface RoleRow {
+  scopes: readonly string[];
+  deleted: boolean;
 }
 
 interface Owner<S> {
@@ -73,6 +80,7 @@ export interface Version {
   readonly time: number;
   readonly n: number;
   readonly rows: ReadonlyMap<string, TokenSnapshot>;
+  readonly roles: ReadonlyMap<string, RoleRow>;
 }
 
 export const DB_EPOCH_MS = 1.7e12;
@@ -85,6 +93,7 @@ export class ModelDatabase {
   readonly tokens = new Map<string, TokenRow>();
   readonly principals = new Map<string, Owner<PrincipalState>>();
   readonly tenants = new Map<string, Owner<TenantState>>();
+  readonly roles = new Map<string, RoleRow>();
   /** Every state that was ever visible, in order, over all epochs. */
   readonly versions: Version[] = [];
   readonly validators = new Map<string, Validator>();
@@ -127,7 +136,8 @@ export class ModelDatabase {
   publish(): void {
     const rows = new Map<string, TokenSnapshot>();
     for (const row of this.tokens.values()) rows.set(row.digest, this.#snapshotOf(row));
-    this.versions.push({ time: this.#world.now, n: this.#n, rows });
+    const roles = new Map([...this.roles].map(([id, role]) => [id, { ...role }]));
+    this.versions.push({ time: this.#world.now, n: this.#n, rows, roles });
   }
 
   // ------------------------------------------------------------------------------------------------ changes
@@ -238,7 +248,7 @@ export class ModelDatabase {
     }));
     const least = position ?? this.#n;
     const missing = rows.filter((row) => row.appliedN < least);
-    return { ...this.evidence(), settled: this.#settled, maxBoundMs: MAX_BOUND_MS, missing };
+    return { ...this.evidence(), settled: this.#settled, maxBoundMs: MAX_BOUND_MS, validators: rows.length, missing };
   }
 
   registry(): Awaited<ReturnType<RevocationLog["validators"]>> {
@@ -319,7 +329,9 @@ export class ModelDatabase {
       else token!.disabled = true;
       return;
     }
+    const role = this.roles.get(key.slice(1));
     if (kind === "cut") (principal ?? tenant)!.cut = true;
+    else if (key.startsWith("r")) role!.scopes = [];
     else if (principal !== undefined) principal.state = "DISABLED";
     else tenant!.state = "SUSPENDED";
   }
@@ -394,7 +406,8 @@ export class ModelDatabase {
       const row = this.tokens.get(digest)!;
       row.revoked = was.revoked;
       row.disabled = was.disabled;
-      row.scopes = was.scopes;
+      // Nothing changes what a token with a role is given itself.
+      if (row.role === undefined) row.scopes = was.scopes;
       const principal = this.principals.get(principalKey(row.tenant, row.principal))!;
       principal.state = was.principalState;
       this.tenants.get(row.tenant)!.state = was.tenantState;
@@ -403,6 +416,7 @@ export class ModelDatabase {
         this.tenants.get(row.tenant)!.cut = false;
       }
     }
+    for (const [id, role] of version.roles) this.roles.set(id, { ...role });
     this.publish();
   }
 
@@ -421,7 +435,8 @@ export class ModelDatabase {
       tenant: row.tenant,
       profile: "bot",
       principal: row.principal,
-      scopes: withinParent(row.scopes, parent?.scopes),
+      scopes: withinParent(this.#granted(row), parent && this.#granted(parent)),
+      roles: [row.role, parent?.role].filter((role) => role !== undefined),
       audiences: [],
       allowedCidrs: [],
       annotations: {},
@@ -432,6 +447,11 @@ export class ModelDatabase {
       ...this.#livenessOf(row),
       parent: parent && { digest: parent.digest, audiences: [], allowedCidrs: [], ...this.#livenessOf(parent) },
     };
+  }
+
+  #granted({ scopes, role }: TokenRow): readonly string[] {
+    const held = role === undefined ? undefined : this.roles.get(role);
+    return held === undefined || held.deleted ? scopes : union(scopes, held.scopes);
   }
 
   #livenessOf(row: TokenRow): Liveness {

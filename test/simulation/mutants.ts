@@ -164,6 +164,11 @@ export const MUTANTS: readonly Mutant[] = [
     "if (of.parent !== undefined) keys.push(",
     "if (false) keys.push(",
   ]),
+  mutant("M29 the role is no dependency", [
+    "domain/token-snapshot.ts",
+    "for (const id of of.roles) keys.push(roleKey(id));",
+    "",
+  ]),
   mutant("M30 a cached verdict", [
     "validation/validate.ts",
     "const { verdict, reason, missingScopes, snapshot: shown } = decide(snapshot, requirement, context, time);",

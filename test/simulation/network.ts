@@ -1,4 +1,4 @@
-import { principalKey } from "../../src/domain/token-snapshot.ts";
+import { principalKey, roleKey } from "../../src/domain/token-snapshot.ts";
 import type { AuthorityStore } from "../../src/revocation/authority-store.ts";
 import type { Committed, RevocationLog } from "../../src/revocation/ports.ts";
 import type { TokenReader } from "../../src/validation/ports.ts";
@@ -151,6 +151,21 @@ export class Network {
           const keys = row.state === state ? [] : [`o${id}`];
           row.state = state;
           return { keys, kind: state === "ACTIVE" ? "other" : "lowered" };
+        }),
+      updateRole: (_tenant: string, name: string, { scopes }: { scopes: readonly string[] }) =>
+        change(() => {
+          const role = db.roles.get(name)!;
+          const keys = role.scopes.join() === scopes.join() ? [] : [roleKey(name)];
+          const takes = !role.scopes.every((scope) => scopes.includes(scope));
+          role.scopes = scopes;
+          return { keys, kind: takes ? "lowered" : "other" };
+        }),
+      deleteRole: (_tenant: string, name: string) =>
+        change(() => {
+          const role = db.roles.get(name)!;
+          const keys = role.deleted ? [] : [roleKey(name)];
+          role.deleted = true;
+          return { keys, kind: "lowered" };
         }),
       cut: (tenant: string, principal: string | undefined) =>
         change(() => {

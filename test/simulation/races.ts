@@ -502,6 +502,27 @@ export const RACES: readonly Race[] = [
       }
     },
   },
+  ...(["narrowed", "deleted"] as const).map(
+    (how): Race => ({
+      title: `R39 what a role gives is lost once it is ${how}, to its holders and their children, cached or not`,
+      async run(sim) {
+        await fleet(sim);
+        await warm(sim, ["holder", "heir"]);
+        const change = sim.change(sim.instances[1]!, (store) =>
+          how === "deleted"
+            ? store.deleteRole("x", "r", true, ACTOR)
+            : store.updateRole("x", "r", { scopes: ["t"] }, "", () => {}, { callerScopes: [] }, ACTOR),
+        );
+        equal(await settled(sim, change), "ACKED");
+        for (const one of sim.instances) {
+          for (const name of ["holder", "heir"] as const) {
+            equal(await settled(sim, sim.ask(one, name, { scopes: ["s"], audience: "" })), "INSUFFICIENT_SCOPE", name);
+            equal(await ask(sim, one, name), "ALLOW", name);
+          }
+        }
+      },
+    }),
+  ),
   {
     title: "R40 a cached row holds no verdict: limits of time are judged at each use",
     settings: { cache: false },

@@ -4,7 +4,7 @@ import type { Product } from "./product.ts";
 import { Random } from "./random.ts";
 import { type Instance, Simulation, type TokenName, type Work } from "./simulation.ts";
 
-const TOKENS: readonly TokenName[] = ["a", "b", "c", "parent", "child", "ends", "begins", "still"];
+const TOKENS: readonly TokenName[] = ["a", "b", "c", "parent", "child", "ends", "begins", "still", "holder", "heir"];
 const WITH_SCOPE: Requirement = { scopes: ["s"], audience: "" };
 const END = 8000;
 
@@ -109,7 +109,9 @@ class Scenario {
   }
 
   #question(name: TokenName, instance: Instance = this.#random.pick(this.#sim.instances)): void {
-    const requirement = this.#random.chance(0.3) ? WITH_SCOPE : undefined;
+    // A role decides about scopes alone.
+    const often = name === "holder" || name === "heir" ? 0.9 : 0.3;
+    const requirement = this.#random.chance(often) ? WITH_SCOPE : undefined;
     // As an event of that machine: it starts when the machine runs.
     this.#sim.world.after(0, () => void this.#sim.ask(instance, name, requirement), instance.machine);
   }
@@ -192,6 +194,10 @@ class Scenario {
       [held, (store) => store.updatePrincipal("x", principal, { state }, "", guard, actor)],
       [held, (store) => store.updatePrincipal("x", principal, { state: "DISABLED" }, "", guard, actor)],
       [held, (store) => store.updatePrincipal("x", principal, { state: "ACTIVE" }, "", guard, actor)],
+      [
+        ["holder", "heir"],
+        (store) => store.updateRole("x", "r", { scopes: random.pick([["s"], ["t"], []]) }, "", () => {}, guard, actor),
+      ],
       [["a", "c", "child"], (store) => store.updateTenant("x", { state: "SUSPENDED" }, "", guard, actor)],
       [["a", "c", "child"], (store) => store.updateTenant("x", { state: "ACTIVE" }, "", guard, actor)],
       random.chance(0.3)

@@ -28,7 +28,7 @@ export interface Settings {
   readonly settled?: boolean;
 }
 
-export type TokenName = "a" | "b" | "c" | "parent" | "child" | "ends" | "begins" | "still";
+export type TokenName = "a" | "b" | "c" | "parent" | "child" | "ends" | "begins" | "still" | "holder" | "heir";
 
 /** One running process: the program's own code on a machine. */
 export interface Instance {
@@ -266,6 +266,9 @@ export class Simulation {
     token("ends", "bot:a", "x", { expire: DB_EPOCH_MS + 4500 });
     token("begins", "bot:a", "x", { notBefore: DB_EPOCH_MS + 3500 });
     token("still", "bot:s", "y");
+    db.roles.set("r", { scopes: ["s"], deleted: false });
+    const holder = token("holder", "bot:r", "x", { scopes: [], role: "r" });
+    token("heir", "bot:r", "x", { parent: holder });
     db.publish();
   }
 

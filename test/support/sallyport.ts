@@ -15,6 +15,8 @@ import {
 } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { AuditLog } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
+import { RoleAdmin } from "../../src/gen/sallyport/v1/role_admin_pb.ts";
+import { ServerInfo } from "../../src/gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import {
   type CreateTokenRequestSchema,
@@ -59,7 +61,9 @@ export interface AdminClients {
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly tenants: Client<typeof TenantAdmin>;
+  readonly roles: Client<typeof RoleAdmin>;
   readonly audit: Client<typeof AuditLog>;
+  readonly info: Client<typeof ServerInfo>;
 }
 
 /**
@@ -154,7 +158,9 @@ export class TestSallyport implements AsyncDisposable {
       tokens: createClient(TokenAdmin, transport),
       principals: createClient(PrincipalAdmin, transport),
       tenants: createClient(TenantAdmin, transport),
+      roles: createClient(RoleAdmin, transport),
       audit: createClient(AuditLog, transport),
+      info: createClient(ServerInfo, transport),
     };
   }
 
@@ -189,8 +195,8 @@ export class TestSallyport implements AsyncDisposable {
   }
 
   /** A token that holds permissions: of profile `adm`, for `user:<name>`. */
-  callerWith(scopes: string[], more: MessageInitShape<typeof CreateTokenRequestSchema> = {}) {
-    return this.createToken({ profile: "adm", principal: "user:caller", displayName: "", scopes, ...more });
+  callerWith(scopes: string[], more: MessageInitShape<typeof CreateTokenRequestSchema> = {}, by = this.admin) {
+    return this.createToken({ profile: "adm", principal: "user:caller", displayName: "", scopes, ...more }, by);
   }
 
   async validate(

@@ -12,6 +12,7 @@ export function snapshot(n: number, over: Partial<TokenSnapshot> = {}, epoch = E
     profile: "bot",
     principal: "bot:ci",
     scopes: [],
+    roles: [],
     audiences: [],
     allowedCidrs: [],
     annotations: {},

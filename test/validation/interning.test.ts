@@ -2,7 +2,7 @@ import { expect, it } from "vitest";
 import { Interning } from "../../src/validation/interning.ts";
 import { snapshot } from "../support/token-snapshot.ts";
 
-it("shared values › says the same, and keeps equal lists once", () => {
+it("shared values › are equal to the given ones, and equal lists are kept once", () => {
   const values = new Interning(1 << 20);
   const [one, two] = [1, 2].map((n) => snapshot(n, { scopes: ["a", "b"], annotations: { k: "v" } }));
   const first = values.share(one!);
@@ -12,14 +12,14 @@ it("shared values › says the same, and keeps equal lists once", () => {
   expect(second.scopes).toBe(first.scopes);
 });
 
-it("shared values › keeps apart lists that only look alike when joined", () => {
+it("shared values › keep lists apart that are equal only when joined", () => {
   const values = new Interning(1 << 20);
   expect(values.share(snapshot(1, { scopes: ["a", "b"] })).scopes).toEqual(["a", "b"]);
   expect(values.share(snapshot(1, { scopes: ['a","b'] })).scopes).toEqual(['a","b']);
   expect(values.share(snapshot(1, { audiences: ["a", "b"] })).audiences).toEqual(["a", "b"]);
 });
 
-it("shared values › are bounded in bytes, whatever rows hold", () => {
+it("shared values › have a limit in bytes", () => {
   const values = new Interning(1 << 20);
   let most = 0;
   for (let n = 0; n < 1_000; n++) {
@@ -32,7 +32,7 @@ it("shared values › are bounded in bytes, whatever rows hold", () => {
   expect(most).toBeLessThanOrEqual(1 << 20);
 });
 
-it("shared values › does not keep what alone is more than all may be", () => {
+it("shared values › do not keep a list that alone exceeds the limit", () => {
   const values = new Interning(4_096);
   const scopes = ["s".repeat(4_096)];
   expect(values.share(snapshot(1, { scopes })).scopes).toBe(scopes);

@@ -18,7 +18,7 @@ describe("entries", () => {
     expect(l1.get("a", 0)).toBeUndefined();
   });
 
-  test("go by the order of arrival where none was used", () => {
+  test("leave in order of arrival if none was used", () => {
     const l1 = cache(3);
     for (const digest of ["a", "b", "c", "d", "e"]) l1.set(entry(digest), LATE);
     expect(["a", "b", "c", "d", "e"].map((digest) => l1.get(digest, 0) !== undefined)).toEqual([
@@ -30,7 +30,7 @@ describe("entries", () => {
     ]);
   });
 
-  test("have a second chance where they were used since the hand came by", () => {
+  test("that were used since the last round stay for one more", () => {
     const l1 = cache(3);
     for (const digest of ["a", "b", "c"]) l1.set(entry(digest), LATE);
     l1.get("a", 0);
@@ -39,7 +39,7 @@ describe("entries", () => {
     expect(l1.get("a", 0)).toBeDefined();
   });
 
-  test("make room also where all were used", () => {
+  test("leave even if all were used", () => {
     const l1 = cache(3);
     for (const digest of ["a", "b", "c"]) l1.set(entry(digest), LATE);
     for (const digest of ["a", "b", "c"]) l1.get(digest, 0);
@@ -48,7 +48,7 @@ describe("entries", () => {
     expect(l1.get("d", 0)).toBeDefined();
   });
 
-  test("are bounded by bytes, and one that is larger than all is not kept", () => {
+  test("have a limit in bytes, and one that exceeds it alone is not kept", () => {
     const l1 = cache(100, 10);
     l1.set(entry("aaaa"), LATE);
     l1.set(entry("bbbb"), LATE);
@@ -59,7 +59,7 @@ describe("entries", () => {
     expect(l1.size).toBe(2);
   });
 
-  test("replace their own kind, and what they weighed is given back", () => {
+  test("replace the entry of the same token, and free its bytes", () => {
     const l1 = cache(100, 8);
     for (let i = 0; i < 100; i++) l1.set(entry("aaaa"), LATE);
     l1.set(entry("bbbb"), LATE);
@@ -69,7 +69,7 @@ describe("entries", () => {
     expect(l1.size).toBe(2);
   });
 
-  test("a hundred thousand that pass through leave it full, and no fuller", () => {
+  test("a hundred thousand that pass through fill the cache to its limit and no further", () => {
     const l1 = cache(1_000);
     for (let i = 0; i < 100_000; i++) {
       l1.set(entry(`t${i}`), LATE);

@@ -21,7 +21,7 @@ function usage(flush: (uses: readonly Stored[]) => Promise<void>) {
   return { used, use, troubles, tick: () => (now += 1) };
 }
 
-test("many uses of a token are one row: the last time, and the last address that was known", async () => {
+test("many uses of a token become one row with the last time and the last known address", async () => {
   const stored: Stored[] = [];
   const { used, use, tick } = usage(async (uses) => void stored.push(...uses));
   use("tok_1", "203.0.113.7");
@@ -37,7 +37,7 @@ test("many uses of a token are one row: the last time, and the last address that
   expect(stored).toHaveLength(2);
 });
 
-test("what is no address is not kept: neither as the first nor as a later one", async () => {
+test("a text that is no address is never stored", async () => {
   const stored: Stored[] = [];
   const { used, use } = usage(async (uses) => void stored.push(...uses));
   for (const text of ["\0", "203.0.113.7\r\n", "x".repeat(100_000), "fe80::1%eth0", "not one"]) {
@@ -49,7 +49,7 @@ test("what is no address is not kept: neither as the first nor as a later one", 
   expect(stored.map(({ address }) => address)).toEqual(["", "192.0.2.1"]);
 });
 
-test("a flush that fails is said, and costs no later one; two at once are one", async () => {
+test("a failed flush is reported and the next one works; two flushes at once are one", async () => {
   let fail = true;
   const rounds: number[] = [];
   const { used, use, troubles } = usage(async (uses) => {
@@ -65,7 +65,7 @@ test("a flush that fails is said, and costs no later one; two at once are one", 
   expect(rounds).toEqual([1]);
 });
 
-test("memory is bounded: of 60,000 tokens 50,000 are kept, and stored a thousand at a time", async () => {
+test("memory is limited: of 60,000 tokens 50,000 are kept, and stored a thousand at a time", async () => {
   const sizes: number[] = [];
   const { used, use } = usage(async (uses) => void sizes.push(uses.length));
   for (let i = 0; i < 60_000; i++) use(`tok_${i}`, "");

@@ -80,7 +80,7 @@ function fixture(over: Partial<LookupDeps> = {}, options: Partial<LookupOptions>
 }
 
 describe("lookup", () => {
-  it("answers an L1 hit at once, and with one read for all hits", async () => {
+  it("answers an L1 hit at once, after one read for all hits", async () => {
     const { poll, find, reads } = fixture();
     poll();
     const text = tokenString();
@@ -102,7 +102,7 @@ describe("lookup", () => {
     expect(find(text)).toBeInstanceOf(Promise);
   });
 
-  it("shares one read among all who ask before it is sent", async () => {
+  it("shares one read among all calls that join before it is sent", async () => {
     const { find, reads } = fixture();
     const text = tokenString();
     const all = Promise.all(Array.from({ length: 100 }, () => find(text)));
@@ -112,7 +112,7 @@ describe("lookup", () => {
     expect(new Set(await all)).toEqual(new Set(["found store"]));
   });
 
-  it("without a lease gives those who join a sent read one read of their own, together", async () => {
+  it("without a lease gives all calls that join a sent read one further read together", async () => {
     const { find, reads } = fixture();
     const text = tokenString();
     const first = find(text);
@@ -127,7 +127,7 @@ describe("lookup", () => {
     expect(await joined).toEqual(["found store", "found store", "found store"]);
   });
 
-  it("under a lease lets those who join a sent read have its row, unless a change has come since", async () => {
+  it("under a lease gives calls that join a sent read its row, unless a change has come since", async () => {
     const { find, reads, poll } = fixture();
     poll();
     const text = tokenString();
@@ -151,7 +151,7 @@ describe("lookup", () => {
     expect(await late).toBe("found store");
   });
 
-  it("bounds the reads at the store and those that wait, and sheds the rest at once", async () => {
+  it("limits the reads at the store and the calls that wait, and sheds the rest at once", async () => {
     const { find, reads, happened } = fixture();
     const answers = Array.from({ length: 8 }, () => find(tokenString()));
     expect(await Promise.all(answers.slice(3))).toEqual(Array(5).fill("undetermined"));
@@ -163,7 +163,7 @@ describe("lookup", () => {
     expect(reads).toHaveLength(3);
   });
 
-  it("ends at its deadline, and never sends a read that nobody waits for any more", async () => {
+  it("ends at its deadline, and never sends a read without a waiting call", async () => {
     const { find, reads, time } = fixture({}, { maxReads: 1 });
     const held = find(tokenString(), 300);
     const waits = find(tokenString(), 100);
@@ -191,7 +191,7 @@ describe("lookup", () => {
     expect(counts()).toEqual({ distrusted: 2, woken: 2 });
   });
 
-  it("reads again what was sent before this epoch was known here: its rows may be a standby's, promoted since", async () => {
+  it("reads again if the read was sent before this epoch was known: a standby that was promoted since may have answered", async () => {
     const { find, reads, freshness, poll, time, counts } = fixture();
     poll();
     const text = tokenString();
@@ -206,7 +206,7 @@ describe("lookup", () => {
     expect(await answer).toBe("unknown store");
   });
 
-  it("reads again what shows less than was known when it was sent, and nobody keeps it", async () => {
+  it("reads again if a row shows less than was known at its send, and never caches that row", async () => {
     const { find, reads, poll, counts } = fixture();
     poll(9);
     const text = tokenString();
@@ -221,7 +221,7 @@ describe("lookup", () => {
     expect(find(text)).toBeInstanceOf(Promise);
   });
 
-  it("takes what was overtaken on its way: it showed all that was known when it was sent", async () => {
+  it("accepts a row that shows all that was known at its send, even if a change came meanwhile", async () => {
     const { find, reads, poll } = fixture();
     poll(5);
     const answer = find(tokenString());
@@ -232,7 +232,7 @@ describe("lookup", () => {
     expect(reads).toHaveLength(1);
   });
 
-  it("answers nothing at all once history went backwards", async () => {
+  it("refuses everything once history went backwards", async () => {
     const { find, poll, freshness } = fixture();
     poll(5);
     poll(4);
@@ -240,7 +240,7 @@ describe("lookup", () => {
     expect(find(tokenString())).toBe("undetermined");
   });
 
-  it("takes no reading of a standby or of another epoch: it asks once more, and then does not know", async () => {
+  it("rejects a reading of a standby or of another epoch, reads once more, and then answers UNDETERMINED", async () => {
     const { find, reads, counts } = fixture();
     for (const wrong of [{ inRecovery: true }, { epoch: "another" }]) {
       reads.length = 0;
@@ -255,7 +255,7 @@ describe("lookup", () => {
     expect(counts()).toEqual({ distrusted: 4, woken: 4 });
   });
 
-  it("asks the cache outside only under a lease, once per token at a time, and never waits for a fill", async () => {
+  it("asks Redis only under a lease, once per token at a time, and never waits for a fill", async () => {
     let gets = 0;
     const filled: TokenSnapshot[] = [];
     const text = tokenString();

@@ -45,20 +45,20 @@ describe("validate", () => {
     },
   );
 
-  it("gives the decision and its tier, counts it once, and tells of the use", () => {
+  it("returns the decision and its tier, counts it once, and reports the use", () => {
     const { ask, happened, used } = fixture(found({}));
     expect(ask()).toEqual({ verdict: "ALLOW", snapshot: snapshot(5), tier: "l1" });
     expect(happened).toEqual(["validated:ALLOW"]);
     expect(used).toEqual([snapshot(5).id]);
   });
 
-  it("says UNDETERMINED, not INVALID_TOKEN, where nothing is proven", () => {
+  it("returns UNDETERMINED, not INVALID_TOKEN, if nothing is proven", () => {
     const { ask, used } = fixture({ kind: "undetermined" });
     expect(ask()).toEqual({ verdict: "UNDETERMINED", tier: "none" });
     expect(used).toEqual([]);
   });
 
-  it("tells of the use of a string that its rotation ended, and only of that", () => {
+  it("reports the use of a string that its rotation ended, and of no other dead string", () => {
     for (const [over, reused] of [
       [{ rotated: true, expire: 1 }, true],
       [{ rotated: true, expire: 1, revoked: true }, true],

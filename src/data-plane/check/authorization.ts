@@ -1,3 +1,4 @@
+import type { Verdict } from "../../domain/decide.ts";
 import type { TokenSnapshot } from "../../domain/token-snapshot.ts";
 import { addressOfHop } from "../../rpc/client-address.ts";
 import type { Validate, ValidationResult } from "../../validation/validate.ts";
@@ -17,7 +18,8 @@ export interface AuthorizationQuery {
 /** A refusal in the form that the proxy's client sees. `code` is a google.rpc.Code. */
 export interface Denial {
   readonly kind: "denied";
-  readonly verdict: string;
+  /** The verdict, or the reason why the token was not validated. `docs/errors.md` lists all. */
+  readonly verdict: Exclude<Verdict, "ALLOW"> | "MALFORMED" | "FORBIDDEN";
   readonly code: number;
   readonly status: 400 | 401 | 403 | 429 | 503;
   readonly title: string;
@@ -149,8 +151,8 @@ function hopFromRight(lines: readonly string[], n: number): string {
 
 /** A problem document (RFC 9457) of at most 512 bytes. */
 export function problem(denied: Denial): string {
-  const { status, title } = denied;
-  return JSON.stringify({ type: "about:blank", title: STATUS_TITLES[status], status, detail: title });
+  const { status, title, verdict } = denied;
+  return JSON.stringify({ type: "about:blank", title: STATUS_TITLES[status], status, detail: title, verdict });
 }
 
 const STATUS_TITLES = {
@@ -162,7 +164,7 @@ const STATUS_TITLES = {
 } as const;
 
 function denial(
-  verdict: string,
+  verdict: Denial["verdict"],
   code: number,
   status: Denial["status"],
   title: string,

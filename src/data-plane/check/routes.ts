@@ -1,4 +1,5 @@
 import type { Clock } from "../../domain/clock.ts";
+import { AppError } from "../../domain/errors.ts";
 import { Authorization } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
 import type { Failure } from "../../http2/unary/protocol.ts";
 import { http, type Reply } from "../../http2/unary/reply.ts";
@@ -7,8 +8,9 @@ import type { Admission } from "../../rpc/admission.ts";
 import { requestIdFrom } from "../../rpc/call.ts";
 import type { HttpAnswer } from "../../rpc/http-answer.ts";
 import { CHECK_ENDPOINT, INTROSPECT_ENDPOINT, type Method, methodOf } from "../../rpc/methods.ts";
-import { oauthFailure } from "../../rpc/oauth.ts";
+import { oauthError, oauthFailure, WRONG_METHOD } from "../../rpc/oauth.ts";
 import type { Peer } from "../../rpc/peer.ts";
+import { reasonOf } from "../../rpc/transport-errors.ts";
 import type { Validate } from "../../validation/validate.ts";
 import type { DataCallers } from "../data-caller.ts";
 import { introspect } from "../introspection.ts";
@@ -51,6 +53,12 @@ export function checkRoutes(deps: CheckRoutesDeps): { exact: [string, UnaryRoute
     kind: "http",
     handler: introspectHandler(deps),
     ...limitsOf(INTROSPECT_ENDPOINT),
+    failed: (_call, kind) =>
+      plain(
+        kind === "oversized"
+          ? oauthError(413, "invalid_request", "the request is too large", reasonOf(kind))
+          : oauthFailure(new AppError(reasonOf(kind), "the request cannot be read")),
+      ),
   };
   return {
     exact: [
@@ -107,7 +115,7 @@ function httpCheckHandler(deps: CheckRoutesDeps): Handler {
 function introspectHandler(deps: CheckRoutesDeps): Handler {
   const answered = deps.answered(INTROSPECT_ENDPOINT.name);
   return async (body, call) => {
-    if (call.method !== "POST") return http(405, [["allow", "POST"]]);
+    if (call.method !== "POST") return plain(WRONG_METHOD);
     try {
       // An untrusted peer always needs a credential or a certificate.
       await deps.callers.admit(deps.peerOf(call), call.metadata("authorization") ?? null);

@@ -4,6 +4,7 @@ import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import { GRPC_PREFIX } from "../unary/exchange.ts";
 import { HeadReader } from "../unary/head.ts";
+import type { ConnectionPeer } from "../unary/routes.ts";
 import { type Routes, RouteTable, type UnaryCall } from "../unary/routes.ts";
 import { INITIAL_WINDOW } from "../wire/frame.ts";
 import { Connection } from "./connection.ts";
@@ -88,9 +89,14 @@ export function createUnaryServer(options: UnaryServerOptions): UnaryServer {
     for (const connection of connections.keys()) connection.lifetime.tick(now);
   }
 
-  function serve(socket: Socket, trust: "trusted" | "untrusted", writes: "lend" | "copy"): Connection {
+  function serve(
+    socket: Socket,
+    peer: ConnectionPeer,
+    trust: "trusted" | "untrusted",
+    writes: "lend" | "copy",
+  ): Connection {
     socket.setNoDelay(true);
-    const connection = new Connection(context, socket, peerOf(socket, unix), trust, writes);
+    const connection = new Connection(context, socket, peer, trust, writes);
     connections.set(connection, socket);
     stats.connections++;
     sweeper ??= setInterval(sweep, limits.sweepMs).unref();
@@ -112,9 +118,11 @@ export function createUnaryServer(options: UnaryServerOptions): UnaryServer {
   return {
     accept(socket, head, trust) {
       if (socket.destroyed) return;
-      const lent = options.reads !== "own" && lendReads(socket, (shared) => serve(shared, trust, "lend"), head);
+      // Of this socket, not of the one that shares its handle: a client that has left since has no address there.
+      const peer = peerOf(socket, unix);
+      const lent = options.reads !== "own" && lendReads(socket, (shared) => serve(shared, peer, trust, "lend"), head);
       if (lent) return;
-      const connection = serve(socket, trust, socket instanceof TLSSocket ? "copy" : "lend");
+      const connection = serve(socket, peer, trust, socket instanceof TLSSocket ? "copy" : "lend");
       socket.on("data", (bytes: Buffer) => connection.receive(bytes, 0, bytes.length));
       if (head !== undefined) connection.receive(head, 0, head.length);
       socket.resume();

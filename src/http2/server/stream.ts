@@ -78,10 +78,6 @@ export class Stream implements ServedCall {
     return joined(this.head.fields, name);
   }
 
-  metadataAll(name: string): string[] {
-    return valuesOf(this.head.fields, name);
-  }
-
   rawHeaders(): [string, string][] {
     return pairsOf(this.head.fields);
   }
@@ -118,10 +114,6 @@ export function joined(fields: readonly Field[], name: string): string | undefin
     all = all === undefined ? field.value : `${all}${name === "cookie" ? "; " : ", "}${field.value}`;
   }
   return all;
-}
-
-export function valuesOf(fields: readonly Field[], name: string): string[] {
-  return fields.filter((field) => field.name === name).map((field) => field.value);
 }
 
 export function pairsOf(fields: readonly Field[]): [string, string][] {

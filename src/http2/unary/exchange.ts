@@ -1,7 +1,7 @@
 import type { WireFailure } from "./failures.ts";
 import type { Head } from "./head.ts";
 import type { Failure, Protocol } from "./protocol.ts";
-import { type HeaderPair, http, type Reply } from "./reply.ts";
+import type { Reply } from "./reply.ts";
 import type { UnaryCall } from "./routes.ts";
 import { parseConnectTimeout } from "./timeout.ts";
 
@@ -16,40 +16,28 @@ export interface ServedCall extends UnaryCall {
 export const GRPC_PREFIX = 5;
 /** The most milliseconds before the client's deadline at which a `failed` hook answers. */
 const HEAD_START_MS = 10;
-const ALLOW_POST: readonly HeaderPair[] = [["allow", "POST"]];
-const REPLIES = {
-  notFound: http(404, []),
-  badRequest: http(400, []),
-  methodNotAllowed: http(405, ALLOW_POST),
-  // A line of text: a Connect error would name a code, and none is said for what is no RPC.
-  unsupportedMediaType: http(
-    415,
-    [["content-type", "text/plain"]],
-    Buffer.from("content-type must be application/json or application/proto, or application/grpc over HTTP/2\n"),
-  ),
-};
-const HEADER_FIELDS_TOO_LARGE = http(431, []);
 
 /** The answer the head alone calls for, with the body unread; undefined when the request may go on to its handler. */
 export function refusal(head: Head, call: ServedCall): Reply | undefined {
   const target = head.target;
   const grpc = head.protocol === "grpc" && target?.plain !== true;
-  if (head.oversized) return grpc ? failure(call, "oversized", head) : HEADER_FIELDS_TOO_LARGE;
-  if (head.method === "CONNECT") return REPLIES.methodNotAllowed;
-  if (!head.authorityIsGood) return grpc ? failure(call, "undecodable", head) : REPLIES.badRequest;
+  const { refusals } = head.failures;
+  if (head.oversized) return grpc ? failure(call, "oversized", head) : refusals.head_too_large;
+  if (head.method === "CONNECT") return refusals.wrong_method;
+  if (!head.authorityIsGood) return grpc ? failure(call, "undecodable", head) : refusals.bad_head;
   if (target === undefined) return head.failures.unknown?.(head.path, call.protocol) ?? unknown(call, head);
   if (target.plain) return undefined;
-  if (head.method !== "POST") return REPLIES.methodNotAllowed;
+  if (head.method !== "POST") return refusals.wrong_method;
   if (grpc) {
     if (head.grpcEncoding !== "identity") return failure(call, "compressed", head);
     if (Number.isNaN(head.grpcTimeout)) return failure(call, "undecodable", head);
     return undefined;
   }
-  return head.protocol === "http" ? REPLIES.unsupportedMediaType : connectRefusal(head, call);
+  return head.protocol === "http" ? refusals.wrong_type : connectRefusal(head, call);
 }
 
 function unknown(call: ServedCall, head: Head): Reply {
-  return call.protocol === "grpc" ? bareFailure(call, "unknown_method", head) : REPLIES.notFound;
+  return call.protocol === "grpc" ? bareFailure(call, "unknown_method", head) : head.failures.refusals.unknown_path;
 }
 
 function connectRefusal(head: Head, call: ServedCall): Reply | undefined {

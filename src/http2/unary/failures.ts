@@ -28,14 +28,37 @@ const GRPC_IDENTITY: readonly HeaderPair[] = [["grpc-accept-encoding", "identity
 /** A failure on the wire. The two of gRPC alone reach no route. */
 export type WireFailure = Failure | "cardinality" | "unknown_method";
 
+/** A reason to refuse by the head of the request alone, with an HTTP status. */
+export type Refusal = "bad_head" | "head_too_large" | "unknown_path" | "wrong_method" | "wrong_type";
+
+const REFUSALS: Readonly<Record<Refusal, readonly [status: number, headers: readonly HeaderPair[]]>> = {
+  bad_head: [400, []],
+  head_too_large: [431, []],
+  unknown_path: [404, []],
+  wrong_method: [405, [["allow", "POST"]]],
+  wrong_type: [415, []],
+};
+
 /** The answers to failures in each protocol, prepared once. */
 export interface Failures extends Readonly<Record<WireFailure, Readonly<Record<Protocol, Reply>>>> {
+  readonly refusals: Readonly<Record<Refusal, Reply>>;
   /** The answer to a path without a route, where it says more than "unknown_method". */
   readonly unknown?: (path: string, protocol: Protocol) => Reply;
 }
 
-/** The answers to failures: for RPCs the errors that `tell` makes; without it, and in plain HTTP, bare ones. */
-export function prepareFailures(tell?: (failure: WireFailure, protocol: Exclude<Protocol, "http">) => Reply): Failures {
+/**
+ * The answers to failures: for RPCs the errors that `tell` makes; without it, and in plain HTTP, bare ones. `bodyOf`
+ * gives refusals a JSON body.
+ */
+export function prepareFailures(
+  tell?: (failure: WireFailure, protocol: Exclude<Protocol, "http">) => Reply,
+  bodyOf?: (refusal: Refusal) => Uint8Array,
+): Failures {
+  const refuse = (refusal: Refusal): Reply => {
+    const [status, headers] = REFUSALS[refusal];
+    if (bodyOf === undefined) return http(status, headers);
+    return http(status, [["content-type", "application/json"], ...headers], bodyOf(refusal));
+  };
   const prepare = (failure: WireFailure): Readonly<Record<Protocol, Reply>> => {
     const bare = bareReplies(failure);
     if (tell === undefined) return bare;
@@ -55,6 +78,13 @@ export function prepareFailures(tell?: (failure: WireFailure, protocol: Exclude<
     internal: prepare("internal"),
     cardinality: prepare("cardinality"),
     unknown_method: prepare("unknown_method"),
+    refusals: {
+      bad_head: refuse("bad_head"),
+      head_too_large: refuse("head_too_large"),
+      unknown_path: refuse("unknown_path"),
+      wrong_method: refuse("wrong_method"),
+      wrong_type: refuse("wrong_type"),
+    },
   };
 }
 

@@ -1,5 +1,5 @@
 import { type ByteBudget, SMALL } from "../server/limits.ts";
-import { joined, pairsOf, valuesOf } from "../server/stream.ts";
+import { joined, pairsOf } from "../server/stream.ts";
 import { newField } from "../wire/field.ts";
 import {
   bodyLimit,
@@ -106,10 +106,6 @@ export class MountedCall implements ServedCall {
 
   metadata(name: string): string | undefined {
     return joined(this.head.fields, name);
-  }
-
-  metadataAll(name: string): string[] {
-    return valuesOf(this.head.fields, name);
   }
 
   rawHeaders(): [string, string][] {

@@ -12,8 +12,6 @@ export interface UnaryCall {
   readonly authority: string;
   /** The field's value; several are joined as RFC 9110 §5.3 says, `cookie` with "; ". The name is in lower case. */
   metadata(name: string): string | undefined;
-  /** Every value of the field, one per field line. */
-  metadataAll(name: string): string[];
   /** All field lines in order, without pseudo-headers, names in lower case, values as latin1. */
   rawHeaders(): [name: string, value: string][];
   /** When the answer is due, on the scale of performance.now(): the client's timeout, clamped to the route's cap. */

@@ -12,7 +12,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sallyport/v1/effect.proto.
  */
 export const file_sallyport_v1_effect: GenFile = /*@__PURE__*/
-  fileDesc("ChlzYWxseXBvcnQvdjEvZWZmZWN0LnByb3RvEgxzYWxseXBvcnQudjEinwEKBkVmZmVjdBImCgRtb2RlGAEgASgOMhguc2FsbHlwb3J0LnYxLkVmZmVjdE1vZGUSEAoIcG9zaXRpb24YAiABKAMSKQoGd2FpdGVkGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjAKDGVmZmVjdGl2ZV9ieRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqeQoKRWZmZWN0TW9kZRIbChdFRkZFQ1RfTU9ERV9VTlNQRUNJRklFRBAAEhUKEUVGRkVDVF9NT0RFX0FDS0VEEAESHQoZRUZGRUNUX01PREVfTEVBU0VfRVhQSVJFRBACEhgKFEVGRkVDVF9NT0RFX0FDQ0VQVEVEEANCawoMc2FsbHlwb3J0LnYxQgtFZmZlY3RQcm90b1ABWhhzYWxseXBvcnQvdjE7c2FsbHlwb3J0djGiAgNTUFiqAgxTYWxseXBvcnQuVjHKAgxTYWxseXBvcnRcVjHqAg1TYWxseXBvcnQ6OlYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("ChlzYWxseXBvcnQvdjEvZWZmZWN0LnByb3RvEgxzYWxseXBvcnQudjEiyQEKBkVmZmVjdBImCgRtb2RlGAEgASgOMhguc2FsbHlwb3J0LnYxLkVmZmVjdE1vZGUSEAoIcG9zaXRpb24YAiABKAMSKQoGd2FpdGVkGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEjAKDGVmZmVjdGl2ZV9ieRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMYWNrbm93bGVkZ2VkGAUgASgFEhIKCnZhbGlkYXRvcnMYBiABKAUqeQoKRWZmZWN0TW9kZRIbChdFRkZFQ1RfTU9ERV9VTlNQRUNJRklFRBAAEhUKEUVGRkVDVF9NT0RFX0FDS0VEEAESHQoZRUZGRUNUX01PREVfTEVBU0VfRVhQSVJFRBACEhgKFEVGRkVDVF9NT0RFX0FDQ0VQVEVEEANCawoMc2FsbHlwb3J0LnYxQgtFZmZlY3RQcm90b1ABWhhzYWxseXBvcnQvdjE7c2FsbHlwb3J0djGiAgNTUFiqAgxTYWxseXBvcnQuVjHKAgxTYWxseXBvcnRcVjHqAg1TYWxseXBvcnQ6OlYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * The proof that a change of authority is in force.
@@ -47,6 +47,20 @@ export type Effect = Message<"sallyport.v1.Effect"> & {
    * @generated from field: google.protobuf.Timestamp effective_by = 4;
    */
   effectiveBy?: Timestamp | undefined;
+
+  /**
+   * The instances that had acknowledged the change when the wait ended; 0 if no answer of the database showed it.
+   *
+   * @generated from field: int32 acknowledged = 5;
+   */
+  acknowledged: number;
+
+  /**
+   * The instances that could still use cached answers then. The others cannot: their leases are over.
+   *
+   * @generated from field: int32 validators = 6;
+   */
+  validators: number;
 };
 
 /**

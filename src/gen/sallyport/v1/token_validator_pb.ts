@@ -4,15 +4,15 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file sallyport/v1/token_validator.proto.
  */
 export const file_sallyport_v1_token_validator: GenFile = /*@__PURE__*/
-  fileDesc("CiJzYWxseXBvcnQvdjEvdG9rZW5fdmFsaWRhdG9yLnByb3RvEgxzYWxseXBvcnQudjEiZgoOUmVxdWVzdENvbnRleHQSFgoOY2xpZW50X2FkZHJlc3MYASABKAkSDgoGbWV0aG9kGAIgASgJEgwKBGhvc3QYAyABKAkSDAoEcGF0aBgEIAEoCRIQCgh3b3JrbG9hZBgFIAEoCSKGAQoUVmFsaWRhdGVUb2tlblJlcXVlc3QSFAoMdG9rZW5fc3RyaW5nGAEgASgJEhcKD3JlcXVpcmVkX3Njb3BlcxgCIAMoCRIQCghhdWRpZW5jZRgDIAEoCRItCgdjb250ZXh0GAQgASgLMhwuc2FsbHlwb3J0LnYxLlJlcXVlc3RDb250ZXh0IqoCCg5WYWxpZGF0ZWRUb2tlbhIKCgJpZBgBIAEoCRIOCgZ0ZW5hbnQYAiABKAkSDwoHcHJvZmlsZRgDIAEoCRIRCglwcmluY2lwYWwYBCABKAkSDgoGc2NvcGVzGAUgAygJEhEKCWF1ZGllbmNlcxgGIAMoCRIvCgtleHBpcmVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASQgoLYW5ub3RhdGlvbnMYCCADKAsyLS5zYWxseXBvcnQudjEuVmFsaWRhdGVkVG9rZW4uQW5ub3RhdGlvbnNFbnRyeRIMCgRoaW50GAkgASgJGjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASKUAQoVVmFsaWRhdGVUb2tlblJlc3BvbnNlEiYKB3ZlcmRpY3QYASABKA4yFS5zYWxseXBvcnQudjEuVmVyZGljdBIrCgV0b2tlbhgCIAEoCzIcLnNhbGx5cG9ydC52MS5WYWxpZGF0ZWRUb2tlbhIWCg5taXNzaW5nX3Njb3BlcxgDIAMoCRIOCgZyZWFzb24YBCABKAkiUgoaQmF0Y2hWYWxpZGF0ZVRva2Vuc1JlcXVlc3QSNAoIcmVxdWVzdHMYASADKAsyIi5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlcXVlc3QiVQobQmF0Y2hWYWxpZGF0ZVRva2Vuc1Jlc3BvbnNlEjYKCXJlc3BvbnNlcxgBIAMoCzIjLnNhbGx5cG9ydC52MS5WYWxpZGF0ZVRva2VuUmVzcG9uc2Uq4QEKB1ZlcmRpY3QSFwoTVkVSRElDVF9VTlNQRUNJRklFRBAAEhEKDVZFUkRJQ1RfQUxMT1cQARIZChVWRVJESUNUX0lOVkFMSURfVE9LRU4QAhIeChpWRVJESUNUX0lOU1VGRklDSUVOVF9TQ09QRRADEhoKFlZFUkRJQ1RfV1JPTkdfQVVESUVOQ0UQBBIfChtWRVJESUNUX0FERFJFU1NfTk9UX0FMTE9XRUQQBRIYChRWRVJESUNUX1JBVEVfTElNSVRFRBAGEhgKFFZFUkRJQ1RfVU5ERVRFUk1JTkVEEAcy1gEKDlRva2VuVmFsaWRhdG9yElgKDVZhbGlkYXRlVG9rZW4SIi5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlcXVlc3QaIy5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlc3BvbnNlEmoKE0JhdGNoVmFsaWRhdGVUb2tlbnMSKC5zYWxseXBvcnQudjEuQmF0Y2hWYWxpZGF0ZVRva2Vuc1JlcXVlc3QaKS5zYWxseXBvcnQudjEuQmF0Y2hWYWxpZGF0ZVRva2Vuc1Jlc3BvbnNlQnMKDHNhbGx5cG9ydC52MUITVG9rZW5WYWxpZGF0b3JQcm90b1ABWhhzYWxseXBvcnQvdjE7c2FsbHlwb3J0djGiAgNTUFiqAgxTYWxseXBvcnQuVjHKAgxTYWxseXBvcnRcVjHqAg1TYWxseXBvcnQ6OlYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("CiJzYWxseXBvcnQvdjEvdG9rZW5fdmFsaWRhdG9yLnByb3RvEgxzYWxseXBvcnQudjEiZgoOUmVxdWVzdENvbnRleHQSFgoOY2xpZW50X2FkZHJlc3MYASABKAkSDgoGbWV0aG9kGAIgASgJEgwKBGhvc3QYAyABKAkSDAoEcGF0aBgEIAEoCRIQCgh3b3JrbG9hZBgFIAEoCSKaAQoUVmFsaWRhdGVUb2tlblJlcXVlc3QSFAoMdG9rZW5fc3RyaW5nGAEgASgJEhcKD3JlcXVpcmVkX3Njb3BlcxgCIAMoCRIQCghhdWRpZW5jZRgDIAEoCRItCgdjb250ZXh0GAQgASgLMhwuc2FsbHlwb3J0LnYxLlJlcXVlc3RDb250ZXh0EhIKCndhbnRfZW50cnkYBiABKAgiqgIKDlZhbGlkYXRlZFRva2VuEgoKAmlkGAEgASgJEg4KBnRlbmFudBgCIAEoCRIPCgdwcm9maWxlGAMgASgJEhEKCXByaW5jaXBhbBgEIAEoCRIOCgZzY29wZXMYBSADKAkSEQoJYXVkaWVuY2VzGAYgAygJEi8KC2V4cGlyZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBJCCgthbm5vdGF0aW9ucxgIIAMoCzItLnNhbGx5cG9ydC52MS5WYWxpZGF0ZWRUb2tlbi5Bbm5vdGF0aW9uc0VudHJ5EgwKBGhpbnQYCSABKAkaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIr0BChVWYWxpZGF0ZVRva2VuUmVzcG9uc2USJgoHdmVyZGljdBgBIAEoDjIVLnNhbGx5cG9ydC52MS5WZXJkaWN0EisKBXRva2VuGAIgASgLMhwuc2FsbHlwb3J0LnYxLlZhbGlkYXRlZFRva2VuEhYKDm1pc3Npbmdfc2NvcGVzGAMgAygJEg4KBnJlYXNvbhgEIAEoCRInCgVlbnRyeRgFIAEoCzIYLnNhbGx5cG9ydC52MS5DYWNoZUVudHJ5InAKCkNhY2hlRW50cnkSDQoFZXBvY2gYASABKAwSEAoIcG9zaXRpb24YAiABKAMSDAoEdGFncxgDIAMoBhIzCg9ub3RfYmVmb3JlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoABChNXYXRjaENoYW5nZXNSZXF1ZXN0EhAKCGNhY2hlX2lkGAEgASgJEhAKCHNlcXVlbmNlGAIgASgEEg0KBWVwb2NoGAMgASgMEhAKCHBvc2l0aW9uGAQgASgDEhMKC2luc3RhbmNlX2lkGAUgASgJEg8KB2xlYXZpbmcYBiABKAgiiAIKFFdhdGNoQ2hhbmdlc1Jlc3BvbnNlEhAKCHNlcXVlbmNlGAEgASgEEg0KBWVwb2NoGAIgASgMEhAKCHBvc2l0aW9uGAMgASgDEigKBWxlYXNlGAQgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEg8KB2NoYW5nZWQYBSADKAYSDQoFZmxvb3IYBiABKAMSLgoKdGltZV9sb3dlchgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdGltZV91cHBlchgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLaW5zdGFuY2VfaWQYCSABKAkiUgoaQmF0Y2hWYWxpZGF0ZVRva2Vuc1JlcXVlc3QSNAoIcmVxdWVzdHMYASADKAsyIi5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlcXVlc3QiVQobQmF0Y2hWYWxpZGF0ZVRva2Vuc1Jlc3BvbnNlEjYKCXJlc3BvbnNlcxgBIAMoCzIjLnNhbGx5cG9ydC52MS5WYWxpZGF0ZVRva2VuUmVzcG9uc2Uq4QEKB1ZlcmRpY3QSFwoTVkVSRElDVF9VTlNQRUNJRklFRBAAEhEKDVZFUkRJQ1RfQUxMT1cQARIZChVWRVJESUNUX0lOVkFMSURfVE9LRU4QAhIeChpWRVJESUNUX0lOU1VGRklDSUVOVF9TQ09QRRADEhoKFlZFUkRJQ1RfV1JPTkdfQVVESUVOQ0UQBBIfChtWRVJESUNUX0FERFJFU1NfTk9UX0FMTE9XRUQQBRIYChRWRVJESUNUX1JBVEVfTElNSVRFRBAGEhgKFFZFUkRJQ1RfVU5ERVRFUk1JTkVEEAcyrQIKDlRva2VuVmFsaWRhdG9yElgKDVZhbGlkYXRlVG9rZW4SIi5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlcXVlc3QaIy5zYWxseXBvcnQudjEuVmFsaWRhdGVUb2tlblJlc3BvbnNlEmoKE0JhdGNoVmFsaWRhdGVUb2tlbnMSKC5zYWxseXBvcnQudjEuQmF0Y2hWYWxpZGF0ZVRva2Vuc1JlcXVlc3QaKS5zYWxseXBvcnQudjEuQmF0Y2hWYWxpZGF0ZVRva2Vuc1Jlc3BvbnNlElUKDFdhdGNoQ2hhbmdlcxIhLnNhbGx5cG9ydC52MS5XYXRjaENoYW5nZXNSZXF1ZXN0GiIuc2FsbHlwb3J0LnYxLldhdGNoQ2hhbmdlc1Jlc3BvbnNlQnMKDHNhbGx5cG9ydC52MUITVG9rZW5WYWxpZGF0b3JQcm90b1ABWhhzYWxseXBvcnQvdjE7c2FsbHlwb3J0djGiAgNTUFiqAgxTYWxseXBvcnQuVjHKAgxTYWxseXBvcnRcVjHqAg1TYWxseXBvcnQ6OlYxYgZwcm90bzM", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * The origin of the request that carries the token.
@@ -96,6 +96,13 @@ export type ValidateTokenRequest = Message<"sallyport.v1.ValidateTokenRequest"> 
    * @generated from field: sallyport.v1.RequestContext context = 4;
    */
   context?: RequestContext | undefined;
+
+  /**
+   * Asks for an entry, for a cache that follows WatchChanges.
+   *
+   * @generated from field: bool want_entry = 6;
+   */
+  wantEntry: boolean;
 };
 
 /**
@@ -215,6 +222,13 @@ export type ValidateTokenResponse = Message<"sallyport.v1.ValidateTokenResponse"
    * @generated from field: string reason = 4;
    */
   reason: string;
+
+  /**
+   * Present if it was asked for and the answer may be cached.
+   *
+   * @generated from field: sallyport.v1.CacheEntry entry = 5;
+   */
+  entry?: CacheEntry | undefined;
 };
 
 /**
@@ -223,6 +237,184 @@ export type ValidateTokenResponse = Message<"sallyport.v1.ValidateTokenResponse"
  */
 export const ValidateTokenResponseSchema: GenMessage<ValidateTokenResponse> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_token_validator, 3);
+
+/**
+ * The facts that a cache that follows WatchChanges needs to reuse an answer.
+ *
+ * @generated from message sallyport.v1.CacheEntry
+ */
+export type CacheEntry = Message<"sallyport.v1.CacheEntry"> & {
+  /**
+   * The epoch of the answer, as in WatchChangesResponse.
+   *
+   * @generated from field: bytes epoch = 1;
+   */
+  epoch: Uint8Array;
+
+  /**
+   * The answer includes every change up to this position.
+   *
+   * @generated from field: int64 position = 2;
+   */
+  position: bigint;
+
+  /**
+   * The tags of everything that the answer depends on. None for INVALID_TOKEN: reuse that for at most 5 s, and only while
+   * the cache's own position is at most `position`.
+   *
+   * @generated from field: repeated fixed64 tags = 3;
+   */
+  tags: bigint[];
+
+  /**
+   * The token is INVALID_TOKEN before this time. Not set: no such time.
+   *
+   * @generated from field: google.protobuf.Timestamp not_before_time = 4;
+   */
+  notBeforeTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message sallyport.v1.CacheEntry.
+ * Use `create(CacheEntrySchema)` to create a new message.
+ */
+export const CacheEntrySchema: GenMessage<CacheEntry> = /*@__PURE__*/
+  messageDesc(file_sallyport_v1_token_validator, 4);
+
+/**
+ * One poll of a cache. A cache has one poll in flight, on a connection of its own.
+ *
+ * @generated from message sallyport.v1.WatchChangesRequest
+ */
+export type WatchChangesRequest = Message<"sallyport.v1.WatchChangesRequest"> & {
+  /**
+   * A UUID. Take a new one at each start.
+   *
+   * @generated from field: string cache_id = 1;
+   */
+  cacheId: string;
+
+  /**
+   * Any number; the answer repeats it. Ignore an answer with another number than that of the poll in flight.
+   *
+   * @generated from field: uint64 sequence = 2;
+   */
+  sequence: bigint;
+
+  /**
+   * The epoch of the last answer that was applied. Empty at first.
+   *
+   * @generated from field: bytes epoch = 3;
+   */
+  epoch: Uint8Array;
+
+  /**
+   * The position of the last answer that was applied. Only send it after everything in that answer is applied, because
+   * it is the acknowledgement: changes up to it may then report that they are in force.
+   *
+   * @generated from field: int64 position = 4;
+   */
+  position: bigint;
+
+  /**
+   * `instance_id` of the last answer. Empty at first.
+   *
+   * @generated from field: string instance_id = 5;
+   */
+  instanceId: string;
+
+  /**
+   * The cache has dropped its lease and sends no further poll. The answer comes at once.
+   *
+   * @generated from field: bool leaving = 6;
+   */
+  leaving: boolean;
+};
+
+/**
+ * Describes the message sallyport.v1.WatchChangesRequest.
+ * Use `create(WatchChangesRequestSchema)` to create a new message.
+ */
+export const WatchChangesRequestSchema: GenMessage<WatchChangesRequest> = /*@__PURE__*/
+  messageDesc(file_sallyport_v1_token_validator, 5);
+
+/**
+ * The answer to one poll. Apply it whole, in one step, and set the lease last.
+ *
+ * @generated from message sallyport.v1.WatchChangesResponse
+ */
+export type WatchChangesResponse = Message<"sallyport.v1.WatchChangesResponse"> & {
+  /**
+   * The number in the request.
+   *
+   * @generated from field: uint64 sequence = 1;
+   */
+  sequence: bigint;
+
+  /**
+   * 16 bytes. If it is not the epoch that the cache knows, drop the lease, all entries and all tags first.
+   *
+   * @generated from field: bytes epoch = 2;
+   */
+  epoch: Uint8Array;
+
+  /**
+   * Every change up to this position is in `changed` or below `floor`.
+   *
+   * @generated from field: int64 position = 3;
+   */
+  position: bigint;
+
+  /**
+   * Entries may be used for this long, counted from the time at which the cache sent this request. Not set: no new lease.
+   *
+   * @generated from field: google.protobuf.Duration lease = 4;
+   */
+  lease?: Duration | undefined;
+
+  /**
+   * The tags of what has changed since the position in the request. An entry with one of these tags and a lower position
+   * must not be used any more.
+   *
+   * @generated from field: repeated fixed64 changed = 5;
+   */
+  changed: bigint[];
+
+  /**
+   * Entries below this position must not be used any more.
+   *
+   * @generated from field: int64 floor = 6;
+   */
+  floor: bigint;
+
+  /**
+   * Bounds of the database's time when this answer was made.
+   *
+   * @generated from field: google.protobuf.Timestamp time_lower = 7;
+   */
+  timeLower?: Timestamp | undefined;
+
+  /**
+   * Judge expiry by the upper bound, and not-before by the lower.
+   *
+   * @generated from field: google.protobuf.Timestamp time_upper = 8;
+   */
+  timeUpper?: Timestamp | undefined;
+
+  /**
+   * The instance that answers.
+   *
+   * @generated from field: string instance_id = 9;
+   */
+  instanceId: string;
+};
+
+/**
+ * Describes the message sallyport.v1.WatchChangesResponse.
+ * Use `create(WatchChangesResponseSchema)` to create a new message.
+ */
+export const WatchChangesResponseSchema: GenMessage<WatchChangesResponse> = /*@__PURE__*/
+  messageDesc(file_sallyport_v1_token_validator, 6);
 
 /**
  * Several requests at once.
@@ -243,7 +435,7 @@ export type BatchValidateTokensRequest = Message<"sallyport.v1.BatchValidateToke
  * Use `create(BatchValidateTokensRequestSchema)` to create a new message.
  */
 export const BatchValidateTokensRequestSchema: GenMessage<BatchValidateTokensRequest> = /*@__PURE__*/
-  messageDesc(file_sallyport_v1_token_validator, 4);
+  messageDesc(file_sallyport_v1_token_validator, 7);
 
 /**
  * The answers.
@@ -264,7 +456,7 @@ export type BatchValidateTokensResponse = Message<"sallyport.v1.BatchValidateTok
  * Use `create(BatchValidateTokensResponseSchema)` to create a new message.
  */
 export const BatchValidateTokensResponseSchema: GenMessage<BatchValidateTokensResponse> = /*@__PURE__*/
-  messageDesc(file_sallyport_v1_token_validator, 5);
+  messageDesc(file_sallyport_v1_token_validator, 8);
 
 /**
  * The answer about a token.
@@ -367,6 +559,17 @@ export const TokenValidator: GenService<{
     methodKind: "unary";
     input: typeof BatchValidateTokensRequestSchema;
     output: typeof BatchValidateTokensResponseSchema;
+  },
+  /**
+   * Feeds a cache outside the server: the next changes, and a lease on the entries that the cache holds. A long poll: the
+   * answer comes with the next change or the next lease, after at most about 600 ms.
+   *
+   * @generated from rpc sallyport.v1.TokenValidator.WatchChanges
+   */
+  watchChanges: {
+    methodKind: "unary";
+    input: typeof WatchChangesRequestSchema;
+    output: typeof WatchChangesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_sallyport_v1_token_validator, 0);

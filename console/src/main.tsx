@@ -1,0 +1,3 @@
+import { render } from "preact";
+
+render(<main class="gate">Sallyport</main>, document.getElementById("app")!);

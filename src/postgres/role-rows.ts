@@ -1,0 +1,36 @@
+import { AppError } from "../domain/errors.ts";
+import type { Role } from "../domain/role.ts";
+import type { Tx } from "./pool.ts";
+import { ROLE_COLUMNS, type RoleRow, roleOf } from "./rows.ts";
+
+/** Those of the roles that are ACTIVE. Under their locks it must be a statement of its own, after that of the locks. */
+export async function readRoles(tx: Tx, ids: readonly string[]): Promise<Role[]> {
+  if (ids.length === 0) return [];
+  const rows = await tx.query<RoleRow>(
+    `select ${ROLE_COLUMNS} from sallyport.roles where id = any($1) and state = 'ACTIVE' order by name`,
+    [ids],
+  );
+  return rows.map(roleOf);
+}
+
+/** The ids of a tenant's roles by their names; ROLE_NOT_FOUND if one is not there. To be locked, and then read again. */
+export async function roleIds(tx: Tx, tenant: string, names: readonly string[]): Promise<string[]> {
+  if (names.length === 0) return [];
+  const rows = await tx.query<{ id: string }>(
+    "select id from sallyport.roles where tenant = $1 and name = any($2) and state = 'ACTIVE' order by id",
+    [tenant, names],
+  );
+  if (rows.length < new Set(names).size) throw noRole();
+  return rows.map(({ id }) => id);
+}
+
+/** The roles behind these ids, under their locks; ROLE_NOT_FOUND if one was deleted meanwhile. */
+export async function lockedRoles(tx: Tx, ids: readonly string[]): Promise<Role[]> {
+  const roles = await readRoles(tx, ids);
+  if (roles.length < ids.length) throw noRole();
+  return roles;
+}
+
+export function noRole(): AppError {
+  return new AppError("ROLE_NOT_FOUND", "no such role");
+}
