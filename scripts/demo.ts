@@ -63,7 +63,8 @@ try {
   say(status === 401 ? "The token is refused, with every cache on." : `Expected 401: ${status}. This is a fault.`);
   process.exitCode = status === 401 ? 0 : 1;
   if (asks) {
-    say(`\nAdmin ${listeners.admin}   Data ${listeners.data}   Ops ${listeners.ops}\nPress Ctrl+C to end.`);
+    say(`\nConsole ${listeners.admin}/console/`);
+    say(`Admin ${listeners.admin}   Data ${listeners.data}   Ops ${listeners.ops}\nPress Ctrl+C to end.`);
     await interrupted;
   }
 } catch (error) {

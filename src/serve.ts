@@ -116,6 +116,10 @@ function announce(sallyport: Sallyport, config: Config, isEmbedded: boolean, ver
     data: url(data, config.listeners.data.tls),
     admin: admin && url(admin, config.listeners.admin.tls),
     ops: url(ops),
+    console:
+      config.console.enabled && admin !== undefined && admin.port !== 0
+        ? consoleUrl(config, url(admin, config.listeners.admin.tls))
+        : undefined,
     embedded: isEmbedded ? { dataDir, adminTokenFile: adminTokenFile(dataDir) } : undefined,
   };
   if (forPerson) process.stdout.write(startText(started));
@@ -126,6 +130,11 @@ function announce(sallyport: Sallyport, config: Config, isEmbedded: boolean, ver
     const facts = { seconds, data: dataUrl, admin: adminUrl, ops: opsUrl, msg: NOTES.ready };
     process.stdout.write(`${JSON.stringify({ level: "info", time, event: "ready", ...facts })}\n`);
   }
+}
+
+/** Where a browser reaches the console. */
+function consoleUrl({ console }: Config, admin: string): string {
+  return `${console.public_url ?? admin}/console/`;
 }
 
 /** A broken configuration keeps the old state and is reported. */

@@ -9,6 +9,7 @@ const started = {
   data: DATA_ADDRESS,
   admin: ADMIN_ADDRESS,
   ops: "http://127.0.0.1:7402",
+  console: "http://127.0.0.1:7401/console/",
   embedded,
 };
 
@@ -30,4 +31,12 @@ test("a start without an embedded database shows addresses and no commands", () 
   const text = startText({ ...started, embedded: undefined });
   expect(text).toContain(`Admin    ${ADMIN_ADDRESS}`);
   expect(text).not.toContain("npm run");
+});
+
+test("the console's page comes first, with the file of the token that opens it; without a console no line names one", () => {
+  expect(startText(started)).toMatch(
+    /^ {2}Console {2}http:\/\/127\.0\.0\.1:7401\/console\/ {3}sign in with the token in data\/admin-token\n {2}Admin /m,
+  );
+  expect(startText({ ...started, embedded: undefined })).toMatch(/^ {2}Console {2}http:\S+$/m);
+  expect(startText({ ...started, console: undefined })).not.toContain("Console");
 });

@@ -21,7 +21,7 @@ export function serverInfo(info: ServerInfo): ServiceImpl<typeof ServerInfoDesc>
           provenance,
           kind,
           tenant,
-          tenants: isOperator(caller) ? ["-"] : tenant === "" ? [] : [tenant],
+          tenants: isOperator(caller) ? ["-"] : [...(caller.tenants ?? (tenant === "" ? [] : [tenant]))],
           principal,
           permissions: permissionsOf(caller),
           tokenId,

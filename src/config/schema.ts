@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { PERMISSIONS } from "../domain/caller.ts";
 import { isCidr } from "../domain/networks.ts";
 import { duration } from "./duration.ts";
 
@@ -53,11 +54,6 @@ const listener = {
     .transform((text) => Number.parseInt(text, 8)),
   tls: tls.optional(),
 };
-
-/** As `rpc/methods.ts` asks for them. */
-const PERMISSIONS = ["operator", "admin", "tokens.create", "tokens.read", "tokens.revoke", "principals.write"]
-  .concat("audit.read", "validate", "reasons")
-  .map((name) => `sallyport.${name}`);
 
 const permission = z
   .string()

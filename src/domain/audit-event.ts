@@ -15,6 +15,8 @@ export interface AuditActor {
    * reads it again, without a lock. Absent for other callers, and once a part of the call is done.
    */
   readonly token?: { readonly id: string; readonly scopes: readonly string[] };
+  /** The principal of a session, which such a change reads again in the same way. */
+  readonly session?: { readonly tenant: string; readonly name: string };
   /**
    * Called in the transaction of a call that turns out to change nothing. Returns true if the call gets an audit row of
    * its own. Throws if the call was repeated too often; then nothing is committed. Absent: every call gets a row.

@@ -1,7 +1,7 @@
 import { coversAny } from "./scope.ts";
 
 /** The permissions of callers. `rpc/methods.ts` holds the table from RPC to permission. */
-const PERMISSIONS = [
+export const PERMISSIONS = [
   "sallyport.operator",
   "sallyport.admin",
   "sallyport.tokens.create",
@@ -24,6 +24,8 @@ export interface Caller {
   readonly provenance: string;
   /** The empty string for a caller without a tenant. */
   readonly tenant: string;
+  /** The tenants of which a session may name one in each call. */
+  readonly tenants?: readonly string[];
   /** The empty string for a caller that is not a principal. */
   readonly principal: string;
   /** The caller's permissions, and the other scopes that it may give to tokens. A token has all of its scopes here. */

@@ -48,6 +48,8 @@ export interface SessionIssuer {
 /** The caller behind a session JWT. */
 export interface Session {
   readonly tenant: string;
+  /** The tenants in which it has rights, this one included. */
+  readonly tenants: readonly string[];
   readonly principal: string;
   readonly provenance: string;
   readonly scopes: readonly string[];
@@ -65,6 +67,7 @@ export type SessionRefusal =
   | "algorithm"
   | "type"
   | "key_unknown"
+  | "key_unusable"
   | "signature"
   | "audience"
   | "expired"
@@ -228,6 +231,9 @@ export function tenantOfCall(rights: ReadonlyMap<string, readonly string[]>, hea
     if (!rights.has(header)) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
     return header;
   }
-  if (rights.size > 1) throw invalidField(TENANT_HEADER, "must name the tenant of the call: the session has several");
+  if (rights.size > 1) {
+    const description = `must name the tenant of the call: the session has ${[...rights.keys()].sort().join(", ")}`;
+    throw invalidField(TENANT_HEADER, description);
+  }
   return [...rights.keys()][0]!;
 }

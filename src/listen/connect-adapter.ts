@@ -15,6 +15,7 @@ import {
   type WireMore,
   wireError,
 } from "../rpc/transport-errors.ts";
+import { type Content, countedBody } from "./counted-body.ts";
 import { answerError, answerHttp } from "./guard.ts";
 import { connectionOf, type HttpHandler, type HttpRequest, type HttpResponse, peerOf } from "./peers.ts";
 import {
@@ -128,7 +129,9 @@ async function serve(
     method: req.method ?? "",
     url: ORIGIN + req.url,
     header,
-    body: limitedBody(req, rules),
+    body: route.stream
+      ? limitedBody(req, rules)
+      : countedBody(limitedBody(req, rules), contentOf(route, header, query, state)),
     signal: stop.signal,
     contextValues: values,
   };
@@ -153,6 +156,12 @@ async function serve(
   } catch {
     abandon(req); // the client disconnected, or a stream broke after its headers
   }
+}
+
+function contentOf({ handle, limits }: RpcRoute, header: Headers, query: string, state: CallState): Content {
+  const type = header.get("content-type")?.toLowerCase() ?? "";
+  const encoding = encodingOf(header, query, limits.gzip);
+  return { input: handle.method.input, type, grpc: speaksGrpc(header), encoding, maxBytes: limits.readMaxBytes, state };
 }
 
 /** The fault of a request that its headers alone show. */
@@ -199,6 +208,7 @@ async function run(
   if (code === undefined) return response;
   const fault = state.fault ?? faultOf(code);
   if (fault === undefined) return undefined;
+  if (fault === "overfull") return refuse(fault, { violation: state.excess });
   const violation = fault === "undecodable" ? violationOf(await messageOf(response)) : undefined;
   return refuse(fault, violation === undefined ? {} : { violation });
 }

@@ -56,17 +56,22 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 
 /** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
-  const { kind, tokenId, scopes, address, tenant, principal, roles } = caller;
-  const callerPrincipal = kind === "session" ? { tenant, name: principal } : undefined;
+  const { tokenId, scopes, address, roles } = caller;
+  const callerPrincipal = sessionOf(caller);
   const callerRoles = roles === undefined ? {} : { callerRoles: roles };
   return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal, ...callerRoles };
+}
+
+/** The principal whose state ends the caller's session; undefined for other callers. */
+function sessionOf({ kind, tenant, principal }: Caller): CallerGuard["callerPrincipal"] {
+  return kind === "session" ? { tenant, name: principal } : undefined;
 }
 
 export function actorOf(access: Access): AuditActor {
   const { caller, requestId } = access;
   const { tokenId, scopes, provenance, address } = caller;
-  const token = tokenId === undefined ? {} : { token: { id: tokenId, scopes } };
-  return { actor: provenance, address, requestId, rank: rankOf(caller), ...token };
+  const token = tokenId === undefined ? undefined : { id: tokenId, scopes };
+  return { actor: provenance, address, requestId, rank: rankOf(caller), token, session: sessionOf(caller) };
 }
 
 /** The actor for each run of one call. An earlier run may have ended the caller itself, so only the first reads it again. */
@@ -74,7 +79,7 @@ export function actorsOf(access: Access): () => AuditActor {
   let actor = actorOf(access);
   return () => {
     const now = actor;
-    actor = { ...actor, token: undefined };
+    actor = { ...actor, token: undefined, session: undefined };
     return now;
   };
 }

@@ -142,6 +142,6 @@ export class Repeats {
 
 /** The actor for a run after a part of the call is done: that part is no repeat of another call. */
 export function rerun(actor: AuditActor): AuditActor {
-  const admitted = { ...actor, token: undefined };
+  const admitted = { ...actor, token: undefined, session: undefined };
   return actor.repeats === undefined ? admitted : { ...admitted, repeats: () => false };
 }

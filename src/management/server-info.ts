@@ -17,9 +17,12 @@ export interface ServerInfo {
 
 /** True if the caller may create tokens of this profile for some principal, as the rules of issue decide for each. */
 export function canCreate(caller: Caller, { mintedBy, principals }: Profile): boolean {
-  if (caller.kind !== "session" && !holds(caller, "sallyport.tokens.create")) return false;
+  const mayForOthers = holds(caller, "sallyport.tokens.create");
+  if (caller.kind !== "session" && !mayForOthers) return false;
   const [type = ""] = caller.principal.split(":", 1);
-  const own: Minter[] = caller.kind === "token" && principals.some((one) => one === type) ? ["token"] : [];
-  const others: Minter = caller.kind === "session" ? "session" : isAdministrator(caller) ? "admin" : "creator";
-  return [...own, others].some((minter) => mintedBy.includes(minter));
+  const { kind } = caller;
+  const own: Minter[] =
+    (kind === "token" || kind === "session") && principals.some((one) => one === type) ? [kind] : [];
+  const others: Minter[] = isAdministrator(caller) ? ["admin"] : mayForOthers ? ["creator"] : [];
+  return [...own, ...others].some((minter) => mintedBy.includes(minter));
 }

@@ -1,7 +1,6 @@
 import { AppError } from "../domain/errors.ts";
 import { mayNotEnd } from "../domain/rights.ts";
 import type { AuthorityStore } from "../revocation/authority-store.ts";
-import { emitOnly } from "./audit-log.ts";
 import { lockForLowering, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, repeated, why } from "./changes.ts";
 import { PROOF, type ProofRow, proven } from "./committed.ts";
@@ -60,7 +59,9 @@ export async function revokeChunk(
   const { revoked = [], busy = [] } = row ?? {};
   if (revoked.length === 0) {
     const metadata = { revoked: "0", ...why(reason) };
-    if (busy.length > 0) await emitOnly(tx);
+    // The busy ones can still fail, all of them. The call leaves a row even then.
+    if (busy.length > 0)
+      await audit(tx, actor, tenant, "tokens.revoke", "tokens:", "", { busy: String(busy.length), ...metadata });
     else await repeated(tx, actor, tenant, "tokens.revoke", "tokens:", "", metadata);
   }
   return proven({ revoked, busy }, row);

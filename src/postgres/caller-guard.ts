@@ -38,8 +38,7 @@ export async function lockForLowering(tx: Tx, target: Target, actor: AuditActor)
 /**
  * Locks the target for a change that may widen rights. It also locks the caller's token with its parent, or the session's
  * principal, and their tenant and roles, and reads them again. So the change commits before the caller's end, or is
- * refused with
- * CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
+ * refused with CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
  */
 export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard): Promise<Asker> {
   const { tenant, principal, role } = target;
@@ -153,42 +152,61 @@ export async function rereadOwners(tx: Tx, tenant: string, principal: string): P
   return row;
 }
 
-/** True unless a row says that the principal or its tenant is not active. A principal without a row is active. */
-async function isActive(tx: Tx, { tenant, name }: NonNullable<CallerGuard["callerPrincipal"]>): Promise<boolean> {
-  const inactive = await tx.query(
-    `select state from sallyport.principals where tenant = $1 and name = $2 and state <> 'ACTIVE'
-     union all select state from sallyport.tenants where id = $1 and state <> 'ACTIVE'`,
-    [tenant, name],
+/**
+ * Those of the sessions' principals that are not active, or whose tenant is not. A principal without a row is active.
+ */
+async function inactive(tx: Tx, sessions: readonly SessionPrincipal[]): Promise<ReadonlySet<string>> {
+  if (sessions.length === 0) return new Set();
+  const rows = await tx.query<{ tenant: string; name: string }>(
+    `select s.tenant, s.name from (select distinct * from unnest($1::text[], $2::text[])) s (tenant, name)
+     where exists (select from sallyport.principals p
+         where p.tenant = s.tenant and p.name = s.name and p.state <> 'ACTIVE')
+       or exists (select from sallyport.tenants o where o.id = s.tenant and o.state <> 'ACTIVE')`,
+    [sessions.map(({ tenant }) => tenant), sessions.map(({ name }) => name)],
   );
-  return inactive.length === 0;
+  return new Set(rows.map(keyOf));
+}
+
+type SessionPrincipal = NonNullable<CallerGuard["callerPrincipal"]>;
+
+function keyOf({ tenant, name }: SessionPrincipal): string {
+  return `${tenant} ${name}`;
 }
 
 /**
- * Reads the caller's token again for a change that only takes rights away. It takes no lock: such a change waits for no
- * caller. A token may always end itself, so it is not read for a change of itself.
+ * Reads the caller's token, or the session's principal, again for a change that only takes rights away. It takes no lock:
+ * such a change waits for no caller. A token may always end itself, so it is not read for a change of itself.
  */
 export async function rereadActor(tx: Tx, actor: AuditActor, targets: readonly string[] = []): Promise<void> {
-  if (actor.token === undefined || targets.includes(actor.token.id)) return;
+  if (actor.token !== undefined && targets.includes(actor.token.id)) return;
   if ((await endedActors(tx, [actor])).has(actor)) throw gone();
 }
 
-/** Those of the actors whose tokens are not good any more for what they do, in one statement and without a lock. */
+/** Those of the actors whose tokens or sessions are not good any more for what they do. It takes no lock. */
 export async function endedActors(tx: Tx, actors: readonly AuditActor[]): Promise<ReadonlySet<AuditActor>> {
-  const ids = [...new Set(actors.flatMap(({ token }) => token?.id ?? []))];
-  if (ids.length === 0) return new Set();
-  const rows = await tx.query<TokenRow>(
-    `select ${HELD_COLUMNS} from sallyport.token_view v
-     where v.id = any($1) or v.id = any(array(select parent_id from sallyport.tokens where id = any($1)))`,
-    [ids],
+  const held = await heldTokens(tx, [...new Set(actors.flatMap(({ token }) => token?.id ?? []))]);
+  const over = await inactive(
+    tx,
+    actors.flatMap(({ session }) => session ?? []),
   );
-  const held = new Map(rows.map((row) => [row.id, heldOf(row)]));
-  const ended = actors.filter(({ token, address }) => {
-    if (token === undefined) return false;
+  const ended = actors.filter(({ token, session, address }) => {
+    if (token === undefined) return session !== undefined && over.has(keyOf(session));
     const own = held.get(token.id);
     const guard = { callerScopes: token.scopes, callerAddress: address };
     return own === undefined || !isGood(own, held.get(own.parent), guard);
   });
   return new Set(ended);
+}
+
+/** The rows of these tokens and of their parents, in one statement. */
+async function heldTokens(tx: Tx, ids: readonly string[]): Promise<ReadonlyMap<string, Held>> {
+  if (ids.length === 0) return new Map();
+  const rows = await tx.query<TokenRow>(
+    `select ${HELD_COLUMNS} from sallyport.token_view v
+     where v.id = any($1) or v.id = any(array(select parent_id from sallyport.tokens where id = any($1)))`,
+    [ids],
+  );
+  return new Map(rows.map((row) => [row.id, heldOf(row)]));
 }
 
 /**
@@ -201,7 +219,7 @@ export async function rereadCaller(
   now: number,
   locked: ReadonlySet<string>,
 ): Promise<Asker> {
-  if (guard.callerPrincipal !== undefined && !(await isActive(tx, guard.callerPrincipal))) throw gone();
+  if (guard.callerPrincipal !== undefined && (await inactive(tx, [guard.callerPrincipal])).size > 0) throw gone();
   if (guard.callerTokenId === undefined) {
     const { ids, scopes } = guard.callerRoles ?? { ids: [], scopes: [] };
     const given = (await readRoles(tx, ids)).flatMap((role) => role.scopes);

@@ -5,7 +5,7 @@ import type { Token } from "../domain/token.ts";
 import type { Idempotency, MintGuard, MintLimits, NewToken, Repeated } from "../revocation/authority-store.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit } from "./audit-log.ts";
-import { lockGranting, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
+import { lockGranting, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
 import { countMint } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
 import { auditRepeat, claim } from "./requests.ts";
@@ -28,6 +28,7 @@ export async function mint(
 ): Promise<{ kind: "created"; token: Token } | Repeated> {
   const repeated = await claim(tx, idempotency, token.id);
   if (repeated !== undefined) {
+    await rereadActor(tx, actor);
     await auditRepeat(tx, actor, "token.create", repeated.token.id, repeated.token);
     return repeated;
   }

@@ -65,7 +65,7 @@ export async function updatePrincipal(
 ): Promise<Principal> {
   const target = { tenant, principal: name };
   // A change that only removes rights does not need the caller's lock.
-  if (change.state === "DISABLED") await lockForLowering(tx, target, actor);
+  if (onlyState(change) === "DISABLED") await lockForLowering(tx, target, actor);
   else await lockForRaising(tx, target, guard);
   const found = await lockPrincipal(tx, tenant, name);
   checkEtag(etag, found.etag);
@@ -122,7 +122,7 @@ export async function createTenant(
 }
 
 export async function updateTenant(tx: Tx, ...[id, change, etag, guard, actor]: Args<"updateTenant">): Promise<Tenant> {
-  if (change.state === "SUSPENDED") await lockForLowering(tx, { tenant: id }, actor);
+  if (onlyState(change) === "SUSPENDED") await lockForLowering(tx, { tenant: id }, actor);
   else await lockForRaising(tx, { tenant: id }, guard);
   const found = await tx.query<TenantRow>(
     `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
@@ -141,6 +141,11 @@ export async function updateTenant(tx: Tx, ...[id, change, etag, guard, actor]: 
   return tenantOf(rows[0]!);
 }
 
+/** The state that a change sets, if it sets nothing else. */
+function onlyState<S>({ state, ...others }: { readonly state?: S }): S | undefined {
+  return Object.values(others).every((value) => value === undefined) ? state : undefined;
+}
+
 async function lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or deleted"): Promise<Principal> {
   const rows = await tx.query<PrincipalRow>(
     `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2 for no key update`,
@@ -153,14 +158,17 @@ async function lockPrincipal(tx: Tx, tenant: string, name: string, deleted?: "or
   return principalOf(row);
 }
 
-/** The row that an earlier run of this call made, if its commit survived: a failover may have lost or replaced it. */
+/**
+ * The answer of an earlier run of this call, if the row that it made is still there: a failover may have lost or replaced
+ * it. Others may have changed or deleted that row since. They did so after this call, so it is no part of the answer.
+ */
 async function ownPrincipal(tx: Tx, tenant: string, name: string, made: Principal | undefined) {
   if (made === undefined) return undefined;
   const [row] = await tx.query<PrincipalRow>(
     `select ${PRINCIPAL_COLUMNS} from sallyport.principals where tenant = $1 and name = $2 for no key update`,
     [tenant, name],
   );
-  return row?.create_time === made.createTime ? principalOf(row) : undefined;
+  return row?.create_time === made.createTime ? made : undefined;
 }
 
 async function ownTenant(tx: Tx, id: string, made: Tenant | undefined) {
@@ -169,5 +177,5 @@ async function ownTenant(tx: Tx, id: string, made: Tenant | undefined) {
     `select ${TENANT_COLUMNS} from sallyport.tenants where id = $1 for no key update`,
     [id],
   );
-  return row?.create_time === made.createTime ? tenantOf(row) : undefined;
+  return row?.create_time === made.createTime ? made : undefined;
 }

@@ -145,7 +145,7 @@ function rankFor({ id, actor }: Revoke): Rank {
 }
 
 async function endedCalls(tx: Tx, batch: readonly Revoke[]): Promise<ReadonlySet<Revoke>> {
-  const others = batch.filter(({ id, actor }) => actor.token !== undefined && actor.token.id !== id);
+  const others = batch.filter(({ id, actor }) => actor.token?.id !== id);
   const ended = await endedActors(
     tx,
     others.map(({ actor }) => actor),

@@ -7,7 +7,7 @@ import { givenOf, type Token } from "../domain/token.ts";
 import type { ChangeGuard, FreshToken, Idempotency, Repeated } from "../revocation/authority-store.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
-import { lockGranting, lockTokens, rereadCaller, rereadOwners } from "./caller-guard.ts";
+import { lockGranting, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
 import { countRotation } from "./mint-limits.ts";
 import type { Tx } from "./pool.ts";
 import { auditRepeat, claim, forget } from "./requests.ts";
@@ -27,6 +27,7 @@ export async function rotate(
   const repeated = await claim(tx, idempotency, fresh.id);
   if (guard.ended) checkRepeat(repeated, guard.callerTokenId);
   if (repeated !== undefined) {
+    if (!guard.ended) await rereadActor(tx, actor);
     const previous = await readToken(tx, repeated.token.rotatedFrom);
     await auditRepeat(tx, actor, "token.rotate", previous.id, previous);
     return { ...repeated, previous };
@@ -46,7 +47,7 @@ export async function rotate(
   const asker = await rereadCaller(tx, guard, now, locked);
   const old = made;
   if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
-  refuseDead(old);
+  refuseDead(old, now);
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
   const judged = await judgedRotation(tx, guard.rights, asker, old, lifetime);
   if (judged.counted && guard.rights !== undefined) await countRotation(tx, guard.rights, old, overlapMs, now);

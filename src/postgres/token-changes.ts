@@ -32,10 +32,13 @@ export async function updateToken(
   const ids = before && change.roles && (await roleIds(tx, before.tenant, change.roles));
   const asker = before && (await guardWidening(tx, before, guard, ids ?? []));
   if (asker === undefined) await rereadActor(tx, actor, [id]);
-  await tx.query("select from sallyport.tokens where id = $1 for no key update", [id]);
+  const [held] = await tx.query<{ now: number }>(
+    "select date_trunc('milliseconds', clock_timestamp()) as now from sallyport.tokens where id = $1 for no key update",
+    [id],
+  );
   const token = await readHeld(tx, id);
   checkEtag(etag, token.etag);
-  refuseDead(token);
+  refuseDead(token, held!.now);
   if (touchesRights(change) && actor.token?.id !== id) checkMayEnd(actor.rank, effectiveScopes(token));
   const roles = ids && (await lockedRoles(tx, ids));
   await writeTokenChange(tx, token, change, rule, guard.rights, asker, roles);

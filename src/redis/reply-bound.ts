@@ -2,16 +2,17 @@ import { type Cluster, type Redis, type RedisOptions, SentinelConnector } from "
 
 /** More than any expected reply: an entry is below 128 KiB. */
 const MOST_BYTES = 1 << 20;
-/** Announces an array of a million elements or more. The driver would allocate all of them at once. */
-const LARGE_ARRAY = /[*~>%]\d{7,19}\r/;
+/** Announces an array. The driver allocates all of its elements at once, and arrays may be inside each other. */
+const ARRAY = /[*~>%](\d{1,19})\r/g;
+/** No reply within the bound has more elements in all of its arrays: each takes four bytes at least. */
+const MOST_ELEMENTS = MOST_BYTES / 4;
 const LONGEST_HEADER = 21;
 
 /** The internals of ioredis that are needed here: its socket, and the commands that wait for a reply. */
 interface Inside {
   readonly stream: {
-    prependListener(event: "data", listener: (bytes: Buffer) => void): unknown;
+    emit(event: string, ...args: unknown[]): boolean;
     once(event: "close", listener: () => void): unknown;
-    removeAllListeners(event: "data"): unknown;
     destroy(): unknown;
   };
   readonly commandQueue: { peekFront(): unknown };
@@ -27,25 +28,42 @@ export function boundReplies(client: Redis, onBound: () => void): void {
     const { stream } = inside;
     let waits: unknown;
     let bytes = 0;
+    let elements = 0;
     let tail = "";
     // A message is complete, so the count starts again.
-    const whole = () => (bytes = 0);
+    const whole = () => {
+      bytes = 0;
+      elements = 0;
+    };
     client.on("message", whole);
     stream.once("close", () => client.off("message", whole));
-    // Runs before the driver's own listener, so that the driver never sees refused data.
-    stream.prependListener("data", (chunk) => {
+    const refuses = (chunk: Buffer): boolean => {
       const first = inside.commandQueue.peekFront();
-      if (first !== waits) bytes = 0;
+      if (first !== waits) whole();
       waits = first;
       bytes += chunk.length;
       const text = tail + chunk.toString("latin1");
-      const large = LARGE_ARRAY.test(text);
-      tail = text.slice(-LONGEST_HEADER);
-      if (bytes <= MOST_BYTES && !large) return;
-      stream.removeAllListeners("data");
+      let end = 0;
+      for (const found of text.matchAll(ARRAY)) {
+        elements += Number(found[1]);
+        end = found.index + found[0].length;
+      }
+      // A header that is not complete yet is seen again with the next bytes, a complete one is not.
+      tail = text.slice(Math.max(end, text.length - LONGEST_HEADER));
+      return bytes > MOST_BYTES || elements > MOST_ELEMENTS;
+    };
+    let refused = false;
+    const emit = stream.emit;
+    // In front of all listeners: one that is removed while data is emitted would still get it.
+    stream.emit = (event, ...args) => {
+      if (event !== "data") return emit.call(stream, event, ...args);
+      if (refused) return true;
+      refused = refuses(args[0] as Buffer);
+      if (!refused) return emit.call(stream, event, ...args);
       stream.destroy();
       onBound();
-    });
+      return true;
+    };
   });
 }
 

@@ -9,6 +9,7 @@ import { toConnectError } from "./errors.ts";
  */
 export type TransportFailure =
   | "undecodable"
+  | "overfull"
   | "cardinality"
   | "oversized"
   | "compressed"
@@ -28,6 +29,7 @@ const FAILURES: Readonly<Record<TransportFailure, { readonly reason: Reason; rea
     reason: "UNDECODABLE",
     message: "the request cannot be decoded: it is malformed, or has a field that the method does not know",
   },
+  overfull: { reason: "INVALID_FIELD", message: "a list of the request has more entries than it may have" },
   cardinality: { reason: "UNIMPLEMENTED", message: "the method takes exactly one message" },
   oversized: { reason: "LIMIT_EXCEEDED", message: "the request is larger than the method allows" },
   compressed: { reason: "UNIMPLEMENTED", message: "the request's encoding is not supported by this method" },
@@ -60,7 +62,8 @@ export function transportFailures(): { failure: TransportFailure; reason: Reason
  */
 export function wireError(failure: TransportFailure, { message, violation, requestId }: WireMore = {}): ConnectError {
   const { reason, message: fixed } = FAILURES[failure];
-  const text = message ?? (violation === undefined ? fixed : `${UNDECODABLE}: ${violation.description}`);
+  const about = failure === "overfull" ? violation?.field : UNDECODABLE;
+  const text = message ?? (violation === undefined ? fixed : `${about}: ${violation.description}`);
   const error = new AppError(reason, text, {
     violations: violation === undefined ? [] : [violation],
     ...(failure === "overloaded" && { retryAfterMs: 1_000 }),
@@ -118,6 +121,8 @@ export interface CallState {
   admitted: boolean;
   /** The reason why the transport ended the body early. */
   fault?: TransportFailure;
+  /** The list or map that has more entries than it may have. */
+  excess?: FieldViolation;
 }
 
 /** The message in an error of Connect's JSON, as connect made it; "" if it has none. Reads the body. */

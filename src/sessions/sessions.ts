@@ -69,7 +69,7 @@ export class Sessions {
       if (states.principal !== undefined && states.principal !== "ACTIVE") {
         throw new SessionRefused("principal_inactive");
       }
-      return { ...identity, tenant, scopes: rights.get(tenant)! };
+      return { ...identity, tenant, tenants: [...rights.keys()], scopes: rights.get(tenant)! };
     } catch (thrown) {
       throw this.#refusal(thrown);
     }
@@ -104,7 +104,7 @@ export class Sessions {
       maxTokenAge: issuer.maxAge / 1000,
       clockTolerance: issuer.clockSkew / 1000,
       currentDate: new Date(this.#deps.clock.wall()),
-    });
+    }).catch(refuseUnusable);
     checkRequired(issuer, payload);
     return { issuer, claims: payload };
   }
@@ -122,6 +122,11 @@ export class Sessions {
     }
     return new AppError("INTERNAL", "a session could not be checked", { cause: refused });
   }
+}
+
+/** A published key that cannot verify anything, such as a short one, must not look like a fault of this program. */
+function refuseUnusable(error: unknown): never {
+  throw error instanceof TypeError || error instanceof DOMException ? new SessionRefused("key_unusable") : error;
 }
 
 /** The JWT unverified, to choose the issuer and the reason of a refusal. Nothing else may depend on it. */

@@ -3,9 +3,11 @@ import { refuseDead } from "../../src/domain/dead-token.ts";
 import { AppError } from "../../src/domain/errors.ts";
 import type { TokenState } from "../../src/domain/token.ts";
 
-const refusal = (state: TokenState, rotatedTo = "") => {
+const NOW = 1_000;
+
+const refusal = (state: TokenState, rotatedTo = "", expireTime: number | undefined = undefined) => {
   try {
-    refuseDead({ state, rotatedTo });
+    refuseDead({ state, rotatedTo, expireTime }, NOW);
     return undefined;
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
@@ -14,14 +16,18 @@ const refusal = (state: TokenState, rotatedTo = "") => {
 };
 
 describe("a token that is dead does not change", () => {
-  test.each<[TokenState, string | undefined]>([
-    ["ACTIVE", undefined],
-    ["NOT_YET_VALID", undefined],
-    ["DISABLED", undefined],
-    ["EXPIRED", "TOKEN_REVOKED"],
-    ["REVOKED", "TOKEN_REVOKED"],
-  ])("%s: %s", (state, reason) => {
-    expect(refusal(state)?.reason).toBe(reason);
+  test.each<[TokenState, number | undefined, string | undefined]>([
+    ["ACTIVE", undefined, undefined],
+    ["ACTIVE", NOW + 1, undefined],
+    ["NOT_YET_VALID", NOW + 1, undefined],
+    ["DISABLED", undefined, undefined],
+    ["DISABLED", NOW + 1, undefined],
+    ["DISABLED", NOW, "TOKEN_REVOKED"],
+    ["EXPIRED", NOW, "TOKEN_REVOKED"],
+    ["REVOKED", undefined, "TOKEN_REVOKED"],
+    ["REVOKED", NOW + 1, "TOKEN_REVOKED"],
+  ])("%s with the end %s: %s", (state, end, reason) => {
+    expect(refusal(state, "", end)?.reason).toBe(reason);
   });
 
   test.each<TokenState>(["ACTIVE", "DISABLED", "EXPIRED", "REVOKED"])(

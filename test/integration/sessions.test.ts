@@ -114,7 +114,9 @@ describe("a credential that is not good", () => {
     const line = /"reason":"CALLER_UNAUTHENTICATED".*"err":\{"class":"SessionRefused","code":"malformed"\}/;
     await expect.poll(() => sallyport.program.out).toMatch(line);
     expect([...faces].sort()).toEqual([
-      '/v1/revoke 401 {"error":"invalid_client","error_description":"the credential is not good"}',
+      expect.stringMatching(
+        /^\/v1\/revoke 401 \{"error":"invalid_client","error_description":"the credential is not good"/,
+      ),
       expect.stringMatching(
         /^401 Bearer realm="sallyport" \{"code":"unauthenticated","message":"the credential is not good"/,
       ),
@@ -155,12 +157,13 @@ describe("a session of one tenant", () => {
     expect((await by.tokens.revokeToken({ target })).token!.revokedBy).toBe("session:ann");
     const other = { case: "id" as const, value: theirs.id };
     for (const refused of [
-      by.tokens.getToken({ id: theirs.id }),
-      by.tokens.updateToken({ token: { id: theirs.id, description: "x" }, updateMask: { paths: ["description"] } }),
-      by.tokens.rotateToken({ id: theirs.id }),
-      by.tokens.revokeToken({ target: other }),
+      () => by.tokens.getToken({ id: theirs.id }),
+      () =>
+        by.tokens.updateToken({ token: { id: theirs.id, description: "x" }, updateMask: { paths: ["description"] } }),
+      () => by.tokens.rotateToken({ id: theirs.id }),
+      () => by.tokens.revokeToken({ target: other }),
     ]) {
-      expect(await outcome(refused)).toBe("TOKEN_NOT_FOUND");
+      expect(await outcome(refused())).toBe("TOKEN_NOT_FOUND");
     }
     expect(await outcome(by.tokens.createToken(pat("user:bob")))).toBe("PRINCIPAL_NOT_FOUND");
     const { events } = await sallyport.admin.audit.listAuditEvents({ tenant: "acme", actor: "session:ann" });
@@ -242,7 +245,12 @@ describe("tokens that only a person gets", () => {
 
 test("a session in two tenants names one for each call; a request id belongs to one of them", async () => {
   const jwt = await issuer.jwt(of("ines", "staff", "globex"));
-  expect((await call("TokenAdmin/ListTokens", {}, jwt)).text).toContain("x-sallyport-tenant");
+  const unnamed = await call("TokenAdmin/ListTokens", {}, jwt);
+  expect(unnamed.text).toContain("x-sallyport-tenant must name the tenant of the call: the session has acme, globex");
+  const who = await call("ServerInfo/GetServerInfo", {}, jwt, "globex");
+  expect(who.json["caller"]).toMatchObject({
+    ...{ provenance: "session:ines", kind: "session", tenant: "globex", tenants: ["acme", "globex"] },
+  });
   const body = { ...pat("user:ines"), requestId: randomUUID() };
   const made = [];
   for (const tenant of ["acme", "globex", "acme"])
@@ -254,6 +262,15 @@ test("a session in two tenants names one for each call; a request id belongs to 
   const { json } = await call("TokenAdmin/ListTokens", {}, jwt, "globex");
   expect((json["tokens"] as { id: string }[]).map(({ id }) => id)).toEqual([other!.token.id]);
   expect((await call("TokenAdmin/GetToken", { id: first!.token.id }, jwt, "globex")).text).toContain("TOKEN_NOT_FOUND");
+});
+
+test("a session learns which profiles it may create", async () => {
+  const may = async (made: Made) => {
+    const { profiles } = await (await as(made)).info.getServerInfo({});
+    return profiles.filter(({ canCreate }) => canCreate).map(({ name }) => name);
+  };
+  expect(await may(of("ann"))).toEqual(["pat", "adm", "cli"]);
+  expect(await may(of("eve", "makers"))).toEqual(["pat", "bot", "svc", "org", "adm", "cli"]);
 });
 
 test("disabling a principal ends its session and its tokens, at the answer; enabling brings both back", async () => {

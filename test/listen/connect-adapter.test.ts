@@ -445,3 +445,48 @@ describe("a handler", () => {
 function nested(depth: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(depth).fill((15 << 3) | 3);
 }
+
+describe("a list of too many entries is refused before the request is decoded, with its field and bound:", () => {
+  const REVOKE = "/sallyport.v1.TokenAdmin/RevokeTokens";
+  // What follows the entries is malformed: whoever decoded it would say so.
+  const binary = Buffer.concat([
+    ...Array.from({ length: 1_001 }, () => Buffer.from([0x42, 0x00])),
+    Buffer.from([0x0f]),
+  ]);
+  const json = Buffer.from(`{"ids":[${Array.from({ length: 1_001 }, () => '""').join()}`);
+  const said = "ids: must contain no more than 1000 item(s)";
+  const refusals: string[] = [];
+  let own: EchoListener;
+  beforeAll(async () => {
+    own = await openEchoListener({ rpc: { refused: ({ fault, method }) => void refusals.push(`${method} ${fault}`) } });
+  });
+  afterAll(() => own?.close());
+
+  test.each([
+    ["JSON", json, { "content-type": "application/json" }],
+    ["proto", binary, { "content-type": "application/proto" }],
+    ["JSON in gzip", gzipSync(json), { "content-type": "application/json", "content-encoding": "gzip" }],
+    ["proto in gzip", gzipSync(binary), { "content-type": "application/proto", "content-encoding": "gzip" }],
+  ] as const)("Connect, %s", async (_, body, headers) => {
+    refusals.length = 0;
+    const { status: code, text } = await post(own.url + REVOKE, new Uint8Array(body), { ...headers });
+    expect([code, JSON.parse(text)]).toMatchObject([400, { code: "invalid_argument", message: said }]);
+    expect(text).toContain("INVALID_FIELD");
+    expect(refusals).toEqual(["sallyport.v1.TokenAdmin/RevokeTokens overfull"]);
+  });
+
+  test.each([
+    ["gRPC", envelope(binary), {}],
+    ["gRPC in gzip", envelope(gzipSync(binary), 1), { "grpc-encoding": "gzip" }],
+  ] as const)("%s", async (_, body, headers) => {
+    const { status: code, all } = await grpcCall(own.url, REVOKE, body, { ...headers });
+    expect(code).toBe("3");
+    expect(decodeURIComponent(all)).toContain(said);
+  });
+
+  test("and what is within the bounds reaches its handler", async () => {
+    const few = Buffer.concat(Array.from({ length: 1_000 }, () => Buffer.from([0x42, 0x00])));
+    const { status: code } = await grpcCall(own.url, REVOKE, envelope(few));
+    expect(code).toBe("12"); // there is none here
+  });
+});

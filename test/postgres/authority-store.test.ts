@@ -168,6 +168,13 @@ describe("revoking", () => {
     const { value } = await store.revokeChunk("default", [...ids, newId()], "", ADMIN);
     expect([...value.revoked].sort()).toEqual(rest.map(({ id }) => id).sort());
     expect(value.busy).toEqual([held!.id]);
+    // Nothing but what is held: the call leaves a row all the same.
+    expect((await store.revokeChunk("default", [held!.id], "why", ADMIN)).value).toEqual({
+      revoked: [],
+      busy: [held!.id],
+    });
+    const { rows } = await holder.query("select metadata from sallyport.audit where action = 'tokens.revoke'");
+    expect(rows).toEqual([{ metadata: { revoked: "0", busy: "1", reason: "why" } }]);
     await holder.query("rollback");
     expect((await store.revokeChunk("default", ids, "", ADMIN)).value).toEqual({ revoked: [held!.id], busy: [] });
   });

@@ -1,4 +1,4 @@
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { AuditActor } from "../../src/domain/audit-event.ts";
@@ -80,6 +80,8 @@ const RAISING: Record<Exclude<keyof AuthorityStore, Lowering>, Record<string, Ca
   updatePrincipal: {
     enabling: (store, _, guard) => store.updatePrincipal("acme", "bot:off", { state: "ACTIVE" }, "", guard, ADMIN),
     "its owner": (store, _, guard) => store.updatePrincipal("acme", "bot:on", { owner: "user:eve" }, "", guard, ADMIN),
+    "its owner, with what takes away": (store, _, guard) =>
+      store.updatePrincipal("acme", "bot:on", { owner: "user:eve", state: "DISABLED" }, "", guard, ADMIN),
   },
   createTenant: {
     "a new one": (store, _, guard) => store.createTenant({ id: "new", state: "ACTIVE", ...FACTS }, guard, ADMIN),
@@ -87,6 +89,8 @@ const RAISING: Record<Exclude<keyof AuthorityStore, Lowering>, Record<string, Ca
   updateTenant: {
     resuming: (store, _, guard) => store.updateTenant("suspended", { state: "ACTIVE" }, "", guard, ADMIN),
     "its name": (store, _, guard) => store.updateTenant("acme", { displayName: "Acme" }, "", guard, ADMIN),
+    "its name, with what takes away": (store, _, guard) =>
+      store.updateTenant("acme", { displayName: "Acme", state: "SUSPENDED" }, "", guard, ADMIN),
   },
   createRole: {
     "a new one": (store, _, guard) => store.createRole(newRole("acme", "new"), guard, ADMIN),
@@ -308,7 +312,47 @@ describe("what only takes away is refused where its caller has ended before its 
       await holder.query("commit");
       expect([how, await outcome(call(store, targets, guard(), actor()))]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
     }
+    for (const [how, ending] of Object.entries(SESSION_ENDS)) {
+      const session = await newSession();
+      await holder.query("begin");
+      await auditRow(holder);
+      expect((await holder.query(ending, [session.tenant])).rowCount).toBe(1);
+      await holder.query("commit");
+      const by: AuditActor = { ...actor(), actor: "session:boss", token: undefined, session };
+      const guarded = { callerScopes: ["sallyport.operator"], callerPrincipal: session };
+      expect(["a session", how, await outcome(call(store, targets, guarded, by))]).toEqual([
+        ...["a session", how, "CALLER_UNAUTHENTICATED"],
+      ]);
+    }
     expect(await world()).toEqual(before);
+  });
+
+  test("a repeat of its request hands no string to a caller that has ended", async () => {
+    for (const [how, ending] of Object.entries(ENDS).filter(([, text]) => !text.includes("parent_id"))) {
+      const tenant = await newCaller();
+      caller = await made(tenant, "user:boss");
+      const ask = (method: string, id: string) => ({
+        caller,
+        requestId: id,
+        method,
+        body: Buffer.alloc(32),
+        salt: Buffer.alloc(32),
+      });
+      const [one, two] = [randomUUID(), randomUUID()];
+      const mint = { ...guard(), child: false, mustExist: true };
+      const repeats: (() => Promise<unknown>)[] = [
+        () => store.createToken(newToken("acme", "bot:on"), HOUR, mint, UNLIMITED, actor(), ask("CreateToken", one)),
+      ];
+      const old = await made("acme", "bot:on");
+      repeats.push(() => store.rotateToken(old, fresh(), HOUR, 60_000, guard(), actor(), ask("RotateToken", two)));
+      for (const call of repeats) expect([how, await outcome(call())]).toEqual([how, "ok"]);
+      for (const call of repeats) expect([how, await outcome(call())]).toEqual([how, "ok"]);
+      await sql.query("begin");
+      await auditRow(sql);
+      expect((await sql.query(ending, [caller])).rowCount).toBe(1);
+      await sql.query("commit");
+      for (const call of repeats) expect([how, await outcome(call())]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
+    }
   });
 
   test("and not where it ends itself", async () => {

@@ -352,6 +352,21 @@ describe("a change that runs again because the epoch changed after its commit", 
     }
   });
 
+  test("what others did to them since changes no answer", async () => {
+    const changed = (sql: pg.Client) =>
+      sql.query(`begin; insert into sallyport.audit (tenant, actor, action, target) values ('default', 't', 't', 't');
+        update sallyport.principals set state = 'DELETED', display_name = 'two', cut_time = now() where name = 'bot:new';
+        update sallyport.tenants set state = 'SUSPENDED', display_name = 'Two' where id = 'shop'; commit`);
+    expect(await (await managed(changed)).principals.createPrincipal(OPERATOR, BOT)).toMatchObject({
+      state: "ACTIVE",
+      displayName: "one",
+    });
+    expect(await (await managed(changed)).principals.createTenant(OPERATOR, SHOP)).toMatchObject({
+      state: "ACTIVE",
+      displayName: "Shop",
+    });
+  });
+
   test("creates them if the failover lost them, and reports an object that another call created meanwhile", async () => {
     expect(await (await managed(gone)).principals.createPrincipal(OPERATOR, BOT)).toMatchObject({ name: "bot:new" });
     expect(await (await managed(gone)).principals.createTenant(OPERATOR, SHOP)).toMatchObject(SHOP);

@@ -396,20 +396,21 @@ describe("a reply above the size limit", () => {
     expect(journal.lines.join()).toContain("RangeError");
   });
 
-  test.each(["*90000000\r\n", "*1\r\n*90000000\r\n"])(
-    "that only announces a list ends its connection: %j",
-    async (header) => {
-      const { url } = await hostile(async (write) => {
-        await write(header.slice(0, 5));
-        await new Promise((resolve) => setTimeout(resolve, 20));
-        await write(header.slice(5));
-      });
-      const opened = openCache(url, PATIENT);
-      await opened.ready;
-      const before = process.memoryUsage.rss();
-      expect(await opened.cache.get(m.digest, EPOCH)).toBeUndefined();
-      expect(process.memoryUsage.rss() - before).toBeLessThan(64 << 20);
-      expect(opened.journal.lines.join()).toContain("RangeError");
-    },
-  );
+  test.each([
+    ["a list", "*90000000\r\n"],
+    ["a list in a list", "*1\r\n*90000000\r\n"],
+    ["many lists in each other", "*99999\r\n".repeat(400)],
+  ])("that only announces %s ends its connection", async (_, header) => {
+    const { url } = await hostile(async (write) => {
+      await write(header.slice(0, 5));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      await write(header.slice(5));
+    });
+    const opened = openCache(url, PATIENT);
+    await opened.ready;
+    const before = process.memoryUsage.rss();
+    expect(await opened.cache.get(m.digest, EPOCH)).toBeUndefined();
+    expect(process.memoryUsage.rss() - before).toBeLessThan(64 << 20);
+    expect(opened.journal.lines.join()).toContain("RangeError");
+  });
 });

@@ -1,4 +1,4 @@
-import { createHmac } from "node:crypto";
+import { createHmac, generateKeyPairSync } from "node:crypto";
 import type { lookup } from "node:dns";
 import { exportSPKI } from "jose";
 import { expect } from "vitest";
@@ -127,6 +127,7 @@ export const VERIFICATION: readonly Case[] = [
     async run(scene) {
       expect(await scene.session()).toEqual({
         tenant: "acme",
+        tenants: ["acme"],
         principal: "user:ann",
         provenance: "session:ann",
         scopes: ["sallyport.tokens.read", "repo:*"],
@@ -243,6 +244,20 @@ export const VERIFICATION: readonly Case[] = [
       expect(await scene.with(`${header}.${body}.${signature}`)).toBe(no("signature"));
       expect(await scene.with(`${header}.${body}.`)).toBe(no("signature"));
       expect(await scene.made({ key: 1 })).toBe(no("signature"));
+    },
+  },
+  {
+    title: "a published key that is too short or malformed refuses its JWTs, and no others",
+    async run(scene) {
+      const { publicKey } = generateKeyPairSync("rsa", { modulusLength: 1024 });
+      scene.issuer.alsoPublished = [
+        { ...publicKey.export({ format: "jwk" }), kid: "short" },
+        { kty: "RSA", kid: "bad", n: "AQAB" },
+        { kty: "RSA", kid: "worse", n: "!", e: "AQAB" },
+      ];
+      for (const kid of ["short", "bad", "worse"])
+        expect(await scene.made({ header: { kid } }), kid).toBe(no("key_unusable"));
+      expect(await scene.made({})).toBe("OK");
     },
   },
   {
@@ -497,6 +512,7 @@ export const KEYS: readonly Case[] = [
       ["10 MB", "too_long", (_, res) => res.writeHead(200).end(`{"keys":[],"x":"${"x".repeat(10_000_000)}"}`)],
       ["no JSON", "not_json", (_, res) => res.writeHead(200).end("<html>")],
       ["no key set", "not_jwks", (_, res) => res.writeHead(200).end('{"keys":7}')],
+      ["nothing for 3 seconds", "ABORT_ERR", () => {}],
       ["a cut connection", "ECONNRESET", (req) => req.socket.destroy()],
     ] as const satisfies [string, string, NonNullable<TestIssuer["instead"]>][]
   ).map(

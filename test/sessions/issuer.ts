@@ -27,6 +27,8 @@ export class TestIssuer {
   readonly requests: string[] = [];
   /** The key ids that it publishes, each with its key. */
   published: { kid: string; key: 0 | 1 }[] = [{ kid: "k1", key: 0 }];
+  /** Further keys that it publishes, as they are. */
+  alsoPublished: object[] = [];
   /** Answers in place of the issuer. */
   instead: ((req: IncomingMessage, res: ServerResponse) => void) | undefined;
 
@@ -54,9 +56,10 @@ export class TestIssuer {
   }
 
   async keys(): Promise<object[]> {
-    return Promise.all(
+    const ours = await Promise.all(
       this.published.map(async ({ kid, key }) => ({ ...(await exportJWK(PAIRS[key]!.publicKey)), kid, use: "sig" })),
     );
+    return [...ours, ...this.alsoPublished];
   }
 
   /** A good JWT, but for what the test changes. */

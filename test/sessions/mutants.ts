@@ -96,6 +96,11 @@ export const MUTANTS: readonly Mutant[] = [
     '"the credential is not good"',
     "this.code",
   ]),
+  mutant("unusable keys as bugs", "a published key that is too short or malformed refuses its JWTs, and no others", [
+    SESSIONS,
+    ".catch(refuseUnusable)",
+    "",
+  ]),
   // ------------------------------------------------------------------------------------------- claims
   mutant(
     "bytes as they are",
@@ -178,8 +183,8 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("the first tenant", "a session in several tenants names one in each call, and has the rights of that one", [
     RULES,
-    "if (rights.size > 1) throw",
-    "if (rights.size > 9) throw",
+    "if (rights.size > 1) {",
+    "if (rights.size > 9) {",
   ]),
   mutant("groups beyond the tenant", "a claim that maps to tenants limits what groups give", [
     RULES,

@@ -1,0 +1,3 @@
+// Package sallyport checks Sallyport tokens in a gRPC service, with an optional cache that a revocation reaches at once.
+// clients/README.md says what every client promises.
+package sallyport

@@ -1,0 +1,159 @@
+import { useState } from "preact/hooks";
+import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
+import { Dialog, EffectText, Elapsed, Field, Note, nameOf, Problem } from "./parts.tsx";
+import { changes, note } from "./state.ts";
+import { holdsToken, visible } from "./text.ts";
+import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+
+const words = (text: string) => text.split(/[\s,]+/).filter((word) => word !== "");
+const FIELDS = [
+  ["display_name", "Name", ""],
+  ["description", "Description", ""],
+  ["scopes", "Scopes", "Separated by spaces"],
+  ["audiences", "Audiences", "Separated by spaces; empty: everywhere"],
+  ["allowed_cidrs", "Networks", "Separated by spaces; empty: everywhere"],
+] as const;
+type Name = (typeof FIELDS)[number][0];
+
+const formOf = (of: Token): Record<Name, string> => ({
+  display_name: of.displayName,
+  description: of.description,
+  scopes: of.scopes.join(" "),
+  audiences: of.audiences.join(" "),
+  allowed_cidrs: of.allowedCidrs.join(" "),
+});
+
+export function Edit({ token, onClose }: { token: Token; onClose: () => void }) {
+  const [base, setBase] = useState(token);
+  const [form, setForm] = useState(formOf(token));
+  const [disabled, setDisabled] = useState(token.disabled);
+  const [theirs, setTheirs] = useState<Token | undefined>(undefined);
+  const [busy, setBusy] = useState(false);
+  const [failure, setFailure] = useState<Failure | undefined>(undefined);
+  const before = formOf(base);
+  const changed = FIELDS.map(([name]) => name).filter((name) => form[name] !== before[name]);
+  const paths = [...changed, ...(disabled === base.disabled ? [] : ["disabled"])];
+  const secret = (name: Name) => (holdsToken(form[name]) ? "This looks like a token" : undefined);
+  const submit = async () => {
+    if (busy || FIELDS.some(([name]) => secret(name))) return;
+    if (paths.length === 0) return onClose();
+    setBusy(true);
+    setFailure(undefined);
+    try {
+      const { effect } = await surely(() =>
+        tokens.updateToken({
+          token: {
+            id: token.id,
+            etag: base.etag,
+            displayName: form.display_name,
+            description: form.description,
+            scopes: words(form.scopes),
+            audiences: words(form.audiences),
+            allowedCidrs: words(form.allowed_cidrs),
+            disabled,
+          },
+          updateMask: { paths },
+        }),
+      );
+      note(
+        token.id,
+        <Note kind="ok" live>
+          {effect && <EffectText of={effect} verb="Changed" />}
+        </Note>,
+      );
+      changes.value++;
+      onClose();
+    } catch (error) {
+      const failed = failureOf(error);
+      setBusy(false);
+      if (failed.reason === "ETAG_MISMATCH") {
+        const now = await tokens.getToken({ id: token.id }).catch(() => undefined);
+        if (now?.token !== undefined) return setTheirs(now.token);
+      }
+      setFailure(failed);
+    }
+  };
+  return (
+    <Dialog
+      title={`Edit ${nameOf(token)}`}
+      onClose={() => busy || onClose()}
+      onSubmit={submit}
+      foot={
+        <>
+          <span class="small muted" role="status">
+            {busy && (
+              <>
+                Waiting until it is in force everywhere: <Elapsed />
+              </>
+            )}
+          </span>
+          <button type="button" onClick={() => busy || onClose()}>
+            Cancel
+          </button>
+          <button type="submit" class="primary" aria-disabled={busy || theirs !== undefined}>
+            Save
+          </button>
+        </>
+      }
+    >
+      {theirs !== undefined && (
+        <Note kind="warn" live>
+          <strong>Somebody changed it meanwhile.</strong>
+          <ul>
+            {FIELDS.filter(([name]) => formOf(theirs)[name] !== form[name]).map(([name, label]) => (
+              <li key={name}>
+                {label}: theirs “{visible(formOf(theirs)[name])}”, yours “{visible(form[name])}”
+              </li>
+            ))}
+          </ul>
+          <div class="filters">
+            <button
+              type="button"
+              onClick={() => {
+                setBase(theirs);
+                setForm(formOf(theirs));
+                setDisabled(theirs.disabled);
+                setTheirs(undefined);
+              }}
+            >
+              Take theirs
+            </button>
+            <button
+              type="button"
+              onClick={() => {
+                setBase(theirs);
+                setTheirs(undefined);
+              }}
+            >
+              Keep mine
+            </button>
+          </div>
+        </Note>
+      )}
+      {FIELDS.map(([name, label, hint], i) => (
+        <Field
+          key={name}
+          label={label}
+          hint={hint}
+          problem={secret(name) ?? failure?.fields.get(`token.${name}`) ?? failure?.fields.get(name)}
+        >
+          {(attributes) => (
+            <input
+              {...attributes}
+              {...(i === 0 && { "data-first": true })}
+              value={form[name]}
+              autocomplete="off"
+              spellcheck={false}
+              onInput={(event) => setForm({ ...form, [name]: event.currentTarget.value })}
+            />
+          )}
+        </Field>
+      ))}
+      <label class="check">
+        <input type="checkbox" checked={disabled} onChange={(event) => setDisabled(event.currentTarget.checked)} />{" "}
+        Disabled: refused for now
+      </label>
+      {failure !== undefined && <Problem failure={failure} />}
+    </Dialog>
+  );
+}

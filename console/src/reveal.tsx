@@ -1,0 +1,140 @@
+import { signal } from "@preact/signals";
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
+import { Dialog, Foreign, Icon, Moment, When } from "./parts.tsx";
+
+/** The one place that holds a new token string. It is in no state of a component, so that forgetting it here is enough. */
+let secret: string | undefined;
+const shown = signal<{ readonly token: Token; readonly done: () => void } | undefined>(undefined);
+
+/** Takes the string out of a response, and shows it in a dialog of its own. */
+export function reveal(response: { token?: Token; tokenString: string }, done: () => void = () => {}): void {
+  secret = response.tokenString;
+  response.tokenString = "";
+  shown.value = { token: response.token!, done };
+}
+
+function forget(): void {
+  secret = undefined;
+}
+addEventListener("pagehide", () => {
+  forget();
+  shown.value = undefined;
+});
+
+export function Reveal() {
+  const one = shown.value;
+  return one === undefined ? null : <RevealDialog key={one.token.id} {...one} />;
+}
+
+function RevealDialog({ token, done }: { token: Token; done: () => void }) {
+  const place = useRef<HTMLOutputElement>(null);
+  const [stored, setStored] = useState(false);
+  const [said, say] = useState("");
+  useEffect(() => {
+    const output = place.current!;
+    const hint = document.createElement("b");
+    hint.textContent = token.hint;
+    output.append(hint, (secret ?? "").slice(token.hint.length));
+    return () => {
+      output.replaceChildren();
+      forget();
+    };
+  }, []);
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(secret ?? "");
+      say("Copied");
+    } catch {
+      getSelection()?.selectAllChildren(place.current!);
+      say(document.execCommand("copy") ? "Copied" : "Copy it by hand: it is selected");
+      getSelection()?.removeAllRanges();
+    }
+  };
+  const save = () => {
+    const url = URL.createObjectURL(new Blob([`${secret ?? ""}\n`], { type: "text/plain" }));
+    const link = document.createElement("a");
+    link.href = url;
+    link.download = `${token.hint}.token`;
+    link.click();
+    URL.revokeObjectURL(url);
+    say("Saved");
+  };
+  const finish = () => {
+    if (!stored) return;
+    place.current?.replaceChildren();
+    forget();
+    shown.value = undefined;
+    done();
+  };
+  return (
+    <Dialog
+      title="Copy the token now"
+      text="You will not see it again. Sallyport keeps only a hash."
+      onSubmit={finish}
+      foot={
+        <>
+          <label class="check">
+            <input type="checkbox" checked={stored} onChange={(event) => setStored(event.currentTarget.checked)} /> I
+            have stored it
+          </label>
+          <button type="submit" class="primary" aria-disabled={!stored} title={stored ? undefined : "Store it first"}>
+            Done
+          </button>
+        </>
+      }
+    >
+      <div class="secret">
+        <output ref={place} aria-label="Token" translate={false} />
+        <div class="filters">
+          <button class="primary" type="button" data-first onClick={copy}>
+            <Icon name="copy" />
+            Copy
+          </button>
+          <button type="button" onClick={save}>
+            <Icon name="down" />
+            Save as file
+          </button>
+          <span class="small muted" role="status">
+            {said}
+          </span>
+        </div>
+      </div>
+      <dl class="facts card">
+        <div>
+          <dt>Hint</dt>
+          <dd>
+            <code>{token.hint}</code>
+            <span class="sub">Lists, logs and the audit log show this part.</span>
+          </dd>
+        </div>
+        <div>
+          <dt>Principal</dt>
+          <dd>
+            <Foreign text={token.principal} /> in {token.tenant}
+          </dd>
+        </div>
+        <div>
+          <dt>Expires</dt>
+          <dd>
+            {token.expireTime === undefined ? (
+              "never"
+            ) : (
+              <>
+                <Moment at={token.expireTime} />{" "}
+                <span class="muted">
+                  <When at={token.expireTime} />
+                </span>
+              </>
+            )}
+          </dd>
+        </div>
+      </dl>
+      <details>
+        <summary>Try it with curl</summary>
+        <pre class="mono small">{`TOKEN="$(cat ${token.hint}.token)"
+curl -i -H "authorization: Bearer $TOKEN" http://127.0.0.1:7400/v1/check/envoy/default`}</pre>
+      </details>
+    </Dialog>
+  );
+}

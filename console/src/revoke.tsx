@@ -1,0 +1,137 @@
+import { useState } from "preact/hooks";
+import { type Token, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
+import { useLoad } from "./load.ts";
+import { Dialog, EffectText, Elapsed, Field, Foreign, Note, nameOf, Problem, When } from "./parts.tsx";
+import { changes, go, note, route } from "./state.ts";
+import { holdsToken } from "./text.ts";
+import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+
+/** Asks, revokes, and leaves the effect as a note on the token's page. */
+export function Revoke({ token, family = false, onClose }: { token: Token; family?: boolean; onClose: () => void }) {
+  const [reason, setReason] = useState("");
+  const [whole, setWhole] = useState(family);
+  const [busy, setBusy] = useState(false);
+  const [failure, setFailure] = useState<Failure | undefined>(undefined);
+  const children = useLoad(`children|${token.id}`, async (signal) => {
+    const states = [TokenState.ACTIVE, TokenState.NOT_YET_VALID, TokenState.DISABLED];
+    const { tokens: rows, nextPageToken } = await tokens.listTokens(
+      { tenant: token.tenant, parent: token.id, states },
+      { signal },
+    );
+    return `${rows.length}${nextPageToken === "" ? "" : "+"}`;
+  });
+  const rotated = token.rotatedFrom !== "" || token.rotatedTo !== "";
+  const submit = async () => {
+    if (busy || holdsToken(reason)) return;
+    setBusy(true);
+    setFailure(undefined);
+    try {
+      const target = { case: "id" as const, value: token.id };
+      const { effect } = await surely(() => tokens.revokeToken({ target, family: whole, reason }));
+      note(
+        token.id,
+        <Note kind="ok" live>
+          {effect && <EffectText of={effect} verb={whole ? "Revoked, with all its rotations" : "Revoked"} />}
+        </Note>,
+      );
+      leave();
+    } catch (error) {
+      const failed = failureOf(error);
+      if (failed.reason !== "EFFECT_PENDING") {
+        setFailure(failed);
+        setBusy(false);
+        return;
+      }
+      note(
+        token.id,
+        <Note kind="warn" live>
+          <strong>Revoked.</strong> Durable; in force by {failed.effectiveBy}.
+        </Note>,
+      );
+      leave();
+    }
+  };
+  const leave = () => {
+    changes.value++;
+    onClose();
+    if (route.value.path !== `/tokens/${token.id}` || route.value.query.size > 0) go(`/tokens/${token.id}`);
+  };
+  return (
+    <Dialog
+      title={`Revoke ${nameOf(token)}?`}
+      text="It is refused everywhere, at once and for good."
+      onClose={() => busy || onClose()}
+      onSubmit={submit}
+      foot={
+        <>
+          <span class="small muted" role="status">
+            {busy && (
+              <>
+                Waiting until it is in force everywhere: <Elapsed />
+              </>
+            )}
+          </span>
+          <button type="button" data-first onClick={() => busy || onClose()}>
+            Cancel
+          </button>
+          <button type="submit" class="primary danger" aria-disabled={busy}>
+            Revoke
+          </button>
+        </>
+      }
+    >
+      <dl class="facts card">
+        <div>
+          <dt>Token</dt>
+          <dd>
+            <code>{token.hint}</code>
+          </dd>
+        </div>
+        <div>
+          <dt>Principal</dt>
+          <dd>
+            <Foreign text={token.principal} /> in {token.tenant}
+          </dd>
+        </div>
+        <div>
+          <dt>Last used</dt>
+          <dd>
+            <When at={token.lastUseTime} />{" "}
+            {token.lastUseAddress && <span class="muted">from {token.lastUseAddress}</span>}
+          </dd>
+        </div>
+        <div>
+          <dt>Children</dt>
+          <dd>
+            {children.data === undefined
+              ? "…"
+              : children.data === "0"
+                ? "none"
+                : `${children.data} live tokens die with it`}
+          </dd>
+        </div>
+      </dl>
+      {rotated && (
+        <label class="check">
+          <input type="checkbox" checked={whole} onChange={(event) => setWhole(event.currentTarget.checked)} /> Also
+          revoke every token that it came from or went to by rotation
+        </label>
+      )}
+      <Field
+        label="Reason (optional)"
+        hint="The audit log keeps it."
+        problem={holdsToken(reason) ? "This looks like a token" : failure?.fields.get("reason")}
+      >
+        {(attributes) => (
+          <input
+            {...attributes}
+            value={reason}
+            maxLength={200}
+            onInput={(event) => setReason(event.currentTarget.value)}
+          />
+        )}
+      </Field>
+      {failure !== undefined && <Problem failure={failure} />}
+    </Dialog>
+  );
+}

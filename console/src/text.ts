@@ -1,0 +1,142 @@
+/** Characters that a browser shows as nothing, or that turn the direction of text. */
+const UNSAFE = /[\p{Cc}\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;
+
+/** A foreign text as a person must see it: what is invisible is written `\u{202e}`, as in the command line. */
+export function visible(text: string): string {
+  return text.replace(UNSAFE, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`);
+}
+
+interface Stamp {
+  readonly seconds: bigint;
+  readonly nanos: number;
+}
+
+export function millis(stamp: Stamp): number {
+  return Number(stamp.seconds) * 1000 + stamp.nanos / 1_000_000;
+}
+
+export function stampOf(ms: number): { seconds: bigint; nanos: number } {
+  const seconds = Math.floor(ms / 1000);
+  return { seconds: BigInt(seconds), nanos: Math.floor(ms - seconds * 1000) * 1_000_000 };
+}
+
+export const DAY = 86_400_000;
+const dates = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
+const times = new Intl.DateTimeFormat("en-GB", {
+  ...{ day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" },
+});
+const longTimes = new Intl.DateTimeFormat("en-GB", {
+  ...{ weekday: "long", day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit" },
+});
+const zones = new Intl.DateTimeFormat("en-GB", { timeZoneName: "shortOffset" });
+
+export const dateText = (ms: number) => dates.format(ms);
+export const timeText = (ms: number) => times.format(ms);
+export const longTimeText = (ms: number) => longTimes.format(ms);
+export const utcText = (ms: number) => new Date(ms).toISOString().replace(/\.\d{3}Z$/, "Z");
+/** The browser's zone: "UTC+1". */
+export const zoneText = () =>
+  zones
+    .formatToParts(Date.now())
+    .find(({ type }) => type === "timeZoneName")!
+    .value.replace("GMT", "UTC");
+
+const STEPS = [
+  [365 * DAY, "year"],
+  [30 * DAY, "month"],
+  [DAY, "day"],
+  [3_600_000, "hour"],
+  [60_000, "minute"],
+  [1000, "second"],
+] as const;
+const relatives = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+
+/** The distance from now: "in 58 days", "yesterday", "just now". */
+export function relativeText(ms: number, now: number): string {
+  const distance = ms - now;
+  if (Math.abs(distance) < 5000) return "just now";
+  const [size, unit] = STEPS.find(([step]) => Math.abs(distance) >= step) ?? STEPS[5];
+  return relatives.format(Math.round(distance / size), unit);
+}
+
+const SPANS = STEPS.filter(([, unit]) => unit !== "month");
+
+/** A length of time: "10 years", "90 days", "1 hour". */
+export function spanText(ms: number): string {
+  const [size, unit] = SPANS.find(([step]) => ms >= step && ms % step === 0) ?? STEPS[5];
+  const count = Math.round(ms / size);
+  return `${count.toLocaleString("en")} ${unit}${count === 1 ? "" : "s"}`;
+}
+
+/** A short wait: "8 ms", "1.9 s". */
+export function waitText(ms: number): string {
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+}
+
+/** True if a text holds something in the form of a token string or a JWT. Nothing of that kind may be sent or kept. */
+export function holdsToken(text: string): boolean {
+  const found = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{40,}/.test(text) || /eyJ[\w-]{8,}\.[\w-]+\.[\w-]*/.test(text);
+  flush();
+  return found;
+}
+
+/** The browser keeps the last text that a pattern was tried on. */
+function flush(): void {
+  /x/.test("x");
+}
+
+export type Find =
+  | { readonly kind: "no token" }
+  | { readonly kind: "foreign" }
+  | { readonly kind: "damaged" }
+  | { readonly kind: "hint"; readonly hint: string }
+  | { readonly kind: "id"; readonly id: string };
+
+const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/**
+ * Looks for a token string in a text, here and now: shape, then checksum. What it returns holds no bit of the secret: the
+ * hint, or the id in a JWT.
+ */
+export function findToken(text: string): Find {
+  try {
+    const jwt = /eyJ[\w-]{8,}\.([\w-]+)\.[\w-]*/.exec(text);
+    if (jwt !== null) {
+      const id = jtiOf(jwt[1]!);
+      return id === undefined ? { kind: "foreign" } : { kind: "id", id };
+    }
+    const found = /[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{40,}/.exec(text)?.[0];
+    if (found === undefined) return { kind: "no token" };
+    const start = found.lastIndexOf("_") + 1;
+    if (found.length - start !== 58) return { kind: "foreign" };
+    const body = found.slice(0, -6);
+    if (found.slice(-6) !== crcOf(body)) return { kind: "damaged" };
+    return { kind: "hint", hint: Array.from(found.slice(0, start + 9)).join("") };
+  } finally {
+    flush();
+  }
+}
+
+function jtiOf(payload: string): string | undefined {
+  try {
+    const { jti } = JSON.parse(atob(payload.replaceAll("-", "+").replaceAll("_", "/"))) as { jti?: unknown };
+    return typeof jti === "string" && /^tok_[0-9A-Za-z]{22}$/.test(jti) ? jti : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function crcOf(text: string): string {
+  let crc = 0xffffffff;
+  for (let i = 0; i < text.length; i++) {
+    crc ^= text.charCodeAt(i);
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  }
+  let rest = (crc ^ 0xffffffff) >>> 0;
+  let out = "";
+  for (let i = 0; i < 6; i++) {
+    out = DIGITS[rest % 62] + out;
+    rest = Math.floor(rest / 62);
+  }
+  return out;
+}

@@ -1,0 +1,127 @@
+import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-web";
+import { BadRequestSchema, ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { AuditLog } from "../gen/sallyport/v1/audit_log_pb.ts";
+import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
+import { ServerInfo } from "../gen/sallyport/v1/server_info_pb.ts";
+import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
+import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
+
+/** The credential, in the memory of this page and nowhere else. */
+let credential: string | undefined;
+let onRefused = (): void => {};
+
+export function keepCredential(token: string): void {
+  credential = token;
+}
+
+export function forgetCredential(): void {
+  credential = undefined;
+}
+
+/** Calls `listener` when the server no longer knows the credential. */
+export function whenRefused(listener: () => void): void {
+  onRefused = listener;
+}
+
+const bearing: Interceptor = (next) => async (req) => {
+  const sent = credential;
+  if (sent !== undefined) req.header.set("authorization", `Bearer ${sent}`);
+  try {
+    return await next(req);
+  } catch (error) {
+    if (sent !== undefined && sent === credential && ConnectError.from(error).code === Code.Unauthenticated)
+      onRefused();
+    throw error;
+  } finally {
+    req.header.delete("authorization");
+  }
+};
+
+const transport = createConnectTransport({
+  baseUrl: location.origin,
+  useBinaryFormat: false,
+  useHttpGet: false,
+  defaultTimeoutMs: 15_000,
+  interceptors: [bearing],
+  fetch: (input, init) => fetch(input, { ...init, credentials: "omit", cache: "no-store", redirect: "error" }),
+});
+
+export const tokens = createClient(TokenAdmin, transport);
+export const principals = createClient(PrincipalAdmin, transport);
+export const tenants = createClient(TenantAdmin, transport);
+export const audit = createClient(AuditLog, transport);
+export const info = createClient(ServerInfo, transport);
+
+export interface Failure {
+  readonly title: string;
+  readonly text: string;
+  readonly reason: string;
+  readonly requestId: string;
+  /** By the names of the request's fields. */
+  readonly fields: ReadonlyMap<string, string>;
+  /** The call may have happened. */
+  readonly unsure: boolean;
+  /** When it is in force, of a change that is durable. */
+  readonly effectiveBy: string | undefined;
+}
+
+const TITLES: Readonly<Partial<Record<Code, string>>> = {
+  [Code.Unauthenticated]: "You are signed out",
+  [Code.PermissionDenied]: "You may not do this",
+  [Code.NotFound]: "Not found",
+  [Code.InvalidArgument]: "The server did not accept this",
+  [Code.ResourceExhausted]: "Too much at once",
+  [Code.Unavailable]: "The server does not answer",
+  [Code.DeadlineExceeded]: "The server took too long",
+  [Code.Unimplemented]: "This server does not know that call",
+  [Code.Aborted]: "Somebody changed it meanwhile",
+};
+
+/** Turns any error of a call into words. */
+export function failureOf(thrown: unknown): Failure {
+  const error = ConnectError.from(thrown);
+  const [details] = error.findDetails(ErrorInfoSchema);
+  const reason = details?.reason ?? "";
+  const fields = error
+    .findDetails(BadRequestSchema)
+    .flatMap(({ fieldViolations }) => fieldViolations.map(({ field, description }) => [field, description] as const));
+  const silent = details === undefined;
+  const offline = silent && !navigator.onLine;
+  const unsure =
+    reason === "OUTCOME_UNKNOWN" ||
+    error.code === Code.Unavailable ||
+    error.code === Code.DeadlineExceeded ||
+    (silent && (error.code === Code.Unknown || error.code === Code.Internal || error.code === Code.Canceled));
+  return {
+    title: offline
+      ? "You are offline"
+      : silent && unsure
+        ? "The server does not answer"
+        : (TITLES[error.code] ?? "Something went wrong"),
+    text: offline
+      ? "The browser has no connection."
+      : silent && unsure
+        ? "No answer came, or one that is not from Sallyport."
+        : error.rawMessage,
+    reason,
+    requestId: details?.metadata["request_id"] ?? "",
+    fields: new Map(fields),
+    unsure,
+    effectiveBy: details?.metadata["effective_by"],
+  };
+}
+
+/** Repeats a call that is safe to repeat after 0.5, 1 and 2 s while it is not known whether it happened. */
+export async function surely<T>(call: () => Promise<T>): Promise<T> {
+  for (const pause of [500, 1000, 2000]) {
+    try {
+      return await call();
+    } catch (error) {
+      const { unsure, reason } = failureOf(error);
+      if (!unsure || reason === "EFFECT_PENDING") throw error;
+      await new Promise((resolve) => setTimeout(resolve, pause));
+    }
+  }
+  return call();
+}

@@ -1,0 +1,160 @@
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import type { Page } from "playwright-core";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { CHROMIUM, Console, populate, view } from "./browser.ts";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+/** The faults that axe finds, as short lines. Comes past the page's policy, as a debugger does. */
+async function axe(page: Page): Promise<string[]> {
+  await page.evaluate(AXE);
+  const found = await page.evaluate(`axe.run(document, { resultTypes: ["violations"] })`);
+  const { violations } = found as {
+    violations: { id: string; nodes: { target: string[]; failureSummary: string }[] }[];
+  };
+  return violations.flatMap(({ id, nodes }) =>
+    nodes.map(({ target, failureSummary }) => `${id} ${target.join(" ")}: ${failureSummary.split("\n")[1]?.trim()}`),
+  );
+}
+
+const views = (made: Awaited<ReturnType<typeof populate>>) => ({
+  tokens: "#/tokens",
+  mine: "#/mine",
+  token: `#/tokens/${made.rotated.id}`,
+  revoked: `#/tokens/${made.gone.id}`,
+  "no match": "#/tokens?name=zzz",
+  "not found": "#/tokens/tok_0000000000000000000000",
+  principals: "#/principals",
+  principal: "#/principals/bot%3Aci-runner",
+  tenants: "#/tenants",
+  audit: "#/audit",
+  status: "#/status",
+});
+
+describe.skipIf(CHROMIUM === undefined)("access", () => {
+  let console: Console;
+  let made: Awaited<ReturnType<typeof populate>>;
+  beforeAll(async () => {
+    console = await Console.start();
+    made = await populate(console);
+  });
+  afterAll(() => console?.[Symbol.asyncDispose]());
+
+  test.each(["light", "dark", "forced"] as const)("axe finds nothing in any view: %s", async (scheme) => {
+    const { page, context, faults } = await console.open({ dark: scheme === "dark", forced: scheme === "forced" });
+    const seen: Record<string, string[]> = { "sign-in": await axe(page) };
+    await console.signIn(page);
+    const all = { ...views(made) };
+    for (const [name, hash] of Object.entries(all)) {
+      await view(page, hash);
+      seen[name] = await axe(page);
+    }
+    await view(page, "#/tokens");
+    await page.getByRole("button", { name: "New token" }).click();
+    seen["create"] = await axe(page);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await page.getByRole("button", { name: "Revoke many…" }).click();
+    seen["many"] = await axe(page);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await view(page, `#/tokens/${made.rotated.id}`);
+    await page.getByRole("button", { name: "Rotate…" }).click();
+    seen["rotate"] = await axe(page);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await page.getByRole("button", { name: "Revoke…" }).click();
+    seen["revoke"] = await axe(page);
+    expect(Object.entries(seen).filter(([, found]) => found.length > 0)).toEqual([]);
+    expect(Object.keys(seen)).toHaveLength(16);
+    expect(faults).toEqual([]);
+    await context.close();
+  });
+
+  test("no view scrolls sideways at 320 pixels", async () => {
+    const { page, context } = await console.signedIn({ width: 320 });
+    const wide: string[] = [];
+    for (const [name, hash] of Object.entries(views(made))) {
+      await view(page, hash);
+      const width = (await page.evaluate("document.documentElement.scrollWidth")) as number;
+      if (width > 320) wide.push(`${name}: ${width}`);
+    }
+    await view(page, "#/tokens");
+    await page.getByRole("button", { name: "New token" }).click();
+    const inside = (await page.evaluate(
+      "(() => { const d = document.querySelector('dialog'); return d.scrollWidth - d.clientWidth; })()",
+    )) as number;
+    if (inside > 0) wide.push(`create: ${inside}`);
+    expect(wide).toEqual([]);
+    await context.close();
+  });
+
+  test("the keyboard alone signs in, creates, reveals and revokes", async () => {
+    const { page, context, faults } = await console.open();
+    const press = async (...keys: string[]) => {
+      for (const key of keys) await page.keyboard.press(key);
+    };
+    const tabTo = async (name: string) => {
+      for (let i = 0; i < 60; i++) {
+        await press("Tab");
+        const here = (await page.evaluate(
+          "document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent ?? ''",
+        )) as string;
+        if (here.trim() === name) return;
+      }
+      throw new Error(`${name} is not reached by Tab`);
+    };
+    await page.getByLabel("Token").focus();
+    await page.keyboard.insertText(console.sallyport.adminToken);
+    await press("Enter");
+    await page.getByRole("heading", { name: "All tokens" }).waitFor();
+    await tabTo("New token");
+    await press("Enter");
+    await page.getByRole("dialog").waitFor();
+    await page.keyboard.insertText("user:keys");
+    await press("Tab");
+    await page.keyboard.insertText("by keyboard");
+    await press("Enter");
+    await page.getByRole("heading", { name: "Copy the token now" }).waitFor();
+    await tabTo("I have stored it").catch(async () => {
+      await page.getByLabel("I have stored it").focus();
+    });
+    await press("Space");
+    await tabTo("Done");
+    await press("Enter");
+    await page.getByRole("heading", { name: "by keyboard" }).waitFor();
+    await tabTo("Revoke…");
+    await press("Enter");
+    await page.getByRole("dialog").waitFor();
+    const focused = (await page.evaluate("document.activeElement.textContent")) as string;
+    expect(focused).toBe("Cancel");
+    await press("Escape");
+    await page.getByRole("dialog").waitFor({ state: "detached" });
+    expect(await page.evaluate("document.activeElement.textContent")).toBe("Revoke…");
+    await press("Enter");
+    await tabTo("Revoke");
+    await press("Enter");
+    await page.getByText("Revoked. In force everywhere").waitFor();
+    await press("Control+k");
+    expect(await page.evaluate("document.activeElement.type")).toBe("search");
+    expect(faults).toEqual([]);
+    await context.close();
+  });
+
+  test("hostile names are text, and what is invisible is written out", async () => {
+    const name = `<img src=x onerror=alert(1)>\u{200b}x`;
+    await console.sallyport.createToken({ displayName: name, principal: "user:evil" });
+    await console.sallyport.admin.principals.createPrincipal({
+      principal: { name: "bot:evil", displayName: "<script>alert(1)</script>" },
+    });
+    const { page, context, faults } = await console.signedIn();
+    const link = page.getByRole("link", { name: "<img src=x" });
+    await link.waitFor();
+    expect(await link.textContent()).toBe("<img src=x onerror=alert(1)>\\u{200b}x");
+    expect(await page.locator("main img, main script").count()).toBe(0);
+    await view(page, "#/principals");
+    await page.getByText("<script>alert(1)</script>").waitFor();
+    await view(page, "#/%3Cimg%20src=x%3E");
+    await page.getByRole("heading", { name: "There is no such page" }).waitFor();
+    expect(faults).toEqual([]);
+    await context.close();
+  });
+});
