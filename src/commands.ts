@@ -2,12 +2,14 @@ import { existsSync } from "node:fs";
 import { redacted } from "./config/print.ts";
 import type { Config } from "./config/schema.ts";
 import { parseDuration } from "./domain/duration.ts";
+import { AppError } from "./domain/errors.ts";
 import { Keyring } from "./domain/keyring.ts";
 import type { Secret } from "./domain/secret.ts";
 import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
 import { runningEmbedded, startEmbedded } from "./embedded/embedded.ts";
 import { checkDatabase } from "./postgres/boot.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
+import { applyLost, dismissLost, type LostChange, listLost } from "./postgres/lost-changes.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
@@ -57,6 +59,53 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
     process.stdout.write(`${made.reveal()}\n`);
     return 0;
   });
+}
+
+/**
+ * Lists the changes of authority that the database had lost and that wait for a decision; or decides about one. Returns
+ * 1 while there are some.
+ */
+export async function reconcileCommand(
+  config: Config,
+  what: { readonly all: boolean; readonly apply?: string; readonly dismiss?: string; readonly reason?: string },
+): Promise<number> {
+  const decided = what.apply ?? what.dismiss;
+  if (what.apply !== undefined && what.dismiss !== undefined) return say(2, "--apply or --dismiss, not both");
+  if (decided !== undefined && !/^[1-9][0-9]{0,14}$/.test(decided)) return say(2, "the id is a number of the list");
+  if ((what.dismiss === undefined) !== (what.reason === undefined)) return say(2, "--dismiss needs --reason");
+  return withDatabase(config, async (url) => {
+    const shared = isShared(url, config.database.direct_url);
+    const onTrouble = () => {};
+    const db = new Postgres({ url, shared, maxConnections: 1, applicationName: "sallyport-reconcile", onTrouble });
+    try {
+      if (what.apply !== undefined) await applyLost(db, Number(decided));
+      if (what.dismiss !== undefined) await dismissLost(db, Number(decided), what.reason!);
+      const lost = await listLost(db, what.all);
+      for (const change of lost) process.stdout.write(`${lineOf(change)}\n`);
+      const open = lost.filter(({ state }) => state === "held" || state === "pending").length;
+      return open === 0 ? 0 : say(1, `${open} lost changes wait: decide with --apply ID or --dismiss ID --reason TEXT`);
+    } catch (error) {
+      if (error instanceof AppError && error.reason === "NOT_DONE") return say(1, error.message);
+      throw error;
+    } finally {
+      await db.close();
+    }
+  });
+}
+
+function lineOf({ id, state, kind, position, time, target, late, note, change }: LostChange): string {
+  const facts = change === null ? "" : JSON.stringify(change);
+  const words = [
+    id,
+    late ? `${state} (late)` : state,
+    kind,
+    position,
+    new Date(time).toISOString(),
+    target,
+    note,
+    facts,
+  ];
+  return words.join("\t");
 }
 
 /**

@@ -5,7 +5,7 @@ import { AppError } from "./domain/errors.ts";
 import { StartError } from "./domain/start-error.ts";
 
 /*
- * The program. `serve`, `migrate`, `bootstrap` and `check-config` are here; any other word is a command of the client.
+ * The program. `serve`, `migrate`, `bootstrap`, `reconcile` and `check-config` are here; any other word is a command of the client.
  * Only this file reads the process's environment and arguments, and ends the process.
  */
 
@@ -18,6 +18,10 @@ const HELP = {
   bootstrap:
     "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
     "Prints the first admin token, alone, once. --again mints another (needs the database owner's credentials).",
+  reconcile:
+    "sallyport reconcile [--all] [--apply ID | --dismiss ID --reason TEXT] [--config FILE]\n\n" +
+    "Lists the changes of authority that the database had lost and that wait for a decision; exit code 1 while there are some.\n" +
+    "--apply does one as far as it takes rights away, --dismiss ends one without that, --all lists all.",
   "check-config":
     "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
     "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is unavailable.",
@@ -40,6 +44,7 @@ async function main(argv: readonly string[]): Promise<number> {
     case "serve":
     case "migrate":
     case "bootstrap":
+    case "reconcile":
     case "check-config":
       return run(word, rest);
     default: {
@@ -59,6 +64,10 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     ttl?: string;
     again?: boolean;
     connect?: boolean;
+    all?: boolean;
+    apply?: string;
+    dismiss?: string;
+    reason?: string;
     help?: boolean;
   };
   try {
@@ -69,6 +78,12 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
         config: { type: "string" },
         help: { type: "boolean", short: "h" },
         ...(word === "bootstrap" && { ttl: { type: "string" }, again: { type: "boolean" } }),
+        ...(word === "reconcile" && {
+          all: { type: "boolean" },
+          apply: { type: "string" },
+          dismiss: { type: "string" },
+          reason: { type: "string" },
+        }),
         ...(word === "check-config" && { connect: { type: "boolean" } }),
       },
     });
@@ -94,6 +109,16 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
       return (await import("./commands.ts")).migrateCommand(config);
     case "bootstrap":
       return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
+    case "reconcile": {
+      const { all = false, apply, dismiss, reason } = options;
+      const { reconcileCommand } = await import("./commands.ts");
+      return reconcileCommand(config, {
+        all,
+        ...(apply !== undefined && { apply }),
+        ...(dismiss !== undefined && { dismiss }),
+        ...(reason !== undefined && { reason }),
+      });
+    }
     case "check-config":
       return (await import("./commands.ts")).checkConfigCommand(config, options.connect ?? false);
   }

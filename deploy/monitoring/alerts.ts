@@ -60,7 +60,7 @@ export const ALERTS: readonly Alert[] = [
     for: "0s",
     summary: "The database had lost changes of authority. Instances that remembered them did them again.",
     action:
-      "Read docs/backup-and-failover.md. Find out why the database lost commits: a failover to a standby that was behind, or an older copy. Look at `select * from sallyport.lost_changes where state = 'held'`: those need a decision. Repeat revocations that are older than ten minutes and later than the copy: no instance remembers them.",
+      "Read docs/backup-and-failover.md. Find out why the database lost commits: a failover to a standby that was behind, or an older copy. Run `sallyport reconcile`: it lists the changes that need a decision. Repeat revocations that are older than ten minutes and later than the copy: no instance remembers them.",
     fires: alarmSeries("lost_changes_replayed"),
   },
   {

@@ -27,6 +27,8 @@ const KEEPING = [
 const CHANGING = [
   "lock_id(bytea)",
   "lock_shared(bytea[])",
+  "lost_apply(bigint)",
+  "lost_dismiss(bigint, text)",
   "principal_key(text, text)",
   "readers_from(int)",
   "rev_now()",

@@ -43,6 +43,7 @@ type PollRow = StateRow & {
   readonly live: boolean;
   readonly proven: string | null;
   readonly pending: boolean;
+  readonly regressed: boolean;
   readonly ns: (string | number)[];
   readonly keys: Buffer[];
   readonly ats: (string | number)[];
@@ -91,6 +92,7 @@ export class PostgresRevocationLog implements RevocationLog {
       settled: row.settled ?? undefined,
       proven: isProven(row),
       pending: row.pending,
+      regressed: row.regressed,
       rows: row.ns.map((n, i) => ({
         position: Number(n),
         key: row.keys[i]!.toString("latin1"),

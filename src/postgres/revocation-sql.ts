@@ -41,7 +41,7 @@ export const READ_EPOCH: Statement = { name: "sallyport-read-epoch", text: `sele
 export const POLL: Statement = {
   name: "sallyport-poll",
   text: `
-select ${STATE}, ${PROVEN}, s.floor_n,
+select ${STATE}, ${PROVEN}, s.guard <> 'ok' as regressed, s.floor_n,
   exists (select from sallyport.validators v where v.id = $1 and v.epoch = $2 and v.reaped_at is null) as live,
   exists (select from sallyport.lost_changes c where c.state = 'pending') as pending,
   page.ns, page.keys, page.ats, page.kinds, page.changes

@@ -38,6 +38,8 @@ export interface FollowerDeps {
 /** The shortest time between two polls, however many wake-ups come. */
 const SHORTEST_REST_MS = 20;
 const MOST_ORPHANS = 16;
+/** An epoch that lasted this long is followed by the next without a rest. */
+const STEADY_MS = 1_000;
 /** Redoing lost changes stops for a poll after this time. */
 const REDO_MS = 300;
 /** The pause after the first error of this program; it doubles with each further one, up to the longest. */
@@ -192,9 +194,10 @@ export class Follower {
       if (this.#deps.freshness.epoch === undefined) await this.#rest();
     }
     while (!this.#stopping) {
-      if (!this.#registered) await this.#register();
-      while (this.#registered && !this.#stopping && (await this.#poll())) {
-        // A step towards the proof of the epoch is done. The next poll shows more.
+      // A step towards the proof of the epoch may be done. Then the next poll shows more.
+      for (let more = true; more && !this.#stopping; ) {
+        if (!this.#registered) await this.#register();
+        more = this.#registered && !this.#stopping && (await this.#poll());
       }
       if (!this.#stopping) await this.#rest();
     }
@@ -280,9 +283,12 @@ export class Follower {
       case "recovery":
         log.reconnect();
         return false;
-      case "epoch":
+      case "epoch": {
+        // At once, because nothing is allowed before. Servers that take turns do not make it hurry.
+        const steady = received - freshness.sawEpoch > STEADY_MS;
         this.#newEpoch(page, received);
-        return false;
+        return steady;
+      }
       case "unregistered":
         this.#registered = false;
         this.#again();
@@ -305,6 +311,7 @@ export class Follower {
     this.#faults = 0;
     this.#settled = page.settled;
     this.#maxBoundMs = page.maxBoundMs;
+    events.guard(page.regressed ? "regressed" : outcome === "granted" ? "ok" : "proving");
     if (outcome === "granted") {
       if (this.#lastGrant !== undefined) events.lease((received - this.#lastGrant) / 1000);
       this.#lastGrant = sent;

@@ -45,6 +45,8 @@ export interface PollResult extends Evidence {
   readonly settled: string | undefined;
   /** The epoch is proven: as far as anybody knows, it lacks no change that takes authority away. */
   readonly proven: boolean;
+  /** An operator has closed the epoch: nothing proves it until it is opened again. */
+  readonly regressed: boolean;
   /** Changes that this epoch lacks wait for being redone. */
   readonly pending: boolean;
   /** Rows with n > applied, the newest `PAGE` of them. */

@@ -30,6 +30,10 @@ export class Readiness {
     if (!reader.warm) reader.warmUp();
     else if (freshness.holdsLease(now)) this.#leaseSeen = now;
     if (now - this.#leaseSeen <= LEASE_GONE_MS) return [];
-    return [freshness.unproven ? "changes that the database lost are not redone yet" : "the database does not answer"];
+    return [
+      freshness.unproven
+        ? "the epoch is not proven: changes that the database lost may not be redone yet"
+        : "the database does not answer",
+    ];
   }
 }

@@ -99,6 +99,13 @@ export type EventName = Alarm | Trouble | Note | keyof typeof LINES;
 /** Further facts in an event's line: names, codes and counts, never a secret. */
 export type Facts = Readonly<Record<string, string | number>>;
 
+/**
+ * `ok`: the epoch allows tokens. `proving`: it may lack changes that were not redone yet. `regressed`: an operator has
+ * closed it.
+ */
+export const GUARD_STATES = ["ok", "proving", "regressed"] as const;
+export type GuardState = (typeof GUARD_STATES)[number];
+
 /** One method per kind of event, each with its counter and its log line. No argument is ever a secret. */
 export interface Events {
   validated(verdict: Verdict, reason: RefusalReason | undefined, tier: Tier, seconds: number, tokenId?: string): void;
@@ -110,6 +117,8 @@ export interface Events {
   validators(counts: Readonly<Record<"live" | "reaped", number>>): void;
   /** Instances fell silent and were marked, so that changes wait for them by time only, and then not at all. */
   reaped(instances: number): void;
+  /** The state of the epoch by the last poll. */
+  guard(state: GuardState): void;
   /** Changes that an epoch lacked, by what became of them. `late`: so many of them after the epoch was proven. */
   lostChanges(counts: Readonly<Record<"applied" | "held" | "noted" | "late", number>>): void;
   cacheEntries(tier: "l1" | "l2", entries: number): void;

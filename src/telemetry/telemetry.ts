@@ -9,6 +9,7 @@ import {
   type CallLine,
   type EventName,
   type Events,
+  GUARD_STATES,
   LINES,
   NOTES,
   type Tier,
@@ -117,6 +118,9 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
         for (const [state, count] of Object.entries(counts)) m.validators.set({ state }, count);
       },
       reaped: (instances) => m.reaped.inc(instances),
+      guard(now) {
+        for (const state of GUARD_STATES) m.guard.set({ state }, state === now ? 1 : 0);
+      },
       lostChanges(counts) {
         for (const [what, count] of Object.entries(counts)) m.lostChanges.inc({ what }, count);
       },
@@ -240,6 +244,7 @@ function metrics(registry: Registry) {
     leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
     validators: gauge("validators", "Registered instances", ["state"]),
     reaped: counter("validators_reaped_total", "Instances that this one marked as reaped because they were silent"),
+    guard: gauge("guard", "1 for the state of the database's epoch", ["state"]),
     lostChanges: counter("lost_changes_total", "Changes that the database had lost, by what became of them", ["what"]),
     hotCalls,
     rpcs: new Counter({

@@ -93,11 +93,19 @@ describe("the log says what redoing a change needs", () => {
     ["a revocation", [`select sallyport.revoke('${id}', 'why')`], { kind: "revoked", change: { id, reason: "why" } }],
     ["a disabled token", [token(1, "disabled = true")], { kind: "lowered", change: { id, disabled: true } }],
     ["an end", [token(1, "expire_time = '2031-01-01Z'")], { kind: "lowered", change: { id } }],
-    ["fewer scopes", [token(1, "scopes = '{a}'"), token(1, "scopes = '{}'")], { change: { id, narrowed: true } }],
-    ["the first audience", [token(1, "audiences = '{a}'")], { kind: "lowered", change: { narrowed: true } }],
+    ["fewer scopes", [token(1, "scopes = '{a}'"), token(1, "scopes = '{}'")], { change: { narrowed: { scopes: [] } } }],
+    [
+      "the first audience",
+      [token(1, "audiences = '{a}'")],
+      { kind: "lowered", change: { narrowed: { audiences: ["a"] } } },
+    ],
     ["the first network", [token(1, "allowed_cidrs = '{10.0.0.0/8}'")], { kind: "lowered" }],
-    ["a role less", [token(1, "roles = '{a,b}'"), token(1, "roles = '{b}'")], { change: { id, narrowed: true } }],
-    ["a later begin", [token(1, "not_before_time = '2031-01-01Z'")], { kind: "lowered", change: { narrowed: true } }],
+    [
+      "a role less",
+      [token(1, "roles = '{a,b}'"), token(1, "roles = '{b}'")],
+      { change: { narrowed: { roles: ["b"] } } },
+    ],
+    ["a later begin", [token(1, "not_before_time = '2031-01-01Z'")], { kind: "lowered", change: { narrowed: {} } }],
     ["another name", [token(1, "display_name = 'x'")], { kind: "other", change: undefined }],
     ["a wider scope", [token(1, "scopes = '{a}'")], { kind: "other", change: undefined }],
     [
@@ -113,7 +121,7 @@ describe("the log says what redoing a change needs", () => {
     [
       "two that lower",
       [token(1, "disabled = true"), token(1, "audiences = '{a}'")],
-      { kind: "lowered", change: { disabled: true, narrowed: true } },
+      { kind: "lowered", change: { disabled: true, narrowed: { audiences: ["a"] } } },
     ],
     ["a live token that is deleted", [`delete from sallyport.tokens where id = '${id}'`], { kind: "revoked" }],
   ])("%s", async ([, statements, expected]) => {
@@ -282,7 +290,7 @@ describe("redoing", () => {
       "applied",
       { disabled: false, expire_time: Date.parse("2031-01-01T00:00:00Z") },
     ],
-    ["disables what was narrowed, and holds it", lowered({ narrowed: true }), "held", { disabled: true }],
+    ["disables what was narrowed, and holds it", lowered({ narrowed: { scopes: [] } }), "held", { disabled: true }],
     ["leaves what takes nothing away", { kind: "other", change: undefined }, "noted", { disabled: false }],
     ["holds a change of everything", { key: "*", kind: "other", change: undefined }, "held", { disabled: false }],
     ["notes a token that is not there", { key: tokenKey(9) }, "noted", { disabled: false }],
@@ -345,6 +353,55 @@ describe("redoing", () => {
     expect(await lost()).toMatchObject([{ state: "pending" }]);
     await other.query("rollback");
     expect(await redoAll(log, epoch)).toEqual(["applied"]);
+  });
+});
+
+describe("a held change", () => {
+  const narrowed = (of: object) =>
+    remembered({ kind: "lowered", change: JSON.stringify({ id: tokenId(1), narrowed: of }) });
+  const id = async () => (await sql.query("select id from sallyport.lost_changes")).rows[0].id;
+  const apply = async () => sql.query("select sallyport.lost_apply($1)", [await id()]);
+
+  test("is done as far as it takes away, and then the token is enabled again", async () => {
+    await change(token(1, "scopes = '{b,c}', allowed_cidrs = '{10.0.0.0/8,fd00::/8}'"));
+    await redone(
+      narrowed({ scopes: ["a", "b"], audiences: ["x"], allowed_cidrs: ["fd00::/8"], not_before_time: "2024-01-01Z" }),
+    );
+    expect(await tokenRow(1)).toMatchObject({ disabled: true, scopes: ["b", "c"] });
+    await apply();
+    expect(await tokenRow(1)).toMatchObject({
+      ...{ disabled: false, scopes: ["b"], audiences: ["x"], allowed_cidrs: ["fd00::/8"] },
+      not_before_time: Date.parse("2024-01-01Z"),
+    });
+    expect(await lost()).toMatchObject([{ state: "applied" }]);
+    expect((await audit()).map(({ actor, action }) => [actor, action])).toEqual([
+      ["sallyport", "token.update"],
+      ["sql:sallyport", "token.update"],
+    ]);
+    await expect(apply()).rejects.toMatchObject({ code: "P0002" });
+  });
+
+  test("does not enable a token that was disabled before", async () => {
+    await change(token(1, "disabled = true"));
+    await redone(narrowed({ scopes: [] }));
+    await apply();
+    expect(await tokenRow(1)).toMatchObject({ disabled: true });
+  });
+
+  test("is not done if it would leave a token without any audience, which means all", async () => {
+    await change(token(1, "audiences = '{y}'"));
+    await redone(narrowed({ audiences: ["x"] }));
+    await expect(apply()).rejects.toMatchObject({ code: "22000" });
+    expect(await tokenRow(1)).toMatchObject({ disabled: true, audiences: ["y"] });
+  });
+
+  test("can be dismissed, with a reason in the audit log", async () => {
+    await redone(narrowed({ scopes: [] }));
+    await sql.query("select sallyport.lost_dismiss($1, 'done by hand')", [await id()]);
+    expect(await lost()).toMatchObject([{ state: "dismissed", note: "done by hand (sallyport)" }]);
+    expect(await tokenRow(1)).toMatchObject({ disabled: true });
+    const { rows } = await sql.query("select metadata from sallyport.audit where action = 'lost_change.dismiss'");
+    expect(rows).toEqual([{ metadata: { reason: "done by hand" } }]);
   });
 });
 

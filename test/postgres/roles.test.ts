@@ -72,6 +72,8 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   // With the rights of the owner.
   "canary_prune(integer)": ["X", "X", ""],
   "draw_incarnation(uuid)": ["X", "X", "X"],
+  "lost_apply(bigint)": ["X", "X", ""],
+  "lost_dismiss(bigint,text)": ["X", "X", ""],
   "lost_redo()": ["X", "X", ""],
   "lost_report(text,bigint[],bytea[],bigint[],text[],text[])": ["X", "X", "X"],
   "readers_from(integer)": ["X", "X", ""],

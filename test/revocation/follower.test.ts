@@ -13,7 +13,7 @@ function fixture() {
   const calls: string[] = [];
   const page: PollResult = {
     ...{ inRecovery: false, epoch: "e1", position: 4, dbTime: 1e12, ownRowLive: true, floorN: 0, maxBoundMs: 1500 },
-    ...{ names: "n1", settled: undefined, proven: true, pending: false, rows: [], full: false },
+    ...{ names: "n1", settled: undefined, proven: true, pending: false, regressed: false, rows: [], full: false },
   };
   const server = {
     page,
@@ -59,6 +59,22 @@ function fixture() {
       if (server.drawFails) return Promise.reject(new AppError("STORE_UNAVAILABLE", "refused"));
       server.page = { ...server.page, epoch: `${epoch.replace(/~$/, "")}+` };
       return reply(undefined);
+    },
+    reportLost: (epoch, records) => {
+      calls.push(`report ${epoch} ${records.map(({ position }) => position).join()}`);
+      server.page = { ...server.page, pending: true };
+      return reply(undefined);
+    },
+    redoLost: (epoch) => {
+      calls.push(`redo ${epoch}`);
+      const { pending } = server.page;
+      server.page = { ...server.page, pending: false };
+      return reply(pending ? { state: "applied", late: false } : undefined);
+    },
+    prove: (epoch, survivor) => {
+      calls.push(`prove ${epoch} ${survivor}`);
+      if (survivor) server.page = { ...server.page, proven: true };
+      return reply(survivor);
     },
     deregister: (me) => {
       calls.push(`leave ${me}`);
@@ -217,6 +233,44 @@ describe("follower", () => {
       "ack v2 2",
     ]);
     expect(f.happened).toContain("alarm:history_regressed_new_server");
+  });
+
+  it("redoes what the next epoch lacks, and has no lease before it is proven", async () => {
+    const f = fixture();
+    const row = { position: 4, key: "ta", at: 7, kind: "revoked", change: "{}" } as const;
+    f.server.page = { ...f.server.page, rows: [row] };
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, epoch: "e2", position: 3, rows: [], proven: false };
+    f.calls.length = 0;
+    await f.time.advance(1500);
+    const calls = f.calls.map((call) => call.split(" @")[0]!);
+    expect(calls.slice(calls.indexOf("register v2 for v1 e2"), calls.indexOf("prove e2 true") + 3)).toEqual([
+      "register v2 for v1 e2",
+      "poll v2 e2 -1",
+      "ack v2 3",
+      "report e2 4",
+      "redo e2",
+      "redo e2",
+      "poll v2 e2 3",
+      "prove e2 true",
+      "poll v2 e2 3",
+      calls[calls.indexOf("prove e2 true") + 2],
+    ]);
+    expect(f.holds()).toBe(true);
+    expect(f.happened).toContain("alarm:lost_changes_replayed");
+  });
+
+  it("proves an epoch that it begins in only after all leases of earlier ones, if others may remember more", async () => {
+    const f = fixture();
+    f.server.page = { ...f.server.page, proven: false };
+    void f.follower.start();
+    await f.time.advance(1800);
+    expect(f.calls.filter((call) => call.startsWith("prove")).every((call) => call === "prove e1 false")).toBe(true);
+    expect(f.holds()).toBe(false);
+    await f.time.advance(600);
+    expect(f.calls).toContain("prove e1 true");
+    expect(f.holds()).toBe(true);
   });
 
   it("repeats an acknowledgement until it is stored", async () => {

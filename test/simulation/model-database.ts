@@ -207,6 +207,7 @@ export class ModelDatabase {
       names: NAMES,
       settled: this.#settled,
       proven: this.proven,
+      regressed: false,
       pending: this.#pending() !== undefined,
       rows: page,
       full: page.length === this.#pageSize,

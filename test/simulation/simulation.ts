@@ -282,6 +282,7 @@ export class Simulation {
       lease: none,
       validators: none,
       reaped: none,
+      guard: none,
       lostChanges: none,
       cacheEntries: none,
       canary: none,
