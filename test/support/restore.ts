@@ -37,6 +37,7 @@ const TABLES = [
   "rev_state",
   "validators",
   "lost_changes",
+  "roles",
 ];
 
 async function on<T>(place: Place, database: string, work: (sql: pg.Client) => Promise<T>): Promise<T> {
