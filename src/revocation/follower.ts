@@ -6,7 +6,8 @@ import { type Freshness, leaseOver } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
 import type { Lookup } from "../validation/lookup.ts";
 import type { TokenReader } from "../validation/ports.ts";
-import type { LogRecord, PollResult, RevocationLog } from "./ports.ts";
+import { Acknowledger } from "./acknowledger.ts";
+import type { FedCaches, LogRecord, PollResult, RevocationLog } from "./ports.ts";
 import { RememberedChanges } from "./remembered-changes.ts";
 
 export interface FollowerOptions {
@@ -33,6 +34,8 @@ export interface FollowerDeps {
   readonly newId: () => string;
   /** Uniform in [0, 1). */
   readonly random: () => number;
+  /** The caches outside that this process feeds. */
+  readonly feed?: FedCaches;
 }
 
 /** The shortest time between two polls, however many wake-ups come. */
@@ -59,11 +62,11 @@ type LeaveCause = "head_behind" | "restored_rows";
 export class Follower {
   readonly #deps: FollowerDeps;
   readonly #options: FollowerOptions;
+  readonly #acknowledger: Acknowledger;
   readonly #ready = Promise.withResolvers<void>();
   #running: Promise<void> | undefined;
   #me: string | undefined;
   #registered = false;
-  #acked = -1;
   /** Ids whose registration failed. Their rows may exist all the same, and are deleted later. */
   #orphans: string[] = [];
   #lastSent = Number.NEGATIVE_INFINITY;
@@ -92,6 +95,7 @@ export class Follower {
   constructor(deps: FollowerDeps, options: FollowerOptions) {
     this.#deps = deps;
     this.#options = options;
+    this.#acknowledger = new Acknowledger(deps);
     deps.log.onWakeUp(() => this.wake());
     this.#ready.promise.catch(() => {});
   }
@@ -141,8 +145,25 @@ export class Follower {
     this.wake();
   }
 
-  /** Ends following, and deletes this process's row. No poll gives a lease any more. Call it after the last validation. */
+  /** The position in the row, as far as this process knows; -1 if there is none. */
+  get acked(): number {
+    return this.#acknowledger.acked;
+  }
+
+  /** A cache outside has reported. This may complete an acknowledgement. */
+  acknowledge(): void {
+    if (this.#registered) void this.#acknowledger.run();
+  }
+
+  /**
+   * Ends following, and deletes this process's row. No poll gives a lease any more. Call it after the last validation.
+   * While a cache outside may hold a lease under the row, this process goes on and acknowledges for it.
+   */
   async stop(): Promise<void> {
+    const { feed, clock } = this.#deps;
+    feed?.stop();
+    for (let end: number | undefined; (end = feed?.nextEnd(clock.mono())) !== undefined; ) await this.#until(end);
+    this.#acknowledger.stop();
     this.#stopping = true;
     this.#deps.freshness.stop();
     this.wake();
@@ -219,21 +240,24 @@ export class Follower {
   }
 
   async #register(): Promise<void> {
-    const { log, freshness, events, newId, clock } = this.#deps;
+    const { log, freshness, events, newId, clock, feed } = this.#deps;
     const { leaseMs, readerVersion, kids } = this.#options;
     freshness.dropLease();
     const me = newId();
     const renewals = this.#renewals;
-    this.#acked = -1;
     this.#lastSent = clock.mono();
+    // No cache outside gets a lease until the registration is done.
+    const mark = feed !== undefined && feed.leased(clock.mono()) > 0;
     try {
-      const entry = { old: this.#me, me, epoch: freshness.epoch!, boundMs: leaseMs, readerVersion, kids: kids() };
+      const entry = { old: this.#me, mark, me, epoch: freshness.epoch!, boundMs: leaseMs, readerVersion, kids: kids() };
       if (!(await log.register(entry))) return this.#refused();
     } catch (error) {
       this.#orphans = [...this.#orphans, me].slice(-MOST_ORPHANS);
       return events.trouble("registration_failed", error);
     }
     this.#me = me;
+    this.#acknowledger.begin(me);
+    feed?.forget();
     // If `renew` was called during the registration, this row is outdated. Then no poll runs under it, and the next
     // registration replaces it.
     this.#registered = renewals === this.#renewals;
@@ -267,9 +291,10 @@ export class Follower {
     // Read before the send: the poll's snapshot is at least as new as this.
     const sent = clock.mono();
     this.#lastSent = sent;
+    const from = freshness.applied;
     let page: PollResult;
     try {
-      page = await log.poll(this.#me!, freshness.epoch!, freshness.applied);
+      page = await log.poll(this.#me!, freshness.epoch!, from);
     } catch (error) {
       events.trouble("poll_failed", error);
       return false;
@@ -278,7 +303,7 @@ export class Follower {
     if (!page.inRecovery) this.#name(page.names);
     this.#account(page);
     const outcome = freshness.apply(page, sent, received);
-    if (outcome === "granted" || outcome === "unproven") return this.#followed(page, outcome, sent, received);
+    if (outcome === "granted" || outcome === "unproven") return this.#followed(page, from, outcome, sent, received);
     switch (outcome) {
       case "recovery":
         log.reconnect();
@@ -305,8 +330,14 @@ export class Follower {
   }
 
   /** After a page of this epoch was applied. True: poll again at once. */
-  async #followed(page: PollResult, outcome: "granted" | "unproven", sent: number, received: number): Promise<boolean> {
-    const { freshness, events } = this.#deps;
+  async #followed(
+    page: PollResult,
+    from: number,
+    outcome: "granted" | "unproven",
+    sent: number,
+    received: number,
+  ): Promise<boolean> {
+    const { freshness, events, feed } = this.#deps;
     this.#remembered.add(page);
     this.#faults = 0;
     this.#settled = page.settled;
@@ -317,7 +348,8 @@ export class Follower {
       this.#lastGrant = sent;
       this.#ready.resolve();
     }
-    await this.#ack();
+    feed?.applied(page, from);
+    await this.#acknowledger.run();
     if (outcome === "granted" && !page.pending) return false;
     try {
       return await this.#prove(page, freshness.epoch!);
@@ -406,12 +438,14 @@ export class Follower {
   }
 
   #newEpoch(page: PollResult, now: number): void {
-    const { freshness, lookup, reader, events } = this.#deps;
+    const { freshness, lookup, reader, events, feed } = this.#deps;
     const facts = { head: page.position, applied: freshness.applied };
     if (page.position < freshness.applied) events.alarm("history_regressed_new_server", facts);
     else events.note("new_epoch", facts);
     this.#hindered = undefined;
     this.#begin(page.epoch, now);
+    // Their leases began with polls of the old epoch. No acknowledgement counts before all of those are over.
+    feed?.forget();
     lookup.forget();
     reader.reconnect();
     this.#registered = false;
@@ -434,17 +468,9 @@ export class Follower {
     freshness.begin(epoch, now, !this.#remembered.doubtful);
   }
 
-  /** Acknowledges `applied`. If that fails, the next good poll tries again. */
-  async #ack(): Promise<void> {
-    const { log, freshness, events } = this.#deps;
-    const { applied, epoch } = freshness;
-    if (this.#acked >= applied) return;
-    try {
-      await log.ack(this.#me!, epoch!, applied);
-      this.#acked = applied;
-    } catch (error) {
-      events.trouble("ack_failed", error);
-    }
+  async #until(time: number): Promise<void> {
+    const { clock, timers } = this.#deps;
+    await new Promise<void>((resolve) => timers.after(Math.max(1, time - clock.mono()), resolve));
   }
 
   #again(): void {

@@ -303,6 +303,26 @@ export const CLAUSES: readonly Clause[] = [
     await log.deregister(second.me);
     expect(await rowOf(log, second.me)).toBeUndefined();
   }),
+  clause("a registration may leave the process's own row marked as reaped", async ({ log }) => {
+    const { me: old, epoch } = await registered(log);
+    const me = randomUUID();
+    const entry = { old, mark: true, me, epoch, boundMs: MAX_BOUND_MS, readerVersion: READER_VERSION, kids: ["1"] };
+    expect(await log.register(entry)).toBe(true);
+    expect(await rowOf(log, old)).toMatchObject({ reaped: true });
+    expect(await rowOf(log, me)).toMatchObject({ reaped: false });
+    expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
+  }),
+  clause("a process that waits for caches which it feeds is held, until it feeds none", async (stores) => {
+    const { log } = stores;
+    const { me, epoch } = await registered(log);
+    await revoke("a")(stores);
+    const { position } = await log.readEpoch();
+    const missing = async () => (await log.unacknowledged(epoch, position)).missing;
+    await log.ack(me, epoch, position - 1, 2);
+    expect(await missing()).toMatchObject([{ id: me, held: true }]);
+    await log.ack(me, epoch, position - 1, 0);
+    expect(await missing()).toMatchObject([{ id: me, held: false }]);
+  }),
   clause("a change waits for every registered process until it acknowledges that position", async (stores) => {
     const { log, other } = stores;
     const [one, two] = [await registered(log), await registered(other)];

@@ -241,8 +241,8 @@ describe("the registry", () => {
     await log.ack(me, epoch, n);
     await log.ack(other.me, epoch, n - 1);
     await log.reap([other.me]);
-    const before = { id: other.me, boundMs: 1500, reaped: true, appliedN: n - 1 };
-    const foreign = { id: stranger.me, boundMs: 900, reaped: false, appliedN: -1 };
+    const before = { id: other.me, boundMs: 1500, reaped: true, appliedN: n - 1, held: false };
+    const foreign = { id: stranger.me, boundMs: 900, reaped: false, appliedN: -1, held: false };
     const told = await log.unacknowledged(epoch, undefined);
     expect(told).toMatchObject({ position: n, epoch, inRecovery: false, settled: undefined, maxBoundMs: 1500 });
     expect(new Set(told.missing)).toEqual(new Set([before, foreign]));

@@ -93,7 +93,7 @@ export class Network {
       readEpoch: () => call("other", () => ({ ...this.#db.evidence(), maxBoundMs: 1500, names: NAMES })),
       poll: (me, epoch, applied) => call("poll", () => standby(() => this.#db.poll(me, epoch, applied))),
       register: (entry) => call("register", () => this.#db.register(entry, machine)),
-      ack: (me, epoch, applied) => call("other", () => this.#db.ack(me, epoch, applied, machine)),
+      ack: (me, epoch, applied, clients) => call("other", () => this.#db.ack(me, epoch, applied, machine, clients)),
       deregister: (me) => call("other", () => this.#db.leave(me, machine)),
       unacknowledged: (epoch, position) => call("missing", () => standby(() => this.#db.missing(epoch, position))),
       validators: () => call("other", () => this.#db.registry()),
