@@ -362,7 +362,7 @@ describe("a held change", () => {
   const id = async () => (await sql.query("select id from sallyport.lost_changes")).rows[0].id;
   const apply = async () => sql.query("select sallyport.lost_apply($1)", [await id()]);
 
-  test("is done as far as it takes away, and then the token is enabled again", async () => {
+  test("is done as far as it takes away; the token stays disabled", async () => {
     await change(token(1, "scopes = '{b,c}', allowed_cidrs = '{10.0.0.0/8,fd00::/8}'"));
     await redone(
       narrowed({ scopes: ["a", "b"], audiences: ["x"], allowed_cidrs: ["fd00::/8"], not_before_time: "2024-01-01Z" }),
@@ -370,7 +370,7 @@ describe("a held change", () => {
     expect(await tokenRow(1)).toMatchObject({ disabled: true, scopes: ["b", "c"] });
     await apply();
     expect(await tokenRow(1)).toMatchObject({
-      ...{ disabled: false, scopes: ["b"], audiences: ["x"], allowed_cidrs: ["fd00::/8"] },
+      ...{ disabled: true, scopes: ["b"], audiences: ["x"], allowed_cidrs: ["fd00::/8"] },
       not_before_time: Date.parse("2024-01-01Z"),
     });
     expect(await lost()).toMatchObject([{ state: "applied" }]);
@@ -381,10 +381,24 @@ describe("a held change", () => {
     await expect(apply()).rejects.toMatchObject({ code: "P0002" });
   });
 
-  test("does not enable a token that was disabled before", async () => {
-    await change(token(1, "disabled = true"));
-    await redone(narrowed({ scopes: [] }));
+  test.for<[string, LogRecord[], string[]]>([
+    ["by an administrator's own change since", [], [token(1, "disabled = true, display_name = 'shut'")]],
+    [
+      "by a second lost change",
+      [remembered({ position: 901, kind: "lowered", change: '{"narrowed": {"audiences": ["x"]}}' })],
+      [],
+    ],
+  ])("enables no token that is disabled %s", async ([, more, statements]) => {
+    await redone(narrowed({ scopes: [] }), ...more);
+    if (statements.length > 0) await change(...statements);
     await apply();
+    expect(await tokenRow(1)).toMatchObject({ disabled: true });
+  });
+
+  test("is not done if nobody noted what the token had left", async () => {
+    await redone(remembered({ kind: "lowered", change: '{"narrowed": true}' }));
+    await expect(apply()).rejects.toMatchObject({ code: "22000" });
+    expect(await lost()).toMatchObject([{ state: "held" }]);
     expect(await tokenRow(1)).toMatchObject({ disabled: true });
   });
 

@@ -326,7 +326,7 @@ begin
         else
           remark := 'it is no wider';
         end if;
-        -- What exactly was narrowed only its owner knows: the token stays disabled until somebody decides.
+        -- Others may have changed the same lists since: the token stays disabled until somebody decides.
         if c.change ? 'narrowed' and t.revoke_time is null then
           outcome := 'held';
           remark := 'the token was narrowed; it is disabled instead';
@@ -367,6 +367,23 @@ begin
         remark := '';
       else
         remark := 'the tenant is not there, or has no more than it should';
+      end if;
+    -- No key of a role exists before the table of roles does.
+    elsif substr(c.key, 1, 1) = 'r'::bytea and c.kind <> 'other' then
+      update sallyport.roles r set
+        state = case when c.change ? 'deleted' then 'DELETED' else r.state end,
+        scopes = array(select s from unnest(r.scopes) s where c.change ? 'deleted' or c.change->'scopes' ? s)
+      where r.id = c.change->>'id' and r.state = 'ACTIVE'
+        and (c.change ? 'deleted' or exists (select from unnest(r.scopes) s where not c.change->'scopes' ? s))
+      returning r.tenant, r.name into t;
+      if found then
+        insert into sallyport.audit (tenant, actor, action, target, metadata)
+        values (t.tenant, 'sallyport', case when c.change ? 'deleted' then 'role.delete' else 'role.update' end,
+          'role:' || t.name, facts || jsonb_build_object('role', c.change->>'id'));
+        outcome := 'applied';
+        remark := '';
+      else
+        remark := 'the role is not there, or gives no more than it should';
       end if;
     end if;
     -- Here, so that an objection is one of this change, and stops no other.
