@@ -29,22 +29,25 @@ const revoke =
   (name: TokenName): Change =>
   ({ authority, tokens }) =>
     authority.revokeToken(tokens[name].id, false, "", ACTOR);
-const update =
-  (name: TokenName, change: { disabled?: boolean; scopes?: string[] }): Change =>
-  ({ authority, tokens }) =>
-    authority.updateToken(tokens[name].id, change, "", RULE, NOBODY, ACTOR);
-const principal =
-  (state: "ACTIVE" | "DISABLED"): Change =>
-  ({ authority }) =>
-    authority.updatePrincipal(TENANT, PRINCIPAL, { state }, "", NOBODY, ACTOR);
-const tenant =
-  (state: "ACTIVE" | "SUSPENDED"): Change =>
-  ({ authority }) =>
-    authority.updateTenant(TENANT, { state }, "", NOBODY, ACTOR);
-const role =
-  (scopes: readonly string[]): Change =>
-  ({ authority }) =>
-    authority.updateRole(TENANT, ROLE, { scopes }, "", () => {}, NOBODY, ACTOR);
+/** A change that may widen rights: in a proven epoch only. */
+const raising =
+  (change: Change): Change =>
+  async (stores) => {
+    await stores.log.prove((await stores.log.readEpoch()).epoch, true);
+    return change(stores);
+  };
+const update = (name: TokenName, change: { disabled?: boolean; scopes?: string[] }): Change =>
+  raising(({ authority, tokens }) => authority.updateToken(tokens[name].id, change, "", RULE, NOBODY, ACTOR));
+const principal = (state: "ACTIVE" | "DISABLED"): Change => {
+  const change: Change = ({ authority }) => authority.updatePrincipal(TENANT, PRINCIPAL, { state }, "", NOBODY, ACTOR);
+  return state === "ACTIVE" ? raising(change) : change;
+};
+const tenant = (state: "ACTIVE" | "SUSPENDED"): Change => {
+  const change: Change = ({ authority }) => authority.updateTenant(TENANT, { state }, "", NOBODY, ACTOR);
+  return state === "ACTIVE" ? raising(change) : change;
+};
+const role = (scopes: readonly string[]): Change =>
+  raising(({ authority }) => authority.updateRole(TENANT, ROLE, { scopes }, "", () => {}, NOBODY, ACTOR));
 const deleteRole: Change = ({ authority }) => authority.deleteRole(TENANT, ROLE, true, ACTOR);
 const cut =
   (whose: string | undefined): Change =>

@@ -5,13 +5,13 @@ import { EPOCH, HEAD } from "../../src/postgres/evidence.ts";
 import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
 import type { LogRecord } from "../../src/revocation/ports.ts";
 import type { Database } from "../support/postgres.ts";
-import { auditRow, byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
+import { auditRow, byHand, digestOf, makeTokens, tokenId, unproven } from "./migrated.ts";
 
 let database: Database;
 let sql: pg.Client;
 
 beforeEach(async () => {
-  database = await migrated();
+  database = await unproven();
   onTestFinished(() => database.drop());
   sql = await byHand(database.url);
   await makeTokens(sql, 3);
