@@ -356,6 +356,31 @@ describe("redoing", () => {
   });
 });
 
+test.each([
+  ["53100", "pending"],
+  ["40001", "pending"],
+  ["55P03", "pending"],
+  ["58030", "pending"],
+  ["XX001", "pending"],
+  ["23514", "held"],
+  ["P0001", "held"],
+  ["42501", "held"],
+])("an error %s while redoing leaves the change %s", async (code, state) => {
+  await sql.query(`create function public.object() returns trigger language plpgsql as $$
+    begin raise exception 'no' using errcode = '${code}'; end $$;
+    create trigger object before update on sallyport.tokens for each row execute function public.object()`);
+  const log = open();
+  const { epoch } = await log.readEpoch();
+  await log.reportLost(epoch, [remembered()]);
+  const done = await log.redoLost(epoch).then(
+    (redone) => (redone === "busy" ? redone : redone?.state),
+    () => "pending",
+  );
+  expect([done, (await lost())[0]!.state]).toEqual([state, state]);
+  await sql.query("drop trigger object on sallyport.tokens");
+  expect(await redoAll(log, epoch)).toEqual(state === "pending" ? ["applied"] : []);
+});
+
 describe("a held change", () => {
   const narrowed = (of: object) =>
     remembered({ kind: "lowered", change: JSON.stringify({ id: tokenId(1), narrowed: of }) });

@@ -389,10 +389,12 @@ begin
     -- Here, so that an objection is one of this change, and stops no other.
     set constraints all immediate;
   exception
-    -- Somebody holds the row: later.
-    when lock_not_available or deadlock_detected or serialization_failure then raise;
+    -- Only an objection to the change itself holds it. What passes, such as a lock or a full disk, leaves it pending.
     when others then
       get stacked diagnostics code = returned_sqlstate;
+      if left(code, 2) not in ('22', '23', '42', 'P0') then
+        raise;
+      end if;
       outcome := 'held';
       remark := 'it cannot be redone (' || code || ')';
   end;
