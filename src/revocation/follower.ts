@@ -42,6 +42,8 @@ const MOST_ORPHANS = 16;
 const STEADY_MS = 1_000;
 /** Redoing lost changes stops for a poll after this time. */
 const REDO_MS = 300;
+/** The most polls without a rest between them. */
+const MOST_STEPS = 8;
 /** The pause after the first error of this program; it doubles with each further one, up to the longest. */
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
@@ -194,8 +196,9 @@ export class Follower {
       if (this.#deps.freshness.epoch === undefined) await this.#rest();
     }
     while (!this.#stopping) {
-      // A step towards the proof of the epoch may be done. Then the next poll shows more.
-      for (let more = true; more && !this.#stopping; ) {
+      // A step towards the proof of the epoch may be done. Then the next poll shows more. A database that says so again and
+      // again does not make it run without a rest.
+      for (let more = true, steps = 0; more && steps < MOST_STEPS && !this.#stopping; steps++) {
         if (!this.#registered) await this.#register();
         more = this.#registered && !this.#stopping && (await this.#poll());
       }

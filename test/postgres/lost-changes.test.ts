@@ -478,6 +478,7 @@ describe("an epoch is proven", () => {
     expect(await log.prove(epoch, true)).toBe(false);
     await sql.query("update sallyport.rev_state set proven = $1", [epoch]);
     expect(await log.poll(me, epoch, -1)).toMatchObject({ proven: false });
+    expect(await log.prove(epoch, true)).toBe(false);
   });
 
   test("by a report that is under way, it waits for it", async () => {

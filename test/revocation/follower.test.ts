@@ -24,6 +24,8 @@ function fixture() {
     kids: ["1"],
     deaf: false,
     drawFails: false,
+    /** Says that the epoch is proven, and its polls do not. */
+    claims: false,
   };
   const events = new Proxy(recorded.events, {
     get(target, name) {
@@ -73,6 +75,7 @@ function fixture() {
     },
     prove: (epoch, survivor) => {
       calls.push(`prove ${epoch} ${survivor}`);
+      if (server.claims) return reply(true);
       if (survivor) server.page = { ...server.page, proven: true };
       return reply(survivor);
     },
@@ -271,6 +274,16 @@ describe("follower", () => {
     await f.time.advance(600);
     expect(f.calls).toContain("prove e1 true");
     expect(f.holds()).toBe(true);
+  });
+
+  it("rests between polls, whatever the database says of the proof", async () => {
+    const f = fixture();
+    f.server.page = { ...f.server.page, proven: false, regressed: true };
+    f.server.claims = true;
+    void f.follower.start();
+    await f.time.advance(2000);
+    expect(f.calls.filter((call) => call.startsWith("poll")).length).toBeLessThan((8 * 2000) / 320 + 8);
+    expect(f.holds()).toBe(false);
   });
 
   it("repeats an acknowledgement until it is stored", async () => {

@@ -247,7 +247,7 @@ end $$;
 create function sallyport.rev_prove(epoch text, survivor bool) returns bool
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  if (select s.proven from sallyport.rev_state s) is not distinct from rev_prove.epoch then
+  if exists (select from sallyport.rev_state s where s.proven = rev_prove.epoch and s.guard = 'ok') then
     return true;
   end if;
   if not survivor and exists (
@@ -262,7 +262,7 @@ begin
   if found then
     perform pg_notify('sallyport_rev', '');
   end if;
-  return (select s.proven from sallyport.rev_state s) is not distinct from rev_prove.epoch;
+  return exists (select from sallyport.rev_state s where s.proven = rev_prove.epoch and s.guard = 'ok');
 end $$;
 
 -- Redoes the first pending change, in this transaction, and says what became of it. What it took away is taken away again:
