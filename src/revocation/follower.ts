@@ -84,8 +84,6 @@ export class Follower {
   #named: { readonly names: string; readonly since: number } | undefined;
   #maxBoundMs = 0;
   readonly #remembered = new RememberedChanges();
-  /** This process has followed an epoch before the present one. */
-  #survivor = false;
   /** The changes that this epoch seems to lack; undefined before its first page. */
   #missing: readonly LogRecord[] | undefined;
   /** It is noted in the database. */
@@ -359,7 +357,7 @@ export class Follower {
     if (pending) return this.#options.redoes ? await this.#redo(epoch) : false;
     if (page.proven || !freshness.accounted) return false;
     const waited = clock.mono() - freshness.sawEpoch >= leaseOver(Math.max(page.maxBoundMs, this.#options.leaseMs));
-    return log.prove(epoch, this.#survivor || waited);
+    return log.prove(epoch, waited);
   }
 
   async #redo(epoch: string): Promise<boolean> {
@@ -430,7 +428,6 @@ export class Follower {
 
   #begin(epoch: string, now: number): void {
     const { freshness } = this.#deps;
-    if (freshness.applied >= 0) this.#survivor = true;
     this.#remembered.begin();
     this.#missing = undefined;
     this.#told = false;

@@ -460,7 +460,7 @@ describe("an epoch is proven", () => {
     expect(await log.redoLost(epoch)).toEqual({ state: "applied", late: true });
   });
 
-  test("by whoever begins in it only when the registry knows nobody of an earlier one", async () => {
+  test("without a wait only when the registry knows nobody of an earlier one", async () => {
     const log = open();
     const { epoch } = await log.readEpoch();
     const old = randomUUID();

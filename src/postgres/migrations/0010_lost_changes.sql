@@ -242,15 +242,16 @@ begin
   return pending;
 end $$;
 
--- From here on tokens are allowed in this epoch. Refused while something is pending; and to a process that remembers no
--- epoch before this one, while the registry has one that might.
-create function sallyport.rev_prove(epoch text, survivor bool) returns bool
+-- From here on tokens are allowed in this epoch. Refused while something is pending, and while the registry has a process
+-- that is not in this epoch yet: it may remember more. Whoever has waited for all leases since it saw the epoch (`waited`)
+-- waits no longer: that process is gone, or tells what it knows late.
+create function sallyport.rev_prove(epoch text, waited bool) returns bool
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if exists (select from sallyport.rev_state s where s.proven = rev_prove.epoch and s.guard = 'ok') then
     return true;
   end if;
-  if not survivor and exists (
+  if not waited and exists (
     select from sallyport.validators v where v.epoch <> rev_prove.epoch and v.reaped_at is null
   ) then
     return false;
