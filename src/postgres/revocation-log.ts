@@ -183,8 +183,8 @@ export class PostgresRevocationLog implements RevocationLog {
     return { state: state as Redone["state"], late: late !== undefined };
   }
 
-  async prove(epoch: string, survivor: boolean): Promise<boolean> {
-    return this.#must<boolean>(this.#polls, epoch, sql.PROVE, [epoch, survivor]);
+  async prove(epoch: string, waited: boolean): Promise<boolean> {
+    return this.#must<boolean>(this.#polls, epoch, sql.PROVE, [epoch, waited]);
   }
 
   async draw(epoch: string): Promise<void> {

@@ -139,7 +139,7 @@ select now.in_recovery, now.epoch, now.head_n, now.db_time,
   case when now.epoch = $1::text then sallyport.lost_redo() end as done from now`,
 };
 
-/** $1 epoch, $2 the process remembers an epoch before this one. */
+/** $1 epoch, $2 all leases of earlier epochs are over since the process saw this one. */
 export const PROVE = writing(
   "prove",
   "case when now.epoch = $1::text then sallyport.rev_prove($1::text, $2::bool) end",

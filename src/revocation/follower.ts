@@ -45,6 +45,8 @@ const MOST_ORPHANS = 16;
 const STEADY_MS = 1_000;
 /** Redoing lost changes stops for a poll after this time. */
 const REDO_MS = 300;
+/** The most polls without a rest between them. */
+const MOST_STEPS = 8;
 /** The pause after the first error of this program; it doubles with each further one, up to the longest. */
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
@@ -85,8 +87,6 @@ export class Follower {
   #named: { readonly names: string; readonly since: number } | undefined;
   #maxBoundMs = 0;
   readonly #remembered = new RememberedChanges();
-  /** This process has followed an epoch before the present one. */
-  #survivor = false;
   /** The changes that this epoch seems to lack; undefined before its first page. */
   #missing: readonly LogRecord[] | undefined;
   /** It is noted in the database. */
@@ -215,8 +215,9 @@ export class Follower {
       if (this.#deps.freshness.epoch === undefined) await this.#rest();
     }
     while (!this.#stopping) {
-      // A step towards the proof of the epoch may be done. Then the next poll shows more.
-      for (let more = true; more && !this.#stopping; ) {
+      // A step towards the proof of the epoch may be done. Then the next poll shows more. A database that says so again and
+      // again does not make it run without a rest.
+      for (let more = true, steps = 0; more && steps < MOST_STEPS && !this.#stopping; steps++) {
         if (!this.#registered) await this.#register();
         more = this.#registered && !this.#stopping && (await this.#poll());
       }
@@ -388,7 +389,7 @@ export class Follower {
     if (pending) return this.#options.redoes ? await this.#redo(epoch) : false;
     if (page.proven || !freshness.accounted) return false;
     const waited = clock.mono() - freshness.sawEpoch >= leaseOver(Math.max(page.maxBoundMs, this.#options.leaseMs));
-    return log.prove(epoch, this.#survivor || waited);
+    return log.prove(epoch, waited);
   }
 
   async #redo(epoch: string): Promise<boolean> {
@@ -461,7 +462,6 @@ export class Follower {
 
   #begin(epoch: string, now: number): void {
     const { freshness } = this.#deps;
-    if (freshness.applied >= 0) this.#survivor = true;
     this.#remembered.begin();
     this.#missing = undefined;
     this.#told = false;

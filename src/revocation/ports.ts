@@ -139,10 +139,10 @@ export interface RevocationLog {
    */
   redoLost(epoch: string): Promise<Redone | "busy" | undefined>;
   /**
-   * Marks the epoch as proven, if nothing is pending. True if it is. `survivor`: this process has followed an epoch
-   * before this one, or has waited for those who may have.
+   * Marks the epoch as proven, if nothing is pending. True if it is. `waited`: all leases of
+   * earlier epochs are over since this process saw this one, so it waits no longer for processes that are not in it.
    */
-  prove(epoch: string, survivor: boolean): Promise<boolean>;
+  prove(epoch: string, waited: boolean): Promise<boolean>;
   /**
    * Draws a new incarnation, and so a new epoch, if `epoch` is still the present one. If many processes call, only one
    * draws.

@@ -24,6 +24,10 @@ function fixture(feed?: FedCaches) {
     kids: ["1"],
     deaf: false,
     drawFails: false,
+    /** The registry has processes that are not in this epoch yet. */
+    others: false,
+    /** Says that the epoch is proven, and its polls do not. */
+    claims: false,
   };
   const events = new Proxy(recorded.events, {
     get(target, name) {
@@ -71,10 +75,12 @@ function fixture(feed?: FedCaches) {
       server.page = { ...server.page, pending: false };
       return reply(pending ? { state: "applied", late: false } : undefined);
     },
-    prove: (epoch, survivor) => {
-      calls.push(`prove ${epoch} ${survivor}`);
-      if (survivor) server.page = { ...server.page, proven: true };
-      return reply(survivor);
+    prove: (epoch, waited) => {
+      calls.push(`prove ${epoch} ${waited}`);
+      if (server.claims) return reply(true);
+      const proven = waited || !server.others;
+      if (proven) server.page = { ...server.page, proven };
+      return reply(proven);
     },
     deregister: (me) => {
       calls.push(`leave ${me}`);
@@ -246,7 +252,7 @@ describe("follower", () => {
     f.calls.length = 0;
     await f.time.advance(1500);
     const calls = f.calls.map((call) => call.split(" @")[0]!);
-    expect(calls.slice(calls.indexOf("register v2 for v1 e2"), calls.indexOf("prove e2 true") + 3)).toEqual([
+    expect(calls.slice(calls.indexOf("register v2 for v1 e2"), calls.indexOf("prove e2 false") + 3)).toEqual([
       "register v2 for v1 e2",
       "poll v2 e2 -1",
       "ack v2 3",
@@ -254,16 +260,33 @@ describe("follower", () => {
       "redo e2",
       "redo e2",
       "poll v2 e2 3",
-      "prove e2 true",
+      "prove e2 false",
       "poll v2 e2 3",
-      calls[calls.indexOf("prove e2 true") + 2],
+      calls[calls.indexOf("prove e2 false") + 2],
     ]);
     expect(f.holds()).toBe(true);
     expect(f.happened).toContain("alarm:lost_changes_replayed");
   });
 
+  it("proves an epoch after one that it followed itself only with the others, or after all their leases", async () => {
+    const f = fixture();
+    f.server.others = true;
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, epoch: "e2", proven: false };
+    await f.time.advance(1500);
+    expect(f.calls).toContain("prove e2 false");
+    expect(f.calls).not.toContain("prove e2 true");
+    expect(f.holds()).toBe(false);
+    f.server.others = false;
+    await f.time.advance(600);
+    expect(f.calls).not.toContain("prove e2 true");
+    expect(f.holds()).toBe(true);
+  });
+
   it("proves an epoch that it begins in only after all leases of earlier ones, if others may remember more", async () => {
     const f = fixture();
+    f.server.others = true;
     f.server.page = { ...f.server.page, proven: false };
     void f.follower.start();
     await f.time.advance(1800);
@@ -272,6 +295,16 @@ describe("follower", () => {
     await f.time.advance(600);
     expect(f.calls).toContain("prove e1 true");
     expect(f.holds()).toBe(true);
+  });
+
+  it("rests between polls, whatever the database says of the proof", async () => {
+    const f = fixture();
+    f.server.page = { ...f.server.page, proven: false, regressed: true };
+    f.server.claims = true;
+    void f.follower.start();
+    await f.time.advance(2000);
+    expect(f.calls.filter((call) => call.startsWith("poll")).length).toBeLessThan((8 * 2000) / 320 + 8);
+    expect(f.holds()).toBe(false);
   });
 
   it("repeats an acknowledgement until it is stored", async () => {

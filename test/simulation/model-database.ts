@@ -342,9 +342,9 @@ export class ModelDatabase {
     else tenant!.state = "SUSPENDED";
   }
 
-  prove(epoch: string, survivor: boolean): boolean {
+  prove(epoch: string, waited: boolean): boolean {
     const others = [...this.validators.values()].some((row) => row.epoch !== epoch && !row.reaped);
-    if (epoch !== this.epoch || (others && !survivor) || this.#pending() !== undefined) return this.proven;
+    if (epoch !== this.epoch || (others && !waited) || this.#pending() !== undefined) return this.proven;
     this.#proven = epoch;
     return true;
   }

@@ -102,7 +102,7 @@ export class Network {
       markSettled: (epoch, names) => call("other", () => this.#db.settle(epoch, names)),
       reportLost: (epoch, records) => call("other", () => this.#db.reportLost(epoch, records)),
       redoLost: (epoch) => call("other", () => this.#db.redoLost(epoch)),
-      prove: (epoch, survivor) => call("other", () => this.#db.prove(epoch, survivor)),
+      prove: (epoch, waited) => call("other", () => this.#db.prove(epoch, waited)),
       draw: (epoch) => call("other", () => this.#db.draw(epoch)),
       prune: () => call("other", () => this.#db.prune()),
       reconnect: () => {},
