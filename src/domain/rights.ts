@@ -222,10 +222,9 @@ export function judgeUpdate(
   if (change.scopes !== undefined) checkScopes(profile, caller, change.scopes);
   const end = endAfter(profile, asker.now, target, parent, change, after.scopes);
   const expire = end === undefined ? target.expireTime : end.expire;
-  const had = grantedScopes(target);
-  const granted = union(after.scopes, roles === undefined ? target.roleScopes : scopesOf(roles));
   const wider = {
-    scopes: !granted.every((scope) => coversAny(had, scope)),
+    // A role's scopes do not count: a token that made them its own would keep them when the role ends.
+    scopes: !after.scopes.every((scope) => coversAny(target.scopes, scope)),
     // A role gives what it will hold, too.
     roles: roles?.some(({ id }) => !target.roleIds.includes(id)) === true,
     audiences: !audiencesWithin(after.audiences, target.audiences),

@@ -129,6 +129,18 @@ describe("rights only shrink, by roles too", () => {
     expect(await outcome(bot2(parent, { roles: [name] }))).toBe("RIGHTS_EXCEEDED");
   });
 
+  test("a token does not make a scope of its role its own, so that it ends with the role", async () => {
+    const name = fresh();
+    await role(name, ["a"]);
+    const { id, tokenString } = await bot({ scopes: ["sallyport.tokens.create"], roles: [name] });
+    const by = one.as(tokenString);
+    const own = (scopes: string[]) =>
+      by.tokens.updateToken({ token: { id, scopes }, updateMask: { paths: ["scopes"] } });
+    expect(await outcome(own(["sallyport.tokens.create", "a"]))).toBe("RIGHTS_EXCEEDED");
+    await one.admin.roles.deleteRole({ name, force: true });
+    for (const at of [one, two]) expect(await at.verdict(tokenString, needs("a"))).toBe("INSUFFICIENT_SCOPE");
+  });
+
   test("only an administrative role holds administrative scopes, and only administrative tokens hold it", async () => {
     const [plain, admin] = [fresh(), fresh()];
     expect(await outcome(role(plain, ["sallyport.admin"]))).toBe("RIGHTS_EXCEEDED");
