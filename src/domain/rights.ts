@@ -251,6 +251,26 @@ export function judgeUpdate(
   return end;
 }
 
+/**
+ * RIGHTS_EXCEEDED if the caller may not give these scopes to a role. A role lasts, so only a caller without bounds gives
+ * it more. `role`: as it was, if it is not new.
+ */
+export function judgeRole(
+  { own }: Asker,
+  role: Pick<Role, "id" | "scopes"> | undefined,
+  scopes: readonly string[],
+): void {
+  if (own === undefined || scopes.every((scope) => coversAny(role?.scopes ?? [], scope))) return;
+  if (role !== undefined && own.roleIds.includes(role.id)) {
+    throw exceeded("role.scopes: a token cannot widen a role that it holds; another caller can");
+  }
+  if (isAdministrator({ scopes: effectiveScopes(own) })) return;
+  if (own.parent !== "") throw exceeded("role.scopes: a token that was minted by a token cannot widen roles");
+  if (own.expireTime !== undefined || own.audiences.length + own.allowedCidrs.length > 0) {
+    throw exceeded("role.scopes: a token with an expiry, audiences or networks cannot widen roles");
+  }
+}
+
 /** The end that a change sets. An unchanged expiry needs no check, except that a ceiling can shorten it. */
 function endAfter(
   profile: Profile,

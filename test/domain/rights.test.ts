@@ -3,7 +3,14 @@ import type { Caller } from "../../src/domain/caller.ts";
 import type { AppError } from "../../src/domain/errors.ts";
 import type { LifetimeRule } from "../../src/domain/lifetime.ts";
 import { BUILT_IN_PROFILES, type Profile } from "../../src/domain/profile.ts";
-import { type Change, effectiveScopes, type Held, judgeRotation, judgeUpdate } from "../../src/domain/rights.ts";
+import {
+  type Change,
+  effectiveScopes,
+  type Held,
+  judgeRole,
+  judgeRotation,
+  judgeUpdate,
+} from "../../src/domain/rights.ts";
 import type { Role } from "../../src/domain/role.ts";
 import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { one } from "../fuzz/pick.ts";
@@ -252,5 +259,50 @@ describe("whoever widens another's token gives no more than it is good itself, a
       expect(update(child, { scopes: ["y"] }, own, undefined, parent)).toBe("RIGHTS_EXCEEDED");
       expect(effectiveScopes({ scopes: ["x"], roleScopes: [], parentScopes: [] })).toEqual([]);
     });
+  });
+});
+
+describe("whoever adds scopes to a role is bound by nothing that would not bind the role", () => {
+  const WRITE = ["sallyport.roles.write", "x"];
+  const role = { id: "rol_r", scopes: ["x"] };
+  const told = (own: Held | undefined, of: typeof role | undefined, scopes: readonly string[]): string => {
+    try {
+      judgeRole({ now: NOW, ...(own !== undefined && { own }) }, of, scopes);
+      return "OK";
+    } catch (error) {
+      return (error as AppError).reason;
+    }
+  };
+  const bounds: [string, Partial<Held>][] = [
+    ["an expiry", { expireTime: NOW + DAY }],
+    ["networks", { allowedCidrs: ["10.0.0.0/8"] }],
+    ["audiences", { audiences: ["https://a.example"] }],
+    ["a parent", { parent: "p" }],
+  ];
+
+  test.each(bounds)("a token with %s, unless it is an administrator's", (_, bound) => {
+    const own = held("o", { scopes: WRITE, ...bound });
+    expect(told(own, undefined, ["x"])).toBe("RIGHTS_EXCEEDED");
+    expect(told(own, role, ["x", "y"])).toBe("RIGHTS_EXCEEDED");
+    expect(told(own, role, ["x.*"])).toBe("RIGHTS_EXCEEDED");
+    // What adds nothing is free.
+    for (const scopes of [[], ["x"]]) expect(told(own, role, scopes)).toBe("OK");
+    expect(told(own, undefined, [])).toBe("OK");
+    const admin = { ...own, scopes: ["sallyport.admin"] };
+    expect(told(admin, role, ["y"])).toBe("OK");
+    // A child is an administrator's only while its parent is.
+    expect(told({ ...admin, parent: "p", parentScopes: WRITE }, role, ["y"])).toBe("RIGHTS_EXCEEDED");
+  });
+
+  test("without bounds it may, but no token widens a role that it holds itself", () => {
+    for (const scopes of [WRITE, ["sallyport.admin"]]) {
+      const own = held("o", { scopes });
+      expect(told(own, role, ["x", "y"])).toBe("OK");
+      expect(told(own, undefined, ["x"])).toBe("OK");
+      const holder = { ...own, roleIds: [role.id], roleScopes: role.scopes };
+      expect(told(holder, role, ["x", "y"])).toBe("RIGHTS_EXCEEDED");
+      expect(told(holder, role, [])).toBe("OK");
+    }
+    expect(told(undefined, role, ["x", "y"])).toBe("OK");
   });
 });
