@@ -19,6 +19,11 @@ export async function createRole(tx: Tx, ...[role, guard, actor, made]: Args<"cr
   if (found[0] === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
   if (found[0].state !== "ACTIVE") throw new AppError("TENANT_SUSPENDED", "the tenant is suspended");
   const target = `role:${name}`;
+  // Others may have changed or deleted the role since an earlier run made it. That is no part of this call's answer.
+  if (made !== undefined && (await roleById(tx, made.id)) !== undefined) {
+    await audit(tx, actor, tenant, "role.create", target, "", { repeat: "true" });
+    return made;
+  }
   judgeRole(asker, undefined, scopes);
   const [row] = await tx.query<RoleRow>(
     `insert into sallyport.roles (id, tenant, name, description, scopes, administrative)
@@ -26,11 +31,6 @@ export async function createRole(tx: Tx, ...[role, guard, actor, made]: Args<"cr
     [id, tenant, name, description, scopes, administrative],
   );
   if (row === undefined) {
-    const own = made && (await roleById(tx, made.id));
-    if (own?.state === "ACTIVE") {
-      await audit(tx, actor, tenant, "role.create", target, "", { repeat: "true" });
-      return own;
-    }
     const refusal = new AppError("ROLE_EXISTS", "the role exists");
     return refused(tx, actor, tenant, "role.create", target, "", refusal);
   }
