@@ -181,7 +181,13 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
 }
 
 /** Refusals that cost a caller nothing: anybody, or a token without any permission, can cause any number of them. */
-const SAMPLED: readonly Reason[] = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "UNDECODABLE", "OVERLOADED"];
+const SAMPLED: readonly Reason[] = [
+  "CALLER_UNAUTHENTICATED",
+  "CALLER_FORBIDDEN",
+  "ISSUER_UNAVAILABLE",
+  "UNDECODABLE",
+  "OVERLOADED",
+];
 
 /**
  * The lines a second for each of these reasons, and for failed handshakes. All are counted, in `rpc_total` and

@@ -247,6 +247,37 @@ export const VERIFICATION: readonly Case[] = [
     },
   },
   {
+    title: "a header or claim of an odd type is a refusal, and never a fault of the program",
+    settings: { tenant: undefined, tenantClaim: "org", tenants: { o1: "acme" }, types: ["at+jwt", "JWT"] },
+    async run(scene) {
+      const odd = [7, 0, -1, 1.5e308, true, false, null, "", "\ud800", [], [7], [[]], {}, { toString: 7 }];
+      const header = { alg: "RS256", typ: "at+jwt", kid: "k1" };
+      const body: Record<string, unknown> = { ...claims(scene), org: "o1" };
+      const text = (of: object) => scene.with(`${part({ ...header, ...of })}.${part(body)}.c2ln`);
+      for (const value of odd) {
+        for (const name of ["alg", "typ", "kid", "crit", "b64", "jwk", "cty", "zip"]) {
+          const answer = await text({ [name]: value });
+          expect(answer, `${name} ${JSON.stringify(value)}`).toMatch(/^CALLER_UNAUTHENTICATED [a-z_]+$/);
+        }
+        expect(
+          await scene.made({ claims: { org: "o1" }, header: { typ: value } }),
+          `typ ${JSON.stringify(value)}`,
+        ).toBe(no("type"));
+        for (const name of ["iss", "aud", "sub", "exp", "iat", "nbf", "kind", "groups", "org", "_claim_names"]) {
+          const made = { claims: { org: "o1", [name]: value } };
+          const answer = await scene.made(made);
+          expect(answer, `${name} ${JSON.stringify(value)}`).toMatch(
+            /^(OK|CALLER_(UNAUTHENTICATED|FORBIDDEN) [a-z_]+)$/,
+          );
+        }
+      }
+      for (const one of [[], 7, null, "x"]) {
+        expect(await scene.with(`${part(one as object)}.${part(body)}.c2ln`)).toBe(no("malformed"));
+        expect(await scene.with(`${part(header)}.${part(one as object)}.c2ln`)).toBe(no("malformed"));
+      }
+    },
+  },
+  {
     title: "a published key that is too short or malformed refuses its JWTs, and no others",
     async run(scene) {
       const { publicKey } = generateKeyPairSync("rsa", { modulusLength: 1024 });

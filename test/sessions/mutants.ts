@@ -46,6 +46,11 @@ export const MUTANTS: readonly Mutant[] = [
     "issuer.types.find(",
     "issuer.types.slice(0, 1).find(",
   ]),
+  mutant("any type of typ", "a header or claim of an odd type is a refusal, and never a fault of the program", [
+    SESSIONS,
+    'typeof header.typ === "string" ? header.typ.toLowerCase() : undefined',
+    "header.typ?.toLowerCase()",
+  ]),
   mutant("no exp", "no exp is refused", [SESSIONS, '["exp", "iat", "sub"]', '["iat", "sub"]']),
   mutant("no sub", "no sub is refused", [SESSIONS, '["exp", "iat", "sub"]', '["exp", "iat"]']),
   mutant(

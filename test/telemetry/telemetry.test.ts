@@ -11,7 +11,7 @@ const line = (more: Partial<CallLine>): CallLine => ({
   ...more,
 });
 
-const FREE = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "UNDECODABLE", "OVERLOADED"] as const;
+const FREE = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "ISSUER_UNAVAILABLE", "UNDECODABLE", "OVERLOADED"] as const;
 
 test.each(FREE)(
   "refusals that cost a caller nothing are all counted, and ten a second are logged: %s",
