@@ -229,8 +229,17 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant(
     "keys for ever",
-    "keys are fetched again in the background, so that a withdrawn key ends without an unknown id",
-    [KEYS, "if (age >= FRESH_MS) void this.#fetch();", ""],
+    "keys of 10 minutes are fetched before they are used, so that a withdrawn key ends after any idle time",
+    [KEYS, "|| age >= FRESH_MS", ""],
+  ),
+  mutant(
+    "old keys while the new ones come",
+    "keys of 10 minutes are fetched before they are used, so that a withdrawn key ends after any idle time",
+    [
+      KEYS,
+      "if (this.#keys === undefined || age >= FRESH_MS) await",
+      "if (this.#keys === undefined) await this.#fetch();\n    if (age >= FRESH_MS) void",
+    ],
   ),
   mutant("keys beyond a day", "the last good keys serve for 24 hours while the issuer is down, and not longer", [
     KEYS,
