@@ -250,7 +250,7 @@ export const VERIFICATION: readonly Case[] = [
     title: "a header or claim of an odd type is a refusal, and never a fault of the program",
     settings: { tenant: undefined, tenantClaim: "org", tenants: { o1: "acme" }, types: ["at+jwt", "JWT"] },
     async run(scene) {
-      const odd = [7, 0, -1, 1.5e308, true, false, null, "", "\ud800", [], [7], [[]], {}, { toString: 7 }];
+      const odd: unknown[] = [7, 0, -1, 1.5e308, true, false, null, "", "\ud800", [], [7], [[]], {}, { toString: 7 }];
       const header = { alg: "RS256", typ: "at+jwt", kid: "k1" };
       const body: Record<string, unknown> = { ...claims(scene), org: "o1" };
       const text = (of: object) => scene.with(`${part({ ...header, ...of })}.${part(body)}.c2ln`);
