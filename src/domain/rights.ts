@@ -234,7 +234,7 @@ export function judgeUpdate(
     enabled: target.disabled && change.disabled === false,
   };
   if (!Object.values(wider).includes(true)) return end;
-  // Nobody widens a token past those who may mint it. Whoever disabled it may have had a reason that its owner does not know.
+  // Only a caller that may mint such a token widens it. The owner may not know why an administrator disabled it.
   if (!isAdministrator(caller)) checkMinter(profile, caller, target.tenant, target.principal);
   if (wider.enabled && !holds(caller, "sallyport.tokens.create")) {
     throw exceeded("disabled: enabling a token needs the permission sallyport.tokens.create");
