@@ -100,7 +100,7 @@ export class IssuerKeys {
     const at = `${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`;
     const found = (await this.#deps.fetchDocument(at, options)) as { issuer?: unknown; jwks_uri?: unknown } | null;
     if (found?.issuer !== issuer || typeof found.jwks_uri !== "string") throw failed("discovery_invalid");
-    // A remote issuer does not make us ask this machine.
+    // A remote issuer does not make us ask this machine, or any other, in cleartext.
     if (!found.jwks_uri.startsWith("https://") && !issuer.startsWith("http://")) throw failed("url_refused");
     return found.jwks_uri;
   }

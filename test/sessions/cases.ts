@@ -607,7 +607,7 @@ export const KEYS: readonly Case[] = [
     },
   },
   {
-    title: "a remote issuer does not make the program ask its own machine",
+    title: "a remote issuer does not make the program ask its own machine in cleartext",
     settings: { jwksUri: undefined },
     async run(scene, product) {
       const asked: string[] = [];

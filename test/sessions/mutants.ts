@@ -294,7 +294,7 @@ export const MUTANTS: readonly Mutant[] = [
     "found?.issuer !== issuer || typeof found.jwks_uri",
     "typeof found?.jwks_uri",
   ]),
-  mutant("discovery that points here", "a remote issuer does not make the program ask its own machine", [
+  mutant("discovery that points here", "a remote issuer does not make the program ask its own machine in cleartext", [
     KEYS,
     'if (!found.jwks_uri.startsWith("https://") && !issuer.startsWith("http://")) throw failed("url_refused");',
     "",

@@ -40,6 +40,14 @@ test("calls of callers that are known are all logged", () => {
   expect(lines).toHaveLength(50);
 });
 
+test("an issuer that is down hides no other", () => {
+  const lines: string[] = [];
+  const telemetry = createTelemetry("info", { write: (text) => void lines.push(JSON.parse(text).issuer) });
+  for (const issuer of ["a", "a", "b", "a", "b"]) telemetry.trouble("issuer_unreachable", new Error("x"), { issuer });
+  expect([...new Set(lines)]).toEqual(["a", "b"]);
+  expect(lines.length).toBeLessThan(5);
+});
+
 test("the counter of every alarm and trouble is there from the start, with 0", async () => {
   const { registry } = createTelemetry("fatal", { write() {} });
   const text = await registry.metrics();
