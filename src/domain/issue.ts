@@ -39,7 +39,7 @@ function lengthOf(text: string, longest: number): number {
 }
 
 function checkNoSecret(field: string, text: string): void {
-  if (holdsTokenString(text)) throw invalidField(field, "must not hold a token string");
+  if (holdsTokenString(text)) throw invalidField(field, "must not hold a token string or a JWT");
 }
 
 export function checkAnnotations(field: string, annotations: Readonly<Record<string, string>>): void {

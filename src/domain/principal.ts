@@ -46,7 +46,7 @@ export function principalType(field: string, name: string): PrincipalType {
       "must be type:id, the type one of user, bot, service, org, the id 1 to 128 of A-Z a-z 0-9 . _ @ / + -",
     );
   }
-  if (holdsTokenString(name)) throw invalidField(field, "must not hold a token string");
+  if (holdsTokenString(name)) throw invalidField(field, "must not hold a token string or a JWT");
   return match[1] as PrincipalType;
 }
 

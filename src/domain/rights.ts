@@ -233,6 +233,11 @@ export function judgeUpdate(
     enabled: target.disabled && change.disabled === false,
   };
   if (!Object.values(wider).includes(true)) return end;
+  // Only a caller that may mint such a token widens it. The owner may not know why an administrator disabled it.
+  if (!isAdministrator(caller)) checkMinter(profile, caller, target.tenant, target.principal);
+  if (wider.enabled && !holds(caller, "sallyport.tokens.create")) {
+    throw exceeded("disabled: enabling a token needs the permission sallyport.tokens.create");
+  }
   checkWithinParent(change, parent, roles);
   checkScopes(profile, caller, after.scopes);
   if (roles !== undefined) checkRoles(profile, caller, roles);

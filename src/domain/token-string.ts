@@ -84,10 +84,26 @@ export function hasRightTag(text: string, keys: Keys): boolean {
 const BEHIND_PREFIX = /_[0-9A-Za-z]{58}/g;
 const PREFIX_AT_END = /[a-z][a-z0-9_]{1,15}$/;
 
-/** True if a text holds something in the form of a token string. Stored and displayed texts must hold no secret. */
+/** The dot before the claims and the signature of a JWT. Dots bound each search, so that its cost is the length. */
+const BEHIND_HEADER = /\.(?=e[yw][\w-]{14,}\.[\w-]{43})/g;
+const WORD = /[\w-]/;
+/** The least length of the header of a JWT that is signed. */
+const LEAST_HEADER = 16;
+
+/**
+ * True if a text holds something in the form of a token string, or of a JWT, which can be a session. Stored and displayed
+ * texts must hold no secret.
+ */
 export function holdsTokenString(text: string): boolean {
   for (const { index } of text.matchAll(BEHIND_PREFIX)) {
     if (PREFIX_AT_END.test(text.slice(Math.max(0, index - LONGEST_PREFIX), index))) return true;
+  }
+  for (const { index } of text.matchAll(BEHIND_HEADER)) {
+    let from = index;
+    while (from > 0 && WORD.test(text[from - 1]!)) from--;
+    // The base64url of an opening brace.
+    const header = text.slice(from, index).search(/e[yw]/);
+    if (header >= 0 && index - from - header >= LEAST_HEADER) return true;
   }
   return false;
 }

@@ -6,6 +6,7 @@ type Listener = Peer["listener"];
 /** The pages that have no row in `rpc/methods.ts`. */
 const PAGES: readonly (readonly [start: string, home: Listener])[] = [
   ["/openapi.json", "admin"],
+  ["/console/", "admin"],
   ["/metrics", "ops"],
   ["/healthz", "ops"],
   ["/readyz", "ops"],

@@ -11,7 +11,7 @@ export type KeySet = ReturnType<typeof createLocalJWKSet>;
 const FETCH_MS = 3_000;
 /** The least time from the start of one fetch to the start of the next. */
 const PAUSE_MS = 30_000;
-/** Keys of this age are fetched again in the background, so that a withdrawn key stops working. */
+/** Keys of this age are fetched again before they are used, so that a withdrawn key stops working. */
 const FRESH_MS = 10 * 60_000;
 /** Keys are used for this long while their issuer does not answer. */
 const KEPT_MS = 24 * 3_600_000;
@@ -44,15 +44,14 @@ export class IssuerKeys {
     return this.#fetched === 0 ? undefined : (this.#deps.clock.mono() - this.#fetched) / 1000;
   }
 
-  /** The last good keys. ISSUER_UNAVAILABLE if there are none, or none from the last 24 hours. */
+  /**
+   * Fresh keys, or the last good ones while the issuer is down. ISSUER_UNAVAILABLE if there are none, or none from the
+   * last 24 hours.
+   */
   async current(): Promise<KeySet> {
     const age = this.#deps.clock.mono() - this.#fetched;
     if (age >= KEPT_MS) this.#keys = undefined;
-    if (this.#keys !== undefined) {
-      if (age >= FRESH_MS) void this.#fetch();
-      return this.#keys;
-    }
-    await this.#fetch();
+    if (this.#keys === undefined || age >= FRESH_MS) await this.#fetch();
     if (this.#keys !== undefined) return this.#keys;
     const retryAfterMs = Math.max(1_000, this.#started + PAUSE_MS - this.#deps.clock.mono());
     throw new AppError("ISSUER_UNAVAILABLE", "the keys of the session's issuer cannot be fetched now", {
@@ -101,7 +100,7 @@ export class IssuerKeys {
     const at = `${issuer.replace(/\/$/, "")}/.well-known/openid-configuration`;
     const found = (await this.#deps.fetchDocument(at, options)) as { issuer?: unknown; jwks_uri?: unknown } | null;
     if (found?.issuer !== issuer || typeof found.jwks_uri !== "string") throw failed("discovery_invalid");
-    // A remote issuer does not make us ask this machine.
+    // A remote issuer does not make us ask this machine, or any other, in cleartext.
     if (!found.jwks_uri.startsWith("https://") && !issuer.startsWith("http://")) throw failed("url_refused");
     return found.jwks_uri;
   }

@@ -95,11 +95,13 @@ export class Sessions {
     // No extension is known here, so none is understood.
     if (header.crit !== undefined) throw new SessionRefused("critical_header");
     const { issuer, keys } = trusted;
+    // Unverified: the header can hold anything.
+    const typ = typeof header.typ === "string" ? header.typ.toLowerCase() : undefined;
     const { payload } = await jwtVerify(jwt, keyOf(keys), {
       issuer: issuer.issuer,
       audience: [...issuer.audiences],
       algorithms: [...issuer.algorithms],
-      typ: issuer.types.find((type) => type.toLowerCase() === header.typ?.toLowerCase()) ?? issuer.types[0]!,
+      typ: issuer.types.find((type) => type.toLowerCase() === typ) ?? issuer.types[0]!,
       requiredClaims: ["exp", "iat", "sub"],
       maxTokenAge: issuer.maxAge / 1000,
       clockTolerance: issuer.clockSkew / 1000,

@@ -85,7 +85,7 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
   for (const what of ["applied", "held", "noted", "late"]) m.lostChanges.inc({ what }, 0);
   const validations = new ValidationMetrics(registry);
   const lastLine = new Map<string, number>();
-  /** At most one line a second for each trouble of each listener, so that an outage does not fill the disk. */
+  /** At most one line a second for each trouble of each listener and issuer, so that an outage does not fill the disk. */
   const thinned = (key: string): boolean => {
     const now = performance.now();
     if (now - (lastLine.get(key) ?? Number.NEGATIVE_INFINITY) < 1000) return true;
@@ -135,7 +135,8 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
       },
       trouble(name, error, facts) {
         m.troubles.inc({ what: name });
-        if (!thinned(`${name} ${facts?.["listener"]}`)) line("warn", name, { ...facts, err: error }, TROUBLES[name]);
+        if (!thinned(`${name} ${facts?.["listener"]} ${facts?.["issuer"]}`))
+          line("warn", name, { ...facts, err: error }, TROUBLES[name]);
       },
       alarm(name, facts) {
         m.alarms.inc({ what: name });
@@ -183,7 +184,13 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
 }
 
 /** Refusals that cost a caller nothing: anybody, or a token without any permission, can cause any number of them. */
-const SAMPLED: readonly Reason[] = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "UNDECODABLE", "OVERLOADED"];
+const SAMPLED: readonly Reason[] = [
+  "CALLER_UNAUTHENTICATED",
+  "CALLER_FORBIDDEN",
+  "ISSUER_UNAVAILABLE",
+  "UNDECODABLE",
+  "OVERLOADED",
+];
 
 /**
  * The lines a second for each of these reasons, and for failed handshakes. All are counted, in `rpc_total` and

@@ -221,6 +221,37 @@ describe("whoever widens another's token gives no more than it is good itself, a
     }
   });
 
+  test("only whoever may mint such a token widens it", () => {
+    const session = (scopes: string[], profile: Profile, target: Held, change: Change): string => {
+      const who = { tenant: "default", principal: "user:ann", scopes, address: "", direct: true };
+      const caller: Caller = { kind: "session", provenance: "session:ann", ...who };
+      try {
+        judgeUpdate({ caller, profile, rotationsPerDay: 0 }, { now: NOW }, target, undefined, change);
+        return "OK";
+      } catch (error) {
+        return (error as AppError).reason;
+      }
+    };
+    const minted = (...mintedBy: Profile["mintedBy"][number][]): Profile => ({ ...BOT, mintedBy });
+    const mine = held("mine", { principal: "user:ann", scopes: ["x"], expireTime: NOW + MINUTE });
+    const theirs = { ...mine, principal: "user:bob" };
+    const off = { ...mine, disabled: true };
+    for (const change of [{ scopes: ["x", "y"] }, { expireTime: NOW + DAY }, { noExpiry: true }]) {
+      expect(session(["x", "y"], minted("session"), mine, change)).toBe("OK");
+      expect(session(["x", "y"], minted("admin", "creator", "token"), mine, change)).toBe("RIGHTS_EXCEEDED");
+      expect(session(["x", "y", CREATE], minted("creator"), theirs, change)).toBe("OK");
+      expect(session(["x", "y", CREATE], minted("session", "admin"), theirs, change)).toBe("RIGHTS_EXCEEDED");
+      expect(session(["sallyport.admin"], minted("session"), theirs, change)).toBe("OK");
+    }
+    for (const change of [{ scopes: [] }, { expireTime: NOW + 1 }, { disabled: true }]) {
+      expect(session([], minted("admin"), mine, change)).toBe("OK");
+    }
+    expect(session(["x"], minted("session"), off, { disabled: false })).toBe("RIGHTS_EXCEEDED");
+    expect(session(["x"], minted("session"), mine, { disabled: false })).toBe("OK");
+    expect(session(["x", CREATE], minted("session"), off, { disabled: false })).toBe("OK");
+    expect(session(["sallyport.admin"], minted("session"), off, { disabled: false })).toBe("OK");
+  });
+
   test("what only narrows is free", () => {
     const beyond = held("t", { scopes: ["x", "z"] });
     for (const change of [{ scopes: ["x"] }, { allowedCidrs: ["192.0.2.1"] }, { disabled: true }]) {

@@ -42,6 +42,42 @@ describe("a token string", () => {
     );
   });
 
+  test("is found in a text, and so is a JWT, which can be a session", () => {
+    const b64 = (value: object, space?: number) =>
+      Buffer.from(JSON.stringify(value, null, space)).toString("base64url");
+    const claims = { iss: "https://a.example", sub: "ann" };
+    for (const [alg, length] of [
+      ["HS256", 43],
+      ["RS256", 342],
+      ["ES256", 86],
+    ] as const) {
+      for (const space of [undefined, 1]) {
+        const jwt = `${b64({ alg }, space)}.${b64(claims, space)}.${"aB3-_".repeat(99).slice(0, length)}`;
+        for (const text of [jwt, `before ${jwt} after`, `session=${jwt}`, `x_${jwt}`, `a.b.${jwt}.c`, `(${jwt})`])
+          expect(holdsTokenString(text), text).toBe(true);
+      }
+    }
+    const long = "x".repeat(60);
+    for (const text of [
+      `keys.eyewear-shop.${long}`,
+      `a.eyJhbGciOiJIUzI1NiJ9.${long}`,
+      `key.eye.${long}`,
+      `eyJ.eyJ.${long}`,
+      "v1.eyes",
+      "",
+    ])
+      expect(holdsTokenString(text), text).toBe(false);
+    const began = performance.now();
+    for (const text of [
+      "ey".repeat(500_000),
+      ".ey".repeat(300_000),
+      `${"ey".repeat(400_000)}.${"ey".repeat(99_000)}.x`,
+      `.eyJ${long}.`.repeat(20_000),
+    ])
+      expect(holdsTokenString(text)).toBe(false);
+    expect(performance.now() - began).toBeLessThan(2_000);
+  });
+
   test("encodes one secret as one string and another secret as another, also at the ends of the range", () => {
     const zero = mint("sp_pat", new Uint8Array(32));
     const ones = mint("sp_pat", new Uint8Array(32).fill(255));

@@ -35,7 +35,10 @@ beforeAll(async () => {
     config: {
       break_glass: { secret: GLASS },
       callers: { oidc: [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], groups }] },
-      profiles: { cli: { principals: ["user", "bot"], minted_by: ["session"] } },
+      profiles: {
+        cli: { principals: ["user", "bot"], minted_by: ["session"] },
+        desk: { principals: ["user"], minted_by: ["admin"] },
+      },
       listeners: {
         data: { bind: "127.0.0.1:0", trust_peers: false },
         admin: { bind: "127.0.0.1:0" },
@@ -184,6 +187,21 @@ describe("a session of one tenant", () => {
     expect(await outcome(by.tokens.updateToken(wider))).toBe("RIGHTS_EXCEEDED");
     const stronger = await sallyport.createToken({ tenant: "acme", principal: "user:carl", scopes: ["deploy"] });
     expect(await outcome(by.tokens.rotateToken({ id: stronger.id }))).toBe("RIGHTS_EXCEEDED");
+  });
+
+  test("widens no token that it may not mint, and enables none that somebody disabled", async () => {
+    const by = await as(of("kate"));
+    const update = (id: string, token: object, path: string, who = by) =>
+      outcome(who.tokens.updateToken({ token: { id, ...token }, updateMask: { paths: [path] } }));
+    const given = await sallyport.createToken({
+      ...{ tenant: "acme", principal: "user:kate", profile: "desk", scopes: ["repo:read"] },
+    });
+    expect(await update(given.id, { scopes: ["repo:read", "repo:write"] }, "scopes")).toBe("RIGHTS_EXCEEDED");
+    expect(await update(given.id, { scopes: [] }, "scopes")).toBe("OK");
+    const { id } = (await by.tokens.createToken(pat("user:kate"))).token!;
+    expect(await update(id, { disabled: true }, "disabled", sallyport.admin)).toBe("OK");
+    expect(await update(id, { disabled: false }, "disabled")).toBe("RIGHTS_EXCEEDED");
+    expect(await update(id, { disabled: false }, "disabled", await as(of("kate", "makers")))).toBe("OK");
   });
 
   test("revokes its own token by RFC 7009, and by its string", async () => {

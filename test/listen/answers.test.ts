@@ -12,6 +12,7 @@ import { mountHttp1 } from "../../src/http2/unary/mount-http1.ts";
 import { http } from "../../src/http2/unary/reply.ts";
 import type { RefusedCall } from "../../src/listen/connect-adapter.ts";
 import type { HttpHandler } from "../../src/listen/peers.ts";
+import { whyUnknown } from "../../src/listen/wrong-listener.ts";
 import { type EchoListener, openEchoListener, VALIDATE } from "./echo-listener.ts";
 import {
   ACK,
@@ -94,6 +95,7 @@ describe("answers before any handler", () => {
         message: "this is the admin listener; envoy.service.auth.v3.Authorization is on the data listener",
       },
     ]);
+    expect(whyUnknown("/console/app.js", "data")).toBe("this is the data listener; console is on the admin listener");
     expect((await post("/nowhere", "{}")).body.message).toBe("the admin listener has no such method");
   });
 

@@ -46,6 +46,11 @@ export const MUTANTS: readonly Mutant[] = [
     "issuer.types.find(",
     "issuer.types.slice(0, 1).find(",
   ]),
+  mutant("any type of typ", "a header or claim of an odd type is a refusal, and never a fault of the program", [
+    SESSIONS,
+    'typeof header.typ === "string" ? header.typ.toLowerCase() : undefined',
+    "header.typ?.toLowerCase()",
+  ]),
   mutant("no exp", "no exp is refused", [SESSIONS, '["exp", "iat", "sub"]', '["iat", "sub"]']),
   mutant("no sub", "no sub is refused", [SESSIONS, '["exp", "iat", "sub"]', '["exp", "iat"]']),
   mutant(
@@ -224,8 +229,17 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant(
     "keys for ever",
-    "keys are fetched again in the background, so that a withdrawn key ends without an unknown id",
-    [KEYS, "if (age >= FRESH_MS) void this.#fetch();", ""],
+    "keys of 10 minutes are fetched before they are used, so that a withdrawn key ends after any idle time",
+    [KEYS, "|| age >= FRESH_MS", ""],
+  ),
+  mutant(
+    "old keys while the new ones come",
+    "keys of 10 minutes are fetched before they are used, so that a withdrawn key ends after any idle time",
+    [
+      KEYS,
+      "if (this.#keys === undefined || age >= FRESH_MS) await",
+      "if (this.#keys === undefined) await this.#fetch();\n    if (age >= FRESH_MS) void",
+    ],
   ),
   mutant("keys beyond a day", "the last good keys serve for 24 hours while the issuer is down, and not longer", [
     KEYS,
@@ -280,7 +294,7 @@ export const MUTANTS: readonly Mutant[] = [
     "found?.issuer !== issuer || typeof found.jwks_uri",
     "typeof found?.jwks_uri",
   ]),
-  mutant("discovery that points here", "a remote issuer does not make the program ask its own machine", [
+  mutant("discovery that points here", "a remote issuer does not make the program ask its own machine in cleartext", [
     KEYS,
     'if (!found.jwks_uri.startsWith("https://") && !issuer.startsWith("http://")) throw failed("url_refused");',
     "",

@@ -11,7 +11,7 @@ const line = (more: Partial<CallLine>): CallLine => ({
   ...more,
 });
 
-const FREE = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "UNDECODABLE", "OVERLOADED"] as const;
+const FREE = ["CALLER_UNAUTHENTICATED", "CALLER_FORBIDDEN", "ISSUER_UNAVAILABLE", "UNDECODABLE", "OVERLOADED"] as const;
 
 test.each(FREE)(
   "refusals that cost a caller nothing are all counted, and ten a second are logged: %s",
@@ -38,6 +38,14 @@ test("calls of callers that are known are all logged", () => {
   const telemetry = createTelemetry("info", { write: (text) => void lines.push(text) });
   for (let i = 0; i < 50; i++) telemetry.called(line({ code: "OK", actor: "token:x" }));
   expect(lines).toHaveLength(50);
+});
+
+test("an issuer that is down hides no other", () => {
+  const lines: string[] = [];
+  const telemetry = createTelemetry("info", { write: (text) => void lines.push(JSON.parse(text).issuer) });
+  for (const issuer of ["a", "a", "b", "a", "b"]) telemetry.trouble("issuer_unreachable", new Error("x"), { issuer });
+  expect([...new Set(lines)]).toEqual(["a", "b"]);
+  expect(lines.length).toBeLessThan(5);
 });
 
 test("the counter of every alarm and trouble is there from the start, with 0", async () => {
