@@ -2,9 +2,9 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useLoad } from "./load.ts";
 import { Dialog, Elapsed, Field, Icon, Note, Problem, Segments } from "./parts.tsx";
 import { reveal } from "./reveal.tsx";
-import { changes, go, href, may, me, now, tenant } from "./state.ts";
+import { changes, go, href, making, may, me, now, tenant } from "./state.ts";
 import { DAY, holdsToken, longTimeText, millis, spanText, stampOf } from "./text.ts";
-import { type Failure, failureOf, principals, surely, tokens } from "./wire.ts";
+import { type Failure, failureOf, principals, tokens } from "./wire.ts";
 
 const TYPES = [
   ["user", "A person"],
@@ -99,7 +99,7 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
     if (asked.current?.text !== text) asked.current = { id: crypto.randomUUID(), text, at: Date.now() };
     const { id: requestId } = asked.current;
     try {
-      const response = await surely(() =>
+      const call = () =>
         tokens.createToken({
           tenant: form.tenant,
           profile: form.profile,
@@ -119,12 +119,13 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
           allowedCidrs: words(more.allowed_cidrs),
           notBeforeTime: more.not_before_time === "" ? undefined : stampOf(Date.parse(more.not_before_time)),
           requestId,
-        }),
-      );
-      const { id } = response.token!;
-      onClose();
-      reveal(response, () => go(`/tokens/${id}`));
-      changes.value++;
+        });
+      await making(requestId, call, (response) => {
+        const { id } = response.token!;
+        onClose();
+        reveal(response, () => go(`/tokens/${id}`));
+        changes.value++;
+      });
     } catch (error) {
       setFailure(failureOf(error));
       setBusy(false);

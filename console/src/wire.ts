@@ -9,14 +9,19 @@ import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 
 /** The credential, in the memory of this page and nowhere else. */
 let credential: string | undefined;
+/** Ends with the session: what was asked in it is neither answered nor repeated in the next one. */
+let session = new AbortController();
 let onRefused = (): void => {};
 
+/** Of a new session, or the next one of this session. */
 export function keepCredential(token: string): void {
   credential = token;
 }
 
 export function forgetCredential(): void {
   credential = undefined;
+  session.abort();
+  session = new AbortController();
 }
 
 /** Calls `listener` when the server no longer knows the credential. */
@@ -26,9 +31,12 @@ export function whenRefused(listener: () => void): void {
 
 const bearing: Interceptor = (next) => async (req) => {
   const sent = credential;
+  const { signal } = session;
   if (sent !== undefined) req.header.set("authorization", `Bearer ${sent}`);
   try {
-    return await next(req);
+    const answer = await next({ ...req, signal: AbortSignal.any([req.signal, signal]) });
+    signal.throwIfAborted();
+    return answer;
   } catch (error) {
     if (sent !== undefined && sent === credential && ConnectError.from(error).code === Code.Unauthenticated)
       onRefused();
@@ -114,6 +122,7 @@ export function failureOf(thrown: unknown): Failure {
 
 /** Repeats a call that is safe to repeat after 0.5, 1 and 2 s while it is not known whether it happened. */
 export async function surely<T>(call: () => Promise<T>): Promise<T> {
+  const { signal } = session;
   for (const pause of [500, 1000, 2000]) {
     try {
       return await call();
@@ -121,6 +130,7 @@ export async function surely<T>(call: () => Promise<T>): Promise<T> {
       const { unsure, reason } = failureOf(error);
       if (!unsure || reason === "EFFECT_PENDING") throw error;
       await new Promise((resolve) => setTimeout(resolve, pause));
+      if (signal.aborted) throw error;
     }
   }
   return call();
