@@ -26,6 +26,9 @@ export const notes = signal<ReadonlyMap<string, unknown>>(new Map());
 export const permissions = computed(() => new Set(me.value?.caller?.permissions));
 export const may = (permission: string) => permissions.value.has(permission);
 
+/** The caller's own tenant, whatever tenant the pages show. */
+export const homeTenant = () => me.value?.caller?.tenant || "default";
+
 let skew = 0;
 /** The server's time now. */
 export const now = () => Date.now() + skew;
