@@ -3,7 +3,7 @@ import { useLoad } from "./load.ts";
 import { Dialog, Elapsed, Field, Icon, Note, Problem, Segments } from "./parts.tsx";
 import { reveal } from "./reveal.tsx";
 import { changes, go, homeTenant, href, making, may, me, now, tenant } from "./state.ts";
-import { DAY, holdsToken, longTimeText, millis, spanText, stampOf } from "./text.ts";
+import { DAY, holdsToken, longTimeText, millis, spanText, stampOf, words } from "./text.ts";
 import { type Failure, failureOf, principals, tokens } from "./wire.ts";
 
 const TYPES = [
@@ -15,8 +15,6 @@ const TYPES = [
 type Type = (typeof TYPES)[number][0];
 /** A repeat with the same request id gets the first answer for ten minutes. */
 const REPEATABLE_MS = 600_000;
-
-const words = (text: string) => text.split(/[\s,]+/).filter((word) => word !== "");
 
 export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }) {
   const info = me.value!;

@@ -1,6 +1,6 @@
 import { computed, signal } from "@preact/signals";
 import type { GetServerInfoResponse } from "../gen/sallyport/v1/server_info_pb.ts";
-import { millis } from "./text.ts";
+import { looksSecret, millis } from "./text.ts";
 import { failureOf, forgetCredential, info, keepCredential, surely, whenRefused } from "./wire.ts";
 
 export interface Settings {
@@ -28,6 +28,13 @@ export const may = (permission: string) => permissions.value.has(permission);
 
 /** The caller's own tenant, whatever tenant the pages show. */
 export const homeTenant = () => me.value?.caller?.tenant || "default";
+
+/** True for a text that must not be sent, nor be kept in an address. */
+export const isSecret = (text: string) =>
+  looksSecret(
+    text,
+    (me.value?.profiles ?? []).map(({ prefix }) => prefix),
+  );
 
 let skew = 0;
 /** The server's time now. */

@@ -5,8 +5,8 @@ import { Create } from "./create.tsx";
 import { useLoad } from "./load.ts";
 import { Empty, Foreign, Icon, nameOf, Reading, Scopes, State, When } from "./parts.tsx";
 import { Revoke } from "./revoke.tsx";
-import { go, homeTenant, href, may, me, notes, now, route, tenant } from "./state.ts";
-import { DAY, dateText, holdsToken, millis, stampOf, zoneText } from "./text.ts";
+import { go, homeTenant, href, isSecret, may, me, notes, now, route, tenant } from "./state.ts";
+import { DAY, dateText, millis, stampOf, zoneText } from "./text.ts";
 import { tokens } from "./wire.ts";
 
 const VIEWS = [
@@ -81,7 +81,6 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
   );
   const path = mine ? "/mine" : "/tokens";
   const set = (name: string, value: string) => {
-    if (holdsToken(value)) return;
     const next = Object.fromEntries(query);
     delete next["new"];
     go(path, { ...next, [name]: value });
@@ -347,9 +346,12 @@ export function Typed({ name, label, query, set }: FilterProps) {
         autocomplete="off"
         spellcheck={false}
         onInput={(event) => {
-          if (holdsToken(event.currentTarget.value)) event.currentTarget.value = "";
+          const field = event.currentTarget;
+          const secret = isSecret(field.value);
+          if (secret) field.value = "";
+          field.placeholder = secret ? "A secret? It was not sent" : label;
         }}
-        onChange={(event) => set(name, event.currentTarget.value.trim())}
+        onChange={(event) => isSecret(event.currentTarget.value) || set(name, event.currentTarget.value.trim())}
       />
     </label>
   );
