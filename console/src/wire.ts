@@ -86,6 +86,17 @@ const TITLES: Readonly<Partial<Record<Code, string>>> = {
   [Code.Aborted]: "Somebody changed it meanwhile",
 };
 
+/** What an answer means that is not from Sallyport, by its HTTP status: something before it spoke. */
+const STRANGE: Readonly<Record<string, readonly [title: string, text: string]>> = {
+  403: ["You may not do this", "Something between this page and Sallyport refused the request."],
+  429: ["Too much at once", "Wait a little, then try again."],
+  502: [
+    "The server does not answer",
+    "Something between this page and Sallyport cannot reach it. Wait a little, then try again.",
+  ],
+  503: ["The server does not answer", "It starts, stops or is overloaded. Wait a little, then try again."],
+};
+
 /** Turns any error of a call into words. */
 export function failureOf(thrown: unknown): Failure {
   const error = ConnectError.from(thrown);
@@ -95,23 +106,22 @@ export function failureOf(thrown: unknown): Failure {
     .findDetails(BadRequestSchema)
     .flatMap(({ fieldViolations }) => fieldViolations.map(({ field, description }) => [field, description] as const));
   const silent = details === undefined;
+  const strange = silent ? STRANGE[/^HTTP (\d{3})/.exec(error.rawMessage)?.[1] ?? ""] : undefined;
   const offline = silent && !navigator.onLine;
   const unsure =
     reason === "OUTCOME_UNKNOWN" ||
     error.code === Code.Unavailable ||
     error.code === Code.DeadlineExceeded ||
     (silent && (error.code === Code.Unknown || error.code === Code.Internal || error.code === Code.Canceled));
+  const [title, text] = offline
+    ? ["You are offline", "The browser has no connection."]
+    : (strange ??
+      (silent && unsure
+        ? ["The server does not answer", "No answer came, or one that is not from Sallyport."]
+        : [TITLES[error.code] ?? "Something went wrong", error.rawMessage]));
   return {
-    title: offline
-      ? "You are offline"
-      : silent && unsure
-        ? "The server does not answer"
-        : (TITLES[error.code] ?? "Something went wrong"),
-    text: offline
-      ? "The browser has no connection."
-      : silent && unsure
-        ? "No answer came, or one that is not from Sallyport."
-        : error.rawMessage,
+    title,
+    text,
     reason,
     requestId: details?.metadata["request_id"] ?? "",
     fields: new Map(fields),

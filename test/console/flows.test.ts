@@ -224,6 +224,34 @@ describe.skipIf(CHROMIUM === undefined)("the console in a browser", () => {
     await view.context.close();
   });
 
+  test("names what stands in the way: 403, 429, 503, no network", async () => {
+    const view = await console.signedIn();
+    const { page } = view;
+    await page.getByRole("link", { name: "billing export" }).waitFor();
+    let status = 403;
+    await page.route("**/*TokenAdmin/ListTokens", (route) =>
+      route.fulfill({ status, contentType: "text/html", body: "<h1>a proxy</h1>" }),
+    );
+    await page.getByRole("link", { name: "Unused for 90 days" }).click();
+    const alert = page.getByRole("alert");
+    const again = page.getByRole("button", { name: "Try again" });
+    await alert.getByText("Something between this page and Sallyport refused the request.").waitFor();
+    status = 429;
+    await again.click();
+    await alert.getByText("Too much at once.").waitFor();
+    status = 503;
+    await again.click();
+    await alert.getByText("It starts, stops or is overloaded.").waitFor();
+    await page.unroute("**/*TokenAdmin/ListTokens");
+    await view.context.setOffline(true);
+    await again.click();
+    await alert.getByText("You are offline.").waitFor();
+    await view.context.setOffline(false);
+    await again.click();
+    await alert.waitFor({ state: "detached" });
+    await view.context.close();
+  });
+
   test("signs out when the token no longer works", async () => {
     const caller = await console.sallyport.callerWith(["sallyport.admin"]);
     const view = await console.signedIn({}, caller.tokenString);
