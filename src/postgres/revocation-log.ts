@@ -28,7 +28,7 @@ export interface RevocationLogOptions {
 
 /** A registration may take longer than a poll: nothing is cached without it, and a failed one starts again. */
 const REGISTER_MS = 2000;
-/** So may what an unproven epoch needs: nothing is allowed before. Milliseconds. */
+/** So may what an unproven epoch needs, such as its first, longest page: nothing is allowed before. Milliseconds. */
 const GUARD_MS = 2000;
 /** The time for one round of pruning. The next round continues. Milliseconds. */
 const PRUNE_MS = 400;
@@ -82,7 +82,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async poll(me: string, epoch: string, applied: number): Promise<PollResult> {
-    const row = await one<PollRow>(this.#polls, sql.POLL, [me, epoch, applied]);
+    const row = await one<PollRow>(this.#polls, sql.POLL, [me, epoch, applied], applied < 0 ? GUARD_MS : undefined);
     return {
       ...evidenceOf(row),
       ownRowLive: row.live,
@@ -157,8 +157,7 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async reportLost(epoch: string, records: readonly LogRecord[]): Promise<void> {
-    for (let from = 0; from < records.length; from += sql.REPORT) {
-      const some = records.slice(from, from + sql.REPORT);
+    for (const some of portions(records)) {
       await this.#must(
         this.#polls,
         epoch,
@@ -285,6 +284,22 @@ export class PostgresRevocationLog implements RevocationLog {
       throw error;
     });
   }
+}
+
+/** The records in portions that one statement takes, in count and in bytes. */
+function* portions(records: readonly LogRecord[]): Generator<LogRecord[]> {
+  let some: LogRecord[] = [];
+  let bytes = 0;
+  for (const record of records) {
+    const size = Buffer.byteLength(record.change ?? "");
+    if (some.length === sql.REPORT || (some.length > 0 && bytes + size > sql.REPORT_BYTES)) {
+      yield some;
+      [some, bytes] = [[], 0];
+    }
+    some.push(record);
+    bytes += size;
+  }
+  if (some.length > 0) yield some;
 }
 
 async function one<R extends object>(

@@ -48,7 +48,7 @@ select ${STATE}, ${PROVEN}, s.guard <> 'ok' as regressed, s.floor_n,
 from ${FROM} cross join (
   select coalesce(array_agg(n), '{}') as ns, coalesce(array_agg(key), '{}') as keys,
     coalesce(array_agg(${MICROS}), '{}') as ats, coalesce(array_agg(kind), '{}') as kinds,
-    coalesce(array_agg(change::text), '{}') as changes
+    coalesce(array_agg(case when kind <> 'other' then change::text end), '{}') as changes
   from (select n, key, at, kind, change from sallyport.rev_log where n > $3 order by n desc limit ${PAGE}) newest
 ) page`,
 };
@@ -120,8 +120,9 @@ export const MARK_SETTLED = writing(
   LOCAL,
 );
 
-/** The most records of one report. */
+/** The most records of one report, and the most bytes of their changes. */
 export const REPORT = 500;
+export const REPORT_BYTES = 1_048_576;
 
 /** $1 epoch, then arrays of positions, keys, times, kinds and changes. */
 export const LOST_REPORT = writing(

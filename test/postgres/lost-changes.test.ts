@@ -171,7 +171,11 @@ describe("the log says what redoing a change needs", () => {
       { key: "odefault", kind: "lowered", change: { tenant: "default", state: "SUSPENDED" } },
     ],
     ["a cut of a tenant", "update sallyport.tenants set cut_time = now()", { key: "odefault", kind: "cut" }],
-    ["a principal's name", "update sallyport.principals set display_name = 'x'", { key: CI, kind: "other" }],
+    [
+      "a principal's name",
+      "update sallyport.principals set display_name = 'x'",
+      { key: CI, kind: "other", change: undefined },
+    ],
   ])("%s", async ([, statement, expected]) => {
     await sql.query("set timezone = 'UTC'");
     const log = open();
@@ -200,6 +204,17 @@ describe("what a process tells", () => {
     ];
     await log.reportLost(epoch, [...rows, ...others]);
     expect((await lost()).map(({ n }) => n).sort()).toEqual([position + 1, position + 1, position + 3]);
+  });
+
+  test("goes in portions that the database takes", async () => {
+    const log = open();
+    const { epoch } = await log.readEpoch();
+    const change = JSON.stringify({ id: tokenId(1), reason: "x".repeat(400_000) });
+    await log.reportLost(
+      epoch,
+      Array.from({ length: 12 }, (_, i) => remembered({ position: 900 + i, change })),
+    );
+    expect(await lost()).toHaveLength(12);
   });
 
   test("is noted once, however many tell it at once", async () => {
