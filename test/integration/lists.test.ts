@@ -142,7 +142,8 @@ describe("pages of large items", () => {
         expect(toBinary(ListTokensResponseSchema, page).length).toBeLessThanOrEqual(most + 200);
         ids.push(...page.tokens.map(({ id }) => id));
         if ((pageToken = page.nextPageToken) === "") break;
-        expect(page.tokens.length).toBeGreaterThan(150);
+        // A record shows its scopes twice: those of its own, and those that count.
+        expect(page.tokens.length).toBeGreaterThan(90);
       }
       expect([ids.length, new Set(ids).size]).toEqual([500, 500]);
       const sequences: bigint[] = [];
