@@ -69,6 +69,7 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         parent: given(request.parent),
         createdBy: given(request.createdBy),
         displayNamePrefix: given(request.displayNamePrefix),
+        role: given(request.role),
       };
       const part = await tokens.list(access, filter, size, pages.open(request.pageToken, binding));
       const { items, next } = await page(part, TokenSchema, tokenMessage, ({ createTime, id }) => ({
@@ -174,6 +175,7 @@ function filterText(of: ListTokensRequest): string[] {
     of.parent,
     of.createdBy,
     of.displayNamePrefix,
+    of.role,
   ];
 }
 

@@ -81,7 +81,7 @@ export function tokenRecord(token: Token | undefined, now: number): string {
     ["description", token.description],
     ["scopes", token.scopes.join(" ")],
     ["roles", token.roles.join(" ")],
-    ["effective scopes", token.roles.length > 0 ? token.effectiveScopes.join(" ") : ""],
+    ["effective scopes", effectiveScopes(token)],
     ["audiences", token.audiences.join(" ")],
     ["allowed cidrs", token.allowedCidrs.join(" ")],
     ["annotations", annotationsOf(token.annotations)],
@@ -99,4 +99,10 @@ export function tokenRecord(token: Token | undefined, now: number): string {
     ["rotated to", token.rotatedTo],
     ["etag", token.etag],
   ]);
+}
+
+/** Empty if they are those of the token itself: then its roles add nothing, and its parent takes nothing away. */
+function effectiveScopes({ scopes, effectiveScopes: effective }: Token): string {
+  const own = new Set(scopes);
+  return effective.length === own.size && effective.every((scope) => own.has(scope)) ? "" : effective.join(" ");
 }

@@ -21,6 +21,7 @@ interface RevokeManyOptions {
   readonly principal?: string;
   readonly profile?: string;
   readonly createdBy?: string;
+  readonly role?: string;
   readonly descendants?: true;
   readonly createdBefore?: number;
   readonly hint?: string[];
@@ -51,6 +52,7 @@ export const addRevokeMany: AddCommands = (tokens, run) => {
     .option("--tenant <id>", "of this tenant; alone: all its tokens")
     .option("--principal <type:id>", "of this principal")
     .option("--profile <name>", "of this kind")
+    .option("--role <name>", "that hold this role")
     .option("--created-by <provenance>", 'created by: "token:sp_adm_1x7Kd02Qa", "session:ann"')
     .option(
       "--descendants",
@@ -88,8 +90,8 @@ const revokeToken: Body<RevokeOptions> = async (session, options, [id]) => {
 
 const revokeTokens: Body<RevokeManyOptions> = async (session, options) => {
   session.situation.repeat = SAFE_TO_REPEAT;
-  const { tenant, principal, profile, createdBy, createdBefore, hint, id, tokenStringsFile, dryRun } = options;
-  const selectors = [tenant, principal, profile, createdBy, createdBefore, hint, id, tokenStringsFile];
+  const { tenant, principal, profile, createdBy, role, createdBefore, hint, id, tokenStringsFile, dryRun } = options;
+  const selectors = [tenant, principal, profile, createdBy, role, createdBefore, hint, id, tokenStringsFile];
   if (selectors.every((selector) => selector === undefined)) {
     throw usage("at least one selector is required (--help lists them); --dry-run shows what it would hit");
   }
@@ -98,6 +100,7 @@ const revokeTokens: Body<RevokeManyOptions> = async (session, options) => {
     principal,
     profile,
     createdBy,
+    role,
     descendants: options.descendants,
     createdBefore: toSecondsIfAny(createdBefore),
     hints: hint,

@@ -42,6 +42,7 @@ interface ListOptions extends PageOptions {
   readonly expiresBefore?: number;
   readonly neverExpires?: true;
   readonly createdBy?: string;
+  readonly role?: string;
   readonly name?: string;
   readonly id?: string[];
   readonly familyOf?: string;
@@ -80,6 +81,7 @@ export const addTokens: AddCommands = (program, run) => {
     .option("--expires-before <time>", "with an end before then", time)
     .option("--never-expires", "without an end")
     .option("--created-by <caller>", 'made by this caller: "token:sp_adm_1x7Kd02Qa", "session:ann"')
+    .option("--role <name>", "that hold this role")
     .option("--name <prefix>", "with a display name that begins so")
     .option("--id <id>", "with this id; repeatable, at most 100", repeatable)
     .option("--family-of <id>", "that came from or went to this token by rotation, and the token itself")

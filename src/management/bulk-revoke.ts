@@ -5,13 +5,14 @@ import { checkText } from "../domain/issue.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import { principalType } from "../domain/principal.ts";
 import { mayNotEnd, rankOf, sparedFrom } from "../domain/rights.ts";
+import { checkRoleName } from "../domain/role.ts";
 import { parseTokenString } from "../domain/token-string.ts";
 import { withDeadline } from "../domain/with-deadline.ts";
 import type { AuthorityStore } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
 import type { Committed } from "../revocation/ports.ts";
 import { type Access, actorsOf, tenantOf } from "./access.ts";
-import type { RevokeSelection, TokenStore } from "./ports.ts";
+import type { RevokeSelection, Selectors, TokenStore } from "./ports.ts";
 import { type Repeats, rerun } from "./repeats.ts";
 
 const PAGE = 20_000;
@@ -23,11 +24,10 @@ const DESCENTS = 10;
 const RESERVE_MS = 50;
 const COUNTING_MS = 5_000;
 
-export interface BulkRevokeRequest {
+/** An empty text, and an undefined time, select nothing. */
+export interface BulkRevokeRequest extends Omit<Selectors, "createdBefore"> {
   readonly tenant: string;
   readonly principal: string;
-  readonly profile: string;
-  readonly createdBy: string;
   readonly descendants: boolean;
   readonly createdBefore?: number;
   readonly hints: readonly string[];
@@ -137,11 +137,13 @@ export class BulkRevoke {
 
   #selection(access: Access, request: BulkRevokeRequest): RevokeSelection {
     const listed = request.hints.length + request.tokenStrings.length + request.ids.length > 0;
-    const given = [request.tenant, request.principal, request.profile, request.createdBy].some((text) => text !== "");
-    if (!listed && !given && request.createdBefore === undefined) {
+    const selectors = selectorsOf(request);
+    const given = request.tenant !== "" || request.principal !== "" || Object.keys(selectors).length > 0;
+    if (!listed && !given) {
       throw invalidField("tenant", "or another selector must be given: nothing is revoked by an empty request");
     }
     if (request.principal !== "") principalType("principal", request.principal);
+    if (request.role !== "") checkRoleName("role", request.role);
     const tenant = tenantOf(access, request.tenant);
     let principal = request.principal === "" ? undefined : request.principal;
     if (access.reach === "own") {
@@ -154,9 +156,7 @@ export class BulkRevoke {
       tenant,
       ...(principal !== undefined && { principal }),
       ...(request.descendants && { descendants: true, ...(access.reach === "own" && { within: principal }) }),
-      ...(request.profile !== "" && { profile: request.profile }),
-      ...(request.createdBy !== "" && { createdBy: request.createdBy }),
-      ...(request.createdBefore !== undefined && { createdBefore: request.createdBefore }),
+      ...selectors,
       ...(listed && {
         hints: request.hints,
         ids: request.ids,
@@ -164,6 +164,20 @@ export class BulkRevoke {
       }),
     };
   }
+}
+
+/**
+ * The given selectors. The request counts as given, and is carried out, by this one list: a selector that only the first
+ * knew would leave the tenant alone, which is a cut of all its tokens.
+ */
+function selectorsOf({ profile, createdBy, createdBefore, role }: BulkRevokeRequest): Partial<Selectors> {
+  const all: { readonly [K in keyof Selectors]: Selectors[K] | undefined } = {
+    profile,
+    createdBy,
+    createdBefore,
+    role,
+  };
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined && value !== ""));
 }
 
 /** One run over the selected rows, in transactions of one epoch. */

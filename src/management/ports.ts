@@ -39,6 +39,8 @@ export interface TokenFilter {
   readonly parent?: string;
   readonly createdBy?: string;
   readonly displayNamePrefix?: string;
+  /** The name of a role that they hold. */
+  readonly role?: string;
   readonly createdAfter?: number;
   readonly createdBefore?: number;
   readonly lastUsedBefore?: number;
@@ -67,13 +69,19 @@ export interface Registry {
   ): Promise<{ readonly position: number; readonly settled: boolean; readonly rows: readonly InstanceRow[] }>;
 }
 
+/** The selectors of RevokeTokens that each are one condition on a token. */
+export interface Selectors {
+  readonly profile: string;
+  readonly createdBy: string;
+  readonly createdBefore: number;
+  /** The name of a role that it holds. */
+  readonly role: string;
+}
+
 /** The selection of RevokeTokens. `hints`, `digests` and `ids` are one selector: any of them matches. */
-export interface RevokeSelection {
+export interface RevokeSelection extends Partial<Selectors> {
   readonly tenant: string;
   readonly principal?: string;
-  readonly profile?: string;
-  readonly createdBy?: string;
-  readonly createdBefore?: number;
   readonly hints?: readonly string[];
   readonly digests?: readonly string[];
   readonly ids?: readonly string[];

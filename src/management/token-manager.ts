@@ -7,7 +7,7 @@ import type { LifetimeRule } from "../domain/lifetime.ts";
 import { countedNetwork } from "../domain/networks.ts";
 import { principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
-import { checkRoleNames } from "../domain/role.ts";
+import { checkRoleName, checkRoleNames } from "../domain/role.ts";
 import type { Secret } from "../domain/secret.ts";
 import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
@@ -157,6 +157,7 @@ export class TokenManager {
   async list(access: Access, filter: TokenFilter, limit: number, start?: PageStart): Promise<Part<Token>> {
     const tenant = listedTenant(access, filter.tenant ?? "");
     if (filter.principal !== undefined) principalType("principal", filter.principal);
+    if (filter.role !== undefined) checkRoleName("role", filter.role);
     for (const [field, id] of [
       ...(filter.ids ?? []).map((id) => ["ids", id] as const),
       ["family_of", filter.familyOf] as const,

@@ -1,4 +1,4 @@
-import type { RevokeSelection } from "../management/ports.ts";
+import type { RevokeSelection, Selectors } from "../management/ports.ts";
 import { holding } from "./holders.ts";
 import { Where } from "./newest-first.ts";
 
@@ -43,10 +43,18 @@ export function selected(selection: RevokeSelection): { made: string; from: stri
 
 /** The conditions on the row itself. */
 function nameSelected(where: Where, tenant: string, selection: RevokeSelection): void {
-  const { profile, createdBy, createdBefore, hints, digests, ids } = selection;
-  where.add("t.profile = ?", profile);
-  where.add("t.created_by = ?", createdBy);
-  where.add("t.create_time < to_timestamp(?::float8 / 1000)", createdBefore);
+  const { hints, digests, ids } = selection;
+  const conditions: Record<keyof Selectors, string> = {
+    profile: "t.profile = ?",
+    createdBy: "t.created_by = ?",
+    createdBefore: "t.create_time < to_timestamp(?::float8 / 1000)",
+    // Its ids first, by the index, which has no tokens without roles.
+    role: `t.id = any(array(select id from sallyport.tokens where roles <> '{}' and roles && array(
+      select id from sallyport.roles where tenant = ${tenant} and name = ? and state = 'ACTIVE')))`,
+  };
+  for (const selector of Object.keys(conditions) as (keyof Selectors)[]) {
+    where.add(conditions[selector], selection[selector]);
+  }
   if (hints === undefined && digests === undefined && ids === undefined) return;
   const bytes = (digests ?? []).map((digest) => Buffer.from(digest, "latin1"));
   // Collects the ids first, each by its index: an `or` of three conditions would use none.

@@ -33,7 +33,7 @@ const BY_DIGEST = {
 
 /** The columns that the filters of a list read. */
 const SCANNED =
-  "id, tenant, create_time, hint, family, parent_id, principal, profile, created_by, display_name, expire_time";
+  "id, tenant, create_time, hint, family, parent_id, principal, profile, created_by, display_name, expire_time, roles";
 
 /**
  * The rows of a list whose filter names few of them and has no index in the order of the list; undefined for any other.
@@ -45,6 +45,10 @@ function fewTokens({ ids, tenant, hint }: TokenFilter): ((where: Where) => strin
   if (tenant !== undefined || hint === undefined) return undefined;
   return (where) => few(`tenant = any(array(select id from sallyport.tenants)) and hint = ${where.value(hint)}`);
 }
+
+/** Each tenant's role of the name, by its index. A token holds only roles of its own tenant. */
+const ROLE_HELD = `roles <> '{}' and roles && array(select r.id from sallyport.roles r
+  where r.tenant = any(array(select id from sallyport.tenants)) and r.name = ? and r.state = 'ACTIVE')`;
 
 /** The time for the reads of a bulk revocation, which are long. Milliseconds. */
 const SELECT_MS = 30_000;
@@ -105,6 +109,7 @@ export class PostgresTokenStore implements TokenStore {
           ...others,
           ["created_by = ?", filter.createdBy],
           ["starts_with(display_name, ?)", filter.displayNamePrefix],
+          [ROLE_HELD, filter.role],
           ["expire_time < to_timestamp(?::float8 / 1000)", filter.expiresBefore],
           ["(expire_time is null) = ?", filter.noExpiry],
         ],

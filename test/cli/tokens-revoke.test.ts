@@ -66,7 +66,18 @@ describe("tokens revoke-many", () => {
       return { revokedCount: 2, matchedIds: ["tok_1", "tok_2"], effect };
     };
     const selectors = [
-      ...["--tenant", "acme", "--principal", "bot:ci", "--profile", "bot", "--created-by", "session:ann"],
+      ...[
+        "--tenant",
+        "acme",
+        "--principal",
+        "bot:ci",
+        "--profile",
+        "bot",
+        "--created-by",
+        "session:ann",
+        "--role",
+        "deployer",
+      ],
       "--descendants",
       ...["--created-before", "2027-01-15", "--hint", "h1", "--hint", "h2", "--id", "tok_1", "--reason", "leak"],
     ];
@@ -77,6 +88,7 @@ describe("tokens revoke-many", () => {
       principal: "bot:ci",
       profile: "bot",
       createdBy: "session:ann",
+      role: "deployer",
       descendants: true,
       createdBefore: { seconds: BigInt(Date.UTC(2027, 0, 15) / 1000) },
       hints: ["h1", "h2"],

@@ -104,3 +104,26 @@ describe("tokens get and update", () => {
     },
   );
 });
+
+describe("tokens get", () => {
+  it.each([
+    ["of a role", { scopes: ["a"], roles: ["deployer"], effectiveScopes: ["a", "b"] }, "a b"],
+    ["that its parent lacks", { scopes: ["a", "b"], roles: [], effectiveScopes: ["a"] }, "a"],
+    ["of its own only", { scopes: ["a", "b"], roles: [], effectiveScopes: ["a", "b"] }, undefined],
+  ])("shows the scopes that count, beside its own: %s", async (_, fields, expected) => {
+    const getToken = () => ({ token: { ...token, ...fields } });
+    const { out } = await against({ getToken }, ["tokens", "get", "tok_1"]);
+    expect(/^effective scopes:? *(.*)$/m.exec(out)?.[1]).toBe(expected);
+    expect(/^roles:? *(.*)$/m.exec(out)?.[1]).toBe(fields.roles[0]);
+  });
+
+  it("is listed by role", async () => {
+    let sent: ListTokensRequest | undefined;
+    const listTokens = (request: ListTokensRequest) => {
+      sent = request;
+      return { tokens: [] };
+    };
+    await against({ listTokens }, ["tokens", "list", "--role", "deployer"]);
+    expect(sent?.role).toBe("deployer");
+  });
+});

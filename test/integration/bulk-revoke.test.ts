@@ -1,6 +1,7 @@
 import { timestampFromMs, timestampMs } from "@bufbuild/protobuf/wkt";
 import pg from "pg";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import type { Selectors } from "../../src/management/ports.ts";
 import { failure, outcome, TestSallyport } from "../support/sallyport.ts";
 
 let sallyport: TestSallyport;
@@ -115,6 +116,48 @@ test("other selectors are combined by AND and revoke in chunks, each token with 
   expect((await revoke({ principal: "user:f", createdBefore: timestampFromMs(Date.now() + 5000) })).revokedCount).toBe(
     2,
   );
+});
+
+test("each selector alone ends only the tokens that fit it, never the whole tenant", async () => {
+  await sallyport.admin.roles.createRole({ role: { name: "deployer", scopes: ["deploy"] } });
+  await sallyport.admin.roles.createRole({ role: { name: "unused" } });
+  const maker = await sallyport.callerWith(["sallyport.admin"]);
+  const [kept] = await many(1, { principal: "user:bystander" });
+  const alone: {
+    readonly [K in keyof Selectors]: () => Promise<readonly [object, { id: string }]>;
+  } = {
+    profile: async () => {
+      const token = await sallyport.createToken({ profile: "bot", principal: "bot:ci", displayName: "" });
+      return [{ profile: "bot" }, token];
+    },
+    createdBy: async () => {
+      const token = await sallyport.createToken({}, sallyport.as(maker.tokenString));
+      return [{ createdBy: `token:${maker.token.hint}` }, token];
+    },
+    createdBefore: async () => {
+      const id = "tok_0000000000000000000old";
+      await sallyport.sql(`
+        with a as (insert into sallyport.audit (tenant, actor, action, target) values ('default', 'test', 'token.create', 'x')),
+          p as (insert into sallyport.principals (tenant, name) values ('default', 'user:old') returning name)
+        insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, create_time)
+        select '${id}', sha256('${id}'), '1', 'sp_pat_1old', 'default', 'pat', name, 'x', '${id}', '2001-01-01' from p`);
+      return [{ createdBefore: timestampFromMs(Date.UTC(2002)) }, { id }];
+    },
+    role: async () => [{ role: "deployer" }, (await many(1, { roles: ["deployer"] }))[0]!],
+  };
+  for (const [name, make] of Object.entries(alone)) {
+    const [selector, token] = await make();
+    expect([name, (await revoke({ ...selector, dryRun: true })).matchedIds]).toEqual([name, [token.id]]);
+    const none = { profile: "svc", createdBy: "token:nobody", createdBefore: timestampFromMs(1), role: "unused" };
+    const nobody = { [name]: none[name as keyof typeof none] };
+    expect([name, (await revoke(nobody)).revokedCount, await live([kept!])]).toEqual([name, 0, 1]);
+    expect([name, (await revoke(selector)).matchedIds]).toEqual([name, [token.id]]);
+    expect([name, await live([kept!])]).toEqual([name, 1]);
+    expect((await sallyport.admin.tokens.getToken({ id: token.id })).token?.state).toBe(5);
+  }
+  expect(await outcome(revoke({ role: "No Name" }))).toBe("INVALID_FIELD");
+  expect((await revoke({ role: "nowhere" })).revokedCount).toBe(0);
+  expect(await live([kept!])).toBe(1);
 });
 
 test("leaked strings, hints and ids are one selector; foreign strings among them are skipped silently", async () => {

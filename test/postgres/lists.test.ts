@@ -82,6 +82,16 @@ beforeAll(async () => {
   await client.query(`update sallyport.tokens set display_name = 'named it' where id = $1`, [
     `tok_${"3".padStart(22, "0")}`,
   ]);
+  // The other role of that name is another tenant's; its tokens do not hold this one.
+  await client.query(`insert into sallyport.tenants (id) values ('acme')`);
+  await client.query(
+    `insert into sallyport.roles (id, tenant, name, scopes) values ('rol_0000000000000000000001', 'default', 'deployer', '{}'),
+       ('rol_0000000000000000000002', 'acme', 'deployer', '{}')`,
+  );
+  await client.query(`update sallyport.tokens set roles = '{rol_0000000000000000000001}' where id in ($1, $2)`, [
+    oldestId(4),
+    oldestId(5),
+  ]);
   await client.query(
     `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, create_time, parent_id)
      select id, sha256(id::bytea), '1', 'sp_child', 'default', 'svc', 'bot:many', 'token:often', id,
@@ -144,6 +154,7 @@ describe("a filter of tokens with an index scans only the rows that it returns",
     [{ principal: "bot:few", profile: "rare", state: "DISABLED" as const }, 2],
     [{ hint: "sp_1", state: "DISABLED" as const }, 1],
     [{ ids: [oldestId(1), oldestId(9), oldestId(0)] }, 2],
+    [{ ids: [oldestId(1), oldestId(4)], role: "deployer" }, 1],
     [{ ids: [oldestId(1), oldestId(9)], states: ["DISABLED" as const] }, 1],
     [{ familyOf: oldestId(1) }, 1],
     [{ familyOf: oldestId(0) }, 0],
@@ -151,6 +162,7 @@ describe("a filter of tokens with an index scans only the rows that it returns",
     [{ parent: oldestId(7) }, 3],
     [{ tenant: undefined, createdBefore: T0 + 5 }, 4],
     [{ tenant: undefined, hint: "sp_17" }, 1],
+    [{ tenant: "acme", role: "deployer" }, 0],
     [{ tenant: undefined, familyOf: oldestId(1) }, 1],
     [{ tenant: undefined, parent: oldestId(7) }, 3],
   ] as const) {
@@ -181,6 +193,9 @@ describe("a filter of tokens without an index ends a page after a limited scan, 
     [{ createdBy: "token:rare", states: ["DISABLED" as const] }, oldest.slice(3)],
     [{ displayNamePrefix: "named" }, [oldest[2]!]],
     [{ displayNamePrefix: "NAMED" }, []],
+    [{ role: "deployer" }, oldest.slice(0, 2)],
+    [{ tenant: undefined, role: "deployer" }, oldest.slice(0, 2)],
+    [{ role: "unknown" }, []],
     [{ expiresBefore: T0 }, []],
     [{ tenant: undefined, principal: "bot:few" }, oldest],
   ] as const) {
@@ -243,6 +258,7 @@ describe("the preview of a bulk revocation", () => {
     [{ createdBy: "token:rare" }, 6],
     [{ principal: "bot:few" }, 5],
     [{ createdBefore: T0 + 5 }, 4],
+    [{ role: "deployer" }, 2],
     [{ hints: ["sp_1", "sp_2"], ids: ["tok_0000000000000000000003"], digests: [] }, 3],
   ] as const) {
     test(`scans only the rows that it returns: ${JSON.stringify(selection)}`, async () => {
