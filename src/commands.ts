@@ -78,7 +78,12 @@ export async function reconcileCommand(
     const onTrouble = () => {};
     const db = new Postgres({ url, shared, maxConnections: 1, applicationName: "sallyport-reconcile", onTrouble });
     try {
-      if (what.apply !== undefined) await applyLost(db, Number(decided));
+      if (what.apply !== undefined) {
+        await applyLost(db, Number(decided));
+        process.stdout.write(
+          `done; a disabled token stays disabled: "sallyport tokens update ID --enable" enables it\n`,
+        );
+      }
       if (what.dismiss !== undefined) await dismissLost(db, Number(decided), what.reason!);
       const lost = await listLost(db, what.all);
       for (const change of lost) process.stdout.write(`${lineOf(change)}\n`);

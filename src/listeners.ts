@@ -6,6 +6,7 @@ import type { DataCallers } from "./data-plane/data-caller.ts";
 import { DATA_SERVICES, openDataListener } from "./data-plane/open.ts";
 import type { Policies } from "./data-plane/policy.ts";
 import type { Clock } from "./domain/clock.ts";
+import type { Feed } from "./feed/server.ts";
 import type { Listener } from "./listen/listener.ts";
 import { loopUtilization, memoryInUse } from "./listen/load.ts";
 import type { TlsFiles } from "./listen/tls.ts";
@@ -26,6 +27,8 @@ export interface ListenerDeps {
   readonly denials: DenialAudit;
   readonly validate: Validate;
   readonly validateKnown: ValidateKnown;
+  readonly validateWithEntry: Validate;
+  readonly feed: Feed;
   readonly policies: Policies;
   readonly managers: Managers;
 }
@@ -89,6 +92,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
   try {
     const settings = config.listeners;
     const { clock, telemetry, validate, validateKnown, policies, callers, denials, managers } = deps;
+    const { validateWithEntry, feed } = deps;
     const ops = await openOpsListener({
       bind: settings.ops.bind,
       unixMode: settings.ops.unix_mode,
@@ -127,7 +131,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
       maxConnections: settings.data.max_connections,
       trust: trustsPeers(settings.data) ? "trusted" : "untrusted",
       callers: deps.dataCallers,
-      ...{ clock, telemetry, admission, validate, validateKnown, policies },
+      ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies },
       health: health.data,
     });
     opened.push(data);

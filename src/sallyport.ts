@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
 import { build } from "./build.ts";
-import { trustsPeers } from "./config/checks.ts";
+import { feedLimits, trustsPeers } from "./config/checks.ts";
 import { issuersOf } from "./config/issuers.ts";
 import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
@@ -13,6 +13,9 @@ import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { Secret } from "./domain/secret.ts";
 import { parseTokenString } from "./domain/token-string.ts";
+import { entryOf } from "./feed/entries.ts";
+import { FeedNames } from "./feed/names.ts";
+import { Feed } from "./feed/server.ts";
 import { type Listeners, openListeners } from "./listeners.ts";
 import { BulkRevoke } from "./management/bulk-revoke.ts";
 import { warnOfFirstAdmin } from "./management/first-admin-expiry.ts";
@@ -140,8 +143,13 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       readTimeoutMs: 400,
     },
   );
-  const follower = new Follower(
-    { log, freshness, lookup, reader, clock, timers, events: telemetry, newId: randomUUID, random: Math.random },
+  const names = new FeedNames();
+  const feed = new Feed(
+    { freshness, names, follower: () => follower, clock, timers, later: setImmediate, instanceId: randomUUID() },
+    { leaseMs: config.revocation.lease, ...feedLimits(config) },
+  );
+  const follower: Follower = new Follower(
+    { log, freshness, lookup, reader, clock, timers, events: telemetry, newId: randomUUID, random: Math.random, feed },
     {
       leaseMs: config.revocation.lease,
       pollMs: config.revocation.poll,
@@ -280,6 +288,11 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       denials: new DenialAudit({ audit, clock, events: telemetry }),
       validate: validateWith(validation("data")),
       validateKnown: validateKnownWith(validation("data")),
+      validateWithEntry: validateWith({
+        ...validation("data"),
+        entryOf: (found, verdict) => entryOf({ freshness, names, clock }, found, verdict),
+      }),
+      feed,
       policies,
       managers: {
         tokens,
@@ -320,6 +333,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const gauges = setInterval(() => {
     telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
     telemetry.cacheEntries("l1", lookup.entries);
+    telemetry.feedClients(feed.leased(clock.mono()));
     for (const { issuer, seconds } of sessions?.ages() ?? []) telemetry.keysAge(issuer, seconds);
     listeners.serving(reasons().length === 0);
   }, 250).unref();

@@ -19,6 +19,7 @@ const COMPOSITION = [
   "config/",
   "validation/",
   "revocation/",
+  "feed/",
   "management/",
   "postgres/",
   "redis/",
@@ -37,7 +38,7 @@ const COMPOSITION = [
 ];
 
 /** The core, from the base up. Each folder sees those before it. */
-const CORE = ["domain/", "telemetry/", "validation/", "revocation/", "management/"];
+const CORE = ["domain/", "telemetry/", "validation/", "revocation/", "feed/", "management/"];
 const below = (folder: string) => CORE.slice(0, CORE.indexOf(folder) + 1);
 /** The folders that every listener's own folder sees. */
 const TRANSPORT = [...CORE, "gen/", "rpc/", "listen/", "http2/"];
@@ -52,6 +53,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "revocation/": room(below("revocation/"), []),
   // A client of another instance: the only place outside `cli/` that calls a listener.
   "revocation/canary-peer.ts": room(["config/", "domain/"], ["node:http", "node:https", "node:fs"]),
+  "feed/": room(below("feed/"), ["node:crypto"]),
   "management/": room(below("management/"), ["node:crypto"]),
   "postgres/": room(
     [...CORE, "postgres/"],

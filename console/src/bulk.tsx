@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { Dialog, EffectText, Elapsed, Field, Foreign, Note, nameOf, Problem, State } from "./parts.tsx";
-import { changes, go, me, note, now, tenant } from "./state.ts";
+import { changes, go, me, note, now } from "./state.ts";
 import { holdsToken, stampOf } from "./text.ts";
 import { type Failure, failureOf, surely, tokens } from "./wire.ts";
 
@@ -13,8 +13,15 @@ interface Preview {
 }
 
 /** Revokes many: by ticks or by selectors. First a count and the first rows, then the count typed by hand. */
-export function Bulk(props: { path: string; ids: readonly string[] | undefined; onClose: (didIt: boolean) => void }) {
-  const { path, ids, onClose } = props;
+export function Bulk(props: {
+  path: string;
+  tenant: string;
+  ids: readonly string[] | undefined;
+  onClose: (didIt: boolean) => void;
+}) {
+  const { path, onClose } = props;
+  // As they were when the dialog opened: what is selected may change behind it, and no ids would mean every token.
+  const [{ tenant, ids }] = useState(props);
   const [form, setForm] = useState({ principal: "", profile: "", createdBy: "" });
   const [reason, setReason] = useState("");
   const [preview, setPreview] = useState<Preview | undefined>(undefined);
@@ -29,7 +36,7 @@ export function Bulk(props: { path: string; ids: readonly string[] | undefined; 
   // A whole principal is one cut, which has no time of its own.
   const isCut = ids === undefined && form.principal !== "" && form.profile === "" && form.createdBy === "";
   const request = (at: Preview["at"]) => ({
-    tenant: tenant.value === "-" ? "" : tenant.value,
+    tenant,
     ...selector,
     ...(!isCut && { createdBefore: at }),
   });
@@ -50,8 +57,7 @@ export function Bulk(props: { path: string; ids: readonly string[] | undefined; 
       const at = stampOf(now());
       const { revokedCount, matchedIds } = await tokens.revokeTokens({ ...request(at), dryRun: true });
       const first = matchedIds.slice(0, 50);
-      const { tokens: rows } =
-        first.length === 0 ? { tokens: [] } : await tokens.listTokens({ tenant: request(at).tenant, ids: first });
+      const { tokens: rows } = first.length === 0 ? { tokens: [] } : await tokens.listTokens({ tenant, ids: first });
       const own =
         ids === undefined && mine !== ""
           ? await tokens.revokeTokens({ ...request(at), ids: [mine], dryRun: true })
@@ -77,13 +83,12 @@ export function Bulk(props: { path: string; ids: readonly string[] | undefined; 
       onClose(true);
       go(path);
     });
+  const count = preview?.count ?? ids?.length ?? 0;
   const ready = preview !== undefined && typed.trim() === String(preview.count) && (!preview.hitsMe || meToo);
   return (
     <Dialog
-      title={
-        ids === undefined ? "Revoke many tokens" : `Revoke ${ids.length} selected token${ids.length === 1 ? "" : "s"}`
-      }
-      text={`In ${tenant.value}. They are refused everywhere, at once and for good.`}
+      title={ids === undefined ? "Revoke many tokens" : `Revoke ${count} selected token${count === 1 ? "" : "s"}`}
+      text={`In ${tenant}. They are refused everywhere, at once and for good.`}
       onClose={() => busy || onClose(false)}
       onSubmit={() => {
         if (busy || secret) return;
@@ -159,6 +164,9 @@ export function Bulk(props: { path: string; ids: readonly string[] | undefined; 
             <strong>
               {preview.count} token{preview.count === 1 ? "" : "s"} would be revoked.
             </strong>
+            {ids !== undefined &&
+              preview.count < ids.length &&
+              ` Of the ${ids.length} selected, ${ids.length - preview.count} ended before.`}
             {preview.count > preview.rows.length && preview.rows.length > 0 && ` The first ${preview.rows.length}:`}
           </p>
           {preview.rows.length > 0 && (

@@ -2,9 +2,9 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useLoad } from "./load.ts";
 import { Dialog, Elapsed, Field, Icon, Note, Problem, Segments } from "./parts.tsx";
 import { reveal } from "./reveal.tsx";
-import { changes, go, href, may, me, now, tenant } from "./state.ts";
-import { DAY, holdsToken, longTimeText, millis, spanText, stampOf } from "./text.ts";
-import { type Failure, failureOf, principals, surely, tokens } from "./wire.ts";
+import { changes, go, homeTenant, href, making, may, me, now, tenant } from "./state.ts";
+import { DAY, holdsToken, longTimeText, millis, spanText, stampOf, words } from "./text.ts";
+import { type Failure, failureOf, principals, tokens } from "./wire.ts";
 
 const TYPES = [
   ["user", "A person"],
@@ -16,11 +16,10 @@ type Type = (typeof TYPES)[number][0];
 /** A repeat with the same request id gets the first answer for ten minutes. */
 const REPEATABLE_MS = 600_000;
 
-const words = (text: string) => text.split(/[\s,]+/).filter((word) => word !== "");
-
 export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }) {
   const info = me.value!;
   const own = info.caller!.principal;
+  const where = mine ? homeTenant() : tenant.value;
   const creatable = info.profiles.filter(({ canCreate }) => canCreate);
   const types = TYPES.filter(([type]) => creatable.some(({ principalTypes }) => principalTypes.includes(type)));
   const [type, setType] = useState<Type>((mine ? own.split(":")[0] : types[0]![0]) as Type);
@@ -37,7 +36,7 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
   const [failure, setFailure] = useState<Failure | undefined>(undefined);
   const [busy, setBusy] = useState(false);
   const form = {
-    tenant: tenant.value,
+    tenant: where,
     profile: profile?.name ?? "",
     principal,
     displayName,
@@ -64,9 +63,9 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
   const end = expiry === "never" ? undefined : expiry === "date" ? Date.parse(`${date}T00:00`) : now() + ttl;
 
   const full = principal.includes(":") || principal === "" ? principal : `${type}:${principal}`;
-  const known = useLoad(`principals|${tenant.value}|${type}`, async (signal) =>
+  const known = useLoad(`principals|${where}|${type}`, async (signal) =>
     may("sallyport.principals.write")
-      ? (await principals.listPrincipals({ tenant: tenant.value, type, pageSize: 100 }, { signal })).principals
+      ? (await principals.listPrincipals({ tenant: where, type, pageSize: 100 }, { signal })).principals
       : [],
   );
   const owner = known.data?.find(({ name }) => name === full);
@@ -99,7 +98,7 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
     if (asked.current?.text !== text) asked.current = { id: crypto.randomUUID(), text, at: Date.now() };
     const { id: requestId } = asked.current;
     try {
-      const response = await surely(() =>
+      const call = () =>
         tokens.createToken({
           tenant: form.tenant,
           profile: form.profile,
@@ -119,12 +118,13 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
           allowedCidrs: words(more.allowed_cidrs),
           notBeforeTime: more.not_before_time === "" ? undefined : stampOf(Date.parse(more.not_before_time)),
           requestId,
-        }),
-      );
-      const { id } = response.token!;
-      onClose();
-      reveal(response, () => go(`/tokens/${id}`));
-      changes.value++;
+        });
+      await making(requestId, call, (response) => {
+        const { id } = response.token!;
+        onClose();
+        reveal(response, () => go(`/tokens/${id}`));
+        changes.value++;
+      });
     } catch (error) {
       setFailure(failureOf(error));
       setBusy(false);
@@ -136,7 +136,7 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
   return (
     <Dialog
       title="New token"
-      text={`In ${tenant.value}. You will see the token once, after it is created.`}
+      text={`In ${where}. You will see the token once, after it is created.`}
       onClose={() => busy || onClose()}
       onSubmit={submit}
       foot={

@@ -2,10 +2,9 @@ import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { Dialog, EffectText, Elapsed, Field, Note, nameOf, Problem } from "./parts.tsx";
 import { changes, note } from "./state.ts";
-import { holdsToken, visible } from "./text.ts";
+import { holdsToken, visible, words } from "./text.ts";
 import { type Failure, failureOf, surely, tokens } from "./wire.ts";
 
-const words = (text: string) => text.split(/[\s,]+/).filter((word) => word !== "");
 const FIELDS = [
   ["display_name", "Name", ""],
   ["description", "Description", ""],

@@ -1,14 +1,18 @@
-import { signal } from "@preact/signals";
+import { effect, signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { Dialog, Foreign, Icon, Moment, When } from "./parts.tsx";
+import { hold, me } from "./state.ts";
 
 /** The one place that holds a new token string. It is in no state of a component, so that forgetting it here is enough. */
 let secret: string | undefined;
+let release = () => {};
 const shown = signal<{ readonly token: Token; readonly done: () => void } | undefined>(undefined);
 
 /** Takes the string out of a response, and shows it in a dialog of its own. */
 export function reveal(response: { token?: Token; tokenString: string }, done: () => void = () => {}): void {
+  forget();
+  release = hold();
   secret = response.tokenString;
   response.tokenString = "";
   shown.value = { token: response.token!, done };
@@ -16,8 +20,11 @@ export function reveal(response: { token?: Token; tokenString: string }, done: (
 
 function forget(): void {
   secret = undefined;
+  release();
 }
-addEventListener("pagehide", () => {
+// The next person must not see it.
+effect(() => {
+  if (me.value !== undefined) return;
   forget();
   shown.value = undefined;
 });
@@ -36,10 +43,7 @@ function RevealDialog({ token, done }: { token: Token; done: () => void }) {
     const hint = document.createElement("b");
     hint.textContent = token.hint;
     output.append(hint, (secret ?? "").slice(token.hint.length));
-    return () => {
-      output.replaceChildren();
-      forget();
-    };
+    return () => output.replaceChildren();
   }, []);
   const copy = async () => {
     try {
@@ -63,9 +67,9 @@ function RevealDialog({ token, done }: { token: Token; done: () => void }) {
   const finish = () => {
     if (!stored) return;
     place.current?.replaceChildren();
-    forget();
     shown.value = undefined;
     done();
+    forget();
   };
   return (
     <Dialog

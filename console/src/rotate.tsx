@@ -2,9 +2,9 @@ import { useRef, useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { Dialog, EffectText, Elapsed, Note, nameOf, Problem, Segments } from "./parts.tsx";
 import { reveal } from "./reveal.tsx";
-import { changes, go, note, now } from "./state.ts";
+import { changes, go, making, me, note, now, succeed } from "./state.ts";
 import { DAY, spanText, stampOf, timeText } from "./text.ts";
-import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+import { type Failure, failureOf, tokens } from "./wire.ts";
 
 const OVERLAPS = [
   ["0", "None"],
@@ -26,17 +26,20 @@ export function Rotate({ token, onClose }: { token: Token; onClose: () => void }
     if (asked.current?.overlap !== overlap) asked.current = { id: crypto.randomUUID(), overlap };
     const requestId = asked.current.id;
     try {
-      const response = await surely(() => tokens.rotateToken({ id: token.id, overlap: stampOf(ms), requestId }));
-      const { id } = response.token!;
-      note(
-        id,
-        <Note kind="ok" live>
-          {response.effect && <EffectText of={response.effect} verb="Rotated" />}
-        </Note>,
-      );
-      onClose();
-      reveal(response, () => go(`/tokens/${id}`));
-      changes.value++;
+      const call = () => tokens.rotateToken({ id: token.id, overlap: stampOf(ms), requestId });
+      await making(requestId, call, (response) => {
+        const { id } = response.token!;
+        if (token.id === me.value?.caller?.tokenId) succeed(id, response.tokenString);
+        note(
+          id,
+          <Note kind="ok" live>
+            {response.effect && <EffectText of={response.effect} verb="Rotated" />}
+          </Note>,
+        );
+        onClose();
+        reveal(response, () => go(`/tokens/${id}`));
+        changes.value++;
+      });
     } catch (error) {
       setFailure(failureOf(error));
       setBusy(false);

@@ -4,8 +4,8 @@ import { InstanceState } from "../gen/sallyport/v1/server_info_pb.ts";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { useLoad } from "./load.ts";
 import { Foreign, Gate, Icon, Note, State } from "./parts.tsx";
-import { go, href, may, me, route, settings, signOut, tenant } from "./state.ts";
-import { findToken, holdsToken, millis, waitText } from "./text.ts";
+import { go, href, isSecret, may, me, route, settings, signOut, tenant } from "./state.ts";
+import { findToken, millis, waitText } from "./text.ts";
 import { failureOf, info, tenants, tokens } from "./wire.ts";
 
 type IconName = Parameters<typeof Icon>[0]["name"];
@@ -158,7 +158,8 @@ function TenantPicker() {
   );
 }
 
-type Found = { readonly said: string; readonly token?: Token } | undefined;
+type Found = { readonly said: string; readonly sent: string; readonly token?: Token } | undefined;
+const KEPT = "The text was not sent and is gone from the field.";
 
 /** Searches. A token string that somebody pastes is taken out of the field at once, and never sent. */
 function Find() {
@@ -173,24 +174,27 @@ function Find() {
     addEventListener("keydown", focus);
     return () => removeEventListener("keydown", focus);
   }, []);
-  const one = async (request: { hint?: string; ids?: string[] }) => {
+  const one = async (request: { hint?: string; ids?: string[] }, sent = "") => {
     const where = may("sallyport.operator") ? "-" : "";
-    setFound({ said: "Looking…" });
+    setFound({ said: "Looking…", sent });
     try {
       const [token] = (await tokens.listTokens({ tenant: where, ...request })).tokens;
-      if (token === undefined) return setFound({ said: "Unknown here." });
-      setFound({ said: "Known here.", token });
+      if (token === undefined) return setFound({ said: "Unknown here.", sent });
+      setFound({ said: "Known here.", sent, token });
     } catch (error) {
-      setFound({ said: failureOf(error).title });
+      setFound({ said: `${failureOf(error).title}.`, sent });
     }
   };
   const lookAt = (text: string): boolean => {
     const find = findToken(text);
-    if (find.kind === "no token") return false;
+    if (find.kind === "no token" && !isSecret(text)) return false;
     field.current!.value = "";
-    if (find.kind === "foreign") setFound({ said: "Not a Sallyport token." });
-    else if (find.kind === "damaged") setFound({ said: "Wrong checksum: a part is missing or mistyped." });
-    else void one(find.kind === "hint" ? { hint: find.hint } : { ids: [find.id] });
+    if (find.kind === "no token") setFound({ said: "This looks like a secret, or a part of one.", sent: KEPT });
+    else if (find.kind === "foreign") setFound({ said: "Not a Sallyport token.", sent: KEPT });
+    else if (find.kind === "damaged") setFound({ said: "Wrong checksum: a part is missing or mistyped.", sent: KEPT });
+    else if (find.kind === "hint")
+      void one({ hint: find.hint }, "Only its hint was sent; the text is gone from the field.");
+    else void one({ ids: [find.id] }, "Only its id was sent; the text is gone from the field.");
     return true;
   };
   const submit = (event: Event) => {
@@ -214,14 +218,14 @@ function Find() {
         placeholder="Search, or paste a token you found"
         autocomplete="off"
         spellcheck={false}
-        onInput={(event) => holdsToken(event.currentTarget.value) && lookAt(event.currentTarget.value)}
+        onInput={(event) => lookAt(event.currentTarget.value)}
       />
       <kbd aria-hidden="true">Ctrl K</kbd>
       <div class={found === undefined ? "found empty" : "found"} role="status">
         {found !== undefined && (
           <>
             <p>
-              <strong>{found.said}</strong> The text was not sent and is gone from the field.
+              <strong>{found.said}</strong> {found.sent}
             </p>
             {found.token !== undefined && (
               <p>

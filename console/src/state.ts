@@ -1,7 +1,7 @@
 import { computed, signal } from "@preact/signals";
 import type { GetServerInfoResponse } from "../gen/sallyport/v1/server_info_pb.ts";
-import { millis } from "./text.ts";
-import { forgetCredential, info, keepCredential, whenRefused } from "./wire.ts";
+import { looksSecret, millis } from "./text.ts";
+import { failureOf, forgetCredential, info, keepCredential, surely, whenRefused } from "./wire.ts";
 
 export interface Settings {
   readonly version: string;
@@ -25,6 +25,16 @@ export const notes = signal<ReadonlyMap<string, unknown>>(new Map());
 
 export const permissions = computed(() => new Set(me.value?.caller?.permissions));
 export const may = (permission: string) => permissions.value.has(permission);
+
+/** The caller's own tenant, whatever tenant the pages show. */
+export const homeTenant = () => me.value?.caller?.tenant || "default";
+
+/** True for a text that must not be sent, nor be kept in an address. */
+export const isSecret = (text: string) =>
+  looksSecret(
+    text,
+    (me.value?.profiles ?? []).map(({ prefix }) => prefix),
+  );
 
 let skew = 0;
 /** The server's time now. */
@@ -53,10 +63,65 @@ export function signOut(why = ""): void {
   me.value = undefined;
   tenant.value = "";
   notes.value = new Map();
-  ended.value = why;
+  ended.value = unseen.size === 0 ? why : `${why} A token may exist that nobody has seen. Look for it and revoke it.`;
+  unseen.clear();
+  refused = false;
 }
 
-whenRefused(() => signOut("Your token no longer works. Sign in again."));
+/** What may have made a token whose string did not come, by request id. */
+const unseen = new Set<string>();
+let holds = 0;
+let refused = false;
+
+/** Puts off a sign-out that nobody asked for, so that no new string is lost with the page. Returns what ends it. */
+export function hold(): () => void {
+  let over = false;
+  holds++;
+  return () => {
+    if (over) return;
+    over = true;
+    if (--holds === 0 && refused) refuse();
+  };
+}
+
+/** Makes a token, and gives the answer to `take` before a sign-out can come between. */
+export async function making<T>(requestId: string, call: () => Promise<T>, take: (answer: T) => void): Promise<void> {
+  const release = hold();
+  let unsure = unseen.has(requestId);
+  unseen.add(requestId);
+  const attempt = () =>
+    call().catch((error) => {
+      unsure ||= failureOf(error).unsure;
+      throw error;
+    });
+  try {
+    take(await surely(attempt));
+    unsure = false;
+  } finally {
+    if (!unsure) unseen.delete(requestId);
+    release();
+  }
+}
+
+/** The caller's own token was rotated: from here on the page sends its successor. */
+export function succeed(id: string, tokenString: string): void {
+  keepCredential(tokenString);
+  refused = false;
+  const { caller } = me.value!;
+  me.value = { ...me.value!, caller: { ...caller!, tokenId: id } };
+  info.getServerInfo({}).then(
+    (answer) => {
+      me.value = answer;
+    },
+    () => undefined,
+  );
+}
+
+function refuse(): void {
+  if (holds > 0) refused = true;
+  else signOut("Your token no longer works. Sign in again.");
+}
+whenRefused(refuse);
 
 const touch = () => {
   used = Date.now();
@@ -65,7 +130,7 @@ for (const event of ["pointerdown", "keydown", "wheel"])
   addEventListener(event, touch, { capture: true, passive: true });
 const checkIdle = () => {
   const limit = settings.value?.idleTimeout ?? 900;
-  if (me.value !== undefined && Date.now() - used >= limit * 1000) {
+  if (me.value !== undefined && holds === 0 && Date.now() - used >= limit * 1000) {
     signOut("You were signed out because the page was not used for a while.");
   }
 };

@@ -80,6 +80,36 @@ export function holdsToken(text: string): boolean {
   return found;
 }
 
+/** What other programs call their secrets, and the words that stand before one. */
+const KNOWN =
+  /\b(?:gh[opsur]_|github_pat_|glpat-|xox[abeprs]-|sk-|[rs]k_(?:live|test)_|whsec_|npm_|pypi-|hf_|dop_v1_|shpat_|AIza)(?=[\w-]*\d)[\w-]{16,}|\bA[KS]IA[0-9A-Z]{12,}|-----BEGIN |\b[Bb](?:earer|asic) (?=\S*\d)\S{16,}/;
+/** A principal, an actor or a target: what follows the colon may look like anything. */
+const NAMED = /^(?:user|bot|service|org|token|session|mtls|tenant|principal|role):/;
+const ID = /^(?:tok_[0-9A-Za-z]{22}|[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{9}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$/;
+
+/**
+ * True for every text that may be a credential: also a token that was cut short, the secret of another program, and a
+ * long text that no person would choose as a name. `prefixes` are those of the profiles.
+ */
+export function looksSecret(text: string, prefixes: readonly string[]): boolean {
+  const short = prefixes.some((prefix) => new RegExp(`(?<![0-9A-Za-z])${prefix}_[0-9A-Za-z]{10,}`).test(text));
+  const found = short || holdsToken(text) || KNOWN.test(text) || (!NAMED.test(text) && isRandom(text));
+  flush();
+  return found;
+}
+
+/** True if letters, capitals and digits follow each other as they do in no word. */
+function isRandom(text: string): boolean {
+  return (text.match(/[0-9A-Za-z+/=_.~-]{24,}/g) ?? []).some((run) => {
+    if (ID.test(run)) return false;
+    const turns = run.match(/[a-z](?=[0-9A-Z])|[A-Z](?=[0-9a-z])|[0-9](?=[A-Za-z])/g)?.length ?? 0;
+    return turns >= (/[0-9]/.test(run) ? 5 : run.length * 0.45);
+  });
+}
+
+/** The parts of a list that somebody typed. */
+export const words = (text: string) => text.split(/[\s,]+/).filter((word) => word !== "");
+
 /** The browser keeps the last text that a pattern was tried on. */
 function flush(): void {
   /x/.test("x");

@@ -5,8 +5,8 @@ import { Create } from "./create.tsx";
 import { useLoad } from "./load.ts";
 import { Empty, Foreign, Icon, nameOf, Reading, Scopes, State, When } from "./parts.tsx";
 import { Revoke } from "./revoke.tsx";
-import { go, href, may, me, notes, now, route, tenant } from "./state.ts";
-import { DAY, dateText, holdsToken, millis, stampOf, zoneText } from "./text.ts";
+import { go, homeTenant, href, isSecret, may, me, notes, now, route, tenant } from "./state.ts";
+import { DAY, dateText, millis, stampOf, zoneText } from "./text.ts";
 import { tokens } from "./wire.ts";
 
 const VIEWS = [
@@ -33,7 +33,7 @@ const CREATED = [
 ] as const;
 
 /** The request of a list: its named view, its filters. */
-function requestOf(query: URLSearchParams, own: string | undefined, at: number) {
+function requestOf(query: URLSearchParams, own: string | undefined, tenant: string, at: number) {
   const view = query.get("view") ?? "";
   const state = query.get("state") ?? "";
   const created = Number(query.get("created"));
@@ -48,7 +48,7 @@ function requestOf(query: URLSearchParams, own: string | undefined, at: number) 
             ? []
             : LIVE;
   return {
-    tenant: own === undefined ? tenant.value : "",
+    tenant,
     principal: own ?? query.get("principal") ?? "",
     profile: query.get("profile") ?? "",
     createdBy: query.get("by") ?? "",
@@ -67,7 +67,8 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
   const [ticked, setTicked] = useState<ReadonlyMap<string, Token>>(new Map());
   const [dialog, setDialog] = useState<"create" | "many" | "ticked" | Token | undefined>(undefined);
   const own = mine ? me.value!.caller!.principal : undefined;
-  const key = `${mine}|${tenant.value}|${query}`;
+  const where = mine ? homeTenant() : tenant.value;
+  const key = `${mine}|${where}|${query}`;
   useEffect(() => {
     setPages([""]);
     setTicked(new Map());
@@ -76,19 +77,20 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
   const at = useMemo(now, [key]);
   const pageToken = pages.at(-1)!;
   const list = useLoad(`${key}|${pageToken}`, (signal) =>
-    tokens.listTokens({ ...requestOf(query, own, at), pageToken }, { signal }),
+    tokens.listTokens({ ...requestOf(query, own, where, at), pageToken }, { signal }),
   );
   const path = mine ? "/mine" : "/tokens";
   const set = (name: string, value: string) => {
-    if (holdsToken(value)) return;
     const next = Object.fromEntries(query);
     delete next["new"];
     go(path, { ...next, [name]: value });
   };
   const filtered = [...query.keys()].some((name) => name !== "new");
-  const creatable = me.value!.profiles.some(({ canCreate }) => canCreate) && tenant.value !== "-";
+  const creatable = me.value!.profiles.some(({ canCreate }) => canCreate) && where !== "-";
   const revocable = mine || may("sallyport.tokens.revoke");
-  const title = mine ? "My tokens" : tenant.value === "-" ? "All tokens of all tenants" : "All tokens";
+  // A request revokes the tokens of one tenant.
+  const tickable = revocable && where !== "-";
+  const title = mine ? "My tokens" : where === "-" ? "All tokens of all tenants" : "All tokens";
   const view = query.get("view") ?? "";
   const done = notes.value.get(path);
   const tick = (token: Token, on: boolean) => {
@@ -102,7 +104,7 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
       <div class="title">
         <h1>{title}</h1>
         <div class="actions">
-          {revocable && !mine && tenant.value !== "-" && (
+          {tickable && !mine && (
             <button type="button" onClick={() => setDialog("many")}>
               Revoke many…
             </button>
@@ -180,7 +182,7 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
                   <caption class="hidden">{title}, newest first</caption>
                   <thead role="rowgroup">
                     <tr role="row">
-                      {revocable && (
+                      {tickable && (
                         <th role="columnheader" class="tick">
                           <input
                             type="checkbox"
@@ -208,7 +210,7 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
                   <tbody role="rowgroup">
                     {rows.map((row) => (
                       <tr key={row.id} role="row">
-                        {revocable && (
+                        {tickable && (
                           <td role="cell" class="tick">
                             <input
                               type="checkbox"
@@ -226,7 +228,7 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
                         </td>
                         <td role="cell" data-name="Principal">
                           <Foreign text={row.principal} />
-                          {tenant.value === "-" && !mine && <span class="sub">{row.tenant}</span>}
+                          {where === "-" && <span class="sub">{row.tenant}</span>}
                         </td>
                         <td role="cell" class={row.scopes.length === 0 ? "wide" : ""}>
                           <Scopes of={row.scopes} />
@@ -262,7 +264,10 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
                 </table>
               </div>
               <div class="foot">
-                <span>50 per page, newest first. Times in {zoneText()}.</span>
+                <span>
+                  50 per page, newest first. Times in {zoneText()}.
+                  {where === "-" && revocable && " Choose one tenant to select several."}
+                </span>
                 <span class="actions">
                   <button
                     type="button"
@@ -288,6 +293,7 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
       {(dialog === "many" || dialog === "ticked") && (
         <Bulk
           path={path}
+          tenant={where}
           ids={dialog === "ticked" ? [...ticked.keys()] : undefined}
           onClose={(didIt) => {
             setDialog(undefined);
@@ -340,9 +346,12 @@ export function Typed({ name, label, query, set }: FilterProps) {
         autocomplete="off"
         spellcheck={false}
         onInput={(event) => {
-          if (holdsToken(event.currentTarget.value)) event.currentTarget.value = "";
+          const field = event.currentTarget;
+          const secret = isSecret(field.value);
+          if (secret) field.value = "";
+          field.placeholder = secret ? "A secret? It was not sent" : label;
         }}
-        onChange={(event) => set(name, event.currentTarget.value.trim())}
+        onChange={(event) => isSecret(event.currentTarget.value) || set(name, event.currentTarget.value.trim())}
       />
     </label>
   );

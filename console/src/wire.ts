@@ -9,14 +9,19 @@ import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 
 /** The credential, in the memory of this page and nowhere else. */
 let credential: string | undefined;
+/** Ends with the session: what was asked in it is neither answered nor repeated in the next one. */
+let session = new AbortController();
 let onRefused = (): void => {};
 
+/** Of a new session, or the next one of this session. */
 export function keepCredential(token: string): void {
   credential = token;
 }
 
 export function forgetCredential(): void {
   credential = undefined;
+  session.abort();
+  session = new AbortController();
 }
 
 /** Calls `listener` when the server no longer knows the credential. */
@@ -26,9 +31,12 @@ export function whenRefused(listener: () => void): void {
 
 const bearing: Interceptor = (next) => async (req) => {
   const sent = credential;
+  const { signal } = session;
   if (sent !== undefined) req.header.set("authorization", `Bearer ${sent}`);
   try {
-    return await next(req);
+    const answer = await next({ ...req, signal: AbortSignal.any([req.signal, signal]) });
+    signal.throwIfAborted();
+    return answer;
   } catch (error) {
     if (sent !== undefined && sent === credential && ConnectError.from(error).code === Code.Unauthenticated)
       onRefused();
@@ -78,6 +86,17 @@ const TITLES: Readonly<Partial<Record<Code, string>>> = {
   [Code.Aborted]: "Somebody changed it meanwhile",
 };
 
+/** What an answer means that is not from Sallyport, by its HTTP status: something before it spoke. */
+const STRANGE: Readonly<Record<string, readonly [title: string, text: string]>> = {
+  403: ["You may not do this", "Something between this page and Sallyport refused the request."],
+  429: ["Too much at once", "Wait a little, then try again."],
+  502: [
+    "The server does not answer",
+    "Something between this page and Sallyport cannot reach it. Wait a little, then try again.",
+  ],
+  503: ["The server does not answer", "It starts, stops or is overloaded. Wait a little, then try again."],
+};
+
 /** Turns any error of a call into words. */
 export function failureOf(thrown: unknown): Failure {
   const error = ConnectError.from(thrown);
@@ -87,23 +106,22 @@ export function failureOf(thrown: unknown): Failure {
     .findDetails(BadRequestSchema)
     .flatMap(({ fieldViolations }) => fieldViolations.map(({ field, description }) => [field, description] as const));
   const silent = details === undefined;
+  const strange = silent ? STRANGE[/^HTTP (\d{3})/.exec(error.rawMessage)?.[1] ?? ""] : undefined;
   const offline = silent && !navigator.onLine;
   const unsure =
     reason === "OUTCOME_UNKNOWN" ||
     error.code === Code.Unavailable ||
     error.code === Code.DeadlineExceeded ||
     (silent && (error.code === Code.Unknown || error.code === Code.Internal || error.code === Code.Canceled));
+  const [title, text] = offline
+    ? ["You are offline", "The browser has no connection."]
+    : (strange ??
+      (silent && unsure
+        ? ["The server does not answer", "No answer came, or one that is not from Sallyport."]
+        : [TITLES[error.code] ?? "Something went wrong", error.rawMessage]));
   return {
-    title: offline
-      ? "You are offline"
-      : silent && unsure
-        ? "The server does not answer"
-        : (TITLES[error.code] ?? "Something went wrong"),
-    text: offline
-      ? "The browser has no connection."
-      : silent && unsure
-        ? "No answer came, or one that is not from Sallyport."
-        : error.rawMessage,
+    title,
+    text,
     reason,
     requestId: details?.metadata["request_id"] ?? "",
     fields: new Map(fields),
@@ -114,6 +132,7 @@ export function failureOf(thrown: unknown): Failure {
 
 /** Repeats a call that is safe to repeat after 0.5, 1 and 2 s while it is not known whether it happened. */
 export async function surely<T>(call: () => Promise<T>): Promise<T> {
+  const { signal } = session;
   for (const pause of [500, 1000, 2000]) {
     try {
       return await call();
@@ -121,6 +140,7 @@ export async function surely<T>(call: () => Promise<T>): Promise<T> {
       const { unsure, reason } = failureOf(error);
       if (!unsure || reason === "EFFECT_PENDING") throw error;
       await new Promise((resolve) => setTimeout(resolve, pause));
+      if (signal.aborted) throw error;
     }
   }
   return call();

@@ -7,6 +7,12 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   const { lease, poll } = config.revocation;
   if (poll * 1.2 + 500 >= lease)
     problems.push("revocation.poll: poll · 1.2 + 500ms must be less than revocation.lease");
+  if (config.feed.lease !== undefined && (config.feed.lease < 1 || config.feed.lease > lease)) {
+    problems.push("feed.lease: must be 1ms to revocation.lease, which bounds what a change waits for");
+  }
+  if ((config.feed.max_clients ?? 0) >= config.listeners.data.max_connections) {
+    problems.push("feed.max_clients: must be less than listeners.data.max_connections: each client has a connection");
+  }
   // The log keeps changes for ten minutes, so nothing may be cached for longer.
   if (config.cache.negative_ttl < 1 || config.cache.negative_ttl > config.cache.ttl) {
     problems.push("cache.negative_ttl: must be 1ms to cache.ttl");
@@ -87,6 +93,14 @@ function overlaps(one: string, other: string): boolean {
   }) as [{ host: string; port: number }, { host: string; port: number }];
   const everywhere = (host: string) => host === "0.0.0.0" || host === "[::]";
   return a.port === b.port && a.port !== 0 && (a.host === b.host || everywhere(a.host) || everywhere(b.host));
+}
+
+/** The settings of the change feed. Without them, its lease is no longer than the instance's, and it leaves connections. */
+export function feedLimits({ feed, revocation, listeners }: Config): { feedLeaseMs: number; maxClients: number } {
+  return {
+    feedLeaseMs: feed.lease ?? Math.min(1_300, revocation.lease),
+    maxClients: feed.max_clients ?? Math.min(500, listeners.data.max_connections >> 1),
+  };
 }
 
 /**

@@ -240,6 +240,12 @@ export const schema = z.strictObject({
     })
     .prefault({}),
   revocation: z.strictObject({ lease: duration.prefault("1500ms"), poll: duration.prefault("400ms") }).prefault({}),
+  feed: z
+    .strictObject({
+      lease: duration.optional(),
+      max_clients: z.number().int().min(0).max(10_000).optional(),
+    })
+    .prefault({}),
   limits: z
     .strictObject({
       mint_per_address_per_hour: z.number().int().min(0).default(10),

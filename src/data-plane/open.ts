@@ -1,6 +1,7 @@
 import type { Socket } from "node:net";
 import type { DescService } from "@bufbuild/protobuf";
 import type { Clock } from "../domain/clock.ts";
+import type { Feed } from "../feed/server.ts";
 import { Authorization } from "../gen/envoy/service/auth/v3/external_auth_pb.ts";
 import { TokenValidator } from "../gen/sallyport/v1/token_validator_pb.ts";
 import { ByteBudget } from "../http2/server/limits.ts";
@@ -22,6 +23,7 @@ import type { DataCallers } from "./data-caller.ts";
 import type { Policies } from "./policy.ts";
 import { dataRoutes } from "./routes.ts";
 import { ValidateTokenCodec } from "./validate-token.ts";
+import { WatchChangesCodec } from "./watch-changes.ts";
 
 export const DATA_SERVICES: readonly DescService[] = [TokenValidator, Authorization];
 
@@ -39,6 +41,9 @@ export interface DataListenerOptions {
   readonly admission: Admission;
   readonly validate: Validate;
   readonly validateKnown: ValidateKnown;
+  /** As `validate`, with an entry for a cache outside. */
+  readonly validateWithEntry: Validate;
+  readonly feed: Feed;
   readonly policies: Policies;
   readonly health: Health;
 }
@@ -66,7 +71,8 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
   };
   const routes = dataRoutes({
     ...common,
-    wire: new ValidateTokenCodec(validate, validateKnown),
+    wire: new ValidateTokenCodec(validate, validateKnown, options.validateWithEntry),
+    feed: new WatchChangesCodec(options.feed),
     health: options.health,
     checks: {
       ...common,
@@ -105,6 +111,8 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
   return {
     ...listener,
     async drain(graceMs) {
+      // Caches outside turn to another instance, and take their leases along.
+      options.feed.stop();
       // The built-in server drains first, because the listener destroys all remaining connections.
       await Promise.all([own.drain(graceMs), listener.drain(graceMs + 100)]);
     },

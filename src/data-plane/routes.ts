@@ -17,11 +17,13 @@ import { type CheckRoutesDeps, checkRoutes } from "./check/routes.ts";
 import type { DataCallers } from "./data-caller.ts";
 import { preparedReply } from "./prepared-reply.ts";
 import type { ValidateTokenCodec } from "./validate-token.ts";
+import type { WatchChangesCodec } from "./watch-changes.ts";
 
 export interface DataRoutesDeps {
   readonly clock: Clock;
   readonly callers: DataCallers;
   readonly wire: ValidateTokenCodec;
+  readonly feed: WatchChangesCodec;
   readonly health: Health;
   readonly admission: Admission;
   /** Returns the peer of a call's connection. */
@@ -35,6 +37,7 @@ export interface DataRoutesDeps {
 
 const VALIDATE = methodOf(TokenValidator.method.validateToken);
 const BATCH = methodOf(TokenValidator.method.batchValidateTokens);
+const WATCH = methodOf(TokenValidator.method.watchChanges);
 const HEALTH = methodOf(HealthDesc.method.check);
 
 const REFUSALS: Readonly<Record<Refusal, TransportFailure>> = {
@@ -67,6 +70,7 @@ export function dataRoutes(deps: DataRoutesDeps): Routes {
   const exact = new Map<string, UnaryRoute>([
     route(VALIDATE, validateHandler(deps)),
     route(BATCH, batchHandler(deps)),
+    route(WATCH, watchHandler(deps)),
     route(HEALTH, (message, call) => {
       try {
         return answer(call, healthBytes(deps.health, message, formOf(call)));
@@ -128,6 +132,21 @@ function batchHandler(deps: DataRoutesDeps): Handler {
       const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
       return answer(call, await deps.wire.batch(message, formOf(call), { deadline: call.deadline, reasons }));
     });
+  };
+}
+
+/** A long poll takes no slot of the listener's limits: the feed bounds how many wait. */
+function watchHandler(deps: DataRoutesDeps): Handler {
+  const answered = deps.answered(WATCH.name);
+  return async (message, call) => {
+    try {
+      await deps.callers.admit(deps.peerOf(call), credentialOf(call));
+      const reply = answer(call, await deps.feed.answer(message, formOf(call), call));
+      answered();
+      return reply;
+    } catch (error) {
+      return failure(deps, call, error);
+    }
   };
 }
 

@@ -35,6 +35,7 @@ interface ValidationContext extends Requirement, RequestContext {}
 
 export interface ValidateTokenQuery extends ValidationContext {
   readonly tokenString: string;
+  readonly wantEntry?: boolean;
 }
 
 /** The same, with the position of the token string's characters. */
@@ -63,25 +64,31 @@ const INVALID = new Encoded(
 export class ValidateTokenCodec {
   readonly #validate: Validate;
   readonly #known: ValidateKnown;
+  readonly #withEntry: Validate;
   /**
    * Answers to plain ALLOWs, kept from a token's second use on, since most tokens are used once and are not worth the
    * memory. An entry lives as long as the cached snapshot that it was made from.
    */
   readonly #allowed = new WeakMap<TokenSnapshot, Encoded | "once">();
 
-  /** `known` answers first if it can. Without it, every question goes to `validate`. */
-  constructor(validate: Validate, known: ValidateKnown = () => undefined) {
+  /**
+   * `known` answers first if it can. Without it, every question goes to `validate`; one of a cache outside goes to
+   * `withEntry`.
+   */
+  constructor(validate: Validate, known: ValidateKnown = () => undefined, withEntry: Validate = validate) {
     this.#validate = validate;
     this.#known = known;
+    this.#withEntry = withEntry;
   }
 
   /** Reads `message` before the first await, and does not keep it. */
   binary(message: Uint8Array, options: AskOptions): Encoded | Promise<Encoded> {
     const places = walk(message);
-    if (places !== undefined) checkBounds(places, "");
+    if (places === undefined) return this.#decoded(decode(message), options);
+    checkBounds(places, "");
     const answer =
-      (places && this.#known(message, places.from, places.to, places, places)) ??
-      this.#ask((places && questionAt(message, places)) ?? decode(message), options.deadline, "");
+      this.#known(message, places.from, places.to, places, places) ??
+      this.#ask(questionAt(message, places) ?? decode(message), options.deadline, "");
     if (answer instanceof Promise) return answer.then((later) => this.#encoded(later, options.reasons));
     return this.#encoded(answer, options.reasons);
   }
@@ -107,9 +114,18 @@ export class ValidateTokenCodec {
       : toBinary(BatchValidateTokensResponseSchema, response);
   }
 
+  /** A request that `walk` leaves to the full decoder. An answer with an entry is not kept, because the entry changes. */
+  #decoded(question: ValidateTokenQuery, { deadline, reasons }: AskOptions): Encoded | Promise<Encoded> {
+    const encoded = (answer: ValidationResult) =>
+      answer.entry === undefined ? this.#encoded(answer, reasons) : encode(answer, reasons);
+    const answer = this.#ask(question, deadline, "");
+    return answer instanceof Promise ? answer.then(encoded) : encoded(answer);
+  }
+
   #ask(question: ValidateTokenQuery, deadline: number, at: string): ValidationResult | Promise<ValidationResult> {
     checkBounds(question, at);
-    return this.#validate(question.tokenString, question, question, deadline);
+    const validate = question.wantEntry ? this.#withEntry : this.#validate;
+    return validate(question.tokenString, question, question, deadline);
   }
 
   #encoded(answer: ValidationResult, reasons: boolean): Encoded {
@@ -143,8 +159,8 @@ function encode(answer: ValidationResult, reasons: boolean): Encoded {
 }
 
 function questionOf(request: ValidateTokenRequest): ValidateTokenQuery {
-  const { tokenString, requiredScopes: scopes, audience } = request;
-  return { tokenString, scopes, audience, clientAddress: request.context?.clientAddress ?? "" };
+  const { tokenString, requiredScopes: scopes, audience, wantEntry } = request;
+  return { tokenString, scopes, audience, clientAddress: request.context?.clientAddress ?? "", wantEntry };
 }
 
 function decode(message: Uint8Array): ValidateTokenQuery {

@@ -222,10 +222,9 @@ export function judgeUpdate(
   if (change.scopes !== undefined) checkScopes(profile, caller, change.scopes);
   const end = endAfter(profile, asker.now, target, parent, change, after.scopes);
   const expire = end === undefined ? target.expireTime : end.expire;
-  const had = grantedScopes(target);
-  const granted = union(after.scopes, roles === undefined ? target.roleScopes : scopesOf(roles));
   const wider = {
-    scopes: !granted.every((scope) => coversAny(had, scope)),
+    // A role's scopes do not count: a token that made them its own would keep them when the role ends.
+    scopes: !after.scopes.every((scope) => coversAny(target.scopes, scope)),
     // A role gives what it will hold, too.
     roles: roles?.some(({ id }) => !target.roleIds.includes(id)) === true,
     audiences: !audiencesWithin(after.audiences, target.audiences),
@@ -255,6 +254,26 @@ export function judgeUpdate(
     throw exceeded("expire_time: must not be after the caller's own expiry");
   }
   return end;
+}
+
+/**
+ * RIGHTS_EXCEEDED if the caller may not give these scopes to a role. A role lasts, so only a caller without bounds gives
+ * it more. `role`: as it was, if it is not new.
+ */
+export function judgeRole(
+  { own }: Asker,
+  role: Pick<Role, "id" | "scopes"> | undefined,
+  scopes: readonly string[],
+): void {
+  if (own === undefined || scopes.every((scope) => coversAny(role?.scopes ?? [], scope))) return;
+  if (role !== undefined && own.roleIds.includes(role.id)) {
+    throw exceeded("role.scopes: a token cannot widen a role that it holds; another caller can");
+  }
+  if (isAdministrator({ scopes: effectiveScopes(own) })) return;
+  if (own.parent !== "") throw exceeded("role.scopes: a token that was minted by a token cannot widen roles");
+  if (own.expireTime !== undefined || own.audiences.length + own.allowedCidrs.length > 0) {
+    throw exceeded("role.scopes: a token with an expiry, audiences or networks cannot widen roles");
+  }
 }
 
 /** The end that a change sets. An unchanged expiry needs no check, except that a ceiling can shorten it. */

@@ -5,10 +5,13 @@ import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import { type Asker, effectiveScopes, type Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts";
+import { EVIDENCE, type EvidenceRow, HEAD, isProven, PROVEN } from "./evidence.ts";
 import type { Tx } from "./pool.ts";
 import { readRoles } from "./role-rows.ts";
 import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
 import { parentOf, readHeld } from "./token-rows.ts";
+
+const READ_PROVEN = { name: "sallyport-proven", text: `select ${EVIDENCE}, ${PROVEN} from ${HEAD}` };
 
 /** The object of a change: a principal, a role (by id), or a whole tenant. */
 export interface Target {
@@ -217,7 +220,9 @@ async function heldTokens(tx: Tx, ids: readonly string[]): Promise<ReadonlyMap<s
 
 /**
  * Reads the caller's own token, or the session's principal, and the roles of either, under their locks.
- * CALLER_UNAUTHENTICATED unless it is still good for the call. `locked`: the roles that this transaction locks.
+ * CALLER_UNAUTHENTICATED unless it is still good for the call. `locked`: the roles that this transaction locks. Every
+ * change that may widen rights comes through here, so here the epoch must be proven: what it lacks may have ended the
+ * caller, or whoever gets the rights.
  */
 export async function rereadCaller(
   tx: Tx,
@@ -225,6 +230,11 @@ export async function rereadCaller(
   now: number,
   locked: ReadonlySet<string>,
 ): Promise<Asker> {
+  const [state] = await tx.query<EvidenceRow & { proven: string | null }>(READ_PROVEN);
+  if (state === undefined || !isProven(state)) {
+    const text = "the database may lack changes of authority, so nothing that may widen rights is done";
+    throw new AppError("STORE_UNAVAILABLE", text, { retryAfterMs: 1000 });
+  }
   if ((await inactive(tx, placesOf(guard.callerPrincipal))).size > 0) throw gone();
   if (guard.callerTokenId === undefined) {
     const { ids, scopes } = guard.callerRoles ?? { ids: [], scopes: [] };

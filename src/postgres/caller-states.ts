@@ -17,7 +17,7 @@ export class PostgresCallerStates implements CallerStates {
   readonly #proven: ProvenReads;
 
   constructor(db: Postgres, followed: Followed) {
-    this.#proven = new ProvenReads(db, followed);
+    this.#proven = new ProvenReads(db, followed, true);
   }
 
   async callerStates(tenants: readonly string[], principal: string) {

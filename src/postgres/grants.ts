@@ -12,8 +12,10 @@ const FOLLOWING = [
   "rev_prove(text, bool)",
   "validator_ack(uuid, bytea, text, bigint)",
   "validator_describe(uuid, bytea, text, text)",
+  "validator_hold(uuid, bytea, text, bigint, int)",
   "validator_join(uuid, bytea, uuid, bytea, text, int, int, text[])",
   "validator_leave(uuid, bytea)",
+  "validator_replace(uuid, bytea, uuid, bytea, text, int, int, text[])",
 ];
 const KEEPING = [
   "canary_prune(int)",

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
-import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD } from "./evidence.ts";
+import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD, isProven, PROVEN } from "./evidence.ts";
 import type { Postgres, Text } from "./pool.ts";
 
 /** The epoch that this program follows. */
@@ -27,10 +27,13 @@ const PAUSE_MS = 100;
 export class ProvenReads {
   readonly #db: Pick<Postgres, "read">;
   readonly #followed: Followed;
+  readonly #admits: boolean;
 
-  constructor(db: Pick<Postgres, "read">, followed: Followed) {
+  /** `admits`: the rows decide whether somebody is let in, so the epoch must also lack no change of an earlier one. */
+  constructor(db: Pick<Postgres, "read">, followed: Followed, admits = false) {
     this.#db = db;
     this.#followed = followed;
+    this.#admits = admits;
   }
 
   /**
@@ -43,12 +46,15 @@ export class ProvenReads {
   ): Promise<{ rows: R[]; epoch: string }> {
     const { clock } = this.#followed;
     for (const until = clock.mono() + PATIENCE_MS; ; ) {
-      type Row = EvidenceRow & { here: true | null } & R;
+      type Row = EvidenceRow & { proven: string | null; here: true | null } & R;
       const sent = clock.mono();
       const applied = this.#followed.applied();
       const trusted = (all: readonly Row[]) => this.#proves(all[0], sent, applied);
       const rows = await this.#db.read<Row>(statement, values, timeoutMs, trusted);
-      if (trusted(rows)) return { rows: rows.filter(({ here }) => here), epoch: rows[0]!.epoch };
+      if (trusted(rows)) {
+        if (this.#admits && !isProven(rows[0]!)) throw unproven();
+        return { rows: rows.filter(({ here }) => here), epoch: rows[0]!.epoch };
+      }
       this.#followed.wake();
       if (clock.mono() >= until) {
         throw new AppError("STORE_UNAVAILABLE", "a standby, or another life of the database, answered", {
@@ -72,9 +78,14 @@ export class ProvenReads {
   }
 }
 
+function unproven(): AppError {
+  const text = "the database may lack changes of authority, so nobody is let in";
+  return new AppError("STORE_UNAVAILABLE", text, { retryAfterMs: 1000 });
+}
+
 /** A select with the evidence beside each of its rows. A select without rows still gives one row of evidence. */
 export function proving(select: string, order = ""): string {
-  return `select ${EVIDENCE}, found.*
+  return `select ${EVIDENCE}, ${PROVEN}, found.*
     from ${HEAD}
       left join (select true as here, sought.* from (${select}) sought) found on true ${order}`;
 }

@@ -52,7 +52,7 @@ type PollRow = StateRow & {
 };
 type MissingRow = StateRow & {
   readonly validators: number;
-  readonly missing: [id: string, bound: number, reaped: boolean, applied: number][];
+  readonly missing: [id: string, bound: number, reaped: boolean, applied: number, held: boolean][];
 };
 type ValidatorsRow = StateRow & { readonly rows: [id: string, bound: number, reaped: boolean, silent: number][] };
 
@@ -105,18 +105,21 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   async register(entry: Parameters<RevocationLog["register"]>[0]): Promise<boolean> {
-    const { old, me, epoch, boundMs, readerVersion, kids } = entry;
+    const { old, mark, me, epoch, boundMs, readerVersion, kids } = entry;
     const hash = createHash("sha256").update(this.#secretOf(me)).digest();
     const before = old === undefined ? [null, null] : this.#own(old);
     const { mode, version } = this.#options.about ?? { mode: "", version: "" };
     const values = [...before, me, hash, epoch, boundMs, readerVersion, kids, this.#secretOf(me), mode, version];
     // In any epoch: the next poll shows which.
-    const row = await one<EvidenceRow & { done: boolean }>(this.#polls, sql.REGISTER, values, REGISTER_MS);
+    const statement = mark ? sql.REPLACE : sql.REGISTER;
+    const row = await one<EvidenceRow & { done: boolean }>(this.#polls, statement, values, REGISTER_MS);
     return row.done;
   }
 
-  async ack(me: string, epoch: string, applied: number): Promise<void> {
-    await this.#must(this.#polls, epoch, sql.ACK, [...this.#own(me), epoch, applied]);
+  async ack(me: string, epoch: string, applied: number, clients?: number): Promise<void> {
+    const values = [...this.#own(me), epoch, applied];
+    if (clients === undefined) await this.#must(this.#polls, epoch, sql.ACK, values);
+    else await this.#must(this.#polls, epoch, sql.HOLD, [...values, clients]);
   }
 
   async deregister(me: string): Promise<void> {
@@ -131,7 +134,7 @@ export class PostgresRevocationLog implements RevocationLog {
       settled: row.settled ?? undefined,
       maxBoundMs: row.max_bound_ms,
       validators: row.validators,
-      missing: row.missing.map(([id, boundMs, reaped, appliedN]) => ({ id, boundMs, reaped, appliedN })),
+      missing: row.missing.map(([id, boundMs, reaped, appliedN, held]) => ({ id, boundMs, reaped, appliedN, held })),
     };
   }
 
@@ -180,8 +183,8 @@ export class PostgresRevocationLog implements RevocationLog {
     return { state: state as Redone["state"], late: late !== undefined };
   }
 
-  async prove(epoch: string, survivor: boolean): Promise<boolean> {
-    return this.#must<boolean>(this.#polls, epoch, sql.PROVE, [epoch, survivor]);
+  async prove(epoch: string, waited: boolean): Promise<boolean> {
+    return this.#must<boolean>(this.#polls, epoch, sql.PROVE, [epoch, waited]);
   }
 
   async draw(epoch: string): Promise<void> {

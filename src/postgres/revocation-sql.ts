@@ -57,15 +57,27 @@ from ${FROM} cross join (
  * $1 earlier row or null, $2 its secret, $3 new row, $4 hash of its secret, $5 epoch, $6 bound, $7 reader version, $8
  * kids, $9 the secret, $10 mode, $11 version.
  */
-export const REGISTER = writing(
-  "register",
-  `case when sallyport.validator_join($1::uuid, $2::bytea, $3::uuid, $4::bytea, $5::text, $6::int, $7::int, $8::text[])
-    then sallyport.validator_describe($3::uuid, $9::bytea, $10::text, $11::text) else false end`,
-  LOCAL,
-);
+export const REGISTER = registering("register", "validator_join");
+
+/** As REGISTER. The earlier row stays, marked as reaped. */
+export const REPLACE = registering("replace", "validator_replace");
+
+function registering(name: string, join: string): Statement {
+  const call = `case
+    when sallyport.${join}($1::uuid, $2::bytea, $3::uuid, $4::bytea, $5::text, $6::int, $7::int, $8::text[])
+    then sallyport.validator_describe($3::uuid, $9::bytea, $10::text, $11::text) else false end`;
+  return writing(name, call, LOCAL);
+}
 
 /** $1 own row, $2 its secret, $3 epoch, $4 position. */
 export const ACK = writing("ack", "sallyport.validator_ack($1::uuid, $2::bytea, $3::text, $4::bigint)", LAZY);
+
+/** $1 own row, $2 its secret, $3 epoch, $4 position, $5 caches that this process feeds. */
+export const HOLD = writing(
+  "hold",
+  "sallyport.validator_hold($1::uuid, $2::bytea, $3::text, $4::bigint, $5::int)",
+  LAZY,
+);
 
 export const DEREGISTER = writing("deregister", "sallyport.validator_leave($1::uuid, $2::bytea)", LAZY);
 
@@ -75,7 +87,8 @@ export const MISSING: Statement = {
   text: `
 select ${STATE}, (select count(*)::int from sallyport.validators) as validators, coalesce((
   select json_agg(json_build_array(v.id, v.bound_ms, v.reaped_at is not null,
-    case when v.epoch = $1 then v.applied_n else -1 end))
+    case when v.epoch = $1 then v.applied_n else -1 end,
+    v.clients > 0 and v.seen > clock_timestamp() - interval '500 ms'))
   from sallyport.validators v where not (v.epoch = $1 and v.applied_n >= coalesce($2::bigint, h.n))
 ), '[]') as missing
 from ${FROM}`,
@@ -126,7 +139,7 @@ select now.in_recovery, now.epoch, now.head_n, now.db_time,
   case when now.epoch = $1::text then sallyport.lost_redo() end as done from now`,
 };
 
-/** $1 epoch, $2 the process remembers an epoch before this one. */
+/** $1 epoch, $2 all leases of earlier epochs are over since the process saw this one. */
 export const PROVE = writing(
   "prove",
   "case when now.epoch = $1::text then sallyport.rev_prove($1::text, $2::bool) end",

@@ -1,5 +1,5 @@
 import { AppError } from "../domain/errors.ts";
-import { checkMayEnd } from "../domain/rights.ts";
+import { checkMayEnd, judgeRole } from "../domain/rights.ts";
 import type { Role } from "../domain/role.ts";
 import { fieldsOf } from "./audit-facts.ts";
 import { lockForLowering, lockForRaising } from "./caller-guard.ts";
@@ -14,22 +14,23 @@ const KNOWS_ROLES = 2;
 export async function createRole(tx: Tx, ...[role, guard, actor, made]: Args<"createRole">): Promise<Role | AppError> {
   await admitRoles(tx);
   const { id, tenant, name, description, scopes, administrative } = role;
-  await lockForRaising(tx, { tenant, role: id }, guard);
+  const asker = await lockForRaising(tx, { tenant, role: id }, guard);
   const found = await tx.query<{ state: string }>("select state from sallyport.tenants where id = $1", [tenant]);
   if (found[0] === undefined) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
   if (found[0].state !== "ACTIVE") throw new AppError("TENANT_SUSPENDED", "the tenant is suspended");
   const target = `role:${name}`;
+  // Others may have changed or deleted the role since an earlier run made it. That is no part of this call's answer.
+  if (made !== undefined && (await roleById(tx, made.id)) !== undefined) {
+    await audit(tx, actor, tenant, "role.create", target, "", { repeat: "true" });
+    return made;
+  }
+  judgeRole(asker, undefined, scopes);
   const [row] = await tx.query<RoleRow>(
     `insert into sallyport.roles (id, tenant, name, description, scopes, administrative)
      values ($1, $2, $3, $4, $5, $6) on conflict do nothing returning ${ROLE_COLUMNS}`,
     [id, tenant, name, description, scopes, administrative],
   );
   if (row === undefined) {
-    const own = made && (await roleById(tx, made.id));
-    if (own?.state === "ACTIVE") {
-      await audit(tx, actor, tenant, "role.create", target, "", { repeat: "true" });
-      return own;
-    }
     const refusal = new AppError("ROLE_EXISTS", "the role exists");
     return refused(tx, actor, tenant, "role.create", target, "", refusal);
   }
@@ -42,7 +43,7 @@ export async function updateRole(
   ...[tenant, name, change, etag, check, guard, actor]: Args<"updateRole">
 ): Promise<Role> {
   const { id } = await activeRole(tx, tenant, name);
-  await lockForRaising(tx, { tenant, role: id }, guard);
+  const asker = await lockForRaising(tx, { tenant, role: id }, guard);
   // A new statement after the lock: the role may have changed, or be gone.
   const role = await roleById(tx, id);
   if (role?.state !== "ACTIVE") throw noRole();
@@ -50,6 +51,7 @@ export async function updateRole(
   // Its holders lose what it loses: only who may end an administrator's token may take that away.
   if (change.scopes !== undefined) checkMayEnd(actor.rank, role.scopes);
   check(role);
+  if (change.scopes !== undefined) judgeRole(asker, role, change.scopes);
   const set = assignments(change, ROLE_FIELDS, 2);
   const [row] = await tx.query<RoleRow>(
     `update sallyport.roles set ${set.text} where id = $1 returning ${ROLE_COLUMNS}`,

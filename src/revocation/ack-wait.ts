@@ -193,7 +193,7 @@ export class AckWait {
 
   /** Not awaited: it only makes later changes faster. */
   #reap(missing: Unacknowledged["missing"]): void {
-    const ids = missing.filter((row) => !row.reaped && !this.#reaping.has(row.id)).map((row) => row.id);
+    const ids = missing.filter((row) => !row.reaped && !row.held && !this.#reaping.has(row.id)).map((row) => row.id);
     if (ids.length === 0) return;
     for (const id of ids) this.#reaping.add(id);
     this.#deps.events.reaped(ids.length);

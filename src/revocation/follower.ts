@@ -6,7 +6,8 @@ import { type Freshness, leaseOver } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
 import type { Lookup } from "../validation/lookup.ts";
 import type { TokenReader } from "../validation/ports.ts";
-import type { LogRecord, PollResult, RevocationLog } from "./ports.ts";
+import { Acknowledger } from "./acknowledger.ts";
+import type { FedCaches, LogRecord, PollResult, RevocationLog } from "./ports.ts";
 import { RememberedChanges } from "./remembered-changes.ts";
 
 export interface FollowerOptions {
@@ -33,6 +34,8 @@ export interface FollowerDeps {
   readonly newId: () => string;
   /** Uniform in [0, 1). */
   readonly random: () => number;
+  /** The caches outside that this process feeds. */
+  readonly feed?: FedCaches;
 }
 
 /** The shortest time between two polls, however many wake-ups come. */
@@ -42,6 +45,8 @@ const MOST_ORPHANS = 16;
 const STEADY_MS = 1_000;
 /** Redoing lost changes stops for a poll after this time. */
 const REDO_MS = 300;
+/** The most polls without a rest between them. */
+const MOST_STEPS = 8;
 /** The pause after the first error of this program; it doubles with each further one, up to the longest. */
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
@@ -59,11 +64,11 @@ type LeaveCause = "head_behind" | "restored_rows";
 export class Follower {
   readonly #deps: FollowerDeps;
   readonly #options: FollowerOptions;
+  readonly #acknowledger: Acknowledger;
   readonly #ready = Promise.withResolvers<void>();
   #running: Promise<void> | undefined;
   #me: string | undefined;
   #registered = false;
-  #acked = -1;
   /** Ids whose registration failed. Their rows may exist all the same, and are deleted later. */
   #orphans: string[] = [];
   #lastSent = Number.NEGATIVE_INFINITY;
@@ -82,8 +87,6 @@ export class Follower {
   #named: { readonly names: string; readonly since: number } | undefined;
   #maxBoundMs = 0;
   readonly #remembered = new RememberedChanges();
-  /** This process has followed an epoch before the present one. */
-  #survivor = false;
   /** The changes that this epoch seems to lack; undefined before its first page. */
   #missing: readonly LogRecord[] | undefined;
   /** It is noted in the database. */
@@ -92,6 +95,7 @@ export class Follower {
   constructor(deps: FollowerDeps, options: FollowerOptions) {
     this.#deps = deps;
     this.#options = options;
+    this.#acknowledger = new Acknowledger(deps);
     deps.log.onWakeUp(() => this.wake());
     this.#ready.promise.catch(() => {});
   }
@@ -141,8 +145,25 @@ export class Follower {
     this.wake();
   }
 
-  /** Ends following, and deletes this process's row. No poll gives a lease any more. Call it after the last validation. */
+  /** The position in the row, as far as this process knows; -1 if there is none. */
+  get acked(): number {
+    return this.#acknowledger.acked;
+  }
+
+  /** A cache outside has reported. This may complete an acknowledgement. */
+  acknowledge(): void {
+    if (this.#registered) void this.#acknowledger.run();
+  }
+
+  /**
+   * Ends following, and deletes this process's row. No poll gives a lease any more. Call it after the last validation.
+   * While a cache outside may hold a lease under the row, this process goes on and acknowledges for it.
+   */
   async stop(): Promise<void> {
+    const { feed, clock } = this.#deps;
+    feed?.stop();
+    for (let end: number | undefined; (end = feed?.nextEnd(clock.mono())) !== undefined; ) await this.#until(end);
+    this.#acknowledger.stop();
     this.#stopping = true;
     this.#deps.freshness.stop();
     this.wake();
@@ -194,8 +215,9 @@ export class Follower {
       if (this.#deps.freshness.epoch === undefined) await this.#rest();
     }
     while (!this.#stopping) {
-      // A step towards the proof of the epoch may be done. Then the next poll shows more.
-      for (let more = true; more && !this.#stopping; ) {
+      // A step towards the proof of the epoch may be done. Then the next poll shows more. A database that says so again and
+      // again does not make it run without a rest.
+      for (let more = true, steps = 0; more && steps < MOST_STEPS && !this.#stopping; steps++) {
         if (!this.#registered) await this.#register();
         more = this.#registered && !this.#stopping && (await this.#poll());
       }
@@ -219,21 +241,24 @@ export class Follower {
   }
 
   async #register(): Promise<void> {
-    const { log, freshness, events, newId, clock } = this.#deps;
+    const { log, freshness, events, newId, clock, feed } = this.#deps;
     const { leaseMs, readerVersion, kids } = this.#options;
     freshness.dropLease();
     const me = newId();
     const renewals = this.#renewals;
-    this.#acked = -1;
     this.#lastSent = clock.mono();
+    // No cache outside gets a lease until the registration is done.
+    const mark = feed !== undefined && feed.leased(clock.mono()) > 0;
     try {
-      const entry = { old: this.#me, me, epoch: freshness.epoch!, boundMs: leaseMs, readerVersion, kids: kids() };
+      const entry = { old: this.#me, mark, me, epoch: freshness.epoch!, boundMs: leaseMs, readerVersion, kids: kids() };
       if (!(await log.register(entry))) return this.#refused();
     } catch (error) {
       this.#orphans = [...this.#orphans, me].slice(-MOST_ORPHANS);
       return events.trouble("registration_failed", error);
     }
     this.#me = me;
+    this.#acknowledger.begin(me);
+    feed?.forget();
     // If `renew` was called during the registration, this row is outdated. Then no poll runs under it, and the next
     // registration replaces it.
     this.#registered = renewals === this.#renewals;
@@ -267,9 +292,10 @@ export class Follower {
     // Read before the send: the poll's snapshot is at least as new as this.
     const sent = clock.mono();
     this.#lastSent = sent;
+    const from = freshness.applied;
     let page: PollResult;
     try {
-      page = await log.poll(this.#me!, freshness.epoch!, freshness.applied);
+      page = await log.poll(this.#me!, freshness.epoch!, from);
     } catch (error) {
       events.trouble("poll_failed", error);
       return false;
@@ -278,7 +304,7 @@ export class Follower {
     if (!page.inRecovery) this.#name(page.names);
     this.#account(page);
     const outcome = freshness.apply(page, sent, received);
-    if (outcome === "granted" || outcome === "unproven") return this.#followed(page, outcome, sent, received);
+    if (outcome === "granted" || outcome === "unproven") return this.#followed(page, from, outcome, sent, received);
     switch (outcome) {
       case "recovery":
         log.reconnect();
@@ -305,8 +331,14 @@ export class Follower {
   }
 
   /** After a page of this epoch was applied. True: poll again at once. */
-  async #followed(page: PollResult, outcome: "granted" | "unproven", sent: number, received: number): Promise<boolean> {
-    const { freshness, events } = this.#deps;
+  async #followed(
+    page: PollResult,
+    from: number,
+    outcome: "granted" | "unproven",
+    sent: number,
+    received: number,
+  ): Promise<boolean> {
+    const { freshness, events, feed } = this.#deps;
     this.#remembered.add(page);
     this.#faults = 0;
     this.#settled = page.settled;
@@ -317,7 +349,8 @@ export class Follower {
       this.#lastGrant = sent;
       this.#ready.resolve();
     }
-    await this.#ack();
+    feed?.applied(page, from);
+    await this.#acknowledger.run();
     if (outcome === "granted" && !page.pending) return false;
     try {
       return await this.#prove(page, freshness.epoch!);
@@ -356,7 +389,7 @@ export class Follower {
     if (pending) return this.#options.redoes ? await this.#redo(epoch) : false;
     if (page.proven || !freshness.accounted) return false;
     const waited = clock.mono() - freshness.sawEpoch >= leaseOver(Math.max(page.maxBoundMs, this.#options.leaseMs));
-    return log.prove(epoch, this.#survivor || waited);
+    return log.prove(epoch, waited);
   }
 
   async #redo(epoch: string): Promise<boolean> {
@@ -406,12 +439,14 @@ export class Follower {
   }
 
   #newEpoch(page: PollResult, now: number): void {
-    const { freshness, lookup, reader, events } = this.#deps;
+    const { freshness, lookup, reader, events, feed } = this.#deps;
     const facts = { head: page.position, applied: freshness.applied };
     if (page.position < freshness.applied) events.alarm("history_regressed_new_server", facts);
     else events.note("new_epoch", facts);
     this.#hindered = undefined;
     this.#begin(page.epoch, now);
+    // Their leases began with polls of the old epoch. No acknowledgement counts before all of those are over.
+    feed?.forget();
     lookup.forget();
     reader.reconnect();
     this.#registered = false;
@@ -427,24 +462,15 @@ export class Follower {
 
   #begin(epoch: string, now: number): void {
     const { freshness } = this.#deps;
-    if (freshness.applied >= 0) this.#survivor = true;
     this.#remembered.begin();
     this.#missing = undefined;
     this.#told = false;
     freshness.begin(epoch, now, !this.#remembered.doubtful);
   }
 
-  /** Acknowledges `applied`. If that fails, the next good poll tries again. */
-  async #ack(): Promise<void> {
-    const { log, freshness, events } = this.#deps;
-    const { applied, epoch } = freshness;
-    if (this.#acked >= applied) return;
-    try {
-      await log.ack(this.#me!, epoch!, applied);
-      this.#acked = applied;
-    } catch (error) {
-      events.trouble("ack_failed", error);
-    }
+  async #until(time: number): Promise<void> {
+    const { clock, timers } = this.#deps;
+    await new Promise<void>((resolve) => timers.after(Math.max(1, time - clock.mono()), resolve));
   }
 
   #again(): void {

@@ -8,7 +8,7 @@ import type { ReapedValidators } from "./reaped-validators.ts";
 export interface HousekeepingDeps {
   readonly log: RevocationLog;
   readonly freshness: Freshness;
-  readonly follower: Pick<Follower, "me" | "maxBoundMs" | "named" | "wake">;
+  readonly follower: Pick<Follower, "me" | "acked" | "maxBoundMs" | "named" | "wake">;
   readonly reaped: ReapedValidators;
   readonly clock: Clock;
   readonly timers: Timers;
@@ -71,8 +71,8 @@ export class Housekeeping {
     if (now - this.#beat >= HEARTBEAT_MS && applied >= 0) {
       this.#beat = now;
       // Repeats the acknowledgement, because the first may be lost with its backend. It also serves as the sign of
-      // life.
-      await log.ack(me, epoch, applied);
+      // life. Not `applied`: a cache outside may hold that back.
+      await log.ack(me, epoch, follower.acked);
     }
     if (this.#options.mode === "validate") return;
     await this.#registry(me, epoch);

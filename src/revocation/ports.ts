@@ -14,6 +14,24 @@ export interface Committed<T> {
   readonly dbTime: number;
 }
 
+// ---------------------------------------------------------------------------------------------------- caches outside
+
+/** The caches outside that this process feeds and acknowledges for (`docs/protocol.md` §4.8). Times are monotonic. */
+export interface FedCaches {
+  /** A good poll is applied, and has given its lease if it gives one. `from`: the position that was applied before. */
+  applied(page: PollResult, from: number): void;
+  /** The position that this process and every cache with a lease have applied. */
+  acknowledged(applied: number, now: number): number;
+  /** The number of caches that may hold a lease. */
+  leased(now: number): number;
+  /** The time at which the next of them ends, unless it is renewed. */
+  nextEnd(now: number): number | undefined;
+  /** Forgets all caches, because the row or the epoch is another one. */
+  forget(): void;
+  /** Gives no more leases. */
+  stop(): void;
+}
+
 // ---------------------------------------------------------------------------------------------------- the log
 
 /** A change of authority as the log tells it. */
@@ -67,6 +85,8 @@ export interface Unacknowledged extends Evidence {
     readonly boundMs: number;
     readonly reaped: boolean;
     readonly appliedN: number;
+    /** The process lives: it waits for caches that it feeds, and said so in the last 500 ms. */
+    readonly held?: boolean;
   }[];
 }
 
@@ -87,16 +107,21 @@ export interface RevocationLog {
   /** The evidence alone, at start. */
   readEpoch(): Promise<Evidence & { readonly maxBoundMs: number; readonly names: string }>;
   poll(me: string, epoch: string, applied: number): Promise<PollResult>;
-  /** Registers `me` in place of `old`, durably. False if the database's bounds do not admit this validator. */
+  /**
+   * Registers `me` in place of `old`, durably. `mark`: `old` stays, marked as reaped, because caches that this process
+   * feeds may hold leases under it. False if the database's bounds do not admit this validator.
+   */
   register(entry: {
     readonly old: string | undefined;
+    readonly mark?: boolean;
     readonly me: string;
     readonly epoch: string;
     readonly boundMs: number;
     readonly readerVersion: number;
     readonly kids: readonly string[];
   }): Promise<boolean>;
-  ack(me: string, epoch: string, applied: number): Promise<void>;
+  /** `clients`: the number of caches that this process feeds. */
+  ack(me: string, epoch: string, applied: number, clients?: number): Promise<void>;
   /** Deletes a row of this process. No lease may be held under it. */
   deregister(me: string): Promise<void>;
   /** `position`: the position that must be acknowledged; undefined for the last position at this statement. */
@@ -114,10 +139,10 @@ export interface RevocationLog {
    */
   redoLost(epoch: string): Promise<Redone | "busy" | undefined>;
   /**
-   * Marks the epoch as proven, if nothing is pending. True if it is. `survivor`: this process has followed an epoch
-   * before this one, or has waited for those who may have.
+   * Marks the epoch as proven, if nothing is pending. True if it is. `waited`: all leases of
+   * earlier epochs are over since this process saw this one, so it waits no longer for processes that are not in it.
    */
-  prove(epoch: string, survivor: boolean): Promise<boolean>;
+  prove(epoch: string, waited: boolean): Promise<boolean>;
   /**
    * Draws a new incarnation, and so a new epoch, if `epoch` is still the present one. If many processes call, only one
    * draws.

@@ -1,7 +1,7 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Duration, type Timestamp, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
-import type { Decision, Verdict } from "../domain/decide.ts";
+import type { Decision, TimeBounds, Verdict } from "../domain/decide.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import { effectiveScopes } from "../domain/rights.ts";
@@ -18,6 +18,7 @@ import * as token from "../gen/sallyport/v1/token_admin_pb.ts";
 import * as validator from "../gen/sallyport/v1/token_validator_pb.ts";
 import type { InstanceRow } from "../management/ports.ts";
 import type { Effect } from "../revocation/effect.ts";
+import type { CacheEntry } from "../validation/ports.ts";
 
 /*
  * Converts between domain and wire. No other file knows both. Times and durations of the wire are checked before any
@@ -184,13 +185,26 @@ export function redisState(state: keyof typeof REDIS_STATES): server.RedisState 
 }
 
 /** The answer to ValidateToken. INVALID_TOKEN and UNDETERMINED carry nothing else, so that all of them are equal. */
-export function validateMessage(of: Decision, showReason: boolean): validator.ValidateTokenResponse {
+export function validateMessage(
+  of: Decision & { readonly entry?: CacheEntry | undefined },
+  showReason: boolean,
+): validator.ValidateTokenResponse {
   return create(validator.ValidateTokenResponseSchema, {
     verdict: VERDICTS[of.verdict],
     token: of.snapshot && validatedTokenMessage(of.snapshot),
     missingScopes: [...(of.missingScopes ?? [])],
     reason: showReason ? (of.reason ?? "") : "",
+    entry: of.entry && entryMessage(of.entry),
   });
+}
+
+function entryMessage({
+  epoch,
+  position,
+  tags,
+  notBefore,
+}: CacheEntry): MessageInitShape<typeof validator.CacheEntrySchema> {
+  return { epoch, position: BigInt(position), tags: [...tags], notBeforeTime: timestamp(notBefore) };
 }
 
 function validatedTokenMessage(of: TokenSnapshot): MessageInitShape<typeof validator.ValidatedTokenSchema> {
@@ -244,10 +258,16 @@ export function given(text: string): string | undefined {
   return text === "" ? undefined : text;
 }
 
+/** Bounds in whole milliseconds that hold what is between the given ones. */
+export function timeBounds({ lower, upper }: TimeBounds): { timeLower: Timestamp; timeUpper: Timestamp } {
+  return { timeLower: timestampFromMs(Math.floor(lower)), timeUpper: timestampFromMs(Math.ceil(upper)) };
+}
+
 export function timestamp(ms: number | undefined): Timestamp | undefined {
   return ms === undefined ? undefined : timestampFromMs(ms);
 }
 
+/** Rounded down. */
 export function durationMessage(ms: number) {
   return { seconds: BigInt(Math.floor(ms / 1000)), nanos: Math.floor((ms % 1000) * 1_000_000) };
 }

@@ -125,6 +125,8 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
         for (const [what, count] of Object.entries(counts)) m.lostChanges.inc({ what }, count);
       },
       cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
+      feedClients: (clients) => m.feedClients.set(clients),
+      feedHeld: (seconds) => m.feedHeld.observe(seconds),
       shed: (klass) => m.shed.inc({ class: klass }),
       canary({ refused, accepted, notReached }) {
         m.canaryAsked.inc({ outcome: "refused" }, refused);
@@ -236,6 +238,8 @@ function metrics(registry: Registry) {
   return {
     refusals: counter("refusals_total", "INVALID_TOKEN answers, by true reason", ["reason"]),
     cacheEntries: gauge("cache_entries", "Entries in a cache", ["tier"]),
+    feedClients: gauge("feed_clients", "Caches outside that may hold a lease from this instance"),
+    feedHeld: histogram("feed_held_seconds", "How long caches outside held an acknowledgement back"),
     revocations: counter("revocations_total", "Changes of authority that returned OK, by mode", ["mode"]),
     revocationWait: histogram(
       "revocation_wait_seconds",

@@ -33,6 +33,17 @@ export interface TokenCache {
   readonly ready: boolean;
 }
 
+/** The facts that a cache outside, which follows the change feed, needs to reuse an answer. */
+export interface CacheEntry {
+  /** The epoch by its name in the feed. */
+  readonly epoch: Uint8Array;
+  /** The answer includes every change up to this position. */
+  readonly position: number;
+  /** The names of everything that the answer rests on; none for INVALID_TOKEN. */
+  readonly tags: readonly bigint[];
+  readonly notBefore: number | undefined;
+}
+
 // ---------------------------------------------------------------------------------------------------- last use, events
 
 export interface LastUseStore {

@@ -1,15 +1,25 @@
 import type { Clock } from "../domain/clock.ts";
-import { type Decision, decide, type RequestContext, type Requirement, type TimeBounds } from "../domain/decide.ts";
+import {
+  type Decision,
+  decide,
+  type RequestContext,
+  type Requirement,
+  type TimeBounds,
+  type Verdict,
+} from "../domain/decide.ts";
 import type { Freshness } from "../domain/freshness.ts";
 import type { Keyring } from "../domain/keyring.ts";
 import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 import { digestAt, digestOf } from "../domain/token-string.ts";
 import type { Events, Tier } from "../telemetry/events.ts";
 import type { Lookup, LookupResult } from "./lookup.ts";
+import type { CacheEntry } from "./ports.ts";
 
 /** A decision, and the tier that it rests on; `none` if nothing was looked up. */
 export interface ValidationResult extends Decision {
   readonly tier: Tier;
+  /** For the caches outside; absent if none was asked for, or if the answer must not be reused. */
+  readonly entry?: CacheEntry | undefined;
 }
 
 /**
@@ -43,6 +53,8 @@ export interface ValidateDeps {
   readonly events: Events;
   /** Called for each allowed use with its monotonic time, for the record of last use. */
   readonly used?: (tokenId: string, context: RequestContext, now: number) => void;
+  /** Makes the entries of answers for caches outside, in the tick of the answer. */
+  readonly entryOf?: (found: LookupResult, verdict: Verdict) => CacheEntry | undefined;
 }
 
 /**
@@ -50,18 +62,24 @@ export interface ValidateDeps {
  * The caller of this function shows only what its client may see.
  */
 export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
-  const { keyring, lookup, clock } = deps;
+  const { keyring, lookup, clock, entryOf } = deps;
   return (tokenString, requirement, context, deadline) => {
     const start = clock.mono();
     const none = (answer: ValidationResult) => counted(deps, answer, undefined, start, clock.mono());
-    const parsed = digestOf(tokenString, keyring);
-    if (parsed === undefined) return none({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
-    return lookup.find(tokenString, parsed, deadline, (found: LookupResult) => {
+    const answered = (found: LookupResult): ValidationResult => {
       if (found.kind === "undetermined") return none({ verdict: "UNDETERMINED", tier: "none" });
       if (found.kind === "malformed") return none({ verdict: "INVALID_TOKEN", reason: "malformed", tier: "none" });
       if (found.kind === "unknown") return none({ verdict: "INVALID_TOKEN", reason: "unknown", tier: found.tier });
       return judged(deps, found.snapshot, requirement, context, found.time, found.tier, start, clock.mono());
-    });
+    };
+    const withEntry = (found: LookupResult): ValidationResult => {
+      const plain = answered(found);
+      return { ...plain, entry: entryOf?.(found, plain.verdict) };
+    };
+    const answer = entryOf === undefined ? answered : withEntry;
+    const parsed = digestOf(tokenString, keyring);
+    if (parsed === undefined) return answer({ kind: "malformed" });
+    return lookup.find(tokenString, parsed, deadline, answer);
   };
 }
 

@@ -100,6 +100,46 @@ describe.skipIf(CHROMIUM === undefined)("a new token string", () => {
     await view.context.close();
   });
 
+  test("only what was sent is said to be sent, and no other secret goes into an address or a request", async () => {
+    const found = await console.sallyport.createToken({ displayName: "typed" });
+    const view = await console.signedIn();
+    const { page } = view;
+    const asked: string[] = [];
+    page.on("request", (request) => asked.push(`${request.url()} ${request.postData() ?? ""}`));
+    const search = page.getByRole("searchbox");
+    const said = page.getByRole("search").getByRole("status");
+    await search.fill(found.token.hint);
+    await search.press("Enter");
+    await said.getByText("Known here.").waitFor();
+    expect(await said.textContent()).not.toContain("not sent");
+    await search.fill(found.tokenString);
+    await said.getByText("Only its hint was sent; the text is gone from the field.").waitFor();
+    const secrets = [
+      found.tokenString.slice(0, 20),
+      `ghp_${"aB3dE5".repeat(6)}`,
+      "uq7Zr1_Xk9-mD4vPw2sLt8Yc", // as of a break-glass secret
+      "9f86d081884c7d659a2feaa0c55ad015",
+      "dGhpcyBpcyBub3QgYSBzZWNyZXQ=",
+    ];
+    for (const secret of secrets) {
+      await search.fill(secret);
+      await search.press("Enter");
+      await said.getByText("The text was not sent").waitFor();
+      expect(await search.inputValue()).toBe("");
+      await page.getByRole("button", { name: "Dismiss" }).click();
+      const filter = page.getByLabel("Name begins with");
+      await filter.fill(secret);
+      expect(await filter.inputValue()).toBe("");
+    }
+    for (const secret of secrets) expect(`${page.url()}\n${asked.join("\n")}`).not.toContain(secret);
+    for (const name of ["production-billing-service-export-2026-11-30", "user:550e8400-e29b-41d4-a716-446655440000"]) {
+      await search.fill(name);
+      await search.press("Enter");
+      await page.waitForURL((url) => decodeURIComponent(url.hash).includes(name));
+    }
+    await view.context.close();
+  });
+
   test("in a name or a reason is not sent", async () => {
     const found = await console.sallyport.createToken();
     const view = await console.signedIn({ at: `#/tokens/${found.id}` });

@@ -29,22 +29,25 @@ const revoke =
   (name: TokenName): Change =>
   ({ authority, tokens }) =>
     authority.revokeToken(tokens[name].id, false, "", ACTOR);
-const update =
-  (name: TokenName, change: { disabled?: boolean; scopes?: string[] }): Change =>
-  ({ authority, tokens }) =>
-    authority.updateToken(tokens[name].id, change, "", RULE, NOBODY, ACTOR);
-const principal =
-  (state: "ACTIVE" | "DISABLED"): Change =>
-  ({ authority }) =>
-    authority.updatePrincipal(TENANT, PRINCIPAL, { state }, "", NOBODY, ACTOR);
-const tenant =
-  (state: "ACTIVE" | "SUSPENDED"): Change =>
-  ({ authority }) =>
-    authority.updateTenant(TENANT, { state }, "", NOBODY, ACTOR);
-const role =
-  (scopes: readonly string[]): Change =>
-  ({ authority }) =>
-    authority.updateRole(TENANT, ROLE, { scopes }, "", () => {}, NOBODY, ACTOR);
+/** A change that may widen rights: in a proven epoch only. */
+const raising =
+  (change: Change): Change =>
+  async (stores) => {
+    await stores.log.prove((await stores.log.readEpoch()).epoch, true);
+    return change(stores);
+  };
+const update = (name: TokenName, change: { disabled?: boolean; scopes?: string[] }): Change =>
+  raising(({ authority, tokens }) => authority.updateToken(tokens[name].id, change, "", RULE, NOBODY, ACTOR));
+const principal = (state: "ACTIVE" | "DISABLED"): Change => {
+  const change: Change = ({ authority }) => authority.updatePrincipal(TENANT, PRINCIPAL, { state }, "", NOBODY, ACTOR);
+  return state === "ACTIVE" ? raising(change) : change;
+};
+const tenant = (state: "ACTIVE" | "SUSPENDED"): Change => {
+  const change: Change = ({ authority }) => authority.updateTenant(TENANT, { state }, "", NOBODY, ACTOR);
+  return state === "ACTIVE" ? raising(change) : change;
+};
+const role = (scopes: readonly string[]): Change =>
+  raising(({ authority }) => authority.updateRole(TENANT, ROLE, { scopes }, "", () => {}, NOBODY, ACTOR));
 const deleteRole: Change = ({ authority }) => authority.deleteRole(TENANT, ROLE, true, ACTOR);
 const cut =
   (whose: string | undefined): Change =>
@@ -229,7 +232,7 @@ export const CLAUSES: readonly Clause[] = [
     expect(await log.poll(me, epoch, start)).toMatchObject({ position: start + 2, pending: false, proven: true });
     expect(await read(stores, "b")).toMatchObject({ proven: true, snapshot: { revoked: true } });
   }),
-  clause("no epoch is proven by whoever begins in it while others may remember more", async ({ log }) => {
+  clause("no epoch is proven without a wait while others may remember more", async ({ log }) => {
     const { epoch } = await registered(log);
     const entry = { old: undefined, boundMs: MAX_BOUND_MS, readerVersion: READER_VERSION, kids: ["1"] };
     await log.register({ ...entry, me: randomUUID(), epoch: "an earlier one" });
@@ -302,6 +305,26 @@ export const CLAUSES: readonly Clause[] = [
     expect(await rowOf(log, second.me)).toBeDefined();
     await log.deregister(second.me);
     expect(await rowOf(log, second.me)).toBeUndefined();
+  }),
+  clause("a registration may leave the process's own row marked as reaped", async ({ log }) => {
+    const { me: old, epoch } = await registered(log);
+    const me = randomUUID();
+    const entry = { old, mark: true, me, epoch, boundMs: MAX_BOUND_MS, readerVersion: READER_VERSION, kids: ["1"] };
+    expect(await log.register(entry)).toBe(true);
+    expect(await rowOf(log, old)).toMatchObject({ reaped: true });
+    expect(await rowOf(log, me)).toMatchObject({ reaped: false });
+    expect(await log.poll(me, epoch, -1)).toMatchObject({ ownRowLive: true });
+  }),
+  clause("a process that waits for caches which it feeds is held, until it feeds none", async (stores) => {
+    const { log } = stores;
+    const { me, epoch } = await registered(log);
+    await revoke("a")(stores);
+    const { position } = await log.readEpoch();
+    const missing = async () => (await log.unacknowledged(epoch, position)).missing;
+    await log.ack(me, epoch, position - 1, 2);
+    expect(await missing()).toMatchObject([{ id: me, held: true }]);
+    await log.ack(me, epoch, position - 1, 0);
+    expect(await missing()).toMatchObject([{ id: me, held: false }]);
   }),
   clause("a change waits for every registered process until it acknowledges that position", async (stores) => {
     const { log, other } = stores;

@@ -63,6 +63,8 @@ export async function postgresStores(): Promise<Stores> {
     holder,
     heir: await make(PARENT_PRINCIPAL, holder.id),
   };
+  // An epoch that nobody has proven, as the double begins.
+  await log.draw((await log.readEpoch()).epoch);
   const close = async () => {
     await Promise.all([log.close(), other.close(), reader.close(), db.close()]);
     await drop();

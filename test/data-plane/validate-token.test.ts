@@ -243,6 +243,35 @@ describe("an encoded answer", () => {
     }
   });
 
+  test("for a cache outside has its entry and is never kept; other questions are answered without", async () => {
+    const answer = { verdict: "ALLOW", snapshot: snapshot(1), tier: "l1" } as const;
+    let position = 7;
+    const entryOf = () => ({
+      epoch: Buffer.alloc(16, 1),
+      position: position++,
+      tags: [1n, 2n ** 64n - 1n],
+      notBefore: 5,
+    });
+    const wire = new ValidateTokenCodec(
+      () => answer,
+      () => answer,
+      () => ({ ...answer, entry: entryOf() }),
+    );
+    const read = async (wantEntry: boolean) =>
+      fromBinary(ValidateTokenResponseSchema, (await wire.binary(ask({ tokenString: "t", wantEntry }), options)).bytes);
+    for (let i = 0; i < 3; i++) expect((await read(false)).entry).toBeUndefined();
+    for (const expected of [7n, 8n, 9n]) {
+      const { verdict, entry } = await read(true);
+      expect(verdict).toBe(Verdict.ALLOW);
+      expect(entry).toMatchObject({
+        position: expected,
+        tags: [1n, 2n ** 64n - 1n],
+        notBeforeTime: { nanos: 5_000_000 },
+      });
+    }
+    expect((await read(false)).entry).toBeUndefined();
+  });
+
   test("of another verdict is never kept", async () => {
     const judged = snapshot(1, { scopes: ["a"] });
     let answer: ValidationResult = { verdict: "ALLOW", snapshot: judged, tier: "l1" };

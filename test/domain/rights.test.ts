@@ -3,7 +3,15 @@ import type { Caller } from "../../src/domain/caller.ts";
 import type { AppError } from "../../src/domain/errors.ts";
 import type { LifetimeRule } from "../../src/domain/lifetime.ts";
 import { BUILT_IN_PROFILES, type Profile } from "../../src/domain/profile.ts";
-import { type Change, type Held, judgeRotation, judgeUpdate } from "../../src/domain/rights.ts";
+import {
+  type Change,
+  effectiveScopes,
+  type Held,
+  judgeRole,
+  judgeRotation,
+  judgeUpdate,
+} from "../../src/domain/rights.ts";
+import type { Role } from "../../src/domain/role.ts";
 import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { one } from "../fuzz/pick.ts";
 import { seeded } from "../http2/fixture.ts";
@@ -176,12 +184,12 @@ describe("whoever widens another's token gives no more than it is good itself, a
   const bounds = { audiences: ["https://a.example"], allowedCidrs: ["10.0.0.0/8"] };
   const own = held("maker", { scopes: [CREATE, "x", "y"], expireTime: end, ...bounds });
   const within = { scopes: ["x"], expireTime: end - MINUTE, ...bounds };
-  const update = (target: Held, change: Change, by = own): string => {
+  const update = (target: Held, change: Change, by = own, roles?: readonly Role[], parent?: Held): string => {
     const { tenant, principal, id, hint, scopes } = by;
     const who = { tenant, principal, tokenId: id, scopes, address: "", direct: true };
     const caller: Caller = { kind: "token", provenance: `token:${hint}`, ...who };
     try {
-      judgeUpdate({ caller, profile: BOT, rotationsPerDay: 0 }, { now: NOW, own: by }, target, undefined, change);
+      judgeUpdate({ caller, profile: BOT, rotationsPerDay: 0 }, { now: NOW, own: by }, target, parent, change, roles);
       return "OK";
     } catch (error) {
       return (error as AppError).reason;
@@ -249,5 +257,83 @@ describe("whoever widens another's token gives no more than it is good itself, a
     for (const change of [{ scopes: ["x"] }, { allowedCidrs: ["192.0.2.1"] }, { disabled: true }]) {
       expect(update(beyond, change)).toBe("OK");
     }
+  });
+
+  describe("a scope of a role is not the token's own", () => {
+    const role = (id: string, ...scopes: string[]): Role => ({
+      ...{ id, tenant: "default", name: id, description: "", scopes, administrative: false },
+      ...{ state: "ACTIVE" as const, createTime: NOW, etag: "" },
+    });
+    const x = role("rol_x", "x");
+    const holder = held("h", { ...within, scopes: ["y"], roles: [x.name], roleIds: [x.id], roleScopes: ["x"] });
+    // A token changes itself only where it gets nothing more. Another caller that holds the scopes gives them.
+    test.each<[string, Change, readonly Role[] | undefined, string]>([
+      ["keeps all", { scopes: ["y"], roles: [x.name] }, [x], "OK"],
+      ["drops its own scope", { scopes: [] }, undefined, "OK"],
+      ["drops the role", { roles: [] }, [], "OK"],
+      ["takes the role's scope as its own", { scopes: ["x", "y"] }, undefined, "RIGHTS_EXCEEDED"],
+      ["takes it in place of the role", { scopes: ["x", "y"], roles: [] }, [], "RIGHTS_EXCEEDED"],
+      ["takes it in place of its own", { scopes: ["x"] }, undefined, "RIGHTS_EXCEEDED"],
+      ["takes a role for its own scope", { roles: [x.name, "y"] }, [x, role("rol_y", "y")], "RIGHTS_EXCEEDED"],
+      ["takes a role in place of it", { scopes: [], roles: ["y"] }, [role("rol_y", "y")], "RIGHTS_EXCEEDED"],
+      ["takes a role without scopes", { roles: [x.name, "no"] }, [x, role("rol_no")], "RIGHTS_EXCEEDED"],
+      ["takes a role of the same name", { roles: [x.name] }, [role("rol_x2", "x")], "RIGHTS_EXCEEDED"],
+    ])("a token that %s", (_, change, roles, byItself) => {
+      expect(update(holder, change, holder, roles)).toBe(byItself);
+      expect(update(holder, change, own, roles)).toBe("OK");
+    });
+
+    test("nor its child's, which has of it what the parent has", () => {
+      const parent = held("p", { roleIds: [x.id], roleScopes: ["x"] });
+      const child = held("c", { ...within, scopes: [], parent: parent.id });
+      expect(update(child, { scopes: ["x"] }, own, undefined, parent)).toBe("OK");
+      expect(update(child, { scopes: ["y"] }, own, undefined, parent)).toBe("RIGHTS_EXCEEDED");
+      expect(effectiveScopes({ scopes: ["x"], roleScopes: [], parentScopes: [] })).toEqual([]);
+    });
+  });
+});
+
+describe("whoever adds scopes to a role is bound by nothing that would not bind the role", () => {
+  const WRITE = ["sallyport.roles.write", "x"];
+  const role = { id: "rol_r", scopes: ["x"] };
+  const told = (own: Held | undefined, of: typeof role | undefined, scopes: readonly string[]): string => {
+    try {
+      judgeRole({ now: NOW, ...(own !== undefined && { own }) }, of, scopes);
+      return "OK";
+    } catch (error) {
+      return (error as AppError).reason;
+    }
+  };
+  const bounds: [string, Partial<Held>][] = [
+    ["an expiry", { expireTime: NOW + DAY }],
+    ["networks", { allowedCidrs: ["10.0.0.0/8"] }],
+    ["audiences", { audiences: ["https://a.example"] }],
+    ["a parent", { parent: "p" }],
+  ];
+
+  test.each(bounds)("a token with %s, unless it is an administrator's", (_, bound) => {
+    const own = held("o", { scopes: WRITE, ...bound });
+    expect(told(own, undefined, ["x"])).toBe("RIGHTS_EXCEEDED");
+    expect(told(own, role, ["x", "y"])).toBe("RIGHTS_EXCEEDED");
+    expect(told(own, role, ["x.*"])).toBe("RIGHTS_EXCEEDED");
+    // What adds nothing is free.
+    for (const scopes of [[], ["x"]]) expect(told(own, role, scopes)).toBe("OK");
+    expect(told(own, undefined, [])).toBe("OK");
+    const admin = { ...own, scopes: ["sallyport.admin"] };
+    expect(told(admin, role, ["y"])).toBe("OK");
+    // A child is an administrator's only while its parent is.
+    expect(told({ ...admin, parent: "p", parentScopes: WRITE }, role, ["y"])).toBe("RIGHTS_EXCEEDED");
+  });
+
+  test("without bounds it may, but no token widens a role that it holds itself", () => {
+    for (const scopes of [WRITE, ["sallyport.admin"]]) {
+      const own = held("o", { scopes });
+      expect(told(own, role, ["x", "y"])).toBe("OK");
+      expect(told(own, undefined, ["x"])).toBe("OK");
+      const holder = { ...own, roleIds: [role.id], roleScopes: role.scopes };
+      expect(told(holder, role, ["x", "y"])).toBe("RIGHTS_EXCEEDED");
+      expect(told(holder, role, [])).toBe("OK");
+    }
+    expect(told(undefined, role, ["x", "y"])).toBe("OK");
   });
 });

@@ -119,6 +119,32 @@ describe("rights only shrink, by roles too", () => {
     expect(await outcome(by.tokens.rotateToken({ id: other.id, noWait: true }))).toBe("RIGHTS_EXCEEDED");
   });
 
+  test("a token that ends gives a role nothing, because the role outlives it, unless it is an administrator", async () => {
+    const name = fresh();
+    await role(name, ["a"]);
+    const scopes = ["sallyport.tokens.create", "sallyport.roles.write", "a", "b"];
+    const admin = ["sallyport.admin", "a", "b"];
+    const hour = { lifetime: { case: "ttl" as const, value: seconds(3600) } };
+    const local = { allowedCidrs: ["127.0.0.0/8", "::1/128"] };
+    const asks: [string, { tokenString: string }, string][] = [
+      ["ends", await one.callerWith(scopes, hour), "RIGHTS_EXCEEDED"],
+      ["ends, and is bound", await one.callerWith(scopes, { ...hour, ...local }), "RIGHTS_EXCEEDED"],
+      ["an administrator", await one.callerWith(admin, { ...hour, ...local }), "OK"],
+    ];
+    for (const [what, { tokenString }, expected] of asks) {
+      const { roles } = one.as(tokenString);
+      const adding = { role: { name, scopes: ["a", "b"] }, updateMask: { paths: ["scopes"] } };
+      expect([what, await outcome(roles.updateRole(adding))]).toEqual([what, expected]);
+      expect(await outcome(roles.createRole({ role: { name: fresh(), scopes: ["a"] } }))).toBe(expected);
+      expect(await outcome(roles.createRole({ role: { name: fresh() } }))).toBe("OK");
+      const narrower = {
+        role: { name, scopes: ["a"], description: what },
+        updateMask: { paths: ["scopes", "description"] },
+      };
+      expect(await outcome(roles.updateRole(narrower))).toBe("OK");
+    }
+  });
+
   test("a token gives itself no role, and a child none beyond its parent", async () => {
     const name = fresh();
     await role(name, ["a"]);
@@ -127,6 +153,18 @@ describe("rights only shrink, by roles too", () => {
     expect(await outcome(one.as(self.tokenString).tokens.updateToken(update))).toBe("RIGHTS_EXCEEDED");
     const parent = await bot({ scopes: ["sallyport.tokens.create"] });
     expect(await outcome(bot2(parent, { roles: [name] }))).toBe("RIGHTS_EXCEEDED");
+  });
+
+  test("a token does not make a scope of its role its own, so that it ends with the role", async () => {
+    const name = fresh();
+    await role(name, ["a"]);
+    const { id, tokenString } = await bot({ scopes: ["sallyport.tokens.create"], roles: [name] });
+    const by = one.as(tokenString);
+    const own = (scopes: string[]) =>
+      by.tokens.updateToken({ token: { id, scopes }, updateMask: { paths: ["scopes"] } });
+    expect(await outcome(own(["sallyport.tokens.create", "a"]))).toBe("RIGHTS_EXCEEDED");
+    await one.admin.roles.deleteRole({ name, force: true });
+    for (const at of [one, two]) expect(await at.verdict(tokenString, needs("a"))).toBe("INSUFFICIENT_SCOPE");
   });
 
   test("only an administrative role holds administrative scopes, and only administrative tokens hold it", async () => {

@@ -154,6 +154,7 @@ describe("grpcurl", () => {
       "grpc.reflection.v1alpha.ServerReflection",
       "sallyport.v1.AuditLog",
       "sallyport.v1.PrincipalAdmin",
+      "sallyport.v1.RoleAdmin",
       "sallyport.v1.ServerInfo",
       "sallyport.v1.TenantAdmin",
       "sallyport.v1.TokenAdmin",

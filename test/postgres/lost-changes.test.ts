@@ -5,13 +5,13 @@ import { EPOCH, HEAD } from "../../src/postgres/evidence.ts";
 import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
 import type { LogRecord } from "../../src/revocation/ports.ts";
 import type { Database } from "../support/postgres.ts";
-import { auditRow, byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
+import { auditRow, byHand, digestOf, makeTokens, tokenId, unproven } from "./migrated.ts";
 
 let database: Database;
 let sql: pg.Client;
 
 beforeEach(async () => {
-  database = await migrated();
+  database = await unproven();
   onTestFinished(() => database.drop());
   sql = await byHand(database.url);
   await makeTokens(sql, 3);
@@ -356,13 +356,38 @@ describe("redoing", () => {
   });
 });
 
+test.each([
+  ["53100", "pending"],
+  ["40001", "pending"],
+  ["55P03", "pending"],
+  ["58030", "pending"],
+  ["XX001", "pending"],
+  ["23514", "held"],
+  ["P0001", "held"],
+  ["42501", "held"],
+])("an error %s while redoing leaves the change %s", async (code, state) => {
+  await sql.query(`create function public.object() returns trigger language plpgsql as $$
+    begin raise exception 'no' using errcode = '${code}'; end $$;
+    create trigger object before update on sallyport.tokens for each row execute function public.object()`);
+  const log = open();
+  const { epoch } = await log.readEpoch();
+  await log.reportLost(epoch, [remembered()]);
+  const done = await log.redoLost(epoch).then(
+    (redone) => (redone === "busy" ? redone : redone?.state),
+    () => "pending",
+  );
+  expect([done, (await lost())[0]!.state]).toEqual([state, state]);
+  await sql.query("drop trigger object on sallyport.tokens");
+  expect(await redoAll(log, epoch)).toEqual(state === "pending" ? ["applied"] : []);
+});
+
 describe("a held change", () => {
   const narrowed = (of: object) =>
     remembered({ kind: "lowered", change: JSON.stringify({ id: tokenId(1), narrowed: of }) });
   const id = async () => (await sql.query("select id from sallyport.lost_changes")).rows[0].id;
   const apply = async () => sql.query("select sallyport.lost_apply($1)", [await id()]);
 
-  test("is done as far as it takes away, and then the token is enabled again", async () => {
+  test("is done as far as it takes away; the token stays disabled", async () => {
     await change(token(1, "scopes = '{b,c}', allowed_cidrs = '{10.0.0.0/8,fd00::/8}'"));
     await redone(
       narrowed({ scopes: ["a", "b"], audiences: ["x"], allowed_cidrs: ["fd00::/8"], not_before_time: "2024-01-01Z" }),
@@ -370,7 +395,7 @@ describe("a held change", () => {
     expect(await tokenRow(1)).toMatchObject({ disabled: true, scopes: ["b", "c"] });
     await apply();
     expect(await tokenRow(1)).toMatchObject({
-      ...{ disabled: false, scopes: ["b"], audiences: ["x"], allowed_cidrs: ["fd00::/8"] },
+      ...{ disabled: true, scopes: ["b"], audiences: ["x"], allowed_cidrs: ["fd00::/8"] },
       not_before_time: Date.parse("2024-01-01Z"),
     });
     expect(await lost()).toMatchObject([{ state: "applied" }]);
@@ -381,10 +406,24 @@ describe("a held change", () => {
     await expect(apply()).rejects.toMatchObject({ code: "P0002" });
   });
 
-  test("does not enable a token that was disabled before", async () => {
-    await change(token(1, "disabled = true"));
-    await redone(narrowed({ scopes: [] }));
+  test.for<[string, LogRecord[], string[]]>([
+    ["by an administrator's own change since", [], [token(1, "disabled = true, display_name = 'shut'")]],
+    [
+      "by a second lost change",
+      [remembered({ position: 901, kind: "lowered", change: '{"narrowed": {"audiences": ["x"]}}' })],
+      [],
+    ],
+  ])("enables no token that is disabled %s", async ([, more, statements]) => {
+    await redone(narrowed({ scopes: [] }), ...more);
+    if (statements.length > 0) await change(...statements);
     await apply();
+    expect(await tokenRow(1)).toMatchObject({ disabled: true });
+  });
+
+  test("is not done if nobody noted what the token had left", async () => {
+    await redone(remembered({ kind: "lowered", change: '{"narrowed": true}' }));
+    await expect(apply()).rejects.toMatchObject({ code: "22000" });
+    expect(await lost()).toMatchObject([{ state: "held" }]);
     expect(await tokenRow(1)).toMatchObject({ disabled: true });
   });
 
@@ -421,7 +460,7 @@ describe("an epoch is proven", () => {
     expect(await log.redoLost(epoch)).toEqual({ state: "applied", late: true });
   });
 
-  test("by whoever begins in it only when the registry knows nobody of an earlier one", async () => {
+  test("without a wait only when the registry knows nobody of an earlier one", async () => {
     const log = open();
     const { epoch } = await log.readEpoch();
     const old = randomUUID();
@@ -439,6 +478,7 @@ describe("an epoch is proven", () => {
     expect(await log.prove(epoch, true)).toBe(false);
     await sql.query("update sallyport.rev_state set proven = $1", [epoch]);
     expect(await log.poll(me, epoch, -1)).toMatchObject({ proven: false });
+    expect(await log.prove(epoch, true)).toBe(false);
   });
 
   test("by a report that is under way, it waits for it", async () => {

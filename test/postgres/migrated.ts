@@ -4,9 +4,24 @@ import { migrate } from "../../src/postgres/migrate.ts";
 import { TYPES } from "../../src/postgres/pool.ts";
 import { type Database, freshDatabase } from "../support/postgres.ts";
 
-/** A database of the newest schema. */
-export function migrated(): Promise<Database> {
+/** A database of the newest schema, in an epoch that nobody has proven. */
+export function unproven(): Promise<Database> {
   return freshDatabase({ template: (url) => migrate(url).then(() => {}), name: "migrated" });
+}
+
+/** A database of the newest schema, in a proven epoch. */
+export async function migrated(): Promise<Database> {
+  const database = await unproven();
+  const client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  await prove(client);
+  await client.end();
+  return database;
+}
+
+/** Nothing that anybody remembers is missing. */
+export async function prove(client: pg.Client): Promise<void> {
+  await client.query("select sallyport.rev_prove(sallyport.rev_epoch(), true)");
 }
 
 /** A connection for work by hand, closed when the test ends. */

@@ -1,13 +1,14 @@
 import type pg from "pg";
 import { expect, onTestFinished, test } from "vitest";
 import type { AppError } from "../../src/domain/errors.ts";
+import { PostgresCallerStates } from "../../src/postgres/caller-states.ts";
 import { EPOCH, HEAD } from "../../src/postgres/evidence.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
 import { type Followed, ProvenReads, proving } from "../../src/postgres/proven-reads.ts";
 import { systemClock } from "../../src/sallyport.ts";
 import { startServer } from "../support/postgres.ts";
-import { byHand, makeTokens, migrated } from "./migrated.ts";
+import { byHand, makeTokens, migrated, prove, unproven } from "./migrated.ts";
 
 /** What this program follows, set by hand as the follower sets it. */
 class Following implements Followed {
@@ -69,6 +70,22 @@ test("a read proves nothing before an epoch is known, in another epoch, or below
   Object.assign(followed, good);
   expect(await states(reads)).toEqual(["ACTIVE"]);
   expect(db.stats.total).toBe(1);
+});
+
+test("a session is let in only by an epoch that is proven, while other reads go on", async () => {
+  const database = await unproven();
+  onTestFinished(() => database.drop());
+  const sql = await byHand(database.url);
+  await makeTokens(sql, 1);
+  const { db, followed, reads } = reading(database.url);
+  await followed.follow(sql);
+  const admitted = () => reason(new PostgresCallerStates(db, followed).callerStates("default", "bot:ci"));
+  expect(await admitted()).toBe("STORE_UNAVAILABLE");
+  expect(await states(reads)).toEqual(["ACTIVE"]);
+  await prove(sql);
+  expect(await admitted()).toBe("OK");
+  await sql.query("update sallyport.rev_state set guard = 'regressed'");
+  expect(await admitted()).toBe("STORE_UNAVAILABLE");
 });
 
 test("a standby proves nothing, and after its promotion neither do its reads from before", async () => {

@@ -8,7 +8,7 @@ import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { Postgres, TYPES } from "../../src/postgres/pool.ts";
 import type { AuthorityStore, CallerGuard, NewToken } from "../../src/revocation/authority-store.ts";
-import { auditRow, byHand, migrated } from "./migrated.ts";
+import { auditRow, byHand, migrated, prove } from "./migrated.ts";
 
 const ADMIN = { actor: "user:admin", address: "192.0.2.1", requestId: "r" };
 const HOUR = { ttl: 3_600_000, maxTtl: 86_400_000 };
@@ -302,6 +302,36 @@ describe("is refused if its caller ends while it waits:", () => {
       expect(["sessions", how, ended]).toEqual(["sessions", how, ["CALLER_UNAUTHENTICATED", "CALLER_UNAUTHENTICATED"]]);
     }
     expect(await world()).toEqual(before);
+  });
+});
+
+describe("in an epoch that may lack changes,", () => {
+  beforeEach(async () => {
+    onTestFinished(await use());
+    await newCaller();
+  });
+
+  test.each([
+    ["not proven", "update sallyport.rev_state set proven = 'another'"],
+    ["closed", "update sallyport.rev_state set guard = 'regressed'"],
+  ])("nothing that may widen rights is done, and what takes away is: %s", async (_, ending) => {
+    await sql.query(ending);
+    const before = await world();
+    for (const [what, call] of CALLS) {
+      for (const by of [guard(), NOBODY, { ...NOBODY, callerPrincipal: { tenant: "acme", name: "bot:on" } }]) {
+        expect([what, await outcome(call(store, targets, by))]).toEqual([what, "STORE_UNAVAILABLE"]);
+      }
+    }
+    expect(await world()).toEqual(before);
+    await store.updateToken(targets.token, { disabled: true }, "", RULE, guard(), actor());
+    await store.updatePrincipal("acme", "bot:on", { state: "DISABLED" }, "", guard(), actor());
+    await store.updateTenant("acme", { state: "SUSPENDED" }, "", guard(), actor());
+    await store.cut("acme", "bot:on", true, "", actor());
+    await store.revokeToken(targets.token, false, "", actor());
+    await store.deleteRole("acme", "wide", false, actor());
+    await sql.query("update sallyport.rev_state set guard = 'ok'");
+    await prove(sql);
+    await store.updateTenant("suspended", { state: "ACTIVE" }, "", guard(), ADMIN);
   });
 });
 

@@ -18,7 +18,7 @@ import { ReapedValidators } from "../../src/revocation/reaped-validators.ts";
 import { systemClock, systemTimers } from "../../src/sallyport.ts";
 import { recordedEvents } from "../support/hand-time.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
-import { migrated } from "./migrated.ts";
+import { migrated, prove } from "./migrated.ts";
 
 const ADMIN = { actor: "user:admin", address: "192.0.2.1", requestId: "r" };
 const HOUR = { ttl: 3_600_000, maxTtl: 86_400_000 };
@@ -193,6 +193,7 @@ describe("a repeat commits its own row or message", () => {
     server = await startServer({ fsync: false, settings: { autovacuum: "off", synchronous_commit: "local" } });
     await migrate(server.url);
     sql = await byHand(server.url);
+    await prove(sql);
     store = storeOf(server.url, (close) => open.push(close));
   });
   afterAll(async () => {
@@ -386,12 +387,14 @@ describe("a synchronous standby that is cut off, and then takes over", () => {
     const primary = await startServer({ settings: { synchronous_commit: "local" } });
     onTestFinished(() => primary.remove());
     await migrate(primary.url);
+    await prove(await byHand(primary.url));
     const store = storeOf(primary.url, (close) => onTestFinished(close));
     const [rotatedOne, revokedOne, lost] = [await created(store), await created(store), await created(store)];
     const standby = await primary.standby();
     onTestFinished(() => standby.remove());
     const sql = await byHand(primary.url);
     onTestFinished(() => sql.end());
+    await prove(sql);
     await sql.query("alter system set synchronous_standby_names = '*'");
     await sql.query("select pg_reload_conf()");
     const replicating = async () => (await sql.query("select sync_state from pg_stat_replication")).rows[0]?.sync_state;

@@ -134,14 +134,39 @@ test("a name that is made again is another role: holders of the old one do not h
   expect(await told(store.createRole({ ...again, id: newRoleId() }, NOBODY, ACTOR))).toBe("ROLE_EXISTS");
 });
 
-test("a rerun after a failover finds the role that the first run made", async () => {
-  const asked = {
-    ...{ id: newRoleId(), tenant: "default", name: "deployer", description: "" },
-    ...{ scopes: [], administrative: false },
-  };
-  const first = await store.createRole(asked, NOBODY, ACTOR);
-  const second = await store.createRole(asked, NOBODY, ACTOR, first.value as Role);
-  expect(second.value).toEqual(first.value);
+describe("a rerun after a failover answers as the first run did", () => {
+  const asked = { tenant: "default", name: "deployer", description: "", scopes: ["a"], administrative: false };
+  test.each<[string, () => Promise<unknown>]>([
+    ["at once", async () => {}],
+    [
+      "after its role was changed",
+      () => store.updateRole("default", "deployer", { scopes: [] }, "", () => {}, NOBODY, ACTOR),
+    ],
+    ["after its role was deleted", () => store.deleteRole("default", "deployer", false, ACTOR)],
+    [
+      "after its role was deleted and the name made again",
+      async () => {
+        await store.deleteRole("default", "deployer", false, ACTOR);
+        await role("deployer", ["b"]);
+      },
+    ],
+  ])("%s", async (_, meanwhile) => {
+    const one = { ...asked, id: newRoleId() };
+    const first = await store.createRole(one, NOBODY, ACTOR);
+    await meanwhile();
+    const stored = () => sql.query("select * from sallyport.roles order by id");
+    const before = (await stored()).rows;
+    const second = await store.createRole(one, NOBODY, ACTOR, first.value as Role);
+    expect(second.value).toEqual(first.value);
+    expect((await stored()).rows).toEqual(before);
+  });
+
+  test("and makes the role again if the failover lost it", async () => {
+    const made = { ...asked, id: newRoleId(), state: "ACTIVE" as const, createTime: 1, etag: "1" };
+    const { value } = await store.createRole(made, NOBODY, ACTOR, made);
+    expect(value).toMatchObject({ id: made.id, name: "deployer" });
+    expect((await sql.query("select from sallyport.roles")).rowCount).toBe(1);
+  });
 });
 
 test("a change with an old etag is refused", async () => {

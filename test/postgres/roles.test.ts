@@ -85,8 +85,10 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "rev_settle(text)": ["X", "X", ""],
   "validator_ack(uuid,bytea,text,bigint)": ["X", "X", "X"],
   "validator_describe(uuid,bytea,text,text)": ["X", "X", "X"],
+  "validator_hold(uuid,bytea,text,bigint,integer)": ["X", "X", "X"],
   "validator_join(uuid,bytea,uuid,bytea,text,integer,integer,text[])": ["X", "X", "X"],
   "validator_leave(uuid,bytea)": ["X", "X", "X"],
+  "validator_replace(uuid,bytea,uuid,bytea,text,integer,integer,text[])": ["X", "X", "X"],
   "validators_bury(uuid[])": ["X", "X", ""],
   "validators_reap(uuid[])": ["X", "X", ""],
 };

@@ -356,7 +356,7 @@ describe("changes that the triggers refuse", () => {
     ]) {
       await expect(sql.query(statement)).rejects.toMatchObject({
         code: "42501",
-        message: "audit rows cannot be changed or deleted",
+        message: "audit rows are kept as they are",
       });
     }
   });

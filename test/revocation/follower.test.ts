@@ -2,11 +2,11 @@ import { describe, expect, it } from "vitest";
 import { AppError } from "../../src/domain/errors.ts";
 import { Freshness } from "../../src/domain/freshness.ts";
 import { Follower } from "../../src/revocation/follower.ts";
-import type { PollResult, RevocationLog } from "../../src/revocation/ports.ts";
+import type { FedCaches, PollResult, RevocationLog } from "../../src/revocation/ports.ts";
 import { HandTime, recordedEvents } from "../support/hand-time.ts";
 
 /** A follower of a log whose answers the test controls. */
-function fixture() {
+function fixture(feed?: FedCaches) {
   const time = new HandTime();
   const recorded = recordedEvents();
   const { happened } = recorded;
@@ -24,6 +24,10 @@ function fixture() {
     kids: ["1"],
     deaf: false,
     drawFails: false,
+    /** The registry has processes that are not in this epoch yet. */
+    others: false,
+    /** Says that the epoch is proven, and its polls do not. */
+    claims: false,
   };
   const events = new Proxy(recorded.events, {
     get(target, name) {
@@ -43,15 +47,15 @@ function fixture() {
       calls.push(`poll ${me} ${epoch} ${applied} @${at()}`);
       return reply(server.page);
     },
-    register: async ({ old, me, epoch, kids }) => {
-      calls.push(`register ${me} for ${old} ${epoch}`);
+    register: async ({ old, mark, me, epoch, kids }) => {
+      calls.push(`register ${me} for ${old} ${epoch}${mark ? " marked" : ""}`);
       announced.push(kids.join());
       await held;
       if (server.registerFails) return Promise.reject(new AppError("STORE_UNAVAILABLE", "away"));
       return reply(server.admits);
     },
-    ack: (me, _epoch, applied) => {
-      calls.push(`ack ${me} ${applied}`);
+    ack: (me, _epoch, applied, clients) => {
+      calls.push(`ack ${me} ${applied}${clients === undefined ? "" : ` for ${clients}`}`);
       return server.ackFails ? Promise.reject(new AppError("STORE_UNAVAILABLE", "away")) : reply(undefined);
     },
     draw: (epoch) => {
@@ -71,10 +75,12 @@ function fixture() {
       server.page = { ...server.page, pending: false };
       return reply(pending ? { state: "applied", late: false } : undefined);
     },
-    prove: (epoch, survivor) => {
-      calls.push(`prove ${epoch} ${survivor}`);
-      if (survivor) server.page = { ...server.page, proven: true };
-      return reply(survivor);
+    prove: (epoch, waited) => {
+      calls.push(`prove ${epoch} ${waited}`);
+      if (server.claims) return reply(true);
+      const proven = waited || !server.others;
+      if (proven) server.page = { ...server.page, proven };
+      return reply(proven);
     },
     deregister: (me) => {
       calls.push(`leave ${me}`);
@@ -98,6 +104,7 @@ function fixture() {
       events,
       newId: () => `v${++ids}`,
       random: () => 0.5,
+      ...(feed && { feed }),
     },
     { leaseMs: 1500, pollMs: 400, readerVersion: 1, redoes: true, kids: () => server.kids },
   );
@@ -245,7 +252,7 @@ describe("follower", () => {
     f.calls.length = 0;
     await f.time.advance(1500);
     const calls = f.calls.map((call) => call.split(" @")[0]!);
-    expect(calls.slice(calls.indexOf("register v2 for v1 e2"), calls.indexOf("prove e2 true") + 3)).toEqual([
+    expect(calls.slice(calls.indexOf("register v2 for v1 e2"), calls.indexOf("prove e2 false") + 3)).toEqual([
       "register v2 for v1 e2",
       "poll v2 e2 -1",
       "ack v2 3",
@@ -253,16 +260,33 @@ describe("follower", () => {
       "redo e2",
       "redo e2",
       "poll v2 e2 3",
-      "prove e2 true",
+      "prove e2 false",
       "poll v2 e2 3",
-      calls[calls.indexOf("prove e2 true") + 2],
+      calls[calls.indexOf("prove e2 false") + 2],
     ]);
     expect(f.holds()).toBe(true);
     expect(f.happened).toContain("alarm:lost_changes_replayed");
   });
 
+  it("proves an epoch after one that it followed itself only with the others, or after all their leases", async () => {
+    const f = fixture();
+    f.server.others = true;
+    void f.follower.start();
+    await f.time.advance(1);
+    f.server.page = { ...f.server.page, epoch: "e2", proven: false };
+    await f.time.advance(1500);
+    expect(f.calls).toContain("prove e2 false");
+    expect(f.calls).not.toContain("prove e2 true");
+    expect(f.holds()).toBe(false);
+    f.server.others = false;
+    await f.time.advance(600);
+    expect(f.calls).not.toContain("prove e2 true");
+    expect(f.holds()).toBe(true);
+  });
+
   it("proves an epoch that it begins in only after all leases of earlier ones, if others may remember more", async () => {
     const f = fixture();
+    f.server.others = true;
     f.server.page = { ...f.server.page, proven: false };
     void f.follower.start();
     await f.time.advance(1800);
@@ -271,6 +295,16 @@ describe("follower", () => {
     await f.time.advance(600);
     expect(f.calls).toContain("prove e1 true");
     expect(f.holds()).toBe(true);
+  });
+
+  it("rests between polls, whatever the database says of the proof", async () => {
+    const f = fixture();
+    f.server.page = { ...f.server.page, proven: false, regressed: true };
+    f.server.claims = true;
+    void f.follower.start();
+    await f.time.advance(2000);
+    expect(f.calls.filter((call) => call.startsWith("poll")).length).toBeLessThan((8 * 2000) / 320 + 8);
+    expect(f.holds()).toBe(false);
   });
 
   it("repeats an acknowledgement until it is stored", async () => {
@@ -411,5 +445,90 @@ describe("follower", () => {
     expect(f.announced).toEqual(["1", "1,2"]);
     expect(f.calls.slice(0, 3)).toEqual(["register v1 for undefined e1", "register v2 for v1 e1", "poll v2 e1 -1 @20"]);
     expect(f.holds()).toBe(true);
+  });
+});
+
+/** Caches outside, of which the test says what they have applied and when their last lease ends. */
+function fedCaches() {
+  const state = { applied: 4, end: Number.NEGATIVE_INFINITY, calls: [] as string[] };
+  const leased = (now: number) => (state.end > now ? 1 : 0);
+  const feed: FedCaches = {
+    applied: ({ position }, from) => void state.calls.push(`applied ${from} to ${position}`),
+    acknowledged: (applied, now) => (leased(now) > 0 ? Math.min(applied, state.applied) : applied),
+    leased,
+    nextEnd: (now) => (state.end > now ? state.end : undefined),
+    forget: () => {
+      state.calls.push("forget");
+      state.end = Number.NEGATIVE_INFINITY;
+    },
+    stop: () => void state.calls.push("stop"),
+  };
+  return { state, feed };
+}
+
+describe("follower of a process that feeds caches", () => {
+  it("acknowledges what all of them have applied, and says meanwhile that it waits", async () => {
+    const { state, feed } = fedCaches();
+    const f = fixture(feed);
+    void f.follower.start();
+    await f.time.advance(1);
+    expect(state.calls).toEqual(["forget", "applied -1 to 4"]);
+    state.end = f.time.clock.mono() + 5_000;
+    f.server.page = { ...f.server.page, position: 5 };
+    f.calls.length = 0;
+    await f.time.advance(1_000);
+    const acks = () => f.calls.filter((call) => call.startsWith("ack"));
+    expect(acks().length).toBeGreaterThanOrEqual(2);
+    expect(new Set(acks())).toEqual(new Set(["ack v1 4 for 1"]));
+    expect(f.follower.acked).toBe(4);
+    state.applied = 5;
+    f.follower.acknowledge();
+    await f.time.advance(0);
+    expect([acks().at(-1), f.follower.acked]).toEqual(["ack v1 5 for 1", 5]);
+    expect(f.happened.some((event) => event.startsWith("feedHeld:"))).toBe(true);
+  });
+
+  it("acknowledges as soon as the lease of a silent cache is over", async () => {
+    const { state, feed } = fedCaches();
+    const f = fixture(feed);
+    void f.follower.start();
+    await f.time.advance(1);
+    state.end = f.time.clock.mono() + 1_610;
+    f.server.page = { ...f.server.page, position: 5 };
+    await f.time.advance(1_600);
+    expect(f.follower.acked).toBe(4);
+    await f.time.advance(10);
+    expect(f.follower.acked).toBe(5);
+  });
+
+  it("marks its old row at a new registration while a lease may be held under it, and replaces it otherwise", async () => {
+    const { state, feed } = fedCaches();
+    const f = fixture(feed);
+    void f.follower.start();
+    await f.time.advance(1);
+    state.end = f.time.clock.mono() + 1_000;
+    f.follower.renew();
+    await f.time.advance(100);
+    f.follower.renew();
+    await f.time.advance(100);
+    const registrations = f.calls.filter((call) => call.startsWith("register"));
+    expect(registrations.slice(1)).toEqual(["register v2 for v1 e1 marked", "register v3 for v2 e1"]);
+  });
+
+  it("goes on until no lease can be held under its row, and deletes it then", async () => {
+    const { state, feed } = fedCaches();
+    const f = fixture(feed);
+    void f.follower.start();
+    await f.time.advance(1);
+    state.end = f.time.clock.mono() + 1_000;
+    state.applied = 9;
+    void f.follower.stop();
+    expect(state.calls.at(-1)).toBe("stop");
+    f.server.page = { ...f.server.page, position: 5 };
+    await f.time.advance(990);
+    expect(f.follower.acked).toBe(5);
+    expect(f.calls).not.toContain("leave v1");
+    await f.time.advance(50);
+    expect(f.calls).toContain("leave v1");
   });
 });

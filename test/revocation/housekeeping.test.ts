@@ -21,7 +21,7 @@ function fixture(mode: "full" | "validate" = "full") {
     reconnect: () => void calls.push("reconnect"),
   };
   const named = { names: "n1", since: time.clock.mono() };
-  const follower = { me: "me", maxBoundMs: 1500, named, wake: () => void calls.push("wake") };
+  const follower = { me: "me", acked: 5, maxBoundMs: 1500, named, wake: () => void calls.push("wake") };
   const freshness = new Freshness(1500);
   freshness.begin("e1", time.clock.mono());
   const page = {
@@ -58,10 +58,13 @@ const row = (id: string, over: Partial<ValidatorRow> = {}): ValidatorRow => ({
 });
 
 describe("housekeeping", () => {
-  it("sends a sign of life every 10 s, with the applied position", async () => {
-    const { time, calls } = fixture();
-    await time.advance(21_500);
-    expect(calls.filter((call) => call.startsWith("ack"))).toEqual(["ack me e1 5", "ack me e1 5"]);
+  it("sends a sign of life every 10 s, with the acknowledged position", async () => {
+    const { time, calls, follower } = fixture();
+    await time.advance(10_500);
+    // A cache outside holds it back: the applied position is 5.
+    follower.acked = 4;
+    await time.advance(11_000);
+    expect(calls.filter((call) => call.startsWith("ack"))).toEqual(["ack me e1 5", "ack me e1 4"]);
   });
 
   it("reaps rows unseen for 30 s, never its own", async () => {

@@ -66,6 +66,7 @@ interface Validator {
   appliedN: number;
   reaped: boolean;
   seen: number;
+  clients: number;
 }
 
 /** What a transaction did. `kind`: what the log says of it. */
@@ -214,10 +215,13 @@ export class ModelDatabase {
     };
   }
 
-  register({ old, me, epoch, boundMs }: Parameters<RevocationLog["register"]>[0], owner: unknown): boolean {
-    if (old !== undefined) this.leave(old, owner);
+  register({ old, mark, me, epoch, boundMs }: Parameters<RevocationLog["register"]>[0], owner: unknown): boolean {
+    if (old !== undefined && !mark) this.leave(old, owner);
+    const before = old === undefined ? undefined : this.#owned(old, owner);
+    if (before !== undefined) before.reaped = true;
     if (boundMs > MAX_BOUND_MS) return false;
-    this.validators.set(me, { owner, epoch, boundMs, appliedN: -1, reaped: false, seen: this.#world.now });
+    const fresh = { appliedN: -1, reaped: false, seen: this.#world.now, clients: 0 };
+    this.validators.set(me, { owner, epoch, boundMs, ...fresh });
     return true;
   }
 
@@ -225,13 +229,14 @@ export class ModelDatabase {
     if (this.#owned(me, owner) !== undefined) this.validators.delete(me);
   }
 
-  ack(me: string, epoch: string, applied: number, owner: unknown): void {
+  ack(me: string, epoch: string, applied: number, owner: unknown, clients?: number): void {
     const row = this.#owned(me, owner);
     // A position that does not exist is refused.
     if (applied > this.#n) return;
     if (row === undefined || row.epoch !== epoch || row.reaped) return;
     row.appliedN = Math.max(row.appliedN, applied);
     row.seen = this.#world.now;
+    row.clients = clients ?? row.clients;
   }
 
   #owned(id: string, owner: unknown): Validator | undefined {
@@ -245,6 +250,7 @@ export class ModelDatabase {
       boundMs: row.boundMs,
       reaped: row.reaped,
       appliedN: row.epoch === epoch ? row.appliedN : -1,
+      held: row.clients > 0 && row.seen > this.#world.now - 500,
     }));
     const least = position ?? this.#n;
     const missing = rows.filter((row) => row.appliedN < least);
@@ -336,9 +342,9 @@ export class ModelDatabase {
     else tenant!.state = "SUSPENDED";
   }
 
-  prove(epoch: string, survivor: boolean): boolean {
+  prove(epoch: string, waited: boolean): boolean {
     const others = [...this.validators.values()].some((row) => row.epoch !== epoch && !row.reaped);
-    if (epoch !== this.epoch || (others && !survivor) || this.#pending() !== undefined) return this.proven;
+    if (epoch !== this.epoch || (others && !waited) || this.#pending() !== undefined) return this.proven;
     this.#proven = epoch;
     return true;
   }

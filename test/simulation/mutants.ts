@@ -1,3 +1,4 @@
+import type { ClientFaults } from "../support/feed-cache.ts";
 import type { DatabaseFaults } from "./model-database.ts";
 import type { Patch } from "./product.ts";
 
@@ -6,6 +7,8 @@ export interface Mutant {
   readonly name: string;
   readonly patches?: readonly Patch[];
   readonly databaseFaults?: DatabaseFaults;
+  /** Mistakes of the programs with caches outside. */
+  readonly clientFaults?: ClientFaults;
 }
 
 const FRESHNESS = "domain/freshness.ts";
@@ -217,6 +220,58 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("settled at once", ["revocation/housekeeping.ts", "now - since >= leaseOver(longest)", "true"]),
   mutant("buried at once", ["revocation/housekeeping.ts", ">= 2 * row.boundMs", ">= 0"]),
+];
+
+const FEED = "feed/server.ts";
+const MEMBERS = "feed/members.ts";
+
+/**
+ * Faulty versions of the change feed, which the histories with caches outside must catch. `test/feed/` covers the margin for
+ * clock rates and the floor of a full page, and `test/model/feed.pml` the epoch check of the cache: histories meet them too
+ * rarely.
+ */
+export const FEED_MUTANTS: readonly Mutant[] = [
+  { name: "M36 lease from receipt", clientFaults: { leaseFromReceipt: true } },
+  mutant("M37 age omitted", [FEED, "this.#options.feedLeaseMs - age;", "this.#options.feedLeaseMs;"]),
+  mutant("M38 acknowledged without the caches", [
+    "revocation/acknowledger.ts",
+    "feed === undefined ? applied : feed.acknowledged(applied, now)",
+    "applied",
+  ]),
+  mutant("M39 an answer counts as acknowledged", [
+    MEMBERS,
+    "    member.shown = shown;",
+    "    member.shown = shown;\n    member.ack = shown;",
+  ]),
+  { name: "M40 acknowledged before it is applied", clientFaults: { ackBeforeApply: true } },
+  mutant("M42 a cache is forgotten when its connection breaks", [
+    FEED,
+    "      giveUp: () => held.answer(this.#nothingNew(poll)),",
+    "      giveUp: () => { this.#members.left(cacheId); held.answer(this.#nothingNew(poll)); },",
+  ]),
+  mutant("M43 the row is deleted at a new registration", [FOLLOWER, "feed.leased(clock.mono()) > 0;", "false;"]),
+  mutant("M44 the row is deleted at once by a stop", [
+    FOLLOWER,
+    "(end = feed?.nextEnd(clock.mono())) !== undefined;",
+    "false;",
+  ]),
+  mutant("M45 a page without its floor", ["feed/recent.ts", "floor: position, tags: []", "floor: 0, tags: []"]),
+  { name: "M46 a refusal is reused across a change", clientFaults: { refusalReused: true } },
+  mutant("M47 an entry gets the later position without the use rule", [
+    "feed/entries.ts",
+    "if (!freshness.usable(new Cached(snapshot), now)) return undefined;",
+    "",
+  ]),
+  mutant("a change of everything sets no floor for caches outside", [
+    "feed/recent.ts",
+    "this.#base = Math.max(this.#base, position);",
+    "continue;",
+  ]),
+  mutant("pruned rows set no floor for caches outside", [
+    "feed/recent.ts",
+    "this.#base = Math.max(this.#base, page.floorN);",
+    "",
+  ]),
 ];
 
 /** A variant that must pass, because the proof allows it (R12). */

@@ -16,7 +16,10 @@ export type Product = typeof import("../../src/domain/errors.ts") &
   typeof import("../../src/revocation/follower.ts") &
   typeof import("../../src/revocation/housekeeping.ts") &
   typeof import("../../src/revocation/reaped-validators.ts") &
-  typeof import("../../src/revocation/change-authority.ts");
+  typeof import("../../src/revocation/change-authority.ts") &
+  typeof import("../../src/feed/entries.ts") &
+  typeof import("../../src/feed/names.ts") &
+  typeof import("../../src/feed/server.ts");
 
 const MODULES = [
   "domain/errors.ts",
@@ -30,6 +33,9 @@ const MODULES = [
   "revocation/housekeeping.ts",
   "revocation/reaped-validators.ts",
   "revocation/change-authority.ts",
+  "feed/entries.ts",
+  "feed/names.ts",
+  "feed/server.ts",
 ];
 
 /** One replacement in one module's text. `from` occurs exactly `times` times, by default once. */
@@ -50,7 +56,7 @@ export async function loadMutant(patches: readonly Patch[]): Promise<Product> {
   await mkdir(SCRATCH, { recursive: true });
   const root = await mkdtemp(join(SCRATCH, "mutant-"));
   try {
-    const folders = ["domain", "telemetry", "validation", "revocation", "management"];
+    const folders = ["domain", "telemetry", "validation", "revocation", "feed", "management"];
     for (const folder of folders) await cp(join(SRC, folder), join(root, folder), { recursive: true });
     for (const { file, from, to, times = 1 } of patches) {
       const text = await readFile(join(root, file), "utf8");

@@ -1,4 +1,6 @@
 import type { Requirement } from "../../src/domain/decide.ts";
+import type { ClientFaults } from "../support/feed-cache.ts";
+import { FeedClient } from "./feed-client.ts";
 import type { DatabaseFaults } from "./model-database.ts";
 import type { Product } from "./product.ts";
 import { Random } from "./random.ts";
@@ -13,11 +15,15 @@ export interface Report {
   readonly counts: Readonly<Record<string, number>>;
 }
 
-/** One run of random changes, requests and faults, determined by its seed. */
+/**
+ * One run of random changes, requests and faults, determined by its seed. With `clients`, programs with caches outside
+ * follow the instances.
+ */
 export async function runScenario(
   product: Product,
   seed: number,
   databaseFaults: DatabaseFaults = {},
+  clients?: ClientFaults,
 ): Promise<Report> {
   const random = new Random(seed + 0x5eed);
   const maybe = <T>(probability: number, value: T): T | undefined => (random.chance(probability) ? value : undefined);
@@ -31,8 +37,9 @@ export async function runScenario(
     l1TtlMs: maybe(0.3, 900),
     cache: maybe(0.3, false),
     settled: random.chance(0.8),
+    feed: clients !== undefined,
   });
-  new Scenario(sim, random).plan();
+  new Scenario(sim, random, clients).plan();
   await sim.world.runUntil(END);
   return { violations: sim.checker.violations, counts: sim.counts };
 }
@@ -40,10 +47,13 @@ export async function runScenario(
 class Scenario {
   readonly #sim: Simulation;
   readonly #random: Random;
+  readonly #clientFaults: ClientFaults | undefined;
+  readonly #clients: FeedClient[] = [];
 
-  constructor(sim: Simulation, random: Random) {
+  constructor(sim: Simulation, random: Random, clientFaults?: ClientFaults) {
     this.#sim = sim;
     this.#random = random;
+    this.#clientFaults = clientFaults;
   }
 
   plan(): void {
@@ -59,6 +69,43 @@ class Scenario {
       world.at(time, () => this.#question(random.pick(TOKENS)));
     for (let time = 300; time < END - 2200; time += random.between(100, 1200)) world.at(time, () => this.#change());
     this.#faults();
+    if (this.#clientFaults !== undefined) this.#planClients(this.#clientFaults);
+  }
+
+  #planClients(faults: ClientFaults): void {
+    const random = this.#random;
+    const { world, settings } = this.#sim;
+    for (let i = 0; i < 3; i++) {
+      const rate = settings.rates === undefined ? 1 : random.pick(settings.rates);
+      this.#clients.push(new FeedClient(this.#sim, `cache${i}`, Math.floor(random.between(0, 3)), rate, faults));
+    }
+    for (const client of this.#clients) {
+      for (let time = 250; time < END; time += random.between(5, 60)) {
+        const name = random.pick(TOKENS);
+        world.at(time, () => this.#askAs(client, name));
+      }
+      const often = (probability: number, every: number, fault: () => void) => {
+        if (!random.chance(probability)) return;
+        for (let time = random.between(0, every); time < END; time += random.between(0.5, 1.5) * every)
+          world.at(time, fault);
+      };
+      often(0.3, 2000, () => {
+        client.machine.pausedUntil = Math.max(client.machine.pausedUntil, world.now + random.between(100, 2500));
+        for (const name of TOKENS) this.#askAs(client, name);
+      });
+      often(0.4, 800, () => client.disconnect());
+      often(0.3, 1000, () => client.move(Math.floor(random.between(0, 3))));
+      often(0.1, 3000, () => {
+        client.machine.dead = true;
+      });
+      // A keyring was reloaded.
+      often(0.2, 1500, () => client.server.follower.renew());
+    }
+  }
+
+  #askAs(client: FeedClient, name: TokenName): void {
+    const requirement = this.#random.chance(0.3) ? WITH_SCOPE : undefined;
+    this.#sim.world.after(0, () => void client.ask(name, requirement), client.machine);
   }
 
   /** Each run has a few kinds of faults, so that each kind occurs without the noise of all others. */
@@ -124,7 +171,13 @@ class Scenario {
     // Caches the row that is about to change, so that a stale one exists.
     for (const name of names) for (const one of this.#sim.instances) this.#question(name, one);
     const options = { noWait: random.chance(0.1), withinMs: random.chance(0.15) ? random.between(100, 1500) : 10_000 };
+    for (const name of names) for (const client of this.#clients) this.#askAs(client, name);
     const afterwards = () => {
+      for (const client of this.#clients) {
+        for (const delay of [0, 0, 1, 5, 20, 60, 200, 400, 700, 1000, 1300]) {
+          world.after(delay * random.between(0.8, 1.2), () => this.#askAs(client, random.pick(names)));
+        }
+      }
       for (const one of this.#sim.instances) {
         for (const delay of [0, 0, 1, 10, 60, 200, 400, 700, 1000, 1300]) {
           world.after(delay * random.between(0.8, 1.2), () => this.#question(random.pick(names), one));
@@ -236,7 +289,7 @@ class Scenario {
       instance.machine.dead = true;
       this.#replace(instance);
     };
-    this.#sim.world.after(1400, replace);
+    this.#sim.world.after(this.#clientFaults === undefined ? 1400 : 3200, replace);
     for (const name of TOKENS) {
       this.#sim.world.after(this.#random.between(0, 1200), () => this.#question(name, instance));
     }

@@ -26,6 +26,8 @@ export interface Settings {
   readonly readers?: readonly number[];
   /** The first epoch is settled from the start. */
   readonly settled?: boolean;
+  /** True if the instances feed caches outside. */
+  readonly feed?: boolean;
 }
 
 export type TokenName = "a" | "b" | "c" | "parent" | "child" | "ends" | "begins" | "still" | "holder" | "heir";
@@ -41,6 +43,8 @@ export interface Instance {
   readonly authority: InstanceType<Product["ChangeAuthority"]>;
   readonly validate: ReturnType<Product["validateWith"]>;
   readonly validateKnown: ReturnType<Product["validateKnownWith"]>;
+  readonly validateWithEntry: ReturnType<Product["validateWith"]>;
+  readonly feed: InstanceType<Product["Feed"]> | undefined;
   ready: boolean;
 }
 
@@ -117,7 +121,15 @@ export class Simulation {
     );
     const name = `#${place}.${++this.#booted}`;
     let ids = 0;
-    const follower = new product.Follower(
+    const names = new product.FeedNames();
+    const later = (run: () => void) => void world.after(0.05, run, machine);
+    const feed = !settings.feed
+      ? undefined
+      : new product.Feed(
+          { freshness, names, follower: () => follower, clock, timers, later, instanceId: name },
+          { leaseMs: LEASE_MS, feedLeaseMs: 1300, maxClients: 10 },
+        );
+    const follower: InstanceType<Product["Follower"]> = new product.Follower(
       {
         log,
         freshness,
@@ -128,6 +140,7 @@ export class Simulation {
         events,
         newId: () => `${name}.${++ids}`,
         random: () => world.random.next(),
+        ...(feed && { feed }),
       },
       {
         leaseMs: LEASE_MS,
@@ -153,6 +166,11 @@ export class Simulation {
       authority: new product.ChangeAuthority({ store, log, reaped, clock, timers, events, wake }),
       validate: product.validateWith({ keyring: this.#keyring, lookup, clock, events }),
       validateKnown: product.validateKnownWith({ keyring: this.#keyring, lookup, freshness, clock, events }),
+      validateWithEntry: product.validateWith({
+        ...{ keyring: this.#keyring, lookup, clock, events },
+        entryOf: (found, verdict) => product.entryOf({ freshness, names, clock }, found, verdict),
+      }),
+      feed,
       ready: false,
     };
     void follower.start().then(() => {
@@ -169,6 +187,10 @@ export class Simulation {
 
   digest(name: TokenName): string {
     return this.product.parseTokenString(this.#texts.get(name)!, this.#keyring)!.digest;
+  }
+
+  text(name: TokenName): string {
+    return this.#texts.get(name)!;
   }
 
   id(name: TokenName): string {
@@ -232,7 +254,7 @@ export class Simulation {
   stop(instance: Instance): void {
     void instance.follower.stop();
     void instance.housekeeping.stop();
-    this.world.after(1500, () => {
+    this.world.after(instance.feed === undefined ? 1500 : 3300, () => {
       instance.machine.dead = true;
     });
   }
@@ -285,6 +307,8 @@ export class Simulation {
       guard: none,
       lostChanges: none,
       cacheEntries: none,
+      feedClients: none,
+      feedHeld: none,
       canary: none,
       shed: () => this.#count("shed"),
       trouble: (what, error) => {

@@ -242,15 +242,16 @@ begin
   return pending;
 end $$;
 
--- From here on tokens are allowed in this epoch. Refused while something is pending; and to a process that remembers no
--- epoch before this one, while the registry has one that might.
-create function sallyport.rev_prove(epoch text, survivor bool) returns bool
+-- From here on tokens are allowed in this epoch. Refused while something is pending, and while the registry has a process
+-- that is not in this epoch yet: it may remember more. Whoever has waited for all leases since it saw the epoch (`waited`)
+-- waits no longer: that process is gone, or tells what it knows late.
+create function sallyport.rev_prove(epoch text, waited bool) returns bool
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  if (select s.proven from sallyport.rev_state s) is not distinct from rev_prove.epoch then
+  if exists (select from sallyport.rev_state s where s.proven = rev_prove.epoch and s.guard = 'ok') then
     return true;
   end if;
-  if not survivor and exists (
+  if not waited and exists (
     select from sallyport.validators v where v.epoch <> rev_prove.epoch and v.reaped_at is null
   ) then
     return false;
@@ -262,7 +263,7 @@ begin
   if found then
     perform pg_notify('sallyport_rev', '');
   end if;
-  return (select s.proven from sallyport.rev_state s) is not distinct from rev_prove.epoch;
+  return exists (select from sallyport.rev_state s where s.proven = rev_prove.epoch and s.guard = 'ok');
 end $$;
 
 -- Redoes the first pending change, in this transaction, and says what became of it. What it took away is taken away again:
@@ -326,7 +327,7 @@ begin
         else
           remark := 'it is no wider';
         end if;
-        -- What exactly was narrowed only its owner knows: the token stays disabled until somebody decides.
+        -- Others may have changed the same lists since: the token stays disabled until somebody decides.
         if c.change ? 'narrowed' and t.revoke_time is null then
           outcome := 'held';
           remark := 'the token was narrowed; it is disabled instead';
@@ -368,14 +369,33 @@ begin
       else
         remark := 'the tenant is not there, or has no more than it should';
       end if;
+    -- No key of a role exists before the table of roles does.
+    elsif substr(c.key, 1, 1) = 'r'::bytea and c.kind <> 'other' then
+      update sallyport.roles r set
+        state = case when c.change ? 'deleted' then 'DELETED' else r.state end,
+        scopes = array(select s from unnest(r.scopes) s where c.change ? 'deleted' or c.change->'scopes' ? s)
+      where r.id = c.change->>'id' and r.state = 'ACTIVE'
+        and (c.change ? 'deleted' or exists (select from unnest(r.scopes) s where not c.change->'scopes' ? s))
+      returning r.tenant, r.name into t;
+      if found then
+        insert into sallyport.audit (tenant, actor, action, target, metadata)
+        values (t.tenant, 'sallyport', case when c.change ? 'deleted' then 'role.delete' else 'role.update' end,
+          'role:' || t.name, facts || jsonb_build_object('role', c.change->>'id'));
+        outcome := 'applied';
+        remark := '';
+      else
+        remark := 'the role is not there, or gives no more than it should';
+      end if;
     end if;
     -- Here, so that an objection is one of this change, and stops no other.
     set constraints all immediate;
   exception
-    -- Somebody holds the row: later.
-    when lock_not_available or deadlock_detected or serialization_failure then raise;
+    -- Only an objection to the change itself holds it. What passes, such as a lock or a full disk, leaves it pending.
     when others then
       get stacked diagnostics code = returned_sqlstate;
+      if left(code, 2) not in ('22', '23', '42', 'P0') then
+        raise;
+      end if;
       outcome := 'held';
       remark := 'it cannot be redone (' || code || ')';
   end;
