@@ -36,7 +36,7 @@ async function measured(alg: string): Promise<{ p50: number; p99: number; mean: 
   const keys = { keys: [{ ...(await exportJWK(publicKey)), kid: "k", use: "sig", alg }] };
   const sessions = new Sessions({
     issuers: [issuer],
-    states: { callerStates: async () => ({ tenant: undefined, principal: undefined }) },
+    states: { callerStates: async () => ({ tenants: [], principals: [] }) },
     clock: { mono: () => performance.now() + 1e6, wall: () => Date.now() },
     fetchDocument: async () => keys,
     events: { trouble: () => {}, sessionRefused: (reason) => process.stderr.write(`refused: ${reason}\n`) },

@@ -111,11 +111,6 @@ export function noWaitFlag(command: Command): Command {
   return command.option("--no-wait", "return when the change is durable, before it is in force everywhere");
 }
 
-/** `--tenant`, for a command whose request names no tenant. */
-export function sessionTenantFlag(command: Command): Command {
-  return command.option("--tenant <id>", "the tenant in which your session calls, if it has several");
-}
-
 /** `--clear <field>`, repeatable: makes a field empty. Takes the names of the API. */
 export function clearFlag(command: Command, fields: readonly string[]): Command {
   const help = `make a field empty; repeatable: ${fields.join(", ")}`;

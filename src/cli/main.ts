@@ -77,6 +77,10 @@ function programOf(run: Run, io: Io): Command {
       `your token (for validate: the token to validate); default SALLYPORT_TOKEN, else ${EMBEDDED_TOKEN_FILE} if it exists`,
     )
     .option("--session-file <file>", "your session: a JWT of a configured issuer; default SALLYPORT_SESSION")
+    .option(
+      "--session-tenant <id>",
+      "the tenant in which your session calls, if it has several; default SALLYPORT_SESSION_TENANT",
+    )
     .option("--ca-file <file>", "the CA to trust behind https://; default SALLYPORT_CA_FILE, else the system's CAs")
     .option("--cert-file <file>", "your client certificate; default SALLYPORT_CERT_FILE")
     .option("--key-file <file>", "and its key; default SALLYPORT_KEY_FILE")

@@ -29,8 +29,7 @@ export interface Globals {
   readonly address?: string;
   readonly tokenFile?: string;
   readonly sessionFile?: string;
-  /** An option of most commands of the admin listener. */
-  readonly tenant?: string;
+  readonly sessionTenant?: string;
   readonly caFile?: string;
   readonly certFile?: string;
   readonly keyFile?: string;
@@ -74,8 +73,9 @@ export class Session {
    * one of these places has both.
    */
   #adminCredential(): Credential | undefined {
-    const { tokenFile, sessionFile, tenant } = this.#globals;
+    const { tokenFile, sessionFile, sessionTenant } = this.#globals;
     const { env } = this.io;
+    const tenant = sessionTenant ?? (env["SALLYPORT_SESSION_TENANT"] || undefined);
     const session = (of: Credential | undefined) => of && { ...of, ...(tenant !== undefined && { tenant }) };
     const flags = oneOf(
       ["--token-file", tokenFile === undefined ? undefined : credentialFromFile(tokenFile)],

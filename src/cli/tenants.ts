@@ -1,16 +1,6 @@
 import { createClient } from "@connectrpc/connect";
 import { type Tenant, TenantAdmin, TenantState } from "../gen/sallyport/v1/tenant_admin_pb.ts";
-import {
-  annotation,
-  clearFlag,
-  maskOf,
-  names,
-  noWaitFlag,
-  oneOf,
-  SAFE_TO_REPEAT,
-  sessionTenantFlag,
-  switchFlags,
-} from "./flags.ts";
+import { annotation, clearFlag, maskOf, names, noWaitFlag, oneOf, SAFE_TO_REPEAT, switchFlags } from "./flags.ts";
 import { annotationsOf, effectOf, fromNow, nameOf, paragraphs, record, table, timeAndDistance } from "./output.ts";
 import { noteMore, type PageOptions, pageFlags, pages } from "./pages.ts";
 import type { AddCommands, Body } from "./session.ts";
@@ -36,19 +26,20 @@ interface ListOptions extends PageOptions {
 export const addTenants: AddCommands = (program, run) => {
   const tenants = program.command("tenants").description("create, get, list, update: organizations, for operators");
   const fields = (name: string) =>
-    sessionTenantFlag(tenants.command(name))
+    tenants
+      .command(name)
       .argument("<id>", 'the tenant: "acme"')
       .option("--display-name <name>", "a name for people")
       .option("--annotation <key=value>", "a fact for programs; repeatable", annotation);
 
   fields("create").description("create a tenant").action(run(create));
   const shown = tenants.command("get").argument("<id>", 'the tenant: "acme"').description("show one tenant");
-  sessionTenantFlag(shown).action(run(get));
+  shown.action(run(get));
   const list = tenants
     .command("list")
     .description("list tenants, newest first")
     .option("--state <state>", `in this state: ${names(TenantState)}`, oneOf<TenantState>(TenantState));
-  pageFlags(sessionTenantFlag(list)).action(run(listTenants));
+  pageFlags(list).action(run(listTenants));
 
   const change = fields("update")
     .description("change the fields given, and no others")

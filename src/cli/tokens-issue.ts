@@ -9,7 +9,6 @@ import {
   noWaitFlag,
   requestId,
   requestIdFlag,
-  sessionTenantFlag,
   time,
 } from "./flags.ts";
 import { effectOf, paragraphs } from "./output.ts";
@@ -65,7 +64,7 @@ export const addRotate: AddCommands = (tokens, run) => {
     );
   lifetimeFlags(rotate, "by default the lifetime of the old token");
   requestIdFlag(rotate).option("--quiet", "print the new token string alone");
-  noWaitFlag(sessionTenantFlag(rotate)).action(run(rotateToken));
+  noWaitFlag(rotate).action(run(rotateToken));
 };
 
 const createToken: Body<CreateOptions> = async (session, options) => {

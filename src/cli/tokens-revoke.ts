@@ -2,7 +2,7 @@ import { createClient } from "@connectrpc/connect";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { toSecondsIfAny } from "./durations.ts";
 import { usage } from "./failure.ts";
-import { noWaitFlag, readText, repeatable, SAFE_TO_REPEAT, sessionTenantFlag, timeOrAgo } from "./flags.ts";
+import { noWaitFlag, readText, repeatable, SAFE_TO_REPEAT, timeOrAgo } from "./flags.ts";
 import { effectOf, paragraphs, withoutSecrets } from "./output.ts";
 import type { AddCommands, Body } from "./session.ts";
 import { tokenRecord } from "./token-fields.ts";
@@ -41,7 +41,7 @@ export const addRevoke: AddCommands = (tokens, run) => {
     .option("--token-string-file <file>", "instead of an id: a file with the token string, or - for stdin")
     .option("--family", "also every token of its rotation family")
     .option("--reason <text>", "for the record");
-  noWaitFlag(sessionTenantFlag(revoke)).action(run(revokeToken));
+  noWaitFlag(revoke).action(run(revokeToken));
 };
 
 /** `tokens revoke-many` */

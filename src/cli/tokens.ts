@@ -10,7 +10,6 @@ import {
   oneOf,
   repeatable,
   SAFE_TO_REPEAT,
-  sessionTenantFlag,
   switchFlags,
   time,
   timeOrAgo,
@@ -65,7 +64,7 @@ export const addTokens: AddCommands = (program, run) => {
   addCreate(tokens, run);
 
   const shown = tokens.command("get").argument("<id>", "tok_…").description("show one token");
-  sessionTenantFlag(shown).action(run(get));
+  shown.action(run(get));
 
   const list = tokens
     .command("list")
@@ -97,7 +96,7 @@ export const addTokens: AddCommands = (program, run) => {
     .option("--no-expiry", "no expiry, if the profile allows that")
     .option("--etag <etag>", "only if the token is still as it was with this etag");
   switchFlags(change, ["disable", "refuse it for now"], ["enable", "undo --disable"]);
-  sessionTenantFlag(clearFlag(change, CLEARABLE));
+  clearFlag(change, CLEARABLE);
   noWaitFlag(change).action(run(update));
 
   addRotate(tokens, run);

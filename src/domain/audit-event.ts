@@ -16,7 +16,7 @@ export interface AuditActor {
    */
   readonly token?: { readonly id: string; readonly scopes: readonly string[] };
   /** The principal of a session, which such a change reads again in the same way. */
-  readonly session?: { readonly tenant: string; readonly name: string };
+  readonly session?: { readonly tenant: string; readonly name: string; readonly alsoIn?: readonly string[] };
   /**
    * Called in the transaction of a call that turns out to change nothing. Returns true if the call gets an audit row of
    * its own. Throws if the call was repeated too often; then nothing is committed. Absent: every call gets a row.

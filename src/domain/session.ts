@@ -1,3 +1,4 @@
+import { isOperator } from "./caller.ts";
 import { AppError, invalidField } from "./errors.ts";
 import { principalType } from "./principal.ts";
 
@@ -217,6 +218,14 @@ function groupsOf({ groupsClaim }: SessionIssuer, claims: Claims): readonly stri
 function textsOf(value: unknown): readonly string[] | undefined {
   if (typeof value === "string") return [value];
   return Array.isArray(value) && value.every((one) => typeof one === "string") ? value : undefined;
+}
+
+/**
+ * The tenants in which an inactive tenant or principal ends the session: that of the call. An operator's rights reach
+ * every tenant, so it is ended in each of its own.
+ */
+export function endingTenants(of: Pick<Session, "tenant" | "tenants" | "scopes">): readonly string[] {
+  return isOperator(of) ? of.tenants : [of.tenant];
 }
 
 /** The request header that names the tenant of a call. */

@@ -3,6 +3,7 @@ import { type Caller, holds, isOperator } from "../domain/caller.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import { checkTenantId } from "../domain/principal.ts";
 import { rankOf } from "../domain/rights.ts";
+import { endingTenants } from "../domain/session.ts";
 import type { CallerGuard } from "../revocation/authority-store.ts";
 
 /** The reach of a caller in one call: everything, its tenant, or only its own principal's tokens. */
@@ -63,8 +64,11 @@ export function guardOf({ caller }: Access): CallerGuard {
 }
 
 /** The principal whose state ends the caller's session; undefined for other callers. */
-function sessionOf({ kind, tenant, principal }: Caller): CallerGuard["callerPrincipal"] {
-  return kind === "session" ? { tenant, name: principal } : undefined;
+function sessionOf(caller: Caller): CallerGuard["callerPrincipal"] {
+  const { kind, tenant, tenants = [tenant], principal, scopes } = caller;
+  if (kind !== "session") return undefined;
+  const alsoIn = endingTenants({ tenant, tenants, scopes }).filter((other) => other !== tenant);
+  return { tenant, name: principal, ...(alsoIn.length > 0 && { alsoIn }) };
 }
 
 export function actorOf(access: Access): AuditActor {

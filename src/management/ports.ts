@@ -141,11 +141,14 @@ export interface PepperRegistry {
 
 /** The states that end a session. */
 export interface CallerStates {
-  /** Undefined where there is no row. Rejects with STORE_UNAVAILABLE if no proven answer comes. */
+  /**
+   * The states of the tenants, and of the principal in each of them, where there is a row. Rejects with
+   * STORE_UNAVAILABLE if no proven answer comes.
+   */
   callerStates(
-    tenant: string,
+    tenants: readonly string[],
     principal: string,
-  ): Promise<{ readonly tenant: TenantState | undefined; readonly principal: PrincipalState | undefined }>;
+  ): Promise<{ readonly tenants: readonly TenantState[]; readonly principals: readonly PrincipalState[] }>;
 }
 
 export interface AuditFilter {

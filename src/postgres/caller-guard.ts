@@ -55,14 +55,14 @@ export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard)
          union all select sallyport.tenant_key($1), null, $2::text is null and $4::text is null
          union all select sallyport.principal_key(tenant, principal), null, false from sallyport.tokens where id = $3
          union all select sallyport.tenant_key(tenant), null, false from sallyport.tokens where id = $3
-         union all select sallyport.principal_key($6, $7), null, false
-         union all select sallyport.tenant_key($6), null, false
+         union all select sallyport.principal_key(t, $7), null, false from unnest($6::text[]) t
+         union all select sallyport.tenant_key(t), null, false from unnest($6::text[]) t
          union all select sallyport.role_key(r), r, false from (${rolesOf("array[$3]")} union select unnest($5::text[])) held (r)
        ) keys where k is not null group by k order by k offset 0
      ) locks`,
     [
       ...[tenant, principal ?? null, guard.callerTokenId ?? "", role ?? null, guard.callerRoles?.ids ?? []],
-      ...[guard.callerPrincipal?.tenant ?? null, guard.callerPrincipal?.name ?? null],
+      ...[placesOf(guard.callerPrincipal).map((one) => one.tenant), guard.callerPrincipal?.name ?? null],
     ],
   );
   await lockTokens(tx, [guard.callerTokenId]);
@@ -96,7 +96,7 @@ export async function lockGranting(
   { callerTokenId, callerPrincipal, callerRoles }: CallerGuard,
   roles: readonly string[],
 ): Promise<ReadonlySet<string>> {
-  const all = [to, ...(callerPrincipal === undefined ? [] : [{ ...callerPrincipal, principal: callerPrincipal.name }])];
+  const all = [to, ...placesOf(callerPrincipal).map((one) => ({ tenant: one.tenant, principal: one.name }))];
   const rows = await tx.query<{ roles: string[] }>(
     `with w (tenant, name) as (
        select t, p from unnest($1::text[], $2::text[]) u (t, p)
@@ -158,7 +158,7 @@ export async function rereadOwners(tx: Tx, tenant: string, principal: string): P
 /**
  * Those of the sessions' principals that are not active, or whose tenant is not. A principal without a row is active.
  */
-async function inactive(tx: Tx, sessions: readonly SessionPrincipal[]): Promise<ReadonlySet<string>> {
+async function inactive(tx: Tx, sessions: readonly Place[]): Promise<ReadonlySet<string>> {
   if (sessions.length === 0) return new Set();
   const rows = await tx.query<{ tenant: string; name: string }>(
     `select s.tenant, s.name from (select distinct * from unnest($1::text[], $2::text[])) s (tenant, name)
@@ -170,9 +170,15 @@ async function inactive(tx: Tx, sessions: readonly SessionPrincipal[]): Promise<
   return new Set(rows.map(keyOf));
 }
 
-type SessionPrincipal = NonNullable<CallerGuard["callerPrincipal"]>;
+type Place = { readonly tenant: string; readonly name: string };
 
-function keyOf({ tenant, name }: SessionPrincipal): string {
+/** The session's principal in each tenant that can end the session. */
+function placesOf(session: CallerGuard["callerPrincipal"]): readonly Place[] {
+  if (session === undefined) return [];
+  return [session.tenant, ...(session.alsoIn ?? [])].map((tenant) => ({ tenant, name: session.name }));
+}
+
+function keyOf({ tenant, name }: Place): string {
   return `${tenant} ${name}`;
 }
 
@@ -190,10 +196,10 @@ export async function endedActors(tx: Tx, actors: readonly AuditActor[]): Promis
   const held = await heldTokens(tx, [...new Set(actors.flatMap(({ token }) => token?.id ?? []))]);
   const over = await inactive(
     tx,
-    actors.flatMap(({ session }) => session ?? []),
+    actors.flatMap(({ session }) => placesOf(session)),
   );
   const ended = actors.filter(({ token, session, address }) => {
-    if (token === undefined) return session !== undefined && over.has(keyOf(session));
+    if (token === undefined) return placesOf(session).some((place) => over.has(keyOf(place)));
     const own = held.get(token.id);
     const guard = { callerScopes: token.scopes, callerAddress: address };
     return own === undefined || !isGood(own, held.get(own.parent), guard);
@@ -229,7 +235,7 @@ export async function rereadCaller(
     const text = "the database may lack changes of authority, so nothing that may widen rights is done";
     throw new AppError("STORE_UNAVAILABLE", text, { retryAfterMs: 1000 });
   }
-  if (guard.callerPrincipal !== undefined && (await inactive(tx, [guard.callerPrincipal])).size > 0) throw gone();
+  if ((await inactive(tx, placesOf(guard.callerPrincipal))).size > 0) throw gone();
   if (guard.callerTokenId === undefined) {
     const { ids, scopes } = guard.callerRoles ?? { ids: [], scopes: [] };
     const given = (await readRoles(tx, ids)).flatMap((role) => role.scopes);

@@ -1,3 +1,4 @@
+import { AppError } from "../domain/errors.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import type { CallerStates } from "../management/ports.ts";
 import type { Postgres } from "./pool.ts";
@@ -6,8 +7,8 @@ import { type Followed, ProvenReads, proving } from "./proven-reads.ts";
 const STATES = {
   name: "sallyport-caller-states",
   text: proving(
-    `select (select state from sallyport.tenants where id = $1) as tenant,
-       (select state from sallyport.principals where tenant = $1 and name = $2) as principal`,
+    `select array(select state from sallyport.tenants where id = any($1)) as tenants,
+       array(select state from sallyport.principals where tenant = any($1) and name = $2) as principals`,
   ),
 };
 
@@ -19,9 +20,11 @@ export class PostgresCallerStates implements CallerStates {
     this.#proven = new ProvenReads(db, followed, true);
   }
 
-  async callerStates(tenant: string, principal: string) {
-    type States = { tenant: TenantState | null; principal: PrincipalState | null };
-    const { rows } = await this.#proven.rows<States>(STATES, [tenant, principal]);
-    return { tenant: rows[0]?.tenant ?? undefined, principal: rows[0]?.principal ?? undefined };
+  async callerStates(tenants: readonly string[], principal: string) {
+    type States = { tenants: readonly TenantState[]; principals: readonly PrincipalState[] };
+    const { rows } = await this.#proven.rows<States>(STATES, [tenants, principal]);
+    const found = rows[0];
+    if (found === undefined) throw new AppError("INTERNAL", "the states of a session's tenants are missing");
+    return found;
   }
 }

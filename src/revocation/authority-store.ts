@@ -47,8 +47,11 @@ export interface MintGuard {
   /** The roles of a caller without a token. They are read again, and must still give these scopes. */
   readonly callerRoles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   readonly callerAddress?: string;
-  /** The caller's own principal, if the caller is a session. It and its tenant are read again; they must be active. */
-  readonly callerPrincipal?: { readonly tenant: string; readonly name: string };
+  /**
+   * The caller's own principal, if the caller is a session, and further tenants that can end it. It is read again in all
+   * of them; they and it must be active.
+   */
+  readonly callerPrincipal?: NonNullable<AuditActor["session"]>;
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */

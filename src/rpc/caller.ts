@@ -41,6 +41,8 @@ export interface SessionCallers {
   owns(bearer: string): boolean;
   /** The session behind the credential, in the tenant that the header names. */
   authenticate(bearer: string, tenantHeader: string | null): Promise<Session>;
+  /** CALLER_UNAUTHENTICATED unless the session's principal and tenants are active. */
+  confirm(session: Pick<Session, "tenant" | "tenants" | "principal" | "scopes">): Promise<void>;
   /** The refusal of a credential that is longer than any session's. */
   tooLong(): AppError;
 }
@@ -137,6 +139,11 @@ export class Callers {
       }
       return this.#ended(ended.token, address, direct);
     }
+  }
+
+  /** Refuses a session whose principal or tenant is not active. It reads the database, so the call must be admitted. */
+  async confirm({ kind, tenant, tenants = [tenant], principal, scopes }: Caller): Promise<void> {
+    if (kind === "session") await this.#deps.sessions!.confirm({ tenant, tenants, principal, scopes });
   }
 
   /**

@@ -37,6 +37,7 @@ const BEFORE_BODY: readonly Step[] = [
 ];
 const BEFORE_HANDLER: readonly Step[] = [
   admit, // before any work: a shed call has cost little and changed nothing
+  confirm, // after admission: it reads the database, and a flood of sessions must not keep revocations from it
   validate, // before the handler: the handler sees only requests within their bounds
 ];
 const ENDINGS: readonly Ending[] = [
@@ -78,6 +79,13 @@ function authorize(call: Call): void {
 async function admit(call: Call, { admission }: PipelineDeps): Promise<void> {
   const klass = call.method.admission;
   if (klass !== "none") call.leave = await admission.enter(klass, 1, Number.POSITIVE_INFINITY);
+}
+
+async function confirm({ method, caller, leave }: Call, { callers, admission }: PipelineDeps): Promise<void> {
+  if (method.permission === "open" || caller?.kind !== "session") return;
+  // A call without a slot takes one for this read.
+  const done = leave === undefined ? await admission.enter("admin", 1, Number.POSITIVE_INFINITY) : undefined;
+  await callers.confirm(caller).finally(done);
 }
 
 function validate(call: Call): void | Promise<void> {

@@ -4,6 +4,7 @@ import { AppError } from "../domain/errors.ts";
 import {
   type Claims,
   checkRequired,
+  endingTenants,
   identityOf,
   rightsOf,
   type Session,
@@ -35,8 +36,8 @@ interface Trusted {
 }
 
 /**
- * Turns session JWTs into callers. Each call verifies its JWT and reads the state of tenant and principal; nothing is
- * cached but the keys.
+ * Turns session JWTs into callers. Each call verifies its JWT, and reads the state of tenant and principal once it is
+ * admitted; nothing is cached but the keys.
  */
 export class Sessions {
   readonly #deps: SessionsDeps;
@@ -56,7 +57,8 @@ export class Sessions {
 
   /**
    * The session behind a JWT, in the tenant that the header names. CALLER_UNAUTHENTICATED for every JWT that is not
-   * good, CALLER_FORBIDDEN for one without rights here, ISSUER_UNAVAILABLE while there are no keys to check it.
+   * good, CALLER_FORBIDDEN for one without rights here, ISSUER_UNAVAILABLE while there are no keys to check it. It asks
+   * no database: `confirm` does, once the call is admitted.
    */
   async authenticate(jwt: string, tenantHeader: string | null): Promise<Session> {
     try {
@@ -64,12 +66,18 @@ export class Sessions {
       const identity = identityOf(issuer, claims);
       const rights = rightsOf(issuer, claims);
       const tenant = tenantOfCall(rights, tenantHeader);
-      const states = await this.#deps.states.callerStates(tenant, identity.principal);
-      if (states.tenant !== undefined && states.tenant !== "ACTIVE") throw new SessionRefused("tenant_inactive");
-      if (states.principal !== undefined && states.principal !== "ACTIVE") {
-        throw new SessionRefused("principal_inactive");
-      }
       return { ...identity, tenant, tenants: [...rights.keys()], scopes: rights.get(tenant)! };
+    } catch (thrown) {
+      throw this.#refusal(thrown);
+    }
+  }
+
+  /** CALLER_UNAUTHENTICATED unless the session's principal and tenants are active. One without a row is. */
+  async confirm(session: Pick<Session, "tenant" | "tenants" | "principal" | "scopes">): Promise<void> {
+    try {
+      const { tenants, principals } = await this.#deps.states.callerStates(endingTenants(session), session.principal);
+      if (tenants.some((state) => state !== "ACTIVE")) throw new SessionRefused("tenant_inactive");
+      if (principals.some((state) => state !== "ACTIVE")) throw new SessionRefused("principal_inactive");
     } catch (thrown) {
       throw this.#refusal(thrown);
     }

@@ -107,12 +107,23 @@ describe("credential", () => {
     };
     const none = { SALLYPORT_TOKEN: "" };
     expect(await sent(["--session-file", "jwt"], none)).toEqual(["Bearer a.b.c", undefined]);
-    expect(await sent(["--session-file", "jwt", "--tenant", "acme"], none)).toEqual(["Bearer a.b.c", "acme"]);
+    expect(await sent(["--session-file", "jwt", "--session-tenant", "acme"], none)).toEqual(["Bearer a.b.c", "acme"]);
     expect(await sent(["--session-file", "jwt"], { SALLYPORT_TOKEN: "t" })).toEqual(["Bearer a.b.c", undefined]);
     const session = { ...none, SALLYPORT_SESSION: "d.e.f" };
     expect(await sent([], session)).toEqual(["Bearer d.e.f", undefined]);
-    expect(await sent(["--tenant", "acme"], session)).toEqual(["Bearer d.e.f", "acme"]);
-    expect(await sent(["--token-file", "mine", "--tenant", "acme"], session)).toEqual([
+    expect(await sent(["--session-tenant", "acme"], session)).toEqual(["Bearer d.e.f", "acme"]);
+    const inAcme = { ...session, SALLYPORT_SESSION_TENANT: "acme" };
+    expect(await sent([], inAcme)).toEqual(["Bearer d.e.f", "acme"]);
+    expect(await sent(["--session-tenant", "globex"], inAcme)).toEqual(["Bearer d.e.f", "globex"]);
+    // The tenant of the request is another thing: an operator's session lists those of every tenant.
+    for (const tenant of ["acme", "-"]) {
+      expect(await sent(["--tenant", tenant], session)).toEqual(["Bearer d.e.f", undefined]);
+      expect(await sent(["--tenant", tenant], { ...session, SALLYPORT_SESSION_TENANT: "home" })).toEqual([
+        "Bearer d.e.f",
+        "home",
+      ]);
+    }
+    expect(await sent(["--token-file", "mine", "--session-tenant", "acme"], session)).toEqual([
       "Bearer from-a-file",
       undefined,
     ]);

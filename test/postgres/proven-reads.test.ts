@@ -79,7 +79,7 @@ test("a session is let in only by an epoch that is proven, while other reads go 
   await makeTokens(sql, 1);
   const { db, followed, reads } = reading(database.url);
   await followed.follow(sql);
-  const admitted = () => reason(new PostgresCallerStates(db, followed).callerStates("default", "bot:ci"));
+  const admitted = () => reason(new PostgresCallerStates(db, followed).callerStates(["default"], "bot:ci"));
   expect(await admitted()).toBe("STORE_UNAVAILABLE");
   expect(await states(reads)).toEqual(["ACTIVE"]);
   await prove(sql);

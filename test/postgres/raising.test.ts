@@ -231,6 +231,12 @@ async function newCaller(): Promise<string> {
   return tenant;
 }
 
+/** A session in a tenant of its own, and one in another tenant that the first one ends, too. */
+async function newSessions(): Promise<NonNullable<CallerGuard["callerPrincipal"]>[]> {
+  const ended = await newSession();
+  return [ended, { ...(await newSession()), alsoIn: [ended.tenant] }];
+}
+
 /** A session in a tenant of its own. */
 async function newSession(): Promise<NonNullable<CallerGuard["callerPrincipal"]>> {
   const tenant = `home${randomBytes(4).toString("hex")}`;
@@ -281,16 +287,19 @@ describe("is refused if its caller ends while it waits:", () => {
       expect([how, await raising]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
     }
     for (const [how, ending] of Object.entries(SESSION_ENDS)) {
-      const callerPrincipal = await newSession();
+      const sessions = await newSessions();
       await holder.query("begin");
       await auditRow(holder);
-      expect((await holder.query(ending, [callerPrincipal.tenant])).rowCount).toBe(1);
-      let ended: string | undefined;
-      const by = { callerScopes: ["sallyport.operator"], callerPrincipal };
-      const raising = outcome(call(store, targets, by)).then((told) => (ended = told));
-      await expect.poll(async () => (await blocked()) === 1 || ended !== undefined, { interval: 2 }).toBe(true);
+      expect((await holder.query(ending, [sessions[0]!.tenant])).rowCount).toBe(1);
+      const ended: string[] = [];
+      const raising = sessions.map(async (callerPrincipal) => {
+        const by = { callerScopes: ["sallyport.operator"], callerPrincipal };
+        ended.push(await outcome(call(store, targets, by)));
+      });
+      await expect.poll(async () => ((await blocked()) ?? 0) + ended.length, { interval: 2 }).toBe(2);
       await holder.query("commit");
-      expect(["a session", how, await raising]).toEqual(["a session", how, "CALLER_UNAUTHENTICATED"]);
+      await Promise.all(raising);
+      expect(["sessions", how, ended]).toEqual(["sessions", how, ["CALLER_UNAUTHENTICATED", "CALLER_UNAUTHENTICATED"]]);
     }
     expect(await world()).toEqual(before);
   });
@@ -343,16 +352,18 @@ describe("what only takes away is refused where its caller has ended before its 
       expect([how, await outcome(call(store, targets, guard(), actor()))]).toEqual([how, "CALLER_UNAUTHENTICATED"]);
     }
     for (const [how, ending] of Object.entries(SESSION_ENDS)) {
-      const session = await newSession();
+      const sessions = await newSessions();
       await holder.query("begin");
       await auditRow(holder);
-      expect((await holder.query(ending, [session.tenant])).rowCount).toBe(1);
+      expect((await holder.query(ending, [sessions[0]!.tenant])).rowCount).toBe(1);
       await holder.query("commit");
-      const by: AuditActor = { ...actor(), actor: "session:boss", token: undefined, session };
-      const guarded = { callerScopes: ["sallyport.operator"], callerPrincipal: session };
-      expect(["a session", how, await outcome(call(store, targets, guarded, by))]).toEqual([
-        ...["a session", how, "CALLER_UNAUTHENTICATED"],
-      ]);
+      for (const session of sessions) {
+        const by: AuditActor = { ...actor(), actor: "session:boss", token: undefined, session };
+        const guarded = { callerScopes: ["sallyport.operator"], callerPrincipal: session };
+        expect(["a session", how, await outcome(call(store, targets, guarded, by))]).toEqual([
+          ...["a session", how, "CALLER_UNAUTHENTICATED"],
+        ]);
+      }
     }
     expect(await world()).toEqual(before);
   });

@@ -33,6 +33,8 @@ let lines: CallLine[] = [];
 let denied: AuditAct[] = [];
 let refusal: AppError | undefined;
 let admission: Admission;
+/** The read of the states of a session. */
+let states: () => Promise<void> = async () => {};
 let listener: Listener;
 let url: string;
 
@@ -62,6 +64,19 @@ beforeAll(async () => {
     breakGlass: undefined,
     events: telemetry,
     mtls: [],
+    sessions: {
+      owns: (bearer) => bearer === "a.b.c",
+      authenticate: async () => {
+        seen.push("authenticate");
+        const rights = { tenant: "acme", tenants: ["acme"], scopes: ["sallyport.tokens.revoke"] };
+        return { ...rights, principal: "user:ann", provenance: "session:ann" };
+      },
+      confirm: () => {
+        seen.push("confirm");
+        return states();
+      },
+      tooLong: () => new AppError("CALLER_UNAUTHENTICATED", "too long"),
+    },
   });
   const pipeline = new Pipeline({
     clock,
@@ -89,6 +104,7 @@ beforeAll(async () => {
           revoked();
           return {};
         },
+        listTokens: () => ({}),
       });
       addHealth(router, new Health([]), "all");
     },
@@ -199,6 +215,22 @@ describe.each(WAYS)("%s", (_name, send) => {
     (leave as () => void)();
   });
 
+  test("by a session reads the states once the call is admitted, and before its bounds are checked", async () => {
+    const session = { bearer: "a.b.c", full: false, outOfBounds: true, refused: true };
+    expect(await outcome(send, { ...session, full: true })).toBe("OVERLOADED");
+    expect(seen).toEqual(["authenticate", "admit", "log"]);
+    expect(await outcome(send, session)).toBe("INVALID_FIELD");
+    expect(seen).toEqual(["authenticate", "admit", "confirm", "log"]);
+    states = async () => Promise.reject(new AppError("CALLER_UNAUTHENTICATED", "the credential is not good"));
+    expect(await outcome(send, session)).toBe("CALLER_UNAUTHENTICATED");
+    expect(seen).toEqual(["authenticate", "admit", "confirm", "log"]);
+    states = async () => {};
+    expect(await outcome(send, { ...session, outOfBounds: false, refused: false })).toBe("OK");
+    const leave = admission.enter("revoke", SLOTS, 10_000);
+    expect(leave).toBeTypeOf("function");
+    (leave as () => void)();
+  });
+
   test("has one log line with its caller or address, and an audit row if a known caller is denied", async () => {
     await outcome(send, all);
     expect(lines[0]).toMatchObject({ address: "203.0.113.7" });
@@ -214,6 +246,34 @@ describe.each(WAYS)("%s", (_name, send) => {
       expect.objectContaining({ ...row, metadata: { reason: "RIGHTS_EXCEEDED" } }),
     ]);
   });
+});
+
+test("a flood of sessions asks the database no more than its slots let it, and a revocation goes on", async () => {
+  let asked = 0;
+  const answer = Promise.withResolvers<void>();
+  states = () => {
+    asked++;
+    return answer.promise;
+  };
+  const client = createClient(TokenAdmin, createGrpcTransport({ baseUrl: url }));
+  const as = (bearer: string) => ({ headers: { authorization: `Bearer ${bearer}` } });
+  const reasons: string[] = [];
+  const flood = Array.from({ length: 40 }, () =>
+    client.listTokens({}, as("a.b.c")).then(
+      () => reasons.push("OK"),
+      (error) => reasons.push(/overloaded/.test(String(error)) ? "OVERLOADED" : String(error)),
+    ),
+  );
+  try {
+    await expect.poll(() => reasons.length).toBe(40 - (SLOTS - 1));
+    expect(asked).toBe(SLOTS - 1);
+    await client.revokeToken({ target: { case: "id", value: ID } }, as("sallyport.tokens.revoke"));
+  } finally {
+    states = async () => {};
+    answer.resolve();
+  }
+  await Promise.all(flood);
+  expect(reasons.sort()).toEqual(["OK", ...Array.from({ length: 39 }, () => "OVERLOADED")]);
 });
 
 test("an open method needs no credential, and is logged with its request id like every other", async () => {

@@ -11,6 +11,7 @@ export type Product = typeof import("../../src/sessions/sessions.ts") &
   typeof import("../../src/sessions/fetch-document.ts");
 
 type States = Awaited<ReturnType<CallerStates["callerStates"]>>;
+type Authenticated = Awaited<ReturnType<InstanceType<Product["Sessions"]>["authenticate"]>>;
 
 /** One `Sessions` with an issuer of its own, on a clock that the case sets. */
 class Scene {
@@ -19,7 +20,7 @@ class Scene {
   readonly refused: string[] = [];
   readonly troubles: string[] = [];
   readonly asked: string[] = [];
-  states: States = { tenant: undefined, principal: undefined };
+  states: States = { tenants: [], principals: [] };
   /** Milliseconds. */
   now = Date.now();
 
@@ -30,8 +31,8 @@ class Scene {
       clock: { mono: () => this.now - start, wall: () => this.now },
       fetchDocument: product.documentFetcher(),
       states: {
-        callerStates: async (tenant, principal) => {
-          this.asked.push(`${tenant} ${principal}`);
+        callerStates: async (tenants, principal) => {
+          this.asked.push(`${tenants.join(",")} ${principal}`);
           return this.states;
         },
       },
@@ -50,7 +51,7 @@ class Scene {
   async with(jwt: string, tenant: string | null = null): Promise<string> {
     const before = this.refused.length;
     try {
-      await this.sessions.authenticate(jwt, tenant);
+      await this.sessions.confirm(await this.sessions.authenticate(jwt, tenant));
       return "OK";
     } catch (error) {
       const { reason, message } = error as { reason: string; message: string };
@@ -63,8 +64,10 @@ class Scene {
     return this.with(await this.jwt(made), tenant);
   }
 
-  async session(made: Made = {}, tenant: string | null = null) {
-    return this.sessions.authenticate(await this.jwt(made), tenant);
+  async session(made: Made = {}, tenant: string | null = null): Promise<Authenticated> {
+    const session = await this.sessions.authenticate(await this.jwt(made), tenant);
+    await this.sessions.confirm(session);
+    return session;
   }
 }
 
@@ -444,18 +447,38 @@ export const CLAIMS: readonly Case[] = [
   {
     title: "a tenant or a principal that is not active ends the session",
     async run(scene) {
-      for (const tenant of [undefined, "ACTIVE"] as const) {
-        for (const principal of [undefined, "ACTIVE"] as const) {
-          scene.states = { tenant, principal };
+      for (const tenants of [[], ["ACTIVE"]] as const) {
+        for (const principals of [[], ["ACTIVE"]] as const) {
+          scene.states = { tenants, principals };
           expect(await scene.made({})).toBe("OK");
         }
       }
-      scene.states = { tenant: "SUSPENDED", principal: "ACTIVE" };
+      scene.states = { tenants: ["ACTIVE", "SUSPENDED"], principals: ["ACTIVE"] };
       expect(await scene.made({})).toBe(no("tenant_inactive"));
       for (const principal of ["DISABLED", "DELETED"] as const) {
-        scene.states = { tenant: "ACTIVE", principal };
+        scene.states = { tenants: ["ACTIVE"], principals: ["ACTIVE", principal] };
         expect(await scene.made({})).toBe(no("principal_inactive"));
       }
+    },
+  },
+  {
+    title: "only an operator's session is ended by each of its tenants, because its rights reach all of them",
+    settings: {
+      tenant: undefined,
+      groups: [...GROUPS, { group: "root", tenant: "acme", permissions: ["sallyport.*"], scopes: [] }],
+    },
+    async run(scene) {
+      await scene.session({ claims: { groups: ["ops"] } }, "globex");
+      await scene.session({ claims: { groups: ["ops", "root"] } }, "globex");
+      await scene.session({ claims: { groups: ["ops", "root"] } }, "acme");
+      expect(scene.asked).toEqual(["globex user:ann", "globex user:ann", "globex,acme user:ann"]);
+    },
+  },
+  {
+    title: "a session is verified without the database, which only an admitted call asks",
+    async run(scene) {
+      await scene.sessions.authenticate(await scene.jwt(), null);
+      expect(scene.asked).toEqual([]);
     },
   },
 ];

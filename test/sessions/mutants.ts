@@ -203,14 +203,19 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("suspended tenants", "a tenant or a principal that is not active ends the session", [
     SESSIONS,
-    'states.tenant !== undefined && states.tenant !== "ACTIVE"',
+    'tenants.some((state) => state !== "ACTIVE")',
     "false",
   ]),
   mutant("disabled principals", "a tenant or a principal that is not active ends the session", [
     SESSIONS,
-    'states.principal !== undefined && states.principal !== "ACTIVE"',
+    'principals.some((state) => state !== "ACTIVE")',
     "false",
   ]),
+  mutant(
+    "operators of other tenants",
+    "only an operator's session is ended by each of its tenants, because its rights reach all of them",
+    [RULES, "isOperator(of) ? of.tenants : [of.tenant]", "isOperator(of) ? [of.tenant] : [of.tenant]"],
+  ),
   // ------------------------------------------------------------------------------------------- keys
   mutant("a fetch for each unknown id", "a thousand unknown key ids cause one fetch in 30 seconds", [
     KEYS,
