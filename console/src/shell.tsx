@@ -4,8 +4,9 @@ import { InstanceState } from "../gen/sallyport/v1/server_info_pb.ts";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { useLoad } from "./load.ts";
 import { Foreign, Gate, Icon, Note, State } from "./parts.tsx";
+import { prefer, THEMES, theme } from "./preferences.ts";
 import { go, href, isSecret, may, me, route, settings, signOut, tenant } from "./state.ts";
-import { findToken, millis, waitText } from "./text.ts";
+import { findToken, millis, utc, waitText } from "./text.ts";
 import { failureOf, info, tenants, tokens } from "./wire.ts";
 
 type IconName = Parameters<typeof Icon>[0]["name"];
@@ -85,6 +86,7 @@ export function Shell({ children }: { children: ComponentChildren }) {
                   : []
               }
             />
+            <Preferences />
           </div>
           {operator && <InSync />}
         </nav>
@@ -121,6 +123,32 @@ export function Shell({ children }: { children: ComponentChildren }) {
 }
 
 export const home = () => (may("sallyport.tokens.read") ? "/tokens" : "/mine");
+
+function Preferences() {
+  return (
+    <div class="nav-group" role="group" aria-label="This browser">
+      <h2>This browser</h2>
+      <label class="chip">
+        <span class="hidden">Theme</span>
+        <select
+          value={theme.value}
+          onChange={(event) => prefer({ theme: THEMES.find((one) => one === event.currentTarget.value) ?? "system" })}
+        >
+          <option value="system">System theme</option>
+          <option value="light">Light</option>
+          <option value="dark">Dark</option>
+        </select>
+      </label>
+      <label class="chip">
+        <span class="hidden">Times</span>
+        <select value={String(utc.value)} onChange={(event) => prefer({ utc: event.currentTarget.value === "true" })}>
+          <option value="false">Local times</option>
+          <option value="true">UTC</option>
+        </select>
+      </label>
+    </div>
+  );
+}
 
 function InSync() {
   const status = useLoad("in-sync", (signal) => info.listInstances({}, { signal }));

@@ -1,3 +1,5 @@
+import { computed, signal } from "@preact/signals";
+
 /** Characters that a browser shows as nothing, or that turn the direction of text. */
 const UNSAFE = /[\p{Cc}\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;
 
@@ -21,25 +23,30 @@ export function stampOf(ms: number): { seconds: bigint; nanos: number } {
 }
 
 export const DAY = 86_400_000;
-const dates = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
-const times = new Intl.DateTimeFormat("en-GB", {
-  ...{ day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" },
+/** True: times are shown in UTC, else in the browser's zone. */
+export const utc = signal(false);
+const formats = computed(() => {
+  const zone = utc.value ? { timeZone: "UTC" } : {};
+  const date = { day: "numeric", month: "short", year: "numeric", ...zone } as const;
+  const time = { hour: "2-digit", minute: "2-digit" } as const;
+  return {
+    dates: new Intl.DateTimeFormat("en-GB", date),
+    times: new Intl.DateTimeFormat("en-GB", { ...date, ...time }),
+    longTimes: new Intl.DateTimeFormat("en-GB", { ...date, ...time, weekday: "long", month: "long" }),
+    zones: new Intl.DateTimeFormat("en-GB", { timeZoneName: "shortOffset", ...zone }),
+  };
 });
-const longTimes = new Intl.DateTimeFormat("en-GB", {
-  ...{ weekday: "long", day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit" },
-});
-const zones = new Intl.DateTimeFormat("en-GB", { timeZoneName: "shortOffset" });
 
-export const dateText = (ms: number) => dates.format(ms);
-export const timeText = (ms: number) => times.format(ms);
-export const longTimeText = (ms: number) => longTimes.format(ms);
+export const dateText = (ms: number) => formats.value.dates.format(ms);
+export const timeText = (ms: number) => formats.value.times.format(ms);
+export const longTimeText = (ms: number) => formats.value.longTimes.format(ms);
 export const utcText = (ms: number) => new Date(ms).toISOString().replace(/\.\d{3}Z$/, "Z");
-/** The browser's zone: "UTC+1". */
+/** The zone of the times: "UTC+1". */
 export const zoneText = () =>
-  zones
+  formats.value.zones
     .formatToParts(Date.now())
     .find(({ type }) => type === "timeZoneName")!
-    .value.replace("GMT", "UTC");
+    .value.replace(/^GMT(?:\+0$)?/, "UTC");
 
 const STEPS = [
   [365 * DAY, "year"],

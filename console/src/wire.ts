@@ -32,9 +32,14 @@ export function whenRefused(listener: () => void): void {
 const bearing: Interceptor = (next) => async (req) => {
   const sent = credential;
   const { signal } = session;
+  // Not AbortSignal.any, which Safari has only since 17.4.
+  const either = new AbortController();
+  const stop = () => either.abort(req.signal.reason);
+  for (const one of [req.signal, signal]) one.addEventListener("abort", stop);
+  if (req.signal.aborted) stop();
   if (sent !== undefined) req.header.set("authorization", `Bearer ${sent}`);
   try {
-    const answer = await next({ ...req, signal: AbortSignal.any([req.signal, signal]) });
+    const answer = await next({ ...req, signal: either.signal });
     signal.throwIfAborted();
     return answer;
   } catch (error) {
@@ -42,6 +47,7 @@ const bearing: Interceptor = (next) => async (req) => {
       onRefused();
     throw error;
   } finally {
+    for (const one of [req.signal, signal]) one.removeEventListener("abort", stop);
     req.header.delete("authorization");
   }
 };
