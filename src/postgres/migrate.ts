@@ -13,6 +13,10 @@ const FOLDER = new URL("./migrations/", import.meta.url);
 /** One lock for all programs that start on one database. Any number that nothing else uses. */
 const LOCK = 7_400_740_174;
 
+/** The wait for one lock. A read or a poll that queues behind it still ends within its own bound. Milliseconds. */
+const LOCK_MS = 200;
+const LOCK_PAUSE_MS = 500;
+
 interface Migration {
   readonly version: number;
   readonly name: string;
@@ -37,7 +41,7 @@ export async function migrate(url: string, waitMs = 60_000): Promise<string[]> {
   }
   try {
     await lock(client, waitMs);
-    return await apply(client);
+    return await apply(client, waitMs);
   } catch (error) {
     if (error instanceof StartError) throw error;
     throw (
@@ -73,20 +77,51 @@ async function lock(client: pg.Client, waitMs: number): Promise<void> {
   }
 }
 
-async function apply(client: pg.Client): Promise<string[]> {
+async function apply(client: pg.Client, waitMs: number): Promise<string[]> {
   const applied = await appliedTo(client);
   const files = migrationFiles();
   await refuseUnfit(client, files, applied);
   const fresh = files.filter((file) => !applied.some((row) => row.version === file.version));
   for (const file of fresh) {
-    const record = "insert into sallyport.migrations (version, name, checksum) values ($1, $2, $3)";
-    const alone = file.sql.startsWith("-- no-transaction");
-    if (!alone) await client.query("begin");
-    await client.query(file.sql);
-    await client.query(record, [file.version, file.name, file.checksum]);
-    if (!alone) await client.query("commit");
+    if (file.sql.startsWith("-- no-transaction")) {
+      // Several statements in one query would be one transaction.
+      for (const statement of file.sql.split(/;$/m)) await client.query(statement);
+      await record(client, file);
+    } else {
+      await applyWhole(client, file, waitMs);
+    }
   }
   return fresh.map((file) => file.name);
+}
+
+async function record(client: pg.Client, { version, name, checksum }: Migration): Promise<void> {
+  const text = "insert into sallyport.migrations (version, name, checksum) values ($1, $2, $3)";
+  await client.query(text, [version, name, checksum]);
+}
+
+/**
+ * Applies a file in one transaction. A reader of a table queues behind a lock that waits for it. So the wait for a
+ * lock is short, and the file is tried again.
+ */
+async function applyWhole(client: pg.Client, file: Migration, waitMs: number): Promise<void> {
+  for (let waited = 0; ; waited += LOCK_MS + LOCK_PAUSE_MS) {
+    try {
+      await client.query("begin");
+      await client.query(`set local lock_timeout = ${LOCK_MS}`);
+      await client.query(file.sql);
+      await record(client, file);
+      await client.query("commit");
+      return;
+    } catch (error) {
+      if (sqlstate(error) !== SQLSTATE.lockNotAvailable) throw error;
+      await client.query("rollback");
+      if (waited >= waitMs) {
+        const text = `migration ${file.name} waits for a table that another session holds: end long transactions`;
+        throw new StartError("migration_failed", text, safeCause(error));
+      }
+    }
+    await new Promise((resolve) => setTimeout(resolve, LOCK_PAUSE_MS));
+  }
 }
 
 interface Applied {

@@ -22,10 +22,3 @@ begin
     execute format('grant execute on function sallyport.validator_describe(uuid, bytea, text, text) to %I', role);
   end loop;
 end $$;
-
--- The lists of all tenants, of a family and of a token's children, each in the order of the list.
-create index tokens_of_all on sallyport.tokens (create_time desc, id desc);
-create index tokens_of_family on sallyport.tokens (family, create_time desc, id desc);
-drop index sallyport.tokens_by_family;
-create index tokens_of_parent on sallyport.tokens (parent_id, create_time desc, id desc) where parent_id is not null;
-drop index sallyport.tokens_by_parent;
