@@ -6,12 +6,11 @@ import type { LifetimeRule } from "../../src/domain/lifetime.ts";
 import { BUILT_IN_PROFILES } from "../../src/domain/profile.ts";
 import { NOTHING_GIVEN, type Token } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
-import { migrate } from "../../src/postgres/migrate.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
 import type { MintGuard, MintLimits, NewToken } from "../../src/revocation/authority-store.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
-import { auditRow, byHand, makeTokens, migrated } from "./migrated.ts";
+import { auditRow, byHand, makeTokens, migrateAt, migrated } from "./migrated.ts";
 
 let url: string;
 let sql: pg.Client;
@@ -629,7 +628,7 @@ describe("a commit without a clear answer", () => {
   let server: ThrowawayServer;
   beforeAll(async () => {
     server = await startServer();
-    await migrate(server.url);
+    await migrateAt(server.url);
   });
   afterAll(() => server?.remove());
   beforeEach(() => use(server.url));

@@ -12,11 +12,21 @@ export function unproven(): Promise<Database> {
 /** A database of the newest schema, in a proven epoch. */
 export async function migrated(): Promise<Database> {
   const database = await unproven();
-  const client = new pg.Client({ connectionString: database.url });
+  await proveAt(database.url);
+  return database;
+}
+
+/** The newest schema in the database of this URL, in a proven epoch. */
+export async function migrateAt(url: string): Promise<void> {
+  await migrate(url);
+  await proveAt(url);
+}
+
+async function proveAt(url: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url });
   await client.connect();
   await prove(client);
   await client.end();
-  return database;
 }
 
 /** Nothing that anybody remembers is missing. */

@@ -692,7 +692,7 @@ describe("a server that fails", () => {
     const [frozen] = await pidOf("sallyport-poll");
     process.kill(frozen!, "SIGSTOP");
     onTestFinished(() => thaw(frozen!));
-    const failing = took(log.poll(me, epoch, -1));
+    const failing = took(log.poll(me, epoch, 0));
     expect((await log.unacknowledged(epoch, 0)).epoch).toBe(epoch);
     const ms = await failing;
     expect(ms).toBeGreaterThan(450);
@@ -711,7 +711,7 @@ describe("a server that fails", () => {
     process.kill(frozen!, "SIGSTOP");
     onTestFinished(() => thaw(frozen!));
     const waits = await Promise.all([
-      took(log.poll(me, epoch, -1)),
+      took(log.poll(me, epoch, 0)),
       took(log.ack(me, epoch, 0)),
       took(log.deregister(me)),
     ]);
@@ -889,7 +889,7 @@ describe("a server that fails", () => {
     await open1();
     expect(await registering).toBe(true);
     const open2 = await lock("sallyport.rev_log");
-    const ms = await took(log.poll(next.me, epoch, -1));
+    const ms = await took(log.poll(next.me, epoch, 0));
     expect(ms).toBeGreaterThan(400);
     expect(ms).toBeLessThan(900);
     await expect.poll(async () => (await pidOf("sallyport-poll")).length).toBeLessThan(2);
