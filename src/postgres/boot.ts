@@ -92,7 +92,7 @@ export async function makeFirstAdmin(
       tx,
       token,
       ttlMs === undefined ? { never: true, maxTtl: 0 } : { ttl: ttlMs, maxTtl: ttlMs },
-      { callerScopes: [], child: false, mustExist: false },
+      { callerScopes: [], child: false, mustExist: false, byDatabaseOwner: true },
       { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 },
       { actor: "bootstrap", address: "", requestId: "" },
       undefined,

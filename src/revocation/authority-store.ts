@@ -44,6 +44,8 @@ export interface MintGuard {
    */
   readonly callerTokenId?: string;
   readonly callerScopes: readonly string[];
+  /** Made with the credentials of the database's owner, whom no lost change can have ended. */
+  readonly byDatabaseOwner?: boolean;
   /** The roles of a caller without a token. They are read again, and must still give these scopes. */
   readonly callerRoles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   readonly callerAddress?: string;
@@ -68,7 +70,7 @@ export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended"
 /** The conditions for any change that may give somebody more rights. */
 export type CallerGuard = Pick<
   MintGuard,
-  "callerTokenId" | "callerScopes" | "callerRoles" | "callerAddress" | "callerPrincipal"
+  "callerTokenId" | "callerScopes" | "callerRoles" | "callerAddress" | "callerPrincipal" | "byDatabaseOwner"
 >;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
