@@ -84,8 +84,9 @@ export function hasRightTag(text: string, keys: Keys): boolean {
 const BEHIND_PREFIX = /_[0-9A-Za-z]{58}/g;
 const PREFIX_AT_END = /[a-z][a-z0-9_]{1,15}$/;
 
-/** The dot before the claims and the signature of a JWT. Dots bound each search, so that its cost is the length. */
-const BEHIND_HEADER = /\.(?=e[yw][\w-]{14,}\.[\w-]{43})/g;
+/** The claims of a JWT that is signed, between two dots, and the start of its signature. */
+const CLAIMS = /^e[yw][\w-]{14,}$/;
+const SIGNATURE = /^[\w-]{43}/;
 const WORD = /[\w-]/;
 /** The least length of the header of a JWT that is signed. */
 const LEAST_HEADER = 16;
@@ -98,12 +99,15 @@ export function holdsTokenString(text: string): boolean {
   for (const { index } of text.matchAll(BEHIND_PREFIX)) {
     if (PREFIX_AT_END.test(text.slice(Math.max(0, index - LONGEST_PREFIX), index))) return true;
   }
-  for (const { index } of text.matchAll(BEHIND_HEADER)) {
-    let from = index;
-    while (from > 0 && WORD.test(text[from - 1]!)) from--;
+  const parts = text.split(".");
+  for (let at = 1; at + 1 < parts.length; at++) {
+    if (!CLAIMS.test(parts[at]!) || !SIGNATURE.test(parts[at + 1]!)) continue;
+    const before = parts[at - 1]!;
+    let from = before.length;
+    while (from > 0 && WORD.test(before[from - 1]!)) from--;
     // The base64url of an opening brace.
-    const header = text.slice(from, index).search(/e[yw]/);
-    if (header >= 0 && index - from - header >= LEAST_HEADER) return true;
+    const header = before.slice(from).search(/e[yw]/);
+    if (header >= 0 && before.length - from - header >= LEAST_HEADER) return true;
   }
   return false;
 }
