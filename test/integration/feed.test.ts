@@ -62,6 +62,9 @@ class Cache {
   }
 }
 
+/** Revocations during one fault, at most. */
+const MOST_REVOKED = 8;
+
 const caches: Cache[] = [];
 /** When the revocation of a token returned OK, by token string. */
 const revoked = new Map<string, number>();
@@ -71,7 +74,7 @@ let keyring: ReturnType<typeof freshKeyring>;
 let adminToken = "";
 let a: TestSallyport;
 let b: TestSallyport;
-let tokens: { id: string; tokenString: string }[];
+const tokens: { id: string; tokenString: string }[] = [];
 
 const on = (url: string) =>
   TestSallyport.start({
@@ -92,9 +95,7 @@ beforeAll(async () => {
   link = await startTcpProxy({ port: postgres.port });
   a = await on(postgres.url);
   b = await on(linked());
-  const admin = a.as(adminToken);
-  tokens = [];
-  for (let i = 0; i < 60; i++) tokens.push(await a.createToken({}, admin));
+  await minted(60);
   // Acknowledgements count once the leases of earlier epochs are over.
   await settled();
 }, 120_000);
@@ -108,6 +109,11 @@ afterAll(async () => {
   await link?.stop();
   await postgres?.remove();
 }, 60_000);
+
+/** Mints until so many live tokens are left. */
+async function minted(count: number): Promise<void> {
+  while (tokens.length < count) tokens.push(await a.createToken({}, a.as(adminToken)));
+}
 
 /** Resolves when acknowledgements count. */
 async function settled(): Promise<void> {
@@ -173,6 +179,7 @@ test("a change waits for the acknowledgement of a healthy cache, and no longer; 
 }, 120_000);
 
 test("under pauses, a cut link, a new epoch and a lost instance, no cache accepts a token after its revocation returned", async () => {
+  await minted(7 * MOST_REVOKED + 5);
   const all = [a.listeners.data, b.listeners.data];
   const one = new Cache(all, strings());
   const two = new Cache(all.toReversed(), strings());
@@ -186,7 +193,7 @@ test("under pauses, a cut link, a new epoch and a lost instance, no cache accept
     await start();
     const waits: string[] = [];
     const until = mono() + ms;
-    while (mono() < until) {
+    while (mono() < until && waits.length < MOST_REVOKED) {
       const { mode, ms } = await revokeOne();
       waits.push(`${mode} ${ms.toFixed(0)}`);
       await delay(100);
