@@ -25,6 +25,9 @@ function mutant(
   return { name, patches: patches.map(([file, from, to, times]) => ({ file, from, to, times })) };
 }
 
+/** A snapshot counts although it was taken before this process saw the epoch. */
+const BEFORE_EPOCH = [LOOKUP, "reading.sent >= freshness.sawEpoch && reading.position >= applied", "true"] as const;
+
 /** The simulation must catch all of them. The numbers identify them in test output only. */
 export const MUTANTS: readonly Mutant[] = [
   mutant("M1 no lease check", [FRESHNESS, "|| !(mono < this.#leaseUntil) ||", "||"]),
@@ -147,10 +150,10 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   { name: "M54 redone twice", databaseFaults: { redoneTwice: true } },
   { name: "M55 pruned before the epoch is proven", databaseFaults: { pruneUnproven: true } },
-  mutant("M58 a snapshot from before the epoch is believed", [
+  mutant("M58 a snapshot from before the epoch is believed, and allows", BEFORE_EPOCH, [
     LOOKUP,
-    "reading.sent >= freshness.sawEpoch && reading.position >= applied",
-    "true",
+    "const allowing = reading.proven && freshness.accounted;",
+    "const allowing = true;",
   ]),
   mutant("M29 the principal is no dependency", [
     "domain/token-snapshot.ts",
@@ -281,4 +284,6 @@ export const HARMLESS: readonly Mutant[] = [
     "    const kept = await this.#outside(digest, deadline);\n    const now = clock.mono();\n",
     "    const now = clock.mono();\n    const kept = await this.#outside(digest, deadline);\n",
   ]),
+  // Such a snapshot does not show its epoch as proven, so it allows nothing.
+  mutant("M58 a snapshot from before the epoch is believed", BEFORE_EPOCH),
 ];
