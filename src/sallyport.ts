@@ -112,6 +112,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     epoch: () => freshness.epoch,
     sawEpoch: () => freshness.sawEpoch,
     applied: () => freshness.applied,
+    accounted: () => freshness.accounted,
     wake: () => follower.wake(),
   };
   const store = new PostgresTokenStore(db, lists, followed);

@@ -121,12 +121,23 @@ export function Dialog(props: {
     dialog.showModal();
     // The first field that asks for it, because `autofocus` counts only for parsed pages.
     dialog.querySelector<HTMLElement>("[data-first]")?.focus();
-    const reopen = () => {
-      if (closer.current !== undefined) return closer.current();
-      if (dialog.isConnected) dialog.showModal();
+    // Escape asks. The dialog closes when it goes, so its state and the page never differ.
+    const ask = (event: Event) => {
+      if (closer.current === undefined) return;
+      event.preventDefault();
+      closer.current();
     };
+    // A browser may close it all the same. A dialog that stays, such as one that waits for an answer, is shown again.
+    const reopen = () => {
+      closer.current?.();
+      queueMicrotask(() => {
+        if (dialog.isConnected && !dialog.open) dialog.showModal();
+      });
+    };
+    dialog.addEventListener("cancel", ask);
     dialog.addEventListener("close", reopen);
     return () => {
+      dialog.removeEventListener("cancel", ask);
       dialog.removeEventListener("close", reopen);
       dialog.close();
       if (opener instanceof HTMLElement && opener.isConnected) opener.focus();

@@ -104,7 +104,8 @@ function fromCode(error: ConnectError, { address, credential, repeat }: Situatio
     case Code.Unauthenticated:
       return refused(
         credential === undefined
-          ? "no credential: give --token-file or SALLYPORT_TOKEN (the embedded first token is in data/admin-token), or a session"
+          ? "no credential: give --token-file, --session-file, SALLYPORT_TOKEN or SALLYPORT_SESSION " +
+              "(the embedded first token is in data/admin-token)"
           : `${address} does not accept the credential of ${credential}: it may be revoked, expired, or of another server`,
       );
     case Code.InvalidArgument: {

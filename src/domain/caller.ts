@@ -30,8 +30,6 @@ export interface Caller {
   readonly principal: string;
   /** The caller's permissions, and the other scopes that it may give to tokens. A token has all of its scopes here. */
   readonly scopes: readonly string[];
-  /** The roles of a caller without a token, by id, and those of `scopes` that rest on them. */
-  readonly roles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   /** The record's id, if the caller is a token. */
   readonly tokenId?: string;
   /** The expiry of a token, by the database's clock. Absent if the token never expires. */

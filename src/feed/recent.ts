@@ -61,13 +61,6 @@ export class RecentChanges {
     return made;
   }
 
-  clear(): void {
-    this.#rows = [];
-    this.#base = 0;
-    this.#head = -1;
-    this.#made = new Map();
-  }
-
   #make(from: number): Changes {
     const position = this.#head;
     if (from === position) return { position, floor: 0, tags: [] };

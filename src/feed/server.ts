@@ -150,7 +150,6 @@ export class Feed implements FedCaches {
 
   forget(): void {
     this.#members.forget();
-    if (this.#recent.head > this.#deps.freshness.applied) this.#recent.clear();
   }
 
   stop(): void {

@@ -57,10 +57,8 @@ export function sees(access: Access, tenant: string, principal: string): boolean
 
 /** The guard of a change that may widen rights: the caller must still be good when it commits. */
 export function guardOf({ caller }: Access): CallerGuard {
-  const { tokenId, scopes, address, roles } = caller;
-  const callerPrincipal = sessionOf(caller);
-  const callerRoles = roles === undefined ? {} : { callerRoles: roles };
-  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal, ...callerRoles };
+  const { tokenId, scopes, address } = caller;
+  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal: sessionOf(caller) };
 }
 
 /** The principal whose state ends the caller's session; undefined for other callers. */

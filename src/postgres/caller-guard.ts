@@ -7,7 +7,6 @@ import type { Token } from "../domain/token.ts";
 import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts";
 import { EVIDENCE, type EvidenceRow, HEAD, isProven, PROVEN } from "./evidence.ts";
 import type { Tx } from "./pool.ts";
-import { readRoles } from "./role-rows.ts";
 import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
 import { parentOf, readHeld } from "./token-rows.ts";
 
@@ -55,13 +54,13 @@ export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard)
          union all select sallyport.tenant_key($1), null, $2::text is null and $4::text is null
          union all select sallyport.principal_key(tenant, principal), null, false from sallyport.tokens where id = $3
          union all select sallyport.tenant_key(tenant), null, false from sallyport.tokens where id = $3
-         union all select sallyport.principal_key(t, $7), null, false from unnest($6::text[]) t
-         union all select sallyport.tenant_key(t), null, false from unnest($6::text[]) t
-         union all select sallyport.role_key(r), r, false from (${rolesOf("array[$3]")} union select unnest($5::text[])) held (r)
+         union all select sallyport.principal_key(t, $6), null, false from unnest($5::text[]) t
+         union all select sallyport.tenant_key(t), null, false from unnest($5::text[]) t
+         union all select sallyport.role_key(r), r, false from (${rolesOf("array[$3]")}) held (r)
        ) keys where k is not null group by k order by k offset 0
      ) locks`,
     [
-      ...[tenant, principal ?? null, guard.callerTokenId ?? "", role ?? null, guard.callerRoles?.ids ?? []],
+      ...[tenant, principal ?? null, guard.callerTokenId ?? "", role ?? null],
       ...[placesOf(guard.callerPrincipal).map((one) => one.tenant), guard.callerPrincipal?.name ?? null],
     ],
   );
@@ -93,7 +92,7 @@ export async function guardWidening(
 export async function lockGranting(
   tx: Tx,
   to: { readonly tenant: string; readonly principal: string },
-  { callerTokenId, callerPrincipal, callerRoles }: CallerGuard,
+  { callerTokenId, callerPrincipal }: CallerGuard,
   roles: readonly string[],
 ): Promise<ReadonlySet<string>> {
   const all = [to, ...placesOf(callerPrincipal).map((one) => ({ tenant: one.tenant, principal: one.name }))];
@@ -108,12 +107,7 @@ export async function lockGranting(
          select sallyport.principal_key(tenant, name) from w union select sallyport.tenant_key(tenant) from w
          union select sallyport.role_key(r) from held
        ) keys (k) order by k))`,
-    [
-      all.map(({ tenant }) => tenant),
-      all.map(({ principal }) => principal),
-      callerTokenId ?? "",
-      [...roles, ...(callerRoles?.ids ?? [])],
-    ],
+    [all.map(({ tenant }) => tenant), all.map(({ principal }) => principal), callerTokenId ?? "", roles],
   );
   return new Set(rows[0]?.roles);
 }
@@ -219,8 +213,7 @@ async function heldTokens(tx: Tx, ids: readonly string[]): Promise<ReadonlyMap<s
 }
 
 /**
- * Reads the caller's own token, or the session's principal, and the roles of either, under their locks.
- * CALLER_UNAUTHENTICATED unless it is still good for the call. `locked`: the roles that this transaction locks. Every
+ * Reads the caller's own token with its roles, or the session's principal, under their locks. CALLER_UNAUTHENTICATED unless it is still good for the call. `locked`: the roles that this transaction locks. Every
  * change that may widen rights comes through here, so here the epoch must be proven: what it lacks may have ended the
  * caller, or whoever gets the rights.
  */
@@ -232,12 +225,7 @@ export async function rereadCaller(
 ): Promise<Asker> {
   if (!guard.byDatabaseOwner) await assertProven(tx);
   if ((await inactive(tx, placesOf(guard.callerPrincipal))).size > 0) throw gone();
-  if (guard.callerTokenId === undefined) {
-    const { ids, scopes } = guard.callerRoles ?? { ids: [], scopes: [] };
-    const given = (await readRoles(tx, ids)).flatMap((role) => role.scopes);
-    if (!scopes.every((scope) => given.includes(scope))) throw gone();
-    return { now };
-  }
+  if (guard.callerTokenId === undefined) return { now };
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
     throw error instanceof AppError ? gone() : error;
   });

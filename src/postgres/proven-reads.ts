@@ -12,6 +12,8 @@ export interface Followed {
   /** The time on this process's clock at which it was first seen, and the position up to which its log is applied. */
   sawEpoch(): number;
   applied(): number;
+  /** Nothing that this process remembers of earlier epochs is missing in this one. */
+  accounted(): boolean;
   /** Another epoch answered: makes the follower poll. */
   wake(): void;
 }
@@ -52,7 +54,7 @@ export class ProvenReads {
       const trusted = (all: readonly Row[]) => this.#proves(all[0], sent, applied);
       const rows = await this.#db.read<Row>(statement, values, timeoutMs, trusted);
       if (trusted(rows)) {
-        if (this.#admits && !isProven(rows[0]!)) throw unproven();
+        if (this.#admits && !(isProven(rows[0]!) && this.#followed.accounted())) throw unproven();
         return { rows: rows.filter(({ here }) => here), epoch: rows[0]!.epoch };
       }
       this.#followed.wake();

@@ -3,7 +3,7 @@ import type { Role } from "../domain/role.ts";
 import type { Tx } from "./pool.ts";
 import { ROLE_COLUMNS, type RoleRow, roleOf } from "./rows.ts";
 
-/** Those of the roles that are ACTIVE. Under their locks it must be a statement of its own, after that of the locks. */
+/** Those of the roles that are ACTIVE. To see their state under the locks, run it after the statement that locks. */
 export async function readRoles(tx: Tx, ids: readonly string[]): Promise<Role[]> {
   if (ids.length === 0) return [];
   const rows = await tx.query<RoleRow>(

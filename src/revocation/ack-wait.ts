@@ -164,10 +164,10 @@ export class AckWait {
     waiter.position ??= answer.position;
     waiter.maxBoundMs = Math.max(waiter.maxBoundMs, answer.maxBoundMs);
     const settled = answer.settled === waiter.epoch;
-    const missing = answer.missing.filter((row) => row.appliedN < waiter.position! && !this.#longReaped(row, now));
+    const behind = answer.missing.filter((row) => row.appliedN < waiter.position!);
     // A row that was reaped for long does not count, because its cache is dead.
-    const dead = answer.missing.filter((row) => waiter.position! > row.appliedN && this.#longReaped(row, now));
-    waiter.validators = answer.validators - dead.length;
+    const missing = behind.filter((row) => !this.#longReaped(row, now));
+    waiter.validators = answer.validators - (behind.length - missing.length);
     waiter.acknowledged = waiter.validators - missing.length;
     if (settled && missing.length === 0) {
       waiter.settle({ mode: "ACKED", position: waiter.position });

@@ -45,6 +45,9 @@ export class Acknowledger {
 
   /** The process has a new row. */
   begin(row: string): void {
+    // A hold of the row before must not write this one.
+    this.#cancel?.();
+    this.#cancel = undefined;
     this.#row = row;
     this.#acked = -1;
     this.#fed = 0;

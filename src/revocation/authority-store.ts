@@ -46,8 +46,6 @@ export interface MintGuard {
   readonly callerScopes: readonly string[];
   /** Made with the credentials of the database's owner, whom no lost change can have ended. */
   readonly byDatabaseOwner?: boolean;
-  /** The roles of a caller without a token. They are read again, and must still give these scopes. */
-  readonly callerRoles?: { readonly ids: readonly string[]; readonly scopes: readonly string[] };
   readonly callerAddress?: string;
   /**
    * The caller's own principal, if the caller is a session, and further tenants that can end it. It is read again in all
@@ -70,7 +68,7 @@ export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended"
 /** The conditions for any change that may give somebody more rights. */
 export type CallerGuard = Pick<
   MintGuard,
-  "callerTokenId" | "callerScopes" | "callerRoles" | "callerAddress" | "callerPrincipal" | "byDatabaseOwner"
+  "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal" | "byDatabaseOwner"
 >;
 
 /** A repeat of a request that minted before: the stored result of the first one. */

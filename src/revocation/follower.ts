@@ -89,8 +89,8 @@ export class Follower {
   readonly #remembered = new RememberedChanges();
   /** The changes that this epoch seems to lack; undefined before its first page. */
   #missing: readonly LogRecord[] | undefined;
-  /** It is noted in the database. */
-  #told = false;
+  /** The missing changes are noted in the database. */
+  #reported = false;
 
   constructor(deps: FollowerDeps, options: FollowerOptions) {
     this.#deps = deps;
@@ -152,7 +152,7 @@ export class Follower {
 
   /** A cache outside has reported. This may complete an acknowledgement. */
   acknowledge(): void {
-    if (this.#registered) void this.#acknowledger.run();
+    if (this.#registered && (this.#missing === undefined || this.#reported)) void this.#acknowledger.run();
   }
 
   /**
@@ -181,14 +181,14 @@ export class Follower {
         this.#registered = false;
         this.#deps.freshness.dropLease();
         const pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** this.#faults++);
-        this.#report(error, pauseMs);
+        this.#sayFailed(error, pauseMs);
         await this.#pause(pauseMs);
       }
     }
   }
 
   /** Even an error in reporting does not end the loop. */
-  #report(error: unknown, pauseMs: number): void {
+  #sayFailed(error: unknown, pauseMs: number): void {
     try {
       this.#deps.events.alarm("follower_failed", { pauseMs });
       this.#deps.events.trouble("follower_failed", error);
@@ -350,10 +350,13 @@ export class Follower {
       this.#ready.resolve();
     }
     feed?.applied(page, from);
-    await this.#acknowledger.run();
-    if (outcome === "granted" && !page.pending) return false;
     try {
-      return await this.#prove(page, freshness.epoch!);
+      // Before the acknowledgement, which tells the others that this process has nothing more to report.
+      const noted = await this.#report(freshness.epoch!);
+      await this.#acknowledger.run();
+      const pending = page.pending || noted;
+      if (outcome === "granted" && !pending) return false;
+      return await this.#prove(page, pending, freshness.epoch!);
     } catch (error) {
       events.trouble("proof_failed", error);
       return false;
@@ -367,25 +370,27 @@ export class Follower {
     // The first page of an epoch reaches as far down as pages do.
     if (freshness.applied < 0) this.#missing ??= this.#remembered.missing(page);
     if (this.#missing === undefined) return;
-    if (this.#told ? page.pending : this.#missing.length > 0) return;
+    if (this.#reported ? page.pending : this.#missing.length > 0) return;
     this.#remembered.settle();
     this.#missing = undefined;
     freshness.account();
   }
 
+  /** Notes in the database what this epoch lacks. True if it did now. */
+  async #report(epoch: string): Promise<boolean> {
+    if (this.#missing === undefined || this.#reported) return false;
+    await this.#deps.log.reportLost(epoch, this.#missing);
+    this.#reported = true;
+    this.#deps.events.note("lost_changes_found", { remembered: this.#missing.length });
+    return true;
+  }
+
   /**
-   * Does what is left before this epoch allows tokens: notes what it lacks, redoes what is noted, and marks the epoch as
-   * proven. Returns true if something was done.
+   * Does what is left before this epoch allows tokens: redoes what is noted, and marks the epoch as proven. Returns true if
+   * something was done.
    */
-  async #prove(page: PollResult, epoch: string): Promise<boolean> {
-    const { log, freshness, clock, events } = this.#deps;
-    let { pending } = page;
-    if (this.#missing !== undefined && !this.#told) {
-      await log.reportLost(epoch, this.#missing);
-      this.#told = true;
-      pending = true;
-      events.note("lost_changes_found", { remembered: this.#missing.length });
-    }
+  async #prove(page: PollResult, pending: boolean, epoch: string): Promise<boolean> {
+    const { log, freshness, clock } = this.#deps;
     if (pending) return this.#options.redoes ? await this.#redo(epoch) : false;
     if (page.proven || !freshness.accounted) return false;
     const waited = clock.mono() - freshness.sawEpoch >= leaseOver(Math.max(page.maxBoundMs, this.#options.leaseMs));
@@ -464,7 +469,7 @@ export class Follower {
     const { freshness } = this.#deps;
     this.#remembered.begin();
     this.#missing = undefined;
-    this.#told = false;
+    this.#reported = false;
     freshness.begin(epoch, now, !this.#remembered.doubtful);
   }
 

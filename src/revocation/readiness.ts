@@ -32,7 +32,7 @@ export class Readiness {
     if (now - this.#leaseSeen <= LEASE_GONE_MS) return [];
     return [
       freshness.unproven
-        ? "the epoch is not proven: changes that the database lost may not be redone yet"
+        ? "the epoch is not proven: lost changes are still being redone, or an operator has closed the guard"
         : "the database does not answer",
     ];
   }

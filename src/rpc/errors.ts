@@ -14,8 +14,8 @@ import type { StatusName } from "../telemetry/events.ts";
 type Level = "debug" | "info" | "warn" | "error";
 
 /**
- * The prospect of the same request later. `no`: it fails again until the caller changes something. `yes`: a repeat is safe. `same id`:
- * the call may have happened, so a repeat that creates needs the `request_id` of the first.
+ * The prospect of the same request later. `no`: it fails again until the caller changes something. `yes`: a repeat is
+ * safe. `same id`: the call may have happened, so a repeat that creates needs the `request_id` of the first.
  */
 type Retry = "no" | "yes" | "same id";
 /** The side that must act: the caller, the operator of the server, or nobody, because two calls met. */

@@ -238,8 +238,8 @@ function metrics(registry: Registry) {
   return {
     refusals: counter("refusals_total", "INVALID_TOKEN answers, by true reason", ["reason"]),
     cacheEntries: gauge("cache_entries", "Entries in a cache", ["tier"]),
-    feedClients: gauge("feed_clients", "Caches outside that may hold a lease from this instance"),
-    feedHeld: histogram("feed_held_seconds", "How long caches outside held an acknowledgement back"),
+    feedClients: gauge("feed_clients", "Client caches that may hold a lease from this instance"),
+    feedHeld: histogram("feed_held_seconds", "How long client caches held an acknowledgement back"),
     revocations: counter("revocations_total", "Changes of authority that returned OK, by mode", ["mode"]),
     revocationWait: histogram(
       "revocation_wait_seconds",

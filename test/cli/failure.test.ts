@@ -82,7 +82,9 @@ describe("failure", () => {
 
   it("names the ways to give a credential if there was none", () => {
     const error = apiError(Code.Unauthenticated, "CALLER_UNAUTHENTICATED", "no");
-    expect(explain(error, { address: situation.address }).message).toMatch(/--token-file or SALLYPORT_TOKEN/);
+    expect(explain(error, { address: situation.address }).message).toMatch(
+      /--token-file, --session-file, SALLYPORT_TOKEN or SALLYPORT_SESSION/,
+    );
   });
 
   it("trusts only reasons of its own domain", () => {

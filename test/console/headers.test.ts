@@ -9,14 +9,14 @@ describe.skipIf(CHROMIUM === undefined)("the policy of the page, in a browser", 
   afterAll(() => console?.[Symbol.asyncDispose]());
 
   /** What an attacker would try who can put markup into the page. */
-  const attempts = `(async () => {
+  const attempts = () => `(async () => {
     const done = [];
     const script = document.createElement("script");
     try { script.textContent = "window.ran = true"; document.body.append(script); } catch { done.push("script refused"); }
     if (window.ran) done.push("script ran");
     try { document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.ran=1'>"); done.push("markup"); }
     catch { done.push("markup refused"); }
-    try { await fetch("https://evil.example/"); done.push("fetched"); } catch { done.push("fetch refused"); }
+    try { await fetch("${console.sallyport.listeners.ops}/healthz", { mode: "no-cors" }); done.push("fetched"); } catch { done.push("fetch refused"); }
     const frame = document.createElement("iframe"); frame.src = "/console/";
     document.body.append(frame);
     await new Promise((resolve) => { frame.onload = resolve; setTimeout(resolve, 2000); });
@@ -27,7 +27,7 @@ describe.skipIf(CHROMIUM === undefined)("the policy of the page, in a browser", 
 
   test("lets nothing run, load or frame it that is not its own", async () => {
     const { page, context } = await console.open();
-    expect(await page.evaluate(attempts)).toEqual(SAFE);
+    expect(await page.evaluate(attempts())).toEqual(SAFE);
     await context.close();
   });
 
@@ -39,9 +39,8 @@ describe.skipIf(CHROMIUM === undefined)("the policy of the page, in a browser", 
       await route.fulfill({ response, headers });
     });
     await page.reload();
-    const seen = (await page.evaluate(attempts)) as string[];
-    expect(seen).toContain("script ran");
-    expect(seen).toContain("markup");
+    const seen = (await page.evaluate(attempts())) as string[];
+    expect(seen).toEqual(expect.arrayContaining(["script ran", "markup", "fetched"]));
     await context.close();
   });
 

@@ -140,7 +140,7 @@ describe.skipIf(CHROMIUM === undefined)("a new token string", () => {
     await view.context.close();
   });
 
-  test("in a name or a reason is not sent", async () => {
+  test("in a reason is not sent", async () => {
     const found = await console.sallyport.createToken();
     const view = await console.signedIn({ at: `#/tokens/${found.id}` });
     const { page } = view;

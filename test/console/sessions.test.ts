@@ -82,10 +82,8 @@ describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
   test("repeats no call of somebody who has left", async () => {
     const next = await console.sallyport.callerWith(["sallyport.admin"]);
     const { page, context } = await console.signedIn();
-    const senders: (string | undefined)[] = [];
     const asked = Promise.withResolvers<void>();
     await page.route("**/*TokenAdmin/CreateToken", async (route) => {
-      senders.push((await route.request().allHeaders())["authorization"]);
       await route.abort("connectionreset");
       asked.resolve();
     });
@@ -96,8 +94,8 @@ describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
     await page.getByText("A token may exist that nobody has seen.").waitFor();
     await console.signIn(page, next.tokenString);
     // The pauses before a repeat are 0.5, 1 and 2 s.
-    await page.waitForRequest("**/*TokenAdmin/CreateToken", { timeout: 3_000 }).catch(() => undefined);
-    expect(senders).not.toContain(`Bearer ${next.tokenString}`);
+    const again = await page.waitForRequest("**/*TokenAdmin/CreateToken", { timeout: 3_000 }).catch(() => undefined);
+    expect(again).toBeUndefined();
     await context.close();
   });
 });

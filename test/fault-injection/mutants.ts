@@ -144,8 +144,8 @@ export const MUTANTS: readonly Mutant[] = [
     patches: [
       {
         file: "revocation/ack-wait.ts",
-        from: "row.appliedN < waiter.position! &&",
-        to: 'row.appliedN < waiter.position! && !row.id.startsWith("0") &&',
+        from: "(row) => row.appliedN < waiter.position!);",
+        to: '(row) => row.appliedN < waiter.position! && !row.id.startsWith("0"));',
       },
     ],
     fault: faultOf("taken-for-dead"),

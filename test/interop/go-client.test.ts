@@ -39,7 +39,7 @@ test("the Go client's generated code has every field of the proto", async () => 
   }
 });
 
-describe.skipIf(!hasGo)("the Go client", () => {
+describe.skipIf(!hasGo)(`the Go client${hasGo ? "" : " (there is no Go)"}`, () => {
   let place: string;
   let sallyport: TestSallyport;
   let example: ChildProcess;

@@ -112,6 +112,7 @@ beforeAll(async () => {
     epoch: () => epoch,
     sawEpoch: () => 0,
     applied: () => -1,
+    accounted: () => true,
     wake() {},
   });
   audit = new PostgresAuditLog(db, lists);

@@ -34,6 +34,10 @@ export async function prove(client: pg.Client): Promise<void> {
   await client.query("select sallyport.rev_prove(sallyport.rev_epoch(), true)");
 }
 
+/** The statements of this database that wait for a lock. The server's other databases do not count. */
+export const LOCK_WAITS =
+  "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+
 /** A connection for work by hand, closed when the test ends. */
 export async function byHand(url: string): Promise<pg.Client> {
   const client = new pg.Client({ connectionString: url, types: TYPES });

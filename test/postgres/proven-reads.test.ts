@@ -17,10 +17,12 @@ class Following implements Followed {
   since = 0;
   position = -1;
   woken = 0;
+  missing = false;
 
   epoch = () => this.seen;
   sawEpoch = () => this.since;
   applied = () => this.position;
+  accounted = () => !this.missing;
   wake = () => void this.woken++;
 
   /** The epoch and the position of this server, seen now. */
@@ -84,6 +86,9 @@ test("a session is let in only by an epoch that is proven, while other reads go 
   expect(await states(reads)).toEqual(["ACTIVE"]);
   await prove(sql);
   expect(await admitted()).toBe("OK");
+  followed.missing = true;
+  expect(await admitted()).toBe("STORE_UNAVAILABLE");
+  followed.missing = false;
   await sql.query("update sallyport.rev_state set guard = 'regressed'");
   expect(await admitted()).toBe("STORE_UNAVAILABLE");
 });

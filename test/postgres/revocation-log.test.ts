@@ -5,7 +5,7 @@ import { migrate } from "../../src/postgres/migrate.ts";
 import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
 import { type Database, startServer, type ThrowawayServer } from "../support/postgres.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
-import { auditRow, byHand, digestOf, makeTokens, migrated, tokenId } from "./migrated.ts";
+import { auditRow, byHand, digestOf, LOCK_WAITS, makeTokens, migrated, tokenId } from "./migrated.ts";
 
 let database: Database;
 let sql: pg.Client;
@@ -616,9 +616,7 @@ describe("pruning", () => {
       await minter.query(`begin; select sallyport.lock_shared(array[${key}])`);
       const waiting = await byHand(database.url);
       const pruned = waiting.query("select sallyport.canary_prune(10)");
-      await expect
-        .poll(async () => (await sql.query("select from pg_locks where not granted")).rowCount, { timeout: 10_000 })
-        .toBe(1);
+      await expect.poll(async () => (await sql.query(LOCK_WAITS)).rowCount, { timeout: 10_000 }).toBe(1);
       await minter.query(
         `insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family)
          values ($1, sha256('x'), '1', 'h', 'default', 'pat', $2, 'canary', 'f')`,

@@ -255,8 +255,8 @@ describe("follower", () => {
     expect(calls.slice(calls.indexOf("register v2 for v1 e2"), calls.indexOf("prove e2 false") + 3)).toEqual([
       "register v2 for v1 e2",
       "poll v2 e2 -1",
-      "ack v2 3",
       "report e2 4",
+      "ack v2 3",
       "redo e2",
       "redo e2",
       "poll v2 e2 3",

@@ -29,6 +29,8 @@ export interface DatabaseFaults {
   readonly redoneTwice?: boolean;
   /** M55: pruning in an epoch that is not proven. */
   readonly pruneUnproven?: boolean;
+  /** An epoch is proven although a registered process has not reported yet. */
+  readonly unreportedIgnored?: boolean;
   /** Anyone who knows the id of a registry row can write it, not only its process. */
   readonly rowsOfAnybody?: boolean;
 }
@@ -343,7 +345,9 @@ export class ModelDatabase {
   }
 
   prove(epoch: string, waited: boolean): boolean {
-    const others = [...this.validators.values()].some((row) => row.epoch !== epoch && !row.reaped);
+    const others = [...this.validators.values()].some(
+      (row) => !row.reaped && (row.epoch !== epoch || (row.appliedN < 0 && !this.#faults.unreportedIgnored)),
+    );
     if (epoch !== this.epoch || (others && !waited) || this.#pending() !== undefined) return this.proven;
     this.#proven = epoch;
     return true;

@@ -140,8 +140,8 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("M53 the own records are not awaited", [
     FOLLOWER,
-    "if (this.#told ? page.pending : this.#missing.length > 0) return;",
-    "if (!this.#told && this.#missing.length > 0) return;",
+    "if (this.#reported ? page.pending : this.#missing.length > 0) return;",
+    "if (!this.#reported && this.#missing.length > 0) return;",
   ]),
   mutant("M53 the own records are not told", [
     FOLLOWER,
@@ -149,6 +149,10 @@ export const MUTANTS: readonly Mutant[] = [
     "freshness.begin(epoch, now);",
   ]),
   { name: "M54 redone twice", databaseFaults: { redoneTwice: true } },
+  {
+    name: "M52 an epoch proven between a process's registration and its report",
+    databaseFaults: { unreportedIgnored: true },
+  },
   { name: "M55 pruned before the epoch is proven", databaseFaults: { pruneUnproven: true } },
   mutant("M58 a snapshot from before the epoch is believed, and allows", BEFORE_EPOCH, [
     LOOKUP,

@@ -102,7 +102,13 @@ export class Network {
       markSettled: (epoch, names) => call("other", () => this.#db.settle(epoch, names)),
       reportLost: (epoch, records) => call("other", () => this.#db.reportLost(epoch, records)),
       redoLost: (epoch) => call("other", () => this.#db.redoLost(epoch)),
-      prove: (epoch, waited) => call("other", () => this.#db.prove(epoch, waited)),
+      prove: (epoch, waited) =>
+        call("other", () => {
+          const before = this.#db.proven;
+          const proven = this.#db.prove(epoch, waited);
+          if (proven && !before) this.wakeUp();
+          return proven;
+        }),
       draw: (epoch) => call("other", () => this.#db.draw(epoch)),
       prune: () => call("other", () => this.#db.prune()),
       reconnect: () => {},

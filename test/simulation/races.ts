@@ -697,4 +697,22 @@ export const RACES: readonly Race[] = [
       equal(sim.db.redone, 1, "the number of changes that were done again");
     },
   },
+  {
+    title: "R53 no epoch is proven while a registered process has not yet reported what it remembers",
+    settings: { cache: false },
+    async run(sim) {
+      const [one, two, three] = await fleet(sim);
+      await warm(sim, ["a", "still"]);
+      const dump = sim.db.versions.length - 1;
+      for (const other of [two, three]) other.machine.cutOff = true;
+      equal(await revoke(sim, one, "a"), "LEASE_EXPIRED");
+      sim.db.restore(dump);
+      // Its row is there, and it does not know that yet.
+      sim.network.hold(one.machine, "register", 1, 1000);
+      await until(sim, () => [...sim.db.validators.values()].some(({ epoch }) => epoch === sim.db.epoch));
+      for (const other of [two, three]) other.machine.cutOff = false;
+      await neverAllowed(sim, sim.instances);
+      equal(sim.db.redone, 1, "the number of changes that were done again");
+    },
+  },
 ];

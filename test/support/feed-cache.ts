@@ -24,8 +24,6 @@ export interface ClientFaults {
   readonly leaseFromReceipt?: boolean;
   /** The next poll, which acknowledges, is sent before the answer is applied. */
   readonly ackBeforeApply?: boolean;
-  /** Another epoch drops nothing. */
-  readonly noEpochCheck?: boolean;
   /** A refusal is reused whatever changed. */
   readonly refusalReused?: boolean;
 }
@@ -52,7 +50,7 @@ export class FeedCache<T> {
   /** Applies an answer in one step. `sent`: the time before its poll was sent. */
   apply({ epoch, changes, leaseMs, time }: Answer, sent: number, received: number): void {
     if (!same(epoch, this.epoch)) {
-      if (!this.#faults.noEpochCheck) this.drop();
+      this.drop();
       this.epoch = epoch;
     }
     for (const tag of changes.tags) this.#changed.set(tag, changes.position);
@@ -88,7 +86,7 @@ export class FeedCache<T> {
 
   #usable({ epoch, position, tags, value, storedAt }: Entry<T>, now: number): boolean {
     if (!(now < this.leaseUntil) || position < this.floor) return false;
-    if (!this.#faults.noEpochCheck && !same(epoch, this.epoch)) return false;
+    if (!same(epoch, this.epoch)) return false;
     if (value !== undefined)
       return now - storedAt < LIFE_MS && tags.every((tag) => position >= (this.#changed.get(tag) ?? 0));
     return now - storedAt < this.#refusalMs && (this.#faults.refusalReused || this.position <= position);

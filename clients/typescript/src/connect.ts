@@ -3,12 +3,12 @@ import { TokenValidator } from "./gen/sallyport/v1/token_validator_pb.ts";
 import { NotSent, type Validator } from "./validator.ts";
 
 /**
- * A way to the server by Connect transports. `feed` is a transport with a connection of its own; it is only needed with
- * `cache: "feed"`.
+ * A way to the server by Connect transports. `feed` is a transport with a connection of its own. `cache: "feed"`
+ * needs it; without it there is no cache.
  */
-export function connectValidator(checks: Transport, feed: Transport = checks): Validator {
+export function connectValidator(checks: Transport, feed?: Transport): Validator {
   const validator = createClient(TokenValidator, checks);
-  const watcher = createClient(TokenValidator, feed);
+  const watcher = feed && createClient(TokenValidator, feed);
   return {
     validate: async (request, timeoutMs) => {
       try {
@@ -18,7 +18,10 @@ export function connectValidator(checks: Transport, feed: Transport = checks): V
         throw error;
       }
     },
-    watch: (request, timeoutMs, signal) => watcher.watchChanges(request, { timeoutMs, signal }),
+    watch: async (request, timeoutMs, signal) => {
+      if (watcher === undefined) throw new Error("connectValidator needs a transport for the feed");
+      return watcher.watchChanges(request, { timeoutMs, signal });
+    },
     close: () => {},
   };
 }

@@ -99,7 +99,8 @@ export class StreamGuard {
       this.#suspend();
       return;
     }
-    const { lease, time } = { lease: this.#options.checker.cache!.lease, time: this.#options.checker.cache!.time() };
+    const cache = this.#options.checker.cache!;
+    const [lease, time] = [cache.lease, cache.time()];
     const { expire } = this.#entry.facts;
     const soonest = Math.min(lease, expire === undefined ? lease : expire - time.upper);
     this.#cancel?.();
@@ -124,7 +125,7 @@ export class StreamGuard {
       if (this.#state !== "suspended") return;
       if (check.verdict !== "ALLOW" && check.verdict !== "UNDETERMINED") return this.#end(check.verdict);
       this.#entry = check.entry;
-      if (check.verdict === "ALLOW" && (check.entry === undefined || this.#good() || this.#unleased(check.entry))) {
+      if (check.verdict === "ALLOW" && (check.entry === undefined || this.#good() || this.#unleased())) {
         return this.#resume();
       }
       if (this.#clock.mono() - begun >= HOLD_MS) return this.#end("UNDETERMINED");
@@ -136,7 +137,7 @@ export class StreamGuard {
    * True if only the lease is missing. The answer was made after the suspension, so the held messages may pass; without
    * a lease the entry is worth nothing more, and the stream is checked by time.
    */
-  #unleased(_entry: Entry): boolean {
+  #unleased(): boolean {
     if (this.#options.checker.cache!.lease > 0) return false;
     this.#entry = undefined;
     return true;

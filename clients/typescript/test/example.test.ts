@@ -26,6 +26,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   client?.close();
+  example?.kill("SIGKILL");
   await sallyport?.stop();
 });
 
@@ -44,13 +45,16 @@ function get(bearer: string): Promise<string> {
   );
 }
 
-test("the example serves a live token, refuses others, and ends", async () => {
+test("the example serves a live token, and refuses others", async () => {
   const { tokenString, id } = await sallyport.createToken({ scopes: ["orders.read"] });
   expect(await get(tokenString)).toBe("order 7 for user:ann");
   const { tokenString: narrow } = await sallyport.createToken({ scopes: ["stock.read"] });
   expect(await get(narrow)).toBe("7 INSUFFICIENT_SCOPE");
   await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: id } });
   expect(await get(tokenString)).toBe("16 INVALID_TOKEN");
+});
+
+test("the example ends in good order", async () => {
   const ended = once(example, "exit");
   example.kill("SIGTERM");
   expect(await ended).toEqual([0, null]);

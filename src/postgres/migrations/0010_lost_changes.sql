@@ -8,11 +8,8 @@ alter table sallyport.rev_log
   add column change jsonb;
 
 alter table sallyport.rev_state
-  -- One database and its copies: a dump brings it along, an incarnation it does not.
-  add column database uuid,
   -- The epoch in which nothing is missing that a process remembers, as far as anybody knows.
   add column proven text;
-update sallyport.rev_state set database = gen_random_uuid();
 
 -- Changes that an epoch before this one had, and this one has not.
 create table sallyport.lost_changes (
@@ -197,19 +194,17 @@ end $$;
 
 -- -------------------------------------------------------------------------------------------------- proving an epoch
 -- Notes what this history lacks of what a process remembers. Present is a change that the log has with this position, key
--- and time, or one below the floor; of the latter, a final one counts as missing where its row does not show it. Returns
--- how many are pending, whoever noted them.
+-- and time, or one below the floor; of the latter, a final one counts as missing where its row does not show it.
 create function sallyport.lost_report(epoch text, ns bigint[], keys bytea[], ats bigint[], kinds text[], changes text[])
-returns bigint
+returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   state record;
-  pending bigint;
 begin
   if array_length(ns, 1) > 1000 or octet_length(array_to_string(changes, '')) > 4194304 then
     raise exception 'too much at once' using errcode = 'invalid_parameter_value';
   end if;
-  -- Whoever proves the epoch comes before this, or sees it.
+  -- The lock orders this against rev_prove: either it has proven the epoch already, or it sees these rows.
   select s.floor_n, s.proven is not distinct from lost_report.epoch as late into strict state
   from sallyport.rev_state s for share;
   if (select count(*) from sallyport.lost_changes c where c.state = 'pending') > 200000 then
@@ -238,13 +233,12 @@ begin
   if found then
     perform pg_notify('sallyport_rev', '');
   end if;
-  select count(*) into pending from sallyport.lost_changes c where c.state = 'pending';
-  return pending;
 end $$;
 
 -- From here on tokens are allowed in this epoch. Refused while something is pending, and while the registry has a process
--- that is not in this epoch yet: it may remember more. Whoever has waited for all leases since it saw the epoch (`waited`)
--- waits no longer: that process is gone, or tells what it knows late.
+-- that may remember more: its row is of another epoch, or it has not acknowledged in this one yet, which it does after it
+-- has noted what is missing. A process that has waited for all earlier leases (`waited`) does not wait for the others: they
+-- are gone, or report late.
 create function sallyport.rev_prove(epoch text, waited bool) returns bool
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
@@ -252,7 +246,8 @@ begin
     return true;
   end if;
   if not waited and exists (
-    select from sallyport.validators v where v.epoch <> rev_prove.epoch and v.reaped_at is null
+    select from sallyport.validators v
+    where v.reaped_at is null and (v.epoch <> rev_prove.epoch or v.applied_n < 0)
   ) then
     return false;
   end if;
