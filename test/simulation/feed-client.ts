@@ -19,6 +19,7 @@ export class FeedClient {
   readonly #cache: FeedCache<TokenSnapshot>;
   #place: number;
   #asked = 0;
+  #heldUntil = 0;
   #break: (() => void) | undefined;
 
   constructor(sim: Simulation, name: string, place: number, rate: number, faults: ClientFaults) {
@@ -52,6 +53,11 @@ export class FeedClient {
   /** The connection to the feed breaks. */
   disconnect(): void {
     this.#break?.();
+  }
+
+  /** What the server answers meanwhile comes at the end of this time. */
+  hold(ms: number): void {
+    this.#heldUntil = Math.max(this.#heldUntil, this.#sim.world.now + ms);
   }
 
   /** Asks about a token, from the cache if that may be used, and has the answer judged. */
@@ -140,7 +146,8 @@ export class FeedClient {
     const delay = () => (random.chance(network.weather.slow) ? random.between(20, 480) : random.between(0.1, 1));
     return new Promise((resolve) => {
       this.machine.timers.after(withinMs, () => resolve(undefined));
-      const answer = (value: T) => world.after(delay(), () => resolve(value), this.machine);
+      const answer = (value: T) =>
+        world.after(Math.max(delay(), this.#heldUntil - world.now), () => resolve(value), this.machine);
       const arrive = () => {
         try {
           const value = run(one);

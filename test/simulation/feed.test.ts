@@ -5,8 +5,8 @@ import { runScenario } from "./scenario.ts";
 
 const FIRST = Number(process.env["SIMULATION_SEED"] ?? 1);
 const RUNS = Number(process.env["SIMULATION_RUNS"] ?? 150);
-/** About three times the number of histories that the most hidden mutant needs. */
-const PATIENCE = 400;
+/** Several times the number of histories that the most hidden mutant needs. */
+const PATIENCE = 2500;
 
 describe("simulation › caches outside", () => {
   it(`${RUNS} histories: no cache that follows the feed answers by a state older than a change that returned`, async () => {
@@ -31,7 +31,7 @@ describe("simulation › caches outside", () => {
 
   it.for(FEED_MUTANTS.map((mutant) => [mutant.name, mutant] as const))(
     "catches %s",
-    { timeout: 300_000 },
+    { timeout: 600_000 },
     async ([, { patches = [], clientFaults = {} }]) => {
       const product = await loadMutant(patches);
       let caught: number | undefined;

@@ -74,11 +74,8 @@ class Scenario {
 
   #planClients(faults: ClientFaults): void {
     const random = this.#random;
-    const { world, settings } = this.#sim;
-    for (let i = 0; i < 3; i++) {
-      const rate = settings.rates === undefined ? 1 : random.pick(settings.rates);
-      this.#clients.push(new FeedClient(this.#sim, `cache${i}`, Math.floor(random.between(0, 3)), rate, faults));
-    }
+    const { world } = this.#sim;
+    for (let i = 0; i < 3; i++) this.#startClient(Math.floor(random.between(0, 3)), faults);
     for (const client of this.#clients) {
       for (let time = 250; time < END; time += random.between(5, 60)) {
         const name = random.pick(TOKENS);
@@ -101,6 +98,26 @@ class Scenario {
       // A keyring was reloaded.
       often(0.2, 1500, () => client.server.follower.renew());
     }
+  }
+
+  #startClient(place: number, faults: ClientFaults): FeedClient {
+    const { rates } = this.#sim.settings;
+    const rate = rates === undefined ? 1 : this.#random.pick(rates);
+    const client = new FeedClient(this.#sim, `cache${this.#clients.length}`, place, rate, faults);
+    this.#clients.push(client);
+    return client;
+  }
+
+  /** A cache joins an instance that has lost its database: it may have only what is left of the instance's last poll. */
+  #joinCutOff(instance: Instance, name: TokenName, faults: ClientFaults): void {
+    const { world, instances } = this.#sim;
+    const place = instances.indexOf(instance);
+    this.#cutOff(instance, this.#random.between(1000, 2500));
+    world.after(this.#random.between(50, 1200), () => {
+      const client = this.#startClient(place, faults);
+      for (let delay = 5; delay < 2500; delay += this.#random.between(5, 100))
+        world.after(delay, () => this.#askAs(client, name));
+    });
   }
 
   #askAs(client: FeedClient, name: TokenName): void {
@@ -220,6 +237,12 @@ class Scenario {
       const joins = random.between(0, 4);
       for (let i = 0; i < joins; i++) world.after(random.between(0, 250), () => this.#question(name, victim));
     }
+    for (const client of this.#clients) {
+      if (random.chance(0.15)) world.after(random.between(0, 60), () => client.disconnect());
+      // The answer that brings the change comes late.
+      if (random.chance(0.15)) client.hold(random.between(50, 400));
+    }
+    if (this.#clientFaults !== undefined && random.chance(0.1)) this.#joinCutOff(victim, name, this.#clientFaults);
     if (random.chance(0.05))
       world.after(random.between(0, 60), () => this.#outage(() => this.#takeOver(random.chance(0.5))));
     if (random.chance(0.05)) world.after(random.between(0, 200), () => this.#leave(victim));
