@@ -51,6 +51,8 @@ export interface Session {
   readonly tenant: string;
   /** The tenants in which it has rights, this one included. */
   readonly tenants: readonly string[];
+  /** Its scopes in each of them. */
+  readonly scopesIn: ReadonlyMap<string, readonly string[]>;
   readonly principal: string;
   readonly provenance: string;
   readonly scopes: readonly string[];

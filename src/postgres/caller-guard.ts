@@ -71,31 +71,34 @@ export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard)
 
 /**
  * Locks the caller and the target of a change that widens a token, then reads the caller again. `roles`: those that the
- * target is given, by id.
+ * target is given, by id. `tenants`: those that it has and is given, beside its own.
  */
 export async function guardWidening(
   tx: Tx,
   target: Token,
   guard: ChangeGuard,
   roles: readonly string[],
-): Promise<Asker> {
-  const locked = await lockGranting(tx, target, guard, [...roles, ...target.roleIds]);
+  tenants: readonly string[],
+): Promise<Asker & { readonly n: number }> {
+  const locked = await lockGranting(tx, target, guard, [...roles, ...target.roleIds], tenants);
   await lockTokens(tx, [guard.callerTokenId, target.id]);
-  const { now } = await rereadOwners(tx, target.tenant, target.principal);
-  return rereadCaller(tx, guard, now, locked);
+  const { now, n } = await rereadOwners(tx, target.tenant, target.principal);
+  return { ...(await rereadCaller(tx, guard, now, locked)), n };
 }
 
 /**
- * Takes the shared locks of whoever gives and of whoever is given, in the order of their keys: principals, tenants and
- * roles. Returns the ids of the locked roles.
+ * Takes the shared locks of whoever gives and of whoever is given, in the order of their keys: principals, tenants (with the
+ * further ones of the token) and roles. Returns the ids of the locked roles.
  */
 export async function lockGranting(
   tx: Tx,
   to: { readonly tenant: string; readonly principal: string },
-  { callerTokenId, callerPrincipal }: CallerGuard,
+  guard: CallerGuard,
   roles: readonly string[],
+  tenants: readonly string[],
 ): Promise<ReadonlySet<string>> {
-  const all = [to, ...placesOf(callerPrincipal).map((one) => ({ tenant: one.tenant, principal: one.name }))];
+  const places = [...placesOf(guard.callerPrincipal), ...furtherPlaces(guard)];
+  const all = [to, ...places.map((one) => ({ tenant: one.tenant, principal: one.name }))];
   const rows = await tx.query<{ roles: string[] }>(
     `with w (tenant, name) as (
        select t, p from unnest($1::text[], $2::text[]) u (t, p)
@@ -105,9 +108,10 @@ export async function lockGranting(
      select array(select r from held) as roles, sallyport.lock_shared(array(
        select k from (
          select sallyport.principal_key(tenant, name) from w union select sallyport.tenant_key(tenant) from w
+         union select sallyport.tenant_key(t) from unnest($5::text[]) t
          union select sallyport.role_key(r) from held
        ) keys (k) order by k))`,
-    [all.map(({ tenant }) => tenant), all.map(({ principal }) => principal), callerTokenId ?? "", roles],
+    [all.map(({ tenant }) => tenant), all.map(({ principal }) => principal), guard.callerTokenId ?? "", roles, tenants],
   );
   return new Set(rows[0]?.roles);
 }
@@ -172,6 +176,11 @@ function placesOf(session: CallerGuard["callerPrincipal"]): readonly Place[] {
   return [session.tenant, ...(session.alsoIn ?? [])].map((tenant) => ({ tenant, name: session.name }));
 }
 
+/** The session's principal in the further tenants in which a change gives rights. */
+function furtherPlaces({ callerPrincipal, callerFurther = [] }: CallerGuard): readonly Place[] {
+  return callerPrincipal === undefined ? [] : callerFurther.map((tenant) => ({ tenant, name: callerPrincipal.name }));
+}
+
 function keyOf({ tenant, name }: Place): string {
   return `${tenant} ${name}`;
 }
@@ -225,7 +234,13 @@ export async function rereadCaller(
 ): Promise<Asker> {
   if (!guard.byDatabaseOwner) await assertProven(tx);
   if ((await inactive(tx, placesOf(guard.callerPrincipal))).size > 0) throw gone();
-  if (guard.callerTokenId === undefined) return { now };
+  if (guard.callerTokenId === undefined) {
+    const lost = await inactive(tx, furtherPlaces(guard));
+    return {
+      now,
+      lostTenants: new Set(furtherPlaces(guard).flatMap((one) => (lost.has(keyOf(one)) ? one.tenant : []))),
+    };
+  }
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
     throw error instanceof AppError ? gone() : error;
   });

@@ -66,7 +66,7 @@ export class Sessions {
       const identity = identityOf(issuer, claims);
       const rights = rightsOf(issuer, claims);
       const tenant = tenantOfCall(rights, tenantHeader);
-      return { ...identity, tenant, tenants: [...rights.keys()], scopes: rights.get(tenant)! };
+      return { ...identity, tenant, tenants: [...rights.keys()], scopesIn: rights, scopes: rights.get(tenant)! };
     } catch (thrown) {
       throw this.#refusal(thrown);
     }

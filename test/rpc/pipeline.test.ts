@@ -68,7 +68,7 @@ beforeAll(async () => {
       owns: (bearer) => bearer === "a.b.c",
       authenticate: async () => {
         seen.push("authenticate");
-        const rights = { tenant: "acme", tenants: ["acme"], scopes: ["sallyport.tokens.revoke"] };
+        const rights = { tenant: "acme", tenants: ["acme"], scopesIn: new Map(), scopes: ["sallyport.tokens.revoke"] };
         return { ...rights, principal: "user:ann", provenance: "session:ann" };
       },
       confirm: () => {
