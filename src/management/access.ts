@@ -61,12 +61,13 @@ export function guardOf({ caller }: Access): CallerGuard {
   return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal: sessionOf(caller) };
 }
 
-/** The principal whose state ends the caller's session; undefined for other callers. */
+/** The principal whose state ends the caller's session, and its roles; undefined for other callers. */
 function sessionOf(caller: Caller): CallerGuard["callerPrincipal"] {
-  const { kind, tenant, tenants = [tenant], principal, scopes } = caller;
+  const { kind, tenant, tenants = [tenant], principal, scopes, roles: names = [], roleScopes = [] } = caller;
   if (kind !== "session") return undefined;
   const alsoIn = endingTenants({ tenant, tenants, scopes }).filter((other) => other !== tenant);
-  return { tenant, name: principal, ...(alsoIn.length > 0 && { alsoIn }) };
+  const roles = names.length > 0 ? { names, scopes: roleScopes } : undefined;
+  return { tenant, name: principal, ...(alsoIn.length > 0 && { alsoIn }), ...(roles && { roles }) };
 }
 
 export function actorOf(access: Access): AuditActor {
