@@ -77,16 +77,6 @@ export function actorOf(access: Access): AuditActor {
   return { actor: provenance, address, requestId, rank: rankOf(caller), token, session: sessionOf(caller) };
 }
 
-/** The actor for each run of one call. An earlier run may have ended the caller itself, so only the first reads it again. */
-export function actorsOf(access: Access): () => AuditActor {
-  let actor = actorOf(access);
-  return () => {
-    const now = actor;
-    actor = { ...actor, token: undefined, session: undefined };
-    return now;
-  };
-}
-
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 /** A request_id in canonical form, or undefined if there is none. INVALID_FIELD unless it is a UUID. */
