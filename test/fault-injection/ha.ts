@@ -1,0 +1,114 @@
+import { fetchProgram } from "../../scripts/fetch.ts";
+import { hasPostgres, type ThrowawayServer } from "../support/postgres.ts";
+import { haFaults } from "./ha-faults.ts";
+import type { Attempt } from "./history.ts";
+import { Cluster, POSTGRES_15 } from "./patroni.ts";
+import { type PrimaryProxy, startPrimaryProxy } from "./primary-proxy.ts";
+import { one, Score, sumUp } from "./prove.ts";
+import { header, print } from "./report.ts";
+import { World } from "./world.ts";
+
+interface HaOptions {
+  readonly only: readonly string[] | undefined;
+  readonly kills: number;
+  /** Only the kills, and the cluster that loses changes. */
+  readonly short: boolean;
+  readonly historyFile: string | undefined;
+}
+
+/** A failover by the death of a host takes as long as its lock, so that only so many kills are of this kind. */
+const MOST_HOSTS = 3;
+const SETTLE_MS = 30_000;
+const SECONDS = 1;
+/** What only a record outside of the database and the processes can redo. */
+const NEEDS_JOURNAL = ["ha-restore-stopped", "ha-lossy-stopped"];
+
+/** Real failovers: two instances behind a proxy that follows the primary of a cluster of Patroni. */
+export async function proveHa(options: HaOptions): Promise<Score> {
+  const score = new Score();
+  const wanted = (name: string) => options.only?.includes(name) ?? true;
+  const plan = planOf(options).filter(wanted);
+  const reason = await lacks();
+  header();
+  if (reason !== undefined) for (const name of plan) score.skip(name, reason);
+  else await onCluster(plan, options, score);
+  for (const name of options.short ? [] : NEEDS_JOURNAL.filter(wanted)) {
+    score.skip(name, "no instance remembers what was lost, and there is no journal");
+  }
+  sumUp(score);
+  for (const problem of score.problems) print(problem);
+  return score;
+}
+
+/** The cells in their order; the loss of changes is last, because it leaves strict mode. */
+function planOf({ kills, short }: HaOptions): string[] {
+  const hosts = Array<string>(Math.min(kills, MOST_HOSTS)).fill("ha-kill");
+  const servers = Array<string>(Math.max(short ? 0 : 1, kills - MOST_HOSTS)).fill("ha-server-kill");
+  return [...hosts, ...servers, ...(short ? [] : ["ha-pause", "ha-patroni-kill"]), "ha-async"];
+}
+
+/** The reason why it cannot run here; undefined if it can. */
+async function lacks(): Promise<string | undefined> {
+  if (!hasPostgres(15)) return "no PostgreSQL 15 of the system";
+  const missing = await Promise.allSettled([fetchProgram("etcd"), fetchProgram("patroni")]);
+  return missing.flatMap((one) => (one.status === "rejected" ? [(one.reason as Error).message] : []))[0];
+}
+
+async function onCluster(plan: readonly string[], options: HaOptions, score: Score): Promise<void> {
+  const begun = performance.now();
+  const cluster = await Cluster.start();
+  let proxy: PrimaryProxy | undefined;
+  let world: World | undefined;
+  try {
+    proxy = await startPrimaryProxy(cluster.members);
+    const { historyFile } = options;
+    world = await World.start({ instances: 2, cells: 900, server: behind(proxy), historyFile });
+    await world.calm(SETTLE_MS);
+    world.history.turn();
+    print(`three members of Patroni and two instances after ${((performance.now() - begun) / 1000).toFixed(0)} s`);
+    const faults = haFaults(cluster, proxy);
+    for (const name of plan) {
+      const first = world.history.attempts.length;
+      await one(world, faults.get(name)!, SECONDS, score);
+      score.judge(`${name}, rows`, await lostRows(world, world.history.attempts.slice(first)));
+    }
+  } finally {
+    const ends = (await world?.stop()) ?? [];
+    await proxy?.stop();
+    await cluster.stop();
+    score.judge(
+      "stop",
+      ends.filter((how) => how !== "0").map((how) => `an instance ended with ${how}`),
+    );
+  }
+}
+
+/** Revocations that were OK, and whose token has no time of revocation now. */
+async function lostRows(world: World, attempts: readonly Attempt[]): Promise<string[]> {
+  const ids = attempts.filter(({ outcome }) => outcome === "OK").map(({ id }) => id);
+  const rows = await world.rows<{ id: string; action: string }>(
+    `select t.id, a.action from sallyport.audit a join sallyport.tokens t on a.target = 'token:' || t.id
+     where a.action = 'token.revoke' and a.outcome = 'OK' and t.revoke_time is null
+       and coalesce(nullif(a.request_id, ''), a.target) = any($1)`,
+    [ids],
+  );
+  return rows.map(({ id, action }) => `(E) ${id} is not revoked after ${action}`);
+}
+
+/** The cluster manager starts and stops the servers behind it. */
+function behind({ port }: PrimaryProxy): ThrowawayServer {
+  const never = () => Promise.reject(new Error("that is the cluster's own work"));
+  return {
+    url: `postgres://sallyport@127.0.0.1:${port}/postgres`,
+    port,
+    dataDir: "",
+    binDir: POSTGRES_15,
+    pid: () => 0,
+    signal: () => {},
+    kill9: never,
+    stop: never,
+    restart: never,
+    standby: never,
+    remove: never,
+  };
+}
