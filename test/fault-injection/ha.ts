@@ -1,11 +1,13 @@
 import { fetchProgram } from "../../scripts/fetch.ts";
 import { hasPostgres, type ThrowawayServer } from "../support/postgres.ts";
 import { haFaults } from "./ha-faults.ts";
+import { HA_RESTORES, haRestore } from "./ha-restores.ts";
 import type { Attempt } from "./history.ts";
 import { Cluster, POSTGRES_15 } from "./patroni.ts";
 import { type PrimaryProxy, startPrimaryProxy } from "./primary-proxy.ts";
 import { one, Score, sumUp } from "./prove.ts";
 import { header, print } from "./report.ts";
+import type { Fault } from "./round.ts";
 import { World } from "./world.ts";
 
 interface HaOptions {
@@ -40,11 +42,16 @@ export async function proveHa(options: HaOptions): Promise<Score> {
   return score;
 }
 
-/** The cells in their order; the loss of changes is last, because it leaves strict mode. */
 function planOf({ kills, short }: HaOptions): string[] {
   const hosts = Array<string>(Math.min(kills, MOST_HOSTS)).fill("ha-kill");
   const servers = Array<string>(Math.max(short ? 0 : 1, kills - MOST_HOSTS)).fill("ha-server-kill");
-  return [...hosts, ...servers, ...(short ? [] : ["ha-pause", "ha-patroni-kill"]), "ha-async"];
+  return [
+    ...hosts,
+    ...servers,
+    ...(short ? [] : ["ha-pause", "ha-patroni-kill"]),
+    "ha-async",
+    ...(short ? [] : HA_RESTORES),
+  ];
 }
 
 /** The reason why it cannot run here; undefined if it can. */
@@ -57,30 +64,58 @@ async function lacks(): Promise<string | undefined> {
 async function onCluster(plan: readonly string[], options: HaOptions, score: Score): Promise<void> {
   const begun = performance.now();
   const cluster = await Cluster.start();
-  let proxy: PrimaryProxy | undefined;
+  print(`three members of Patroni after ${((performance.now() - begun) / 1000).toFixed(0)} s`);
+  const { historyFile } = options;
+  try {
+    const failovers = plan.filter((name) => !HA_RESTORES.includes(name));
+    if (failovers.length > 0) {
+      await withWorld(cluster, historyFile, score, async (world, proxy) => {
+        const faults = haFaults(cluster, proxy);
+        for (const name of failovers) await cell(world, faults.get(name)!, score);
+      });
+    }
+    for (const name of plan.filter((one) => HA_RESTORES.includes(one))) {
+      await withWorld(cluster, historyFile, score, async (world, proxy, after) => {
+        const { fault, stop } = haRestore(name, cluster, proxy);
+        after.push(stop);
+        await cell(world, fault, score);
+      });
+    }
+  } finally {
+    await cluster.stop();
+  }
+}
+
+/** Two instances behind a proxy. What `work` adds to `after` is done once they have stopped. */
+async function withWorld(
+  cluster: Cluster,
+  historyFile: string | undefined,
+  score: Score,
+  work: (world: World, proxy: PrimaryProxy, after: (() => Promise<void>)[]) => Promise<void>,
+): Promise<void> {
+  const proxy = await startPrimaryProxy(cluster.members);
+  const after: (() => Promise<void>)[] = [];
   let world: World | undefined;
   try {
-    proxy = await startPrimaryProxy(cluster.members);
-    const { historyFile } = options;
     world = await World.start({ instances: 2, cells: 900, server: behind(proxy), historyFile });
     await world.calm(SETTLE_MS);
     world.history.turn();
-    print(`three members of Patroni and two instances after ${((performance.now() - begun) / 1000).toFixed(0)} s`);
-    const faults = haFaults(cluster, proxy);
-    for (const name of plan) {
-      const first = world.history.attempts.length;
-      await one(world, faults.get(name)!, SECONDS, score);
-      score.judge(`${name}, rows`, await lostRows(world, world.history.attempts.slice(first)));
-    }
+    await work(world, proxy, after);
   } finally {
     const ends = (await world?.stop()) ?? [];
-    await proxy?.stop();
-    await cluster.stop();
+    await proxy.stop();
+    for (const stop of after) await stop();
     score.judge(
       "stop",
       ends.filter((how) => how !== "0").map((how) => `an instance ended with ${how}`),
     );
   }
+}
+
+async function cell(world: World, fault: Fault, score: Score): Promise<void> {
+  const first = world.history.attempts.length;
+  await one(world, fault, SECONDS, score);
+  score.judge(`${fault.name}, rows`, await lostRows(world, world.history.attempts.slice(first)));
 }
 
 /** Revocations that were OK, and whose token has no time of revocation now. */

@@ -8,7 +8,8 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { fetchProgram } from "../../scripts/fetch.ts";
-import { firstWorking, giveTo, type Runner, runners, start } from "../../src/embedded/runner.ts";
+import { firstWorking, giveTo, type Runner, runners, runToEnd, start } from "../../src/embedded/runner.ts";
+import { launch, type Server } from "../../src/embedded/server.ts";
 import { bounded, until } from "./bounded.ts";
 import { onServer } from "./world.ts";
 
@@ -33,18 +34,18 @@ interface Seen {
 /** PostgreSQL 15 under Patroni: three members, and one etcd that they agree by. */
 export class Cluster {
   readonly members: readonly Member[];
-  readonly #folder: string;
+  readonly #home: Home;
   readonly #etcd: ChildProcess;
   readonly #forget: () => void;
   #strict = true;
 
-  private constructor(members: readonly Member[], folder: string, etcd: ChildProcess) {
+  private constructor(members: readonly Member[], home: Home, etcd: ChildProcess) {
     this.members = members;
-    this.#folder = folder;
+    this.#home = home;
     this.#etcd = etcd;
     const end = () => {
       this.#end();
-      rmSync(folder, { recursive: true, force: true });
+      rmSync(home.folder, { recursive: true, force: true });
     };
     const interrupted = () => process.exit(130);
     process.once("exit", end).once("SIGINT", interrupted).once("SIGTERM", interrupted);
@@ -65,6 +66,7 @@ export class Cluster {
     const way = await firstWorking(await runners(undefined), starter, folder, sockets);
     if (!("runner" in way)) throw new Error(`Patroni cannot run here: ${way.reason}`);
     const { runner } = way;
+    const home = { folder, sockets, starter, runner };
     const [client, peer, ...ports] = await freePorts(8);
     const store = join(folder, "etcd");
     await mkdir(store, { mode: 0o700 });
@@ -84,10 +86,9 @@ export class Cluster {
     agreed.on("error", () => {});
     agreed.stderr!.resume();
     const members = ["m1", "m2", "m3"].map(
-      (name, i) =>
-        new Member({ name, folder, sockets, starter, runner, etcd: client!, sql: ports[i]!, api: ports[i + 3]! }),
+      (name, i) => new Member({ ...home, name, etcd: client!, sql: ports[i]!, api: ports[i + 3]! }),
     );
-    const cluster = new Cluster(members, folder, agreed);
+    const cluster = new Cluster(members, home, agreed);
     try {
       if (!(await until(() => healthy(`${at(client)}/health`), START_MS))) throw new Error("etcd does not start");
       for (const member of members) await member.start();
@@ -128,6 +129,20 @@ export class Cluster {
     for (const member of await this.#behind()) await member.renew();
     if (await until(() => this.#isWhole(), AGAIN_MS, 200)) return;
     throw new Error(`the cluster is not whole: ${JSON.stringify(await this.#seen())}`);
+  }
+
+  /** A base backup of a member, and a function that starts it as a server of its own. */
+  async baseBackup({ sql }: Member): Promise<() => Promise<Server>> {
+    const { folder, sockets, runner } = this.#home;
+    const copy = join(folder, "copy");
+    await mkdir(copy, { mode: 0o700 });
+    await giveTo(runner, copy);
+    const from = ["-h", "127.0.0.1", "-p", String(sql), "-U", "sallyport"];
+    const program = join(POSTGRES_15, "pg_basebackup");
+    await runToEnd(runner, program, [...from, "-D", copy, "--checkpoint=fast", "--wal-method=stream"]);
+    const settings = { synchronous_standby_names: "" };
+    const postgres = join(POSTGRES_15, "postgres");
+    return () => launch({ runner, postgres, pgDir: copy, socketDir: sockets, settings, log: () => {} });
   }
 
   /** Commits wait for a standby, or for nobody. */
@@ -185,16 +200,19 @@ export class Cluster {
     await until(() => this.members.every(({ processes }) => processes().length === 0), 15_000);
     for (const member of this.members) for (const pid of member.processes()) signal(pid, "SIGKILL");
     this.#forget();
-    await rm(this.#folder, { recursive: true, force: true, maxRetries: 5 });
+    await rm(this.#home.folder, { recursive: true, force: true, maxRetries: 5 });
   }
 }
 
-interface Place {
-  readonly name: string;
+interface Home {
   readonly folder: string;
   readonly sockets: string;
   readonly starter: string;
   readonly runner: Runner;
+}
+
+interface Place extends Home {
+  readonly name: string;
   /** Ports. */
   readonly etcd: number;
   readonly sql: number;

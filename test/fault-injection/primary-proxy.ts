@@ -13,6 +13,8 @@ export interface PrimaryProxy {
   hold(): Promise<void>;
   /** From now on to the primary again. */
   follow(): void;
+  /** To this server, whatever the members say. Only after `hold`. */
+  leadTo(port: number): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -56,6 +58,10 @@ export async function startPrimaryProxy(members: readonly Member[]): Promise<Pri
       follows = false;
       current = undefined;
       await proxy.set({ kind: "reset" });
+    },
+    leadTo: async (port) => {
+      proxy.leadTo({ port });
+      await proxy.set({ kind: "pass" });
     },
     follow: () => {
       follows = true;
