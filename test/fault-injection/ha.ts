@@ -3,7 +3,7 @@ import { hasPostgres, type ThrowawayServer } from "../support/postgres.ts";
 import { haFaults } from "./ha-faults.ts";
 import { HA_RESTORES, haRestore } from "./ha-restores.ts";
 import type { Attempt } from "./history.ts";
-import { Cluster, POSTGRES_15 } from "./patroni.ts";
+import { CannotRun, Cluster, POSTGRES_15 } from "./patroni.ts";
 import { type PrimaryProxy, startPrimaryProxy } from "./primary-proxy.ts";
 import { one, Score, sumUp } from "./prove.ts";
 import { header, print } from "./report.ts";
@@ -30,10 +30,9 @@ export async function proveHa(options: HaOptions): Promise<Score> {
   const score = new Score();
   const wanted = (name: string) => options.only?.includes(name) ?? true;
   const plan = planOf(options).filter(wanted);
-  const reason = await lacks();
   header();
+  const reason = (await lacks()) ?? (await onCluster(plan, options, score));
   if (reason !== undefined) for (const name of plan) score.skip(name, reason);
-  else await onCluster(plan, options, score);
   for (const name of options.short ? [] : NEEDS_JOURNAL.filter(wanted)) {
     score.skip(name, "no instance remembers what was lost, and there is no journal");
   }
@@ -61,9 +60,14 @@ async function lacks(): Promise<string | undefined> {
   return missing.flatMap((one) => (one.status === "rejected" ? [(one.reason as Error).message] : []))[0];
 }
 
-async function onCluster(plan: readonly string[], options: HaOptions, score: Score): Promise<void> {
+/** Returns the reason if it cannot run here. */
+async function onCluster(plan: readonly string[], options: HaOptions, score: Score): Promise<string | undefined> {
   const begun = performance.now();
-  const cluster = await Cluster.start();
+  const cluster = await Cluster.start().catch((error: Error) => {
+    if (error instanceof CannotRun) return error.message;
+    throw error;
+  });
+  if (typeof cluster === "string") return cluster;
   print(`three members of Patroni after ${((performance.now() - begun) / 1000).toFixed(0)} s`);
   const { historyFile } = options;
   try {
@@ -81,6 +85,7 @@ async function onCluster(plan: readonly string[], options: HaOptions, score: Sco
         await cell(world, fault, score);
       });
     }
+    return undefined;
   } finally {
     await cluster.stop();
   }

@@ -31,6 +31,9 @@ interface Seen {
   readonly timeline?: number;
 }
 
+/** This machine has no way to run it. The message says why. */
+export class CannotRun extends Error {}
+
 /** PostgreSQL 15 under Patroni: three members, and one etcd that they agree by. */
 export class Cluster {
   readonly members: readonly Member[];
@@ -52,7 +55,7 @@ export class Cluster {
     this.#forget = () => process.off("exit", end).off("SIGINT", interrupted).off("SIGTERM", interrupted);
   }
 
-  /** In strict synchronous mode. Rejects with a reason for people. */
+  /** In strict synchronous mode. */
   static async start(): Promise<Cluster> {
     const [etcd, patroni] = await Promise.all([fetchProgram("etcd"), fetchProgram("patroni")]);
     const folder = await mkdtemp(join(tmpdir(), "sallyport-ha-"));
@@ -64,7 +67,10 @@ export class Cluster {
     await writeFile(starter, `#!/bin/sh\nPYTHONPATH='${patroni}' exec '${python.trim()}' -m patroni "$@"\n`);
     await chmod(starter, 0o755);
     const way = await firstWorking(await runners(undefined), starter, folder, sockets);
-    if (!("runner" in way)) throw new Error(`Patroni cannot run here: ${way.reason}`);
+    if (!("runner" in way)) {
+      await rm(folder, { recursive: true });
+      throw new CannotRun(`Patroni cannot run here: ${way.reason}`);
+    }
     const { runner } = way;
     const home = { folder, sockets, starter, runner };
     const [client, peer, ...ports] = await freePorts(8);
