@@ -48,7 +48,10 @@ export class Cluster {
     this.#etcd = etcd;
     const end = () => {
       this.#end();
-      rmSync(home.folder, { recursive: true, force: true });
+      const clock = new Int32Array(new SharedArrayBuffer(4));
+      for (let look = 0; look < 100 && this.#alive().length > 0; look++) Atomics.wait(clock, 0, 0, 50);
+      for (const pid of this.#alive()) signal(pid, "SIGKILL");
+      rmSync(home.folder, { recursive: true, force: true, maxRetries: 5 });
     };
     const interrupted = () => process.exit(130);
     process.once("exit", end).once("SIGINT", interrupted).once("SIGTERM", interrupted);
@@ -201,10 +204,15 @@ export class Cluster {
     signal(this.#etcd.pid, "SIGKILL");
   }
 
+  /** The processes of all servers. */
+  #alive(): number[] {
+    return this.members.flatMap((member) => member.processes());
+  }
+
   async stop(): Promise<void> {
     this.#end();
-    await until(() => this.members.every(({ processes }) => processes().length === 0), 15_000);
-    for (const member of this.members) for (const pid of member.processes()) signal(pid, "SIGKILL");
+    await until(() => this.#alive().length === 0);
+    for (const pid of this.#alive()) signal(pid, "SIGKILL");
     this.#forget();
     await rm(this.#home.folder, { recursive: true, force: true, maxRetries: 5 });
   }
@@ -272,10 +280,11 @@ export class Member {
     return known && (known.rows[0].standby ? "standby" : "primary");
   }
 
-  /** The server's processes, the postmaster first. */
+  /** The server's processes, the postmaster first. The file of a dead one may name a stranger. */
   processes(): number[] {
     try {
       const [pid] = readFileSync(join(this.dataDir, "postmaster.pid"), "latin1").split("\n").map(Number);
+      if (!readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(`\0${this.dataDir}\0`)) return [];
       const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1").trim();
       return [pid!, ...(children === "" ? [] : children.split(" ").map(Number))];
     } catch {
