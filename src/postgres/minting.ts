@@ -57,7 +57,7 @@ export async function mint(
   await countMint(tx, limits, token, now);
   const { scopes, audiences, allowedCidrs } = judged ?? token;
   const given = { ...token, scopes, audiences, allowedCidrs };
-  await insertToken(tx, {
+  const row = {
     ...given,
     roleIds: ids,
     tenantPositions: token.tenants.map(() => n),
@@ -69,7 +69,9 @@ export async function mint(
     family: token.id,
     familyTime: now,
     familyLife: expire === undefined ? undefined : expire - now,
-  });
+  };
+  const roleScopes = roles.flatMap((role) => role.scopes);
+  await insertToken(tx, row, roleScopes, idempotency);
   await appendAudit(tx, [
     {
       ...actor,

@@ -181,7 +181,7 @@ describe("deny", () => {
   });
 
   test("an extension that is no tenant's id lifts no requirement: the route is refused", async () => {
-    for (const tenant of ["", "Blue", "a b", "${org}"]) {
+    for (const tenant of ["", "Blue", "a b", "$(org)"]) {
       const response = await check(saying({ snapshot }), message(bearer, { policy: "api", tenant }));
       expect(response.status?.code, tenant).toBe(7);
     }
