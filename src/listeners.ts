@@ -15,6 +15,7 @@ import { createAdmission } from "./rpc/admission.ts";
 import type { Callers } from "./rpc/caller.ts";
 import type { DenialAudit } from "./rpc/denial-audit.ts";
 import { Health } from "./rpc/health.ts";
+import type { JwksPage } from "./rpc/jwks.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Tracing } from "./telemetry/tracing.ts";
 import type { Validate, ValidateKnown } from "./validation/validate.ts";
@@ -34,6 +35,7 @@ export interface ListenerDeps {
   readonly managers: Managers;
   /** Undefined: no traces. */
   readonly tracing: Tracing | undefined;
+  readonly jwks: () => JwksPage;
 }
 
 export interface Listeners {
@@ -94,7 +96,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
   const opened: Listener[] = [];
   try {
     const settings = config.listeners;
-    const { clock, telemetry, validate, validateKnown, policies, callers, denials, managers } = deps;
+    const { clock, telemetry, validate, validateKnown, policies, callers, denials, managers, jwks } = deps;
     const { validateWithEntry, feed, tracing } = deps;
     const ops = await openOpsListener({
       bind: settings.ops.bind,
@@ -112,7 +114,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
             unixMode: settings.admin.unix_mode,
             tls: tlsOf(settings.admin.tls),
             trustedProxies: settings.admin.trusted_proxies,
-            ...{ clock, telemetry, callers, denials, admission, managers, tracing },
+            ...{ clock, telemetry, callers, denials, admission, managers, jwks, tracing },
             health: health.admin,
             console: config.console.enabled
               ? {
@@ -134,7 +136,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
       maxConnections: settings.data.max_connections,
       trust: trustsPeers(settings.data) ? "trusted" : "untrusted",
       callers: deps.dataCallers,
-      ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies, tracing },
+      ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies, jwks, tracing },
       health: health.data,
     });
     opened.push(data);

@@ -15,6 +15,7 @@ import type { TlsFiles } from "../listen/tls.ts";
 import type { Admission } from "../rpc/admission.ts";
 import { asAppError, from, levelOf, statusName, toConnectError } from "../rpc/errors.ts";
 import type { Health } from "../rpc/health.ts";
+import type { JwksPage } from "../rpc/jwks.ts";
 import type { Telemetry } from "../telemetry/telemetry.ts";
 import type { Tracing } from "../telemetry/tracing.ts";
 import type { Validate, ValidateKnown } from "../validation/validate.ts";
@@ -43,10 +44,11 @@ export interface DataListenerOptions {
   readonly admission: Admission;
   readonly validate: Validate;
   readonly validateKnown: ValidateKnown;
-  /** As `validate`, with an entry for a cache outside. */
+  /** As `validate`, with an entry for a client cache. */
   readonly validateWithEntry: Validate;
   readonly feed: Feed;
   readonly policies: Policies;
+  readonly jwks: () => JwksPage;
   readonly health: Health;
   /** Undefined: no traces. */
   readonly tracing: Tracing | undefined;
@@ -78,6 +80,7 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
     wire: new ValidateTokenCodec(validate, validateKnown, options.validateWithEntry),
     feed: new WatchChangesCodec(options.feed),
     health: options.health,
+    jwks: options.jwks,
     checks: {
       ...common,
       validate,
@@ -116,7 +119,7 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
   return {
     ...listener,
     async drain(graceMs) {
-      // Caches outside turn to another instance, and take their leases along.
+      // Client caches turn to another instance, and take their leases along.
       options.feed.stop();
       // The built-in server drains first, because the listener destroys all remaining connections.
       await Promise.all([own.drain(graceMs), listener.drain(graceMs + 100)]);

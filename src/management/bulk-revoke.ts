@@ -11,9 +11,10 @@ import { withDeadline } from "../domain/with-deadline.ts";
 import type { AuthorityStore } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
 import type { Committed } from "../revocation/ports.ts";
-import { type Access, actorsOf, tenantOf } from "./access.ts";
+import { type Access, actorOf, tenantOf } from "./access.ts";
 import type { RevokeSelection, Selectors, TokenStore } from "./ports.ts";
-import { type Repeats, rerun } from "./repeats.ts";
+import type { Repeats } from "./repeats.ts";
+import { actorsOf, rerun } from "./rerun.ts";
 
 const PAGE = 20_000;
 const CHUNK = 500;
@@ -24,12 +25,14 @@ const DESCENTS = 10;
 const RESERVE_MS = 50;
 const COUNTING_MS = 5_000;
 
-/** An empty text, and an undefined time, select nothing. */
-export interface BulkRevokeRequest extends Omit<Selectors, "createdBefore"> {
+/** The selectors that are times: undefined where they are not given. */
+type Times = "createdBefore" | "lastUsedBefore" | "expiresAfter";
+
+/** An empty text, false, and an undefined time select nothing. */
+export interface BulkRevokeRequest extends Omit<Selectors, Times>, Partial<Pick<Selectors, Times>> {
   readonly tenant: string;
   readonly principal: string;
   readonly descendants: boolean;
-  readonly createdBefore?: number;
   readonly hints: readonly string[];
   readonly tokenStrings: readonly string[];
   readonly ids: readonly string[];
@@ -93,7 +96,7 @@ export class BulkRevoke {
       principal !== undefined && this.#o.registeredTypes.includes(principalType("principal", principal));
     // Outside the work, which may run again: a second cut would count only tokens since the first.
     let hit: Promise<Matched | undefined> | undefined;
-    const actor = actorsOf(access);
+    const actor = actorsOf(actorOf(access));
     const { effect } = await this.#o.authority.change(
       async (store) => {
         const cut = await store.cut(tenant, principal, mustExist, request.reason, actor());
@@ -170,14 +173,18 @@ export class BulkRevoke {
  * The given selectors. The request counts as given, and is carried out, by this one list: a selector that only the first
  * knew would leave the tenant alone, which is a cut of all its tokens.
  */
-function selectorsOf({ profile, createdBy, createdBefore, role }: BulkRevokeRequest): Partial<Selectors> {
+function selectorsOf(request: BulkRevokeRequest): Partial<Selectors> {
   const all: { readonly [K in keyof Selectors]: Selectors[K] | undefined } = {
-    profile,
-    createdBy,
-    createdBefore,
-    role,
+    profile: request.profile,
+    createdBy: request.createdBy,
+    createdBefore: request.createdBefore,
+    role: request.role,
+    lastUsedBefore: request.lastUsedBefore,
+    noExpiry: request.noExpiry,
+    expiresAfter: request.expiresAfter,
   };
-  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined && value !== ""));
+  const given = (value: unknown) => value !== undefined && value !== "" && value !== false;
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => given(value)));
 }
 
 /** One run over the selected rows, in transactions of one epoch. */
