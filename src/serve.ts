@@ -78,6 +78,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
   }
 }
 
+/** With `--save-prod`, because npm leaves out a development dependency even where a person asks for it. */
 const PACKAGES =
   "@opentelemetry/api@1.10.0 @opentelemetry/sdk-trace@3.1.0 @opentelemetry/resources@3.1.0 @opentelemetry/exporter-trace-otlp-http@0.301.0";
 
@@ -96,7 +97,7 @@ async function tracingOf(env: NodeJS.ProcessEnv, version: string, telemetry: Tel
     if ((error as NodeJS.ErrnoException).code !== "ERR_MODULE_NOT_FOUND") throw error;
     throw new StartError(
       "config_invalid",
-      `${name} asks for traces, and their packages are not installed: npm install --no-save ${PACKAGES}`,
+      `${name} asks for traces, and their packages are not installed: npm install --no-save --save-prod --omit=dev ${PACKAGES}`,
     );
   }
 }

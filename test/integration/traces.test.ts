@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { TokenValidator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { ATTRIBUTES, parentOf } from "../../src/telemetry/tracing.ts";
 import { Collector, type ReceivedSpan } from "../support/collector.ts";
 import { FREE_PORTS, folder, freshKeyring, ROOT, run, writeConfig } from "../support/program.ts";
@@ -133,6 +134,19 @@ describe("with a collector", () => {
     expect(traced).toEqual(new Set([first.traceId, refused.traceId, last.traceId]));
   });
 
+  test("the protocol makes no difference", async () => {
+    const { tokenString, id } = await sallyport.createToken();
+    for (const protocol of ["grpc", "connect"] as const) {
+      const { traceId, traceparent } = parent();
+      const client = sallyport.client(TokenValidator, "data", protocol);
+      // The second answer is from memory, by the fast path.
+      for (const headers of [{}, {}, { traceparent }]) await client.validateToken({ tokenString }, { headers });
+      const { server, own } = await traceOf(traceId);
+      expect(attributes(server)).toMatchObject({ "sallyport.tier": "l1", "sallyport.token_id": id });
+      expect(own).toEqual([]);
+    }
+  });
+
   test("a read of Redis is a child, too", async () => {
     // Redis rests for a second after an answer that was late, which a busy machine causes.
     for (let found = false; !found; ) {
@@ -205,7 +219,9 @@ describe("without the packages", () => {
     });
     expect([asked.code, asked.err]).toEqual([
       78,
-      expect.stringMatching(/^sallyport: OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, .*: npm install --no-save @open/),
+      expect.stringMatching(
+        /^sallyport: OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, .*: npm install --no-save --save-prod --omit=dev @open/,
+      ),
     ]);
     // It comes as far as the database.
     const off = await run(["serve", "--config", config()], env);
@@ -227,7 +243,7 @@ describe("without the packages", () => {
       OTEL_EXPORTER_OTLP_ENDPOINT: "http://127.0.0.1:1",
     });
     const { default: manifest } = await import(join(ROOT, "package.json"), { with: { type: "json" } });
-    const named = err.trim().split("--no-save ")[1]!.split(" ");
+    const named = err.trim().split("--omit=dev ")[1]!.split(" ");
     const ours = Object.entries(manifest.devDependencies as Record<string, string>).filter(([name]) =>
       name.startsWith("@opentelemetry/"),
     );
