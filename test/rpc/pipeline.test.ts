@@ -72,7 +72,8 @@ beforeAll(async () => {
       owns: (bearer) => bearer === "a.b.c",
       authenticate: async () => {
         seen.push("authenticate");
-        return { tenant: "acme", tenants: ["acme"], principal: "user:ann", provenance: "session:ann", ...rights };
+        const who = { principal: "user:ann", provenance: "session:ann", scopesIn: new Map() };
+        return { tenant: "acme", tenants: ["acme"], ...who, ...rights };
       },
       confirm: async () => {
         seen.push("confirm");
