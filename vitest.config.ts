@@ -9,7 +9,7 @@ export default defineConfig({
     retry: process.env["CI"] === undefined ? 0 : 2,
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 30_000,
+    testTimeout: 60_000,
     hookTimeout: 60_000,
   },
 });

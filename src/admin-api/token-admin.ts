@@ -101,6 +101,8 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
       const done = await bulk.run(accessOf(context), {
         ...request,
         createdBefore: millis("created_before", request.createdBefore),
+        lastUsedBefore: millis("last_used_before", request.lastUsedBefore),
+        expiresAfter: millis("expires_after", request.expiresAfter),
       });
       return {
         revokedCount: done.revokedCount,

@@ -2,7 +2,7 @@ import { createClient } from "@connectrpc/connect";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { toSecondsIfAny } from "./durations.ts";
 import { usage } from "./failure.ts";
-import { noWaitFlag, readText, repeatable, SAFE_TO_REPEAT, timeOrAgo } from "./flags.ts";
+import { noWaitFlag, readText, repeatable, SAFE_TO_REPEAT, time, timeOrAgo } from "./flags.ts";
 import { effectOf, paragraphs, withoutSecrets } from "./output.ts";
 import type { AddCommands, Body } from "./session.ts";
 import { tokenRecord } from "./token-fields.ts";
@@ -24,6 +24,9 @@ interface RevokeManyOptions {
   readonly role?: string;
   readonly descendants?: true;
   readonly createdBefore?: number;
+  readonly lastUsedBefore?: number;
+  readonly expiresAfter?: number;
+  readonly neverExpires?: true;
   readonly hint?: string[];
   readonly id?: string[];
   readonly tokenStringsFile?: string;
@@ -59,6 +62,9 @@ export const addRevokeMany: AddCommands = (tokens, run) => {
       "also the tokens that these created, directly or not, and all that replaced one of them by rotation",
     )
     .option("--created-before <time>", 'created before then; "36h" means 36 hours ago', timeOrAgo)
+    .option("--last-used-before <time>", "not used since then, nor created since then", timeOrAgo)
+    .option("--expires-after <time>", "that expire after then", time)
+    .option("--never-expires", "that never expire")
     .option("--hint <hint>", "with this hint; repeatable", repeatable)
     .option("--id <id>", "with this id; repeatable", repeatable)
     .option("--token-strings-file <file>", "leaked token strings, one a line, in a file or - for stdin; at most 1000")
@@ -90,8 +96,10 @@ const revokeToken: Body<RevokeOptions> = async (session, options, [id]) => {
 
 const revokeTokens: Body<RevokeManyOptions> = async (session, options) => {
   session.situation.repeat = SAFE_TO_REPEAT;
-  const { tenant, principal, profile, createdBy, role, createdBefore, hint, id, tokenStringsFile, dryRun } = options;
-  const selectors = [tenant, principal, profile, createdBy, role, createdBefore, hint, id, tokenStringsFile];
+  const { tenant, principal, profile, createdBy, role, hint, id, tokenStringsFile, dryRun } = options;
+  const { createdBefore, lastUsedBefore, expiresAfter, neverExpires } = options;
+  const times = [createdBefore, lastUsedBefore, expiresAfter, neverExpires];
+  const selectors = [tenant, principal, profile, createdBy, role, ...times, hint, id, tokenStringsFile];
   if (selectors.every((selector) => selector === undefined)) {
     throw usage("at least one selector is required (--help lists them); --dry-run shows what it would hit");
   }
@@ -103,6 +111,9 @@ const revokeTokens: Body<RevokeManyOptions> = async (session, options) => {
     role,
     descendants: options.descendants,
     createdBefore: toSecondsIfAny(createdBefore),
+    lastUsedBefore: toSecondsIfAny(lastUsedBefore),
+    expiresAfter: toSecondsIfAny(expiresAfter),
+    noExpiry: neverExpires,
     hints: hint,
     ids: id?.map(idOnly),
     tokenStrings: tokenStringsFile === undefined ? [] : stringsOf(await readText(tokenStringsFile, session.io)),

@@ -24,12 +24,14 @@ const DESCENTS = 10;
 const RESERVE_MS = 50;
 const COUNTING_MS = 5_000;
 
-/** An empty text, and an undefined time, select nothing. */
-export interface BulkRevokeRequest extends Omit<Selectors, "createdBefore"> {
+/** The selectors that are times: undefined where they are not given. */
+type Times = "createdBefore" | "lastUsedBefore" | "expiresAfter";
+
+/** An empty text, false, and an undefined time select nothing. */
+export interface BulkRevokeRequest extends Omit<Selectors, Times>, Partial<Pick<Selectors, Times>> {
   readonly tenant: string;
   readonly principal: string;
   readonly descendants: boolean;
-  readonly createdBefore?: number;
   readonly hints: readonly string[];
   readonly tokenStrings: readonly string[];
   readonly ids: readonly string[];
@@ -170,14 +172,18 @@ export class BulkRevoke {
  * The given selectors. The request counts as given, and is carried out, by this one list: a selector that only the first
  * knew would leave the tenant alone, which is a cut of all its tokens.
  */
-function selectorsOf({ profile, createdBy, createdBefore, role }: BulkRevokeRequest): Partial<Selectors> {
+function selectorsOf(request: BulkRevokeRequest): Partial<Selectors> {
   const all: { readonly [K in keyof Selectors]: Selectors[K] | undefined } = {
-    profile,
-    createdBy,
-    createdBefore,
-    role,
+    profile: request.profile,
+    createdBy: request.createdBy,
+    createdBefore: request.createdBefore,
+    role: request.role,
+    lastUsedBefore: request.lastUsedBefore,
+    noExpiry: request.noExpiry,
+    expiresAfter: request.expiresAfter,
   };
-  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined && value !== ""));
+  const given = (value: unknown) => value !== undefined && value !== "" && value !== false;
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => given(value)));
 }
 
 /** One run over the selected rows, in transactions of one epoch. */

@@ -76,6 +76,10 @@ export interface Selectors {
   readonly createdBefore: number;
   /** The name of a role that it holds. */
   readonly role: string;
+  /** A token that was never used counts from its creation. */
+  readonly lastUsedBefore: number;
+  readonly noExpiry: boolean;
+  readonly expiresAfter: number;
 }
 
 /** The selection of RevokeTokens. `hints`, `digests` and `ids` are one selector: any of them matches. */

@@ -44,13 +44,17 @@ export function selected(selection: RevokeSelection): { made: string; from: stri
 /** The conditions on the row itself. */
 function nameSelected(where: Where, tenant: string, selection: RevokeSelection): void {
   const { hints, digests, ids } = selection;
+  const time = "to_timestamp(?::float8 / 1000)";
   const conditions: Record<keyof Selectors, string> = {
     profile: "t.profile = ?",
     createdBy: "t.created_by = ?",
-    createdBefore: "t.create_time < to_timestamp(?::float8 / 1000)",
+    createdBefore: `t.create_time < ${time}`,
     // Its ids first, by the index, which has no tokens without roles.
     role: `t.id = any(array(select id from sallyport.tokens where roles <> '{}' and roles && array(
       select id from sallyport.roles where tenant = ${tenant} and name = ? and state = 'ACTIVE')))`,
+    lastUsedBefore: `coalesce((select last_use_time from sallyport.token_usage where token_id = t.id), t.create_time) < ${time}`,
+    noExpiry: "(t.expire_time is null) = ?",
+    expiresAfter: `t.expire_time > ${time}`,
   };
   for (const selector of Object.keys(conditions) as (keyof Selectors)[]) {
     where.add(conditions[selector], selection[selector]);

@@ -102,6 +102,8 @@ function settings(address: RedisAddress, commandMs: number, onBound: () => void)
           sentinels: [...address.hosts],
           name: address.master,
           failoverDetector: true,
+          // Only those that the URL names: each that another announces would cost a connection.
+          updateSentinels: false,
           Connector: boundSentinels(onBound),
           sentinelCommandTimeout: 1000,
           sentinelRetryStrategy: reconnectDelay,

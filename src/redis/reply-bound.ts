@@ -7,6 +7,9 @@ const ARRAY = /[*~>%](\d{1,19})\r/g;
 /** No reply within the bound has more elements in all of its arrays: each takes four bytes at least. */
 const MOST_ELEMENTS = MOST_BYTES / 4;
 const LONGEST_HEADER = 21;
+/** Redis Cluster is made for up to 1,000 nodes. The driver keeps a client for each that is announced. */
+const MOST_NODES = 1000;
+const SLOTS = 16_384;
 
 /** The internals of ioredis that are needed here: its socket, and the commands that wait for a reply. */
 interface Inside {
@@ -88,7 +91,10 @@ export function boundCluster(cluster: Cluster, onBound: () => void): void {
   cluster.on("+node", (node: Redis) => {
     boundReplies(node, onBound);
     const inside = node as unknown as { duplicate: (...of: unknown[]) => Redis };
-    after(inside, "duplicate", (asking) => boundReplies(asking, onBound));
+    after(inside, "duplicate", (asking) => {
+      boundReplies(asking, onBound);
+      boundSlots(asking, onBound);
+    });
   });
   type Subscriber = { selectSubscriber: () => void; getInstance(): Redis | null };
   const { subscriber } = cluster as unknown as { subscriber: Subscriber };
@@ -96,6 +102,38 @@ export function boundCluster(cluster: Cluster, onBound: () => void): void {
     const listening = subscriber.getInstance();
     if (listening !== null) boundReplies(listening, onBound);
   });
+}
+
+type AskForSlots = (part: "SLOTS", done: (error?: Error | null, ranges?: unknown) => void) => unknown;
+
+/** Refuses a map of the slots that no cluster has: the driver walks over each slot of each range, and makes each node. */
+function boundSlots(asking: Redis, onBound: () => void): void {
+  const inside = asking as unknown as { cluster: AskForSlots };
+  const ask = inside.cluster;
+  inside.cluster = (part, done) =>
+    ask.call(asking, part, (error, ranges) => {
+      if (error || isSlotMap(ranges)) return done(error, ranges);
+      onBound();
+      done(new RangeError("not a map of the slots of a cluster"));
+    });
+}
+
+/** True for ranges of slots that hold no slot twice, with at most MOST_NODES different nodes. */
+function isSlotMap(ranges: unknown): boolean {
+  if (!Array.isArray(ranges)) return false;
+  const nodes = new Set<string>();
+  let slots = 0;
+  for (const range of ranges) {
+    if (!Array.isArray(range)) return false;
+    const [first, last, ...places] = range;
+    if (!Number.isInteger(first) || !Number.isInteger(last) || first < 0 || last >= SLOTS || first > last) return false;
+    slots += last - first + 1;
+    for (const place of places) {
+      if (!Array.isArray(place)) return false;
+      nodes.add(`${place[0]}:${place[1]}`);
+    }
+  }
+  return slots <= SLOTS && nodes.size <= MOST_NODES;
 }
 
 /** Has `then` see what a method of the driver returned, before anything was received on it. */

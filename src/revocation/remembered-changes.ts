@@ -15,7 +15,7 @@ export class RememberedChanges {
   readonly #most: number;
   /** Of the present epoch, in the order of their positions. */
   #records: LogRecord[] = [];
-  /** Of earlier epochs, each list from one history. The present epoch may lack some. */
+  /** Of earlier epochs, each list from one history, at most `most` in all. The present epoch may lack some. */
   #earlier: (readonly LogRecord[])[] = [];
 
   constructor(most = MOST) {
@@ -35,6 +35,13 @@ export class RememberedChanges {
   begin(): void {
     if (this.#records.length > 0) this.#earlier.push(this.#records);
     this.#records = [];
+    // Epochs may follow each other before one is settled. The newest changes are the likeliest to be lost.
+    let room = this.#most;
+    for (let i = this.#earlier.length - 1; i >= 0; i--) {
+      this.#earlier[i] = room > 0 ? this.#earlier[i]!.slice(-room) : [];
+      room -= this.#earlier[i]!.length;
+    }
+    this.#earlier = this.#earlier.filter(({ length }) => length > 0);
   }
 
   /** Adds what a poll of this epoch brought. */

@@ -79,6 +79,7 @@ describe("tokens revoke-many", () => {
         "deployer",
       ],
       "--descendants",
+      ...["--last-used-before", "2026-01-15", "--expires-after", "2028-01-15", "--never-expires"],
       ...["--created-before", "2027-01-15", "--hint", "h1", "--hint", "h2", "--id", "tok_1", "--reason", "leak"],
     ];
     const argv = ["tokens", "revoke-many", ...selectors, "--token-strings-file", "-"];
@@ -91,6 +92,9 @@ describe("tokens revoke-many", () => {
       role: "deployer",
       descendants: true,
       createdBefore: { seconds: BigInt(Date.UTC(2027, 0, 15) / 1000) },
+      lastUsedBefore: { seconds: BigInt(Date.UTC(2026, 0, 15) / 1000) },
+      expiresAfter: { seconds: BigInt(Date.UTC(2028, 0, 15) / 1000) },
+      noExpiry: true,
       hints: ["h1", "h2"],
       ids: ["tok_1"],
       tokenStrings: [STRING, "other-string"],

@@ -23,6 +23,19 @@ const audited = async (action: string) =>
   (await sallyport.sql<{ n: number }>("select count(*)::int as n from sallyport.audit where action = $1", [action]))[0]!
     .n;
 
+const DAY_MS = 86_400_000;
+
+/** A token of 2001. */
+async function old(name: string): Promise<string> {
+  const id = `tok_${name.padStart(22, "0")}`;
+  await sallyport.sql(`
+    with a as (insert into sallyport.audit (tenant, actor, action, target) values ('default', 'test', 'token.create', 'x')),
+      p as (insert into sallyport.principals (tenant, name) values ('default', 'user:${name}') returning name)
+    insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, create_time, expire_time)
+    select '${id}', sha256('${id}'), '1', 'sp_pat_1${name}', 'default', 'pat', name, 'x', '${id}', '2001-01-01', now() + '1 day' from p`);
+  return id;
+}
+
 test("an empty request revokes nothing, and asks for a selector", async () => {
   const [one] = await many(1);
   for (const request of [{}, { reason: "x" }, { dryRun: true }, { noWait: true }]) {
@@ -134,22 +147,42 @@ test("each selector alone ends only the tokens that fit it, never the whole tena
       const token = await sallyport.createToken({}, sallyport.as(maker.tokenString));
       return [{ createdBy: `token:${maker.token.hint}` }, token];
     },
-    createdBefore: async () => {
-      const id = "tok_0000000000000000000old";
-      await sallyport.sql(`
-        with a as (insert into sallyport.audit (tenant, actor, action, target) values ('default', 'test', 'token.create', 'x')),
-          p as (insert into sallyport.principals (tenant, name) values ('default', 'user:old') returning name)
-        insert into sallyport.tokens (id, digest, kid, hint, tenant, profile, principal, created_by, family, create_time)
-        select '${id}', sha256('${id}'), '1', 'sp_pat_1old', 'default', 'pat', name, 'x', '${id}', '2001-01-01' from p`);
-      return [{ createdBefore: timestampFromMs(Date.UTC(2002)) }, { id }];
-    },
+    createdBefore: async () => [{ createdBefore: timestampFromMs(Date.UTC(2002)) }, { id: await old("old") }],
     role: async () => [{ role: "deployer" }, (await many(1, { roles: ["deployer"] }))[0]!],
+    lastUsedBefore: async () => {
+      const id = await old("unused");
+      // Old, but used since.
+      await old("used");
+      await sallyport.sql(`
+        insert into sallyport.token_usage (token_id, last_use_time) select id, now() from sallyport.tokens where hint = 'sp_pat_1used'`);
+      return [{ lastUsedBefore: timestampFromMs(Date.UTC(2002)) }, { id }];
+    },
+    noExpiry: async () => {
+      const lifetime = { case: "noExpiry", value: true } as const;
+      return [
+        { noExpiry: true },
+        (await many(1, { profile: "bot", principal: "bot:ci", displayName: "", lifetime }))[0]!,
+      ];
+    },
+    expiresAfter: async () => {
+      const value = timestampFromMs(Date.now() + 100 * DAY_MS);
+      const [token] = await many(1, { lifetime: { case: "expireTime", value } });
+      return [{ expiresAfter: timestampFromMs(Date.now() + 99 * DAY_MS) }, token!];
+    },
   };
   for (const [name, make] of Object.entries(alone)) {
     const [selector, token] = await make();
     expect([name, (await revoke({ ...selector, dryRun: true })).matchedIds]).toEqual([name, [token.id]]);
-    const none = { profile: "svc", createdBy: "token:nobody", createdBefore: timestampFromMs(1), role: "unused" };
-    const nobody = { [name]: none[name as keyof typeof none] };
+    const none: { readonly [K in keyof Selectors]: unknown } = {
+      profile: "svc",
+      createdBy: "token:nobody",
+      createdBefore: timestampFromMs(1),
+      role: "unused",
+      lastUsedBefore: timestampFromMs(1),
+      noExpiry: false,
+      expiresAfter: timestampFromMs(Date.UTC(9000)),
+    };
+    const nobody = name === "noExpiry" ? { createdBy: "token:nobody" } : { [name]: none[name as keyof Selectors] };
     expect([name, (await revoke(nobody)).revokedCount, await live([kept!])]).toEqual([name, 0, 1]);
     expect([name, (await revoke(selector)).matchedIds]).toEqual([name, [token.id]]);
     expect([name, await live([kept!])]).toEqual([name, 1]);

@@ -268,6 +268,16 @@ describe("bounds of the other requests", () => {
       () => sallyport.admin.tokens.revokeTokens({ createdBefore: seconds(9_223_372_036_854_775_807n) }),
     ],
     [
+      "RevokeTokens used before the year 0",
+      "last_used_before",
+      () => sallyport.admin.tokens.revokeTokens({ lastUsedBefore: seconds(-62_135_596_801n) }),
+    ],
+    [
+      "RevokeTokens expiring after the largest int64",
+      "expires_after",
+      () => sallyport.admin.tokens.revokeTokens({ expiresAfter: seconds(9_223_372_036_854_775_807n) }),
+    ],
+    [
       "ListTokens after the largest int64",
       "created_after",
       () => sallyport.admin.tokens.listTokens({ createdAfter: seconds(9_223_372_036_854_775_807n) }),

@@ -1,8 +1,8 @@
 import { createHash } from "node:crypto";
 import { createServer } from "node:net";
-import type { Redis } from "ioredis";
+import { Cluster, type Redis } from "ioredis";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
-import { RedisConnection } from "../../src/redis/client.ts";
+import { openRedis, RedisConnection } from "../../src/redis/client.ts";
 import { RedisWakeUps } from "../../src/redis/wakeups.ts";
 import { startCluster, startRedis, startSentinel } from "../support/redis.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
@@ -394,6 +394,34 @@ describe("a reply above the size limit", () => {
     onTestFinished(() => wakeUps.close());
     await survives(node, before);
     expect(journal.lines.join()).toContain("RangeError");
+  });
+
+  const announced = (port: number) => `*2\r\n${bulk("127.0.0.1")}:${port}\r\n`;
+  const range = (first: number | string, last: number | string, ...places: string[]) =>
+    `*${2 + places.length}\r\n:${first}\r\n:${last}\r\n${places.join("")}`;
+
+  function openCluster(port: number) {
+    const errors: string[] = [];
+    const cluster = openRedis(`redis-cluster://127.0.0.1:${port}`, 1000, (error) => errors.push(String(error)));
+    if (!(cluster instanceof Cluster)) throw new TypeError("not a cluster");
+    onTestFinished(() => cluster.disconnect());
+    return { cluster, errors };
+  }
+
+  test.each([
+    ["20,000 nodes", [range(0, 16_383, ...Array.from({ length: 20_000 }, (_, i) => announced(10_000 + i)))]],
+    ["slots without an end", [range(0, "9007199254740991", announced(1))]],
+    ["a slot below 0", [range("-9007199254740991", 0, announced(1))]],
+    ["each slot 20,000 times", Array.from({ length: 20_000 }, () => range(0, 16_383, announced(1)))],
+    ["ranges that are no lists", [":7\r\n"]],
+  ])("a cluster that announces %s is not believed", async (_, ranges) => {
+    const answers = { "cluster slots": `*${ranges.length}\r\n${ranges.join("")}` };
+    const node = await scripted(answers, "vast");
+    const before = process.memoryUsage.rss();
+    const { cluster, errors } = openCluster(node.port);
+    await expect.poll(() => errors.join(), { timeout: 15_000 }).toContain("RangeError");
+    expect(cluster.nodes().length).toBeLessThanOrEqual(1);
+    expect(process.memoryUsage.rss() - before).toBeLessThan(64 << 20);
   });
 
   test.each([

@@ -74,4 +74,20 @@ describe("remembered changes", () => {
     remembered.add(page(records(1_202, 3_000)));
     expect(remembered.size).toBe(1_500);
   });
+
+  it("of epochs that are never settled are bounded together, and the newest stay", () => {
+    const remembered = new RememberedChanges(5);
+    for (let epoch = 1; epoch <= 4; epoch++) {
+      remembered.add(page(records(1, 2, { at: epoch })));
+      remembered.begin();
+    }
+    const missing = remembered.missing(page([]));
+    expect(missing.map(({ at, position }) => [at, position])).toEqual([
+      [2, 2],
+      [3, 1],
+      [3, 2],
+      [4, 1],
+      [4, 2],
+    ]);
+  });
 });
