@@ -122,9 +122,9 @@ export interface Events {
   /** Changes that an epoch lacked, by what became of them. `late`: so many of them after the epoch was proven. */
   lostChanges(counts: Readonly<Record<"applied" | "held" | "noted" | "late", number>>): void;
   cacheEntries(tier: "l1" | "l2", entries: number): void;
-  /** The number of caches outside that may hold a lease from this instance. */
+  /** The number of client caches that may hold a lease from this instance. */
   feedClients(clients: number): void;
-  /** Caches outside held an acknowledgement back for this long. */
+  /** Client caches held an acknowledgement back for this long. */
   feedHeld(seconds: number): void;
   shed(klass: string): void;
   /** One run of the canary: the instances that refused a revoked token, that accepted it, and that did not answer. */

@@ -7,7 +7,7 @@ export interface Mutant {
   readonly name: string;
   readonly patches?: readonly Patch[];
   readonly databaseFaults?: DatabaseFaults;
-  /** Mistakes of the programs with caches outside. */
+  /** Mistakes of the programs with client caches. */
   readonly clientFaults?: ClientFaults;
 }
 
@@ -15,6 +15,7 @@ const FRESHNESS = "domain/freshness.ts";
 const LOOKUP = "validation/lookup.ts";
 const ENTRIES = "validation/l1-cache.ts";
 const FOLLOWER = "revocation/follower.ts";
+const PROVING = "revocation/proving.ts";
 const WAIT = "revocation/ack-wait.ts";
 const CHANGE = "revocation/change-authority.ts";
 
@@ -139,12 +140,12 @@ export const MUTANTS: readonly Mutant[] = [
     "this.#unproven = false;",
   ]),
   mutant("M53 the own records are not awaited", [
-    FOLLOWER,
+    PROVING,
     "if (this.#reported ? page.pending : this.#missing.length > 0) return;",
     "if (!this.#reported && this.#missing.length > 0) return;",
   ]),
   mutant("M53 the own records are not told", [
-    FOLLOWER,
+    PROVING,
     "freshness.begin(epoch, now, !this.#remembered.doubtful);",
     "freshness.begin(epoch, now);",
   ]),
@@ -233,7 +234,7 @@ const FEED = "feed/server.ts";
 const MEMBERS = "feed/members.ts";
 
 /**
- * Faulty versions of the change feed, which the histories with caches outside must catch. `test/feed/` covers the margin for
+ * Faulty versions of the change feed, which the histories with client caches must catch. `test/feed/` covers the margin for
  * clock rates and the floor of a full page, and `test/model/feed.pml` the epoch check of the cache: histories meet them too
  * rarely.
  */
@@ -269,12 +270,12 @@ export const FEED_MUTANTS: readonly Mutant[] = [
     "if (!freshness.usable(new Cached(snapshot), now)) return undefined;",
     "",
   ]),
-  mutant("a change of everything sets no floor for caches outside", [
+  mutant("a change of everything sets no floor for client caches", [
     "feed/recent.ts",
     "this.#base = Math.max(this.#base, position);",
     "continue;",
   ]),
-  mutant("pruned rows set no floor for caches outside", [
+  mutant("pruned rows set no floor for client caches", [
     "feed/recent.ts",
     "this.#base = Math.max(this.#base, page.floorN);",
     "",
