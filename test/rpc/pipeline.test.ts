@@ -84,6 +84,7 @@ beforeAll(async () => {
     },
   });
   const pipeline = new Pipeline({
+    tracing: undefined,
     clock,
     proxies: new TrustedProxies(["127.0.0.0/8"]),
     callers,
