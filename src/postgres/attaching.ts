@@ -30,7 +30,7 @@ export function positionsOf(
   return after.map((tenant) => tenantPositions[tenants.indexOf(tenant)] ?? n);
 }
 
-/** What a change of a token's tenants means to each of them, as rows of their own audit logs. */
+/** Tells each tenant that a change of a token attached or detached, in that tenant's own audit log. */
 export async function auditTenants(
   tx: Tx,
   actor: AuditActor,

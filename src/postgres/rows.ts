@@ -279,7 +279,7 @@ export function roleScopesSql(of: string): string {
 }
 
 /**
- * SQL for the Attachments of a token's row `of`, in their order; null for a token without any, which reads no other table.
+ * SQL for the Attachments of a token's row `of`, in their order. A token without any has null, and reads no other table.
  * `parent`: the row of the token that minted it, whose columns are null if none did. What a parent is not attached to, its
  * child is not either.
  */

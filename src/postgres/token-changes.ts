@@ -83,7 +83,7 @@ async function writeTokenChange(
   ]);
 }
 
-/** What the row has under its lock: its tenants are locked, too, and it gets no roles beside tenants. */
+/** Judges the row under its lock: its tenants must be locked, too, and it must not get roles beside tenants. */
 function checkLocked(token: Held, change: TokenChange, locked: readonly string[]): void {
   if (!token.tenants.every((tenant) => locked.includes(tenant))) {
     throw new AppError("WRITE_CONFLICT", "the token's tenants changed meanwhile; nothing was done", {
