@@ -5,7 +5,8 @@ import { AppError } from "./domain/errors.ts";
 import { StartError } from "./domain/start-error.ts";
 
 /*
- * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `check-config` and `doctor` are here; any other word is a command of the client.
+ * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `keys`, `check-config` and `doctor` are here; any other word is
+ * a command of the client.
  * Only this file reads the process's environment and arguments, and ends the process.
  */
 
@@ -22,6 +23,10 @@ const HELP = {
     "sallyport reconcile [--all] [--apply ID | --dismiss ID --reason TEXT] [--config FILE]\n\n" +
     "Lists the changes of authority that the database had lost and that wait for a decision; exit code 1 while there are some.\n" +
     "--apply does one as far as it takes rights away, --dismiss ends one without that, --all lists all.",
+  keys:
+    "sallyport keys status [--data DIR] [--config FILE]\n\n" +
+    "Shows each pepper and signing key of the configuration: if it is current, how many instances know it, how many live\n" +
+    "tokens rest on it, and when the last of them ends.",
   "check-config":
     "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
     "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is unavailable.",
@@ -53,6 +58,11 @@ async function main(argv: readonly string[]): Promise<number> {
     case "check-config":
     case "doctor":
       return run(word, rest);
+    case "keys":
+      if (rest[0] === "status") return run(word, rest.slice(1));
+      return rest.some((one) => one === "--help" || one === "-h")
+        ? run(word, ["--help"])
+        : say(EXIT.usage, "the only command of keys is status (sallyport keys --help)");
     default: {
       const { runCli } = await import("./cli/main.ts");
       const { stdin, stdout, stderr, env } = process;
@@ -124,6 +134,8 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
       return (await import("./commands.ts")).migrateCommand(config);
     case "bootstrap":
       return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
+    case "keys":
+      return (await import("./commands.ts")).keysCommand(config);
     case "reconcile": {
       const { all = false, apply, dismiss, reason } = options;
       const { reconcileCommand } = await import("./commands.ts");

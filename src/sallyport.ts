@@ -12,14 +12,15 @@ import { NO_REQUIREMENT } from "./domain/decide.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { Secret } from "./domain/secret.ts";
-import { parseTokenString } from "./domain/token-string.ts";
+import { SigningKeys } from "./domain/signing-keys.ts";
+import { hasJwtHeader, parseTokenString } from "./domain/token-string.ts";
 import { entryOf } from "./feed/entries.ts";
 import { FeedNames } from "./feed/names.ts";
 import { Feed } from "./feed/server.ts";
 import { type Listeners, openListeners } from "./listeners.ts";
 import { BulkRevoke } from "./management/bulk-revoke.ts";
 import { warnOfFirstAdmin } from "./management/first-admin-expiry.ts";
-import { mintKid } from "./management/mint-kid.ts";
+import { mintKid, mintSigner } from "./management/mint-kid.ts";
 import { PrincipalManager } from "./management/principal-manager.ts";
 import { Repeats } from "./management/repeats.ts";
 import { ReuseDetection } from "./management/reuse-detection.ts";
@@ -49,10 +50,13 @@ import { Readiness } from "./revocation/readiness.ts";
 import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
+import { jwksPage } from "./rpc/jwks.ts";
 import { documentFetcher } from "./sessions/fetch-document.ts";
 import { Sessions } from "./sessions/sessions.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
+import type { Tracing } from "./telemetry/tracing.ts";
+import { tracedAuthority, tracedCache, tracedEvents, tracedIssuer, tracedReader } from "./traced.ts";
 import { LastUse } from "./validation/last-use.ts";
 import { Lookup } from "./validation/lookup.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./validation/validate.ts";
@@ -89,13 +93,18 @@ export const systemTimers: Timers = {
  * The composition root: a straight line from configuration to open listeners. `config.database.url` and `config.keyring` are
  * set, and the database is migrated. Rejects with StartError.
  */
-export async function createSallyport(config: Config, telemetry: Telemetry): Promise<Sallyport> {
+export async function createSallyport(
+  config: Config,
+  telemetry: Telemetry,
+  tracing: Tracing | undefined,
+): Promise<Sallyport> {
   const clock = systemClock;
   const timers = systemTimers;
   const full = config.mode === "full";
   const url = config.database.url!;
   const onTrouble = (name: Trouble, error: unknown) => telemetry.trouble(name, error);
-  const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
+  const signing = config.signing && new SigningKeys(config.signing);
+  const keyring = new Keyring(config.keyring!.current, config.keyring!.keys, signing);
   const profiles = profilesOf(config);
 
   const shared = isShared(url, config.database.direct_url);
@@ -132,7 +141,11 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       : openRedisCache({ url: config.redis.url, ttlMs: config.cache.ttl, keyring, clock, events: telemetry });
   const freshness = new Freshness(config.revocation.lease);
   const lookup = new Lookup(
-    { freshness, reader, clock, timers, events: telemetry, cache: redis?.cache, wake: () => follower.wake() },
+    {
+      ...{ freshness, clock, timers, events: telemetry, wake: () => follower.wake() },
+      reader: tracedReader(reader, tracing),
+      cache: tracedCache(redis?.cache, tracing),
+    },
     {
       l1Entries: Math.max(1, config.cache.l1.entries),
       l1Bytes: config.cache.l1.bytes,
@@ -156,13 +169,13 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       pollMs: config.revocation.poll,
       readerVersion: READER_VERSION,
       redoes: full,
-      kids: () => keyring.kids(),
+      kids: () => keyring.names(),
     },
   );
   redis?.wakeUps.onWakeUp(() => follower.wake());
   const reaped = new ReapedValidators();
   const issuer = new PostgresAuthorityStore(db);
-  const authority = new ChangeAuthority({
+  const changes = new ChangeAuthority({
     store: issuer,
     log,
     reaped,
@@ -174,6 +187,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       redis?.wakeUps.publish();
     },
   });
+  const authority = tracedAuthority(changes, () => clock.mono(), tracing);
   const housekeeping = new Housekeeping(
     { log, freshness, follower, reaped, clock, timers, events: telemetry },
     { mode: config.mode, leaseMs: config.revocation.lease },
@@ -190,7 +204,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     reuse.seen(id);
   };
   const validation = (listener: string): ValidateDeps => {
-    const events = telemetry.forListener(listener);
+    const events = tracedEvents(telemetry.forListener(listener), tracing);
     return {
       keyring,
       lookup,
@@ -204,7 +218,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const tokens = new TokenManager({
     store,
     authority,
-    issuer,
+    issuer: tracedIssuer(issuer, tracing),
     repeats,
     keyring,
     profiles,
@@ -215,6 +229,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     ipv6PrefixLength: config.limits.ipv6_prefix_length,
     reused: reused(telemetry),
     mintKid: () => mintKid(keyring, store),
+    mintSigner: (alg) => mintSigner(keyring, store, alg),
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
   const admin = validation("admin");
@@ -236,6 +251,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     clock,
     breakGlass,
     sessions,
+    isJwtToken: (bearer) => hasJwtHeader(bearer, keyring),
     events: telemetry,
     mtls: config.callers.mtls,
   });
@@ -295,6 +311,8 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       }),
       feed,
       policies,
+      tracing,
+      jwks: () => jwksPage(keyring),
       managers: {
         tokens,
         bulk: new BulkRevoke({
@@ -315,7 +333,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
           registry: new PostgresRegistry(lists),
           now,
           redis: () => (redis === undefined ? "OFF" : redis.ready ? "READY" : "AWAY"),
-          lastWait: () => authority.last,
+          lastWait: () => changes.last,
         },
         pages: new PageTokens(keyring),
       },
@@ -347,9 +365,14 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     listeners,
     reasons,
     reload(fresh) {
+      // The embedded database's own keys are in its folder, not in the configuration.
+      const made = fresh.database.url === undefined && fresh.signing === undefined;
+      const signing = made ? keyring.signing : fresh.signing && new SigningKeys(fresh.signing);
+      const before = keyring.names().join();
+      if (fresh.keyring === undefined) keyring.replaceSigning(signing);
+      else keyring.replace(fresh.keyring.current, fresh.keyring.keys, signing);
+      if (keyring.names().join() !== before) follower.renew();
       if (fresh.keyring !== undefined) {
-        keyring.replace(fresh.keyring.current, fresh.keyring.keys);
-        follower.renew();
         if (full) storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("pepper_record_failed", error));
       }
       policies.replace(fresh.policies);

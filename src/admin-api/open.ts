@@ -26,10 +26,13 @@ import { TrustedProxies } from "../rpc/client-address.ts";
 import type { DenialAudit } from "../rpc/denial-audit.ts";
 import { statusName } from "../rpc/errors.ts";
 import { addHealth, type Health } from "../rpc/health.ts";
+import type { JwksPage } from "../rpc/jwks.ts";
+import { JWKS_PATH } from "../rpc/methods.ts";
 import { Pipeline } from "../rpc/pipeline.ts";
 import { addReflection } from "../rpc/reflection.ts";
 import { reasonOf } from "../rpc/transport-errors.ts";
 import type { Telemetry } from "../telemetry/telemetry.ts";
+import type { Tracing } from "../telemetry/tracing.ts";
 import { auditLog } from "./audit-log.ts";
 import { type ConsoleOptions, consolePaths } from "./console.ts";
 import { openApiPage } from "./openapi.ts";
@@ -72,6 +75,7 @@ export interface AdminListenerOptions {
   readonly denials: DenialAudit;
   readonly admission: Admission;
   readonly managers: Managers;
+  readonly jwks: () => JwksPage;
   readonly health: Health;
   /** Undefined: no console. */
   readonly console: ConsoleOptions | undefined;
@@ -79,16 +83,18 @@ export interface AdminListenerOptions {
   readonly ownHosts: readonly string[];
   /** Aborted when health watches must end. */
   readonly drain: AbortSignal;
+  /** Undefined: no traces. */
+  readonly tracing: Tracing | undefined;
 }
 
 /** Opens the admin listener. Every call passes the pipeline. */
 export function openAdminListener(options: AdminListenerOptions): Promise<Listener> {
-  const { clock, telemetry, callers, denials, admission, managers } = options;
+  const { clock, telemetry, callers, denials, admission, managers, tracing } = options;
   const limits = listenerLimits("admin");
   const budget = new ByteBudget(limits.bufferedBytes);
   const proxies = new TrustedProxies(options.trustedProxies);
   const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
-  const pipeline = new Pipeline({ clock, proxies, callers, admission, called, denials });
+  const pipeline = new Pipeline({ clock, proxies, callers, admission, called, denials, tracing });
   const rpc = connectHandler({
     routes(router) {
       router.service(TokenAdmin, tokenAdmin(managers));
@@ -119,7 +125,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     limits,
     budget,
     handler: plainPaths(
-      { "/openapi.json": openApiPage },
+      { "/openapi.json": openApiPage, [JWKS_PATH]: options.jwks },
       withConsole(sameOriginOnly(options.ownHosts, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc))),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),

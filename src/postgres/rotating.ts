@@ -5,6 +5,7 @@ import { expiry, type LifetimeRule } from "../domain/lifetime.ts";
 import { type Asker, type Held, judgeRotation, type Rights } from "../domain/rights.ts";
 import { givenOf, type Token } from "../domain/token.ts";
 import type { ChangeGuard, FreshToken, Idempotency, Repeated } from "../revocation/authority-store.ts";
+import { auditTenants } from "./attaching.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
 import { lockGranting, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
@@ -33,7 +34,7 @@ export async function rotate(
     return { ...repeated, previous };
   }
   const before = await readToken(tx, id);
-  const locked = await lockGranting(tx, before, guard, before.roleIds);
+  const locked = await lockGranting(tx, before, guard, before.roleIds, before.tenants);
   await lockTokens(tx, [guard.callerTokenId, id]);
   const { now, n } = await rereadOwners(tx, before.tenant, before.principal);
   const made = await readHeld(tx, id);
@@ -51,10 +52,12 @@ export async function rotate(
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
   const judged = await judgedRotation(tx, guard.rights, asker, old, lifetime);
   if (judged.counted && guard.rights !== undefined) await countRotation(tx, guard.rights, old, overlapMs, now);
-  await insertToken(tx, {
+  const row = {
     ...givenOf(old),
     ...fresh,
     roleIds: old.roleIds,
+    // The positions, too: what a cut has ended stays ended.
+    tenantPositions: old.tenantPositions,
     createTime: now,
     issuedPosition: n,
     notBeforeTime: old.notBeforeTime,
@@ -64,7 +67,8 @@ export async function rotate(
     familyTime: old.familyTime,
     familyLife: judged.familyLife,
     rotatedFrom: id,
-  });
+  };
+  await insertToken(tx, row, old.roleScopes, idempotency);
   // Without an overlap the old token is also revoked: a clock that is set back would undo an end by time alone.
   await tx.query(
     `update sallyport.tokens set rotated_to = $2,
@@ -87,6 +91,7 @@ export async function rotate(
       metadata: { new_token: fresh.id, overlap_seconds: String(overlapMs / 1000), ...given },
     },
   ]);
+  await auditTenants(tx, actor, { ...old, id: fresh.id }, [], old.tenants);
   return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
 }
 

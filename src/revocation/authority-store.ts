@@ -1,5 +1,6 @@
 import type { AuditActor, SessionCaller } from "../domain/audit-event.ts";
 import type { AppError } from "../domain/errors.ts";
+import type { ClaimedFacts } from "../domain/jwt-string.ts";
 import type { LifetimeRule } from "../domain/lifetime.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
 import type { Rights } from "../domain/rights.ts";
@@ -9,8 +10,21 @@ import type { Committed } from "./ports.ts";
 
 // ---------------------------------------------------------------------------------------------------- issuing
 
+/** The facts of a token string in JWT form that the store keeps. */
+export interface SignedString {
+  readonly digest: string;
+  readonly signingKey: string;
+  /** The part that is signed. A repeat of the request signs it again. */
+  readonly input: string;
+}
+
 /** A new token. The secret is not here: only its digest. */
-export type NewToken = Given & Pick<Token, "id" | "kid" | "hint" | "createdBy"> & { readonly digest: string };
+export type NewToken = Given &
+  Pick<Token, "id" | "kid" | "hint" | "createdBy"> & {
+    readonly digest: string;
+    /** Makes the string in JWT form from what the row will hold, in place of `digest`. The last call is the one that counts. */
+    readonly sign?: ((facts: ClaimedFacts) => SignedString) | undefined;
+  };
 
 /** The part of a new token that a rotation does not copy from the old one. */
 export type FreshToken = Omit<NewToken, keyof Given>;
@@ -52,6 +66,8 @@ export interface MintGuard {
    * must be active. Its roles must still give the scopes that the call was admitted with.
    */
   readonly callerPrincipal?: SessionCaller;
+  /** Further tenants of the session in which the change gives rights. In those that ended it, it has none. */
+  readonly callerFurther?: readonly string[] | undefined;
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
@@ -68,13 +84,15 @@ export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended"
 /** The conditions for any change that may give somebody more rights. */
 export type CallerGuard = Pick<
   MintGuard,
-  "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal" | "byDatabaseOwner"
+  "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal" | "callerFurther" | "byDatabaseOwner"
 >;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
 export interface Repeated {
   readonly kind: "repeated";
   readonly salt: Uint8Array;
+  /** The signed part of the first string, if it has JWT form. */
+  readonly input: string | undefined;
   readonly token: Token;
   readonly previous?: Token;
 }
@@ -146,6 +164,11 @@ export interface AuthorityStore {
     reason: string,
     actor: AuditActor,
   ): Promise<Committed<number>>;
+  /**
+   * Takes a token of another tenant, with its rotations, out of this one. For one that was taken out before, it still
+   * commits. TOKEN_NOT_FOUND if it was never here.
+   */
+  detachTenant(tenant: string, id: string, actor: AuditActor): Promise<Committed<void>>;
   /** `made`: what an earlier run of this very call made; it is no refusal if that is there. */
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,

@@ -102,6 +102,7 @@ const METHODS: ReadonlyMap<DescMethod, Method> = new Map([
     updateToken: row("sallyport.tokens.create", "session", "revoke", ADMIN, "same", "token.update"),
     revokeToken: row("sallyport.tokens.revoke", "anyone", "revoke", ADMIN, "same", "token.revoke"),
     revokeTokens: row("sallyport.tokens.revoke", "anyone", "revoke", BULK, "same", "token.revoke", "tokens.revoke"),
+    detachTenant: row("sallyport.tokens.revoke", "nobody", "revoke", ADMIN, "same", "token.detach"),
     rotateToken: row("sallyport.tokens.create", "anyone", "admin", ADMIN, "request_id", "token.rotate"),
   }),
   ...service("admin", PrincipalAdmin, {
@@ -182,6 +183,9 @@ export const CHECK_ENDPOINT = endpoint(
   "http-check",
   row("trusted peer", "nobody", "validate", limits(64, 150), "read"),
 );
+
+/** The public signing keys (RFC 7517), on the data and the admin listener. */
+export const JWKS_PATH = "/.well-known/jwks.json";
 
 /** Every RPC and every endpoint. */
 export const ALL_METHODS: readonly Method[] = [

@@ -19,7 +19,7 @@ import { IssuerKeys } from "./issuer-keys.ts";
 
 /** The longest JWT, in bytes. */
 const LONGEST = 8 * 1024;
-/** The compact form of a signed JWT: header, claims, signature. A string of ours has no dot. */
+/** The compact form of a signed JWT: header, claims, signature. Our own tokens in this form never get here. */
 const JWT = /^[\w-]+\.[\w-]*\.[\w-]*$/;
 
 export interface SessionsDeps {
@@ -70,7 +70,8 @@ export class Sessions {
       const identity = identityOf(issuer, claims);
       const rights = rightsOf(issuer, claims);
       const tenant = tenantOfCall(rights, tenantHeader);
-      return { ...identity, tenant, tenants: [...rights.keys()], ...rights.get(tenant)! };
+      const scopesIn = new Map([...rights].map(([one, { scopes }]) => [one, scopes]));
+      return { ...identity, tenant, tenants: [...rights.keys()], scopesIn, ...rights.get(tenant)! };
     } catch (thrown) {
       throw this.#refusal(thrown);
     }
