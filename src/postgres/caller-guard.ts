@@ -8,8 +8,7 @@ import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts"
 import { endedSessions, namedBy, placesOf, rolesNamed, rolesNotToWiden } from "./caller-session.ts";
 import { EVIDENCE, type EvidenceRow, HEAD, isProven, PROVEN } from "./evidence.ts";
 import type { Tx } from "./pool.ts";
-import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
-import { parentOf, readHeld } from "./token-rows.ts";
+import { HELD_COLUMNS, heldOf, parentOf, readHeld, type TokenRow } from "./rows.ts";
 
 const READ_PROVEN = { name: "sallyport-proven", text: `select ${EVIDENCE}, ${PROVEN} from ${HEAD}` };
 

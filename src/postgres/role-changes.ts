@@ -3,10 +3,9 @@ import { checkMayEnd, judgeRole } from "../domain/rights.ts";
 import type { Role } from "../domain/role.ts";
 import { fieldsOf } from "./audit-facts.ts";
 import { lockForLowering, lockForRaising } from "./caller-guard.ts";
-import { type Args, audit, checkEtag, refused } from "./changes.ts";
+import { type Args, assignments, audit, checkEtag, refused } from "./changes.ts";
 import type { Tx } from "./pool.ts";
-import { noRole } from "./role-rows.ts";
-import { assignments, ROLE_COLUMNS, ROLE_FIELDS, type RoleRow, roleOf } from "./rows.ts";
+import { noRole, ROLE_COLUMNS, ROLE_FIELDS, type RoleRow, roleOf } from "./role-rows.ts";
 
 /** The first reader version whose look-up reads roles. */
 const KNOWS_ROLES = 2;

@@ -21,8 +21,7 @@ import { guardWidening, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
 import type { Tx } from "./pool.ts";
 import { lockedRoles, roleIds } from "./role-rows.ts";
-import { type Fields, grantedScopesSql, updateToken as updating } from "./rows.ts";
-import { parentOf, readHeld, readToken } from "./token-rows.ts";
+import { grantedScopesSql, parentOf, readHeld, readToken, writeToken } from "./rows.ts";
 
 export async function updateToken(
   tx: Tx,
@@ -61,19 +60,13 @@ async function writeTokenChange(
   const set = { ...others, roleIds: roles?.map(({ id }) => id) };
   const fields = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined));
   const end = asker && (await endOf(tx, token, change, rule, rights, asker, roles));
-  if (asker === undefined || end === undefined) return write(tx, token.id, fields);
-  if (!isLater(token.expireTime, end.expire)) return write(tx, token.id, { ...fields, expireTime: end.expire });
+  if (asker === undefined || end === undefined) return writeToken(tx, token.id, fields);
+  if (!isLater(token.expireTime, end.expire)) return writeToken(tx, token.id, { ...fields, expireTime: end.expire });
   // A token that was shortened by hand must not renew itself to its earlier life.
   const familyLife = earlier(token.familyLife, end.expire! - asker.now);
-  await write(tx, token.id, { ...fields, expireTime: end.expire, familyLife }, [
+  await writeToken(tx, token.id, { ...fields, expireTime: end.expire, familyLife }, [
     "family_time = coalesce(family_time, create_time)",
   ]);
-}
-
-async function write(tx: Tx, id: string, fields: Fields, more?: readonly string[]): Promise<void> {
-  if (Object.keys(fields).length === 0) return;
-  const { text, values } = updating(id, fields, more);
-  await tx.query(text, values);
 }
 
 /** The end that a change sets. Undefined: it sets none. */
