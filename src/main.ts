@@ -5,7 +5,8 @@ import { AppError } from "./domain/errors.ts";
 import { StartError } from "./domain/start-error.ts";
 
 /*
- * The program. `serve`, `migrate`, `bootstrap`, `reconcile` and `check-config` are here; any other word is a command of the client.
+ * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `keys`, `check-config` and `doctor` are here; any other word is
+ * a command of the client.
  * Only this file reads the process's environment and arguments, and ends the process.
  */
 
@@ -22,9 +23,18 @@ const HELP = {
     "sallyport reconcile [--all] [--apply ID | --dismiss ID --reason TEXT] [--config FILE]\n\n" +
     "Lists the changes of authority that the database had lost and that wait for a decision; exit code 1 while there are some.\n" +
     "--apply does one as far as it takes rights away, --dismiss ends one without that, --all lists all.",
+  keys:
+    "sallyport keys status [--data DIR] [--config FILE]\n\n" +
+    "Shows each pepper and signing key of the configuration: if it is current, how many instances know it, how many live\n" +
+    "tokens rest on it, and when the last of them ends.",
   "check-config":
     "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
     "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is unavailable.",
+  doctor:
+    "sallyport doctor [--json] [--data DIR] [--config FILE]\n\n" +
+    "Looks for what is wrong with the configuration, this machine, the database and Redis, in at most 5 s. It only reads.\n" +
+    "A line per check: ok, warn or fail, the check, what was found and what to do. Exit code 1 if a check fails, 78 if\n" +
+    "the configuration cannot be read.",
 };
 
 if (Number.parseInt(process.versions.node, 10) < 24) {
@@ -46,7 +56,13 @@ async function main(argv: readonly string[]): Promise<number> {
     case "bootstrap":
     case "reconcile":
     case "check-config":
+    case "doctor":
       return run(word, rest);
+    case "keys":
+      if (rest[0] === "status") return run(word, rest.slice(1));
+      return rest.some((one) => one === "--help" || one === "-h")
+        ? run(word, ["--help"])
+        : say(EXIT.usage, "the only command of keys is status (sallyport keys --help)");
     default: {
       const { runCli } = await import("./cli/main.ts");
       const { stdin, stdout, stderr, env } = process;
@@ -64,6 +80,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     ttl?: string;
     again?: boolean;
     connect?: boolean;
+    json?: boolean;
     all?: boolean;
     apply?: string;
     dismiss?: string;
@@ -85,6 +102,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
           reason: { type: "string" },
         }),
         ...(word === "check-config" && { connect: { type: "boolean" } }),
+        ...(word === "doctor" && { json: { type: "boolean" } }),
       },
     });
     options = values as typeof options;
@@ -101,6 +119,13 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     if (options.data !== undefined) env["SALLYPORT_EMBEDDED__DATA_DIR"] = options.data;
     return loadConfig(options.config, env);
   };
+  if (word === "doctor") {
+    const { doctorCommand } = await import("./doctor/doctor.ts");
+    const code = await doctorCommand(load, options.json ?? false);
+    // A server that does not answer must not keep the process alive.
+    setTimeout(() => process.exit()).unref();
+    return code;
+  }
   const config = load();
   switch (word) {
     case "serve":
@@ -109,6 +134,8 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
       return (await import("./commands.ts")).migrateCommand(config);
     case "bootstrap":
       return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
+    case "keys":
+      return (await import("./commands.ts")).keysCommand(config);
     case "reconcile": {
       const { all = false, apply, dismiss, reason } = options;
       const { reconcileCommand } = await import("./commands.ts");

@@ -57,7 +57,7 @@ export async function mint(
   await countMint(tx, limits, token, now);
   const { scopes, audiences, allowedCidrs } = judged ?? token;
   const given = { ...token, scopes, audiences, allowedCidrs };
-  await insertToken(tx, {
+  const row = {
     ...given,
     roleIds: ids,
     createTime: now,
@@ -68,7 +68,9 @@ export async function mint(
     family: token.id,
     familyTime: now,
     familyLife: expire === undefined ? undefined : expire - now,
-  });
+  };
+  const roleScopes = roles.flatMap((role) => role.scopes);
+  await insertToken(tx, row, roleScopes, idempotency);
   await appendAudit(tx, [
     {
       ...actor,
@@ -98,8 +100,8 @@ export async function claim(tx: Tx, of: Idempotency | undefined, tokenId: string
     [of.caller, of.requestId, of.method, Buffer.from(of.body), Buffer.from(of.salt), tokenId],
   );
   if (claimed.length === 1) return undefined;
-  const rows = await tx.query<{ method: string; body: Buffer; salt: Buffer; token_id: string }>(
-    "select method, body, salt, token_id from sallyport.requests where caller = $1 and request_id = $2",
+  const rows = await tx.query<{ method: string; body: Buffer; salt: Buffer; token_id: string; signed: string | null }>(
+    "select method, body, salt, token_id, signed from sallyport.requests where caller = $1 and request_id = $2",
     [of.caller, of.requestId],
   );
   const row = rows[0];
@@ -107,7 +109,7 @@ export async function claim(tx: Tx, of: Idempotency | undefined, tokenId: string
   if (row.method !== of.method || !row.body.equals(of.body)) {
     throw new AppError("REQUEST_ID_REUSED", "request_id was used for another request within the last 10 minutes");
   }
-  return { kind: "repeated", salt: row.salt, token: await readToken(tx, row.token_id) };
+  return { kind: "repeated", salt: row.salt, input: row.signed ?? undefined, token: await readToken(tx, row.token_id) };
 }
 
 /** Deletes the registration of `claim`. */

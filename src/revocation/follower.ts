@@ -2,13 +2,13 @@ import type { Clock, Timers } from "../domain/clock.ts";
 import { isWhole } from "../domain/epoch.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Evidence } from "../domain/evidence.ts";
-import { type Freshness, leaseOver } from "../domain/freshness.ts";
+import type { Freshness } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
 import type { Lookup } from "../validation/lookup.ts";
 import type { TokenReader } from "../validation/ports.ts";
 import { Acknowledger } from "./acknowledger.ts";
-import type { FedCaches, LogRecord, PollResult, RevocationLog } from "./ports.ts";
-import { RememberedChanges } from "./remembered-changes.ts";
+import type { FedCaches, PollResult, RevocationLog } from "./ports.ts";
+import { Proving } from "./proving.ts";
 
 export interface FollowerOptions {
   /** L: the bound in the validator's row, and the life of a lease. Milliseconds. */
@@ -43,8 +43,6 @@ const SHORTEST_REST_MS = 20;
 const MOST_ORPHANS = 16;
 /** An epoch that lasted this long is followed by the next without a rest. */
 const STEADY_MS = 1_000;
-/** Redoing lost changes stops for a poll after this time. */
-const REDO_MS = 300;
 /** The most polls without a rest between them. */
 const MOST_STEPS = 8;
 /** The pause after the first error of this program; it doubles with each further one, up to the longest. */
@@ -65,6 +63,7 @@ export class Follower {
   readonly #deps: FollowerDeps;
   readonly #options: FollowerOptions;
   readonly #acknowledger: Acknowledger;
+  readonly #proving: Proving;
   readonly #ready = Promise.withResolvers<void>();
   #running: Promise<void> | undefined;
   #me: string | undefined;
@@ -86,16 +85,12 @@ export class Follower {
   #settled: string | undefined;
   #named: { readonly names: string; readonly since: number } | undefined;
   #maxBoundMs = 0;
-  readonly #remembered = new RememberedChanges();
-  /** The changes that this epoch seems to lack; undefined before its first page. */
-  #missing: readonly LogRecord[] | undefined;
-  /** The missing changes are noted in the database. */
-  #reported = false;
 
   constructor(deps: FollowerDeps, options: FollowerOptions) {
     this.#deps = deps;
     this.#options = options;
     this.#acknowledger = new Acknowledger(deps);
+    this.#proving = new Proving(deps, options);
     deps.log.onWakeUp(() => this.wake());
     this.#ready.promise.catch(() => {});
   }
@@ -152,7 +147,7 @@ export class Follower {
 
   /** A cache outside has reported. This may complete an acknowledgement. */
   acknowledge(): void {
-    if (this.#registered && (this.#missing === undefined || this.#reported)) void this.#acknowledger.run();
+    if (this.#registered && this.#proving.told) void this.#acknowledger.run();
   }
 
   /**
@@ -164,6 +159,7 @@ export class Follower {
     feed?.stop();
     for (let end: number | undefined; (end = feed?.nextEnd(clock.mono())) !== undefined; ) await this.#until(end);
     this.#acknowledger.stop();
+    this.#proving.stop();
     this.#stopping = true;
     this.#deps.freshness.stop();
     this.wake();
@@ -302,7 +298,7 @@ export class Follower {
     }
     const received = clock.mono();
     if (!page.inRecovery) this.#name(page.names);
-    this.#account(page);
+    this.#proving.account(page);
     const outcome = freshness.apply(page, sent, received);
     if (outcome === "granted" || outcome === "unproven") return this.#followed(page, from, outcome, sent, received);
     switch (outcome) {
@@ -339,7 +335,7 @@ export class Follower {
     received: number,
   ): Promise<boolean> {
     const { freshness, events, feed } = this.#deps;
-    this.#remembered.add(page);
+    this.#proving.remember(page);
     this.#faults = 0;
     this.#settled = page.settled;
     this.#maxBoundMs = page.maxBoundMs;
@@ -352,69 +348,14 @@ export class Follower {
     feed?.applied(page, from);
     try {
       // Before the acknowledgement, which tells the others that this process has nothing more to report.
-      const noted = await this.#report(freshness.epoch!);
+      const noted = await this.#proving.report(freshness.epoch!);
       await this.#acknowledger.run();
       const pending = page.pending || noted;
       if (outcome === "granted" && !pending) return false;
-      return await this.#prove(page, pending, freshness.epoch!);
+      return await this.#proving.prove(page, pending, freshness.epoch!);
     } catch (error) {
       events.trouble("proof_failed", error);
       return false;
-    }
-  }
-
-  /** Looks for what this process remembers of earlier epochs. The page was not applied yet. */
-  #account(page: PollResult): void {
-    const { freshness } = this.#deps;
-    if (freshness.accounted || page.inRecovery || page.epoch !== freshness.epoch) return;
-    // The first page of an epoch reaches as far down as pages do.
-    if (freshness.applied < 0) this.#missing ??= this.#remembered.missing(page);
-    if (this.#missing === undefined) return;
-    if (this.#reported ? page.pending : this.#missing.length > 0) return;
-    this.#remembered.settle();
-    this.#missing = undefined;
-    freshness.account();
-  }
-
-  /** Notes in the database what this epoch lacks. True if it did now. */
-  async #report(epoch: string): Promise<boolean> {
-    if (this.#missing === undefined || this.#reported) return false;
-    await this.#deps.log.reportLost(epoch, this.#missing);
-    this.#reported = true;
-    this.#deps.events.note("lost_changes_found", { remembered: this.#missing.length });
-    return true;
-  }
-
-  /**
-   * Does what is left before this epoch allows tokens: redoes what is noted, and marks the epoch as proven. Returns true if
-   * something was done.
-   */
-  async #prove(page: PollResult, pending: boolean, epoch: string): Promise<boolean> {
-    const { log, freshness, clock } = this.#deps;
-    if (pending) return this.#options.redoes ? await this.#redo(epoch) : false;
-    if (page.proven || !freshness.accounted) return false;
-    const waited = clock.mono() - freshness.sawEpoch >= leaseOver(Math.max(page.maxBoundMs, this.#options.leaseMs));
-    return log.prove(epoch, waited);
-  }
-
-  async #redo(epoch: string): Promise<boolean> {
-    const { log, clock } = this.#deps;
-    const counts = { applied: 0, held: 0, noted: 0, late: 0 };
-    const until = clock.mono() + REDO_MS;
-    let some = false;
-    try {
-      while (clock.mono() < until && !this.#stopping) {
-        const done = await log.redoLost(epoch);
-        if (done === "busy") return some;
-        // None is left: the next poll shows it.
-        if (done === undefined) return true;
-        some = true;
-        counts[done.state]++;
-        if (done.late) counts.late++;
-      }
-      return some;
-    } finally {
-      if (some) this.#redone(counts);
     }
   }
 
@@ -458,19 +399,8 @@ export class Follower {
     this.#again();
   }
 
-  #redone(counts: Readonly<Record<"applied" | "held" | "noted" | "late", number>>): void {
-    const { events } = this.#deps;
-    events.lostChanges(counts);
-    if (counts.applied > 0) events.alarm("lost_changes_replayed", counts);
-    if (counts.held > 0) events.alarm("lost_changes_held", counts);
-  }
-
   #begin(epoch: string, now: number): void {
-    const { freshness } = this.#deps;
-    this.#remembered.begin();
-    this.#missing = undefined;
-    this.#reported = false;
-    freshness.begin(epoch, now, !this.#remembered.doubtful);
+    this.#proving.begin(epoch, now);
   }
 
   async #until(time: number): Promise<void> {

@@ -15,6 +15,7 @@ const FRESHNESS = "domain/freshness.ts";
 const LOOKUP = "validation/lookup.ts";
 const ENTRIES = "validation/l1-cache.ts";
 const FOLLOWER = "revocation/follower.ts";
+const PROVING = "revocation/proving.ts";
 const WAIT = "revocation/ack-wait.ts";
 const CHANGE = "revocation/change-authority.ts";
 
@@ -139,12 +140,12 @@ export const MUTANTS: readonly Mutant[] = [
     "this.#unproven = false;",
   ]),
   mutant("M53 the own records are not awaited", [
-    FOLLOWER,
+    PROVING,
     "if (this.#reported ? page.pending : this.#missing.length > 0) return;",
     "if (!this.#reported && this.#missing.length > 0) return;",
   ]),
   mutant("M53 the own records are not told", [
-    FOLLOWER,
+    PROVING,
     "freshness.begin(epoch, now, !this.#remembered.doubtful);",
     "freshness.begin(epoch, now);",
   ]),
