@@ -4,9 +4,11 @@ import { expiry, type LifetimeRule } from "../domain/lifetime.ts";
 import { checkMayMint, judgeMint, type Rights } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { Idempotency, MintGuard, MintLimits, NewToken, Repeated } from "../revocation/authority-store.ts";
+import { auditTenants, checkAttachable } from "./attaching.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
 import { lockGranting, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
+import { admitReaders, KNOWS_TENANTS } from "./mixed-fleet.ts";
 import type { Tx } from "./pool.ts";
 import { lockedRoles, roleIds } from "./role-rows.ts";
 import { insertToken, readToken } from "./rows.ts";
@@ -36,8 +38,9 @@ export async function mint(
     await auditRepeat(tx, actor, "token.create", repeated.token.id, repeated.token);
     return repeated;
   }
+  if (token.tenants.length > 0) await admitReaders(tx, KNOWS_TENANTS);
   const ids = await roleIds(tx, token.tenant, token.roles);
-  const locked = await lockGranting(tx, token, guard, ids);
+  const locked = await lockGranting(tx, token, guard, ids, token.tenants);
   if (!guard.mustExist) {
     await tx.query(
       `insert into sallyport.principals (tenant, name) select $1, $2 from sallyport.tenants where id = $1
@@ -51,6 +54,7 @@ export async function mint(
   const roles = await lockedRoles(tx, ids);
   checkMayMint(asker);
   const judged = guard.rights && judgeMint(guard.rights, asker, token, lifetime, roles);
+  await checkAttachable(tx, token.tenants);
   const child = judged?.child ?? guard.child;
   const parent = child ? asker.own : undefined;
   const expire = judged === undefined ? expiry(lifetime, now, parent?.expireTime) : judged.expire;
@@ -60,6 +64,7 @@ export async function mint(
   const row = {
     ...given,
     roleIds: ids,
+    tenantPositions: token.tenants.map(() => n),
     createTime: now,
     issuedPosition: n,
     notBeforeTime: lifetime.notBeforeTime,
@@ -82,6 +87,7 @@ export async function mint(
       metadata: givenTo(given, { expire, notBefore: lifetime.notBeforeTime, parent: parent?.id ?? "" }),
     },
   ]);
+  await auditTenants(tx, actor, token, [], token.tenants);
   return { kind: "created", token: await readToken(tx, token.id) };
 }
 
