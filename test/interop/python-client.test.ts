@@ -299,6 +299,22 @@ describe.skipIf(library === undefined)("the Python client (needs python3 and grp
       expect(await ended).toEqual(["16 INVALID_TOKEN", server === "aio" ? "16 INVALID_TOKEN" : "1 undefined"]);
     });
 
+    test("passes nothing more from a handler that goes on after the end, and the status of one that aborts", async () => {
+      const { tokenString, id } = await sallyport.createToken();
+      const gone = feed.read("Gone", tokenString);
+      expect(await once(gone, "data")).toEqual([said("hi")]);
+      expect(await end(gone)).toBe("5 undefined");
+      const stream = feed.talk(tokenString, "Stubborn");
+      stream.write("one");
+      const texts: string[] = [];
+      stream.on("data", (text) => texts.push(text));
+      await once(stream, "data");
+      const ended = end(stream);
+      await revoke(id);
+      expect(await ended).toBe("16 INVALID_TOKEN");
+      expect(texts).toEqual([said("one")]);
+    });
+
     test("ends well a stream that ends by itself", async () => {
       const stream = feed.talk((await sallyport.createToken()).tokenString);
       const texts: string[] = [];
