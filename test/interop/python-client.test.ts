@@ -169,7 +169,8 @@ async function end(stream: NodeJS.EventEmitter): Promise<string> {
   return refusal(error);
 }
 
-describe.skipIf(library === undefined)("the Python client (needs python3 and grpcio)", () => {
+const without = library === undefined ? " (there is no Python with grpcio)" : "";
+describe.skipIf(library === undefined)(`the Python client${without}`, () => {
   let sallyport: TestSallyport;
   let cable: Cable;
   let target: string;
