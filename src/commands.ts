@@ -9,7 +9,8 @@ import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.t
 import { runningEmbedded, startEmbedded } from "./embedded/embedded.ts";
 import { checkDatabase } from "./postgres/boot.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
-import { applyLost, dismissLost, type LostChange, listLost } from "./postgres/lost-changes.ts";
+import { assertJournal, migrateJournal } from "./postgres/journal-schema.ts";
+import { applyLost, dismissLost, type LostChange, listLost, waiveJournal } from "./postgres/lost-changes.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
@@ -29,6 +30,9 @@ export async function migrateCommand(config: Config): Promise<number> {
         ? "nothing to do: the database is up to date"
         : applied.map((name) => `applied ${name}`).join("\n");
     process.stdout.write(`${text}\n`);
+    if (config.journal.url !== undefined && (await migrateJournal(config.journal.url))) {
+      process.stdout.write("made the journal\n");
+    }
     return 0;
   });
 }
@@ -67,7 +71,14 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
  */
 export async function reconcileCommand(
   config: Config,
-  what: { readonly all: boolean; readonly apply?: string; readonly dismiss?: string; readonly reason?: string },
+  what: {
+    readonly all: boolean;
+    readonly apply?: string;
+    readonly dismiss?: string;
+    readonly reason?: string;
+    /** Lets tokens be allowed although the journal has a gap, or cannot be reached. */
+    readonly waive?: "gap" | "journal";
+  },
 ): Promise<number> {
   const decided = what.apply ?? what.dismiss;
   if (what.apply !== undefined && what.dismiss !== undefined) return say(2, "--apply or --dismiss, not both");
@@ -82,6 +93,13 @@ export async function reconcileCommand(
         await applyLost(db, Number(decided));
         process.stdout.write(
           `done; a disabled token stays disabled: "sallyport tokens update ID --enable" enables it\n`,
+        );
+      }
+      if (what.waive !== undefined) {
+        const detach = what.waive === "journal" && config.journal.url === undefined;
+        await waiveJournal(db, what.waive === "gap", detach);
+        process.stdout.write(
+          `${detach ? "done: no journal is needed any more" : "done, until the database restarts"}\n`,
         );
       }
       if (what.dismiss !== undefined) await dismissLost(db, Number(decided), what.reason!);
@@ -125,7 +143,7 @@ export async function checkConfigCommand(config: Config, connect: boolean): Prom
   return 0;
 }
 
-async function checkConnection({ database, keyring, mode }: Config): Promise<void> {
+async function checkConnection({ database, journal, keyring, mode }: Config): Promise<void> {
   const { url, direct_url: directUrl } = database;
   if (url === undefined)
     return void say(
@@ -135,6 +153,9 @@ async function checkConnection({ database, keyring, mode }: Config): Promise<voi
   await assertBothReachable(url, directUrl);
   const shared = isShared(url, directUrl);
   const full = mode === "full";
+  if (full && journal.url !== undefined && !(await assertJournal(journal.url, true))) {
+    say(0, "the journal is empty: serve or sallyport migrate makes its schema");
+  }
   if (!(await assertRights(url, mode, full, directUrl))) {
     return void say(0, "the database is empty: serve or sallyport migrate makes the schema");
   }

@@ -19,9 +19,11 @@ const HELP = {
     "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
     "Prints the first admin token, alone, once. --again mints another (needs the database owner's credentials).",
   reconcile:
-    "sallyport reconcile [--all] [--apply ID | --dismiss ID --reason TEXT] [--config FILE]\n\n" +
+    "sallyport reconcile [--all] [--apply ID | --dismiss ID --reason TEXT | --accept-gap | --without-journal] [--config FILE]\n\n" +
     "Lists the changes of authority that the database had lost and that wait for a decision; exit code 1 while there are some.\n" +
-    "--apply does one as far as it takes rights away, --dismiss ends one without that, --all lists all.",
+    "--apply does one as far as it takes rights away, --dismiss ends one without that, --all lists all.\n" +
+    "--accept-gap allows tokens although the journal lacks something, --without-journal although it cannot be reached. Both hold\n" +
+    "until the database restarts; without journal.url in the configuration the second holds for good.",
   "check-config":
     "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
     "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is unavailable.",
@@ -68,6 +70,8 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     apply?: string;
     dismiss?: string;
     reason?: string;
+    "accept-gap"?: boolean;
+    "without-journal"?: boolean;
     help?: boolean;
   };
   try {
@@ -83,6 +87,8 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
           apply: { type: "string" },
           dismiss: { type: "string" },
           reason: { type: "string" },
+          "accept-gap": { type: "boolean" },
+          "without-journal": { type: "boolean" },
         }),
         ...(word === "check-config" && { connect: { type: "boolean" } }),
       },
@@ -110,13 +116,15 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     case "bootstrap":
       return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
     case "reconcile": {
-      const { all = false, apply, dismiss, reason } = options;
+      const { all = false, apply, dismiss, reason, "accept-gap": gap, "without-journal": without } = options;
+      if (gap && without) return say(EXIT.usage, "--accept-gap or --without-journal, not both");
       const { reconcileCommand } = await import("./commands.ts");
       return reconcileCommand(config, {
         all,
         ...(apply !== undefined && { apply }),
         ...(dismiss !== undefined && { dismiss }),
         ...(reason !== undefined && { reason }),
+        ...((gap || without) && { waive: gap ? ("gap" as const) : ("journal" as const) }),
       });
     }
     case "check-config":

@@ -6,7 +6,7 @@ export function redacted(config: Config): unknown {
   const copy = structuredClone(config) as Config;
   if (copy.keyring !== undefined) for (const kid of Object.keys(copy.keyring.keys)) copy.keyring.keys[kid] = "[secret]";
   if (copy.break_glass.secret !== undefined) copy.break_glass.secret = "[secret]";
-  for (const section of [copy.database as Record<string, unknown>, copy.redis as Record<string, unknown>]) {
+  for (const section of [copy.database, copy.journal, copy.redis] as Record<string, unknown>[]) {
     for (const key of ["url", "direct_url"]) {
       const url = section[key];
       if (typeof url === "string") section[key] = withoutPassword(url);

@@ -72,6 +72,11 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   // With the rights of the owner.
   "canary_prune(integer)": ["X", "X", ""],
   "draw_incarnation(uuid)": ["X", "X", "X"],
+  "journal_attach()": ["X", "X", ""],
+  "journal_compared(text)": ["X", "X", ""],
+  "journal_mismatch(text,text)": ["X", "X", ""],
+  "journal_reached(text,bigint)": ["X", "X", ""],
+  "journal_waive(boolean,boolean)": ["X", "X", ""],
   "lost_apply(bigint)": ["X", "X", ""],
   "lost_dismiss(bigint,text)": ["X", "X", ""],
   "lost_redo()": ["X", "X", ""],

@@ -305,6 +305,7 @@ export class Simulation {
       validators: none,
       reaped: none,
       guard: none,
+      journalLag: () => {},
       lostChanges: none,
       cacheEntries: none,
       feedClients: none,
