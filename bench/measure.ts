@@ -75,7 +75,7 @@ function judgeTiers(
 ): void {
   const gained = (name: string) => (after[name] ?? 0) - (before[name] ?? 0);
   const all = ["l1", "l2", "store", "none"].reduce((sum, name) => sum + gained(name), 0);
-  if (tier === "l2" && gained(tier) === 0) throw new TierMissing("not built: no answer rests on a cache outside");
+  if (tier === "l2" && gained(tier) === 0) throw new TierMissing("not built: no answer rests on an L2 cache");
   if (all === 0 || gained(tier) / all < 0.95) {
     throw new Error(`only ${gained(tier)} of ${all} answers rest on ${tier}`);
   }

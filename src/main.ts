@@ -5,7 +5,7 @@ import { AppError } from "./domain/errors.ts";
 import { StartError } from "./domain/start-error.ts";
 
 /*
- * The program. `serve`, `migrate`, `bootstrap`, `reconcile` and `check-config` are here; any other word is a command of the client.
+ * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `check-config` and `doctor` are here; any other word is a command of the client.
  * Only this file reads the process's environment and arguments, and ends the process.
  */
 
@@ -27,6 +27,11 @@ const HELP = {
   "check-config":
     "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
     "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is unavailable.",
+  doctor:
+    "sallyport doctor [--json] [--data DIR] [--config FILE]\n\n" +
+    "Looks for what is wrong with the configuration, this machine, the database and Redis, in at most 5 s. It only reads.\n" +
+    "A line per check: ok, warn or fail, the check, what was found and what to do. Exit code 1 if a check fails, 78 if\n" +
+    "the configuration cannot be read.",
 };
 
 if (Number.parseInt(process.versions.node, 10) < 24) {
@@ -48,6 +53,7 @@ async function main(argv: readonly string[]): Promise<number> {
     case "bootstrap":
     case "reconcile":
     case "check-config":
+    case "doctor":
       return run(word, rest);
     default: {
       const { runCli } = await import("./cli/main.ts");
@@ -66,6 +72,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     ttl?: string;
     again?: boolean;
     connect?: boolean;
+    json?: boolean;
     all?: boolean;
     apply?: string;
     dismiss?: string;
@@ -91,6 +98,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
           "without-journal": { type: "boolean" },
         }),
         ...(word === "check-config" && { connect: { type: "boolean" } }),
+        ...(word === "doctor" && { json: { type: "boolean" } }),
       },
     });
     options = values as typeof options;
@@ -107,6 +115,13 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     if (options.data !== undefined) env["SALLYPORT_EMBEDDED__DATA_DIR"] = options.data;
     return loadConfig(options.config, env);
   };
+  if (word === "doctor") {
+    const { doctorCommand } = await import("./doctor/doctor.ts");
+    const code = await doctorCommand(load, options.json ?? false);
+    // A server that does not answer must not keep the process alive.
+    setTimeout(() => process.exit()).unref();
+    return code;
+  }
   const config = load();
   switch (word) {
     case "serve":

@@ -81,8 +81,9 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "start-text.ts": room([], []),
   "serve.ts": room([...COMPOSITION, "build.ts", "start-text.ts"], ["node:*"]),
   "commands.ts": room(COMPOSITION, ["node:*"]),
+  "doctor/": room([...COMPOSITION, "doctor/"], ["node:*"]),
   "main.ts": room(
-    ["build.ts", "domain/errors.ts", "domain/start-error.ts", "config/", "serve.ts", "commands.ts", "cli/"],
+    ["build.ts", "domain/errors.ts", "domain/start-error.ts", "config/", "serve.ts", "commands.ts", "doctor/", "cli/"],
     ["node:*"],
   ),
   "cli/": room(

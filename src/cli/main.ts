@@ -21,6 +21,7 @@ const SERVER_COMMANDS = {
   bootstrap: "print the first admin token, once; --again mints another",
   reconcile: "list changes that the database had lost and that wait for a decision, or decide about one",
   "check-config": "check the configuration and print it, secrets left out",
+  doctor: "look for what is wrong with the configuration, this machine, the database and Redis",
 };
 
 const AFTER_HELP = `

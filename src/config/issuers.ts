@@ -26,7 +26,9 @@ export function issuersOf({ callers }: Pick<Parsed, "callers">): readonly Sessio
       .map(({ sub_prefix }) => sub_prefix)
       .filter((prefix) => prefix.length > set.sub_prefix.length && prefix.startsWith(set.sub_prefix)),
     groupsClaim: set.groups_claim,
-    groups: set.groups.map(({ group, tenant, permissions, scopes }) => ({ group, tenant, permissions, scopes })),
+    groups: set.groups.map(({ group, tenant, permissions, scopes, roles }) => ({
+      ...{ group, tenant, permissions, scopes, roles },
+    })),
   }));
 }
 

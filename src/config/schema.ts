@@ -108,6 +108,10 @@ const oidc = z.strictObject({
         tenant: tenantId.optional(),
         permissions: z.array(permission).default([]),
         scopes: z.array(scope).max(100).default([]),
+        roles: z
+          .array(z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, "must be a lower-case letter, then up to 62 of a-z 0-9 -"))
+          .max(16)
+          .default([]),
       }),
     )
     .min(1, "must have at least one entry: a session without a mapped group is refused"),

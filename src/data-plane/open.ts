@@ -41,7 +41,7 @@ export interface DataListenerOptions {
   readonly admission: Admission;
   readonly validate: Validate;
   readonly validateKnown: ValidateKnown;
-  /** As `validate`, with an entry for a cache outside. */
+  /** As `validate`, with an entry for a client cache. */
   readonly validateWithEntry: Validate;
   readonly feed: Feed;
   readonly policies: Policies;
@@ -111,7 +111,7 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
   return {
     ...listener,
     async drain(graceMs) {
-      // Caches outside turn to another instance, and take their leases along.
+      // Client caches turn to another instance, and take their leases along.
       options.feed.stop();
       // The built-in server drains first, because the listener destroys all remaining connections.
       await Promise.all([own.drain(graceMs), listener.drain(graceMs + 100)]);

@@ -72,7 +72,7 @@ export class ValidateTokenCodec {
   readonly #allowed = new WeakMap<TokenSnapshot, Encoded | "once">();
 
   /**
-   * `known` answers first if it can. Without it, every question goes to `validate`; one of a cache outside goes to
+   * `known` answers first if it can. Without it, every question goes to `validate`; one of a client cache goes to
    * `withEntry`.
    */
   constructor(validate: Validate, known: ValidateKnown = () => undefined, withEntry: Validate = validate) {

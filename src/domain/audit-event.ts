@@ -2,6 +2,17 @@ import type { Rank } from "./rights.ts";
 
 export type AuditOutcome = "OK" | "DENIED";
 
+/** The part of a session that can end while its call runs. */
+export interface SessionCaller {
+  readonly tenant: string;
+  /** The principal's name. */
+  readonly name: string;
+  /** Further tenants that can end the session. */
+  readonly alsoIn?: readonly string[];
+  /** The names of its roles in the tenant, and the scopes with which they admitted the call. */
+  readonly roles?: { readonly names: readonly string[]; readonly scopes: readonly string[] };
+}
+
 /** The actor of an audit row. It is derived from the caller, once per call. */
 export interface AuditActor {
   readonly actor: string;
@@ -15,8 +26,8 @@ export interface AuditActor {
    * reads it again, without a lock. Absent for other callers, and once a part of the call is done.
    */
   readonly token?: { readonly id: string; readonly scopes: readonly string[] };
-  /** The principal of a session, which such a change reads again in the same way. */
-  readonly session?: { readonly tenant: string; readonly name: string; readonly alsoIn?: readonly string[] };
+  /** The principal of a session, which such a change reads again in the same way, with its roles. */
+  readonly session?: SessionCaller;
   /**
    * Called in the transaction of a call that turns out to change nothing. Returns true if the call gets an audit row of
    * its own. Throws if the call was repeated too often; then nothing is committed. Absent: every call gets a row.

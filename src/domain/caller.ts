@@ -30,6 +30,10 @@ export interface Caller {
   readonly principal: string;
   /** The caller's permissions, and the other scopes that it may give to tokens. A token has all of its scopes here. */
   readonly scopes: readonly string[];
+  /** The names of a session's roles in its tenant. */
+  readonly roles?: readonly string[];
+  /** The scopes that a session has by its roles alone. They are read once the call is admitted. */
+  readonly roleScopes?: readonly string[];
   /** The record's id, if the caller is a token. */
   readonly tokenId?: string;
   /** The expiry of a token, by the database's clock. Absent if the token never expires. */

@@ -13,7 +13,7 @@ export interface Keys {
   readonly digest: Mac;
   /** Makes the tag. A forged string has the wrong tag and is refused without I/O. */
   readonly tag: Mac;
-  /** Makes the names of entries in a cache outside the process. */
+  /** Makes the names of entries in the L2 cache. */
   readonly cacheKey: Mac;
   /** 32 bytes. The keys that seal such entries are derived from them. */
   readonly cacheSeal: Uint8Array;

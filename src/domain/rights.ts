@@ -38,6 +38,8 @@ export interface Asker {
   readonly now: number;
   /** The caller's own token, if the caller is a token. */
   readonly own?: Held;
+  /** The names of a session's roles. Absent for an administrator's, if no role makes it that. */
+  readonly roles?: readonly string[];
 }
 
 export type Facts = Pick<Token, "scopes" | "audiences" | "allowedCidrs">;
@@ -258,17 +260,20 @@ export function judgeUpdate(
 
 /**
  * RIGHTS_EXCEEDED if the caller may not give these scopes to a role. A role lasts, so only a caller without bounds gives
- * it more. `role`: as it was, if it is not new.
+ * it more. `before`: its scopes as they were.
  */
 export function judgeRole(
-  { own }: Asker,
-  role: Pick<Role, "id" | "scopes"> | undefined,
+  { own, roles }: Asker,
+  role: Pick<Role, "id" | "name">,
+  before: readonly string[],
   scopes: readonly string[],
 ): void {
-  if (own === undefined || scopes.every((scope) => coversAny(role?.scopes ?? [], scope))) return;
-  if (role !== undefined && own.roleIds.includes(role.id)) {
-    throw exceeded("role.scopes: a token cannot widen a role that it holds; another caller can");
+  if (scopes.every((scope) => coversAny(before, scope))) return;
+  // A session holds a role by its name, so also one that is yet to be made.
+  if (own?.roleIds.includes(role.id) || roles?.includes(role.name)) {
+    throw exceeded("role.scopes: a caller cannot widen a role that it holds; another caller can");
   }
+  if (own === undefined) return;
   if (isAdministrator({ scopes: effectiveScopes(own) })) return;
   if (own.parent !== "") throw exceeded("role.scopes: a token that was minted by a token cannot widen roles");
   if (own.expireTime !== undefined || own.audiences.length + own.allowedCidrs.length > 0) {

@@ -3,9 +3,8 @@ import type { Keyring, Keys } from "./keyring.ts";
 import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
 
 /*
- * A token snapshot in a cache outside the process. That cache is not trusted. It cannot read an entry, change one, or
- * put one under another name, position or epoch. It can bring back an old entry of the same name; the version guards
- * against that.
+ * A token snapshot in the L2 cache. That cache is not trusted. It cannot read an entry, change one, or put one under
+ * another name, position or epoch. It can bring back an old entry of the same name; the version guards against that.
  *
  *   value = n (16 decimal digits) ‖ schema (1) ‖ kid (1) ‖ day (4) ‖ nonce (12) ‖ AES-256-GCM(facts) ‖ tag (16)
  *   associated data = all before the nonce ‖ name (32) ‖ digest (32) ‖ epoch

@@ -16,6 +16,16 @@ export interface GroupGrant {
   readonly permissions: readonly string[];
   /** Scopes that the session may give to the tokens it makes. */
   readonly scopes: readonly string[];
+  /** Names of roles. Those that exist in the tenant of a call add their scopes to that call. */
+  readonly roles: readonly string[];
+}
+
+/** The rights of a session in one tenant. */
+export interface TenantRights {
+  /** Without those of its roles. */
+  readonly scopes: readonly string[];
+  /** The names of its roles. */
+  readonly roles: readonly string[];
 }
 
 /** An issuer of session JWTs, and what its claims mean. Times are milliseconds. A claim is a name or a JSON pointer. */
@@ -53,7 +63,10 @@ export interface Session {
   readonly tenants: readonly string[];
   readonly principal: string;
   readonly provenance: string;
+  /** The scopes that the mapping itself gives. Those of the roles are read once the call is admitted. */
   readonly scopes: readonly string[];
+  /** The names of its roles in the tenant of the call. */
+  readonly roles: readonly string[];
 }
 
 export type Claims = Readonly<Record<string, unknown>>;
@@ -174,22 +187,23 @@ function encodedId({ subPrefix, foreignPrefixes }: SessionIssuer, claim: unknown
 
 // ---------------------------------------------------------------------------------------------------- where, what
 
-/** The scopes of the session in each tenant in which it has rights. Refuses a session without any. */
-export function rightsOf(issuer: SessionIssuer, claims: Claims): ReadonlyMap<string, readonly string[]> {
+/** The rights of the session in each tenant in which it has a mapped group. Refuses a session without one. */
+export function rightsOf(issuer: SessionIssuer, claims: Claims): ReadonlyMap<string, TenantRights> {
   const within = tenantsOf(issuer, claims);
   const groups = groupsOf(issuer, claims);
-  const rights = new Map<string, Set<string>>();
-  for (const { group, tenant, permissions, scopes } of issuer.groups) {
+  const rights = new Map<string, { scopes: Set<string>; roles: Set<string> }>();
+  for (const { group, tenant, permissions, scopes, roles } of issuer.groups) {
     if (group !== "*" && !groups.includes(group)) continue;
     const tenants = tenant === undefined ? (within ?? []) : within?.includes(tenant) === false ? [] : [tenant];
     for (const one of tenants) {
-      const held = rights.get(one) ?? new Set();
-      for (const scope of [...permissions, ...scopes]) held.add(scope);
+      const held = rights.get(one) ?? { scopes: new Set(), roles: new Set() };
+      for (const scope of [...permissions, ...scopes]) held.scopes.add(scope);
+      for (const role of roles) held.roles.add(role);
       rights.set(one, held);
     }
   }
   if (rights.size === 0) throw new SessionRefused("groups_unmapped");
-  return new Map([...rights].map(([tenant, scopes]) => [tenant, [...scopes]]));
+  return new Map([...rights].map(([tenant, held]) => [tenant, { scopes: [...held.scopes], roles: [...held.roles] }]));
 }
 
 /** The tenants to which the issuer limits the session; undefined if only its groups do. */
@@ -235,7 +249,7 @@ export const TENANT_HEADER = "x-sallyport-tenant";
  * The tenant of one call: the one that the header names, else the session's only one. INVALID_FIELD if the session has
  * several and the header names none; TENANT_NOT_FOUND for any other tenant.
  */
-export function tenantOfCall(rights: ReadonlyMap<string, readonly string[]>, header: string | null): string {
+export function tenantOfCall(rights: ReadonlyMap<string, TenantRights>, header: string | null): string {
   if (header !== null && header !== "") {
     if (!rights.has(header)) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
     return header;

@@ -13,7 +13,7 @@ export interface EntriesDeps {
 }
 
 /**
- * The entry that a cache outside needs to reuse an answer (`docs/protocol.md` §4.8); undefined if it must not. Call it in
+ * The entry that a client cache needs to reuse an answer (`docs/protocol.md` §4.8); undefined if it must not. Call it in
  * the tick that answers.
  *
  * A row that the use rule admits has not changed since its own position, up to `applied`. So its entry may carry the later

@@ -1,6 +1,6 @@
 import { leaseOver } from "../domain/freshness.ts";
 
-/** One cache outside. Times are of this process's monotonic clock. */
+/** One client cache. Times are of this process's monotonic clock. */
 interface Member {
   /** The position that it has applied, by its last poll; -1 if its last poll named no position of this epoch. */
   ack: number;

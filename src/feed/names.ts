@@ -2,7 +2,7 @@ import { hkdfSync } from "node:crypto";
 import { incarnationOf } from "../domain/epoch.ts";
 import { Mac } from "../domain/mac.ts";
 
-/** The names of one epoch as caches outside see them. */
+/** The names of one epoch as client caches see them. */
 export interface Names {
   /** The database's own text for the epoch. */
   readonly of: string;

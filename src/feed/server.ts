@@ -7,7 +7,7 @@ import { Members } from "./members.ts";
 import type { FeedNames, Names } from "./names.ts";
 import { type Changes, RecentChanges } from "./recent.ts";
 
-/** One poll of a cache outside. */
+/** One poll of a client cache. */
 export interface FeedPoll {
   readonly cacheId: string;
   /** The epoch that the cache knows; empty at first. */
@@ -70,7 +70,7 @@ const TURN = 64;
 const JOIN_EVERY_MS = 1_000;
 
 /**
- * The change feed: it answers the polls of caches outside with changes and leases (`docs/protocol.md` §4.8). A lease ends
+ * The change feed: it answers the polls of client caches with changes and leases (`docs/protocol.md` §4.8). A lease ends
  * no later than `feedLeaseMs` after the *send* of this process's last good poll. The process acknowledges a position for
  * itself and for all caches that may hold a lease.
  */

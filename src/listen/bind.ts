@@ -1,5 +1,5 @@
-import { lstatSync, statSync, unlinkSync } from "node:fs";
-import { connect, type Server } from "node:net";
+import { accessSync, constants, lstatSync, statSync, unlinkSync } from "node:fs";
+import { connect, createServer, type Server } from "node:net";
 import { dirname } from "node:path";
 import { StartError } from "../domain/start-error.ts";
 
@@ -54,10 +54,15 @@ export async function listen(server: Server, bind: Bind, unixMode: number): Prom
 }
 
 async function removeStale(path: string): Promise<void> {
+  if (await isStale(path)) unlinkSync(path);
+}
+
+/** True if there is a socket that no process serves. Throws StartError if this path cannot become a socket. */
+async function isStale(path: string): Promise<boolean> {
   if (!statSync(dirname(path), { throwIfNoEntry: false })?.isDirectory())
     throw new StartError("address_invalid", `${path}: there is no such folder`);
   const there = lstatSync(path, { throwIfNoEntry: false });
-  if (there === undefined) return;
+  if (there === undefined) return false;
   if (!there.isSocket()) throw new StartError("address_invalid", `${path} exists and is not a socket`);
   const answer = await new Promise<string>((resolve) => {
     const probe = connect(path);
@@ -67,9 +72,25 @@ async function removeStale(path: string): Promise<void> {
     });
     probe.once("error", (error: NodeJS.ErrnoException) => resolve(error.code ?? "unknown"));
   });
-  if (answer === "ENOENT") return;
+  if (answer === "ENOENT") return false;
   if (answer !== "ECONNREFUSED") throw new StartError("address_in_use", `another process serves ${path}`);
-  unlinkSync(path);
+  return true;
+}
+
+/** Checks that one could listen there now. Leaves nothing behind. Rejects with StartError. */
+export async function assertFree(bind: Bind): Promise<void> {
+  if ("path" in bind) {
+    await isStale(bind.path);
+    try {
+      accessSync(dirname(bind.path), constants.W_OK);
+    } catch (error) {
+      throw bindError(bind, error as NodeJS.ErrnoException);
+    }
+    return;
+  }
+  const server = createServer();
+  await listen(server, bind, 0o600);
+  await new Promise((resolve) => server.close(resolve));
 }
 
 function bindError(bind: Bind, error: NodeJS.ErrnoException): StartError {

@@ -36,8 +36,17 @@ export function certificateEnd({ cert }: SecureContextOptions): number {
   return certificatesOf(String(cert))[0]!.validToDate.getTime() / 1000;
 }
 
-/** The problems of the files at a time: milliseconds since 1970. */
-export function tlsProblems(files: TlsFiles, now: number): readonly TlsProblem[] {
+/**
+ * True if each certificate of the options is issued by the one after it. Otherwise clients that lack the missing one
+ * refuse the connection.
+ */
+export function isChain({ cert }: SecureContextOptions): boolean {
+  const chain = certificatesOf(String(cert));
+  return chain.every((one, i) => chain[i + 1] === undefined || one.checkIssued(chain[i + 1]!));
+}
+
+/** The problems of the files at a time: milliseconds since 1970; undefined: at any time. */
+export function tlsProblems(files: TlsFiles, now: number | undefined): readonly TlsProblem[] {
   return examine(files, now).problems;
 }
 

@@ -61,12 +61,13 @@ export function guardOf({ caller }: Access): CallerGuard {
   return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal: sessionOf(caller) };
 }
 
-/** The principal whose state ends the caller's session; undefined for other callers. */
+/** The principal whose state ends the caller's session, and its roles; undefined for other callers. */
 function sessionOf(caller: Caller): CallerGuard["callerPrincipal"] {
-  const { kind, tenant, tenants = [tenant], principal, scopes } = caller;
+  const { kind, tenant, tenants = [tenant], principal, scopes, roles: names = [], roleScopes = [] } = caller;
   if (kind !== "session") return undefined;
   const alsoIn = endingTenants({ tenant, tenants, scopes }).filter((other) => other !== tenant);
-  return { tenant, name: principal, ...(alsoIn.length > 0 && { alsoIn }) };
+  const roles = names.length > 0 ? { names, scopes: roleScopes } : undefined;
+  return { tenant, name: principal, ...(alsoIn.length > 0 && { alsoIn }), ...(roles && { roles }) };
 }
 
 export function actorOf(access: Access): AuditActor {
@@ -74,16 +75,6 @@ export function actorOf(access: Access): AuditActor {
   const { tokenId, scopes, provenance, address } = caller;
   const token = tokenId === undefined ? undefined : { id: tokenId, scopes };
   return { actor: provenance, address, requestId, rank: rankOf(caller), token, session: sessionOf(caller) };
-}
-
-/** The actor for each run of one call. An earlier run may have ended the caller itself, so only the first reads it again. */
-export function actorsOf(access: Access): () => AuditActor {
-  let actor = actorOf(access);
-  return () => {
-    const now = actor;
-    actor = { ...actor, token: undefined, session: undefined };
-    return now;
-  };
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;

@@ -11,9 +11,10 @@ import { withDeadline } from "../domain/with-deadline.ts";
 import type { AuthorityStore } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
 import type { Committed } from "../revocation/ports.ts";
-import { type Access, actorsOf, tenantOf } from "./access.ts";
+import { type Access, actorOf, tenantOf } from "./access.ts";
 import type { RevokeSelection, Selectors, TokenStore } from "./ports.ts";
-import { type Repeats, rerun } from "./repeats.ts";
+import type { Repeats } from "./repeats.ts";
+import { actorsOf, rerun } from "./rerun.ts";
 
 const PAGE = 20_000;
 const CHUNK = 500;
@@ -95,7 +96,7 @@ export class BulkRevoke {
       principal !== undefined && this.#o.registeredTypes.includes(principalType("principal", principal));
     // Outside the work, which may run again: a second cut would count only tokens since the first.
     let hit: Promise<Matched | undefined> | undefined;
-    const actor = actorsOf(access);
+    const actor = actorsOf(actorOf(access));
     const { effect } = await this.#o.authority.change(
       async (store) => {
         const cut = await store.cut(tenant, principal, mustExist, request.reason, actor());

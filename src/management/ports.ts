@@ -143,16 +143,23 @@ export interface PepperRegistry {
   kidsOfAll(kids: readonly string[]): Promise<readonly string[]>;
 }
 
-/** The states that end a session. */
+/** The rows that end a session or give it rights. */
 export interface CallerStates {
   /**
-   * The states of the tenants, and of the principal in each of them, where there is a row. Rejects with
-   * STORE_UNAVAILABLE if no proven answer comes.
+   * `roles`: names in the tenant of the call. Rejects with STORE_UNAVAILABLE if no proven answer comes.
    */
   callerStates(
+    call: { readonly tenant: string; readonly roles: readonly string[] },
     tenants: readonly string[],
     principal: string,
-  ): Promise<{ readonly tenants: readonly TenantState[]; readonly principals: readonly PrincipalState[] }>;
+  ): Promise<{
+    /** Those of the tenants that are not active. One without a row is. */
+    readonly inactiveTenants: readonly string[];
+    /** The tenants in which the principal is not active. */
+    readonly inactivePrincipals: readonly string[];
+    /** The scopes of those roles that exist. */
+    readonly roleScopes: readonly string[];
+  }>;
 }
 
 export interface AuditFilter {

@@ -3,10 +3,10 @@ import { checkAnnotations, checkName, checkText } from "../domain/issue.ts";
 import { checkTenantId, type Principal, principalType, type Tenant, type TenantState } from "../domain/principal.ts";
 import type { PrincipalChange, TenantChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
-import { type Access, actorOf, actorsOf, guardOf, tenantOf } from "./access.ts";
+import { type Access, actorOf, guardOf, tenantOf } from "./access.ts";
 import { checkType, foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenStore } from "./ports.ts";
-import { again } from "./rerun.ts";
+import { actorsOf, again } from "./rerun.ts";
 
 /** Principals and tenants, by the rules of their fields. */
 export class PrincipalManager {
@@ -70,7 +70,7 @@ export class PrincipalManager {
     const tenant = tenantOf(access, of.tenant);
     if (change.state !== undefined) checkState(change.state);
     const checked = { ...change, ...checkPrincipalFields(change) };
-    const actor = actorsOf(access);
+    const actor = actorsOf(actorOf(access));
     return this.#authority.change(
       (store) => store.updatePrincipal(tenant, of.name, checked, of.etag, guardOf(access), actor()),
       { noWait, deadline: access.deadline },
@@ -85,7 +85,7 @@ export class PrincipalManager {
   ): Promise<{ value: Principal; effect: Effect }> {
     principalType("name", name);
     const where = tenantOf(access, tenant);
-    const actor = actorsOf(access);
+    const actor = actorsOf(actorOf(access));
     return this.#authority.change((store) => store.deletePrincipal(where, name, actor()), {
       noWait,
       deadline: access.deadline,
@@ -138,7 +138,7 @@ export class PrincipalManager {
       checked.displayName = checkName("tenant.display_name", change.displayName, true);
     }
     if (change.annotations !== undefined) checkAnnotations("tenant.annotations", change.annotations);
-    const actor = actorsOf(access);
+    const actor = actorsOf(actorOf(access));
     return this.#authority.change((store) => store.updateTenant(of.id, checked, of.etag, guardOf(access), actor()), {
       noWait,
       deadline: access.deadline,

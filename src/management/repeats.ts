@@ -2,8 +2,9 @@ import type { AuditActor, AuditOutcome } from "../domain/audit-event.ts";
 import type { Clock, Timers } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import type { Events } from "../telemetry/events.ts";
-import { type Access, actorOf, actorsOf } from "./access.ts";
+import { type Access, actorOf } from "./access.ts";
 import type { AuditLog } from "./ports.ts";
+import { actorsOf } from "./rerun.ts";
 
 /** The repeats that one principal may make at once, and the time until another is allowed. */
 const MOST = 10;
@@ -55,9 +56,8 @@ export class Repeats {
    */
   actors(access: Access, action: string, known = false): () => AuditActor {
     const actor = actorOf(access);
-    if (access.reach !== "own") return actorsOf(access);
+    if (access.reach !== "own") return actorsOf(actor);
     const { tenant, principal } = access.caller;
-    let first = true;
     let admitted = false;
     const admit = () => {
       if (!admitted) this.#admit(`${tenant} ${principal}`);
@@ -71,11 +71,7 @@ export class Repeats {
       return counted;
     };
     if (known) admit();
-    return () => {
-      if (!first) return rerun({ ...actor, repeats });
-      first = false;
-      return { ...actor, repeats };
-    };
+    return actorsOf({ ...actor, repeats });
   }
 
   /** Closes all windows: their counts are audited before it resolves. Never rejects. */
@@ -138,10 +134,4 @@ export class Repeats {
       .finally(() => this.#telling.delete(written));
     this.#telling.add(written);
   }
-}
-
-/** The actor for a run after a part of the call is done: that part is no repeat of another call. */
-export function rerun(actor: AuditActor): AuditActor {
-  const admitted = { ...actor, token: undefined, session: undefined };
-  return actor.repeats === undefined ? admitted : { ...admitted, repeats: () => false };
 }

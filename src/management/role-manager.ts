@@ -4,10 +4,10 @@ import type { Profile } from "../domain/profile.ts";
 import { checkRoleName, checkRoleScopes, newRoleId, type Role } from "../domain/role.ts";
 import type { RoleChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
-import { type Access, actorOf, actorsOf, guardOf, tenantOf } from "./access.ts";
+import { type Access, actorOf, guardOf, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenStore } from "./ports.ts";
-import { again } from "./rerun.ts";
+import { actorsOf, again } from "./rerun.ts";
 
 /** Roles, by the rules of their fields. */
 export class RoleManager {
@@ -83,7 +83,7 @@ export class RoleManager {
   ): Promise<{ value: Role; effect: Effect }> {
     checkRoleName("name", name);
     const where = tenantOf(access, tenant);
-    const actor = actorsOf(access);
+    const actor = actorsOf(actorOf(access));
     return this.#authority.change((store) => store.deleteRole(where, name, force, actor()), {
       noWait,
       deadline: access.deadline,

@@ -13,10 +13,11 @@ import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
 import type { AuthorityStore, Idempotency, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
-import { type Access, actorsOf, guardOf, listedTenant, requestIdOf, sees, tenantOf } from "./access.ts";
+import { type Access, actorOf, guardOf, listedTenant, requestIdOf, sees, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
 import type { PageStart, Part, TokenFilter, TokenStore } from "./ports.ts";
 import type { Repeats } from "./repeats.ts";
+import { actorsOf } from "./rerun.ts";
 
 const DAY = 86_400_000;
 const TOKEN_ID = "must be tok_ and 22 of 0-9 A-Z a-z";
@@ -208,7 +209,7 @@ export class TokenManager {
     }
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
     const guard = this.#guard(access, profile);
-    const actor = actorsOf(access);
+    const actor = actorsOf(actorOf(access));
     const { value, effect } = await this.#o.authority.change(
       (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actor()),
       { noWait, deadline: access.deadline },

@@ -17,42 +17,46 @@ export async function checkDatabase(
   keyring: Keyring,
   rules: { readonly fsyncOffAllowed: boolean; readonly mayWrite: boolean; readonly shared?: boolean },
 ): Promise<void> {
-  const settings = await db.read<{ fsync: string; recovery: boolean }>(
+  const { primary, fsync, pooler } = await serverProblems(db, rules.shared ?? false);
+  const problem =
+    primary ?? (rules.fsyncOffAllowed ? undefined : fsync) ?? pooler ?? (await keyringProblem(db, keyring));
+  if (problem !== undefined) throw new StartError("database_unfit", problem);
+  if (rules.mayWrite) await storeKeyChecks(db, keyring);
+}
+
+/** The reasons why a server is unfit; a key is absent where nothing does. `shared`: its sessions are those of a pooler. */
+export async function serverProblems(
+  db: Pick<Postgres, "read">,
+  shared: boolean,
+): Promise<{ readonly primary?: string; readonly fsync?: string; readonly pooler?: string }> {
+  const [settings] = await db.read<{ fsync: string; recovery: boolean }>(
     "select current_setting('fsync') as fsync, pg_is_in_recovery() as recovery",
   );
-  if (settings[0]?.recovery)
-    throw new StartError("database_unfit", "the database is a standby: database.url must lead to the primary");
-  if (settings[0]?.fsync === "off" && !rules.fsyncOffAllowed) {
-    throw new StartError(
-      "database_unfit",
-      "the database runs with fsync=off: it can lose revocations that were acknowledged",
-    );
-  }
-  if (rules.shared) {
-    const [session] = await db.read<{ login: string; wrong: string[] }>(CHECK_SESSION);
-    const problem = session && sessionProblem(session);
-    if (problem !== undefined) throw new StartError("database_unfit", problem);
-  }
+  const [session] = shared ? await db.read<{ login: string; wrong: string[] }>(CHECK_SESSION) : [];
+  const pooler = session && sessionProblem(session);
+  return {
+    ...(settings?.recovery && { primary: "the database is a standby: database.url must lead to the primary" }),
+    ...(settings?.fsync === "off" && {
+      fsync: "the database runs with fsync=off: it can lose revocations that were acknowledged",
+    }),
+    ...(pooler !== undefined && { pooler }),
+  };
+}
+
+/** The difference between a keyring and the one of this database's tokens, in words; undefined if they agree. */
+export async function keyringProblem(db: Pick<Postgres, "read">, keyring: Keyring): Promise<string | undefined> {
   const stored = await db.read<{ kid: string; check_value: Buffer }>(
     "select kid, check_value from sallyport.key_checks",
   );
   for (const { kid, check_value } of stored) {
     const keys = keyring.get(kid);
     if (keys !== undefined && !sameSecret(keys.checkValue, check_value)) {
-      throw new StartError(
-        "database_unfit",
-        `the keyring's pepper ${kid} is not the one that this database's tokens were made with`,
-      );
+      return `the keyring's pepper ${kid} is not the one that this database's tokens were made with`;
     }
   }
   const missing = stored.map(({ kid }) => kid).filter((kid) => keyring.get(kid) === undefined);
-  if (missing.length > 0) {
-    throw new StartError(
-      "database_unfit",
-      `the keyring lacks pepper ${missing.join(", ")}, which this database's tokens were made with`,
-    );
-  }
-  if (rules.mayWrite) await storeKeyChecks(db, keyring);
+  if (missing.length === 0) return undefined;
+  return `the keyring lacks pepper ${missing.join(", ")}, which this database's tokens were made with`;
 }
 
 /** Stores the check values of peppers that this database does not know yet. */

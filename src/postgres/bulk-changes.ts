@@ -7,14 +7,14 @@ import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { checkHolders, rankText, spares } from "./holders.ts";
 import type { Tx } from "./pool.ts";
-import { grantedScopes } from "./rows.ts";
+import { grantedScopesSql } from "./rows.ts";
 
 /** $1 ids, $2 actor, $3 reason, $4 address, $5 request id, $6 rank of the actor. */
 const REVOKE_CHUNK = {
   name: "sallyport-revoke-chunk",
   text: `
 with mine as materialized (
-  select id, scopes, revoke_time, (select ${grantedScopes("q")} from sallyport.tokens q where q.id = t.parent_id) as parent_scopes
+  select id, scopes, revoke_time, (select ${grantedScopesSql("q")} from sallyport.tokens q where q.id = t.parent_id) as parent_scopes
   from sallyport.tokens t where id = any($1::text[]) order by id for no key update skip locked
 ),
 -- A caller whose token is revoked must not repeat an earlier request and get its answer again.
@@ -25,7 +25,7 @@ done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = $2,
     revoke_reason = $3
   from mine where t.id = mine.id and t.revoke_time is null
-    and not ${spares("$6::text", grantedScopes("t"), "mine.parent_scopes")}
+    and not ${spares("$6::text", grantedScopesSql("t"), "mine.parent_scopes")}
   returning t.id, t.tenant, t.principal
 ),
 why (why) as (select case when $3::text = '' then '{}'::jsonb else jsonb_build_object('reason', $3::text) end),

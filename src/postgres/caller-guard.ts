@@ -5,6 +5,7 @@ import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import { type Asker, effectiveScopes, type Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts";
+import { endedSessions, namedBy, placesOf, rolesNamed, rolesNotToWiden } from "./caller-session.ts";
 import { EVIDENCE, type EvidenceRow, HEAD, isProven, PROVEN } from "./evidence.ts";
 import type { Tx } from "./pool.ts";
 import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
@@ -56,12 +57,14 @@ export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard)
          union all select sallyport.tenant_key(tenant), null, false from sallyport.tokens where id = $3
          union all select sallyport.principal_key(t, $6), null, false from unnest($5::text[]) t
          union all select sallyport.tenant_key(t), null, false from unnest($5::text[]) t
-         union all select sallyport.role_key(r), r, false from (${rolesOf("array[$3]")}) held (r)
+         union all select sallyport.role_key(r), r, false
+           from (${rolesOf("array[$3]")} union ${rolesNamed("$7", "$8")}) held (r)
        ) keys where k is not null group by k order by k offset 0
      ) locks`,
     [
       ...[tenant, principal ?? null, guard.callerTokenId ?? "", role ?? null],
       ...[placesOf(guard.callerPrincipal).map((one) => one.tenant), guard.callerPrincipal?.name ?? null],
+      ...namedBy(guard.callerPrincipal),
     ],
   );
   await lockTokens(tx, [guard.callerTokenId]);
@@ -101,13 +104,16 @@ export async function lockGranting(
        select t, p from unnest($1::text[], $2::text[]) u (t, p)
        union select tenant, principal from sallyport.tokens where id = $3
      ),
-     held (r) as (${rolesOf("array[$3]")} union select unnest($4::text[]))
+     held (r) as (${rolesOf("array[$3]")} union select unnest($4::text[]) union ${rolesNamed("$5", "$6")})
      select array(select r from held) as roles, sallyport.lock_shared(array(
        select k from (
          select sallyport.principal_key(tenant, name) from w union select sallyport.tenant_key(tenant) from w
          union select sallyport.role_key(r) from held
        ) keys (k) order by k))`,
-    [all.map(({ tenant }) => tenant), all.map(({ principal }) => principal), callerTokenId ?? "", roles],
+    [
+      ...[all.map(({ tenant }) => tenant), all.map(({ principal }) => principal), callerTokenId ?? "", roles],
+      ...namedBy(callerPrincipal),
+    ],
   );
   return new Set(rows[0]?.roles);
 }
@@ -150,33 +156,6 @@ export async function rereadOwners(tx: Tx, tenant: string, principal: string): P
 }
 
 /**
- * Those of the sessions' principals that are not active, or whose tenant is not. A principal without a row is active.
- */
-async function inactive(tx: Tx, sessions: readonly Place[]): Promise<ReadonlySet<string>> {
-  if (sessions.length === 0) return new Set();
-  const rows = await tx.query<{ tenant: string; name: string }>(
-    `select s.tenant, s.name from (select distinct * from unnest($1::text[], $2::text[])) s (tenant, name)
-     where exists (select from sallyport.principals p
-         where p.tenant = s.tenant and p.name = s.name and p.state <> 'ACTIVE')
-       or exists (select from sallyport.tenants o where o.id = s.tenant and o.state <> 'ACTIVE')`,
-    [sessions.map(({ tenant }) => tenant), sessions.map(({ name }) => name)],
-  );
-  return new Set(rows.map(keyOf));
-}
-
-type Place = { readonly tenant: string; readonly name: string };
-
-/** The session's principal in each tenant that can end the session. */
-function placesOf(session: CallerGuard["callerPrincipal"]): readonly Place[] {
-  if (session === undefined) return [];
-  return [session.tenant, ...(session.alsoIn ?? [])].map((tenant) => ({ tenant, name: session.name }));
-}
-
-function keyOf({ tenant, name }: Place): string {
-  return `${tenant} ${name}`;
-}
-
-/**
  * Reads the caller's token, or the session's principal, again for a change that only takes rights away. It takes no lock:
  * such a change waits for no caller. A token may always end itself, so it is not read for a change of itself.
  */
@@ -188,12 +167,12 @@ export async function rereadActor(tx: Tx, actor: AuditActor, targets: readonly s
 /** Those of the actors whose tokens or sessions are not good any more for what they do. It takes no lock. */
 export async function endedActors(tx: Tx, actors: readonly AuditActor[]): Promise<ReadonlySet<AuditActor>> {
   const held = await heldTokens(tx, [...new Set(actors.flatMap(({ token }) => token?.id ?? []))]);
-  const over = await inactive(
+  const over = await endedSessions(
     tx,
-    actors.flatMap(({ session }) => placesOf(session)),
+    actors.flatMap(({ token, session }) => (token === undefined && session) || []),
   );
   const ended = actors.filter(({ token, session, address }) => {
-    if (token === undefined) return placesOf(session).some((place) => over.has(keyOf(place)));
+    if (token === undefined) return session !== undefined && over.has(session);
     const own = held.get(token.id);
     const guard = { callerScopes: token.scopes, callerAddress: address };
     return own === undefined || !isGood(own, held.get(own.parent), guard);
@@ -213,8 +192,9 @@ async function heldTokens(tx: Tx, ids: readonly string[]): Promise<ReadonlyMap<s
 }
 
 /**
- * Reads the caller's own token with its roles, or the session's principal, under their locks. CALLER_UNAUTHENTICATED unless it is still good for the call. `locked`: the roles that this transaction locks. Every
- * change that may widen rights comes through here, so here the epoch must be proven: what it lacks may have ended the
+ * Reads the caller's own token, or the session's principal, and its roles under their locks. CALLER_UNAUTHENTICATED
+ * unless it is still good for the call. `locked`: the roles that this transaction locks. Every change that may widen
+ * rights comes through here, so here the epoch must be proven: what it lacks may have ended the
  * caller, or whoever gets the rights.
  */
 export async function rereadCaller(
@@ -224,8 +204,10 @@ export async function rereadCaller(
   locked: ReadonlySet<string>,
 ): Promise<Asker> {
   if (!guard.byDatabaseOwner) await assertProven(tx);
-  if ((await inactive(tx, placesOf(guard.callerPrincipal))).size > 0) throw gone();
-  if (guard.callerTokenId === undefined) return { now };
+  const { callerPrincipal: session } = guard;
+  // A role that was made meanwhile is not locked.
+  if (session && (await endedSessions(tx, [session], (id) => locked.has(id))).size > 0) throw gone();
+  if (guard.callerTokenId === undefined) return { now, roles: rolesNotToWiden(guard) };
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
     throw error instanceof AppError ? gone() : error;
   });

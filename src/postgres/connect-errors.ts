@@ -50,7 +50,7 @@ const FAILURES: Readonly<Record<string, Words>> = {
 };
 
 const NOT_POSTGRES: Words = [true, "what answers there is not PostgreSQL: check host and port"];
-const NO_ANSWER: Words = [false, "the database does not answer in time"];
+export const NO_ANSWER = "the database does not answer in time";
 const CUT: Words = [false, "the connection was closed without an answer: a proxy without a database behind it?"];
 const NO_TLS: Words = [true, "the server does not offer TLS, which sslmode asks for"];
 const CONNECT_MS = 5_000;
@@ -132,7 +132,7 @@ function inWords(error: unknown): Words | undefined {
 
 function unknown(error: unknown): Words {
   const { message = "", code } = error as { message?: string; code?: string };
-  if (/timeout/i.test(message)) return NO_ANSWER;
+  if (/timeout/i.test(message)) return [false, NO_ANSWER];
   if (/terminated|ended/i.test(message)) return CUT;
   return [code === undefined, `the database cannot be used (${(error as Error).name ?? "error"})`];
 }

@@ -52,3 +52,15 @@ export async function bootstrap(options: FirstAdminOptions): Promise<boolean> {
     await db.close();
   }
 }
+
+/** When the last live administrator of `bootstrap` expires. Undefined: never, or none is live. */
+export async function firstAdminEnds(
+  db: Pick<Postgres, "read">,
+): Promise<{ hint: string; expireTime: number } | undefined> {
+  const [row] = await db.read<{ hint: string; expire_time: number | null }>(
+    `select v.hint, v.expire_time from sallyport.token_view v
+     where v.tenant = 'default' and v.created_by = 'bootstrap' and v.state = 'ACTIVE'
+     order by v.expire_time desc nulls first limit 1`,
+  );
+  return row === undefined || row.expire_time === null ? undefined : { hint: row.hint, expireTime: row.expire_time };
+}

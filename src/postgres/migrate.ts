@@ -135,22 +135,42 @@ interface Applied {
  * create.
  */
 async function appliedTo(client: pg.Client): Promise<Applied[]> {
-  const read = () =>
-    client
-      .query<Applied>("select version, name, checksum from sallyport.migrations order by version")
-      .then(({ rows }) => rows);
-  try {
-    return await read();
-  } catch (error) {
-    if (sqlstate(error) !== SQLSTATE.undefinedTable && sqlstate(error) !== SQLSTATE.invalidSchema) throw error;
-  }
+  const applied = await readApplied(client);
+  if (applied !== undefined) return applied;
   await client.query(
     `create schema if not exists sallyport;
      create table if not exists sallyport.migrations (
        version int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now()
      )`,
   );
-  return read();
+  return (await readApplied(client)) ?? [];
+}
+
+/** Undefined if the database has no Sallyport in it. */
+async function readApplied(client: pg.Client): Promise<Applied[] | undefined> {
+  try {
+    const text = "select version, name, checksum from sallyport.migrations order by version";
+    return (await client.query<Applied>(text)).rows;
+  } catch (error) {
+    if (sqlstate(error) === SQLSTATE.undefinedTable || sqlstate(error) === SQLSTATE.invalidSchema) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * The names of the migrations that only this program has, and of those that only the database has. Undefined: the
+ * database has no Sallyport in it. Only reads. Rejects with StartError, as `migrate` does.
+ */
+export async function compareSchema(
+  client: pg.Client,
+): Promise<{ readonly missing: string[]; readonly newer: string[] } | undefined> {
+  const applied = await readApplied(client);
+  if (applied === undefined || applied.length === 0) return undefined;
+  const files = migrationFiles();
+  await refuseUnfit(client, files, applied);
+  const without = (some: readonly Migration[] | readonly Applied[], others: readonly { version: number }[]) =>
+    some.filter(({ version }) => !others.some((other) => other.version === version)).map(({ name }) => name);
+  return { missing: without(files, applied), newer: without(applied, files) };
 }
 
 async function refuseUnfit(client: pg.Client, files: readonly Migration[], applied: readonly Applied[]): Promise<void> {

@@ -9,7 +9,7 @@ import { PROOF, type ProofRow, proven } from "./committed.ts";
 import { HEAD } from "./evidence.ts";
 import { rankText, spares } from "./holders.ts";
 import type { Postgres, Text, Tx } from "./pool.ts";
-import { grantedScopes, roleColumns, storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
+import { grantedScopesSql, roleColumns, storedColumns, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
 interface Revoke {
   readonly id: string;
@@ -188,14 +188,14 @@ with asked as (
     w (id, by, reason, address, request_id, rank)
 ),
 mine as materialized (
-  select ${storedColumns("t")}, (select ${grantedScopes("q")} from sallyport.tokens q where q.id = t.parent_id) as parent_scopes
+  select ${storedColumns("t")}, (select ${grantedScopesSql("q")} from sallyport.tokens q where q.id = t.parent_id) as parent_scopes
   from sallyport.tokens t where id = any($1::text[]) order by id for no key update ${others}
 ),
 done as (
   update sallyport.tokens t set revoke_time = date_trunc('milliseconds', clock_timestamp()), revoked_by = w.by,
     revoke_reason = w.reason
   from mine join asked w on w.id = mine.id
-  where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", grantedScopes("t"), "mine.parent_scopes")}
+  where t.id = mine.id and t.revoke_time is null and not ${spares("w.rank", grantedScopesSql("t"), "mine.parent_scopes")}
   returning ${storedColumns("t")}, mine.parent_scopes
 ),
 audited as (

@@ -24,7 +24,7 @@ export async function createRole(tx: Tx, ...[role, guard, actor, made]: Args<"cr
     await audit(tx, actor, tenant, "role.create", target, "", { repeat: "true" });
     return made;
   }
-  judgeRole(asker, undefined, scopes);
+  judgeRole(asker, role, [], scopes);
   const [row] = await tx.query<RoleRow>(
     `insert into sallyport.roles (id, tenant, name, description, scopes, administrative)
      values ($1, $2, $3, $4, $5, $6) on conflict do nothing returning ${ROLE_COLUMNS}`,
@@ -51,7 +51,7 @@ export async function updateRole(
   // Its holders lose what it loses: only who may end an administrator's token may take that away.
   if (change.scopes !== undefined) checkMayEnd(actor.rank, role.scopes);
   check(role);
-  if (change.scopes !== undefined) judgeRole(asker, role, change.scopes);
+  if (change.scopes !== undefined) judgeRole(asker, role, role.scopes, change.scopes);
   const set = assignments(change, ROLE_FIELDS, 2);
   const [row] = await tx.query<RoleRow>(
     `update sallyport.roles set ${set.text} where id = $1 returning ${ROLE_COLUMNS}`,

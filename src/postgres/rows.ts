@@ -264,15 +264,15 @@ export const ROLE_FIELDS: Record<keyof RoleChange, string> = {
 };
 
 /** SQL for the scopes of the roles of a row `of`, which exist. Most rows have none: those read no other table. */
-export function roleScopes(of: string): string {
+export function roleScopesSql(of: string): string {
   return `case when ${of}.roles = '{}' then '{}'::text[] else array(
     select distinct s from sallyport.roles r, unnest(r.scopes) s where r.id = any(${of}.roles) and r.state = 'ACTIVE' order by s
   ) end`;
 }
 
 /** SQL for what a row `of` was given: its scopes and those of its roles. */
-export function grantedScopes(of: string): string {
-  return `case when ${of}.roles = '{}' then ${of}.scopes else ${of}.scopes || (${roleScopes(of)}) end`;
+export function grantedScopesSql(of: string): string {
+  return `case when ${of}.roles = '{}' then ${of}.scopes else ${of}.scopes || (${roleScopesSql(of)}) end`;
 }
 
 /** SQL for the columns that the view makes of the roles of a row `of`. */
@@ -280,7 +280,7 @@ export function roleColumns(of: string): string {
   return `case when ${of}.roles = '{}' then '{}'::text[] else array(
       select r.name from sallyport.roles r where r.id = any(${of}.roles) and r.state = 'ACTIVE' order by r.name
     ) end as role_names,
-    ${roleScopes(of)} as role_scopes`;
+    ${roleScopesSql(of)} as role_scopes`;
 }
 
 /** `column = $n` for each field of the change that `columns` has. Parameters count from `$first` on. */

@@ -21,7 +21,7 @@ import { guardWidening, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
 import type { Tx } from "./pool.ts";
 import { lockedRoles, roleIds } from "./role-rows.ts";
-import { type Fields, grantedScopes as granted, updateToken as updating } from "./rows.ts";
+import { type Fields, grantedScopesSql, updateToken as updating } from "./rows.ts";
 import { parentOf, readHeld, readToken } from "./token-rows.ts";
 
 export async function updateToken(
@@ -107,7 +107,7 @@ export async function revokeFamily(tx: Tx, id: string, reason: string, actor: Au
   const revoked: string[] = [];
   for (;;) {
     const held = await tx.query<{ scopes: string[] }>(
-      `select ${granted("t")} as scopes from sallyport.tokens t where family = $1 and revoke_time is null
+      `select ${grantedScopesSql("t")} as scopes from sallyport.tokens t where family = $1 and revoke_time is null
        order by id for no key update`,
       [family],
     );

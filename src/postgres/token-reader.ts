@@ -8,7 +8,7 @@ import type { Trouble } from "../telemetry/events.ts";
 import type { Reading, TokenReader } from "../validation/ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD, isProven, PROVEN } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
-import { grantedScopes, roleScopes } from "./rows.ts";
+import { grantedScopesSql, roleScopesSql } from "./rows.ts";
 import { destroySession, standbyWatch } from "./session.ts";
 import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
@@ -17,12 +17,12 @@ const LOOK_UP = {
   name: "sallyport-look-up",
   text: `
 select ${EVIDENCE}, ${PROVEN},
-  t.id, t.tenant, t.profile, t.principal, t.scopes, t.roles, ${roleScopes("t")} as role_scopes,
+  t.id, t.tenant, t.profile, t.principal, t.scopes, t.roles, ${roleScopesSql("t")} as role_scopes,
   t.audiences, t.allowed_cidrs, t.annotations, t.hint,
   t.not_before_time, t.expire_time, t.revoke_time is not null as revoked, t.disabled, t.rotated_to <> '' as rotated,
   p.state as principal_state, o.state as tenant_state,
   t.issued_n < p.cut_n or t.issued_n < o.cut_n as cut,
-  q.digest as parent_digest, ${grantedScopes("q")} as parent_scopes, q.roles as parent_roles, q.audiences as parent_audiences,
+  q.digest as parent_digest, ${grantedScopesSql("q")} as parent_scopes, q.roles as parent_roles, q.audiences as parent_audiences,
   q.allowed_cidrs as parent_allowed_cidrs, q.not_before_time as parent_not_before_time, q.expire_time as parent_expire_time,
   q.revoke_time is not null as parent_revoked, q.disabled as parent_disabled,
   q.issued_n < p.cut_n or q.issued_n < o.cut_n as parent_cut, t.parent_id is not null and q.id is null as orphan

@@ -2,6 +2,7 @@ import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/p
 import type { Role } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
 import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../management/ports.ts";
+import { firstAdminEnds } from "./first-admin.ts";
 import type { ListReads } from "./list-reads.ts";
 import { driven, newestFirst, type Where } from "./newest-first.ts";
 import type { Postgres } from "./pool.ts";
@@ -179,13 +180,7 @@ export class PostgresTokenStore implements TokenStore {
 
   /** When the last live administrator of `bootstrap` expires. Undefined: never, or none is live. */
   async firstAdminEnds(): Promise<{ hint: string; expireTime: number } | undefined> {
-    const rows = await this.#db.read<{ hint: string; expire_time: number | null }>(
-      `select v.hint, v.expire_time from sallyport.token_view v
-       where v.tenant = 'default' and v.created_by = 'bootstrap' and v.state = 'ACTIVE'
-       order by v.expire_time desc nulls first limit 1`,
-    );
-    const row = rows[0];
-    return row === undefined || row.expire_time === null ? undefined : { hint: row.hint, expireTime: row.expire_time };
+    return firstAdminEnds(this.#db);
   }
 
   /** The peppers among `kids` that every running instance has. */

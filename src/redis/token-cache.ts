@@ -17,7 +17,7 @@ export interface RedisTokenCacheOptions {
 }
 
 /** No hash tag, so that entries spread over a cluster. */
-const PREFIX = "sallyport:v1:";
+export const PREFIX = "sallyport:v1:";
 const MOST_FILLS = 256;
 const ALARM_EVERY_MS = 1000;
 

@@ -10,7 +10,7 @@ export interface RedisWakeUpsOptions {
   readonly events: Pick<Events, "trouble">;
 }
 
-const CHANNEL = "sallyport:rev";
+export const CHANNEL = "sallyport:rev";
 const COMMAND_MS = 1000;
 
 /**

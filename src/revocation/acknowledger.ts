@@ -9,11 +9,11 @@ export interface AcknowledgerDeps {
   readonly clock: Pick<Clock, "mono">;
   readonly timers: Timers;
   readonly events: Pick<Events, "trouble" | "feedHeld">;
-  /** The caches outside that this process acknowledges for. */
+  /** The client caches that this process acknowledges for. */
   readonly feed?: FedCaches | undefined;
 }
 
-/** While caches outside hold the acknowledgement back, the row says so at this interval. */
+/** While client caches hold the acknowledgement back, the row says so at this interval. */
 const HOLD_EVERY_MS = 200;
 /** A timer may fire this much early, by another rounding of the time. */
 const SLACK_MS = 5;
@@ -100,7 +100,7 @@ export class Acknowledger {
     this.#hold(applied);
   }
 
-  /** While caches outside hold it back, says so in the row, and looks again when a lease of theirs is over. */
+  /** While client caches hold it back, says so in the row, and looks again when a lease of theirs is over. */
   #hold(applied: number): void {
     const { clock, timers, events, feed } = this.#deps;
     if (feed === undefined) return;

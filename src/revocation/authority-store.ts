@@ -1,4 +1,4 @@
-import type { AuditActor } from "../domain/audit-event.ts";
+import type { AuditActor, SessionCaller } from "../domain/audit-event.ts";
 import type { AppError } from "../domain/errors.ts";
 import type { LifetimeRule } from "../domain/lifetime.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
@@ -48,10 +48,10 @@ export interface MintGuard {
   readonly byDatabaseOwner?: boolean;
   readonly callerAddress?: string;
   /**
-   * The caller's own principal, if the caller is a session, and further tenants that can end it. It is read again in all
-   * of them; they and it must be active.
+   * The caller's own principal, if the caller is a session. It is read again in each tenant that can end it; they and it
+   * must be active. Its roles must still give the scopes that the call was admitted with.
    */
-  readonly callerPrincipal?: NonNullable<AuditActor["session"]>;
+  readonly callerPrincipal?: SessionCaller;
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */

@@ -71,7 +71,7 @@ export class Housekeeping {
     if (now - this.#beat >= HEARTBEAT_MS && applied >= 0) {
       this.#beat = now;
       // Repeats the acknowledgement, because the first may be lost with its backend. It also serves as the sign of
-      // life. Not `applied`: a cache outside may hold that back.
+      // life. Not `applied`: a client cache may hold that back.
       await log.ack(me, epoch, follower.acked);
     }
     if (this.#options.mode === "validate") return;

@@ -14,9 +14,9 @@ export interface Committed<T> {
   readonly dbTime: number;
 }
 
-// ---------------------------------------------------------------------------------------------------- caches outside
+// ---------------------------------------------------------------------------------------------------- client caches
 
-/** The caches outside that this process feeds and acknowledges for (`docs/protocol.md` §4.8). Times are monotonic. */
+/** The client caches that this process feeds and acknowledges for (`docs/protocol.md` §4.8). Times are monotonic. */
 export interface FedCaches {
   /** A good poll is applied, and has given its lease if it gives one. `from`: the position that was applied before. */
   applied(page: PollResult, from: number): void;

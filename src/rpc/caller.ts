@@ -41,8 +41,10 @@ export interface SessionCallers {
   owns(bearer: string): boolean;
   /** The session behind the credential, in the tenant that the header names. */
   authenticate(bearer: string, tenantHeader: string | null): Promise<Session>;
-  /** CALLER_UNAUTHENTICATED unless the session's principal and tenants are active. */
-  confirm(session: Pick<Session, "tenant" | "tenants" | "principal" | "scopes">): Promise<void>;
+  /** The scopes of the session's roles. CALLER_UNAUTHENTICATED unless its principal and tenants are active. */
+  confirm(
+    session: Pick<Session, "tenant" | "tenants" | "principal" | "scopes" | "roles">,
+  ): Promise<{ readonly roleScopes: readonly string[] }>;
   /** The refusal of a credential that is longer than any session's. */
   tooLong(): AppError;
 }
@@ -141,9 +143,15 @@ export class Callers {
     }
   }
 
-  /** Refuses a session whose principal or tenant is not active. It reads the database, so the call must be admitted. */
-  async confirm({ kind, tenant, tenants = [tenant], principal, scopes }: Caller): Promise<void> {
-    if (kind === "session") await this.#deps.sessions!.confirm({ tenant, tenants, principal, scopes });
+  /**
+   * The session with the scopes of its roles. Refuses one whose principal or tenant is not active. It reads the database,
+   * so the call must be admitted.
+   */
+  async confirm(session: Caller): Promise<Caller> {
+    const { tenant, tenants = [tenant], principal, scopes, roles = [] } = session;
+    const found = await this.#deps.sessions!.confirm({ tenant, tenants, principal, scopes, roles });
+    const roleScopes = found.roleScopes.filter((scope) => !scopes.includes(scope));
+    return roleScopes.length === 0 ? session : { ...session, scopes: [...scopes, ...roleScopes], roleScopes };
   }
 
   /**

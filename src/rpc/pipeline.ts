@@ -1,4 +1,5 @@
 import { ConnectError, type HandlerContext, type Interceptor } from "@connectrpc/connect";
+import type { Caller } from "../domain/caller.ts";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import { rankOf } from "../domain/rights.ts";
@@ -33,11 +34,11 @@ type Ending = (call: Call, deps: PipelineDeps, thrown: unknown) => void;
 const BEFORE_BODY: readonly Step[] = [
   identify, // first: every refusal and every log line needs the request id and the client's address
   authenticate, // before the body is read: an unauthenticated client must not make us read one
-  authorize, // before the body too: the method alone decides, and no decoder error reaches a caller without the permission
+  authorize, // before the body too: method and caller decide, and no decoder error reaches a caller without the permission
 ];
 const BEFORE_HANDLER: readonly Step[] = [
   admit, // before any work: a shed call has cost little and changed nothing
-  confirm, // after admission: it reads the database, and a flood of sessions must not keep revocations from it
+  confirm, // after admission: it reads a session's roles, and a flood of sessions must not keep revocations from the database
   validate, // before the handler: the handler sees only requests within their bounds
 ];
 const ENDINGS: readonly Ending[] = [
@@ -70,9 +71,15 @@ async function authenticate(call: Call, { callers, clock }: PipelineDeps): Promi
 const SOON_MS = 14 * 86_400_000;
 
 function authorize(call: Call): void {
+  if (call.method.permission === "open") return;
+  // Roles can give any permission. `confirm` reads them, and decides.
+  if (call.caller!.roles?.length) return;
+  grant(call, call.caller!);
+}
+
+/** Gives the call its access; CALLER_FORBIDDEN if the caller may not make it. */
+function grant(call: Call, caller: Caller): void {
   const { method, requestId, deadline } = call;
-  if (method.permission === "open") return;
-  const caller = call.caller!;
   call.access = { caller, reach: permit(caller, method), requestId, deadline };
 }
 
@@ -81,11 +88,13 @@ async function admit(call: Call, { admission }: PipelineDeps): Promise<void> {
   if (klass !== "none") call.leave = await admission.enter(klass, 1, Number.POSITIVE_INFINITY);
 }
 
-async function confirm({ method, caller, leave }: Call, { callers, admission }: PipelineDeps): Promise<void> {
+async function confirm(call: Call, { callers, admission }: PipelineDeps): Promise<void> {
+  const { method, caller, leave } = call;
   if (method.permission === "open" || caller?.kind !== "session") return;
   // A call without a slot takes one for this read.
   const done = leave === undefined ? await admission.enter("admin", 1, Number.POSITIVE_INFINITY) : undefined;
-  await callers.confirm(caller).finally(done);
+  call.caller = await callers.confirm(caller).finally(done);
+  grant(call, call.caller);
 }
 
 function validate(call: Call): void | Promise<void> {

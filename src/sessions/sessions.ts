@@ -30,14 +30,18 @@ export interface SessionsDeps {
   readonly events: Pick<Telemetry, "trouble" | "sessionRefused">;
 }
 
+interface Confirmed {
+  readonly roleScopes: readonly string[];
+}
+
 interface Trusted {
   readonly issuer: SessionIssuer;
   readonly keys: IssuerKeys;
 }
 
 /**
- * Turns session JWTs into callers. Each call verifies its JWT, and reads the state of tenant and principal once it is
- * admitted; nothing is cached but the keys.
+ * Turns session JWTs into callers. Each call verifies its JWT, and reads its roles and the state of tenant and principal
+ * once it is admitted; nothing is cached but the keys.
  */
 export class Sessions {
   readonly #deps: SessionsDeps;
@@ -66,18 +70,27 @@ export class Sessions {
       const identity = identityOf(issuer, claims);
       const rights = rightsOf(issuer, claims);
       const tenant = tenantOfCall(rights, tenantHeader);
-      return { ...identity, tenant, tenants: [...rights.keys()], scopes: rights.get(tenant)! };
+      return { ...identity, tenant, tenants: [...rights.keys()], ...rights.get(tenant)! };
     } catch (thrown) {
       throw this.#refusal(thrown);
     }
   }
 
-  /** CALLER_UNAUTHENTICATED unless the session's principal and tenants are active. One without a row is. */
-  async confirm(session: Pick<Session, "tenant" | "tenants" | "principal" | "scopes">): Promise<void> {
+  /**
+   * The scopes of the session's roles. A role that does not exist gives none. CALLER_UNAUTHENTICATED unless the session's
+   * principal and tenants are active. One without a row is.
+   */
+  async confirm(session: Pick<Session, "tenant" | "tenants" | "principal" | "scopes" | "roles">): Promise<Confirmed> {
     try {
-      const { tenants, principals } = await this.#deps.states.callerStates(endingTenants(session), session.principal);
-      if (tenants.some((state) => state !== "ACTIVE")) throw new SessionRefused("tenant_inactive");
-      if (principals.some((state) => state !== "ACTIVE")) throw new SessionRefused("principal_inactive");
+      const { tenants, principal, roles } = session;
+      // A role can make it an operator's, which each of its tenants ends.
+      const asked = roles.length > 0 ? tenants : endingTenants(session);
+      const found = await this.#deps.states.callerStates(session, asked, principal);
+      const { inactiveTenants, inactivePrincipals, roleScopes } = found;
+      const ending = endingTenants({ ...session, scopes: [...session.scopes, ...roleScopes] });
+      if (inactiveTenants.some((tenant) => ending.includes(tenant))) throw new SessionRefused("tenant_inactive");
+      if (inactivePrincipals.some((tenant) => ending.includes(tenant))) throw new SessionRefused("principal_inactive");
+      return { roleScopes };
     } catch (thrown) {
       throw this.#refusal(thrown);
     }

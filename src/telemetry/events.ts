@@ -131,9 +131,9 @@ export interface Events {
   /** How long the oldest change that is not in the journal has been waiting. */
   journalLag(seconds: number): void;
   cacheEntries(tier: "l1" | "l2", entries: number): void;
-  /** The number of caches outside that may hold a lease from this instance. */
+  /** The number of client caches that may hold a lease from this instance. */
   feedClients(clients: number): void;
-  /** Caches outside held an acknowledgement back for this long. */
+  /** Client caches held an acknowledgement back for this long. */
   feedHeld(seconds: number): void;
   shed(klass: string): void;
   /** One run of the canary: the instances that refused a revoked token, that accepted it, and that did not answer. */

@@ -24,7 +24,7 @@ export interface TokenReader {
   reconnect(): void;
 }
 
-/** A cache outside the process. It is not trusted: every row from it passes the use rule. */
+/** The L2 cache. It is not trusted: every row from it passes the use rule. */
 export interface TokenCache {
   /** Undefined for a miss, a bad seal, an error or an unreachable server. Settles within 50 ms. */
   get(digest: string, epoch: string): Promise<TokenSnapshot | undefined>;
@@ -33,7 +33,7 @@ export interface TokenCache {
   readonly ready: boolean;
 }
 
-/** The facts that a cache outside, which follows the change feed, needs to reuse an answer. */
+/** The facts that a client cache, which follows the change feed, needs to reuse an answer. */
 export interface CacheEntry {
   /** The epoch by its name in the feed. */
   readonly epoch: Uint8Array;

@@ -18,7 +18,7 @@ import type { CacheEntry } from "./ports.ts";
 /** A decision, and the tier that it rests on; `none` if nothing was looked up. */
 export interface ValidationResult extends Decision {
   readonly tier: Tier;
-  /** For the caches outside; absent if none was asked for, or if the answer must not be reused. */
+  /** For the client caches; absent if none was asked for, or if the answer must not be reused. */
   readonly entry?: CacheEntry | undefined;
 }
 
@@ -53,7 +53,7 @@ export interface ValidateDeps {
   readonly events: Events;
   /** Called for each allowed use with its monotonic time, for the record of last use. */
   readonly used?: (tokenId: string, context: RequestContext, now: number) => void;
-  /** Makes the entries of answers for caches outside, in the tick of the answer. */
+  /** Makes the entries of answers for client caches, in the tick of the answer. */
   readonly entryOf?: (found: LookupResult, verdict: Verdict) => CacheEntry | undefined;
 }
 

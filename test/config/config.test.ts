@@ -405,7 +405,7 @@ describe("issuers of sessions", () => {
         principal_claim: "sub",
         sub_prefix: "",
         groups_claim: "groups",
-        groups: [{ ...groups[0], scopes: [] }],
+        groups: [{ ...groups[0], scopes: [], roles: [] }],
       },
     ]);
     expect(redacted(config)).toMatchObject({ callers: { oidc: [{ max_age: "1h", clock_skew: "30s" }] } });
@@ -425,7 +425,7 @@ describe("issuers of sessions", () => {
       tenants: { org_1: "acme", org_2: "globex" },
       principal_claim: "email",
       groups_claim: "/realm_access/roles",
-      groups: [{ group: "*", tenant: "acme", permissions: [], scopes: ["repo:*"] }],
+      groups: [{ group: "*", tenant: "acme", permissions: [], scopes: ["repo:*"], roles: ["deployer"] }],
     };
     expect(of(full, other, { ...other, name: "third", issuer: "http://127.0.0.1:80", sub_prefix: "other/3/" })).toEqual(
       [],
@@ -460,7 +460,8 @@ describe("issuers of sessions", () => {
     ["groups.0.tenant", { groups: [{ ...groups[0], tenant: "globex" }] }],
     ["groups.0.permissions.0", { groups: [{ group: "x", permissions: ["sallyport.root"] }] }],
     ["groups.0.scopes.0", { groups: [{ group: "x", scopes: ["sallyport.admin"] }] }],
-    ["groups.0.roles", { groups: [{ group: "x", roles: ["deployer"] }] }],
+    ["groups.0.roles.0", { groups: [{ group: "x", roles: ["Deployer"] }] }],
+    ["groups.0.roles", { groups: [{ group: "x", roles: Array.from({ length: 17 }, (_, i) => `r${i}`) }] }],
     ["secret", { secret: "x" }],
   ])("%s has a bound: %j", (key, set) => {
     const found = of(set);

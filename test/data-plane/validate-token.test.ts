@@ -243,7 +243,7 @@ describe("an encoded answer", () => {
     }
   });
 
-  test("for a cache outside has its entry and is never kept; other questions are answered without", async () => {
+  test("for a client cache has its entry and is never kept; other questions are answered without", async () => {
     const answer = { verdict: "ALLOW", snapshot: snapshot(1), tier: "l1" } as const;
     let position = 7;
     const entryOf = () => ({

@@ -295,10 +295,16 @@ describe("whoever widens another's token gives no more than it is good itself, a
 
 describe("whoever adds scopes to a role is bound by nothing that would not bind the role", () => {
   const WRITE = ["sallyport.roles.write", "x"];
-  const role = { id: "rol_r", scopes: ["x"] };
-  const told = (own: Held | undefined, of: typeof role | undefined, scopes: readonly string[]): string => {
+  const role = { id: "rol_r", name: "r", scopes: ["x"] };
+  const told = (
+    own: Held | undefined,
+    of: typeof role | undefined,
+    scopes: readonly string[],
+    roles?: readonly string[],
+  ): string => {
     try {
-      judgeRole({ now: NOW, ...(own !== undefined && { own }) }, of, scopes);
+      const asker = { now: NOW, ...(own !== undefined && { own }), ...(roles && { roles }) };
+      judgeRole(asker, of ?? { id: "rol_n", name: "n" }, of?.scopes ?? [], scopes);
       return "OK";
     } catch (error) {
       return (error as AppError).reason;
@@ -335,5 +341,14 @@ describe("whoever adds scopes to a role is bound by nothing that would not bind 
       expect(told(holder, role, [])).toBe("OK");
     }
     expect(told(undefined, role, ["x", "y"])).toBe("OK");
+  });
+
+  test("a session makes and widens no role that its groups name", () => {
+    for (const of of [role, undefined]) {
+      const named = of?.name ?? "n";
+      expect(told(undefined, of, ["x", "y"], ["other", named])).toBe("RIGHTS_EXCEEDED");
+      expect(told(undefined, of, ["x", "y"], ["other"])).toBe("OK");
+      expect(told(undefined, of, [], [named])).toBe("OK");
+    }
   });
 });

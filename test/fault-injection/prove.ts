@@ -22,7 +22,7 @@ const LEAST_ALLOWS = 100_000;
 const LEAST_ANSWERS = 100;
 const SETTLE_MS = 20_000;
 
-class Score {
+export class Score {
   passed = 0;
   failed = 0;
   skipped = 0;
@@ -57,8 +57,7 @@ export async function prove(options: ProveOptions): Promise<Score> {
     if (reason === undefined) await onTopology(await start(), wanted, seconds, score);
     else for (const name of names.filter(wanted)) score.skip(name, reason);
   }
-  const nearest = Number.isFinite(score.nearest) ? `${score.nearest.toFixed(2)} ms before the OK` : "-";
-  print(`${score.allows} ALLOWs checked, ${score.afterOk} accepted after OK, the nearest started ${nearest}`);
+  sumUp(score);
   if (only === undefined) score.judge("load", score.allows < LEAST_ALLOWS ? [`only ${score.allows} ALLOWs`] : []);
   for (const { name } of ASKERS) {
     const { allows, refusals } = score.byAsker.get(name) ?? { allows: 0, refusals: 0 };
@@ -68,6 +67,11 @@ export async function prove(options: ProveOptions): Promise<Score> {
   }
   for (const problem of score.problems) print(problem);
   return score;
+}
+
+export function sumUp({ allows, afterOk, nearest }: Score): void {
+  const start = Number.isFinite(nearest) ? `${nearest.toFixed(2)} ms before the OK` : "-";
+  print(`${allows} ALLOWs checked, ${afterOk} accepted after OK, the nearest started ${start}`);
 }
 
 /** Three instances with Redis, for most faults. */
@@ -117,7 +121,7 @@ function* order(faults: readonly Fault[], over: number | undefined): Generator<F
   }
 }
 
-async function one(world: World, fault: Fault, seconds: number, score: Score): Promise<void> {
+export async function one(world: World, fault: Fault, seconds: number, score: Score): Promise<void> {
   const row = await round(world, fault, seconds);
   printRow(row);
   for (const problem of row.problems.slice(0, 8)) print(`  ${problem}`);

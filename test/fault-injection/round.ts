@@ -20,6 +20,8 @@ export interface Fault {
   readonly load?: Partial<LoadOptions>;
   /** This many times as long, if there is time. */
   readonly long?: number;
+  /** It fails if it takes longer than this. */
+  readonly boundMs?: number;
 }
 
 export interface Row {
@@ -44,7 +46,7 @@ export async function round(world: World, fault: Fault, seconds: number): Promis
   const problems: string[] = [];
   await delay(200);
   try {
-    await bounded(fault.run(world, seconds), 90_000, fault.name);
+    await bounded(fault.run(world, seconds), fault.boundMs ?? 90_000, fault.name);
   } catch (error) {
     problems.push(`the fault failed: ${String((error as Error).stack ?? error).slice(0, 600)}`);
   }

@@ -26,7 +26,7 @@ interface Report {
   readonly position: number;
 }
 
-/** A program with a cache outside, in a process of its own. */
+/** A program with a client cache, in a process of its own. */
 class Cache {
   readonly child: ChildProcess;
   readonly #reports = new Map<number, (report: Report) => void>();

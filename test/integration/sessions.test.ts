@@ -30,6 +30,7 @@ beforeAll(async () => {
     group("makers", "acme", ["sallyport.tokens.create"]),
     group("admins", "acme", ["sallyport.admin"]),
     group("globex", "globex", [], ["repo:*"]),
+    { group: "ship", tenant: "acme", roles: ["deployer", "nobody-made-it"] },
   ];
   sallyport = await TestSallyport.start({
     config: {
@@ -259,6 +260,28 @@ describe("tokens that only a person gets", () => {
       "RIGHTS_EXCEEDED",
     );
   });
+});
+
+test("a session has what its roles give at each call: permissions and scopes, until they are changed or deleted", async () => {
+  const by = await as(of("rosa", "ship"));
+  const make = (scope: string) => outcome(by.tokens.createToken(pat("user:rosa", { scopes: [scope] })));
+  const others = () => outcome(by.roles.listRoles({}));
+  const roles = sallyport.admin.roles;
+  const set = (scopes: string[]) =>
+    roles.updateRole({ role: { tenant: "acme", name: "deployer", scopes }, updateMask: { paths: ["scopes"] } });
+  // It has a mapped group, so its own tokens. A role that does not exist adds nothing, nor does one of another tenant.
+  await roles.createRole({ role: { tenant: "globex", name: "deployer", scopes: ["deploy:all"] } });
+  expect([await make("deploy:all"), await others(), await outcome(by.tokens.listTokens({}))]).toEqual([
+    ...["RIGHTS_EXCEEDED", "CALLER_FORBIDDEN", "OK"],
+  ]);
+  await roles.createRole({ role: { tenant: "acme", name: "deployer", scopes: ["deploy:*", "sallyport.tokens.read"] } });
+  expect([await make("deploy:all"), await others()]).toEqual(["OK", "OK"]);
+  const { caller } = await by.info.getServerInfo({});
+  expect(caller!.permissions).toEqual(["sallyport.tokens.read"]);
+  await set(["deploy:*"]);
+  expect([await make("deploy:all"), await others()]).toEqual(["OK", "CALLER_FORBIDDEN"]);
+  await roles.deleteRole({ tenant: "acme", name: "deployer" });
+  expect([await make("deploy:all"), await others()]).toEqual(["RIGHTS_EXCEEDED", "CALLER_FORBIDDEN"]);
 });
 
 test("a session in two tenants names one for each call; a request id belongs to one of them", async () => {

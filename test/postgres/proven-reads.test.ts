@@ -81,7 +81,8 @@ test("a session is let in only by an epoch that is proven, while other reads go 
   await makeTokens(sql, 1);
   const { db, followed, reads } = reading(database.url);
   await followed.follow(sql);
-  const admitted = () => reason(new PostgresCallerStates(db, followed).callerStates(["default"], "bot:ci"));
+  const call = { tenant: "default", roles: [] };
+  const admitted = () => reason(new PostgresCallerStates(db, followed).callerStates(call, ["default"], "bot:ci"));
   expect(await admitted()).toBe("STORE_UNAVAILABLE");
   expect(await states(reads)).toEqual(["ACTIVE"]);
   await prove(sql);

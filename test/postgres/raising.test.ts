@@ -174,6 +174,12 @@ const SESSION_ENDS: Record<string, string> = {
   "has its tenant suspended": "update sallyport.tenants set state = 'SUSPENDED' where id = $1",
 };
 
+/** What a session loses with its role, as SQL about its tenant. */
+const SESSION_ROLE_ENDS: Record<string, string> = {
+  "has its role narrowed": "update sallyport.roles set scopes = '{other}' where tenant = $1",
+  "has its role deleted": "update sallyport.roles set state = 'DELETED' where tenant = $1",
+};
+
 let sql: pg.Client;
 let url: string;
 let store: PostgresAuthorityStore;
@@ -242,7 +248,8 @@ async function newSession(): Promise<NonNullable<CallerGuard["callerPrincipal"]>
   const tenant = `home${randomBytes(4).toString("hex")}`;
   await store.createTenant({ id: tenant, state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
   await store.createPrincipal({ tenant, name: "user:boss", state: "ACTIVE", ...FACTS }, NOBODY, ADMIN);
-  return { tenant, name: "user:boss" };
+  await store.createRole(newRole(tenant, "chief", ["special"]), NOBODY, ADMIN);
+  return { tenant, name: "user:boss", roles: { names: ["chief", "none"], scopes: ["special"] } };
 }
 
 const outcome = (work: Promise<unknown>) =>
@@ -300,6 +307,18 @@ describe("is refused if its caller ends while it waits:", () => {
       await holder.query("commit");
       await Promise.all(raising);
       expect(["sessions", how, ended]).toEqual(["sessions", how, ["CALLER_UNAUTHENTICATED", "CALLER_UNAUTHENTICATED"]]);
+    }
+    for (const [how, ending] of Object.entries(SESSION_ROLE_ENDS)) {
+      const callerPrincipal = await newSession();
+      await holder.query("begin");
+      await auditRow(holder);
+      expect((await holder.query(ending, [callerPrincipal.tenant])).rowCount).toBe(1);
+      let ended: string | undefined;
+      const by = { callerScopes: ["sallyport.operator", "special"], callerPrincipal };
+      const raising = outcome(call(store, targets, by)).then((told) => (ended = told));
+      await expect.poll(async () => (await blocked()) === 1 || ended !== undefined, { interval: 2 }).toBe(true);
+      await holder.query("commit");
+      expect(["a session", how, await raising]).toEqual(["a session", how, "CALLER_UNAUTHENTICATED"]);
     }
     expect(await world()).toEqual(before);
   });
@@ -364,6 +383,18 @@ describe("what only takes away is refused where its caller has ended before its 
           ...["a session", how, "CALLER_UNAUTHENTICATED"],
         ]);
       }
+    }
+    for (const [how, ending] of Object.entries(SESSION_ROLE_ENDS)) {
+      const session = await newSession();
+      await holder.query("begin");
+      await auditRow(holder);
+      expect((await holder.query(ending, [session.tenant])).rowCount).toBe(1);
+      await holder.query("commit");
+      const by: AuditActor = { ...actor(), actor: "session:boss", token: undefined, session };
+      const guarded = { callerScopes: ["sallyport.operator", "special"], callerPrincipal: session };
+      expect(["a session", how, await outcome(call(store, targets, guarded, by))]).toEqual([
+        ...["a session", how, "CALLER_UNAUTHENTICATED"],
+      ]);
     }
     expect(await world()).toEqual(before);
   });

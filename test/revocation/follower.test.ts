@@ -448,7 +448,7 @@ describe("follower", () => {
   });
 });
 
-/** Caches outside, of which the test says what they have applied and when their last lease ends. */
+/** Client caches, of which the test says what they have applied and when their last lease ends. */
 function fedCaches() {
   const state = { applied: 4, end: Number.NEGATIVE_INFINITY, calls: [] as string[] };
   const leased = (now: number) => (state.end > now ? 1 : 0);

@@ -61,7 +61,7 @@ describe("housekeeping", () => {
   it("sends a sign of life every 10 s, with the acknowledged position", async () => {
     const { time, calls, follower } = fixture();
     await time.advance(10_500);
-    // A cache outside holds it back: the applied position is 5.
+    // A client cache holds it back: the applied position is 5.
     follower.acked = 4;
     await time.advance(11_000);
     expect(calls.filter((call) => call.startsWith("ack"))).toEqual(["ack me e1 5", "ack me e1 4"]);

@@ -35,6 +35,10 @@ let refusal: AppError | undefined;
 let admission: Admission;
 /** The read of the states of a session. */
 let states: () => Promise<void> = async () => {};
+const REVOKES = { scopes: ["sallyport.tokens.revoke"], roles: [] as string[] };
+/** The rights of a session, and the scopes of its roles. */
+let rights: typeof REVOKES & { principal?: string } = REVOKES;
+let roleScopes: string[] = [];
 let listener: Listener;
 let url: string;
 
@@ -68,12 +72,12 @@ beforeAll(async () => {
       owns: (bearer) => bearer === "a.b.c",
       authenticate: async () => {
         seen.push("authenticate");
-        const rights = { tenant: "acme", tenants: ["acme"], scopes: ["sallyport.tokens.revoke"] };
-        return { ...rights, principal: "user:ann", provenance: "session:ann" };
+        return { tenant: "acme", tenants: ["acme"], principal: "user:ann", provenance: "session:ann", ...rights };
       },
-      confirm: () => {
+      confirm: async () => {
         seen.push("confirm");
-        return states();
+        await states();
+        return { roleScopes };
       },
       tooLong: () => new AppError("CALLER_UNAUTHENTICATED", "too long"),
     },
@@ -142,6 +146,8 @@ beforeEach(() => {
   lines = [];
   denied = [];
   refusal = undefined;
+  rights = REVOKES;
+  roleScopes = [];
 });
 
 interface Faults {
@@ -229,6 +235,23 @@ describe.each(WAYS)("%s", (_name, send) => {
     const leave = admission.enter("revoke", SLOTS, 10_000);
     expect(leave).toBeTypeOf("function");
     (leave as () => void)();
+  });
+
+  test("by a session with roles is authorized by what they give, once they are read", async () => {
+    const session = { bearer: "a.b.c", full: false, outOfBounds: true, refused: true };
+    // Of no principal: nothing is its own.
+    rights = { scopes: ["x"], roles: ["revoker"], principal: "" };
+    expect(await outcome(send, session)).toBe("CALLER_FORBIDDEN");
+    expect(seen).toEqual(["authenticate", "admit", "confirm", "log"]);
+    await expect.poll(() => denied).toEqual([expect.objectContaining({ action: "caller.denied", outcome: "DENIED" })]);
+    roleScopes = ["sallyport.tokens.revoke"];
+    expect(await outcome(send, session)).toBe("INVALID_FIELD");
+    expect(await outcome(send, { ...session, outOfBounds: false, refused: false })).toBe("OK");
+    expect(seen).toEqual(["authenticate", "admit", "confirm", "handle", "log"]);
+    roleScopes = [];
+    rights = { ...rights, roles: [] };
+    expect(await outcome(send, session)).toBe("CALLER_FORBIDDEN");
+    expect(seen).toEqual(["authenticate", "log"]);
   });
 
   test("has one log line with its caller or address, and an audit row if a known caller is denied", async () => {

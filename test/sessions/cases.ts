@@ -20,7 +20,7 @@ class Scene {
   readonly refused: string[] = [];
   readonly troubles: string[] = [];
   readonly asked: string[] = [];
-  states: States = { tenants: [], principals: [] };
+  states: States = { inactiveTenants: [], inactivePrincipals: [], roleScopes: [] };
   /** Milliseconds. */
   now = Date.now();
 
@@ -31,8 +31,8 @@ class Scene {
       clock: { mono: () => this.now - start, wall: () => this.now },
       fetchDocument: product.documentFetcher(),
       states: {
-        callerStates: async (tenants, principal) => {
-          this.asked.push(`${tenants.join(",")} ${principal}`);
+        callerStates: async ({ tenant, roles }, tenants, principal) => {
+          this.asked.push([tenants.join(","), principal, ...(roles.length > 0 ? [tenant, ...roles] : [])].join(" "));
           return this.states;
         },
       },
@@ -68,6 +68,12 @@ class Scene {
     const session = await this.sessions.authenticate(await this.jwt(made), tenant);
     await this.sessions.confirm(session);
     return session;
+  }
+
+  /** The scopes of the session's roles. */
+  async roleScopes(made: Made = {}, tenant: string | null = null): Promise<readonly string[]> {
+    const session = await this.sessions.authenticate(await this.jwt(made), tenant);
+    return (await this.sessions.confirm(session)).roleScopes;
   }
 }
 
@@ -134,6 +140,7 @@ export const VERIFICATION: readonly Case[] = [
         principal: "user:ann",
         provenance: "session:ann",
         scopes: ["sallyport.tokens.read", "repo:*"],
+        roles: [],
       });
       expect(scene.asked).toEqual(["acme user:ann"]);
     },
@@ -312,9 +319,9 @@ export const VERIFICATION: readonly Case[] = [
 ];
 
 const GROUPS: SessionIssuer["groups"] = [
-  { group: "staff", tenant: "acme", permissions: ["sallyport.tokens.read"], scopes: [] },
-  { group: "ops", tenant: "globex", permissions: ["sallyport.admin"], scopes: [] },
-  { group: "ops", tenant: "acme", permissions: ["sallyport.audit.read"], scopes: [] },
+  { group: "staff", tenant: "acme", permissions: ["sallyport.tokens.read"], scopes: [], roles: ["deployer"] },
+  { group: "ops", tenant: "globex", permissions: ["sallyport.admin"], scopes: [], roles: [] },
+  { group: "ops", tenant: "acme", permissions: ["sallyport.audit.read"], scopes: [], roles: ["deployer", "oncall"] },
 ];
 const BY_CLAIM = { tenant: undefined, tenantClaim: "org", tenants: { o1: "acme", o2: "globex" } } as const;
 
@@ -396,7 +403,7 @@ export const CLAIMS: readonly Case[] = [
       { claims, without: ["groups"] },
       "CALLER_FORBIDDEN groups_malformed",
       {
-        groups: [{ group: "*", tenant: undefined, permissions: [], scopes: [] }],
+        groups: [{ group: "*", tenant: undefined, permissions: [], scopes: [], roles: [] }],
       },
     ),
   ),
@@ -408,7 +415,7 @@ export const CLAIMS: readonly Case[] = [
     { without: ["groups"] },
     { scopes: ["x"] },
     {
-      groups: [{ group: "*", tenant: undefined, permissions: [], scopes: ["x"] }],
+      groups: [{ group: "*", tenant: undefined, permissions: [], scopes: ["x"], roles: [] }],
     },
   ),
   {
@@ -447,31 +454,55 @@ export const CLAIMS: readonly Case[] = [
   {
     title: "a tenant or a principal that is not active ends the session",
     async run(scene) {
-      for (const tenants of [[], ["ACTIVE"]] as const) {
-        for (const principals of [[], ["ACTIVE"]] as const) {
-          scene.states = { tenants, principals };
-          expect(await scene.made({})).toBe("OK");
-        }
-      }
-      scene.states = { tenants: ["ACTIVE", "SUSPENDED"], principals: ["ACTIVE"] };
+      const { states } = scene;
+      expect(await scene.made({})).toBe("OK");
+      scene.states = { ...states, inactiveTenants: ["globex", "acme"] };
       expect(await scene.made({})).toBe(no("tenant_inactive"));
-      for (const principal of ["DISABLED", "DELETED"] as const) {
-        scene.states = { tenants: ["ACTIVE"], principals: ["ACTIVE", principal] };
-        expect(await scene.made({})).toBe(no("principal_inactive"));
-      }
+      scene.states = { ...states, inactivePrincipals: ["globex", "acme"] };
+      expect(await scene.made({})).toBe(no("principal_inactive"));
     },
   },
   {
     title: "only an operator's session is ended by each of its tenants, because its rights reach all of them",
     settings: {
       tenant: undefined,
-      groups: [...GROUPS, { group: "root", tenant: "acme", permissions: ["sallyport.*"], scopes: [] }],
+      groups: [...GROUPS, { group: "root", tenant: "acme", permissions: ["sallyport.*"], scopes: [], roles: [] }],
     },
     async run(scene) {
       await scene.session({ claims: { groups: ["ops"] } }, "globex");
       await scene.session({ claims: { groups: ["ops", "root"] } }, "globex");
-      await scene.session({ claims: { groups: ["ops", "root"] } }, "acme");
-      expect(scene.asked).toEqual(["globex user:ann", "globex user:ann", "globex,acme user:ann"]);
+      expect(scene.asked).toEqual(["globex user:ann", "globex user:ann"]);
+      scene.states = { ...scene.states, inactiveTenants: ["globex"] };
+      expect(await scene.made({ claims: { groups: ["ops"] } }, "acme")).toBe("OK");
+      expect(await scene.made({ claims: { groups: ["ops", "root"] } }, "acme")).toBe(no("tenant_inactive"));
+      expect(scene.asked.slice(2)).toEqual(
+        Array.from({ length: 2 }, () => "globex,acme user:ann acme deployer oncall"),
+      );
+    },
+  },
+  {
+    title: "a session has the roles of its groups in the tenant of the call, each once, and what they give now",
+    settings: { tenant: undefined, groups: GROUPS },
+    async run(scene) {
+      scene.states = { ...scene.states, roleScopes: ["deploy"] };
+      const claims = { groups: ["ops", "staff"] };
+      expect(await scene.session({ claims }, "acme")).toMatchObject({ roles: ["deployer", "oncall"] });
+      expect(await scene.session({ claims }, "globex")).toMatchObject({ roles: [] });
+      expect(await scene.roleScopes({ claims }, "acme")).toEqual(["deploy"]);
+      expect(scene.asked.at(-1)).toBe("acme,globex user:ann acme deployer oncall");
+    },
+  },
+  {
+    title: "a session that a role makes an operator's is ended by each of its tenants, and no other is",
+    settings: { tenant: undefined, groups: GROUPS },
+    async run(scene) {
+      const made = { claims: { groups: ["ops", "staff"] } };
+      for (const ended of [{ inactiveTenants: ["globex"] }, { inactivePrincipals: ["globex"] }]) {
+        scene.states = { inactiveTenants: [], inactivePrincipals: [], roleScopes: ["deploy"], ...ended };
+        expect(await scene.made(made, "acme")).toBe("OK");
+        scene.states = { ...scene.states, roleScopes: ["sallyport.operator"] };
+        expect(await scene.made(made, "acme")).toMatch(/^CALLER_UNAUTHENTICATED (tenant|principal)_inactive$/);
+      }
     },
   },
   {

@@ -105,7 +105,9 @@ export function issuerOf(url: string, more: Partial<SessionIssuer> = {}): Sessio
     subPrefix: "",
     foreignPrefixes: [],
     groupsClaim: "groups",
-    groups: [{ group: "staff", tenant: undefined, permissions: ["sallyport.tokens.read"], scopes: ["repo:*"] }],
+    groups: [
+      { group: "staff", tenant: undefined, permissions: ["sallyport.tokens.read"], scopes: ["repo:*"], roles: [] },
+    ],
     ...more,
   };
 }

@@ -1,15 +1,10 @@
-import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { pathToFileURL } from "node:url";
+import { loadPatched, type Patch } from "../support/patched.ts";
 import type { Product } from "./cases.ts";
-
-const SRC = join(import.meta.dirname, "../../src");
-const SCRATCH = join(import.meta.dirname, "../../.cache/sessions");
 
 /** A broken variant of the program: one check is missing. The case with this title must be red. */
 export interface Mutant {
   readonly name: string;
-  readonly patches: readonly { readonly file: string; readonly from: string; readonly to: string }[];
+  readonly patches: readonly Patch[];
   readonly caughtBy: string;
 }
 
@@ -203,18 +198,33 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("suspended tenants", "a tenant or a principal that is not active ends the session", [
     SESSIONS,
-    'tenants.some((state) => state !== "ACTIVE")',
+    "inactiveTenants.some((tenant) => ending.includes(tenant))",
     "false",
   ]),
   mutant("disabled principals", "a tenant or a principal that is not active ends the session", [
     SESSIONS,
-    'principals.some((state) => state !== "ACTIVE")',
+    "inactivePrincipals.some((tenant) => ending.includes(tenant))",
     "false",
   ]),
   mutant(
     "operators of other tenants",
     "only an operator's session is ended by each of its tenants, because its rights reach all of them",
     [RULES, "isOperator(of) ? of.tenants : [of.tenant]", "isOperator(of) ? [of.tenant] : [of.tenant]"],
+  ),
+  mutant(
+    "no roles",
+    "a session has the roles of its groups in the tenant of the call, each once, and what they give now",
+    [RULES, "for (const role of roles) held.roles.add(role);", ""],
+  ),
+  mutant(
+    "tenants of the mapping alone",
+    "a session that a role makes an operator's is ended by each of its tenants, and no other is",
+    [SESSIONS, "scopes: [...session.scopes, ...roleScopes]", "scopes: session.scopes"],
+  ),
+  mutant(
+    "every tenant ends a session with roles",
+    "a session that a role makes an operator's is ended by each of its tenants, and no other is",
+    [SESSIONS, "inactiveTenants.some((tenant) => ending.includes(tenant))", "inactiveTenants.length > 0"],
   ),
   // ------------------------------------------------------------------------------------------- keys
   mutant("a fetch for each unknown id", "a thousand unknown key ids cause one fetch in 30 seconds", [
@@ -306,24 +316,7 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
 ];
 
-/** The program with changed text: a copy, loaded from its own folder. Rejects if a text is not there exactly once. */
+/** The program with changed text. Rejects if a text is not there exactly once. */
 export async function loadMutant({ patches }: Mutant): Promise<Product> {
-  await mkdir(SCRATCH, { recursive: true });
-  const root = await mkdtemp(join(SCRATCH, "mutant-"));
-  try {
-    for (const folder of ["domain", "sessions"]) await cp(join(SRC, folder), join(root, folder), { recursive: true });
-    for (const { file, from, to } of patches) {
-      const text = await readFile(join(root, file), "utf8");
-      const found = text.split(from).length - 1;
-      if (found !== 1) throw new Error(`${file} has ${found} times, not once: ${from}`);
-      await writeFile(
-        join(root, file),
-        text.replace(from, () => to),
-      );
-    }
-    const load = (file: string) => import(/* @vite-ignore */ pathToFileURL(join(root, file)).href);
-    return { ...(await load(FETCH)), ...(await load(SESSIONS)) } as Product;
-  } finally {
-    await rm(root, { recursive: true, force: true });
-  }
+  return (await loadPatched(["domain", "sessions"], patches, [FETCH, SESSIONS])) as Product;
 }

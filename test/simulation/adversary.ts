@@ -3,8 +3,8 @@ import type { TokenCache } from "../../src/validation/ports.ts";
 import type { Machine, World } from "./world.ts";
 
 /**
- * A cache outside that may do anything but forge. It forgets, answers late, fills late, and returns any entry of a
- * token that was ever sealed, of any position and epoch.
+ * An L2 cache that may do anything but forge. It forgets, answers late, fills late, and returns any entry of a token that
+ * was ever sealed, of any position and epoch.
  */
 export class Adversary {
   /** True if it does its worst; otherwise it keeps the latest entry, like a good cache. */

@@ -10,7 +10,7 @@ const GIVE_UP_MS = 1_500;
 /** Short, so that a refusal before its time does not outlive the tolerance of the checker. */
 const REFUSAL_MS = 1_000;
 
-/** A program with a cache outside, on a machine of its own: it follows the feed of one instance, and asks it. */
+/** A program with a client cache, on a machine of its own: it follows the feed of one instance, and asks it. */
 export class FeedClient {
   readonly name: string;
   readonly machine: Machine;

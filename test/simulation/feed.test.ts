@@ -8,7 +8,7 @@ const RUNS = Number(process.env["SIMULATION_RUNS"] ?? 150);
 /** Several times the number of histories that the most hidden mutant needs. */
 const PATIENCE = 2500;
 
-describe("simulation › caches outside", () => {
+describe("simulation › client caches", () => {
   it(`${RUNS} histories: no cache that follows the feed answers by a state older than a change that returned`, async () => {
     const product = await loadProduct();
     const totals: Record<string, number> = {};

@@ -7,7 +7,7 @@ export interface Mutant {
   readonly name: string;
   readonly patches?: readonly Patch[];
   readonly databaseFaults?: DatabaseFaults;
-  /** Mistakes of the programs with caches outside. */
+  /** Mistakes of the programs with client caches. */
   readonly clientFaults?: ClientFaults;
 }
 
@@ -234,7 +234,7 @@ const FEED = "feed/server.ts";
 const MEMBERS = "feed/members.ts";
 
 /**
- * Faulty versions of the change feed, which the histories with caches outside must catch. `test/feed/` covers the margin for
+ * Faulty versions of the change feed, which the histories with client caches must catch. `test/feed/` covers the margin for
  * clock rates and the floor of a full page, and `test/model/feed.pml` the epoch check of the cache: histories meet them too
  * rarely.
  */
@@ -270,12 +270,12 @@ export const FEED_MUTANTS: readonly Mutant[] = [
     "if (!freshness.usable(new Cached(snapshot), now)) return undefined;",
     "",
   ]),
-  mutant("a change of everything sets no floor for caches outside", [
+  mutant("a change of everything sets no floor for client caches", [
     "feed/recent.ts",
     "this.#base = Math.max(this.#base, position);",
     "continue;",
   ]),
-  mutant("pruned rows set no floor for caches outside", [
+  mutant("pruned rows set no floor for client caches", [
     "feed/recent.ts",
     "this.#base = Math.max(this.#base, page.floorN);",
     "",

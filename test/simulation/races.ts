@@ -53,7 +53,7 @@ function rowOf(sim: Simulation, name: TokenName): TokenSnapshot {
   return sim.db.read(sim.digest(name)).snapshot!;
 }
 
-/** A row that allows the token, as it was sealed into the cache outside before the change. */
+/** A row that allows the token, as it was sealed into the L2 cache before the change. */
 async function staleCache(sim: Simulation, bring: () => void): Promise<void> {
   const [one, two] = await fleet(sim);
   const positive = rowOf(sim, "a");
@@ -76,7 +76,7 @@ function unseenChanges(sim: Simulation, count: number): void {
   }
 }
 
-/** The cache outside holds only `positive`, with a position that the revocation will not reach. */
+/** The L2 cache holds only `positive`, with a position that the revocation will not reach. */
 async function refusedOnceRevoked(
   sim: Simulation,
   positive: TokenSnapshot,
@@ -123,7 +123,7 @@ export const RACES: readonly Race[] = [
     },
   },
   {
-    title: "R2 a late fill of the cache outside cannot make a revoked token live",
+    title: "R2 a late fill of the L2 cache cannot make a revoked token live",
     run: (sim) => staleCache(sim, () => {}),
   },
   {
@@ -145,7 +145,7 @@ export const RACES: readonly Race[] = [
   },
   ...(["failover", "split brain", "partition", "flush", "eviction or expiry of the entry that refuses"] as const).map(
     (what, index): Race => ({
-      title: `R${5 + index} ${what} of the cache outside makes no revoked token live`,
+      title: `R${5 + index} ${what} of the L2 cache makes no revoked token live`,
       run: (sim) =>
         staleCache(sim, () => {
           // For the program all of these are equal: an entry that was written once, or none.
@@ -393,7 +393,7 @@ export const RACES: readonly Race[] = [
   },
   {
     title:
-      "R33 a token that was refused by its process's own read stays refused after an eviction, whatever the cache outside returns",
+      "R33 a token that was refused by its process's own read stays refused after an eviction, whatever the L2 cache returns",
     async run(sim) {
       const [one, two, three] = await fleet(sim);
       const positive = rowOf(sim, "a");
@@ -644,7 +644,7 @@ export const RACES: readonly Race[] = [
   },
   ...([true, false] as const).map(
     (cache): Race => ({
-      title: `R50 a revocation that a restore loses is done again before anything is allowed${cache ? ", with a cache outside" : ""}`,
+      title: `R50 a revocation that a restore loses is done again before anything is allowed${cache ? ", with an L2 cache" : ""}`,
       settings: { cache },
       async run(sim) {
         const [, two] = await fleet(sim);

@@ -16,7 +16,7 @@ export interface Report {
 }
 
 /**
- * One run of random changes, requests and faults, determined by its seed. With `clients`, programs with caches outside
+ * One run of random changes, requests and faults, determined by its seed. With `clients`, programs with client caches
  * follow the instances.
  */
 export async function runScenario(

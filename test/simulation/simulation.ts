@@ -20,13 +20,13 @@ export interface Settings {
   readonly denyLimit?: number;
   readonly l1Entries?: number;
   readonly l1TtlMs?: number;
-  /** True if the instances have a cache outside. */
+  /** True if the instances have an L2 cache. */
   readonly cache?: boolean;
   /** The places of processes that may not redo what the database lost. */
   readonly readers?: readonly number[];
   /** The first epoch is settled from the start. */
   readonly settled?: boolean;
-  /** True if the instances feed caches outside. */
+  /** True if the instances feed client caches. */
   readonly feed?: boolean;
 }
 

@@ -30,7 +30,7 @@ export interface ClientFaults {
 
 const LIFE_MS = 60_000;
 
-/** The rules of a cache outside (`docs/protocol.md` §4.8), without I/O. Times are of its own monotonic clock. */
+/** The rules of a client cache (`docs/protocol.md` §4.8), without I/O. Times are of its own monotonic clock. */
 export class FeedCache<T> {
   epoch: Uint8Array = new Uint8Array(0);
   position = 0;

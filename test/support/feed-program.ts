@@ -7,7 +7,7 @@ import { TokenValidator, Verdict, type WatchChangesResponse } from "../../src/ge
 import { type Answer, FeedCache } from "./feed-cache.ts";
 
 /*
- * A program with a cache outside, for tests: it follows the feed of one instance and judges tokens, most of them by its
+ * A program with a client cache, for tests: it follows the feed of one instance and judges tokens, most of them by its
  * cache. Commands come as lines of JSON on its standard input: `servers` and `tokens` to use, and `report`, which it
  * answers with a line.
  */

@@ -561,7 +561,7 @@ export const TokenValidator: GenService<{
     output: typeof BatchValidateTokensResponseSchema;
   },
   /**
-   * Feeds a cache outside the server: the next changes, and a lease on the entries that the cache holds. A long poll: the
+   * Feeds a client cache: the next changes, and a lease on the entries that the cache holds. A long poll: the
    * answer comes with the next change or the next lease, after at most about 600 ms.
    *
    * @generated from rpc sallyport.v1.TokenValidator.WatchChanges
