@@ -14,6 +14,7 @@ import { applyLost, dismissLost, type LostChange, listLost, waiveJournal } from 
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
+import { restore } from "./postgres/restore.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { assertUsable } from "./usable.ts";
 
@@ -112,6 +113,31 @@ export async function reconcileCommand(
       throw error;
     } finally {
       await db.close();
+    }
+  });
+}
+
+/** Makes a database usable in which a backup was put back. Returns 1 if no token is allowed yet. */
+export async function restoreCommand(config: Config, cutAll: boolean): Promise<number> {
+  return withDatabase(config, async (url) => {
+    const direct = config.database.direct_url ?? url;
+    await migrate(direct);
+    try {
+      const { counts, why } = await restore({ url: direct, journalUrl: config.journal.url, cutAll });
+      const { applied, held, noted } = counts;
+      process.stdout.write(`re-applied ${applied}, held ${held}, noted ${noted}\n`);
+      if (cutAll)
+        process.stdout.write(`all tokens have ended: "sallyport bootstrap --again" makes an administrator's\n`);
+      if (why !== undefined) {
+        return say(
+          1,
+          `the journal does not show everything (${why}): mend it and repeat, or sallyport reconcile --accept-gap`,
+        );
+      }
+      return held === 0 ? 0 : say(1, `${held} lost changes wait: sallyport reconcile`);
+    } catch (error) {
+      if (error instanceof AppError && error.reason === "NOT_DONE") return say(1, error.message);
+      throw error;
     }
   });
 }

@@ -5,7 +5,7 @@ import { AppError } from "./domain/errors.ts";
 import { StartError } from "./domain/start-error.ts";
 
 /*
- * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `check-config` and `doctor` are here; any other word is a command of the client.
+ * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `restore`, `check-config` and `doctor` are here; any other word is a command of the client.
  * Only this file reads the process's environment and arguments, and ends the process.
  */
 
@@ -24,9 +24,13 @@ const HELP = {
     "--apply does one as far as it takes rights away, --dismiss ends one without that, --all lists all.\n" +
     "--accept-gap allows tokens although the journal lacks something, --without-journal although it cannot be reached. Both hold\n" +
     "until the database restarts; without journal.url in the configuration the second holds for good.",
+  restore:
+    "sallyport restore [--cut-all] [--config FILE]\n\n" +
+    "Makes a database usable in which a backup was put back, while no instance runs: does again what the journal has and the\n" +
+    "backup lacks. Needs the credentials of the schema's owner. --cut-all ends all tokens instead, where there is no journal.",
   "check-config":
     "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
-    "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is unavailable.",
+    "--connect tries the database too (credentials, rights, keyring), and the journal, and changes nothing there; 69 if it is unavailable.",
   doctor:
     "sallyport doctor [--json] [--data DIR] [--config FILE]\n\n" +
     "Looks for what is wrong with the configuration, this machine, the database and Redis, in at most 5 s. It only reads.\n" +
@@ -52,6 +56,7 @@ async function main(argv: readonly string[]): Promise<number> {
     case "migrate":
     case "bootstrap":
     case "reconcile":
+    case "restore":
     case "check-config":
     case "doctor":
       return run(word, rest);
@@ -74,6 +79,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     connect?: boolean;
     json?: boolean;
     all?: boolean;
+    "cut-all"?: boolean;
     apply?: string;
     dismiss?: string;
     reason?: string;
@@ -89,6 +95,7 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
         config: { type: "string" },
         help: { type: "boolean", short: "h" },
         ...(word === "bootstrap" && { ttl: { type: "string" }, again: { type: "boolean" } }),
+        ...(word === "restore" && { "cut-all": { type: "boolean" } }),
         ...(word === "reconcile" && {
           all: { type: "boolean" },
           apply: { type: "string" },
@@ -130,6 +137,8 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
       return (await import("./commands.ts")).migrateCommand(config);
     case "bootstrap":
       return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
+    case "restore":
+      return (await import("./commands.ts")).restoreCommand(config, options["cut-all"] ?? false);
     case "reconcile": {
       const { all = false, apply, dismiss, reason, "accept-gap": gap, "without-journal": without } = options;
       if (gap && without) return say(EXIT.usage, "--accept-gap or --without-journal, not both");

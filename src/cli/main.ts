@@ -20,6 +20,7 @@ const SERVER_COMMANDS = {
   migrate: "migrate the database to the schema of this program",
   bootstrap: "print the first admin token, once; --again mints another",
   reconcile: "list changes that the database had lost and that wait for a decision, or decide about one",
+  restore: "make a database usable in which a backup was put back",
   "check-config": "check the configuration and print it, secrets left out",
   doctor: "look for what is wrong with the configuration, this machine, the database and Redis",
 };

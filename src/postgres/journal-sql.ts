@@ -17,7 +17,8 @@ const RECORD = `json_build_array(r.n, r.nr, r."of", encode(r.key, 'hex'), (extra
 export const STATE: Statement = {
   name: "sallyport-journal-state",
   text: `${NOW}, j.database, j.journal, j.floor_n, j.journaled_n, j.compared, j.waived
-from now cross join (select * from sallyport.rev_state limit 1) j`,
+from now cross join (
+  select database, journal, floor_n, journaled_n, compared, waived from sallyport.rev_state limit 1) j`,
 };
 
 /** $1 position, $2 number: the place after which it reads. */
@@ -25,7 +26,7 @@ export const AFTER: Statement = {
   name: "sallyport-journal-after",
   text: `${NOW}, coalesce((
   select json_agg(${RECORD} order by r.n, r.nr) from (
-    select * from (
+    select w.n, w.nr, w."of", w.key, w.at, w.kind, w.change from (
       select l.n, l.key, l.at, l.kind, l.change, (row_number() over (partition by l.n order by l.key))::int as nr,
         (count(*) over (partition by l.n))::int as "of"
       from sallyport.rev_log l where l.n >= $1::bigint

@@ -142,7 +142,7 @@ export class PostgresJournal implements JournalStore {
     await Promise.all([this.#own.close(), this.#journal.close()]);
   }
 
-  /** One statement of the own database. What another life of it answers is no answer. */
+  /** One statement of the own database. An answer of another life of it does not count. */
   async #asked<R extends EvidenceRow>(epoch: string, statement: Statement, values: readonly unknown[]): Promise<R> {
     const [row] = await this.#own.run<R>(statement, values, BOUND_MS);
     if (row !== undefined && row.epoch === epoch && !row.in_recovery) return row;

@@ -46,6 +46,13 @@ export async function compareWithJournal(
   return gap ? "changes are missing between those that it has" : undefined;
 }
 
+/** Why a journal does not take an epoch. */
+export const WHY = {
+  older: "a later epoch has begun in it",
+  empty: "it is empty",
+  other: "it is the journal of another database",
+};
+
 /** After every record of its position. */
 export const LAST = 2 ** 31 - 1;
 

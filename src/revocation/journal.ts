@@ -1,7 +1,7 @@
 import type { Clock, Timers } from "../domain/clock.ts";
 import type { Freshness } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
-import { compareWithJournal, LAST } from "./journal-evidence.ts";
+import { compareWithJournal, LAST, WHY } from "./journal-evidence.ts";
 import type { ChangeJournal, EpochJournal, JournalPlace, JournalStore, RevocationLog } from "./ports.ts";
 
 export interface JournalDeps {
@@ -45,6 +45,8 @@ export class Journal implements EpochJournal, ChangeJournal {
   /** This process has seen in its life that a journal is attached. */
   #known = false;
   #begun = false;
+  /** The journal has lost this epoch since it began: everything that the log has is appended again. */
+  #anew = false;
   #compared = false;
   #comparing: Promise<void> | undefined;
   #compareNext = 0;
@@ -123,6 +125,7 @@ export class Journal implements EpochJournal, ChangeJournal {
     this.#epoch = epoch;
     this.#sawEpoch = this.#deps.clock.mono();
     this.#begun = false;
+    this.#anew = false;
     this.#compared = false;
     this.#compareNext = 0;
     this.#place = { position: -1, nr: LAST };
@@ -177,8 +180,14 @@ export class Journal implements EpochJournal, ChangeJournal {
       // Read before the send: the page shows everything that was committed before.
       const sent = clock.mono();
       const { records, head, more } = await store.after(epoch, this.#place);
-      if (records.length > 0 && !(await store.append(epoch, records))) return this.#deposed(epoch);
+      const appended = records.length === 0 || (await store.append(epoch, records));
       if (epoch !== this.#epoch) return;
+      if (!appended) {
+        // The next round finds the reason: another epoch has begun, or somebody has emptied the journal.
+        this.#begun = false;
+        this.#anew = true;
+        throw new Error("the journal has another epoch");
+      }
       if (records.length > 0) this.#place = records.at(-1)!;
       if (more) continue;
       this.#covered = head;
@@ -195,10 +204,14 @@ export class Journal implements EpochJournal, ChangeJournal {
     const state = await store.state(epoch);
     const begun = await store.begin(state.database, epoch, !state.attached || state.waived);
     if (begun === "older") await this.#deposed(epoch);
-    if (begun !== "begun" || epoch !== this.#epoch) return false;
+    if (epoch !== this.#epoch) return false;
+    // At the begin of an epoch the comparison says so, and closes the guard.
+    if (this.#compared && (begun === "empty" || begun === "other"))
+      this.#alarm("journal_mismatch", { why: WHY[begun] });
+    if (begun !== "begun") return false;
     if (!state.attached) await store.attach(epoch);
     this.#known = true;
-    this.#place = { position: state.journaledN, nr: LAST };
+    this.#place = { position: this.#anew ? -1 : state.journaledN, nr: LAST };
     this.#begun = true;
     return true;
   }
@@ -271,8 +284,7 @@ export class Journal implements EpochJournal, ChangeJournal {
       await this.#deposed(epoch);
       throw new Error("a later epoch has begun");
     }
-    if (begun === "empty") return "it is empty";
-    if (begun === "other") return "it is the journal of another database";
+    if (begun !== "begun") return WHY[begun];
     if (epoch === this.#epoch) this.#runIn(0);
     return compareWithJournal({ store, report: (...found) => log.reportLost(...found) }, epoch, state);
   }

@@ -178,7 +178,7 @@ export interface JournalPage {
   readonly more: boolean;
 }
 
-/** What the follower needs of the journal. Neither waits for the journal's server, except for the first time. */
+/** The part of the journal that the follower uses. Neither waits for the journal's server, except for the first time. */
 export interface EpochJournal {
   /** Before this process acknowledges in an epoch: no other process proves the epoch without the journal from here on. */
   attach(epoch: string): Promise<void>;
@@ -186,13 +186,13 @@ export interface EpochJournal {
   seen(epoch: string, position: number): void;
 }
 
-/** What a change of authority needs of the journal. */
+/** The part of the journal that a change of authority waits for. */
 export interface ChangeJournal {
   /** True once everything that the log of this epoch had at `since` is in the journal; false if that fails. */
   written(epoch: string, since: number): Promise<boolean>;
 }
 
-/** What the database says of its journal. */
+/** The database's own notes about its journal. */
 export interface JournalState {
   /** The id of the database, which its dumps carry. */
   readonly database: string;

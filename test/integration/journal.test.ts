@@ -6,7 +6,7 @@ import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { bootstrap } from "../../src/postgres/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { startServer, type ThrowawayServer } from "../support/postgres.ts";
-import { freshKeyring } from "../support/program.ts";
+import { FREE_PORTS, folder, freshKeyring, run, writeConfig } from "../support/program.ts";
 import { type Place, WAYS } from "../support/restore.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 
@@ -66,7 +66,15 @@ async function deployment(mode: "async" | "required" = "async") {
   };
   /** The database begins another epoch. */
   const nextEpoch = () => on(name, "select sallyport.draw_incarnation((select incarnation from sallyport.rev_state))");
-  return { name, journal, adminToken, start, place, reachable, nextEpoch };
+  /** A command of the program on this database. */
+  const command = async (...words: string[]) => {
+    const files = folder();
+    const whole = { ...config, listeners: FREE_PORTS, database: { allow_fsync_off: true }, keyring };
+    const answer = await run([...words, "--config", writeConfig(files.path, whole)], { DATABASE_URL: database.url });
+    files.remove();
+    return answer;
+  };
+  return { name, journal, adminToken, start, place, reachable, nextEpoch, command };
 }
 
 async function until(expected: unknown, ask: () => Promise<unknown>): Promise<void> {
@@ -91,6 +99,13 @@ const alarmed = (one: TestSallyport, what: string) =>
   until(true, async () => one.program.out.includes(`"event":"${what}"`));
 const guard = async (name: string) =>
   (await on<{ guard: string; mismatch: string }>(name, "select guard, mismatch from sallyport.rev_state"))[0]!;
+
+/** The journal was compared with this life of the database. */
+const compared = (name: string) =>
+  until(
+    1,
+    async () => (await on(name, "select from sallyport.rev_state where compared = sallyport.rev_epoch()")).length,
+  );
 
 /** Asks for the tokens again and again; `stop` returns those that were allowed. */
 function asking(one: TestSallyport, tokens: readonly { id: string; tokenString: string }[]) {
@@ -199,9 +214,9 @@ test.for([
     await alarmed(one, "journal_mismatch");
     await until(503, () => ready(one));
     expect(await one.verdict(kept.tokenString)).toBe("UNDETERMINED");
-    // What takes away is done.
-    await revoke(one, adminToken, gone.id);
-    await expect(one.createToken({}, one.as(adminToken))).rejects.toThrow();
+    // What takes away is done, and nothing else.
+    await revoke(one, BREAK_GLASS, gone.id);
+    await expect(one.createToken({}, one.as(BREAK_GLASS))).rejects.toThrow();
     expect(await one.verdict(kept.tokenString)).toBe("UNDETERMINED");
 
     await on(name, "select sallyport.journal_waive(true, false)");
@@ -221,10 +236,7 @@ test("an epoch waits for a journal that cannot be reached", async () => {
   const one = await start();
   const token = await one.createToken({}, one.as(adminToken));
   expect(await one.verdict(token.tokenString)).toBe("ALLOW");
-  await until(
-    true,
-    async () => (await on(name, "select from sallyport.rev_state where compared is not null")).length === 1,
-  );
+  await compared(name);
   await reachable(false);
   expect(await one.verdict(token.tokenString)).toBe("ALLOW");
   await nextEpoch();
@@ -246,6 +258,19 @@ test("an epoch waits for a journal that cannot be reached", async () => {
   await reachable(true);
 }, 120_000);
 
+test("a journal that is emptied while the database lives on raises the alarm, takes no change, and stops no instance", async () => {
+  const { name, journal, adminToken, start } = await deployment("required");
+  const one = await start();
+  const [kept, gone] = [await one.createToken({}, one.as(adminToken)), await one.createToken({}, one.as(adminToken))];
+  await compared(name);
+  await on(journal, "truncate sallyport_journal.meta, sallyport_journal.epochs, sallyport_journal.changes");
+  await expect(revoke(one, adminToken, gone.id)).rejects.toThrow("not in the journal");
+  await alarmed(one, "journal_mismatch");
+  expect(await one.verdict(gone.tokenString)).toBe("INVALID_TOKEN");
+  expect(await one.verdict(kept.tokenString)).toBe("ALLOW");
+  expect(one.program.out).not.toContain("two_primaries");
+}, 120_000);
+
 test("the processes of an old primary stop when a later epoch has begun", async () => {
   const { journal, adminToken, start } = await deployment("required");
   const one = await start();
@@ -257,4 +282,38 @@ test("the processes of an old primary stop when a later epoch has begun", async 
   expect(failure).toBeInstanceOf(ConnectError);
   await alarmed(one, "two_primaries");
   await until("UNDETERMINED", () => one.verdict(a.tokenString));
+}, 120_000);
+
+test("restore does again what the journal has, before any instance starts, and ends all tokens where it has nothing", async () => {
+  const parts = await deployment();
+  const { name, journal, adminToken, start, place, command } = parts;
+  const first = await start();
+  const tokens = await Promise.all(Array.from({ length: 4 }, () => first.createToken({}, first.as(adminToken))));
+  const [kept, ...gone] = tokens;
+  const restore = await ANOTHER_NAME.keep(place);
+  for (const { id } of gone) await until(true, async () => !!(await revoke(first, adminToken, id)));
+  await caughtUp(parts);
+  const running = await command("restore");
+  expect([running.code, running.err]).toEqual([78, expect.stringMatching(/1 instances were seen in the last 30 s/)]);
+  await first.halt();
+  await restore();
+  // The backup has the row of the instance that ran then.
+  await on(name, "update sallyport.validators set seen = seen - interval '1 minute'");
+  const done = await command("restore");
+  expect([done.code, done.out, done.err]).toEqual([0, "re-applied 3, held 0, noted 0\n", ""]);
+  const second = await start();
+  expect(await second.verdict(kept!.tokenString)).toBe("ALLOW");
+  expect(await Promise.all(gone.map((one) => second.verdict(one.tokenString)))).toEqual(
+    gone.map(() => "INVALID_TOKEN"),
+  );
+  await caughtUp(parts);
+  await second.halt();
+
+  await on(journal, "truncate sallyport_journal.meta, sallyport_journal.epochs, sallyport_journal.changes");
+  const lacking = await command("restore");
+  expect([lacking.code, lacking.err]).toEqual([1, expect.stringMatching(/does not show everything \(it is empty\)/)]);
+  expect(await guard(name)).toEqual({ guard: "regressed", mismatch: "it is empty" });
+  expect((await command("restore", "--cut-all")).code).toBe(0);
+  const third = await start();
+  await until("INVALID_TOKEN", () => third.verdict(kept!.tokenString));
 }, 120_000);

@@ -100,7 +100,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
 
 /** Functions with the rights of the owner, that anybody may name: a trigger function refuses to be called by hand. */
 const DEFINERS =
-  /^(another_|canary_|draw_|guard_|lost_|note_|readers_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
+  /^(another_|canary_|draw_|guard_|journal_|lost_|note_|readers_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
 
 const owner = `owner_${randomBytes(6).toString("hex")}`;
 let database: Database;

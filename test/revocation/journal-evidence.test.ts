@@ -53,7 +53,7 @@ describe("what the journal must have before an epoch begins", () => {
     expect([why, reported]).toEqual([undefined, ["e1 3", "e1 4"]]);
   });
 
-  test("all of a later epoch is told, also below that position: it may be another history", async () => {
+  test("all of a later epoch is reported, also below that position: it may be another history", async () => {
     const kept = { e1: positions(1, 2, 3), e2: positions(2, 3, 4) };
     const { why, reported } = await compared(kept, (epoch) => epoch === "e1", { journaledN: 3 });
     expect([why, reported]).toEqual([undefined, ["e2 2", "e2 3", "e2 4"]]);
