@@ -67,6 +67,14 @@ const recipes = {
     ],
     programs: [],
   },
+  /** The folder with the Python client's packages, and the generator of its code. */
+  "grpcio-tools": {
+    from: "pypi",
+    package: "grpcio-tools",
+    companions: ["grpcio==1.85.3", "protobuf==7.36.2", "setuptools==84.2.1"],
+    version: "1.85.1",
+    programs: [],
+  },
   grpcurl: {
     from: "go",
     package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",

@@ -1,10 +1,19 @@
-// `npm run generate:clients`: the code of the clients from the proto, by local plugins. Without Go, the Go client's stays.
+// `npm run generate:clients`: the code of the clients from the proto, by local plugins. A client whose tools are missing
+// keeps its code.
 import { execFileSync, spawnSync } from "node:child_process";
+import { fetchProgram } from "./fetch.ts";
 
 const env = { ...process.env, PATH: `${process.env["PATH"]}:/usr/local/go/bin` };
-const languages = ["typescript"];
-if (spawnSync("go", ["version"], { env }).status === 0) languages.push("go");
+generate("typescript");
+if (spawnSync("go", ["version"], { env }).status === 0) generate("go");
 else console.error("go is not installed, so clients/go/gen was not made anew");
-for (const language of languages) {
-  execFileSync("buf", ["generate", "--template", `clients/${language}/buf.gen.yaml`], { env, stdio: "inherit" });
+const tools = await fetchProgram("grpcio-tools").catch((error: Error) => error.message);
+if (tools.startsWith("/")) generate("python", { PYTHONPATH: tools });
+else console.error(`${tools}, so clients/python/sallyport/gen was not made anew`);
+
+function generate(language: string, more: Record<string, string> = {}): void {
+  execFileSync("buf", ["generate", "--template", `clients/${language}/buf.gen.yaml`], {
+    env: { ...env, ...more },
+    stdio: "inherit",
+  });
 }

@@ -5,11 +5,13 @@ import { parseDuration } from "./domain/duration.ts";
 import { AppError } from "./domain/errors.ts";
 import { Keyring } from "./domain/keyring.ts";
 import type { Secret } from "./domain/secret.ts";
-import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
+import { SigningKeys, signingKid } from "./domain/signing-keys.ts";
+import { adminTokenFile, EMBEDDED_ISSUER, keyringOf, signingOf, writeSecret } from "./embedded/data-folder.ts";
 import { runningEmbedded, startEmbedded } from "./embedded/embedded.ts";
 import { checkDatabase } from "./postgres/boot.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
 import { assertJournal, migrateJournal } from "./postgres/journal-schema.ts";
+import { type KeyUse, keyStatus } from "./postgres/key-status.ts";
 import { applyLost, dismissLost, type LostChange, listLost, waiveJournal } from "./postgres/lost-changes.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
@@ -138,6 +140,58 @@ export async function restoreCommand(config: Config, cutAll: boolean): Promise<n
     } catch (error) {
       if (error instanceof AppError && error.reason === "NOT_DONE") return say(1, error.message);
       throw error;
+    }
+  });
+}
+
+/**
+ * Shows each pepper and signing key: if it is current, how many instances know it, its live tokens, and the end of the
+ * last one. Also those that tokens rest on and this configuration lacks.
+ */
+export async function keysCommand(config: Config): Promise<number> {
+  return withDatabase(config, async (url) => {
+    const { data_dir } = config.embedded;
+    const embedded = config.database.url === undefined;
+    const { current, keys } = config.keyring ?? keyringOf(data_dir);
+    const settings = config.signing ?? (embedded ? signingOf(data_dir, EMBEDDED_ISSUER) : undefined);
+    const signing = settings && new SigningKeys(settings);
+    const shared = isShared(url, config.database.direct_url);
+    const db = new Postgres({ url, shared, maxConnections: 1, applicationName: "sallyport-keys", onTrouble: () => {} });
+    try {
+      const status = await keyStatus(db);
+      const line = (
+        kind: string,
+        id: string,
+        state: string,
+        name: string,
+        use: KeyUse = { live: 0, lastEnd: undefined },
+      ) => {
+        const knowing = status.instances.filter((names) => names.includes(name)).length;
+        const last = use.live === 0 ? "-" : use.lastEnd === undefined ? "never" : new Date(use.lastEnd).toISOString();
+        const words = [
+          kind,
+          id,
+          state,
+          `instances=${knowing}/${status.instances.length}`,
+          `live=${use.live}`,
+          `last=${last}`,
+        ];
+        process.stdout.write(`${words.join("\t")}\n`);
+      };
+      for (const kid of new Set([...Object.keys(keys), ...status.peppers.keys()])) {
+        const state = kid === current ? "current" : Object.hasOwn(keys, kid) ? "kept" : "missing";
+        line("pepper", kid, state, kid, status.peppers.get(kid));
+      }
+      const ids = [...(signing?.keys.keys() ?? []), ...status.signing.keys()].filter((id) => id !== "");
+      for (const id of new Set(ids)) {
+        const key = signing?.keys.get(id);
+        const kept = key?.private === undefined ? "verifies" : "kept";
+        const state = key === undefined ? "missing" : signing?.current(key.alg) === key ? "current" : kept;
+        line(key?.alg ?? "signing", id, state, signingKid(id), status.signing.get(id));
+      }
+      return 0;
+    } finally {
+      await db.close();
     }
   });
 }

@@ -15,6 +15,7 @@ import { createAdmission } from "./rpc/admission.ts";
 import type { Callers } from "./rpc/caller.ts";
 import type { DenialAudit } from "./rpc/denial-audit.ts";
 import { Health } from "./rpc/health.ts";
+import type { JwksPage } from "./rpc/jwks.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Validate, ValidateKnown } from "./validation/validate.ts";
 
@@ -31,6 +32,7 @@ export interface ListenerDeps {
   readonly feed: Feed;
   readonly policies: Policies;
   readonly managers: Managers;
+  readonly jwks: () => JwksPage;
 }
 
 export interface Listeners {
@@ -91,7 +93,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
   const opened: Listener[] = [];
   try {
     const settings = config.listeners;
-    const { clock, telemetry, validate, validateKnown, policies, callers, denials, managers } = deps;
+    const { clock, telemetry, validate, validateKnown, policies, callers, denials, managers, jwks } = deps;
     const { validateWithEntry, feed } = deps;
     const ops = await openOpsListener({
       bind: settings.ops.bind,
@@ -109,7 +111,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
             unixMode: settings.admin.unix_mode,
             tls: tlsOf(settings.admin.tls),
             trustedProxies: settings.admin.trusted_proxies,
-            ...{ clock, telemetry, callers, denials, admission, managers },
+            ...{ clock, telemetry, callers, denials, admission, managers, jwks },
             health: health.admin,
             console: config.console.enabled
               ? {
@@ -131,7 +133,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
       maxConnections: settings.data.max_connections,
       trust: trustsPeers(settings.data) ? "trusted" : "untrusted",
       callers: deps.dataCallers,
-      ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies },
+      ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies, jwks },
       health: health.data,
     });
     opened.push(data);

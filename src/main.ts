@@ -5,7 +5,8 @@ import { AppError } from "./domain/errors.ts";
 import { StartError } from "./domain/start-error.ts";
 
 /*
- * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `restore`, `check-config` and `doctor` are here; any other word is a command of the client.
+ * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `restore`, `keys`, `check-config` and `doctor` are here; any
+ * other word is a command of the client.
  * Only this file reads the process's environment and arguments, and ends the process.
  */
 
@@ -28,6 +29,10 @@ const HELP = {
     "sallyport restore [--cut-all] [--config FILE]\n\n" +
     "Makes a database usable in which a backup was put back, while no instance runs: does again what the journal has and the\n" +
     "backup lacks. Needs the credentials of the schema's owner. --cut-all ends all tokens instead, where there is no journal.",
+  keys:
+    "sallyport keys status [--data DIR] [--config FILE]\n\n" +
+    "Shows each pepper and signing key of the configuration: if it is current, how many instances know it, how many live\n" +
+    "tokens rest on it, and when the last of them ends.",
   "check-config":
     "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
     "--connect tries the database too (credentials, rights, keyring), and the journal, and changes nothing there; 69 if it is unavailable.",
@@ -60,6 +65,11 @@ async function main(argv: readonly string[]): Promise<number> {
     case "check-config":
     case "doctor":
       return run(word, rest);
+    case "keys":
+      if (rest[0] === "status") return run(word, rest.slice(1));
+      return rest.some((one) => one === "--help" || one === "-h")
+        ? run(word, ["--help"])
+        : say(EXIT.usage, "the only command of keys is status (sallyport keys --help)");
     default: {
       const { runCli } = await import("./cli/main.ts");
       const { stdin, stdout, stderr, env } = process;
@@ -139,6 +149,8 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
       return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
     case "restore":
       return (await import("./commands.ts")).restoreCommand(config, options["cut-all"] ?? false);
+    case "keys":
+      return (await import("./commands.ts")).keysCommand(config);
     case "reconcile": {
       const { all = false, apply, dismiss, reason, "accept-gap": gap, "without-journal": without } = options;
       if (gap && without) return say(EXIT.usage, "--accept-gap or --without-journal, not both");

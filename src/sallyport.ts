@@ -12,14 +12,15 @@ import { NO_REQUIREMENT } from "./domain/decide.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { Secret } from "./domain/secret.ts";
-import { parseTokenString } from "./domain/token-string.ts";
+import { SigningKeys } from "./domain/signing-keys.ts";
+import { hasJwtHeader, parseTokenString } from "./domain/token-string.ts";
 import { entryOf } from "./feed/entries.ts";
 import { FeedNames } from "./feed/names.ts";
 import { Feed } from "./feed/server.ts";
 import { type Listeners, openListeners } from "./listeners.ts";
 import { BulkRevoke } from "./management/bulk-revoke.ts";
 import { warnOfFirstAdmin } from "./management/first-admin-expiry.ts";
-import { mintKid } from "./management/mint-kid.ts";
+import { mintKid, mintSigner } from "./management/mint-kid.ts";
 import { PrincipalManager } from "./management/principal-manager.ts";
 import { Repeats } from "./management/repeats.ts";
 import { ReuseDetection } from "./management/reuse-detection.ts";
@@ -51,6 +52,7 @@ import { Readiness } from "./revocation/readiness.ts";
 import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
+import { jwksPage } from "./rpc/jwks.ts";
 import { documentFetcher } from "./sessions/fetch-document.ts";
 import { Sessions } from "./sessions/sessions.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
@@ -97,7 +99,8 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const full = config.mode === "full";
   const url = config.database.url!;
   const onTrouble = (name: Trouble, error: unknown) => telemetry.trouble(name, error);
-  const keyring = new Keyring(config.keyring!.current, config.keyring!.keys);
+  const signing = config.signing && new SigningKeys(config.signing);
+  const keyring = new Keyring(config.keyring!.current, config.keyring!.keys, signing);
   const profiles = profilesOf(config);
 
   const shared = isShared(url, config.database.direct_url);
@@ -170,7 +173,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       pollMs: config.revocation.poll,
       readerVersion: READER_VERSION,
       redoes: full,
-      kids: () => keyring.kids(),
+      kids: () => keyring.names(),
     },
   );
   redis?.wakeUps.onWakeUp(() => follower.wake());
@@ -231,6 +234,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     ipv6PrefixLength: config.limits.ipv6_prefix_length,
     reused: reused(telemetry),
     mintKid: () => mintKid(keyring, store),
+    mintSigner: (alg) => mintSigner(keyring, store, alg),
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
   const admin = validation("admin");
@@ -252,6 +256,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     clock,
     breakGlass,
     sessions,
+    isJwtToken: (bearer) => hasJwtHeader(bearer, keyring),
     events: telemetry,
     mtls: config.callers.mtls,
   });
@@ -312,6 +317,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       }),
       feed,
       policies,
+      jwks: () => jwksPage(keyring),
       managers: {
         tokens,
         bulk: new BulkRevoke({
@@ -365,9 +371,14 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     listeners,
     reasons,
     reload(fresh) {
+      // The embedded database's own keys are in its folder, not in the configuration.
+      const made = fresh.database.url === undefined && fresh.signing === undefined;
+      const signing = made ? keyring.signing : fresh.signing && new SigningKeys(fresh.signing);
+      const before = keyring.names().join();
+      if (fresh.keyring === undefined) keyring.replaceSigning(signing);
+      else keyring.replace(fresh.keyring.current, fresh.keyring.keys, signing);
+      if (keyring.names().join() !== before) follower.renew();
       if (fresh.keyring !== undefined) {
-        keyring.replace(fresh.keyring.current, fresh.keyring.keys);
-        follower.renew();
         if (full) storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("pepper_record_failed", error));
       }
       policies.replace(fresh.policies);

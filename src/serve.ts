@@ -2,7 +2,7 @@ import { existsSync, unwatchFile, watchFile } from "node:fs";
 import { build } from "./build.ts";
 import type { Config } from "./config/schema.ts";
 import { StartError } from "./domain/start-error.ts";
-import { adminTokenFile, keyringOf, writeSecret } from "./embedded/data-folder.ts";
+import { adminTokenFile, EMBEDDED_ISSUER, keyringOf, signingOf, writeSecret } from "./embedded/data-folder.ts";
 import { type Embedded, startEmbedded } from "./embedded/embedded.ts";
 import { notifySystemd } from "./ops/systemd.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
@@ -88,7 +88,11 @@ async function embeddedDatabase(config: Config, telemetry: Telemetry) {
   });
   return {
     database,
-    config: { database: { ...config.database, url: database.url }, keyring: config.keyring ?? keyringOf(dataDir) },
+    config: {
+      database: { ...config.database, url: database.url },
+      keyring: config.keyring ?? keyringOf(dataDir),
+      signing: config.signing ?? signingOf(dataDir, EMBEDDED_ISSUER),
+    },
   };
 }
 

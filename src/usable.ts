@@ -1,5 +1,6 @@
 import type { Config } from "./config/schema.ts";
 import { Keyring } from "./domain/keyring.ts";
+import { SigningKeys } from "./domain/signing-keys.ts";
 import { StartError } from "./domain/start-error.ts";
 import { tlsProblems } from "./listen/tls.ts";
 import { urlProblem } from "./postgres/connect-errors.ts";
@@ -20,6 +21,7 @@ export function assertUsable(config: Config): void {
     ...(urlProblem(config.journal.url) === undefined ? [] : [`journal.url: ${urlProblem(config.journal.url)}`]),
     ...thrown(() => config.redis.url !== undefined && parseRedisUrl(config.redis.url)),
     ...thrown(() => config.keyring && new Keyring(config.keyring.current, config.keyring.keys)),
+    ...thrown(() => config.signing && new SigningKeys(config.signing)),
     ...(["data", "admin"] as const).flatMap((name) => {
       const { tls } = config.listeners[name];
       if (tls === undefined || (name === "admin" && config.mode !== "full")) return [];

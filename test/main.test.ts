@@ -55,6 +55,8 @@ describe("words and flags of the command line", () => {
     [["bootstrap", "--ttl", "366d"]],
     [["bootstrap", "--ttl", "0s"]],
     [["no-such-word"]],
+    [["keys"]],
+    [["keys", "statuses"]],
   ])("%j is a usage error: exit 2, one line on stderr, nothing on stdout", async (argv) => {
     const { code, out, err } = await run(argv);
     expect([code, out]).toEqual([2, ""]);
@@ -62,7 +64,7 @@ describe("words and flags of the command line", () => {
     expect(err.length).toBeGreaterThan(0);
   });
 
-  test.each(["serve", "migrate", "bootstrap", "reconcile", "restore", "check-config", "doctor"])(
+  test.each(["serve", "migrate", "bootstrap", "reconcile", "restore", "keys", "check-config", "doctor"])(
     "%s --help says what it does, and does nothing",
     async (word) => {
       const { code, out, err } = await run([word, "--help"]);

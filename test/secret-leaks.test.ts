@@ -59,8 +59,9 @@ function hits(secrets: ReadonlyMap<string, Buffer>, sinks: ReadonlyMap<string, B
   return [...found];
 }
 
-/** The secret part of a token string: everything after its tag. */
-const secretPart = (tokenString: string) => Buffer.from(tokenString.slice(-49, -6), "latin1");
+/** The secret part of a token string: everything after its tag; of a JWT, the signature. */
+const secretPart = (tokenString: string) =>
+  Buffer.from(tokenString.includes(".") ? tokenString.slice(-86, -2) : tokenString.slice(-49, -6), "latin1");
 
 class Scenario {
   readonly secrets = new Map<string, Buffer>();
@@ -160,18 +161,18 @@ class Scenario {
   }
 
   /** The successful calls: every way in which a token string is created, and its life. */
-  async life(): Promise<{ live: string; revoked: string }> {
-    const live = await this.mint("minted token");
-    const repeated = { requestId: randomUUID(), principal: "user:bob" };
-    const once = await this.mint("token by request_id", repeated);
-    await this.mint("token by request_id", repeated);
+  async life(profile = "pat"): Promise<{ live: string; revoked: string }> {
+    const live = await this.mint(`minted ${profile}`, { profile });
+    const repeated = { requestId: randomUUID(), principal: "user:bob", profile };
+    const once = await this.mint(`${profile} by request_id`, repeated);
+    await this.mint(`${profile} by request_id`, repeated);
     const rotated = JSON.parse(
       await this.admin("TokenAdmin/RotateToken", { id: once.id, requestId: randomUUID() }),
     ) as { tokenString: string };
-    this.keep("rotated token", rotated.tokenString);
-    const revoked = await this.mint("revoked token");
+    this.keep(`rotated ${profile}`, rotated.tokenString);
+    const revoked = await this.mint(`revoked ${profile}`, { profile });
     await this.admin("TokenAdmin/RevokeToken", { tokenString: revoked.tokenString, reason: "found in a log" });
-    const leaked = await this.mint("leaked token");
+    const leaked = await this.mint(`leaked ${profile}`, { profile });
     await this.admin("TokenAdmin/RevokeTokens", { tokenStrings: [leaked.tokenString] });
     for (const tokenString of [live.tokenString, once.tokenString, rotated.tokenString, revoked.tokenString]) {
       await this.validate(tokenString, { requiredScopes: ["a"], audience: "b" });
@@ -312,7 +313,7 @@ test("the search finds what it looks for, in each encoding", () => {
 });
 
 describe("an instance with its own embedded database", () => {
-  test("leaves no secret in its output, answers, metrics, tables, nor in any file but the two that are for them", async () => {
+  test("leaves no secret in its output, answers, metrics, tables, nor in any file but the three that are for them", async () => {
     const data = join(place.path, "data");
     const breakGlass = `glass-${randomBytes(24).toString("base64url")}`;
     const issuer = await TestIssuer.open();
@@ -321,6 +322,7 @@ describe("an instance with its own embedded database", () => {
       listeners: FREE_PORTS,
       log: { level: "trace" },
       break_glass: { secret: breakGlass },
+      profiles: { jot: { format: "jwt" } },
       callers: { oidc: [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], tenant: "default", groups }] },
     });
     const program = new Program(["serve", "--config", file, "--data", data]);
@@ -335,6 +337,9 @@ describe("an instance with its own embedded database", () => {
     await real.admin("TenantAdmin/ListTenants", {}, { authorization: `Bearer ${breakGlass}` });
     // No check can recognize the break-glass secret in a text, because it has no fixed form.
     for (const secret of [live, revoked]) await real.misuse(secret);
+    const signing = JSON.parse(readFileSync(join(data, "signing.json"), "utf8")).keys as Record<string, { d: string }>;
+    for (const [id, { d }] of Object.entries(signing)) real.secrets.set(`signing key ${id}`, Buffer.from(d));
+    await real.misuse((await real.life("jot")).live);
     await real.sessions(issuer);
     await issuer.close();
     await run(["bootstrap", "--data", data]);
@@ -343,7 +348,7 @@ describe("an instance with its own embedded database", () => {
     const dump = await tables((await runningEmbedded(data))!);
     const answers = Buffer.concat(real.answers);
     expect(answers.length).toBeGreaterThan(20_000);
-    const running = filesOf(data, ["admin-token", "keyring.json"]);
+    const running = filesOf(data, ["admin-token", "keyring.json", "signing.json"]);
     program.kill("SIGTERM");
     expect(await program.exited).toBe(0);
     const sinks = new Map([
@@ -353,11 +358,11 @@ describe("an instance with its own embedded database", () => {
       ["/metrics", metrics],
       ["tables", dump],
       ...running,
-      ...filesOf(data, ["admin-token", "keyring.json"]),
+      ...filesOf(data, ["admin-token", "keyring.json", "signing.json"]),
     ]);
     expect(program.out).toContain('"level":"debug"');
     expect(sinks.size).toBeGreaterThan(100);
-    expect(real.secrets.size).toBeGreaterThanOrEqual(19);
+    expect(real.secrets.size).toBeGreaterThanOrEqual(26);
     expect(hits(real.secrets, sinks)).toEqual([]);
   }, 90_000);
 });

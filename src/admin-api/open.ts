@@ -26,6 +26,8 @@ import { TrustedProxies } from "../rpc/client-address.ts";
 import type { DenialAudit } from "../rpc/denial-audit.ts";
 import { statusName } from "../rpc/errors.ts";
 import { addHealth, type Health } from "../rpc/health.ts";
+import type { JwksPage } from "../rpc/jwks.ts";
+import { JWKS_PATH } from "../rpc/methods.ts";
 import { Pipeline } from "../rpc/pipeline.ts";
 import { addReflection } from "../rpc/reflection.ts";
 import { reasonOf } from "../rpc/transport-errors.ts";
@@ -72,6 +74,7 @@ export interface AdminListenerOptions {
   readonly denials: DenialAudit;
   readonly admission: Admission;
   readonly managers: Managers;
+  readonly jwks: () => JwksPage;
   readonly health: Health;
   /** Undefined: no console. */
   readonly console: ConsoleOptions | undefined;
@@ -119,7 +122,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     limits,
     budget,
     handler: plainPaths(
-      { "/openapi.json": openApiPage },
+      { "/openapi.json": openApiPage, [JWKS_PATH]: options.jwks },
       withConsole(sameOriginOnly(options.ownHosts, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc))),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),

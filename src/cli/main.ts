@@ -19,6 +19,7 @@ const SERVER_COMMANDS = {
   serve: "run the server: the data, admin and ops listeners",
   migrate: "migrate the database to the schema of this program",
   bootstrap: "print the first admin token, once; --again mints another",
+  keys: "show each pepper and signing key, its live tokens, and the instances that know it: keys status",
   reconcile: "list changes that the database had lost and that wait for a decision, or decide about one",
   restore: "make a database usable in which a backup was put back",
   "check-config": "check the configuration and print it, secrets left out",

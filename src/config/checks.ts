@@ -1,5 +1,8 @@
 import type { z } from "zod";
+import { SigningKeys } from "../domain/signing-keys.ts";
+import { StartError } from "../domain/start-error.ts";
 import { issuerProblems } from "./issuers.ts";
+import { profilesOf } from "./profiles.ts";
 import type { Config, schema } from "./schema.ts";
 
 export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string[] {
@@ -21,6 +24,7 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (config.keyring === undefined && config.database.url !== undefined) {
     problems.push("keyring: is required with database.url (or keyring_file); the embedded database makes its own");
   }
+  problems.push(...signingProblems(config));
   const { url, direct_url: directUrl } = config.database;
   if (url === undefined && blankUrl && config.keyring !== undefined) {
     problems.push("database.url: is blank (DATABASE_URL, too); with a keyring it must name a database, or be left out");
@@ -78,6 +82,35 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   }
   problems.push(...issuerProblems(config), ...samePlaces(config));
   return problems;
+}
+
+/** A profile whose tokens nobody could sign, and an issuer that would name tokens and sessions alike. */
+function signingProblems(config: z.output<typeof schema>): string[] {
+  const { signing, database, callers, mode } = config;
+  const problems = callers.oidc.flatMap(({ issuer }, i) =>
+    signing?.issuer === issuer
+      ? [`signing.issuer: is callers.oidc.${i}.issuer; tokens and sessions need their own`]
+      : [],
+  );
+  const made = signing === undefined && database.url === undefined;
+  if (mode !== "full" || made) return problems;
+  const jwt = [...profilesOf(config).values()].filter(({ format }) => format === "jwt");
+  if (signing === undefined) {
+    return jwt.map(({ name }) => `profiles.${name}.format: jwt needs signing (or signing_file): no key could sign`);
+  }
+  let keys: SigningKeys;
+  try {
+    keys = new SigningKeys(signing);
+  } catch (error) {
+    if (error instanceof StartError) return [...problems, ...error.problems];
+    throw error;
+  }
+  return [
+    ...problems,
+    ...jwt
+      .filter(({ alg }) => keys.current(alg)?.private === undefined)
+      .map(({ name, alg }) => `profiles.${name}.alg: signing.current must name an ${alg} key with its private half`),
+  ];
 }
 
 /** Two listeners cannot share an address. Port 0 takes a free port each time. */

@@ -2,7 +2,7 @@ import type { z } from "zod";
 import { StartError } from "../domain/start-error.ts";
 import { crossChecks } from "./checks.ts";
 import { type Config, FROM_FILE, OPTIONAL, schema } from "./schema.ts";
-import { isBlank, openToOthers, overlay, readTree, readValues, removeBlank, removePath } from "./sources.ts";
+import { isBlank, openToOthers, overlay, readTree, readValues, removeBlank, removePath, WHOLE } from "./sources.ts";
 
 /**
  * Loads one configuration from a YAML file, with the environment laid over it. Keys are YAML paths. A variable is
@@ -42,10 +42,12 @@ export function loadConfig(file: string | undefined, env: Readonly<Record<string
 
 /** The files that hold secrets, with the keys that name them. */
 function secretFiles(tree: Readonly<Record<string, unknown>>): [key: string, file: string][] {
-  return [...FROM_FILE.map((key) => `${key}_file`), "keyring_file"].flatMap((key) => {
-    const value = key.split(".").reduce<unknown>((at, name) => (at as Record<string, unknown> | null)?.[name], tree);
-    return typeof value === "string" && !isBlank(value) ? [[key, value] as [string, string]] : [];
-  });
+  return [...FROM_FILE, ...WHOLE]
+    .map((key) => `${key}_file`)
+    .flatMap((key) => {
+      const value = key.split(".").reduce<unknown>((at, name) => (at as Record<string, unknown> | null)?.[name], tree);
+      return typeof value === "string" && !isBlank(value) ? [[key, value] as [string, string]] : [];
+    });
 }
 
 /** True if the database URL is set but empty, for example because a variable did not come through. */

@@ -5,6 +5,7 @@ import type { Config } from "./schema.ts";
 export function redacted(config: Config): unknown {
   const copy = structuredClone(config) as Config;
   if (copy.keyring !== undefined) for (const kid of Object.keys(copy.keyring.keys)) copy.keyring.keys[kid] = "[secret]";
+  if (copy.signing !== undefined) for (const id of Object.keys(copy.signing.keys)) copy.signing.keys[id] = "[secret]";
   if (copy.break_glass.secret !== undefined) copy.break_glass.secret = "[secret]";
   for (const section of [copy.database, copy.journal, copy.redis] as Record<string, unknown>[]) {
     for (const key of ["url", "direct_url"]) {

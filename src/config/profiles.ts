@@ -2,7 +2,7 @@ import { BUILT_IN_PROFILES, type Profile } from "../domain/profile.ts";
 import type { Config } from "./schema.ts";
 
 /** The built-in profiles with the changes of the configuration, and the operator's own profiles. */
-export function profilesOf(config: Config): ReadonlyMap<string, Profile> {
+export function profilesOf(config: Pick<Config, "profiles">): ReadonlyMap<string, Profile> {
   const profiles = new Map(BUILT_IN_PROFILES.map((profile) => [profile.name, profile]));
   for (const [name, set] of Object.entries(config.profiles)) {
     const base = profiles.get(name) ?? { ...BUILT_IN_PROFILES[0]!, name, prefix: `sp_${name.replaceAll("-", "_")}` };
@@ -19,6 +19,8 @@ export function profilesOf(config: Config): ReadonlyMap<string, Profile> {
       ...(set.max_live_per_principal !== undefined && { maxLivePerPrincipal: set.max_live_per_principal }),
       ...(set.allow_empty_name !== undefined && { allowEmptyName: set.allow_empty_name }),
       ...(set.on_reuse !== undefined && { onReuse: set.on_reuse }),
+      ...(set.format !== undefined && { format: set.format }),
+      ...(set.alg !== undefined && { alg: set.alg }),
     });
   }
   return profiles;

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { PERMISSIONS } from "../domain/caller.ts";
 import { isCidr } from "../domain/networks.ts";
+import { SIGNING_ALGORITHMS } from "../domain/signing-keys.ts";
 import { duration } from "./duration.ts";
 
 const SIZES = { B: 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 } as const;
@@ -129,7 +130,19 @@ const profile = z.strictObject({
   max_live_per_principal: z.number().int().min(0),
   allow_empty_name: z.boolean(),
   on_reuse: z.enum(["audit", "revoke-family"]),
-  format: z.literal("opaque"),
+  format: z.enum(["opaque", "jwt"]),
+  alg: z.enum(SIGNING_ALGORITHMS),
+});
+
+const signing = z.strictObject({
+  issuer: z.string().regex(/^[\x21-\x7e]{1,256}$/, "must be 1 to 256 visible characters"),
+  current: z
+    .union(
+      [z.string(), z.partialRecord(z.enum(SIGNING_ALGORITHMS), z.string())],
+      "must be an id, or an id for each alg",
+    )
+    .optional(),
+  keys: z.record(z.string(), z.union([z.string(), z.record(z.string(), z.unknown())], "must be a JWK or PEM")),
 });
 
 export const schema = z.strictObject({
@@ -168,6 +181,7 @@ export const schema = z.strictObject({
   redis: z.strictObject({ url: z.string().optional() }).prefault({}),
   embedded: z.strictObject({ data_dir: z.string().default("./data") }).prefault({}),
   keyring: z.strictObject({ current: z.string(), keys: z.record(z.string(), z.string()) }).optional(),
+  signing: signing.optional(),
   break_glass: z
     .strictObject({
       secret: z

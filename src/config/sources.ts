@@ -41,7 +41,7 @@ export function overlay(tree: Tree, env: Environment, schema: z.ZodType, problem
   for (const { name, value, path } of settings) {
     const file = path.at(-1)!.endsWith("_file");
     const type = file ? undefined : typeAt(schema, path);
-    if (path.length === 1 && type === undefined && path[0] !== "keyring_file") {
+    if (path.length === 1 && type === undefined && !WHOLE.some((key) => path[0] === `${key}_file`)) {
       problems.push(`${name}: not a setting (levels are separated by __, as in SALLYPORT_LOG__LEVEL)`);
       continue;
     }
@@ -50,7 +50,10 @@ export function overlay(tree: Tree, env: Environment, schema: z.ZodType, problem
   }
 }
 
-/** Reads the values of keys `x_file` from their files, and `keyring` from `keyring_file`. */
+/** Sections that a file of their own can hold as a whole. */
+export const WHOLE = ["keyring", "signing"];
+
+/** Reads the values of keys `x_file` from their files, and whole sections as `keyring_file`. */
 export function readValues(tree: Tree, keys: readonly string[], problems: string[], files: string[]): void {
   for (const path of keys) {
     const [section, key] = path.split(".") as [string, string];
@@ -59,8 +62,10 @@ export function readValues(tree: Tree, keys: readonly string[], problems: string
     const text = takeFile(parent, `${key}_file`, `${path}_file`, problems, files);
     if (text !== undefined) parent[key] = text.trim();
   }
-  const text = takeFile(tree, "keyring_file", "keyring_file", problems, files);
-  if (text !== undefined) tree["keyring"] = parseText(text, "keyring_file", problems);
+  for (const key of WHOLE) {
+    const text = takeFile(tree, `${key}_file`, `${key}_file`, problems, files);
+    if (text !== undefined) tree[key] = parseText(text, `${key}_file`, problems);
+  }
 }
 
 /** Removes keys with a blank value, as if they were not written. */

@@ -15,6 +15,7 @@ import type { TlsFiles } from "../listen/tls.ts";
 import type { Admission } from "../rpc/admission.ts";
 import { asAppError, from, levelOf, statusName, toConnectError } from "../rpc/errors.ts";
 import type { Health } from "../rpc/health.ts";
+import type { JwksPage } from "../rpc/jwks.ts";
 import type { Telemetry } from "../telemetry/telemetry.ts";
 import type { Validate, ValidateKnown } from "../validation/validate.ts";
 import { ExtAuthz } from "./check/ext-authz.ts";
@@ -45,6 +46,7 @@ export interface DataListenerOptions {
   readonly validateWithEntry: Validate;
   readonly feed: Feed;
   readonly policies: Policies;
+  readonly jwks: () => JwksPage;
   readonly health: Health;
 }
 
@@ -74,6 +76,7 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
     wire: new ValidateTokenCodec(validate, validateKnown, options.validateWithEntry),
     feed: new WatchChangesCodec(options.feed),
     health: options.health,
+    jwks: options.jwks,
     checks: {
       ...common,
       validate,

@@ -10,7 +10,8 @@ import type { Admission } from "../rpc/admission.ts";
 import { requestIdFrom } from "../rpc/call.ts";
 import { encodedError, toConnectError } from "../rpc/errors.ts";
 import { type Health, healthBytes } from "../rpc/health.ts";
-import { type Method, methodOf } from "../rpc/methods.ts";
+import type { JwksPage } from "../rpc/jwks.ts";
+import { JWKS_PATH, type Method, methodOf } from "../rpc/methods.ts";
 import type { Peer } from "../rpc/peer.ts";
 import { type TransportFailure, wireError } from "../rpc/transport-errors.ts";
 import { type CheckRoutesDeps, checkRoutes } from "./check/routes.ts";
@@ -29,6 +30,7 @@ export interface DataRoutesDeps {
   /** Returns the peer of a call's connection. */
   readonly peerOf: (call: UnaryCall) => Peer;
   readonly checks: CheckRoutesDeps;
+  readonly jwks: () => JwksPage;
   /** Counts answered calls of a method. */
   readonly answered: (method: string) => () => void;
   /** Counts and logs a failed call, after the answer. */
@@ -79,8 +81,27 @@ export function dataRoutes(deps: DataRoutesDeps): Routes {
       }
     }),
   ]);
+  exact.set(JWKS_PATH, jwksRoute(deps));
   const checks = checkRoutes(deps.checks);
   return { exact: new Map([...exact, ...checks.exact]), prefix: checks.prefix, failures: FAILURES };
+}
+
+/** Public keys, for everybody who can connect: a trusted peer and a stranger see the same. */
+function jwksRoute(deps: DataRoutesDeps): UnaryRoute {
+  const handler: Handler = (_body, call) => {
+    if (call.method !== "GET" && call.method !== "HEAD") return http(405, [["allow", "GET, HEAD"]]);
+    const { type, body, cache } = deps.jwks();
+    return http(
+      200,
+      [
+        ["content-type", type],
+        ["cache-control", cache],
+        ["x-content-type-options", "nosniff"],
+      ],
+      Buffer.from(body),
+    );
+  };
+  return { kind: "http", byHead: true, handler, maxMessage: 1024, deadlineMs: 2_000 };
 }
 
 function route({ path, limits }: Method, handler: Handler): [string, UnaryRoute] {

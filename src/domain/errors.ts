@@ -26,6 +26,7 @@ export type Reason =
   | "TENANT_SUSPENDED"
   | "ROLE_IN_USE"
   | "UPGRADE_PENDING"
+  | "NO_SIGNING_KEY"
   | "ETAG_MISMATCH"
   | "WRITE_CONFLICT"
   | "LIMIT_EXCEEDED"

@@ -163,6 +163,13 @@ export function ceilingOf(profile: Profile, scopes: readonly string[]): number |
   return least;
 }
 
+/** INVALID_FIELD for a request id if the profile's strings cannot be made again: each ES256 signature is another one. */
+export function checkRepeatable({ name, alg }: Profile, requestId: string | undefined): void {
+  if (requestId !== undefined && alg === "ES256") {
+    throw invalidField("request_id", `must be empty for profile ${name}: an ES256 signature cannot be made again`);
+  }
+}
+
 /** INVALID_FIELD unless 0 < ttl ≤ the profile's longest. Milliseconds. */
 export function checkTtl(profile: Profile, ttl: number): void {
   if (!(ttl > 0 && ttl <= profile.maxTtl)) {

@@ -1,6 +1,7 @@
 import { hkdfSync, randomBytes } from "node:crypto";
 import { isBase62 } from "./base62.ts";
 import { Mac } from "./mac.ts";
+import { type SigningKey, type SigningKeys, signingKid } from "./signing-keys.ts";
 import { StartError } from "./start-error.ts";
 
 /** The purpose of a sub-key, as its label. A key never serves two purposes. */
@@ -25,21 +26,29 @@ export interface Keys {
   readonly checkValue: Buffer;
 }
 
+/** The keys that the header of a token string in JWT form names: the one that signed it, and the pepper of its digest. */
+export interface JwtHeader {
+  readonly signedBy: SigningKey;
+  readonly keys: Keys;
+}
+
 /**
  * The peppers: secrets that live outside the database, several at once, one of them current. The kid in a token string
- * picks the pepper; no other pepper is tried.
+ * picks the pepper; no other pepper is tried. And the signing keys, if token strings can have JWT form.
  */
 export class Keyring {
   #current!: Keys;
   #keys: ReadonlyMap<string, Keys> = new Map();
+  #signing: SigningKeys | undefined;
+  #headers: ReadonlyMap<string, JwtHeader> = new Map();
 
   /** `keys` maps a kid (one base62 character) to a base64 pepper of at least 32 bytes. Throws StartError. */
-  constructor(current: string, keys: Readonly<Record<string, string>>) {
-    this.replace(current, keys);
+  constructor(current: string, keys: Readonly<Record<string, string>>, signing?: SigningKeys) {
+    this.replace(current, keys, signing);
   }
 
-  /** Replaces the peppers, all or none. A known kid must keep its pepper. Throws StartError. */
-  replace(current: string, keys: Readonly<Record<string, string>>): void {
+  /** Replaces all keys, or none. A known kid must keep its pepper, and a known id its signing key. Throws StartError. */
+  replace(current: string, keys: Readonly<Record<string, string>>, signing = this.#signing): void {
     const fresh = new Map<string, Keys>();
     for (const [kid, text] of Object.entries(keys)) {
       if (kid.length !== 1 || !isBase62(kid, 0, 1)) {
@@ -56,8 +65,25 @@ export class Keyring {
     }
     const keysOfCurrent = fresh.get(current);
     if (keysOfCurrent === undefined) throw invalid("current must be one of the keys");
+    signing?.assertContinues(this.#signing);
     this.#keys = fresh;
     this.#current = keysOfCurrent;
+    this.#use(signing);
+  }
+
+  /** Replaces the signing keys alone. Throws StartError. */
+  replaceSigning(signing: SigningKeys | undefined): void {
+    signing?.assertContinues(this.#signing);
+    this.#use(signing);
+  }
+
+  #use(signing: SigningKeys | undefined): void {
+    const headers = new Map<string, JwtHeader>();
+    for (const signedBy of signing?.keys.values() ?? []) {
+      for (const keys of this.#keys.values()) headers.set(headerOf(signedBy, keys), { signedBy, keys });
+    }
+    this.#signing = signing;
+    this.#headers = headers;
   }
 
   get current(): Keys {
@@ -72,9 +98,29 @@ export class Keyring {
     return [...this.#keys.keys()].sort();
   }
 
+  /** The names of all peppers and signing keys, as an instance tells them to the others. */
+  names(): string[] {
+    return [...this.kids(), ...[...(this.#signing?.keys.keys() ?? [])].sort().map(signingKid)];
+  }
+
+  /** The signing keys; undefined if there are none. */
+  get signing(): SigningKeys | undefined {
+    return this.#signing;
+  }
+
+  /** The keys that a header names, byte for byte as we write it. No other header is ours, whatever its JSON says. */
+  header(text: string): JwtHeader | undefined {
+    return this.#headers.get(text);
+  }
+
   all(): Keys[] {
     return [...this.#keys.values()];
   }
+}
+
+/** The header of a token string in JWT form, as base64url. `pk` names the pepper of the digest. */
+export function headerOf({ alg, id }: SigningKey, { kid }: Keys): string {
+  return Buffer.from(JSON.stringify({ alg, typ: "JWT", kid: id, pk: kid })).toString("base64url");
 }
 
 /** A new keyring with one random pepper, in the form of the keyring file. */

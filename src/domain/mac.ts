@@ -36,17 +36,21 @@ export class Mac {
   }
 
   /**
-   * `latin1` of the characters bytes[from, to), without building a string. Undefined if one is not ASCII, or if there
-   * are too many for the short form.
+   * `latin1` of the characters bytes[from, to), without building a string. Undefined if one is not ASCII.
    */
   latin1At(bytes: Uint8Array, from: number, to: number): string | undefined {
     const n = to - from;
-    if (n > LONGEST) return undefined;
+    if (n > LONGEST) return this.#longAt(bytes.subarray(from, to));
     const inner = this.#inner;
     let all = 0;
     for (let i = 0; i < n; i++) all |= inner[BLOCK + i] = bytes[from + i]!;
     if (all > 0x7f) return undefined;
     return this.#finish(n);
+  }
+
+  #longAt(bytes: Uint8Array): string | undefined {
+    for (const byte of bytes) if (byte > 0x7f) return undefined;
+    return createHmac("sha256", this.#key).update(bytes).digest("binary");
   }
 
   #finish(n: number): string {

@@ -1,4 +1,5 @@
 import type { PrincipalType } from "./principal.ts";
+import type { SigningAlgorithm } from "./signing-keys.ts";
 
 /**
  * The roles that can mint tokens of a profile. `session`: a session, for its own principal. `admin`: a caller with `sallyport.admin` or `.operator`. `token`: a
@@ -6,6 +7,8 @@ import type { PrincipalType } from "./principal.ts";
  * principals.
  */
 export type Minter = "session" | "admin" | "creator" | "token";
+
+export type TokenFormat = "opaque" | "jwt";
 
 /** A kind of token with its prefix and rules. Times are milliseconds. */
 export interface Profile {
@@ -30,6 +33,10 @@ export interface Profile {
   readonly administrative: boolean;
   /** The reaction when a string is used after its rotation. The use is refused and audited in any case. */
   readonly onReuse: "audit" | "revoke-family";
+  /** The form of its token strings. A rotation gives the form of its own time. */
+  readonly format: TokenFormat;
+  /** Signs its token strings in JWT form. */
+  readonly alg: SigningAlgorithm;
 }
 
 const DAY = 86_400_000;
@@ -43,6 +50,8 @@ const base = {
   maxLivePerPrincipal: 0,
   administrative: false,
   onReuse: "audit",
+  format: "opaque",
+  alg: "EdDSA",
 } as const;
 
 /** The profiles that exist without configuration. */

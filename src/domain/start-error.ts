@@ -2,6 +2,7 @@
 const EXIT_CODES = {
   config_invalid: 78,
   keyring_invalid: 78,
+  signing_invalid: 78,
   redis_url_invalid: 78,
   tls_files_invalid: 78,
   database_unavailable: 69,

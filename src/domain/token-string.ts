@@ -1,11 +1,13 @@
 import { randomBytes, timingSafeEqual } from "node:crypto";
 import { crc32 } from "node:zlib";
 import { base62, base62Number, isBase62 } from "./base62.ts";
+import { hasJwtShape, hasRightSignature, headerAt, headerIn, LONGEST_JWT } from "./jwt-string.ts";
 import type { Keyring, Keys } from "./keyring.ts";
 import { Secret } from "./secret.ts";
+import type { SigningKey } from "./signing-keys.ts";
 
 /*
- * A token string is `<prefix>_<kid><tag><secret><crc>`.
+ * A token string is `<prefix>_<kid><tag><secret><crc>`, or has JWT form (`jwt-string.ts`), which is longer.
  *   kid     1  names the pepper
  *   tag     8  truncated HMAC over all but itself and the crc, under its own key: a forged string is refused without
  *              I/O. It sheds load; the digest authenticates.
@@ -23,6 +25,8 @@ export interface ParsedTokenString {
   readonly keys: Keys;
   /** HMAC-SHA256 of the whole string, as 32 characters of latin1. It is the look-up key everywhere inside. */
   readonly digest: string;
+  /** The key that its header names, if it has JWT form. */
+  readonly signedBy?: SigningKey;
 }
 
 /** Makes a token string. `secret` is 32 bytes, random by default. Returns the string, its digest and its hint. */
@@ -41,22 +45,52 @@ export function mintTokenString(prefix: string, keys: Keys, secret: Uint8Array =
  */
 export function digestOf(text: string, keyring: Keyring): ParsedTokenString | undefined {
   const start = text.length - BODY;
-  if (start < 3 || start > LONGEST_PREFIX + 1 || text.charCodeAt(start - 1) !== 0x5f) return undefined;
+  if (start > LONGEST_PREFIX + 1) return jwtDigestOf(text, keyring);
+  if (start < 3 || text.charCodeAt(start - 1) !== 0x5f) return undefined;
   const keys = keyring.get(text[start]!);
-  if (keys === undefined) return undefined;
-  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0x7f) return undefined;
+  if (keys === undefined || !isAscii(text)) return undefined;
   return { keys, digest: keys.digest.latin1(text) };
+}
+
+function jwtDigestOf(text: string, keyring: Keyring): ParsedTokenString | undefined {
+  if (keyring.signing === undefined || text.length > LONGEST_JWT) return undefined;
+  const header = headerIn(text, keyring);
+  if (header === undefined || !isAscii(text)) return undefined;
+  return { ...header, digest: header.keys.digest.latin1(text) };
+}
+
+/** True if the header of a text is one of a token string in JWT form, whether the rest is good or not. */
+export function hasJwtHeader(text: string, keyring: Keyring): boolean {
+  return headerIn(text, keyring) !== undefined;
+}
+
+function isAscii(text: string): boolean {
+  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0x7f) return false;
+  return true;
 }
 
 /** The digest that `digestOf` makes of the characters bytes[from, to), without building a string. */
 export function digestAt(bytes: Uint8Array, from: number, to: number, keyring: Keyring): string | undefined {
   const start = to - from - BODY;
-  if (start < 3 || start > LONGEST_PREFIX + 1 || bytes[from + start - 1] !== 0x5f) return undefined;
+  if (start > LONGEST_PREFIX + 1) {
+    if (to - from > LONGEST_JWT) return undefined;
+    return headerAt(bytes, from, to, keyring)?.keys.digest.latin1At(bytes, from, to);
+  }
+  if (start < 3 || bytes[from + start - 1] !== 0x5f) return undefined;
   return keyring.get(String.fromCharCode(bytes[from + start]!))?.digest.latin1At(bytes, from, to);
 }
 
-/** True if a string that `digestOf` accepted is well-formed: alphabet, prefix, CRC. No I/O. */
-export function hasShape(text: string): boolean {
+/** True if a string that `digestOf` accepted is well-formed: alphabet, prefix, CRC; or a JWT. No I/O. */
+export function hasShape(text: string, parsed: ParsedTokenString): boolean {
+  return parsed.signedBy === undefined ? hasOpaqueShape(text) : hasJwtShape(text);
+}
+
+/** True if a string that `hasShape` accepted was made with our keys: its tag, or its signature, is right. No I/O. */
+export function isOurs(text: string, parsed: ParsedTokenString): boolean {
+  return parsed.signedBy === undefined ? hasRightTag(text, parsed.keys) : hasRightSignature(text, parsed.signedBy);
+}
+
+function hasOpaqueShape(text: string): boolean {
   const start = text.length - BODY;
   if (!isBase62(text, start, text.length) || !isPrefix(text, start - 1)) return false;
   const crcAt = text.length - CRC;
@@ -69,7 +103,7 @@ export function hasShape(text: string): boolean {
  */
 export function parseTokenString(text: string, keyring: Keyring): ParsedTokenString | undefined {
   const parsed = digestOf(text, keyring);
-  return parsed !== undefined && hasShape(text) ? parsed : undefined;
+  return parsed !== undefined && hasShape(text, parsed) ? parsed : undefined;
 }
 
 /** True if the tag of a string that `parseTokenString` accepted is right. Takes constant time. */

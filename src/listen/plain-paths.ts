@@ -8,6 +8,8 @@ export interface Page {
   readonly status?: number;
   readonly type: string;
   readonly body: string;
+  /** How long it may be cached; by default not at all. */
+  readonly cache?: string;
 }
 
 /**
@@ -24,12 +26,12 @@ export function plainPaths(
     if (page === undefined) return otherwise(req, res);
     if (req.method !== "GET" && req.method !== "HEAD")
       return answerError(req, res, 405, wireError("wrong_method"), { allow: "GET, HEAD" });
-    const { status = 200, type, body } = await page();
+    const { status = 200, type, body, cache = "no-store" } = await page();
     const response = res as ServerResponse;
     response.writeHead(status, {
       "content-type": type,
       "content-length": Buffer.byteLength(body),
-      "cache-control": "no-store",
+      "cache-control": cache,
       "x-content-type-options": "nosniff",
     });
     response.end(req.method === "HEAD" ? undefined : body);

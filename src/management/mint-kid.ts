@@ -1,5 +1,6 @@
 import { AppError } from "../domain/errors.ts";
 import type { Keyring } from "../domain/keyring.ts";
+import { type SigningAlgorithm, type SigningKey, signingKid } from "../domain/signing-keys.ts";
 import type { PepperRegistry } from "./ports.ts";
 
 /** The pepper to mint under: the current one if every running instance has it, otherwise another that all have. */
@@ -14,4 +15,25 @@ export async function mintKid(keyring: Keyring, registry: PepperRegistry): Promi
     throw new AppError("NOT_DONE", "no pepper of this instance is known to every running instance; nothing was issued");
   }
   return other;
+}
+
+/**
+ * The key to sign with: the current one of the algorithm if every running instance has it, otherwise another that all
+ * have. Unlike a pepper it is always asked for, because an older program knows no signing key at all. NO_SIGNING_KEY if
+ * none can sign.
+ */
+export async function mintSigner(
+  keyring: Pick<Keyring, "signing">,
+  registry: PepperRegistry,
+  alg: SigningAlgorithm,
+): Promise<SigningKey> {
+  const signers = keyring.signing?.signers(alg) ?? [];
+  if (signers.length === 0) throw new AppError("NO_SIGNING_KEY", `this instance has no key that signs with ${alg}`);
+  const known = new Set(await registry.kidsOfAll(signers.map(({ id }) => signingKid(id))));
+  const signer = signers.find(({ id }) => known.has(signingKid(id)));
+  if (signer === undefined) {
+    const text = "no signing key of this instance is known to every running instance; nothing was issued";
+    throw new AppError("NOT_DONE", text, { retryAfterMs: 5_000 });
+  }
+  return signer;
 }

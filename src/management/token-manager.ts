@@ -2,16 +2,26 @@ import { createHash, randomBytes } from "node:crypto";
 import { type Caller, isOperator } from "../domain/caller.ts";
 import { AppError, invalidField, type Reason } from "../domain/errors.ts";
 import * as rules from "../domain/issue.ts";
-import type { Keyring } from "../domain/keyring.ts";
+import {
+  type ClaimedFacts,
+  headerIn,
+  jwtHint,
+  jwtLength,
+  LONGEST_JWT,
+  signingInput,
+  signJwt,
+} from "../domain/jwt-string.ts";
+import type { Keyring, Keys } from "../domain/keyring.ts";
 import type { LifetimeRule } from "../domain/lifetime.ts";
 import { countedNetwork } from "../domain/networks.ts";
 import { principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
 import { checkRoleName, checkRoleNames } from "../domain/role.ts";
 import type { Secret } from "../domain/secret.ts";
+import type { SigningAlgorithm, SigningKey } from "../domain/signing-keys.ts";
 import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
-import type { AuthorityStore, Idempotency, TokenChange } from "../revocation/authority-store.ts";
+import type { AuthorityStore, Idempotency, NewToken, Repeated, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
 import { type Access, actorOf, guardOf, listedTenant, requestIdOf, sees, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
@@ -86,6 +96,16 @@ export interface TokenManagerOptions {
   readonly reused: (tokenId: string) => void;
   /** The kid to mint under: one that every live validator has. */
   readonly mintKid: () => Promise<string>;
+  /** The key to sign with: one that every live validator has. */
+  readonly mintSigner: (alg: SigningAlgorithm) => Promise<SigningKey>;
+}
+
+/** A token string in the making. */
+interface Minting {
+  readonly fresh: Pick<NewToken, "id" | "digest" | "hint" | "kid" | "sign">;
+  readonly idempotency: Idempotency | undefined;
+  /** The string, once the token exists. */
+  tokenString(): Secret;
 }
 
 /** Tokens, by the rules of issue. It checks and decides; the authority makes the change. */
@@ -121,7 +141,6 @@ export class TokenManager {
       {
         ...givenOf(request),
         ...minting.fresh,
-        id: newTokenId(),
         tenant,
         displayName,
         scopes,
@@ -140,8 +159,8 @@ export class TokenManager {
       this.#o.repeats.actors(access, "token.create")(),
       minting.idempotency,
     );
-    if (made.kind === "created") return { token: made.token, tokenString: minting.tokenString };
-    return { token: made.token, tokenString: this.#again(made.token, made.salt, minting.idempotency) };
+    if (made.kind === "created") return { token: made.token, tokenString: minting.tokenString() };
+    return { token: made.token, tokenString: this.#again(made, minting.idempotency) };
   }
 
   async get(access: Access, id: string): Promise<Token> {
@@ -260,7 +279,7 @@ export class TokenManager {
     const given = ttl !== undefined || expireTime !== undefined || noExpiry !== undefined;
     const lifetime = given ? this.#lifetime(profile, request.lifetime) : undefined;
     const minting = await this.#mintString(profile, access, "RotateToken", request.requestId, request.body);
-    const fresh = { ...minting.fresh, id: newTokenId(), createdBy: caller.provenance };
+    const fresh = { ...minting.fresh, createdBy: caller.provenance };
     // A string that was rotated away has yet to prove that it repeats its own rotation.
     const known = old.rotatedTo !== "" && caller.ended === undefined;
     const actor = this.#o.repeats.actors(access, "token.rotate", known);
@@ -277,8 +296,7 @@ export class TokenManager {
         ),
       { noWait: request.noWait, deadline: access.deadline },
     );
-    const tokenString =
-      value.kind === "created" ? minting.tokenString : this.#again(value.token, value.salt, minting.idempotency);
+    const tokenString = value.kind === "created" ? minting.tokenString() : this.#again(value, minting.idempotency);
     return { token: value.token, tokenString, previous: value.previous ?? old, effect };
   }
 
@@ -297,24 +315,54 @@ export class TokenManager {
     return { ...rule, ttl: Math.min(profile.defaultTtl, profile.maxTtl) };
   }
 
-  async #mintString(profile: Profile, access: Access, method: string, requestId: string, body: Uint8Array) {
-    const id = requestIdOf(requestId);
+  async #mintString(
+    profile: Profile,
+    access: Access,
+    method: string,
+    requestId: string,
+    body: Uint8Array,
+  ): Promise<Minting> {
+    const requested = requestIdOf(requestId);
+    if (profile.format === "jwt") rules.checkRepeatable(profile, requested);
     const keys = this.#o.keyring.get(await this.#o.mintKid()) ?? this.#o.keyring.current;
-    if (id === undefined) {
-      const { tokenString, digest, hint } = mintTokenString(profile.prefix, keys);
-      return { tokenString, fresh: { digest, hint, kid: keys.kid }, idempotency: undefined };
-    }
-    const salt = randomBytes(32);
     const caller = repeaterOf(access.caller);
-    const secret = keys.mint.fields(salt, id, caller);
-    const { tokenString, digest, hint } = mintTokenString(profile.prefix, keys, secret);
     const hash = createHash("sha256").update(body).digest();
-    const idempotency: Idempotency = { caller, requestId: id, method, body: hash, salt };
-    return { tokenString, fresh: { digest, hint, kid: keys.kid }, idempotency };
+    const idempotency =
+      requested === undefined ? undefined : { caller, requestId: requested, method, body: hash, salt: randomBytes(32) };
+    const id = newTokenId();
+    if (profile.format === "jwt") return this.#signing(id, keys, await this.#o.mintSigner(profile.alg), idempotency);
+    const secret = idempotency && keys.mint.fields(idempotency.salt, idempotency.requestId, caller);
+    const { tokenString, digest, hint } = mintTokenString(profile.prefix, keys, secret);
+    return { fresh: { id, digest, hint, kid: keys.kid }, idempotency, tokenString: () => tokenString };
+  }
+
+  /** A string in JWT form. The transaction signs it, because its claims state what the row holds. */
+  #signing(id: string, keys: Keys, signedBy: SigningKey, idempotency: Idempotency | undefined): Minting {
+    const issuer = this.#o.keyring.signing?.issuer ?? "";
+    let made: Secret | undefined;
+    const sign = (facts: ClaimedFacts) => {
+      const input = signingInput(facts, issuer, signedBy, keys);
+      if (jwtLength(input) > LONGEST_JWT) {
+        throw invalidField("scopes", `and audiences are too long: a JWT has at most ${LONGEST_JWT} characters`);
+      }
+      const { tokenString, digest } = signJwt(input, { signedBy, keys });
+      made = tokenString;
+      return { digest, signingKey: signedBy.id, input };
+    };
+    const tokenString = () => {
+      if (made === undefined) throw new AppError("INTERNAL", "the token was not signed");
+      return made;
+    };
+    return { fresh: { id, digest: "", hint: jwtHint(id), kid: keys.kid, sign }, idempotency, tokenString };
   }
 
   /** Makes the string of the first answer to this request id again. */
-  #again(token: Token, salt: Uint8Array, idempotency: Idempotency | undefined): Secret {
+  #again({ token, salt, input }: Repeated, idempotency: Idempotency | undefined): Secret {
+    if (input !== undefined) {
+      const header = headerIn(input, this.#o.keyring);
+      if (header?.signedBy.private !== undefined) return signJwt(input, header).tokenString;
+      throw new AppError("NO_SIGNING_KEY", "this instance no longer has the key that signed the first answer");
+    }
     const keys = this.#o.keyring.get(token.kid);
     if (keys === undefined || idempotency === undefined) {
       throw new AppError("INTERNAL", "the first answer cannot be made again");

@@ -53,7 +53,7 @@ export async function mint(
   await countMint(tx, limits, token, now);
   const { scopes, audiences, allowedCidrs } = judged ?? token;
   const given = { ...token, scopes, audiences, allowedCidrs };
-  await insertToken(tx, {
+  const row = {
     ...given,
     roleIds: ids,
     createTime: now,
@@ -64,7 +64,9 @@ export async function mint(
     family: token.id,
     familyTime: now,
     familyLife: expire === undefined ? undefined : expire - now,
-  });
+  };
+  const roleScopes = roles.flatMap((role) => role.scopes);
+  await insertToken(tx, row, roleScopes, idempotency);
   await appendAudit(tx, [
     {
       ...actor,

@@ -19,8 +19,8 @@ export async function claim(tx: Tx, of: Idempotency | undefined, tokenId: string
     [of.caller, of.requestId, of.method, Buffer.from(of.body), Buffer.from(of.salt), tokenId],
   );
   if (claimed.length === 1) return undefined;
-  const rows = await tx.query<{ method: string; body: Buffer; salt: Buffer; token_id: string }>(
-    "select method, body, salt, token_id from sallyport.requests where caller = $1 and request_id = $2",
+  const rows = await tx.query<{ method: string; body: Buffer; salt: Buffer; token_id: string; signed: string | null }>(
+    "select method, body, salt, token_id, signed from sallyport.requests where caller = $1 and request_id = $2",
     [of.caller, of.requestId],
   );
   const row = rows[0];
@@ -28,7 +28,7 @@ export async function claim(tx: Tx, of: Idempotency | undefined, tokenId: string
   if (row.method !== of.method || !row.body.equals(of.body)) {
     throw new AppError("REQUEST_ID_REUSED", "request_id was used for another request within the last 10 minutes");
   }
-  return { kind: "repeated", salt: row.salt, token: await readToken(tx, row.token_id) };
+  return { kind: "repeated", salt: row.salt, input: row.signed ?? undefined, token: await readToken(tx, row.token_id) };
 }
 
 /** Deletes the registration of `claim`. */

@@ -51,7 +51,7 @@ export async function rotate(
   if (old.disabled) throw new AppError("TOKEN_DISABLED", "the token is disabled: enable it first");
   const judged = await judgedRotation(tx, guard.rights, asker, old, lifetime);
   if (judged.counted && guard.rights !== undefined) await countRotation(tx, guard.rights, old, overlapMs, now);
-  await insertToken(tx, {
+  const row = {
     ...givenOf(old),
     ...fresh,
     roleIds: old.roleIds,
@@ -64,7 +64,8 @@ export async function rotate(
     familyTime: old.familyTime,
     familyLife: judged.familyLife,
     rotatedFrom: id,
-  });
+  };
+  await insertToken(tx, row, old.roleScopes, idempotency);
   // Without an overlap the old token is also revoked: a clock that is set back would undo an end by time alone.
   await tx.query(
     `update sallyport.tokens set rotated_to = $2,

@@ -84,7 +84,12 @@ const FAMILY = {
 } satisfies Record<Exclude<keyof Held, keyof Token>, Column>;
 
 /** Columns that are written once and that no Token shows. */
-const HIDDEN = { digest: bytes("digest"), issuedPosition: plain("issued_n") };
+const HIDDEN = {
+  digest: bytes("digest"),
+  issuedPosition: plain("issued_n"),
+  format: plain("format"),
+  signingKey: plain("signing_key"),
+};
 
 const TOKEN: Readonly<Record<keyof Token, Column>> = { ...STORED, ...VIEWED };
 const WRITABLE = { ...STORED, ...FAMILY, ...HIDDEN };

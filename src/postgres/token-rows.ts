@@ -1,7 +1,7 @@
 import { AppError } from "../domain/errors.ts";
 import type { Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
-import type { NewToken } from "../revocation/authority-store.ts";
+import type { Idempotency, NewToken } from "../revocation/authority-store.ts";
 import type { Tx } from "./pool.ts";
 import { HELD_COLUMNS, heldOf, insertToken as insertion, TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 
@@ -33,9 +33,27 @@ interface Inserted extends NewToken, Pick<Held, "createTime" | "notBeforeTime" |
   readonly rotatedFrom?: string;
 }
 
-export async function insertToken(tx: Tx, fields: Inserted): Promise<void> {
+/** Inserts the row. A string in JWT form is made here, because its claims state what the row holds. */
+export async function insertToken(
+  tx: Tx,
+  fields: Inserted,
+  roleScopes: readonly string[],
+  idempotency: Idempotency | undefined,
+): Promise<void> {
   // The row has their ids.
-  const { roles: _, ...row } = fields;
-  const { text, values } = insertion(row);
+  const { roles: _, sign, ...row } = fields;
+  const signed = sign?.({ ...row, issueTime: row.createTime, scopes: [...new Set([...row.scopes, ...roleScopes])] });
+  const { text, values } = insertion({
+    ...row,
+    ...(signed !== undefined && { digest: signed.digest, format: "jwt", signingKey: signed.signingKey }),
+  });
   await tx.query(text, values);
+  if (signed !== undefined) await keepSigned(tx, idempotency, signed.input);
+}
+
+/** Keeps the signed part of the string, so that a repeat can sign it again. */
+async function keepSigned(tx: Tx, of: Idempotency | undefined, input: string): Promise<void> {
+  if (of === undefined) return;
+  const values = [of.caller, of.requestId, input];
+  await tx.query("update sallyport.requests set signed = $3 where caller = $1 and request_id = $2", values);
 }

@@ -1,5 +1,6 @@
 import type { AuditActor, SessionCaller } from "../domain/audit-event.ts";
 import type { AppError } from "../domain/errors.ts";
+import type { ClaimedFacts } from "../domain/jwt-string.ts";
 import type { LifetimeRule } from "../domain/lifetime.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
 import type { Rights } from "../domain/rights.ts";
@@ -9,8 +10,21 @@ import type { Committed } from "./ports.ts";
 
 // ---------------------------------------------------------------------------------------------------- issuing
 
+/** The facts of a token string in JWT form that the store keeps. */
+export interface SignedString {
+  readonly digest: string;
+  readonly signingKey: string;
+  /** The part that is signed. A repeat of the request signs it again. */
+  readonly input: string;
+}
+
 /** A new token. The secret is not here: only its digest. */
-export type NewToken = Given & Pick<Token, "id" | "kid" | "hint" | "createdBy"> & { readonly digest: string };
+export type NewToken = Given &
+  Pick<Token, "id" | "kid" | "hint" | "createdBy"> & {
+    readonly digest: string;
+    /** Makes the string in JWT form from what the row will hold, in place of `digest`. The last call is the one that counts. */
+    readonly sign?: ((facts: ClaimedFacts) => SignedString) | undefined;
+  };
 
 /** The part of a new token that a rotation does not copy from the old one. */
 export type FreshToken = Omit<NewToken, keyof Given>;
@@ -75,6 +89,8 @@ export type CallerGuard = Pick<
 export interface Repeated {
   readonly kind: "repeated";
   readonly salt: Uint8Array;
+  /** The signed part of the first string, if it has JWT form. */
+  readonly input: string | undefined;
   readonly token: Token;
   readonly previous?: Token;
 }

@@ -25,6 +25,8 @@ export interface CallerDeps {
   readonly events: Pick<Events, "alarm">;
   /** For callers with a session JWT. Absent if no issuer is configured. */
   readonly sessions?: SessionCallers;
+  /** True if a credential in JWT form has a header of ours: it is a token, good or not, and never a session. */
+  readonly isJwtToken?: (bearer: string) => boolean;
   /** For callers that rotated themselves and lost the answer. */
   readonly rotated?: RotatedCallers;
   /** `scopes`: the additional scopes that it may grant to tokens. */
@@ -125,7 +127,7 @@ export class Callers {
         direct,
       };
     }
-    if (sessions?.owns(bearer)) {
+    if (sessions?.owns(bearer) && this.#deps.isJwtToken?.(bearer) !== true) {
       return { kind: "session", ...(await sessions.authenticate(bearer, tenantHeader)), address, direct };
     }
     const { rotated } = this.#deps;

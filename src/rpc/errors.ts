@@ -46,6 +46,7 @@ const TABLE = {
   TENANT_SUSPENDED: [Code.FailedPrecondition, "info", "no", "caller"],
   ROLE_IN_USE: [Code.FailedPrecondition, "info", "no", "caller"],
   UPGRADE_PENDING: [Code.FailedPrecondition, "warn", "yes", "server"],
+  NO_SIGNING_KEY: [Code.FailedPrecondition, "error", "no", "server"],
   ETAG_MISMATCH: [Code.Aborted, "info", "no", "nobody"],
   WRITE_CONFLICT: [Code.Aborted, "info", "yes", "nobody"],
   LIMIT_EXCEEDED: [Code.ResourceExhausted, "info", "yes", "caller"],

@@ -183,6 +183,9 @@ export const CHECK_ENDPOINT = endpoint(
   row("trusted peer", "nobody", "validate", limits(64, 150), "read"),
 );
 
+/** The public signing keys (RFC 7517), on the data and the admin listener. */
+export const JWKS_PATH = "/.well-known/jwks.json";
+
 /** Every RPC and every endpoint. */
 export const ALL_METHODS: readonly Method[] = [
   ...METHODS.values(),

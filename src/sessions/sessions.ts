@@ -19,7 +19,7 @@ import { IssuerKeys } from "./issuer-keys.ts";
 
 /** The longest JWT, in bytes. */
 const LONGEST = 8 * 1024;
-/** The compact form of a signed JWT: header, claims, signature. A string of ours has no dot. */
+/** The compact form of a signed JWT: header, claims, signature. Our own tokens in this form never get here. */
 const JWT = /^[\w-]+\.[\w-]*\.[\w-]*$/;
 
 export interface SessionsDeps {

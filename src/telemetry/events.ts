@@ -75,7 +75,7 @@ export const NOTES = {
   migrated: "a migration was applied",
   new_epoch: "another server, or a restart of the same one, began a new epoch",
   ready: "the listeners accept connections",
-  reloaded: "certificates, keyring and policies were read again",
+  reloaded: "certificates, keyring, signing keys and policies were read again",
   starting: "the program starts",
   stopped: "the program has stopped",
   stopping: "the program stops",

@@ -8,6 +8,7 @@ import { redacted } from "../../src/config/print.ts";
 import { StartError } from "../../src/domain/start-error.ts";
 import { ALL_METHODS } from "../../src/rpc/methods.ts";
 import { folder } from "../support/program.ts";
+import { signingSettings } from "../support/signing.ts";
 
 const place = folder();
 afterAll(() => place.remove());
@@ -582,4 +583,98 @@ test("the printed configuration holds no secret, whatever characters a password 
     expect(text).not.toContain(KEYRING.keyring.keys["1"]);
     expect(text).toContain("host");
   }
+});
+
+describe("signing", () => {
+  const settings = signingSettings();
+  const { "es-1": _, ...onlyEd } = settings.keys;
+  const { d: __, ...publicHalf } = settings.keys["ed-1"]!;
+  const full = (signing: object | undefined, profiles: object = {}, more: object = {}) =>
+    JSON.stringify({
+      ...KEYRING,
+      database: { url: "postgres://a@b/c" },
+      profiles,
+      ...(signing && { signing }),
+      ...more,
+    });
+  const jwt = { pat: { format: "jwt" } };
+
+  test.each<[string, string, string[]]>([
+    ["both algorithms", full(settings, { pat: { format: "jwt" }, bot: { format: "jwt", alg: "ES256" } }), []],
+    ["no profile that needs it", full(undefined), []],
+    ["the embedded database, which makes its own", JSON.stringify({ profiles: jwt }), []],
+    [
+      "a validating sidecar with public halves",
+      full({ issuer: "i", keys: { "ed-1": publicHalf } }, jwt, { mode: "validate" }),
+      [],
+    ],
+    [
+      "no signing",
+      full(undefined, jwt),
+      ["profiles.pat.format: jwt needs signing (or signing_file): no key could sign"],
+    ],
+    [
+      "no key of the algorithm",
+      full({ ...settings, current: "ed-1", keys: onlyEd }, { pat: { format: "jwt", alg: "ES256" } }),
+      ["profiles.pat.alg: signing.current must name an ES256 key with its private half"],
+    ],
+    [
+      "no current key",
+      full({ ...settings, current: undefined }, jwt),
+      ["profiles.pat.alg: signing.current must name an EdDSA key with its private half"],
+    ],
+    [
+      "a current key without its private half",
+      full({ ...settings, current: "ed-1", keys: { "ed-1": publicHalf } }, jwt),
+      ["profiles.pat.alg: signing.current must name an EdDSA key with its private half"],
+    ],
+    [
+      "a current key that is not there",
+      full({ ...settings, current: "x" }),
+      ["signing: current must be one of the keys"],
+    ],
+    [
+      "the issuer of sessions",
+      full({ ...settings, issuer: "https://login.example" }, jwt, {
+        callers: {
+          oidc: [
+            {
+              ...{ name: "corp", issuer: "https://login.example", audiences: ["a"] },
+              groups: [{ group: "*", tenant: "acme" }],
+            },
+          ],
+        },
+      }),
+      ["signing.issuer: is callers.oidc.0.issuer; tokens and sessions need their own"],
+    ],
+    ["no issuer", full({ keys: {} }), ["signing.issuer: Invalid input: expected string, received undefined"]],
+    [
+      "an issuer with a space",
+      full({ ...settings, issuer: "a b" }),
+      ["signing.issuer: must be 1 to 256 visible characters"],
+    ],
+    [
+      "another format",
+      full(settings, { pat: { format: "paseto" } }),
+      [expect.stringContaining("profiles.pat.format: ")],
+    ],
+    ["another algorithm", full(settings, { pat: { alg: "RS256" } }), [expect.stringContaining("profiles.pat.alg: ")]],
+  ])("%s", (_name, text, expected) => {
+    expect(problems(text)).toEqual(expected);
+  });
+
+  test("comes from a file of its own, and is printed without a byte of a key", () => {
+    const config = yaml(full(undefined, jwt), { SALLYPORT_SIGNING_FILE: file(JSON.stringify(settings)) });
+    expect(config.signing).toMatchObject({ issuer: settings.issuer });
+    expect(config.files).toHaveLength(2);
+    const printed = JSON.stringify(redacted(config));
+    expect(printed).toContain('"ed-1":"[secret]"');
+    for (const { d, x } of Object.values(settings.keys)) {
+      expect(printed).not.toContain(String(d));
+      expect(printed).not.toContain(String(x));
+    }
+    expect(problems(full(undefined), { SALLYPORT_SIGNING_FILE: file("") })).toEqual([
+      "signing_file: the file is blank",
+    ]);
+  });
 });

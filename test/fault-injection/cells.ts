@@ -1,6 +1,8 @@
 import type pg from "pg";
+import { jwtHint, signingInput, signJwt } from "../../src/domain/jwt-string.ts";
 import { Keyring } from "../../src/domain/keyring.ts";
 import { newRoleId } from "../../src/domain/role.ts";
+import { type SigningKey, SigningKeys, type SigningSettings } from "../../src/domain/signing-keys.ts";
 import { mintTokenString, newTokenId } from "../../src/domain/token-string.ts";
 import type { KeyringFile } from "../support/program.ts";
 import { SCOPE } from "./askers.ts";
@@ -79,6 +81,8 @@ interface NewRow {
   readonly principal: string;
   readonly scopes: string;
   readonly parent: string | null;
+  /** Empty for an opaque string. */
+  readonly signing_key: string;
   /** The name and the id of its role. */
   readonly role?: { readonly name: string; readonly id: string };
   /** Milliseconds since 1970; a day from now if there is none. */
@@ -93,9 +97,9 @@ export class Mint {
   readonly #keyring: Keyring;
   readonly #kid: string;
 
-  constructor(sql: pg.ClientBase, keyring: KeyringFile) {
+  constructor(sql: pg.ClientBase, keyring: KeyringFile, signing: SigningSettings) {
     this.#sql = sql;
-    this.#keyring = new Keyring(keyring.current, keyring.keys);
+    this.#keyring = new Keyring(keyring.current, keyring.keys, new SigningKeys(signing));
     this.#kid = keyring.current;
   }
 
@@ -161,9 +165,13 @@ export class Mint {
   }
 
   #subject(rows: NewRow[], owner: Owner, scopes = "", parent: string | null = null, role?: NewRow["role"]): Subject {
-    const { tokenString, digest, hint } = mintTokenString("sp_pat", this.#keyring.current);
     const id = newTokenId();
+    const signedBy = rows.length % 2 === 0 ? undefined : this.#keyring.signing!.current("EdDSA")!;
+    const { tokenString, digest, hint } = signedBy
+      ? this.#jwt(id, owner, signedBy)
+      : mintTokenString("sp_pat", this.#keyring.current);
     rows.push({
+      signing_key: signedBy?.id ?? "",
       id,
       digest: Buffer.from(digest, "latin1").toString("hex"),
       hint,
@@ -173,6 +181,14 @@ export class Mint {
       ...(role && { role }),
     });
     return new Subject(id, tokenString.reveal(), scopes === "" && role === undefined ? undefined : SCOPE);
+  }
+
+  /** Every second token has JWT form. */
+  #jwt(id: string, owner: Owner, signedBy: SigningKey) {
+    const keys = this.#keyring.current;
+    const facts = { id, ...owner, profile: "pat", scopes: [], audiences: [], issueTime: Date.now() };
+    const input = signingInput(facts, this.#keyring.signing!.issuer, signedBy, keys);
+    return { ...signJwt(input, { signedBy, keys }), hint: jwtHint(id) };
   }
 
   async #store(rows: readonly NewRow[]): Promise<void> {
@@ -200,19 +216,22 @@ export class Mint {
     );
     await this.#sql.query(
       `insert into sallyport.tokens
-         (id, digest, kid, hint, tenant, profile, principal, scopes, roles, parent_id, created_by, family, expire_time)
+         (id, digest, kid, hint, tenant, profile, principal, scopes, roles, parent_id, created_by, family, expire_time,
+          format, signing_key)
        select id, decode(digest, 'hex'), $1, hint, tenant, 'pat', principal,
          case when scopes = '' then '{}' else array[scopes] end,
          case when role is null then '{}' else array[role] end, parent, 'history', id,
-         coalesce(to_timestamp(expires / 1000), clock_timestamp() + interval '1 day')
+         coalesce(to_timestamp(expires / 1000), clock_timestamp() + interval '1 day'),
+         (case when signing_key = '' then 'opaque' else 'jwt' end)::sallyport.token_format, signing_key
        from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::float8[],
-           $10::text[])
-         w (id, digest, hint, tenant, principal, scopes, parent, expires, role)
+           $10::text[], $11::text[])
+         w (id, digest, hint, tenant, principal, scopes, parent, expires, role, signing_key)
        order by parent is not null`,
       [
         this.#kid,
         ...(["id", "digest", "hint", "tenant", "principal", "scopes", "parent", "expires"] as const).map(column),
         rows.map(({ role }) => role?.id ?? null),
+        column("signing_key"),
       ],
     );
     await this.#sql.query("commit");

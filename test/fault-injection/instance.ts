@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Client, createClient } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import type { SigningSettings } from "../../src/domain/signing-keys.ts";
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
 import { RoleAdmin } from "../../src/gen/sallyport/v1/role_admin_pb.ts";
 import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
@@ -22,6 +23,7 @@ export interface InstanceOptions {
   /** The URL of a pooler, for all connections that need not be direct. */
   readonly pooler?: number;
   readonly keyring: KeyringFile;
+  readonly signing: SigningSettings;
   readonly adminToken: string;
   /** A port is reached through a link of the instance's own; a URL is used directly. */
   readonly redis?: number | string;
@@ -106,6 +108,8 @@ export class Instance {
     const config = {
       listeners: FREE_PORTS,
       keyring: options.keyring,
+      signing: options.signing,
+      profiles: { org: { format: "jwt" } },
       policies: { [SCOPED]: { required_scopes: [SCOPE] } },
       limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
       log: { level: "warn" },

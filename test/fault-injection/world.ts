@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import pg from "pg";
+import { freshSigning } from "../../src/domain/signing-keys.ts";
 import { bootstrap } from "../../src/postgres/first-admin.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { type Pooler, startPooler } from "../support/pooler.ts";
@@ -55,6 +56,7 @@ export class World implements Target {
   readonly database: string;
   readonly adminToken: string;
   readonly keyring = freshKeyring();
+  readonly signing = freshSigning("https://tokens.example");
   readonly options: WorldOptions;
   redis: RedisServer | undefined;
   /** The pooler, and its own link to the database. */
@@ -116,6 +118,7 @@ export class World implements Target {
       database: { port: this.#port, name: this.database },
       pooler: this.pooler?.program.port,
       keyring: this.keyring,
+      signing: this.signing,
       adminToken: this.adminToken,
       redis: redis === "own" ? this.redis?.port : redis,
       revocation,
@@ -152,7 +155,7 @@ export class World implements Target {
   }
 
   mint<T>(work: (mint: Mint) => Promise<T>): Promise<T> {
-    return onServer(this.#port, this.database, (sql) => work(new Mint(sql, this.keyring)));
+    return onServer(this.#port, this.database, (sql) => work(new Mint(sql, this.keyring, this.signing)));
   }
 
   /** A connection of the harness, not through a link; reopened after a loss. */

@@ -33,6 +33,7 @@ function manager() {
     ipv6PrefixLength: 64,
     reused: () => {},
     mintKid: async () => "1",
+    mintSigner: async () => expect.unreachable(),
   });
   return { tokens, seen };
 }

@@ -301,11 +301,13 @@ describe("changes that the triggers refuse", () => {
     ["issued_n", "99"],
     ["create_time", "now()"],
     ["created_by", "'x'"],
+    ["format", "'jwt'"],
+    ["signing_key", "'k'"],
     ["id", `'${tokenId(8)}'`],
   ])("what a token is does not change: %s", async (column, value) => {
     await makeTokens(sql, 2);
     await expect(change(`update sallyport.tokens set ${column} = ${value} where id = ${T1}`)).rejects.toThrow(
-      /what a token is can not be changed/,
+      /what a token is cannot be changed/,
     );
   });
 
