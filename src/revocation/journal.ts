@@ -28,6 +28,8 @@ const OTHERS_MS = 300;
 const AGAIN_MS = 1_000;
 /** A change that waits for the journal lets it fail once: its connection may have been lost while nobody used it. */
 const FAILURES = 2;
+/** A comparison reads much, and what it lacked is seldom there a second later. */
+const MISMATCH_AGAIN_MS = 3_000;
 /** The database learns at this interval how far the journal is. */
 const REACHED_MS = 10_000;
 /** An unreachable journal that holds up the proof of an epoch raises the alarm after the first, and again after the second. */
@@ -250,29 +252,36 @@ export class Journal implements EpochJournal, ChangeJournal {
   #compareSoon(epoch: string): void {
     const { clock, store } = this.#deps;
     if (this.#comparing !== undefined || this.#stopped || clock.mono() < this.#compareNext) return;
+    let pauseMs = AGAIN_MS;
+    const work = async () => {
+      if (!(await this.#compare(epoch))) pauseMs = MISMATCH_AGAIN_MS;
+    };
     this.#comparing = store
-      .alone(() => this.#compare(epoch))
+      .alone(work)
       .catch((error) => this.#unreachable(error))
       .finally(() => {
         this.#comparing = undefined;
-        this.#compareNext = clock.mono() + AGAIN_MS;
+        this.#compareNext = clock.mono() + pauseMs;
       });
   }
 
-  async #compare(epoch: string): Promise<void> {
+  /** False if the journal does not show everything. */
+  async #compare(epoch: string): Promise<boolean> {
     const { store, wake } = this.#deps;
     const state = await store.state(epoch);
     if (state.compared !== epoch) {
       const why = await this.#evidence(epoch);
       if (why !== undefined) {
-        if (await store.mismatch(epoch, why)) return this.#alarm("journal_mismatch", { why });
-        // An operator does without what it lacks, and nothing can be appended before it is this database's.
-        if (!this.#begun) return;
+        const closed = await store.mismatch(epoch, why);
+        if (closed) this.#alarm("journal_mismatch", { why });
+        // An operator may do without what it lacks. But nothing can be appended before it is this database's.
+        if (closed || !this.#begun) return false;
       }
       await store.compared(epoch);
     }
     if (epoch === this.#epoch) this.#compared = true;
     wake();
+    return true;
   }
 
   /** Resolves with the reason why the journal cannot tell what this epoch lacks, or undefined. */

@@ -223,6 +223,7 @@ test.for([
     await until("ALLOW", () => one.verdict(kept.tokenString));
     expect(await one.verdict(gone.tokenString)).toBe("INVALID_TOKEN");
     if (what === "another database's" || what === "dropped") return;
+    await compared(name);
     await caughtUp(parts);
     await nextEpoch();
     await until("ALLOW", () => one.verdict(kept.tokenString));
