@@ -1,9 +1,10 @@
 // `npm run monitoring`: writes the Prometheus rules, their tests for promtool and docs/runbook.md from
-// deploy/monitoring/alerts.ts. `-- --check` writes nothing, and fails if a file differs from what it would write.
+// deploy/monitoring/alerts.ts, and Grafana's dashboards from dashboards.ts. `-- --check` writes nothing, and fails if a file differs from what it would write.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "yaml";
 import { ALERTS, type Alert } from "../deploy/monitoring/alerts.ts";
+import { DASHBOARDS, dashboardJson } from "../deploy/monitoring/dashboards.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 const MADE = "Made by `npm run monitoring` from deploy/monitoring/alerts.ts.";
@@ -87,12 +88,18 @@ function runbook(): string {
   return `${lines.join("\n")}\n`;
 }
 
-const files = {
+const files: Record<string, string> = {
   "deploy/monitoring/sallyport.rules.yaml": rules(),
   "deploy/helm/sallyport/files/sallyport.rules.yaml": rules(),
   "deploy/monitoring/sallyport.rules.test.yaml": tests(),
   "docs/runbook.md": runbook(),
 };
+for (const dashboard of DASHBOARDS) {
+  const text = dashboardJson(dashboard);
+  for (const folder of ["deploy/monitoring", "deploy/helm/sallyport/files"]) {
+    files[`${folder}/sallyport-${dashboard.name}.json`] = text;
+  }
+}
 for (const [path, text] of Object.entries(files)) {
   if (!process.argv.includes("--check")) writeFileSync(join(ROOT, path), text);
   else if (readFileSync(join(ROOT, path), "utf8") !== text) {

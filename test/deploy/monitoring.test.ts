@@ -20,7 +20,7 @@ const run = promisify(execFile);
 const place = folder();
 afterAll(() => place.remove());
 
-test("rules, their tests and the runbook are those of the table of alerts", async () => {
+test("rules, their tests, the runbook and the dashboards are those of their tables", async () => {
   await expect(run(process.execPath, ["scripts/monitoring.ts", "--check"], { cwd: ROOT })).resolves.toBeDefined();
 });
 
