@@ -148,7 +148,7 @@ function snapshotOf(digest: string): TokenSnapshot {
     id: fresh(`tok_${String(made++).padStart(22, "0")}`),
     digest,
     ...{ tenant: fresh("default"), profile: fresh("pat"), principal: fresh(`user:u${made % 1000}`) },
-    ...{ scopes: [fresh("items.read"), fresh("items.write")], roles: [] },
+    ...{ scopes: [fresh("items.read"), fresh("items.write")], roles: [], attachments: [] },
     ...{ audiences: [], allowedCidrs: [], annotations: {} },
     hint: fresh("sp_pat_1aB3dE5fG"),
     ...{ rotated: false, principalState: "ACTIVE", tenantState: "ACTIVE" },

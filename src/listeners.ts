@@ -17,6 +17,7 @@ import type { DenialAudit } from "./rpc/denial-audit.ts";
 import { Health } from "./rpc/health.ts";
 import type { JwksPage } from "./rpc/jwks.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
+import type { Tracing } from "./telemetry/tracing.ts";
 import type { Validate, ValidateKnown } from "./validation/validate.ts";
 
 export interface ListenerDeps {
@@ -32,6 +33,8 @@ export interface ListenerDeps {
   readonly feed: Feed;
   readonly policies: Policies;
   readonly managers: Managers;
+  /** Undefined: no traces. */
+  readonly tracing: Tracing | undefined;
   readonly jwks: () => JwksPage;
 }
 
@@ -94,7 +97,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
   try {
     const settings = config.listeners;
     const { clock, telemetry, validate, validateKnown, policies, callers, denials, managers, jwks } = deps;
-    const { validateWithEntry, feed } = deps;
+    const { validateWithEntry, feed, tracing } = deps;
     const ops = await openOpsListener({
       bind: settings.ops.bind,
       unixMode: settings.ops.unix_mode,
@@ -111,7 +114,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
             unixMode: settings.admin.unix_mode,
             tls: tlsOf(settings.admin.tls),
             trustedProxies: settings.admin.trusted_proxies,
-            ...{ clock, telemetry, callers, denials, admission, managers, jwks },
+            ...{ clock, telemetry, callers, denials, admission, managers, jwks, tracing },
             health: health.admin,
             console: config.console.enabled
               ? {
@@ -133,7 +136,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
       maxConnections: settings.data.max_connections,
       trust: trustsPeers(settings.data) ? "trusted" : "untrusted",
       callers: deps.dataCallers,
-      ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies, jwks },
+      ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies, jwks, tracing },
       health: health.data,
     });
     opened.push(data);

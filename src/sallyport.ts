@@ -55,6 +55,8 @@ import { documentFetcher } from "./sessions/fetch-document.ts";
 import { Sessions } from "./sessions/sessions.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
+import type { Tracing } from "./telemetry/tracing.ts";
+import { tracedAuthority, tracedCache, tracedEvents, tracedIssuer, tracedReader } from "./traced.ts";
 import { LastUse } from "./validation/last-use.ts";
 import { Lookup } from "./validation/lookup.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./validation/validate.ts";
@@ -91,7 +93,11 @@ export const systemTimers: Timers = {
  * The composition root: a straight line from configuration to open listeners. `config.database.url` and `config.keyring` are
  * set, and the database is migrated. Rejects with StartError.
  */
-export async function createSallyport(config: Config, telemetry: Telemetry): Promise<Sallyport> {
+export async function createSallyport(
+  config: Config,
+  telemetry: Telemetry,
+  tracing: Tracing | undefined,
+): Promise<Sallyport> {
   const clock = systemClock;
   const timers = systemTimers;
   const full = config.mode === "full";
@@ -135,7 +141,11 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       : openRedisCache({ url: config.redis.url, ttlMs: config.cache.ttl, keyring, clock, events: telemetry });
   const freshness = new Freshness(config.revocation.lease);
   const lookup = new Lookup(
-    { freshness, reader, clock, timers, events: telemetry, cache: redis?.cache, wake: () => follower.wake() },
+    {
+      ...{ freshness, clock, timers, events: telemetry, wake: () => follower.wake() },
+      reader: tracedReader(reader, tracing),
+      cache: tracedCache(redis?.cache, tracing),
+    },
     {
       l1Entries: Math.max(1, config.cache.l1.entries),
       l1Bytes: config.cache.l1.bytes,
@@ -165,7 +175,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   redis?.wakeUps.onWakeUp(() => follower.wake());
   const reaped = new ReapedValidators();
   const issuer = new PostgresAuthorityStore(db);
-  const authority = new ChangeAuthority({
+  const changes = new ChangeAuthority({
     store: issuer,
     log,
     reaped,
@@ -177,6 +187,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       redis?.wakeUps.publish();
     },
   });
+  const authority = tracedAuthority(changes, () => clock.mono(), tracing);
   const housekeeping = new Housekeeping(
     { log, freshness, follower, reaped, clock, timers, events: telemetry },
     { mode: config.mode, leaseMs: config.revocation.lease },
@@ -193,7 +204,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
     reuse.seen(id);
   };
   const validation = (listener: string): ValidateDeps => {
-    const events = telemetry.forListener(listener);
+    const events = tracedEvents(telemetry.forListener(listener), tracing);
     return {
       keyring,
       lookup,
@@ -207,7 +218,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
   const tokens = new TokenManager({
     store,
     authority,
-    issuer,
+    issuer: tracedIssuer(issuer, tracing),
     repeats,
     keyring,
     profiles,
@@ -300,6 +311,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
       }),
       feed,
       policies,
+      tracing,
       jwks: () => jwksPage(keyring),
       managers: {
         tokens,
@@ -321,7 +333,7 @@ export async function createSallyport(config: Config, telemetry: Telemetry): Pro
           registry: new PostgresRegistry(lists),
           now,
           redis: () => (redis === undefined ? "OFF" : redis.ready ? "READY" : "AWAY"),
-          lastWait: () => authority.last,
+          lastWait: () => changes.last,
         },
         pages: new PageTokens(keyring),
       },

@@ -12,6 +12,7 @@ import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
 import { type Started, startText } from "./start-text.ts";
 import { NOTES } from "./telemetry/events.ts";
 import { createTelemetry, prettyOutput, type Telemetry } from "./telemetry/telemetry.ts";
+import type { Tracing } from "./telemetry/tracing.ts";
 import { assertUsable } from "./usable.ts";
 
 /**
@@ -36,6 +37,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
   telemetry.runs({ version, commit }, given.revocation.lease / 1000);
   telemetry.note("starting", { node: process.version, pid: process.pid, mode: given.mode });
   for (const warning of given.warnings) telemetry.note("configuration_warning", { warning });
+  const tracing = await tracingOf(env, version, telemetry);
   const signals = new Signals();
   const embedded = given.database.url === undefined ? await embeddedDatabase(given, telemetry) : undefined;
   try {
@@ -48,7 +50,7 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
     }
     await assertRights(url!, config.mode, false, directUrl);
     if (embedded !== undefined) await firstAdmin(config, telemetry);
-    const sallyport = await createSallyport(config, telemetry);
+    const sallyport = await createSallyport(config, telemetry, tracing);
     signals.onReload = () => reload(sallyport, load, telemetry);
     // Polled, because a mounted secret changes when a link moves, which a file watch misses.
     for (const file of config.files) watchFile(file, { interval: WATCH_MS, persistent: false }, signals.onReload);
@@ -70,8 +72,33 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
     await embedded?.database.stop();
     signals.onReload = () => {};
     for (const file of given.files) unwatchFile(file);
+    await tracing?.close();
     telemetry.note("stopped");
     telemetry.flush();
+  }
+}
+
+/** With `--save-prod`, because npm leaves out a development dependency even where a person asks for it. */
+const PACKAGES =
+  "@opentelemetry/api@1.10.0 @opentelemetry/sdk-trace@3.1.0 @opentelemetry/resources@3.1.0 @opentelemetry/exporter-trace-otlp-http@0.301.0";
+
+/** Traces, if the environment has an endpoint for them. The packages are optional: nothing else imports them. */
+async function tracingOf(env: NodeJS.ProcessEnv, version: string, telemetry: Telemetry): Promise<Tracing | undefined> {
+  const names = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+  const name = names.find((one) => (env[one] ?? "").trim() !== "");
+  if (name === undefined || env["OTEL_SDK_DISABLED"]?.toLowerCase() === "true") return undefined;
+  if (!/^https?:\/\/[^\s/]/.test(env[name]!))
+    throw new StartError("config_invalid", `${name}: must be http://host:port or https://host:port`);
+  try {
+    const { otlpTracing } = await import("./telemetry/otlp.ts");
+    const service = env["OTEL_SERVICE_NAME"] || "sallyport";
+    return otlpTracing({ service, version, dropped: (spans) => telemetry.spansDropped(spans) });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ERR_MODULE_NOT_FOUND") throw error;
+    throw new StartError(
+      "config_invalid",
+      `${name} asks for traces, and their packages are not installed: npm install --no-save --save-prod --omit=dev ${PACKAGES}`,
+    );
   }
 }
 

@@ -35,6 +35,7 @@ const COMPOSITION = [
   "listeners.ts",
   "sallyport.ts",
   "usable.ts",
+  "traced.ts",
 ];
 
 /** The core, from the base up. Each folder sees those before it. */
@@ -48,6 +49,17 @@ const CONNECT = ["@connectrpc/connect", "@bufbuild/protobuf"];
 const ROOMS: Readonly<Record<string, Room>> = {
   "domain/": room(["domain/"], ["node:crypto", "node:zlib", "node:net", "node:util"]),
   "telemetry/": room(below("telemetry/"), ["pino", "prom-client", "node:util"]),
+  // Imported only if the environment has an endpoint for traces; its packages are optional.
+  "telemetry/otlp.ts": room(
+    [],
+    [
+      "@opentelemetry/api",
+      "@opentelemetry/sdk-trace",
+      "@opentelemetry/resources",
+      "@opentelemetry/exporter-trace-otlp-http",
+      "node:async_hooks",
+    ],
+  ),
   "config/": room(["config/", "domain/"], ["zod", "yaml", "node:fs", "node:net"]),
   "validation/": room(below("validation/"), []),
   "revocation/": room(below("revocation/"), []),
@@ -77,6 +89,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "listeners.ts": room(COMPOSITION, CONNECT),
   "sallyport.ts": room([...COMPOSITION, "build.ts"], ["node:crypto"]),
   "usable.ts": room(COMPOSITION, []),
+  "traced.ts": room(COMPOSITION, []),
   "build.ts": room([], ["node:fs", "node:path"]),
   "start-text.ts": room([], []),
   "serve.ts": room([...COMPOSITION, "build.ts", "start-text.ts"], ["node:*"]),

@@ -6,6 +6,7 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { runningEmbedded } from "../src/embedded/embedded.ts";
 import { AUDIENCE, TestIssuer } from "./sessions/issuer.ts";
+import { Collector } from "./support/collector.ts";
 import {
   FREE_PORTS,
   fetchPatiently,
@@ -325,7 +326,9 @@ describe("an instance with its own embedded database", () => {
       profiles: { jot: { format: "jwt" } },
       callers: { oidc: [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], tenant: "default", groups }] },
     });
-    const program = new Program(["serve", "--config", file, "--data", data]);
+    const collector = await Collector.open();
+    const env = { OTEL_EXPORTER_OTLP_ENDPOINT: collector.url };
+    const program = new Program(["serve", "--config", file, "--data", data], env);
     const scenario = new Scenario(await listenersOf(program), "");
     const admin = readFileSync(join(data, "admin-token"), "utf8").trim();
     const real = new Scenario(scenario.listeners, admin);
@@ -356,10 +359,13 @@ describe("an instance with its own embedded database", () => {
       ["stderr", Buffer.from(program.err)],
       ["answers", answers],
       ["/metrics", metrics],
+      ["spans", collector.bytes],
       ["tables", dump],
       ...running,
       ...filesOf(data, ["admin-token", "keyring.json", "signing.json"]),
     ]);
+    collector.close();
+    expect(collector.spans.length).toBeGreaterThan(20);
     expect(program.out).toContain('"level":"debug"');
     expect(sinks.size).toBeGreaterThan(100);
     expect(real.secrets.size).toBeGreaterThanOrEqual(26);

@@ -32,6 +32,7 @@ import { Pipeline } from "../rpc/pipeline.ts";
 import { addReflection } from "../rpc/reflection.ts";
 import { reasonOf } from "../rpc/transport-errors.ts";
 import type { Telemetry } from "../telemetry/telemetry.ts";
+import type { Tracing } from "../telemetry/tracing.ts";
 import { auditLog } from "./audit-log.ts";
 import { type ConsoleOptions, consolePaths } from "./console.ts";
 import { openApiPage } from "./openapi.ts";
@@ -82,16 +83,18 @@ export interface AdminListenerOptions {
   readonly ownHosts: readonly string[];
   /** Aborted when health watches must end. */
   readonly drain: AbortSignal;
+  /** Undefined: no traces. */
+  readonly tracing: Tracing | undefined;
 }
 
 /** Opens the admin listener. Every call passes the pipeline. */
 export function openAdminListener(options: AdminListenerOptions): Promise<Listener> {
-  const { clock, telemetry, callers, denials, admission, managers } = options;
+  const { clock, telemetry, callers, denials, admission, managers, tracing } = options;
   const limits = listenerLimits("admin");
   const budget = new ByteBudget(limits.bufferedBytes);
   const proxies = new TrustedProxies(options.trustedProxies);
   const called = (line: Parameters<Telemetry["called"]>[0]) => telemetry.called(line);
-  const pipeline = new Pipeline({ clock, proxies, callers, admission, called, denials });
+  const pipeline = new Pipeline({ clock, proxies, callers, admission, called, denials, tracing });
   const rpc = connectHandler({
     routes(router) {
       router.service(TokenAdmin, tokenAdmin(managers));

@@ -16,7 +16,15 @@ import type { BulkRevoke } from "../management/bulk-revoke.ts";
 import type { AskedLifetime, TokenManager } from "../management/token-manager.ts";
 import type { TokenChange } from "../revocation/authority-store.ts";
 import { accessOf, maskOf, page, pageSize } from "../rpc/call.ts";
-import { durationMillis, effectMessage, given, millis, tokenMessage, tokenState } from "../rpc/convert.ts";
+import {
+  attachedMessage,
+  durationMillis,
+  effectMessage,
+  given,
+  millis,
+  tokenMessage,
+  tokenState,
+} from "../rpc/convert.ts";
 import type { PageTokens } from "./page-token.ts";
 
 /** The paths that an update mask may name. */
@@ -70,12 +78,18 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         createdBy: given(request.createdBy),
         displayNamePrefix: given(request.displayNamePrefix),
         role: given(request.role),
+        attached: request.attached || undefined,
       };
       const part = await tokens.list(access, filter, size, pages.open(request.pageToken, binding));
-      const { items, next } = await page(part, TokenSchema, tokenMessage, ({ createTime, id }) => ({
-        time: createTime,
-        key: id,
-      }));
+      const { items, next } = await page(
+        part,
+        TokenSchema,
+        request.attached ? attachedMessage : tokenMessage,
+        ({ createTime, id }) => ({
+          time: createTime,
+          key: id,
+        }),
+      );
       return { tokens: items, nextPageToken: pages.issue(next, binding) };
     },
 
@@ -109,6 +123,11 @@ export function tokenAdmin({ tokens, bulk, pages }: TokenAdminDeps): ServiceImpl
         matchedIds: [...done.matchedIds],
         effect: done.effect && effectMessage(done.effect),
       };
+    },
+
+    async detachTenant(request, context) {
+      const effect = await tokens.detach(accessOf(context), request.tenant, request.id, request.noWait);
+      return { effect: effectMessage(effect) };
     },
 
     async rotateToken(request, context) {
@@ -178,6 +197,7 @@ function filterText(of: ListTokensRequest): string[] {
     of.createdBy,
     of.displayNamePrefix,
     of.role,
+    String(of.attached),
   ];
 }
 

@@ -13,6 +13,7 @@ export interface FieldOptions {
   readonly description?: string;
   readonly scope?: string[];
   readonly role?: string[];
+  readonly tenants?: string[];
   readonly audience?: string[];
   readonly allowedCidr?: string[];
   readonly annotation?: Record<string, string>;
@@ -24,6 +25,7 @@ export function fieldFlags(command: Command): Command {
     .option("--description <text>", "free text")
     .option("--scope <scope>", "a scope of the token; repeatable", repeatable)
     .option("--role <name>", "a role of its tenant; the token has its scopes; repeatable", repeatable)
+    .option("--tenants <tenant>", "a further tenant in which it counts, beside its own; repeatable", repeatable)
     .option("--audience <audience>", "an audience that accepts it, by default any; repeatable", repeatable)
     .option("--allowed-cidr <cidr>", "a network from which it is accepted, by default any; repeatable", repeatable)
     .option("--annotation <key=value>", "a fact for programs; repeatable", annotation);
@@ -36,6 +38,7 @@ export function fieldsOf(options: FieldOptions) {
     description: options.description,
     scopes: options.scope,
     roles: options.role,
+    tenants: options.tenants,
     audiences: options.audience,
     allowedCidrs: options.allowedCidr,
     annotations: options.annotation,
@@ -67,6 +70,22 @@ export function tokenTable(tokens: readonly Token[], now: number): string {
   );
 }
 
+/** What a tenant sees of the tokens of others that are attached to it. */
+export function attachedTable(tokens: readonly Token[], now: number): string {
+  return table(
+    ["ID", "HINT", "TENANT", "PRINCIPAL", "CREATED", "EXPIRES", "LAST USED"],
+    tokens.map((token) => [
+      token.id,
+      token.hint,
+      token.tenant,
+      token.principal,
+      fromNow(token.createTime, now),
+      token.expireTime === undefined ? "never" : fromNow(token.expireTime, now),
+      token.lastUseTime === undefined ? "never" : fromNow(token.lastUseTime, now),
+    ]),
+  );
+}
+
 /** One token for people, with all its known fields. */
 export function tokenRecord(token: Token | undefined, now: number): string {
   if (token === undefined) return "";
@@ -75,6 +94,7 @@ export function tokenRecord(token: Token | undefined, now: number): string {
     ["hint", token.hint],
     ["state", nameOf(TokenState, token.state)],
     ["tenant", token.tenant],
+    ["further tenants", token.tenants.join(" ")],
     ["profile", token.profile],
     ["principal", token.principal],
     ["name", token.displayName],

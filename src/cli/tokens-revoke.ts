@@ -73,6 +73,27 @@ export const addRevokeMany: AddCommands = (tokens, run) => {
   noWaitFlag(revoke).action(run(revokeTokens));
 };
 
+/** `tokens detach` */
+export const addDetach: AddCommands = (tokens, run) => {
+  const detach = tokens
+    .command("detach")
+    .argument("<id>", "tok_…")
+    .description("take a token of another tenant out of yours: when this returns, no instance accepts it there")
+    .option("--tenant <id>", "out of this tenant, by default the caller's own");
+  noWaitFlag(detach).action(run(detachTenant));
+};
+
+const detachTenant: Body<{ readonly tenant?: string; readonly wait: boolean }> = async (
+  session,
+  options,
+  [id = ""],
+) => {
+  session.situation.repeat = SAFE_TO_REPEAT;
+  const { tenant, wait } = options;
+  const response = await createClient(TokenAdmin, session.admin()).detachTenant({ id, tenant, noWait: !wait });
+  session.answer(TokenAdmin.method.detachTenant, response, ({ effect }) => effectOf(effect));
+};
+
 const revokeToken: Body<RevokeOptions> = async (session, options, [id]) => {
   session.situation.repeat = SAFE_TO_REPEAT;
   const { tokenStringFile, family, reason, wait } = options;

@@ -18,6 +18,7 @@ import { effectOf, paragraphs } from "./output.ts";
 import { noteMore, type PageOptions, pageFlags, pages } from "./pages.ts";
 import type { AddCommands, Body } from "./session.ts";
 import {
+  attachedTable,
   CLEARABLE,
   type FieldOptions,
   fieldFlags,
@@ -27,7 +28,7 @@ import {
   tokenTable,
 } from "./token-fields.ts";
 import { addCreate, addRotate } from "./tokens-issue.ts";
-import { addRevoke, addRevokeMany } from "./tokens-revoke.ts";
+import { addDetach, addRevoke, addRevokeMany } from "./tokens-revoke.ts";
 
 interface ListOptions extends PageOptions {
   readonly tenant?: string;
@@ -42,6 +43,7 @@ interface ListOptions extends PageOptions {
   readonly neverExpires?: true;
   readonly createdBy?: string;
   readonly role?: string;
+  readonly attached?: true;
   readonly name?: string;
   readonly id?: string[];
   readonly familyOf?: string;
@@ -60,7 +62,9 @@ interface UpdateOptions extends FieldOptions {
 
 /** `sallyport tokens …`: issue, read, change, rotate and revoke tokens. */
 export const addTokens: AddCommands = (program, run) => {
-  const tokens = program.command("tokens").description("create, get, list, update, rotate, revoke, revoke-many");
+  const tokens = program
+    .command("tokens")
+    .description("create, get, list, update, rotate, detach, revoke, revoke-many");
   addCreate(tokens, run);
 
   const shown = tokens.command("get").argument("<id>", "tok_…").description("show one token");
@@ -81,6 +85,7 @@ export const addTokens: AddCommands = (program, run) => {
     .option("--never-expires", "without an end")
     .option("--created-by <caller>", 'made by this caller: "token:sp_adm_1x7Kd02Qa", "session:ann"')
     .option("--role <name>", "that hold this role")
+    .option("--attached", "instead of the tenant's own: those of others that are attached to it")
     .option("--name <prefix>", "with a display name that begins so")
     .option("--id <id>", "with this id; repeatable, at most 100", repeatable)
     .option("--family-of <id>", "that came from or went to this token by rotation, and the token itself")
@@ -100,6 +105,7 @@ export const addTokens: AddCommands = (program, run) => {
   noWaitFlag(change).action(run(update));
 
   addRotate(tokens, run);
+  addDetach(tokens, run);
   addRevoke(tokens, run);
   addRevokeMany(tokens, run);
 };
@@ -129,7 +135,9 @@ const listTokens: Body<ListOptions> = async (session, options) => {
       }),
     ({ tokens }) => tokens,
   );
-  session.answer(TokenAdmin.method.listTokens, response, ({ tokens }) => tokenTable(tokens, session.now));
+  session.answer(TokenAdmin.method.listTokens, response, ({ tokens }) =>
+    (options.attached ? attachedTable : tokenTable)(tokens, session.now),
+  );
   noteMore(session, response);
 };
 

@@ -10,6 +10,7 @@ interface ValidateOptions {
   readonly callerTokenFile?: string;
   readonly scope?: string[];
   readonly audience?: string;
+  readonly tenant?: string;
   readonly clientAddress?: string;
 }
 
@@ -20,6 +21,7 @@ export const addValidate: AddCommands = (program, run) => {
     .description("ask the data listener to validate a token; the token comes from stdin or --token-file")
     .option("--scope <scope>", "a scope that it must have; repeatable", repeatable)
     .option("--audience <audience>", "the audience that it must be for")
+    .option("--tenant <tenant>", "the tenant in which it must be live")
     .option("--client-address <address>", "the address that it is used from")
     .option("--data-address <address>", "the data listener; default SALLYPORT_DATA_ADDRESS, else http://127.0.0.1:7400")
     .option(
@@ -41,6 +43,7 @@ const validate: Body<ValidateOptions> = async (session, options, args) => {
     tokenString,
     requiredScopes: options.scope,
     audience: options.audience,
+    tenant: options.tenant,
     context: { clientAddress: options.clientAddress },
   });
   session.answer(TokenValidator.method.validateToken, response, (answer) => verdictOf(answer, session.now));
@@ -55,6 +58,7 @@ function verdictOf({ verdict, token, missingScopes, reason }: ValidateTokenRespo
     ["id", token?.id ?? ""],
     ["hint", token?.hint ?? ""],
     ["tenant", token?.tenant ?? ""],
+    ["further tenants", token?.tenants.join(" ") ?? ""],
     ["profile", token?.profile ?? ""],
     ["principal", token?.principal ?? ""],
     ["scopes", token?.scopes.join(" ") ?? ""],

@@ -74,6 +74,11 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (config.callers.mtls.length > 0 && config.listeners.admin.tls?.client_ca_file === undefined) {
     problems.push("callers.mtls: needs listeners.admin.tls.client_ca_file");
   }
+  for (const [name, { tenant, tenant_from }] of Object.entries(config.policies)) {
+    if (tenant !== "" && tenant_from !== "") {
+      problems.push(`policies.${name}.tenant_from: cannot stand beside tenant: a request would choose another one`);
+    }
+  }
   problems.push(...issuerProblems(config), ...samePlaces(config));
   return problems;
 }

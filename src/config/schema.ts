@@ -213,6 +213,17 @@ export const schema = z.strictObject({
       z.strictObject({
         required_scopes: z.array(z.string().min(1).max(128)).max(32).default([]),
         audience: z.string().max(256).default(""),
+        tenant: z
+          .string()
+          .regex(/^([a-z][a-z0-9-]{0,62})?$/, "must be a lower-case letter, then up to 62 of a-z 0-9 -")
+          .default(""),
+        tenant_from: z
+          .string()
+          .regex(
+            /^(header:(?!(?:host|te|trailer|upgrade|connection|keep-alive|proxy-connection|transfer-encoding|content-length|authorization|proxy-authorization|cookie|x-api-key)$|x-auth-)[a-z0-9][a-z0-9-]{0,63})?$/,
+            "must be header: and a lower-case header name that carries no credential and begins with no x-auth-",
+          )
+          .default(""),
         carriers: z
           .array(z.enum(["bearer", "x-api-key", "basic"]))
           .min(1)
@@ -224,7 +235,14 @@ export const schema = z.strictObject({
         outage: z.enum(["deny", "error"]).default("deny"),
         headers: z
           .partialRecord(
-            z.enum(["x-auth-principal", "x-auth-tenant", "x-auth-token-id", "x-auth-scopes", "x-auth-profile"]),
+            z.enum([
+              "x-auth-principal",
+              "x-auth-tenant",
+              "x-auth-token-id",
+              "x-auth-tenants",
+              "x-auth-scopes",
+              "x-auth-profile",
+            ]),
             z.union([
               z
                 .string()

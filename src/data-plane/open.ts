@@ -17,12 +17,14 @@ import { asAppError, from, levelOf, statusName, toConnectError } from "../rpc/er
 import type { Health } from "../rpc/health.ts";
 import type { JwksPage } from "../rpc/jwks.ts";
 import type { Telemetry } from "../telemetry/telemetry.ts";
+import type { Tracing } from "../telemetry/tracing.ts";
 import type { Validate, ValidateKnown } from "../validation/validate.ts";
 import { ExtAuthz } from "./check/ext-authz.ts";
 import { HttpCheck } from "./check/http-check.ts";
 import type { DataCallers } from "./data-caller.ts";
 import type { Policies } from "./policy.ts";
 import { dataRoutes } from "./routes.ts";
+import { tracedRoutes } from "./traced-routes.ts";
 import { ValidateTokenCodec } from "./validate-token.ts";
 import { WatchChangesCodec } from "./watch-changes.ts";
 
@@ -48,6 +50,8 @@ export interface DataListenerOptions {
   readonly policies: Policies;
   readonly jwks: () => JwksPage;
   readonly health: Health;
+  /** Undefined: no traces. */
+  readonly tracing: Tracing | undefined;
 }
 
 /** Opens the data listener: HTTP/2 by the built-in server or by `node:http2`, HTTP/1.1 by Node, the same routes on each. */
@@ -71,7 +75,7 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
       telemetry.called({ requestId, method, code, reason, ...from(reason, address), seconds: 0, level, cause });
     },
   };
-  const routes = dataRoutes({
+  const untraced = dataRoutes({
     ...common,
     wire: new ValidateTokenCodec(validate, validateKnown, options.validateWithEntry),
     feed: new WatchChangesCodec(options.feed),
@@ -84,6 +88,7 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
       httpCheck: new HttpCheck(validate, policies),
     },
   });
+  const routes = tracedRoutes(untraced, options.tracing);
   const budget = new ByteBudget(limits.bufferedBytes);
   const unix = bind.startsWith("unix:");
   const own = createUnaryServer({

@@ -1,4 +1,5 @@
 import type { Requirement } from "../domain/decide.ts";
+import { isTenantId } from "../domain/principal.ts";
 
 /** The header that may hold a credential. A query never holds one. */
 export type Carrier = "bearer" | "x-api-key" | "basic";
@@ -17,10 +18,18 @@ export const IDENTITY = [
   "x-auth-profile",
 ] as const;
 
+/**
+ * The organizations of a token, its own first. Only a policy that gives the header a name sends it: a further header is
+ * nothing that every upstream needs.
+ */
+export const ALL_TENANTS = "x-auth-tenants";
+
 /** A named policy of the configuration: the requirement of a route, and the form of the answer. */
 export interface Policy {
   readonly name: string;
   readonly requirement: Requirement;
+  /** The header by which a request names the tenant that its token must be live in; undefined for none. */
+  readonly tenantFrom: string | undefined;
   readonly carriers: readonly Carrier[];
   readonly realm: string;
   /**
@@ -39,6 +48,8 @@ export interface Policy {
 export interface PolicySettings {
   readonly required_scopes: readonly string[];
   readonly audience: string;
+  readonly tenant: string;
+  readonly tenant_from: string;
   readonly carriers: readonly Carrier[];
   readonly realm: string;
   readonly outage: "deny" | "error";
@@ -51,6 +62,8 @@ export interface PolicySettings {
 const DEFAULT: PolicySettings = {
   required_scopes: [],
   audience: "",
+  tenant: "",
+  tenant_from: "",
   carriers: ["bearer"],
   realm: "sallyport",
   outage: "deny",
@@ -114,30 +127,49 @@ export class Policies {
 }
 
 /**
- * A policy with the changes that the operator's proxy sends for a route: scopes are added, audience and realm replaced.
- * The extensions come from the proxy's own configuration, never from a client. Undefined for an unknown policy.
+ * A policy with the changes that the operator's proxy sends for a route: scopes are added; audience, tenant and realm
+ * replaced. The extensions come from the proxy's own configuration, never from a client. Undefined for an unknown policy, and
+ * for a tenant that cannot be one: an empty value would else lift the requirement.
  */
 export function merged(policies: Policies, extensions: ReadonlyMap<string, string>): Policy | undefined {
   const base = policies.get(extensions.get("policy") ?? "default");
   const scopes = extensions.get("required_scopes");
   const audience = extensions.get("audience");
+  const tenant = extensions.get("tenant");
   const realm = extensions.get("realm");
-  if (base === undefined || (scopes === undefined && audience === undefined && realm === undefined)) return base;
+  if (base === undefined || (tenant !== undefined && !isTenantId(tenant))) return undefined;
+  if ([scopes, audience, tenant, realm].every((one) => one === undefined)) return base;
   const more = (scopes ?? "").split(" ").filter((scope) => scope !== "");
   return {
     ...base,
     requirement: {
       scopes: [...new Set([...base.requirement.scopes, ...more])],
       audience: audience ?? base.requirement.audience,
+      tenant: tenant ?? base.requirement.tenant,
     },
+    tenantFrom: tenant === undefined ? base.tenantFrom : undefined,
     realm: realm === undefined ? base.realm : realm.replace(/[^\x20\x21\x23-\x5b\x5d-\x7e]/g, "").slice(0, 64),
   };
+}
+
+/**
+ * The policy for one request: it requires the tenant that the request names, if the policy lets it name one and it does.
+ * Undefined for more than one name, or one that cannot be a tenant.
+ */
+export function forTenant(policy: Policy, values: (name: string) => readonly string[]): Policy | undefined {
+  if (policy.tenantFrom === undefined) return policy;
+  const named = values(policy.tenantFrom);
+  if (named.length === 0) return policy;
+  const [tenant = ""] = named;
+  if (named.length > 1 || !isTenantId(tenant)) return undefined;
+  return { ...policy, requirement: { ...policy.requirement, tenant } };
 }
 
 function policyOf(name: string, of: PolicySettings): Policy {
   return {
     name,
-    requirement: { scopes: of.required_scopes, audience: of.audience },
+    requirement: { scopes: of.required_scopes, audience: of.audience, tenant: of.tenant },
+    tenantFrom: of.tenant_from === "" ? undefined : of.tenant_from.slice("header:".length),
     carriers: of.carriers,
     realm: of.realm,
     outage: of.outage,

@@ -141,9 +141,10 @@ export class ValidateTokenCodec {
   }
 }
 
-function checkBounds({ scopes, audience }: Requirement, at: string): void {
+function checkBounds({ scopes, audience, tenant }: Requirement, at: string): void {
   if (scopes.length > MAX_SCOPES) throw tooManyScopes(at);
   if (audience.length > 256) throw invalidField(`${at}audience`, "must have at most 256 characters");
+  if (tenant.length > 63) throw invalidField(`${at}tenant`, "must have at most 63 characters");
 }
 
 function tooManyScopes(at: string): AppError {
@@ -159,8 +160,8 @@ function encode(answer: ValidationResult, reasons: boolean): Encoded {
 }
 
 function questionOf(request: ValidateTokenRequest): ValidateTokenQuery {
-  const { tokenString, requiredScopes: scopes, audience, wantEntry } = request;
-  return { tokenString, scopes, audience, clientAddress: request.context?.clientAddress ?? "", wantEntry };
+  const { tokenString, requiredScopes: scopes, audience, tenant, wantEntry } = request;
+  return { tokenString, scopes, audience, tenant, clientAddress: request.context?.clientAddress ?? "", wantEntry };
 }
 
 function decode(message: Uint8Array): ValidateTokenQuery {
@@ -252,13 +253,14 @@ export function walk(message: Uint8Array): Places | undefined {
   let scopes: string[] | undefined;
   let scopeCount = 0;
   let audience = "";
+  let tenant = "";
   let clientAddress = "";
   const end = bytes.length;
   let at = 0;
   while (at < end) {
     const tag = bytes[at++]!;
-    // Length-delimited fields 1 to 4, with lengths of one or two bytes.
-    if (tag !== 0x0a && tag !== 0x12 && tag !== 0x1a && tag !== 0x22) return undefined;
+    // Length-delimited fields 1 to 5, with lengths of one or two bytes.
+    if (tag !== 0x0a && tag !== 0x12 && tag !== 0x1a && tag !== 0x22 && tag !== 0x2a) return undefined;
     let length = bytes[at++]!;
     if (length > 127) {
       const high = bytes[at++]!;
@@ -282,17 +284,18 @@ export function walk(message: Uint8Array): Places | undefined {
       const text = ascii(bytes, at, stop);
       if (text === undefined) return undefined;
       if (tag === 0x12) (scopes ??= []).push(text);
-      else audience = text;
+      else if (tag === 0x1a) audience = text;
+      else tenant = text;
     }
     at = stop;
   }
-  return { from: tokenFrom, to: tokenTo, scopes: scopes ?? NO_SCOPES, audience, clientAddress };
+  return { from: tokenFrom, to: tokenTo, scopes: scopes ?? NO_SCOPES, audience, tenant, clientAddress };
 }
 
 /** Undefined if the token string is not ASCII. The full decoder then handles the request. */
 export function questionAt(message: Uint8Array, places: Places): ValidateTokenQuery | undefined {
   const tokenString = ascii(message as Buffer, places.from, places.to);
   if (tokenString === undefined) return undefined;
-  const { scopes, audience, clientAddress } = places;
-  return { tokenString, scopes, audience, clientAddress };
+  const { scopes, audience, tenant, clientAddress } = places;
+  return { tokenString, scopes, audience, tenant, clientAddress };
 }

@@ -26,6 +26,8 @@ export interface Caller {
   readonly tenant: string;
   /** The tenants of which a session may name one in each call. */
   readonly tenants?: readonly string[];
+  /** The scopes of a session in each of them. */
+  readonly scopesIn?: ReadonlyMap<string, readonly string[]>;
   /** The empty string for a caller that is not a principal. */
   readonly principal: string;
   /** The caller's permissions, and the other scopes that it may give to tokens. A token has all of its scopes here. */

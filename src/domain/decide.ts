@@ -1,6 +1,6 @@
 import { addressAllowed } from "./networks.ts";
 import { missingScopes } from "./scope.ts";
-import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
+import type { Attachment, Liveness, TokenSnapshot } from "./token-snapshot.ts";
 
 /** The answer about a token. */
 export type Verdict =
@@ -8,6 +8,7 @@ export type Verdict =
   | "INVALID_TOKEN"
   | "INSUFFICIENT_SCOPE"
   | "WRONG_AUDIENCE"
+  | "WRONG_TENANT"
   | "ADDRESS_NOT_ALLOWED"
   | "RATE_LIMITED"
   | "UNDETERMINED";
@@ -31,6 +32,8 @@ export interface Requirement {
   readonly scopes: readonly string[];
   /** The empty string requires no audience. */
   readonly audience: string;
+  /** The token must be live in this tenant. The empty string: no such check. */
+  readonly tenant: string;
 }
 
 /** The origin of the request. */
@@ -56,7 +59,7 @@ export interface Decision {
   readonly snapshot?: TokenSnapshot;
 }
 
-export const NO_REQUIREMENT: Requirement = { scopes: [], audience: "" };
+export const NO_REQUIREMENT: Requirement = { scopes: [], audience: "", tenant: "" };
 
 /** Returns the reason why the token is not live at this time; undefined if it is live. */
 export function refusal(snapshot: TokenSnapshot, time: TimeBounds): RefusalReason | undefined {
@@ -84,11 +87,29 @@ export function decide(
   if (!goodFor(snapshot.audiences, requirement) || (parent !== undefined && !goodFor(parent.audiences, requirement))) {
     return { verdict: "WRONG_AUDIENCE", snapshot };
   }
+  if (requirement.tenant !== "" && !isLiveIn(snapshot, requirement.tenant)) {
+    return { verdict: "WRONG_TENANT", snapshot };
+  }
   if (requirement.scopes.length > 0) {
     const missing = missingScopes(snapshot.scopes, requirement.scopes);
     if (missing.length > 0) return { verdict: "INSUFFICIENT_SCOPE", snapshot, missingScopes: missing };
   }
   return { verdict: "ALLOW", snapshot };
+}
+
+/** The tenants in which a live token is live, its own left out. */
+export function liveTenants({ attachments }: Pick<TokenSnapshot, "attachments">): readonly string[] {
+  return attachments.length === 0 ? NO_TENANTS : attachments.filter(isLive).map(({ tenant }) => tenant);
+}
+
+const NO_TENANTS: readonly string[] = [];
+
+function isLiveIn({ tenant, attachments }: TokenSnapshot, required: string): boolean {
+  return tenant === required || attachments.some((one) => one.tenant === required && isLive(one));
+}
+
+function isLive({ tenantState, cut }: Attachment): boolean {
+  return tenantState === "ACTIVE" && !cut;
 }
 
 function goodFrom(cidrs: readonly string[], { clientAddress }: RequestContext): boolean {

@@ -51,6 +51,10 @@ export function principalType(field: string, name: string): PrincipalType {
 }
 
 /** INVALID_FIELD unless it is a tenant id. */
+export function isTenantId(id: string): boolean {
+  return TENANT.test(id);
+}
+
 export function checkTenantId(field: string, id: string): void {
-  if (!TENANT.test(id)) throw invalidField(field, "must be a lower-case letter, then up to 62 of a-z 0-9 -");
+  if (!isTenantId(id)) throw invalidField(field, "must be a lower-case letter, then up to 62 of a-z 0-9 -");
 }

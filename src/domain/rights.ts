@@ -31,6 +31,8 @@ export interface Held extends Token {
   readonly familyTime: number;
   /** The lifetime of the family's first token in milliseconds; undefined if it has no end. */
   readonly familyLife: number | undefined;
+  /** The position at which each of its tenants was attached. */
+  readonly tenantPositions: readonly number[];
 }
 
 /** The caller's own rows, and the time by the database's clock. */
@@ -38,6 +40,8 @@ export interface Asker {
   readonly now: number;
   /** The caller's own token, if the caller is a token. */
   readonly own?: Held;
+  /** The further tenants in which the caller's session is over. */
+  readonly lostTenants?: ReadonlySet<string>;
   /** The names of a session's roles. Absent for an administrator's, if no role makes it that. */
   readonly roles?: readonly string[];
 }
@@ -92,7 +96,7 @@ export function checkMayMint({ own }: Asker): void {
 export function judgeMint(
   rights: Rights,
   asker: Asker,
-  asked: Facts & Pick<Token, "tenant" | "principal">,
+  asked: Facts & Pick<Token, "tenant" | "principal" | "tenants">,
   lifetime: LifetimeRule,
   roles: readonly Role[] = [],
 ): Minted {
@@ -100,6 +104,7 @@ export function judgeMint(
   const child = checkMinter(rights.profile, caller, asked.tenant, asked.principal) === "token";
   checkScopes(rights.profile, caller, asked.scopes);
   checkRoles(rights.profile, caller, roles);
+  checkTenants(caller, asker, asked.tenants, asked.tenants, asked.scopes);
   const { own } = asker;
   if (own === undefined || (!child && isAdministrator(caller))) {
     return { ...pick(asked), child, expire: expiry(lifetime, asker.now) };
@@ -154,6 +159,8 @@ export function judgeRotation(
     return { expire, familyLife: target.familyLife, counted };
   }
   if (own?.parent) throw exceeded("a token that was minted by a token can rotate only itself");
+  // The caller sees the new string, which counts in all of them.
+  checkTenants(caller, asker, [], target.tenants, target.scopes);
   if (counted && own !== undefined && own.family === target.family) {
     throw exceeded("a token cannot rotate the tokens that it replaced or that replaced it");
   }
@@ -190,14 +197,14 @@ function sameLife(old: Token, profile: Profile): LifetimeRule {
 
 // ---------------------------------------------------------------------------------------------------- changing
 
-export type Change = Partial<Facts & Pick<Token, "roles" | "disabled" | "expireTime">> & {
+export type Change = Partial<Facts & Pick<Token, "roles" | "tenants" | "disabled" | "expireTime">> & {
   readonly noExpiry?: boolean;
 };
 
 /** True if a change affects a token's rights or its `disabled` flag. */
 export function touchesRights(change: Change): boolean {
-  const { scopes, roles, audiences, allowedCidrs, expireTime, disabled, noExpiry } = change;
-  const given = [scopes, roles, audiences, allowedCidrs, expireTime, disabled];
+  const { scopes, roles, tenants, audiences, allowedCidrs, expireTime, disabled, noExpiry } = change;
+  const given = [scopes, roles, tenants, audiences, allowedCidrs, expireTime, disabled];
   return given.some((one) => one !== undefined) || noExpiry === true;
 }
 
@@ -221,6 +228,8 @@ export function judgeUpdate(
   const { profile } = rights;
   const caller = callerNow(rights, asker);
   const after = { ...pick(target), ...pick(change) };
+  const { tenants = target.tenants } = change;
+  const added = tenants.filter((tenant) => !target.tenants.includes(tenant));
   if (change.scopes !== undefined) checkScopes(profile, caller, change.scopes);
   const end = endAfter(profile, asker.now, target, parent, change, after.scopes);
   const expire = end === undefined ? target.expireTime : end.expire;
@@ -229,12 +238,14 @@ export function judgeUpdate(
     scopes: !after.scopes.every((scope) => coversAny(target.scopes, scope)),
     // A role gives what it will hold, too.
     roles: roles?.some(({ id }) => !target.roleIds.includes(id)) === true,
+    tenants: added.length > 0,
     audiences: !audiencesWithin(after.audiences, target.audiences),
     networks: !networksWithin(after.allowedCidrs, target.allowedCidrs),
     end: isLater(expire, target.expireTime),
     enabled: target.disabled && change.disabled === false,
   };
   if (!Object.values(wider).includes(true)) return end;
+  checkTenants(caller, asker, added, tenants, after.scopes);
   // Only a caller that may mint such a token widens it. The owner may not know why an administrator disabled it.
   if (!isAdministrator(caller)) checkMinter(profile, caller, target.tenant, target.principal);
   if (wider.enabled && !holds(caller, "sallyport.tokens.create")) {
@@ -352,6 +363,38 @@ export function mayNotEnd(): AppError {
 /** The caller with its current scopes: those of its row and roles and, for a child, only those that its parent has, too. */
 function callerNow({ caller }: Rights, { own }: Asker): Caller {
   return own === undefined ? caller : { ...caller, scopes: effectiveScopes(own) };
+}
+
+/**
+ * The right to let a token with these scopes count in these tenants. In each of them the caller needs the rights to give the
+ * scopes there: an administrator of one tenant raises no rights in another. TENANT_NOT_FOUND if it is asked for a tenant that
+ * the caller does not have.
+ */
+function checkTenants(
+  caller: Caller,
+  { own, lostTenants }: Asker,
+  asked: readonly string[],
+  tenants: readonly string[],
+  scopes: readonly string[],
+): void {
+  if (isOperator(caller)) return;
+  for (const tenant of tenants) {
+    const session = lostTenants?.has(tenant) ? undefined : caller.scopesIn?.get(tenant);
+    const held = own === undefined ? session : scopesIn(own, tenant);
+    if (held === undefined) {
+      if (asked.includes(tenant)) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
+      throw exceeded("tenants: only a caller that has all tenants of a token can give it more");
+    }
+    // A token's administrative permissions count in its own tenant alone: elsewhere it gives what it has.
+    const free = own === undefined && isAdministrator({ scopes: held });
+    const may = (scope: string) =>
+      scope.startsWith("sallyport.") ? holds({ scopes: held }, scope) : free || coversAny(held, scope);
+    if (!scopes.every(may)) throw exceeded("tenants: the caller cannot give these scopes in each tenant of the token");
+  }
+}
+
+function scopesIn(own: Held, tenant: string): readonly string[] | undefined {
+  return own.liveTenants.includes(tenant) ? effectiveScopes(own) : undefined;
 }
 
 function scopesOf(roles: readonly Role[]): readonly string[] {

@@ -12,7 +12,7 @@ import type { Liveness, TokenSnapshot } from "./token-snapshot.ts";
  * n comes first, so that a cache can compare positions without a key. The nonce is random. Each day and pepper has its
  * own key, which keeps the number of seals under one key far below 2^32 (NIST SP 800-38D, section 8.3).
  */
-const SCHEMA = 3;
+const SCHEMA = 4;
 const N_DIGITS = 16;
 const HEADER = N_DIGITS + 6;
 const NONCE = 12;
@@ -112,6 +112,7 @@ type Facts = [
   principalState: TokenSnapshot["principalState"],
   tenantState: TokenSnapshot["tenantState"],
   roles: readonly string[],
+  attachments: [tenant: string, tenantState: TokenSnapshot["tenantState"], cut: 0 | 1][],
   parent: [...LivenessFacts, digest: string, audiences: readonly string[], allowedCidrs: readonly string[]] | null,
 ];
 
@@ -147,6 +148,7 @@ function factsOf(m: TokenSnapshot): Facts {
     m.principalState,
     m.tenantState,
     m.roles,
+    m.attachments.map(({ tenant, tenantState, cut }) => [tenant, tenantState, cut ? 1 : 0]),
     parent === undefined
       ? null
       : [
@@ -160,7 +162,7 @@ function factsOf(m: TokenSnapshot): Facts {
 
 function snapshotOf(facts: Facts, from: { digest: string; epoch: string; n: number }): TokenSnapshot {
   const [own, id, tenant, profile, principal, scopes, audiences, allowedCidrs, annotations, hint] = facts;
-  const [, , , , , , , , , , rotated, principalState, tenantState, roles, parent] = facts;
+  const [, , , , , , , , , , rotated, principalState, tenantState, roles, attachments, parent] = facts;
   return {
     version: { epoch: from.epoch, position: from.n },
     id,
@@ -170,6 +172,7 @@ function snapshotOf(facts: Facts, from: { digest: string; epoch: string; n: numb
     principal,
     scopes,
     roles,
+    attachments: attachments.map(([tenant, state, cut]) => ({ tenant, tenantState: state, cut: cut === 1 })),
     audiences,
     allowedCidrs,
     annotations: Object.fromEntries(annotations),

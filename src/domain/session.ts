@@ -61,6 +61,8 @@ export interface Session {
   readonly tenant: string;
   /** The tenants in which it has rights, this one included. */
   readonly tenants: readonly string[];
+  /** Its scopes in each of them. */
+  readonly scopesIn: ReadonlyMap<string, readonly string[]>;
   readonly principal: string;
   readonly provenance: string;
   /** The scopes that the mapping itself gives. Those of the roles are read once the call is admitted. */

@@ -16,6 +16,14 @@ export interface Liveness {
   readonly cut: boolean;
 }
 
+/** A further tenant in which a token counts. */
+export interface Attachment {
+  readonly tenant: string;
+  readonly tenantState: TenantState;
+  /** Attached before the latest cut of the tenant. For a child: or its parent is not attached, or was before that cut. */
+  readonly cut: boolean;
+}
+
 /**
  * The facts that a look-up found about a token string. A cache keeps these facts and never a verdict: each use decides
  * anew.
@@ -32,6 +40,8 @@ export interface TokenSnapshot extends Liveness {
   readonly scopes: readonly string[];
   /** Ids of the roles that the scopes rest on: those of the token and of its parent. */
   readonly roles: readonly string[];
+  /** The tenants in which the token counts beside its own, in any state. */
+  readonly attachments: readonly Attachment[];
   readonly audiences: readonly string[];
   readonly allowedCidrs: readonly string[];
   readonly annotations: Readonly<Record<string, string>>;
@@ -61,12 +71,17 @@ export const EVERYTHING = "*";
  * notes them (`sallyport.rev_note`). If a look-up reads something new, it needs a new key here and a new trigger there.
  */
 export function dependencies(
-  of: Pick<TokenSnapshot, "digest" | "tenant" | "principal" | "roles" | "parent">,
+  of: Pick<TokenSnapshot, "digest" | "tenant" | "principal" | "roles" | "attachments" | "parent">,
 ): string[] {
   const keys = [`t${of.digest}`, principalKey(of.tenant, of.principal), `o${of.tenant}`];
   for (const id of of.roles) keys.push(roleKey(id));
+  for (const { tenant } of of.attachments) keys.push(tenantKey(tenant));
   if (of.parent !== undefined) keys.push(`t${of.parent.digest}`);
   return keys;
+}
+
+function tenantKey(tenant: string): string {
+  return `o${tenant}`;
 }
 
 /** The log key of a role. */

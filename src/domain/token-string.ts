@@ -45,17 +45,20 @@ export function mintTokenString(prefix: string, keys: Keys, secret: Uint8Array =
  */
 export function digestOf(text: string, keyring: Keyring): ParsedTokenString | undefined {
   const start = text.length - BODY;
-  if (start > LONGEST_PREFIX + 1) return jwtDigestOf(text, keyring);
-  if (start < 3 || text.charCodeAt(start - 1) !== 0x5f) return undefined;
+  if (start < 3 || start > LONGEST_PREFIX + 1 || text.charCodeAt(start - 1) !== 0x5f) {
+    return start > LONGEST_PREFIX + 1 ? jwtDigestOf(text, keyring) : undefined;
+  }
   const keys = keyring.get(text[start]!);
-  if (keys === undefined || !isAscii(text)) return undefined;
+  if (keys === undefined) return undefined;
+  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0x7f) return undefined;
   return { keys, digest: keys.digest.latin1(text) };
 }
 
 function jwtDigestOf(text: string, keyring: Keyring): ParsedTokenString | undefined {
   if (keyring.signing === undefined || text.length > LONGEST_JWT) return undefined;
   const header = headerIn(text, keyring);
-  if (header === undefined || !isAscii(text)) return undefined;
+  if (header === undefined) return undefined;
+  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0x7f) return undefined;
   return { ...header, digest: header.keys.digest.latin1(text) };
 }
 
@@ -64,19 +67,13 @@ export function hasJwtHeader(text: string, keyring: Keyring): boolean {
   return headerIn(text, keyring) !== undefined;
 }
 
-function isAscii(text: string): boolean {
-  for (let i = 0; i < text.length; i++) if (text.charCodeAt(i) > 0x7f) return false;
-  return true;
-}
-
 /** The digest that `digestOf` makes of the characters bytes[from, to), without building a string. */
 export function digestAt(bytes: Uint8Array, from: number, to: number, keyring: Keyring): string | undefined {
   const start = to - from - BODY;
-  if (start > LONGEST_PREFIX + 1) {
-    if (to - from > LONGEST_JWT) return undefined;
-    return headerAt(bytes, from, to, keyring)?.keys.digest.latin1At(bytes, from, to);
+  if (start < 3 || start > LONGEST_PREFIX + 1 || bytes[from + start - 1] !== 0x5f) {
+    const isJwt = start > LONGEST_PREFIX + 1 && to - from <= LONGEST_JWT;
+    return isJwt ? headerAt(bytes, from, to, keyring)?.keys.digest.latin1At(bytes, from, to) : undefined;
   }
-  if (start < 3 || bytes[from + start - 1] !== 0x5f) return undefined;
   return keyring.get(String.fromCharCode(bytes[from + start]!))?.digest.latin1At(bytes, from, to);
 }
 

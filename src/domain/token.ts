@@ -27,6 +27,8 @@ export interface Token {
   readonly scopes: readonly string[];
   /** Names of its roles, those that were deleted left out. */
   readonly roles: readonly string[];
+  /** Further tenants in which it counts, beside its own. */
+  readonly tenants: readonly string[];
   readonly audiences: readonly string[];
   readonly allowedCidrs: readonly string[];
   readonly annotations: Readonly<Record<string, string>>;
@@ -49,6 +51,8 @@ export interface Token {
   readonly roleIds: readonly string[];
   /** The scopes of its roles. */
   readonly roleScopes: readonly string[];
+  /** Those of the further tenants in which it is live if it is live at all. */
+  readonly liveTenants: readonly string[];
   /** The scopes of the token that minted it, with those of its roles. Undefined if none did. */
   readonly parentScopes?: readonly string[];
   readonly lastUseTime?: number;
@@ -65,6 +69,7 @@ export const GIVEN_FIELDS = [
   "description",
   "scopes",
   "roles",
+  "tenants",
   "audiences",
   "allowedCidrs",
   "annotations",
@@ -78,6 +83,7 @@ export const NOTHING_GIVEN: Omit<Given, "tenant" | "profile" | "principal"> = {
   description: "",
   scopes: [],
   roles: [],
+  tenants: [],
   audiences: [],
   allowedCidrs: [],
   annotations: {},
@@ -94,6 +100,7 @@ export const CHANGEABLE_FIELDS = [
   "description",
   "scopes",
   "roles",
+  "tenants",
   "audiences",
   "allowedCidrs",
   "annotations",

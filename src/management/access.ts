@@ -55,10 +55,15 @@ export function sees(access: Access, tenant: string, principal: string): boolean
   return tenant === caller.tenant && (reach === "tenant" || principal === caller.principal);
 }
 
-/** The guard of a change that may widen rights: the caller must still be good when it commits. */
-export function guardOf({ caller }: Access): CallerGuard {
+/**
+ * The guard of a change that may widen rights: the caller must still be good when it commits. `tenants`: further ones in which
+ * the change gives rights. A session may be over in one of them alone.
+ */
+export function guardOf({ caller }: Access, tenants: readonly string[] = []): CallerGuard {
   const { tokenId, scopes, address } = caller;
-  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal: sessionOf(caller) };
+  const callerPrincipal = sessionOf(caller);
+  const callerFurther = callerPrincipal && tenants.filter((one) => caller.tenants?.includes(one));
+  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal, callerFurther };
 }
 
 /** The principal whose state ends the caller's session, and its roles; undefined for other callers. */

@@ -41,6 +41,8 @@ export interface TokenFilter {
   readonly displayNamePrefix?: string;
   /** The name of a role that they hold. */
   readonly role?: string;
+  /** Not the tenant's own tokens: those of others that are attached to it. */
+  readonly attached?: true;
   readonly createdAfter?: number;
   readonly createdBefore?: number;
   readonly lastUsedBefore?: number;

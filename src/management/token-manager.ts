@@ -14,7 +14,7 @@ import {
 import type { Keyring, Keys } from "../domain/keyring.ts";
 import type { LifetimeRule } from "../domain/lifetime.ts";
 import { countedNetwork } from "../domain/networks.ts";
-import { principalType } from "../domain/principal.ts";
+import { checkTenantId, principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
 import { checkRoleName, checkRoleNames } from "../domain/role.ts";
 import type { Secret } from "../domain/secret.ts";
@@ -65,6 +65,36 @@ export interface RotateResult {
   readonly tokenString: Secret;
   readonly previous: Token;
   readonly effect: Effect;
+}
+
+/** Tenants beside a token's own. */
+const MOST_TENANTS = 16;
+
+/** Further tenants for a token, each once. The transaction judges if the caller may name them. */
+function furtherTenants(field: string, tenants: readonly string[]): string[] {
+  if (tenants.length > MOST_TENANTS) throw invalidField(field, `must have at most ${MOST_TENANTS} entries`);
+  for (const tenant of tenants) checkTenantId(field, tenant);
+  return [...new Set(tenants)];
+}
+
+/** The filters of the tokens of others that do not ask for what the list does not show. */
+const OF_ATTACHED: ReadonlySet<string> = new Set<keyof TokenFilter>([
+  ...(["attached", "tenant", "principal", "hint", "ids", "createdAfter", "createdBefore"] as const),
+  ...(["lastUsedBefore", "expiresBefore", "noExpiry"] as const),
+]);
+
+function checkAttachedFilter({ reach }: Access, filter: TokenFilter, tenant: string | undefined): void {
+  if (tenant === undefined) throw invalidField("tenant", "must name one organization for the tokens attached to it");
+  if (reach === "own") {
+    const permission = "sallyport.tokens.read";
+    const text = `tokens of other organizations need the permission ${permission}`;
+    throw new AppError("CALLER_FORBIDDEN", text, { metadata: { permission } });
+  }
+  for (const [name, value] of Object.entries(filter)) {
+    if (value !== undefined && !OF_ATTACHED.has(name)) {
+      throw invalidField("attached", "can be combined with principal, hint, ids and times only");
+    }
+  }
 }
 
 /** Refusals that say nothing about the credential. */
@@ -130,6 +160,11 @@ export class TokenManager {
     const scopes = [...new Set(request.scopes)];
     rules.checkScopeForms(scopes);
     checkRoleNames("roles", request.roles);
+    const tenants = furtherTenants("tenants", request.tenants);
+    if (tenants.includes(tenant)) throw invalidField("tenants", "must not name the token's own tenant");
+    if (tenants.length > 0 && request.roles.length > 0) {
+      throw invalidField("tenants", "must be empty for a token that holds roles");
+    }
     const lifetime = {
       ...this.#lifetime(profile, request.lifetime),
       ceiling: rules.ceilingOf(profile, scopes),
@@ -145,11 +180,12 @@ export class TokenManager {
         displayName,
         scopes,
         roles: [...new Set(request.roles)],
+        tenants,
         audiences: [...new Set(request.audiences)],
         createdBy: caller.provenance,
       },
       lifetime,
-      { ...this.#guard(access, profile), child: false, mustExist: this.#o.registeredTypes.includes(type) },
+      { ...this.#guard(access, profile, tenants), child: false, mustExist: this.#o.registeredTypes.includes(type) },
       {
         address: exempt ? "" : countedNetwork(caller.address, this.#o.ipv6PrefixLength),
         perAddressPerHour: exempt ? 0 : this.#o.mintPerAddressPerHour,
@@ -185,6 +221,7 @@ export class TokenManager {
     ]) {
       if (id !== undefined && !isTokenId(id)) throw invalidField(field, TOKEN_ID);
     }
+    if (filter.attached) checkAttachedFilter(access, filter, tenant);
     const part = await this.#part(access, { ...filter, tenant }, limit, start);
     if (!foundNothing(part, start)) return part;
     // Old tokens can have a profile that is no longer configured. So it is unknown only if it has no tokens.
@@ -226,8 +263,9 @@ export class TokenManager {
       checkRoleNames("token.roles", change.roles);
       checked.roles = [...new Set(change.roles)];
     }
+    if (change.tenants !== undefined) checked.tenants = furtherTenants("token.tenants", change.tenants);
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
-    const guard = this.#guard(access, profile);
+    const guard = this.#guard(access, profile, [...token.tenants, ...(checked.tenants ?? [])]);
     const actor = actorsOf(actorOf(access));
     const { value, effect } = await this.#o.authority.change(
       (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actor()),
@@ -290,7 +328,7 @@ export class TokenManager {
           fresh,
           lifetime,
           request.overlap,
-          this.#guard(access, profile),
+          this.#guard(access, profile, old.tenants),
           actor(),
           minting.idempotency,
         ),
@@ -372,11 +410,23 @@ export class TokenManager {
     return mintTokenString(token.hint.slice(0, -10), keys, secret).tokenString;
   }
 
-  /** The guard that the transaction judges on the locked rows. */
-  #guard(access: Access, profile: Profile) {
+  /** Takes a token of another tenant out of one of the caller's. */
+  async detach(access: Access, asked: string, id: string, noWait: boolean): Promise<Effect> {
+    if (!isTokenId(id)) throw invalidField("id", TOKEN_ID);
+    const tenant = tenantOf(access, asked);
+    const actor = this.#o.repeats.actors(access, "token.detach");
+    const { effect } = await this.#o.authority.change((store) => store.detachTenant(tenant, id, actor()), {
+      noWait,
+      deadline: access.deadline,
+    });
+    return effect;
+  }
+
+  /** The guard that the transaction judges on the locked rows. `tenants`: further ones in which the call gives rights. */
+  #guard(access: Access, profile: Profile, tenants: readonly string[]) {
     const { caller } = access;
     const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };
-    return { ...guardOf(access), rights, ended: caller.ended };
+    return { ...guardOf(access, tenants), rights, ended: caller.ended };
   }
 
   #profile(field: string, name: string): Profile {

@@ -3,7 +3,7 @@ import type { TokenChange } from "../revocation/authority-store.ts";
 
 type Given = Pick<
   Token,
-  "profile" | "hint" | "kid" | "displayName" | "scopes" | "roles" | "audiences" | "allowedCidrs"
+  "profile" | "hint" | "kid" | "displayName" | "scopes" | "roles" | "tenants" | "audiences" | "allowedCidrs"
 >;
 type Bounds = { readonly expire: number | undefined; readonly notBefore: number | undefined; readonly parent: string };
 
@@ -16,6 +16,7 @@ export function givenTo(of: Given, { expire, notBefore, parent }: Bounds): Recor
     display_name: of.displayName,
     scopes: of.scopes.join(" "),
     roles: of.roles.join(" "),
+    tenants: of.tenants.join(" "),
     audiences: of.audiences.join(" "),
     allowed_cidrs: of.allowedCidrs.join(" "),
     not_before_time: notBefore === undefined ? "" : isoTime(notBefore),
@@ -34,6 +35,7 @@ export function setTo(change: TokenChange, now: Token): Record<string, string> {
     ...(change.displayName !== undefined && { display_name: now.displayName }),
     ...(change.scopes !== undefined && { scopes: now.scopes.join(" ") }),
     ...(change.roles !== undefined && { roles: now.roles.join(" ") }),
+    ...(change.tenants !== undefined && { tenants: now.tenants.join(" ") }),
     ...(change.audiences !== undefined && { audiences: now.audiences.join(" ") }),
     ...(change.allowedCidrs !== undefined && { allowed_cidrs: now.allowedCidrs.join(" ") }),
     ...(change.disabled !== undefined && { disabled: String(now.disabled) }),

@@ -1,4 +1,5 @@
 import type { AuthorityStore } from "../revocation/authority-store.ts";
+import { detachTenant } from "./attaching.ts";
 import { cut, revokeChunk } from "./bulk-changes.ts";
 import type { Args } from "./changes.ts";
 import { committed } from "./committed.ts";
@@ -43,6 +44,10 @@ export class PostgresAuthorityStore implements AuthorityStore {
 
   cut(...args: Args<"cut">) {
     return committed(this.#db, (tx) => cut(tx, ...args));
+  }
+
+  detachTenant(...args: Args<"detachTenant">) {
+    return committed(this.#db, (tx) => detachTenant(tx, ...args));
   }
 
   createPrincipal(...args: Args<"createPrincipal">) {

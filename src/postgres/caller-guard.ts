@@ -5,7 +5,15 @@ import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import { type Asker, effectiveScopes, type Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { CallerGuard, ChangeGuard } from "../revocation/authority-store.ts";
-import { endedSessions, namedBy, placesOf, rolesNamed, rolesNotToWiden } from "./caller-session.ts";
+import {
+  endedSessions,
+  furtherPlaces,
+  lostTenants,
+  namedBy,
+  placesOf,
+  rolesNamed,
+  rolesNotToWiden,
+} from "./caller-session.ts";
 import { EVIDENCE, type EvidenceRow, HEAD, isProven, PROVEN } from "./evidence.ts";
 import type { Tx } from "./pool.ts";
 import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
@@ -74,31 +82,34 @@ export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard)
 
 /**
  * Locks the caller and the target of a change that widens a token, then reads the caller again. `roles`: those that the
- * target is given, by id.
+ * target is given, by id. `tenants`: those that it has and is given, beside its own.
  */
 export async function guardWidening(
   tx: Tx,
   target: Token,
   guard: ChangeGuard,
   roles: readonly string[],
-): Promise<Asker> {
-  const locked = await lockGranting(tx, target, guard, [...roles, ...target.roleIds]);
+  tenants: readonly string[],
+): Promise<Asker & { readonly n: number }> {
+  const locked = await lockGranting(tx, target, guard, [...roles, ...target.roleIds], tenants);
   await lockTokens(tx, [guard.callerTokenId, target.id]);
-  const { now } = await rereadOwners(tx, target.tenant, target.principal);
-  return rereadCaller(tx, guard, now, locked);
+  const { now, n } = await rereadOwners(tx, target.tenant, target.principal);
+  return { ...(await rereadCaller(tx, guard, now, locked)), n };
 }
 
 /**
- * Takes the shared locks of whoever gives and of whoever is given, in the order of their keys: principals, tenants and
- * roles. Returns the ids of the locked roles.
+ * Takes the shared locks of whoever gives and of whoever is given, in the order of their keys: principals, tenants (with the
+ * further ones of the token) and roles. Returns the ids of the locked roles.
  */
 export async function lockGranting(
   tx: Tx,
   to: { readonly tenant: string; readonly principal: string },
-  { callerTokenId, callerPrincipal }: CallerGuard,
+  guard: CallerGuard,
   roles: readonly string[],
+  tenants: readonly string[],
 ): Promise<ReadonlySet<string>> {
-  const all = [to, ...placesOf(callerPrincipal).map((one) => ({ tenant: one.tenant, principal: one.name }))];
+  const places = [...placesOf(guard.callerPrincipal), ...furtherPlaces(guard)];
+  const all = [to, ...places.map((one) => ({ tenant: one.tenant, principal: one.name }))];
   const rows = await tx.query<{ roles: string[] }>(
     `with w (tenant, name) as (
        select t, p from unnest($1::text[], $2::text[]) u (t, p)
@@ -108,11 +119,13 @@ export async function lockGranting(
      select array(select r from held) as roles, sallyport.lock_shared(array(
        select k from (
          select sallyport.principal_key(tenant, name) from w union select sallyport.tenant_key(tenant) from w
+         union select sallyport.tenant_key(t) from unnest($7::text[]) t
          union select sallyport.role_key(r) from held
        ) keys (k) order by k))`,
     [
-      ...[all.map(({ tenant }) => tenant), all.map(({ principal }) => principal), callerTokenId ?? "", roles],
-      ...namedBy(callerPrincipal),
+      ...[all.map(({ tenant }) => tenant), all.map(({ principal }) => principal), guard.callerTokenId ?? "", roles],
+      ...namedBy(guard.callerPrincipal),
+      tenants,
     ],
   );
   return new Set(rows[0]?.roles);
@@ -207,7 +220,9 @@ export async function rereadCaller(
   const { callerPrincipal: session } = guard;
   // A role that was made meanwhile is not locked.
   if (session && (await endedSessions(tx, [session], (id) => locked.has(id))).size > 0) throw gone();
-  if (guard.callerTokenId === undefined) return { now, roles: rolesNotToWiden(guard) };
+  if (guard.callerTokenId === undefined) {
+    return { now, roles: rolesNotToWiden(guard), lostTenants: await lostTenants(tx, guard) };
+  }
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
     throw error instanceof AppError ? gone() : error;
   });

@@ -19,6 +19,18 @@ export function placesOf(session: SessionCaller | undefined): readonly Place[] {
   return [session.tenant, ...(session.alsoIn ?? [])].map((tenant) => ({ tenant, name: session.name }));
 }
 
+/** The session's principal in the further tenants in which a change gives rights. */
+export function furtherPlaces({ callerPrincipal, callerFurther = [] }: CallerGuard): readonly Place[] {
+  return callerPrincipal === undefined ? [] : callerFurther.map((tenant) => ({ tenant, name: callerPrincipal.name }));
+}
+
+/** Those of the further tenants in which the session is over: it ends nothing else, and gives nothing there. */
+export async function lostTenants(tx: Tx, guard: CallerGuard): Promise<ReadonlySet<string>> {
+  const places = furtherPlaces(guard);
+  const lost = await inactivePlaces(tx, places);
+  return new Set(places.filter((place) => lost.has(keyOf(place))).map(({ tenant }) => tenant));
+}
+
 /** SQL for the ids of a session's roles; `namedBy` has the values. */
 export function rolesNamed(tenant: string, names: string): string {
   return `select id from sallyport.roles where tenant = ${tenant} and name = any(${names}::text[]) and state = 'ACTIVE'`;

@@ -7,7 +7,7 @@ import { connectionSettings } from "./pool.ts";
 import { SQLSTATE, safeCause, sqlstate } from "./sqlstate.ts";
 
 /** The version of the data that this program reads and writes. A database with a higher `min_reader` refuses it. */
-export const READER_VERSION = 2;
+export const READER_VERSION = 3;
 
 const FOLDER = new URL("./migrations/", import.meta.url);
 /** One lock for all programs that start on one database. Any number that nothing else uses. */

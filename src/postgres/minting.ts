@@ -3,10 +3,12 @@ import { expiry, type LifetimeRule } from "../domain/lifetime.ts";
 import { checkMayMint, judgeMint } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
 import type { Idempotency, MintGuard, MintLimits, NewToken, Repeated } from "../revocation/authority-store.ts";
+import { auditTenants, checkAttachable } from "./attaching.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit } from "./audit-log.ts";
 import { lockGranting, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
 import { countMint } from "./mint-limits.ts";
+import { admitReaders, KNOWS_TENANTS } from "./mixed-fleet.ts";
 import type { Tx } from "./pool.ts";
 import { auditRepeat, claim } from "./requests.ts";
 import { lockedRoles, roleIds } from "./role-rows.ts";
@@ -32,8 +34,9 @@ export async function mint(
     await auditRepeat(tx, actor, "token.create", repeated.token.id, repeated.token);
     return repeated;
   }
+  if (token.tenants.length > 0) await admitReaders(tx, KNOWS_TENANTS);
   const ids = await roleIds(tx, token.tenant, token.roles);
-  const locked = await lockGranting(tx, token, guard, ids);
+  const locked = await lockGranting(tx, token, guard, ids, token.tenants);
   if (!guard.mustExist) {
     await tx.query(
       `insert into sallyport.principals (tenant, name) select $1, $2 from sallyport.tenants where id = $1
@@ -47,6 +50,7 @@ export async function mint(
   const roles = await lockedRoles(tx, ids);
   checkMayMint(asker);
   const judged = guard.rights && judgeMint(guard.rights, asker, token, lifetime, roles);
+  await checkAttachable(tx, token.tenants);
   const child = judged?.child ?? guard.child;
   const parent = child ? asker.own : undefined;
   const expire = judged === undefined ? expiry(lifetime, now, parent?.expireTime) : judged.expire;
@@ -56,6 +60,7 @@ export async function mint(
   const row = {
     ...given,
     roleIds: ids,
+    tenantPositions: token.tenants.map(() => n),
     createTime: now,
     issuedPosition: n,
     notBeforeTime: lifetime.notBeforeTime,
@@ -78,5 +83,6 @@ export async function mint(
       metadata: givenTo(given, { expire, notBefore: lifetime.notBeforeTime, parent: parent?.id ?? "" }),
     },
   ]);
+  await auditTenants(tx, actor, token, [], token.tenants);
   return { kind: "created", token: await readToken(tx, token.id) };
 }

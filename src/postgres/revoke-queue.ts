@@ -218,7 +218,7 @@ found as (
 )
 select ${PROOF}, ${TOKEN_COLUMNS}, v.busy, v.already from ${HEAD} left join (
   select found.busy, found.already, found.parent_scopes, ${storedColumns("found")}, u.last_use_time, u.last_use_address,
-    'REVOKED' as state, ${roleColumns("found")}
+    'REVOKED' as state, '{}'::text[] as live_tenants, ${roleColumns("found")}
   from found left join lateral (
     select last_use_time, last_use_address from sallyport.token_usage where token_id = found.id offset 0
   ) u on true

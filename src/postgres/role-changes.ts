@@ -4,15 +4,13 @@ import type { Role } from "../domain/role.ts";
 import { fieldsOf } from "./audit-facts.ts";
 import { lockForLowering, lockForRaising } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, refused } from "./changes.ts";
+import { admitReaders, KNOWS_ROLES } from "./mixed-fleet.ts";
 import type { Tx } from "./pool.ts";
 import { noRole } from "./role-rows.ts";
 import { assignments, ROLE_COLUMNS, ROLE_FIELDS, type RoleRow, roleOf } from "./rows.ts";
 
-/** The first reader version whose look-up reads roles. */
-const KNOWS_ROLES = 2;
-
 export async function createRole(tx: Tx, ...[role, guard, actor, made]: Args<"createRole">): Promise<Role | AppError> {
-  await admitRoles(tx);
+  await admitReaders(tx, KNOWS_ROLES);
   const { id, tenant, name, description, scopes, administrative } = role;
   const asker = await lockForRaising(tx, { tenant, role: id }, guard);
   const found = await tx.query<{ state: string }>("select state from sallyport.tenants where id = $1", [tenant]);
@@ -82,15 +80,6 @@ export async function deleteRole(tx: Tx, ...[tenant, name, force, actor]: Args<"
   );
   await audit(tx, actor, tenant, "role.delete", `role:${name}`, "", { role: role.id, ...(force && { force: "true" }) });
   return roleOf(row!);
-}
-
-/** UPGRADE_PENDING while a validator runs that would judge without roles. From then on no such program starts. */
-async function admitRoles(tx: Tx): Promise<void> {
-  const [row] = await tx.query<{ ready: boolean }>("select sallyport.readers_from($1) as ready", [KNOWS_ROLES]);
-  if (row?.ready !== true) {
-    const text = "an older program still runs on this database: upgrade all of them, and repeat in a minute";
-    throw new AppError("UPGRADE_PENDING", text, { retryAfterMs: 60_000 });
-  }
 }
 
 async function activeRole(tx: Tx, tenant: string, name: string): Promise<Role> {

@@ -5,6 +5,7 @@ import { expiry, type LifetimeRule } from "../domain/lifetime.ts";
 import { type Asker, type Held, judgeRotation, type Rights } from "../domain/rights.ts";
 import { givenOf, type Token } from "../domain/token.ts";
 import type { ChangeGuard, FreshToken, Idempotency, Repeated } from "../revocation/authority-store.ts";
+import { auditTenants } from "./attaching.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
 import { lockGranting, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
@@ -33,7 +34,7 @@ export async function rotate(
     return { ...repeated, previous };
   }
   const before = await readToken(tx, id);
-  const locked = await lockGranting(tx, before, guard, before.roleIds);
+  const locked = await lockGranting(tx, before, guard, before.roleIds, before.tenants);
   await lockTokens(tx, [guard.callerTokenId, id]);
   const { now, n } = await rereadOwners(tx, before.tenant, before.principal);
   const made = await readHeld(tx, id);
@@ -55,6 +56,8 @@ export async function rotate(
     ...givenOf(old),
     ...fresh,
     roleIds: old.roleIds,
+    // The positions, too: what a cut has ended stays ended.
+    tenantPositions: old.tenantPositions,
     createTime: now,
     issuedPosition: n,
     notBeforeTime: old.notBeforeTime,
@@ -88,6 +91,7 @@ export async function rotate(
       metadata: { new_token: fresh.id, overlap_seconds: String(overlapMs / 1000), ...given },
     },
   ]);
+  await auditTenants(tx, actor, { ...old, id: fresh.id }, [], old.tenants);
   return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
 }
 

@@ -49,6 +49,7 @@ const STORED = {
   description: plain("description"),
   scopes: plain("scopes"),
   roleIds: plain("roles"),
+  tenants: plain("tenants"),
   audiences: plain("audiences"),
   allowedCidrs: plain("allowed_cidrs"),
   annotations: json("annotations"),
@@ -73,11 +74,13 @@ const VIEWED = {
   state: plain("state"),
   roles: plain("role_names"),
   roleScopes: plain("role_scopes"),
+  liveTenants: plain("live_tenants"),
   parentScopes: optional("parent_scopes"),
 } satisfies Record<Exclude<keyof Token, keyof typeof STORED>, Column>;
 
-/** The grant of a token's family. */
+/** The grant of a token's family, and the positions of its tenants. */
 const FAMILY = {
+  tenantPositions: { name: "tenants_n", value: (column: readonly string[]) => column.map(Number) },
   family: plain("family"),
   familyTime: time("family_time"),
   familyLife: optional("family_life"),
@@ -127,10 +130,10 @@ export function tokenOf(row: TokenRow): Token {
 /** Reads a row with HELD_COLUMNS. A row from before families were recorded counts as the first of its family. */
 export function heldOf(row: TokenRow): Held {
   const token = tokenOf(row);
-  const family = read(FAMILY, row) as unknown as Pick<Held, "family" | "familyTime" | "familyLife">;
+  const family = read(FAMILY, row) as unknown as Pick<Held, "family" | "familyTime" | "familyLife" | "tenantPositions">;
   if (family.familyTime !== undefined) return { ...token, ...family };
   const familyLife = token.expireTime === undefined ? undefined : token.expireTime - token.createTime;
-  return { ...token, family: family.family, familyTime: token.createTime, familyLife };
+  return { ...token, ...family, familyTime: token.createTime, familyLife };
 }
 
 function read(columns: Readonly<Record<string, Column>>, row: object): Record<string, unknown> {
@@ -272,6 +275,20 @@ export const ROLE_FIELDS: Record<keyof RoleChange, string> = {
 export function roleScopesSql(of: string): string {
   return `case when ${of}.roles = '{}' then '{}'::text[] else array(
     select distinct s from sallyport.roles r, unnest(r.scopes) s where r.id = any(${of}.roles) and r.state = 'ACTIVE' order by s
+  ) end`;
+}
+
+/**
+ * SQL for the Attachments of a token's row `of`, in their order; null for a token without any, which reads no other table.
+ * `parent`: the row of the token that minted it, whose columns are null if none did. What a parent is not attached to, its
+ * child is not either.
+ */
+export function attachmentsSql(of: string, parent: string): string {
+  return `case when ${of}.tenants <> '{}' then (
+    select jsonb_agg(jsonb_build_object('tenant', a.id, 'tenantState', coalesce(x.state, 'SUSPENDED'), 'cut',
+      coalesce(a.n < x.cut_n, true) or ${parent}.id is not null and not exists (
+        select from unnest(${parent}.tenants, ${parent}.tenants_n) b (id, n) where b.id = a.id and b.n >= x.cut_n)) order by a.place)
+    from unnest(${of}.tenants, ${of}.tenants_n) with ordinality a (id, n, place) left join sallyport.tenants x on x.id = a.id
   ) end`;
 }
 

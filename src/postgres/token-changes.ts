@@ -1,5 +1,6 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { refuseDead } from "../domain/dead-token.ts";
+import { AppError, invalidField } from "../domain/errors.ts";
 import { earlier, expiry, isLater } from "../domain/lifetime.ts";
 import {
   type Asker,
@@ -16,9 +17,11 @@ import {
 import type { Role } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
 import type { TokenChange } from "../revocation/authority-store.ts";
+import { auditTenants, checkAttachable, positionsOf } from "./attaching.ts";
 import { fieldsOf, setTo } from "./audit-facts.ts";
 import { guardWidening, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
+import { admitReaders, KNOWS_TENANTS } from "./mixed-fleet.ts";
 import type { Tx } from "./pool.ts";
 import { lockedRoles, roleIds } from "./role-rows.ts";
 import { type Fields, grantedScopesSql, updateToken as updating } from "./rows.ts";
@@ -28,9 +31,11 @@ export async function updateToken(
   tx: Tx,
   ...[id, change, etag, rule, guard, actor]: Args<"updateToken">
 ): Promise<Token> {
+  if (change.tenants !== undefined && change.tenants.length > 0) await admitReaders(tx, KNOWS_TENANTS);
   const before = canWiden(change) ? await readToken(tx, id) : undefined;
   const ids = before && change.roles && (await roleIds(tx, before.tenant, change.roles));
-  const asker = before && (await guardWidening(tx, before, guard, ids ?? []));
+  const tenants = [...new Set([...(before?.tenants ?? []), ...(change.tenants ?? [])])];
+  const asker = before && (await guardWidening(tx, before, guard, ids ?? [], tenants));
   if (asker === undefined) await rereadActor(tx, actor, [id]);
   const [held] = await tx.query<{ now: number }>(
     "select date_trunc('milliseconds', clock_timestamp()) as now from sallyport.tokens where id = $1 for no key update",
@@ -39,9 +44,11 @@ export async function updateToken(
   const token = await readHeld(tx, id);
   checkEtag(etag, token.etag);
   refuseDead(token, held!.now);
+  if (asker !== undefined) checkLocked(token, change, tenants);
   if (touchesRights(change) && actor.token?.id !== id) checkMayEnd(actor.rank, effectiveScopes(token));
   const roles = ids && (await lockedRoles(tx, ids));
   await writeTokenChange(tx, token, change, rule, guard.rights, asker, roles);
+  if (change.tenants !== undefined) await auditTenants(tx, actor, token, token.tenants, change.tenants);
   const changed = await readToken(tx, id);
   const metadata = { fields: fieldsOf(change), ...setTo(change, changed) };
   await audit(tx, actor, token.tenant, "token.update", `token:${id}`, token.principal, metadata);
@@ -54,13 +61,19 @@ async function writeTokenChange(
   change: TokenChange,
   rule: { maxTtl: number },
   rights: Rights | undefined,
-  asker: Asker | undefined,
+  asker: (Asker & { readonly n: number }) | undefined,
   roles: readonly Role[] | undefined,
 ): Promise<void> {
   const { noExpiry, expireTime, roles: _, ...others } = change;
-  const set = { ...others, roleIds: roles?.map(({ id }) => id) };
+  const { tenants } = change;
+  const tenantPositions = tenants && asker && positionsOf(token, tenants, asker.n);
+  const set = { ...others, roleIds: roles?.map(({ id }) => id), tenantPositions };
   const fields = Object.fromEntries(Object.entries(set).filter(([, value]) => value !== undefined));
   const end = asker && (await endOf(tx, token, change, rule, rights, asker, roles));
+  await checkAttachable(
+    tx,
+    (tenants ?? []).filter((tenant) => !token.tenants.includes(tenant)),
+  );
   if (asker === undefined || end === undefined) return write(tx, token.id, fields);
   if (!isLater(token.expireTime, end.expire)) return write(tx, token.id, { ...fields, expireTime: end.expire });
   // A token that was shortened by hand must not renew itself to its earlier life.
@@ -68,6 +81,20 @@ async function writeTokenChange(
   await write(tx, token.id, { ...fields, expireTime: end.expire, familyLife }, [
     "family_time = coalesce(family_time, create_time)",
   ]);
+}
+
+/** What the row has under its lock: its tenants are locked, too, and it gets no roles beside tenants. */
+function checkLocked(token: Held, change: TokenChange, locked: readonly string[]): void {
+  if (!token.tenants.every((tenant) => locked.includes(tenant))) {
+    throw new AppError("WRITE_CONFLICT", "the token's tenants changed meanwhile; nothing was done", {
+      retryAfterMs: 0,
+    });
+  }
+  const { tenants = token.tenants, roles = token.roleIds } = change;
+  if (tenants.includes(token.tenant)) throw invalidField("token.tenants", "must not name the token's own tenant");
+  if (tenants.length > 0 && roles.length > 0) {
+    throw invalidField("token.tenants", "must be empty for a token that holds roles, deleted ones too");
+  }
 }
 
 async function write(tx: Tx, id: string, fields: Fields, more?: readonly string[]): Promise<void> {

@@ -3,12 +3,12 @@ import type { Clock } from "../domain/clock.ts";
 import { earlier } from "../domain/lifetime.ts";
 import type { PrincipalState, TenantState } from "../domain/principal.ts";
 import { union, withinParent } from "../domain/rights.ts";
-import type { Parent, TokenSnapshot } from "../domain/token-snapshot.ts";
+import type { Attachment, Parent, TokenSnapshot } from "../domain/token-snapshot.ts";
 import type { Trouble } from "../telemetry/events.ts";
 import type { Reading, TokenReader } from "../validation/ports.ts";
 import { EVIDENCE, type EvidenceRow, evidenceOf, HEAD, isProven, PROVEN } from "./evidence.ts";
 import { CONNECT_MS, connectionSettings } from "./pool.ts";
-import { grantedScopesSql, roleScopesSql } from "./rows.ts";
+import { attachmentsSql, grantedScopesSql, roleScopesSql } from "./rows.ts";
 import { destroySession, standbyWatch } from "./session.ts";
 import { keepsConnection, safeCause, sqlstate, unreadable } from "./sqlstate.ts";
 
@@ -18,6 +18,7 @@ const LOOK_UP = {
   text: `
 select ${EVIDENCE}, ${PROVEN},
   t.id, t.tenant, t.profile, t.principal, t.scopes, t.roles, ${roleScopesSql("t")} as role_scopes,
+  ${attachmentsSql("t", "q")} as attachments,
   t.audiences, t.allowed_cidrs, t.annotations, t.hint,
   t.not_before_time, t.expire_time, t.revoke_time is not null as revoked, t.disabled, t.rotated_to <> '' as rotated,
   p.state as principal_state, o.state as tenant_state,
@@ -46,6 +47,7 @@ interface LookUpRow extends EvidenceRow {
   readonly scopes: string[];
   readonly roles: string[];
   readonly role_scopes: string[];
+  readonly attachments: readonly Attachment[] | null;
   readonly audiences: string[];
   readonly allowed_cidrs: string[];
   readonly annotations: Record<string, string>;
@@ -236,6 +238,8 @@ async function lookedUp(client: pg.Client): Promise<boolean> {
   }
 }
 
+const NOT_ATTACHED: readonly Attachment[] = Object.freeze([]);
+
 function snapshotOf(
   row: LookUpRow,
   digest: string,
@@ -254,6 +258,7 @@ function snapshotOf(
     // A child has only the rights that its parent still has.
     scopes: parent === undefined ? granted : withinParent(granted, row.parent_scopes),
     roles: parent === undefined ? row.roles : union(row.roles, row.parent_roles),
+    attachments: row.attachments ?? NOT_ATTACHED,
     audiences: row.audiences.length === 0 && parent !== undefined ? parent.audiences : row.audiences,
     allowedCidrs: row.allowed_cidrs,
     annotations: row.annotations,

@@ -26,6 +26,7 @@ export async function parentOf(tx: Tx, token: Token): Promise<Held | undefined> 
 /** The fields of a new row. The other columns have their defaults. */
 interface Inserted extends NewToken, Pick<Held, "createTime" | "notBeforeTime" | "expireTime" | "parent"> {
   readonly roleIds: readonly string[];
+  readonly tenantPositions: readonly number[];
   readonly issuedPosition: number;
   readonly family: string;
   readonly familyTime: number;

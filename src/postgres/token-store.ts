@@ -34,16 +34,16 @@ const BY_DIGEST = {
 
 /** The columns that the filters of a list read. */
 const SCANNED =
-  "id, tenant, create_time, hint, family, parent_id, principal, profile, created_by, display_name, expire_time, roles";
+  "id, tenant, create_time, hint, family, parent_id, principal, profile, created_by, display_name, expire_time, roles, tenants";
 
 /**
  * The rows of a list whose filter names few of them and has no index in the order of the list; undefined for any other.
  * They are read first, each by its index, and then sorted.
  */
-function fewTokens({ ids, tenant, hint }: TokenFilter): ((where: Where) => string) | undefined {
+function fewTokens({ ids, tenant, attached, hint }: TokenFilter): ((where: Where) => string) | undefined {
   const few = (condition: string) => `(select ${SCANNED} from sallyport.tokens where ${condition} offset 0) few`;
   if (ids !== undefined) return (where) => few(`id = any(${where.value(ids)}::text[])`);
-  if (tenant !== undefined || hint === undefined) return undefined;
+  if ((tenant !== undefined && !attached) || hint === undefined) return undefined;
   return (where) => few(`tenant = any(array(select id from sallyport.tenants)) and hint = ${where.value(hint)}`);
 }
 
@@ -91,7 +91,8 @@ export class PostgresTokenStore implements TokenStore {
       ["profile = ?", filter.profile],
     ]);
     // The indexes of principal and profile begin with the tenant: without one, each row is asked.
-    const inIndex = filter.tenant !== undefined || !/^(?:principal|profile) /.test(driver[0]?.[0] ?? "");
+    const inIndex =
+      (filter.tenant !== undefined && !filter.attached) || !/^(?:principal|profile) /.test(driver[0]?.[0] ?? "");
     const { rows, rest } = await newestFirst<TokenRow>(
       this.#lists,
       {
@@ -100,7 +101,7 @@ export class PostgresTokenStore implements TokenStore {
         key: "id",
         keyType: "text",
         narrowed: [
-          ["tenant = ?", filter.tenant],
+          ["tenant = ?", filter.attached ? undefined : filter.tenant],
           ...(inIndex ? driver : []),
           ["create_time >= to_timestamp(?::float8 / 1000)", filter.createdAfter],
           ["create_time < to_timestamp(?::float8 / 1000)", filter.createdBefore],
@@ -111,6 +112,7 @@ export class PostgresTokenStore implements TokenStore {
           ["created_by = ?", filter.createdBy],
           ["starts_with(display_name, ?)", filter.displayNamePrefix],
           [ROLE_HELD, filter.role],
+          ["tenants <> '{}' and tenants @> array[?]", filter.attached && filter.tenant],
           ["expire_time < to_timestamp(?::float8 / 1000)", filter.expiresBefore],
           ["(expire_time is null) = ?", filter.noExpiry],
         ],

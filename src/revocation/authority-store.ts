@@ -66,6 +66,8 @@ export interface MintGuard {
    * must be active. Its roles must still give the scopes that the call was admitted with.
    */
   readonly callerPrincipal?: SessionCaller;
+  /** Further tenants of the session in which the change gives rights. In those that ended it, it has none. */
+  readonly callerFurther?: readonly string[] | undefined;
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
@@ -82,7 +84,7 @@ export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended"
 /** The conditions for any change that may give somebody more rights. */
 export type CallerGuard = Pick<
   MintGuard,
-  "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal" | "byDatabaseOwner"
+  "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal" | "callerFurther" | "byDatabaseOwner"
 >;
 
 /** A repeat of a request that minted before: the stored result of the first one. */
@@ -162,6 +164,11 @@ export interface AuthorityStore {
     reason: string,
     actor: AuditActor,
   ): Promise<Committed<number>>;
+  /**
+   * Takes a token of another tenant, with its rotations, out of this one. For one that was taken out before, it still
+   * commits. TOKEN_NOT_FOUND if it was never here.
+   */
+  detachTenant(tenant: string, id: string, actor: AuditActor): Promise<Committed<void>>;
   /** `made`: what an earlier run of this very call made; it is no refusal if that is there. */
   createPrincipal(
     principal: Pick<Principal, "tenant" | "name" | "displayName" | "email" | "owner" | "state" | "annotations">,

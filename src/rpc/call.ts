@@ -5,6 +5,7 @@ import type { Caller } from "../domain/caller.ts";
 import { AppError, invalidField } from "../domain/errors.ts";
 import type { Access } from "../management/access.ts";
 import type { PageStart, Part } from "../management/ports.ts";
+import type { Span } from "../telemetry/tracing.ts";
 import type { Method } from "./methods.ts";
 import type { Peer } from "./peer.ts";
 
@@ -30,6 +31,7 @@ export interface Call {
   access?: Access;
   /** Returns the slot of admission. */
   leave?: () => void;
+  span?: Span;
 }
 
 export const callKey: ContextKey<Call | undefined> = createContextKey<Call | undefined>(undefined, {

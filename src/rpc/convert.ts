@@ -1,7 +1,7 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Duration, type Timestamp, timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
-import type { Decision, TimeBounds, Verdict } from "../domain/decide.ts";
+import { type Decision, liveTenants, type TimeBounds, type Verdict } from "../domain/decide.ts";
 import { invalidField } from "../domain/errors.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import { effectiveScopes } from "../domain/rights.ts";
@@ -54,6 +54,7 @@ const VERDICTS = {
   INVALID_TOKEN: validator.Verdict.INVALID_TOKEN,
   INSUFFICIENT_SCOPE: validator.Verdict.INSUFFICIENT_SCOPE,
   WRONG_AUDIENCE: validator.Verdict.WRONG_AUDIENCE,
+  WRONG_TENANT: validator.Verdict.WRONG_TENANT,
   ADDRESS_NOT_ALLOWED: validator.Verdict.ADDRESS_NOT_ALLOWED,
   RATE_LIMITED: validator.Verdict.RATE_LIMITED,
   UNDETERMINED: validator.Verdict.UNDETERMINED,
@@ -81,6 +82,7 @@ export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSche
     description: of.description,
     scopes: [...of.scopes],
     roles: [...of.roles],
+    tenants: [...of.tenants],
     effectiveScopes: [...effectiveScopes(of)],
     audiences: [...of.audiences],
     allowedCidrs: [...of.allowedCidrs],
@@ -101,6 +103,19 @@ export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSche
     lastUseTime: timestamp(of.lastUseTime),
     lastUseAddress: of.lastUseAddress,
     etag: of.etag,
+  };
+}
+
+/** What the tenants of a token that belongs to another one see of it. */
+export function attachedMessage(of: Token): MessageInitShape<typeof token.TokenSchema> {
+  const { id, hint, tenant, principal } = of;
+  return {
+    ...{ id, hint, tenant, principal },
+    createTime: timestampFromMs(of.createTime),
+    notBeforeTime: timestamp(of.notBeforeTime),
+    expireTime: timestamp(of.expireTime),
+    revokeTime: timestamp(of.revokeTime),
+    lastUseTime: timestamp(of.lastUseTime),
   };
 }
 
@@ -218,6 +233,7 @@ function validatedTokenMessage(of: TokenSnapshot): MessageInitShape<typeof valid
     expireTime: timestamp(of.expire),
     annotations: { ...of.annotations },
     hint: of.hint,
+    tenants: [...liveTenants(of)],
   };
 }
 

@@ -102,6 +102,7 @@ const METHODS: ReadonlyMap<DescMethod, Method> = new Map([
     updateToken: row("sallyport.tokens.create", "session", "revoke", ADMIN, "same", "token.update"),
     revokeToken: row("sallyport.tokens.revoke", "anyone", "revoke", ADMIN, "same", "token.revoke"),
     revokeTokens: row("sallyport.tokens.revoke", "anyone", "revoke", BULK, "same", "token.revoke", "tokens.revoke"),
+    detachTenant: row("sallyport.tokens.revoke", "nobody", "revoke", ADMIN, "same", "token.detach"),
     rotateToken: row("sallyport.tokens.create", "anyone", "admin", ADMIN, "request_id", "token.rotate"),
   }),
   ...service("admin", PrincipalAdmin, {

@@ -5,6 +5,7 @@ import { AppError } from "../domain/errors.ts";
 import { rankOf } from "../domain/rights.ts";
 import { TENANT_HEADER } from "../domain/session.ts";
 import type { CallLine } from "../telemetry/events.ts";
+import type { Tracing } from "../telemetry/tracing.ts";
 import type { Admission } from "./admission.ts";
 import { type Call, callKey, requestIdFrom } from "./call.ts";
 import { type Callers, permit } from "./caller.ts";
@@ -22,6 +23,8 @@ export interface PipelineDeps {
   readonly admission: Admission;
   readonly called: (line: CallLine) => void;
   readonly denials: DenialAudit;
+  /** Undefined: no traces. */
+  readonly tracing: Tracing | undefined;
 }
 
 /** One step of a call. It throws to refuse the call. */
@@ -44,6 +47,7 @@ const BEFORE_HANDLER: readonly Step[] = [
 const ENDINGS: readonly Ending[] = [
   leave, // first: frees the admission slot before log and audit
   log, // every outcome, including the refusals of the steps above
+  endSpan,
   auditDenial, // last: it neither delays nor changes the answer
 ];
 
@@ -52,16 +56,12 @@ function identify(call: Call, { proxies }: PipelineDeps): void {
   call.peer = proxies.behind(call.peer, call.header("x-forwarded-for"));
 }
 
-async function authenticate(call: Call, { callers, clock }: PipelineDeps): Promise<void> {
+async function authenticate(call: Call, { callers, clock, tracing }: PipelineDeps): Promise<void> {
   if (call.method.permission === "open") return;
   const { peer, method, requestId } = call;
-  call.caller = await callers.authenticate(
-    peer,
-    await call.credential(),
-    method,
-    requestId,
-    call.header(TENANT_HEADER),
-  );
+  const credential = await call.credential();
+  const ask = () => callers.authenticate(peer, credential, method, requestId, call.header(TENANT_HEADER));
+  call.caller = await (tracing === undefined ? ask() : tracing.child("authenticate", ask));
   const { expireTime } = call.caller;
   // An administrator's token cannot extend its own life, so its holder is warned in time to mint another.
   if (expireTime !== undefined && expireTime - clock.wall() <= SOON_MS && rankOf(call.caller) !== "other")
@@ -124,6 +124,13 @@ function log(call: Call, { clock, called }: PipelineDeps, thrown: unknown): void
   }
 }
 
+function endSpan({ span, caller }: Call, _: PipelineDeps, thrown: unknown): void {
+  if (span === undefined) return;
+  const reason = thrown === undefined || thrown instanceof ConnectError ? undefined : asAppError(thrown).reason;
+  span.set({ reason, tokenId: caller?.tokenId });
+  span.end(thrown !== undefined);
+}
+
 function auditDenial({ caller, requestId, method }: Call, { denials }: PipelineDeps, thrown: unknown): void {
   if (caller === undefined || thrown === undefined || thrown instanceof ConnectError) return;
   const { reason } = asAppError(thrown);
@@ -142,14 +149,20 @@ export class Pipeline {
 
   /** The steps before the body. */
   begin(call: Call): Promise<void> {
-    return this.#through(call, BEFORE_BODY, async () => {});
+    const span = this.#deps.tracing?.call(call.method.name, call.header("traceparent"));
+    if (span !== undefined) call.span = span;
+    return this.#within(call, () => this.#through(call, BEFORE_BODY, async () => {}));
   }
 
   /** The steps before the handler, the handler, and the endings. */
   async finish<T>(call: Call, handler: () => Promise<T>): Promise<T> {
-    const result = await this.#through(call, BEFORE_HANDLER, handler);
+    const result = await this.#within(call, () => this.#through(call, BEFORE_HANDLER, handler));
     this.#end(call, undefined);
     return result;
+  }
+
+  #within<T>({ span }: Call, work: () => T): T {
+    return span === undefined ? work() : this.#deps.tracing!.within(span, work);
   }
 
   async #through<T>(call: Call, steps: readonly Step[], then: () => Promise<T>): Promise<T> {

@@ -70,7 +70,8 @@ export class Sessions {
       const identity = identityOf(issuer, claims);
       const rights = rightsOf(issuer, claims);
       const tenant = tenantOfCall(rights, tenantHeader);
-      return { ...identity, tenant, tenants: [...rights.keys()], ...rights.get(tenant)! };
+      const scopesIn = new Map([...rights].map(([one, { scopes }]) => [one, scopes]));
+      return { ...identity, tenant, tenants: [...rights.keys()], scopesIn, ...rights.get(tenant)! };
     } catch (thrown) {
       throw this.#refusal(thrown);
     }

@@ -36,6 +36,8 @@ export interface Telemetry extends Events {
   keysAge(issuer: string, seconds: number): void;
   /** A TLS handshake with a listener that failed. */
   handshakeFailed(listener: string, address: string, why: string): void;
+  /** So many spans did not reach the collector. */
+  spansDropped(spans: number): void;
   /** A counter of answered calls of one method, cheap enough for the hot path. These calls are not logged. */
   answered(method: string): () => void;
 }
@@ -161,6 +163,7 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
       m.build.set({ version, commit }, 1);
       m.lease.set(leaseSeconds);
     },
+    spansDropped: (spans) => m.spansDropped.inc(spans),
     sessionRefused: (reason) => m.sessionRefusals.inc({ reason }),
     keysAge: (issuer, seconds) => m.keysAge.set({ issuer }, seconds),
     certificate: (listener, endsAt) => m.certificateEnds.set({ listener }, endsAt),
@@ -277,6 +280,7 @@ function metrics(registry: Registry) {
     shed: counter("shed_total", "Calls refused because of load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
     reuses: counter("token_reuses_total", "Uses of a token string after its rotation ended it"),
+    spansDropped: counter("spans_dropped_total", "Spans that did not reach the collector"),
     canaryAsked: counter("canary_total", "Instances that the canary asked about a revoked token", ["outcome"]),
     troubles: counter("troubles_total", "Failures of something that this instance depends on", ["what"]),
     alarms: counter("alarms_total", "Events that a person must look at", ["what"]),

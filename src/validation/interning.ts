@@ -4,6 +4,7 @@ const MOST = 10_000;
 /** The approximate size of a kept value besides its characters. */
 const EACH = 128;
 const NONE: readonly string[] = Object.freeze([]);
+const NOT_ATTACHED: TokenSnapshot["attachments"] = Object.freeze([]);
 const NO_ANNOTATIONS: Readonly<Record<string, string>> = Object.freeze({});
 
 /**
@@ -36,6 +37,7 @@ export class Interning {
       principal: this.#text(m.principal),
       scopes: this.#list(m.scopes),
       roles: this.#list(m.roles),
+      attachments: m.attachments.length === 0 ? NOT_ATTACHED : m.attachments,
       audiences: this.#list(m.audiences),
       allowedCidrs: this.#list(m.allowedCidrs),
       annotations: Object.keys(m.annotations).length === 0 ? NO_ANNOTATIONS : m.annotations,

@@ -239,6 +239,7 @@ function sizeOf(m: TokenSnapshot): number {
   let bytes = 540;
   for (const list of [m.scopes, m.roles, m.audiences, m.allowedCidrs])
     for (const item of list) bytes += 24 + item.length;
+  for (const { tenant } of m.attachments) bytes += 96 + tenant.length;
   let scopes = -FEW_SCOPES;
   for (const scope of m.scopes) scopes += scope.length;
   if (scopes > 0) bytes += ANSWERS * scopes;

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { HandlerContext } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
+  type DetachTenantRequest,
   type RevokeTokenRequest,
   type RevokeTokensRequest,
   TokenState,
@@ -15,6 +16,23 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "sallyport-cli-"));
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
+
+describe("tokens detach", () => {
+  it("takes a token out of a tenant, and shows when that is in force", async () => {
+    let sent: DetachTenantRequest | undefined;
+    const detachTenant = (request: DetachTenantRequest) => {
+      sent = request;
+      return { effect };
+    };
+    const { exit, out } = await against({ detachTenant }, ["tokens", "detach", "tok_1", "--tenant", "blue"]);
+    expect(exit).toBe(0);
+    expect(sent).toMatchObject({ id: "tok_1", tenant: "blue", noWait: false });
+    expect(out.toLowerCase()).toContain(IN_FORCE.toLowerCase());
+    await against({ detachTenant }, ["tokens", "detach", "tok_1", "--no-wait"]);
+    expect(sent).toMatchObject({ tenant: "", noWait: true });
+    expect((await against({}, ["tokens", "detach"])).exit).toBe(2);
+  });
+});
 
 describe("tokens revoke", () => {
   it("revokes by id, and shows when it is in force", async () => {

@@ -82,6 +82,8 @@ describe("tokens get and update", () => {
     [["--disable", "--etag", "e"], ["disabled"], { disabled: true, etag: "e" }],
     [["--no-expiry"], ["expire_time"], {}],
     [["--expires-at", "2027-01-15T08:00:00Z"], ["expire_time"], { expireTime: { seconds: 1_800_000_000n } }],
+    [["--tenants", "blue", "--tenants", "red"], ["tenants"], { tenants: ["blue", "red"] }],
+    [["--clear", "tenants"], ["tenants"], { tenants: [] }],
     [["--clear", "scopes", "--clear", "description"], ["scopes", "description"], { scopes: [], description: "" }],
   ])("update %j masks just the fields given", async (flags, paths, fields) => {
     let sent: UpdateTokenRequest | undefined;
@@ -115,6 +117,18 @@ describe("tokens get", () => {
     const { out } = await against({ getToken }, ["tokens", "get", "tok_1"]);
     expect(/^effective scopes:? *(.*)$/m.exec(out)?.[1]).toBe(expected);
     expect(/^roles:? *(.*)$/m.exec(out)?.[1]).toBe(fields.roles[0]);
+  });
+
+  it("lists the tokens of others that are attached to a tenant, by whose they are", async () => {
+    let sent: ListTokensRequest | undefined;
+    const listTokens = (request: ListTokensRequest) => {
+      sent = request;
+      return { tokens: [{ id: "tok_1", hint: token.hint, tenant: "acme", principal: "bot:ci" }] };
+    };
+    const { out } = await against({ listTokens }, ["tokens", "list", "--attached", "--tenant", "blue"]);
+    expect(sent).toMatchObject({ attached: true, tenant: "blue" });
+    expect(out).toMatch(/^ID +HINT +TENANT +PRINCIPAL/);
+    expect(out).toMatch(/^tok_1 .* acme +bot:ci/m);
   });
 
   it("is listed by role", async () => {

@@ -38,6 +38,7 @@ describe("validate", () => {
     [Verdict.INVALID_TOKEN, 1, /^INVALID_TOKEN\n$/],
     [Verdict.INSUFFICIENT_SCOPE, 1, /^INSUFFICIENT_SCOPE\n\nmissing scopes +a\nid +tok_1$/m],
     [Verdict.WRONG_AUDIENCE, 1, /^WRONG_AUDIENCE\n/],
+    [Verdict.WRONG_TENANT, 1, /^WRONG_TENANT\n/],
     [Verdict.ADDRESS_NOT_ALLOWED, 1, /^ADDRESS_NOT_ALLOWED\n/],
     [Verdict.RATE_LIMITED, 1, /^RATE_LIMITED\n/],
     [Verdict.UNDETERMINED, 69, /^UNDETERMINED\n/],

@@ -15,6 +15,8 @@ import type { Validate, ValidationResult } from "../../src/validation/validate.t
 const settings: PolicySettings = {
   required_scopes: ["items.read", "items.write"],
   audience: "https://api.example",
+  tenant: "",
+  tenant_from: "",
   carriers: ["bearer", "x-api-key", "basic"],
   realm: "api",
   outage: "deny",
@@ -34,6 +36,7 @@ const snapshot = (more: Partial<TokenSnapshot> = {}): TokenSnapshot => ({
   principal: "user:ann",
   scopes: ["items.read"],
   roles: [],
+  attachments: [],
   audiences: [],
   allowedCidrs: [],
   annotations: {},
@@ -57,7 +60,7 @@ describe("identity headers", () => {
       ["x-auth-scopes", "-"],
       ["x-auth-profile", "pat"],
     ]);
-    expect(removed).toEqual([]);
+    expect(removed).toEqual(["x-auth-tenants"]);
     expect(identityOf(policy(), undefined).set).toEqual(IDENTITY.map((name) => [name, "-"]));
   });
 
@@ -67,7 +70,30 @@ describe("identity headers", () => {
       snapshot(),
     );
     expect(set.map(([name]) => name)).toEqual(["x-user", "x-auth-tenant", "x-auth-token-id", "x-auth-profile"]);
-    expect(removed).toEqual(["x-auth-principal", "x-auth-scopes"]);
+    expect(removed).toEqual(["x-auth-principal", "x-auth-scopes", "x-auth-tenants"]);
+  });
+
+  test("the tenant is the required one, and all are named only where the policy asks for them", () => {
+    const attachments = [
+      { tenant: "blue", tenantState: "ACTIVE", cut: false },
+      { tenant: "green", tenantState: "ACTIVE", cut: true },
+    ] as const;
+    const guest = snapshot({ attachments });
+    const sent = (more: Partial<PolicySettings>, of: TokenSnapshot | undefined = guest) => {
+      const { set, removed } = identityOf(policy(more), of);
+      return { ...Object.fromEntries(set), removed };
+    };
+    expect(sent({ tenant: "blue" })).toMatchObject({ "x-auth-tenant": "blue", removed: ["x-auth-tenants"] });
+    expect(sent({})).toMatchObject({ "x-auth-tenant": "acme" });
+    expect(facts(policy({ tenant: "blue" }), guest)).toMatchObject({ tenant: "blue" });
+    const asking = { headers: { "x-auth-tenants": "x-auth-tenants" } };
+    expect(sent(asking)).toMatchObject({ "x-auth-tenants": "acme blue", removed: [] });
+    expect(sent(asking, snapshot())).toMatchObject({ "x-auth-tenants": "acme" });
+    expect(sent({ headers: { "x-auth-tenants": "x-orgs" } })).toMatchObject({
+      "x-orgs": "acme blue",
+      removed: ["x-auth-tenants"],
+    });
+    expect(identityOf(policy(asking), undefined).set).toContainEqual(["x-auth-tenants", "-"]);
   });
 
   test("have at most 4 KiB together: the scopes are cut at a whole one", () => {
@@ -96,7 +122,7 @@ describe("identity headers", () => {
   });
 
   test("the proxy's own log gets the facts and the hint, and nothing else", () => {
-    expect(facts(snapshot())).toEqual({
+    expect(facts(policy(), snapshot())).toEqual({
       verdict: "ALLOW",
       principal: "user:ann",
       tenant: "acme",
@@ -105,7 +131,7 @@ describe("identity headers", () => {
       profile: "pat",
       hint: "sp_pat_1abcdefgh",
     });
-    expect(facts(undefined)).toEqual({ verdict: "ALLOW" });
+    expect(facts(policy(), undefined)).toEqual({ verdict: "ALLOW" });
   });
 
   test.each([
@@ -174,7 +200,7 @@ describe("the validation for a proxy", () => {
   test("has the policy's requirement, the client's address and the deadline", async () => {
     asked.length = 0;
     expect(await ask(saying("ALLOW"), question(), 77)).toEqual({ kind: "allowed", snapshot: snapshot() });
-    const requirement = { scopes: ["items.read", "items.write"], audience: "https://api.example" };
+    const requirement = { scopes: ["items.read", "items.write"], audience: "https://api.example", tenant: "" };
     expect(asked).toEqual([["secret", requirement, { clientAddress: "203.0.113.1" }, 77]]);
   });
 
@@ -220,6 +246,7 @@ describe("the validation for a proxy", () => {
   test.each([
     ["INVALID_TOKEN", 16, 401, ['Bearer realm="api", error="invalid_token"', 'Basic realm="api"']],
     ["WRONG_AUDIENCE", 16, 401, ['Bearer realm="api", error="invalid_token"', 'Basic realm="api"']],
+    ["WRONG_TENANT", 7, 403, []],
     ["INSUFFICIENT_SCOPE", 7, 403, ['Bearer realm="api", error="insufficient_scope", scope="items.read items.write"']],
     ["ADDRESS_NOT_ALLOWED", 7, 403, []],
     ["RATE_LIMITED", 8, 429, []],

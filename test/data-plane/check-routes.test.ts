@@ -33,6 +33,8 @@ const ALLOW_CODE = 0;
 const settings: PolicySettings = {
   required_scopes: [],
   audience: "",
+  tenant: "",
+  tenant_from: "",
   carriers: ["bearer"],
   realm: "sallyport",
   outage: "deny",
@@ -50,6 +52,7 @@ const snapshot: TokenSnapshot = {
   principal: "user:ann",
   scopes: [],
   roles: [],
+  attachments: [],
   audiences: [],
   allowedCidrs: [],
   annotations: {},
@@ -429,9 +432,9 @@ test("the cached ALLOW of a policy that strips the credential does not serve a p
     const { httpResponse } = fromBinary(CheckResponseSchema, bytes);
     return httpResponse.case === "okResponse" ? httpResponse.value.headersToRemove : undefined;
   };
-  expect(await removed("keep")).toEqual([]);
-  expect(await removed("strip")).toEqual(["authorization"]);
-  expect(await removed("keep")).toEqual([]);
+  expect(await removed("keep")).toEqual(["x-auth-tenants"]);
+  expect(await removed("strip")).toEqual(["x-auth-tenants", "authorization"]);
+  expect(await removed("keep")).toEqual(["x-auth-tenants"]);
 });
 
 test("a check whose ALLOW cannot be written is a denial, over gRPC and HTTP, and nothing rejects", async () => {

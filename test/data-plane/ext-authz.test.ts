@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { ExtAuthz } from "../../src/data-plane/check/ext-authz.ts";
 import { HttpCheck } from "../../src/data-plane/check/http-check.ts";
 import { IDENTITY, Policies, type PolicySettings } from "../../src/data-plane/policy.ts";
+import type { Requirement } from "../../src/domain/decide.ts";
 import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import {
   CheckRequestSchema,
@@ -15,6 +16,8 @@ import type { Validate, ValidateKnown, ValidationResult } from "../../src/valida
 const settings: PolicySettings = {
   required_scopes: ["api.read"],
   audience: "",
+  tenant: "",
+  tenant_from: "",
   carriers: ["bearer", "x-api-key"],
   realm: "api",
   outage: "deny",
@@ -28,6 +31,7 @@ const policies = new Policies({
   renamed: { ...settings, headers: { "x-auth-principal": "x-user", "x-auth-tenant": false } },
   open: { ...settings, outage: "error" },
   cors: { ...settings, allow_cors_preflight: true },
+  named: { ...settings, tenant_from: "header:x-organization" },
 });
 const snapshot: TokenSnapshot = {
   version: { epoch: "e", position: 1 },
@@ -38,6 +42,7 @@ const snapshot: TokenSnapshot = {
   principal: "user:ann",
   scopes: ["api.read", "api.write"],
   roles: [],
+  attachments: [],
   audiences: [],
   allowedCidrs: [],
   annotations: {},
@@ -88,7 +93,7 @@ describe("allow", () => {
       expect(header?.value).not.toBe("");
       expect(header?.rawValue).toHaveLength(0);
     }
-    expect(value.headersToRemove).toEqual(["authorization", "x-api-key"]);
+    expect(value.headersToRemove).toEqual(["x-auth-tenants", "authorization", "x-api-key"]);
     expect(response.dynamicMetadata).toMatchObject({ verdict: "ALLOW", principal: "user:ann", hint: snapshot.hint });
     expect(Buffer.from(toBinary(CheckResponseSchema, response)).includes("SECRET")).toBe(false);
   });
@@ -97,7 +102,10 @@ describe("allow", () => {
     const response = await check(saying({ snapshot }), message(bearer, { policy: "renamed" }));
     const { value } = response.httpResponse as Extract<CheckResponse["httpResponse"], { case: "okResponse" }>;
     expect(sent(response)).toMatchObject({ "x-user": "user:ann" });
-    expect(value.headersToRemove).toEqual(["x-auth-principal", "x-auth-tenant", "authorization", "x-api-key"]);
+    expect(value.headersToRemove).toEqual([
+      ...["x-auth-principal", "x-auth-tenant", "x-auth-tenants"],
+      ...["authorization", "x-api-key"],
+    ]);
     const set = new Set(value.headers.map(({ header }) => header?.key));
     expect(value.headersToRemove.filter((name) => set.has(name))).toEqual([]);
   });
@@ -133,6 +141,7 @@ describe("deny", () => {
       403,
       'Bearer realm="api", error="insufficient_scope", scope="api.read"',
     ],
+    ["WRONG_TENANT", { verdict: "WRONG_TENANT", snapshot }, 7, 403, undefined],
     ["ADDRESS_NOT_ALLOWED", { verdict: "ADDRESS_NOT_ALLOWED", snapshot }, 7, 403, undefined],
     ["RATE_LIMITED", { verdict: "RATE_LIMITED", snapshot }, 8, 429, undefined],
     ["UNDETERMINED", { verdict: "UNDETERMINED" }, 14, 503, undefined],
@@ -158,17 +167,93 @@ describe("deny", () => {
     expect(response.httpResponse).toMatchObject({ value: { status: { code: 401 }, body: "more than one credential" } });
   });
 
-  test("extensions add scopes and replace audience and realm; an unknown policy is 403", async () => {
+  test("extensions add scopes and replace audience, tenant and realm; an unknown policy is 403", async () => {
     let asked: unknown;
     const validate: Validate = (_token, requirement) => {
       asked = requirement;
       return { verdict: "INVALID_TOKEN", tier: "none" };
     };
-    const extensions = { policy: "api", required_scopes: "a b", audience: "https://x", realm: "other" };
+    const extensions = { policy: "api", required_scopes: "a b", audience: "https://x", tenant: "blue", realm: "other" };
     const response = await check(validate, message(bearer, extensions));
-    expect(asked).toEqual({ scopes: ["api.read", "a", "b"], audience: "https://x" });
+    expect(asked).toEqual({ scopes: ["api.read", "a", "b"], audience: "https://x", tenant: "blue" });
     expect(sent(response)["www-authenticate"]).toContain('realm="other"');
     expect((await check(saying({ snapshot }), message(bearer, { policy: "nope" }))).status?.code).toBe(7);
+  });
+
+  test("an extension that is no tenant's id lifts no requirement: the route is refused", async () => {
+    for (const tenant of ["", "Blue", "a b", "$(org)"]) {
+      const response = await check(saying({ snapshot }), message(bearer, { policy: "api", tenant }));
+      expect(response.status?.code, tenant).toBe(7);
+    }
+  });
+
+  test("the cached answer about one tenant does not serve another", async () => {
+    const known: ValidateKnown = () => ({ verdict: "ALLOW", tier: "l1", snapshot });
+    for (const authz of [new ExtAuthz(saying({ snapshot }), policies), new ExtAuthz(saying({}), policies, known)]) {
+      for (const [tenant, shown] of [
+        [undefined, "acme"],
+        ["blue", "blue"],
+        ["red", "red"],
+        [undefined, "acme"],
+      ] as const) {
+        const bytes = message(bearer, { policy: "api", ...(tenant !== undefined && { tenant }) });
+        const response = fromBinary(CheckResponseSchema, (await authz.check(bytes, true, 0)).bytes);
+        expect(sent(response)["x-auth-tenant"]).toBe(shown);
+      }
+    }
+  });
+
+  describe("a header of the request names the tenant", () => {
+    let asked: Requirement | undefined;
+    const validate: Validate = (_token, requirement) => {
+      asked = requirement;
+      return { verdict: "ALLOW", tier: "l1", snapshot };
+    };
+    /** Answers first wherever it is asked, and would know nothing of the header. */
+    const known: ValidateKnown = () => ({ verdict: "ALLOW", tier: "l1", snapshot });
+    const asks = async (headers: Record<string, string>, policy = "named") => {
+      asked = undefined;
+      const authz = new ExtAuthz(validate, policies, known);
+      return fromBinary(
+        CheckResponseSchema,
+        (await authz.check(message({ ...bearer, ...headers }, { policy }), true, 0)).bytes,
+      );
+    };
+    const overHttp = async (headers: [string, string][]) => {
+      asked = undefined;
+      const path = "/v1/check/forwarded/named";
+      const all = [...Object.entries(bearer), ...headers];
+      return new HttpCheck(validate, policies).check({ path, method: "GET", headers: all }, true, 0);
+    };
+
+    test("which is then required and shown; without it there is no such check", async () => {
+      expect(sent(await asks({ "x-organization": "blue" }))["x-auth-tenant"]).toBe("blue");
+      expect(asked?.tenant).toBe("blue");
+      expect(sent(await asks({}))["x-auth-tenant"]).toBe("acme");
+      expect(asked?.tenant).toBe("");
+      expect(Object.fromEntries((await overHttp([["x-organization", "blue"]])).headers)["x-auth-tenant"]).toBe("blue");
+      expect(asked?.tenant).toBe("blue");
+      // No other policy looks at it.
+      expect(sent(await asks({ "x-organization": "blue" }, "api"))["x-auth-tenant"]).toBe("acme");
+    });
+
+    test.each(["", "Blue", "blue,red", "blue red", " blue", "b".repeat(64), "blue\u00e9"])(
+      "%j is malformed",
+      async (value) => {
+        expect((await asks({ "x-organization": value })).status?.code).toBe(3);
+        expect((await overHttp([["x-organization", value]])).status).toBe(400);
+        expect(asked).toBeUndefined();
+      },
+    );
+
+    test("twice is malformed, though both are equal", async () => {
+      const twice: [string, string][] = [
+        ["x-organization", "blue"],
+        ["x-organization", "blue"],
+      ];
+      expect((await overHttp(twice)).status).toBe(400);
+      expect(asked).toBeUndefined();
+    });
   });
 
   test("an outage is an error to Envoy only if the policy says so", async () => {

@@ -4,6 +4,8 @@ import { merged, Policies, type PolicySettings } from "../../src/data-plane/poli
 const settings: PolicySettings = {
   required_scopes: ["items.read"],
   audience: "https://api.example",
+  tenant: "",
+  tenant_from: "",
   carriers: ["bearer"],
   realm: "api",
   outage: "deny",
@@ -19,7 +21,7 @@ describe("a policy with the proxy's context extensions for a route", () => {
   test("scopes are added, each once; audience and realm are replaced", () => {
     expect(asked({ policy: "api", required_scopes: " items.write  items.read ", audience: "b", realm: "c" })).toEqual({
       ...policies.get("api")!,
-      requirement: { scopes: ["items.read", "items.write"], audience: "b" },
+      requirement: { scopes: ["items.read", "items.write"], audience: "b", tenant: "" },
       realm: "c",
     });
   });
@@ -62,6 +64,16 @@ describe("a policy with the proxy's context extensions for a route", () => {
     expect(asked({ policy: "api", sni: "whatever" })).toBe(policies.get("api"));
   });
 
+  test("a tenant replaces that of the policy, and the header that would name one", () => {
+    const mine = new Policies({ a: { ...settings, tenant: "blue" }, b: { ...settings, tenant_from: "header:x-org" } });
+    const of = (policy: string) => merged(mine, new Map(Object.entries({ policy, tenant: "red" })));
+    for (const policy of ["a", "b"]) {
+      expect(of(policy)).toMatchObject({ requirement: { tenant: "red" }, tenantFrom: undefined });
+    }
+    expect(mine.get("a")?.requirement.tenant).toBe("blue");
+    expect(mine.get("b")?.tenantFrom).toBe("x-org");
+  });
+
   test("scopes can only be added: an empty list takes none away", () => {
     expect(asked({ policy: "api", required_scopes: "" })?.requirement.scopes).toEqual(["items.read"]);
   });
@@ -71,7 +83,7 @@ describe("a policy with the proxy's context extensions for a route", () => {
   });
 
   test("without a name is `default`, which requires nothing until the configuration says otherwise", () => {
-    expect(asked({})?.requirement).toEqual({ scopes: [], audience: "" });
+    expect(asked({})?.requirement).toEqual({ scopes: [], audience: "", tenant: "" });
     const stated = new Policies({ default: settings });
     expect(merged(stated, new Map())?.requirement.scopes).toEqual(["items.read"]);
   });

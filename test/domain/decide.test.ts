@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { decide, NO_REQUIREMENT, refusal, type TimeBounds } from "../../src/domain/decide.ts";
+import { decide, liveTenants, NO_REQUIREMENT, refusal, type TimeBounds } from "../../src/domain/decide.ts";
 import { addressAllowed, isAddress, isCidr } from "../../src/domain/networks.ts";
-import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
+import type { Attachment, TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import { snapshot } from "../support/token-snapshot.ts";
 
 const NOW: TimeBounds = { lower: 1000, upper: 1010 };
@@ -49,7 +49,7 @@ describe("a token that is not live is refused for every requirement,", () => {
   ])("%s", (_, over, reason) => {
     expect(refusal(of(over), NOW)).toBe(reason);
     expect(decide(of(over), NO_REQUIREMENT, HERE, NOW)).toEqual({ verdict: "INVALID_TOKEN", reason });
-    const demanding = { scopes: ["x"], audience: "y" };
+    const demanding = { scopes: ["x"], audience: "y", tenant: "z" };
     expect(decide(of({ ...over, allowedCidrs: ["192.0.2.0/24"] }), demanding, HERE, NOW)).toEqual({
       verdict: "INVALID_TOKEN",
       reason,
@@ -78,13 +78,15 @@ describe("the bounds of time", () => {
 });
 
 describe("a live token", () => {
-  test("is judged by address, then audience, then scopes, and every answer shows it", () => {
+  test("is judged by address, then audience, then tenant, then scopes, and every answer shows it", () => {
     const token = of({ scopes: ["repo:*"], audiences: ["a"], allowedCidrs: ["10.0.0.0/8"] });
-    const ask = (scopes: string[], audience: string, clientAddress: string) =>
-      decide(token, { scopes, audience }, { clientAddress }, NOW);
+    const ask = (scopes: string[], audience: string, clientAddress: string, tenant = "") =>
+      decide(token, { scopes, audience, tenant }, { clientAddress }, NOW);
     expect(ask(["deploy"], "b", "192.0.2.1")).toEqual({ verdict: "ADDRESS_NOT_ALLOWED", snapshot: token });
     expect(ask(["deploy"], "b", "10.0.0.1")).toEqual({ verdict: "WRONG_AUDIENCE", snapshot: token });
-    expect(ask(["repo:x", "deploy"], "a", "10.0.0.1")).toEqual({
+    expect(ask(["deploy"], "b", "10.0.0.1", "other")).toEqual({ verdict: "WRONG_AUDIENCE", snapshot: token });
+    expect(ask(["deploy"], "a", "10.0.0.1", "other")).toEqual({ verdict: "WRONG_TENANT", snapshot: token });
+    expect(ask(["repo:x", "deploy"], "a", "10.0.0.1", token.tenant)).toEqual({
       verdict: "INSUFFICIENT_SCOPE",
       snapshot: token,
       missingScopes: ["deploy"],
@@ -92,9 +94,31 @@ describe("a live token", () => {
     expect(ask(["repo:x"], "a", "10.0.0.1")).toEqual({ verdict: "ALLOW", snapshot: token });
   });
 
+  test("is live in its own tenant, and in those that it is attached to if they are active and did not cut it since", () => {
+    const attachment = (tenant: string, over: Partial<Attachment> = {}): Attachment => {
+      return { tenant, tenantState: "ACTIVE", cut: false, ...over };
+    };
+    const attachments = [
+      attachment("blue"),
+      attachment("green", { cut: true }),
+      attachment("red", { tenantState: "SUSPENDED" }),
+      attachment("white"),
+    ];
+    const token = of({ attachments });
+    const verdict = (tenant: string) => decide(token, { ...NO_REQUIREMENT, tenant }, HERE, NOW).verdict;
+    for (const tenant of ["", token.tenant, "blue", "white"]) expect(verdict(tenant), tenant).toBe("ALLOW");
+    for (const tenant of ["green", "red", "black", "blu", "bluee", "Blue", " blue"]) {
+      expect(verdict(tenant), tenant).toBe("WRONG_TENANT");
+    }
+    expect(liveTenants(token)).toEqual(["blue", "white"]);
+    // Its own tenant ends it everywhere.
+    const over = of({ attachments, tenantState: "SUSPENDED" });
+    expect(decide(over, { ...NO_REQUIREMENT, tenant: "blue" }, HERE, NOW).verdict).toBe("INVALID_TOKEN");
+  });
+
   test("without audiences is accepted for every audience, and with audiences only for those", () => {
     const verdict = (audiences: string[], audience: string) =>
-      decide(of({ audiences }), { scopes: [], audience }, HERE, NOW).verdict;
+      decide(of({ audiences }), { ...NO_REQUIREMENT, audience }, HERE, NOW).verdict;
     expect(verdict([], "anything")).toBe("ALLOW");
     expect(verdict([], "")).toBe("ALLOW");
     expect(verdict(["a", "b"], "b")).toBe("ALLOW");

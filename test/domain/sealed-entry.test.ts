@@ -25,6 +25,10 @@ const parent = {
 const full: TokenSnapshot = snapshot(42, {
   digest,
   scopes: ["a.*", "b"],
+  attachments: [
+    { tenant: "blue", tenantState: "ACTIVE", cut: true },
+    { tenant: "red", tenantState: "SUSPENDED", cut: false },
+  ],
   audiences: ["https://x"],
   allowedCidrs: ["10.0.0.0/8"],
   annotations: { __proto__x: "1", "": "ü🎉" },

@@ -18,6 +18,8 @@ type Objects = {
   role: string;
   profile?: string;
   token: { id: string; tokenString: string };
+  /** A token of another tenant that is attached to this one. Made where it is needed. */
+  guest?: string;
 };
 type Place = "own" | "other person" | "other tenant" | "none";
 let objects: Record<Place, Objects>;
@@ -34,7 +36,7 @@ beforeAll(async () => {
   const groups = Object.entries(GROUPS).map(([group, permissions]) => ({ group, permissions }));
   const oidc = [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], tenant: "acme", groups }];
   sallyport = await TestSallyport.start({ config: { callers: { oidc } } });
-  for (const id of ["acme", "globex"]) await sallyport.admin.tenants.createTenant({ tenant: { id } });
+  for (const id of ["acme", "globex", "initech"]) await sallyport.admin.tenants.createTenant({ tenant: { id } });
   for (const [name, tenant] of [
     ["bot:mine", "acme"],
     ["bot:reach", "acme"],
@@ -53,8 +55,10 @@ beforeAll(async () => {
       principal: "bot:nobody",
       role: "none",
       token: { id: "tok_0000000000000000000000", tokenString: "sp_bot_1nothing" },
+      guest: "tok_0000000000000000000000",
     },
   };
+  objects["other tenant"].guest = await guest("globex");
 });
 afterAll(async () => {
   await sallyport?.stop();
@@ -68,6 +72,8 @@ async function fresh(tenant: string, principal: string, profile = "bot"): Promis
   const token = await sallyport.createToken({ tenant, profile, principal, displayName: "x" });
   return { tenant, principal, role, profile, token };
 }
+
+const guest = async (tenant: string) => (await sallyport.createToken({ tenant: "initech", tenants: [tenant] })).id;
 
 const session = async (group: keyof typeof GROUPS) => sallyport.as(await issuer.jwt({ claims: { groups: [group] } }));
 
@@ -92,6 +98,10 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
   "TokenAdmin/RevokeToken": (by, of) => by.tokens.revokeToken({ target: id(of.token.id), noWait: true }),
   "TokenAdmin/RevokeTokens": (by, of) =>
     by.tokens.revokeTokens({ tenant: of.tenant, principal: of.principal, noWait: true }),
+  "TokenAdmin/DetachTenant": async (by, of) => {
+    of.guest ??= await guest(of.tenant);
+    return by.tokens.detachTenant({ tenant: of.tenant, id: of.guest, noWait: true });
+  },
   "TokenAdmin/RotateToken": (by, of) => by.tokens.rotateToken({ id: of.token.id, noWait: true }),
   "PrincipalAdmin/CreatePrincipal": (by, of, made) =>
     by.principals.createPrincipal({ principal: { tenant: of.tenant, name: `bot:new${made}` } }),
@@ -149,7 +159,8 @@ async function answer(call: string, by: AdminClients, of: Objects): Promise<stri
 const PLACES: readonly Place[] = ["own", "other person", "other tenant", "none"];
 /** The state of everything that belongs to another tenant: no call of ours may change it. */
 const globex = () =>
-  sallyport.sql(`select (select jsonb_agg(t order by t.id) from sallyport.tokens t where tenant = 'globex') as tokens,
+  sallyport.sql(`select (select jsonb_agg(t order by t.id) from sallyport.tokens t
+      where tenant = 'globex' or 'globex' = any(tenants)) as tokens,
     (select jsonb_agg(p order by p.name) from sallyport.principals p where tenant = 'globex') as principals,
     (select jsonb_agg(r order by r.id) from sallyport.roles r where tenant = 'globex') as roles,
     (select jsonb_agg(o) from sallyport.tenants o where id = 'globex') as tenants`);

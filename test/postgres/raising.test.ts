@@ -61,6 +61,7 @@ const RAISING: Record<Exclude<keyof AuthorityStore, Lowering>, Record<string, Ca
     "a rotation": (store, { token }, guard) => store.rotateToken(token, fresh(), HOUR, 60_000, guard, ADMIN),
   },
   updateToken: {
+    tenants: (store, { token }, guard) => store.updateToken(token, { tenants: ["default"] }, "", RULE, guard, ADMIN),
     roles: (store, { token }, guard) => store.updateToken(token, { roles: ["wide"] }, "", RULE, guard, ADMIN),
     scopes: (store, { token }, guard) => store.updateToken(token, { scopes: ["a", "b"] }, "", RULE, guard, ADMIN),
     audiences: (store, { token }, guard) => store.updateToken(token, { audiences: [] }, "", RULE, guard, ADMIN),
@@ -100,7 +101,7 @@ const RAISING: Record<Exclude<keyof AuthorityStore, Lowering>, Record<string, Ca
   },
 };
 /** What only takes away: these methods, and these changes by the others. */
-type Lowering = "revokeToken" | "revokeChunk" | "cut" | "deletePrincipal" | "deleteRole";
+type Lowering = "revokeToken" | "detachTenant" | "revokeChunk" | "cut" | "deletePrincipal" | "deleteRole";
 type Takes = Lowering | "updateToken" | "updatePrincipal" | "updateTenant";
 type Taking = (store: AuthorityStore, targets: Targets, guard: CallerGuard, actor: AuditActor) => Promise<unknown>;
 const LOWERING: Record<Takes, Record<string, Taking>> = {
@@ -112,6 +113,7 @@ const LOWERING: Record<Takes, Record<string, Taking>> = {
     "two tokens": (store, { token, disabledToken }, _, actor) =>
       store.revokeChunk("acme", [token, disabledToken], "", actor),
   },
+  detachTenant: { "a token": (store, { token }, _, actor) => store.detachTenant("other", token, actor) },
   cut: {
     "a principal": (store, _, __, actor) => store.cut("acme", "bot:on", true, "", actor),
     "a tenant": (store, _, __, actor) => store.cut("acme", undefined, false, "", actor),

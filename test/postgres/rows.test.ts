@@ -13,7 +13,7 @@ const HOUR = { ttl: 3_600_000, maxTtl: 86_400_000 };
 const NOBODY = { callerScopes: [] };
 const UNLIMITED = { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 };
 
-/** No field has its column's default here, and no two have the same value. */
+/** No field has its column's default here but the tenants, which exclude roles, and no two have the same value. */
 const GIVEN: Given = {
   tenant: "default",
   profile: "bot",
@@ -22,6 +22,7 @@ const GIVEN: Given = {
   description: "a text",
   scopes: ["a", "b"],
   roles: ["deployer"],
+  tenants: [],
   audiences: ["c"],
   allowedCidrs: ["192.0.2.0/24"],
   annotations: { d: "e" },
@@ -37,6 +38,7 @@ beforeEach(async () => {
   const db = new Postgres({ url, maxConnections: 2, applicationName: "sallyport-test", onTrouble: () => {} });
   onTestFinished(() => db.close());
   store = new PostgresAuthorityStore(db);
+  await store.createTenant({ id: "blue", displayName: "", state: "ACTIVE", annotations: {} }, NOBODY, ADMIN);
   for (const name of ["deployer", "reader"]) {
     const role = { id: newRoleId(), tenant: "default", name, description: "", scopes: [`of.${name}`] };
     const made = await store.createRole({ ...role, administrative: false }, NOBODY, ADMIN);
@@ -93,7 +95,9 @@ test("every field that may change can change alone", async () => {
     displayName: "another name",
     description: "another text",
     scopes: ["f"],
-    roles: ["reader"],
+    // A token holds roles, or has further tenants.
+    roles: [],
+    tenants: ["blue"],
     audiences: ["g", "h"],
     allowedCidrs: [],
     annotations: {},
@@ -106,9 +110,9 @@ test("every field that may change can change alone", async () => {
     const after = await store.updateToken(token.id, change, before.etag, { maxTtl: HOUR.maxTtl }, NOBODY, ADMIN);
     const etag = String(Number(before.etag) + 1);
     const state = field === "disabled" ? "DISABLED" : before.state;
-    const role = field === "roles" ? roles.get("reader") : undefined;
-    const held = role === undefined ? {} : { roleIds: [role.id], roleScopes: role.scopes };
-    expect(after.value, field).toEqual({ ...before, ...change, ...held, etag, state });
+    const held = field === "roles" ? { roleIds: [], roleScopes: [] } : {};
+    const live = field === "tenants" ? { liveTenants: ["blue"] } : {};
+    expect(after.value, field).toEqual({ ...before, ...change, ...held, ...live, etag, state });
     before = after.value;
   }
 });
@@ -123,6 +127,7 @@ test("a row from before families were stored is the first of its family", async 
   expect(heldOf(rows[0]!)).toEqual({
     ...token,
     family: tokenId(1),
+    tenantPositions: [],
     familyTime: token.createTime,
     familyLife: undefined,
   });
@@ -137,6 +142,14 @@ test("the view has every column of a token's row, by name", async () => {
     );
     return rows.map(({ name }) => name).sort();
   };
-  const added = ["last_use_address", "last_use_time", "parent_scopes", "role_names", "role_scopes", "state"];
+  const added = [
+    "last_use_address",
+    "last_use_time",
+    "live_tenants",
+    "parent_scopes",
+    "role_names",
+    "role_scopes",
+    "state",
+  ];
   expect(await columns("sallyport.token_view")).toEqual([...(await columns("sallyport.tokens")), ...added].sort());
 });

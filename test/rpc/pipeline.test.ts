@@ -72,7 +72,8 @@ beforeAll(async () => {
       owns: (bearer) => bearer === "a.b.c",
       authenticate: async () => {
         seen.push("authenticate");
-        return { tenant: "acme", tenants: ["acme"], principal: "user:ann", provenance: "session:ann", ...rights };
+        const who = { principal: "user:ann", provenance: "session:ann", scopesIn: new Map() };
+        return { tenant: "acme", tenants: ["acme"], ...who, ...rights };
       },
       confirm: async () => {
         seen.push("confirm");
@@ -83,6 +84,7 @@ beforeAll(async () => {
     },
   });
   const pipeline = new Pipeline({
+    tracing: undefined,
     clock,
     proxies: new TrustedProxies(["127.0.0.0/8"]),
     callers,

@@ -1,7 +1,13 @@
 import type { Evidence } from "../../src/domain/evidence.ts";
 import type { PrincipalState, TenantState } from "../../src/domain/principal.ts";
 import { union, withinParent } from "../../src/domain/rights.ts";
-import { EVERYTHING, type Liveness, principalKey, type TokenSnapshot } from "../../src/domain/token-snapshot.ts";
+import {
+  type Attachment,
+  EVERYTHING,
+  type Liveness,
+  principalKey,
+  type TokenSnapshot,
+} from "../../src/domain/token-snapshot.ts";
 import type {
   Committed,
   LogRecord,
@@ -46,6 +52,8 @@ export interface TokenRow {
   scopes: readonly string[];
   /** A token holds at most one here. */
   readonly role?: string;
+  /** A token is attached to at most one further tenant here. */
+  attached?: string | undefined;
   readonly notBefore?: number;
   readonly expire?: number;
 }
@@ -416,6 +424,12 @@ export class ModelDatabase {
       const row = this.tokens.get(digest)!;
       row.revoked = was.revoked;
       row.disabled = was.disabled;
+      row.attached = was.attachments[0]?.tenant;
+      for (const { tenant, tenantState, cut } of was.attachments) {
+        const further = this.tenants.get(tenant)!;
+        further.state = tenantState;
+        if (!cut) further.cut = false;
+      }
       // Nothing changes what a token with a role is given itself.
       if (row.role === undefined) row.scopes = was.scopes;
       const principal = this.principals.get(principalKey(row.tenant, row.principal))!;
@@ -446,6 +460,7 @@ export class ModelDatabase {
       profile: "bot",
       principal: row.principal,
       scopes: withinParent(this.#granted(row), parent && this.#granted(parent)),
+      attachments: this.#attachmentsOf(row, parent),
       roles: [row.role, parent?.role].filter((role) => role !== undefined),
       audiences: [],
       allowedCidrs: [],
@@ -457,6 +472,14 @@ export class ModelDatabase {
       ...this.#livenessOf(row),
       parent: parent && { digest: parent.digest, audiences: [], allowedCidrs: [], ...this.#livenessOf(parent) },
     };
+  }
+
+  #attachmentsOf({ attached }: TokenRow, parent: TokenRow | undefined): Attachment[] {
+    if (attached === undefined) return [];
+    const { state, cut } = this.tenants.get(attached)!;
+    return [
+      { tenant: attached, tenantState: state, cut: cut || (parent !== undefined && parent.attached !== attached) },
+    ];
   }
 
   #granted({ scopes, role }: TokenRow): readonly string[] {

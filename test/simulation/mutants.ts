@@ -180,6 +180,21 @@ export const MUTANTS: readonly Mutant[] = [
     "for (const id of of.roles) keys.push(roleKey(id));",
     "",
   ]),
+  mutant("M29 a further tenant is no dependency", [
+    "domain/token-snapshot.ts",
+    "for (const { tenant } of of.attachments) keys.push(tenantKey(tenant));",
+    "",
+  ]),
+  mutant("the position of an attachment is not compared with the tenant's cut", [
+    "domain/decide.ts",
+    'return tenantState === "ACTIVE" && !cut;',
+    'return tenantState === "ACTIVE";',
+  ]),
+  mutant("the state of a further tenant is not judged", [
+    "domain/decide.ts",
+    'return tenantState === "ACTIVE" && !cut;',
+    "return !cut;",
+  ]),
   mutant("M30 a cached verdict", [
     "validation/validate.ts",
     "const { verdict, reason, missingScopes, snapshot: shown } = decide(snapshot, requirement, context, time);",

@@ -134,11 +134,13 @@ export class Network {
           token.revoked = true;
           return { keys, token, kind: "revoked" };
         }),
-      updateToken: (id: string, to: { disabled?: boolean; scopes?: readonly string[] }) =>
+      updateToken: (id: string, to: { disabled?: boolean; scopes?: readonly string[]; attached?: string }) =>
         change(() => {
           const token = byId(id);
           const same =
-            (to.disabled ?? token.disabled) === token.disabled && (to.scopes ?? token.scopes) === token.scopes;
+            (to.disabled ?? token.disabled) === token.disabled &&
+            (to.scopes ?? token.scopes) === token.scopes &&
+            (to.attached ?? token.attached) === token.attached;
           const takes =
             to.disabled === true || !token.scopes.every((scope) => (to.scopes ?? token.scopes).includes(scope));
           Object.assign(token, to);
@@ -172,6 +174,13 @@ export class Network {
           const keys = role.deleted ? [] : [roleKey(name)];
           role.deleted = true;
           return { keys, kind: "lowered" };
+        }),
+      detachTenant: (tenant: string, id: string) =>
+        change(() => {
+          const token = byId(id);
+          const keys = token.attached === tenant ? [`t${token.digest}`] : [];
+          if (keys.length > 0) token.attached = undefined;
+          return { keys, token, kind: "lowered" };
         }),
       cut: (tenant: string, principal: string | undefined) =>
         change(() => {

@@ -1,3 +1,4 @@
+import { NO_REQUIREMENT } from "../../src/domain/decide.ts";
 import type { TokenSnapshot } from "../../src/domain/token-snapshot.ts";
 import type { AuthorityStore } from "../../src/revocation/authority-store.ts";
 import { DB_EPOCH_MS } from "./model-database.ts";
@@ -497,7 +498,7 @@ export const RACES: readonly Race[] = [
       );
       equal(await settled(sim, narrow), "ACKED");
       for (const one of sim.instances) {
-        equal(await settled(sim, sim.ask(one, "child", { scopes: ["s"], audience: "" })), "INSUFFICIENT_SCOPE");
+        equal(await settled(sim, sim.ask(one, "child", { ...NO_REQUIREMENT, scopes: ["s"] })), "INSUFFICIENT_SCOPE");
         equal(await ask(sim, one, "child"), "ALLOW");
       }
     },
@@ -516,7 +517,43 @@ export const RACES: readonly Race[] = [
         equal(await settled(sim, change), "ACKED");
         for (const one of sim.instances) {
           for (const name of ["holder", "heir"] as const) {
-            equal(await settled(sim, sim.ask(one, name, { scopes: ["s"], audience: "" })), "INSUFFICIENT_SCOPE", name);
+            equal(
+              await settled(sim, sim.ask(one, name, { ...NO_REQUIREMENT, scopes: ["s"] })),
+              "INSUFFICIENT_SCOPE",
+              name,
+            );
+            equal(await ask(sim, one, name), "ALLOW", name);
+          }
+        }
+      },
+    }),
+  ),
+  ...(
+    [
+      ["suspended", (store) => store.updateTenant("z", { state: "SUSPENDED" }, "", { callerScopes: [] }, ACTOR)],
+      ["cut", (store) => store.cut("z", undefined, false, "", ACTOR)],
+      ["left", (store, sim) => store.detachTenant("z", sim.id("guest"), ACTOR)],
+    ] as [string, (store: AuthorityStore, sim: Simulation) => ReturnType<Parameters<Simulation["change"]>[1]>][]
+  ).map(
+    ([how, work]): Race => ({
+      title: `R39 a further tenant that is ${how} is lost to its tokens and their children, cached or not`,
+      async run(sim) {
+        await fleet(sim);
+        const inTenant = { ...NO_REQUIREMENT, tenant: "z" };
+        const both = ["guest", "ward"] as const;
+        for (const one of sim.instances) {
+          for (const name of both) equal(await settled(sim, sim.ask(one, name, inTenant)), "ALLOW", name);
+        }
+        equal(
+          await settled(
+            sim,
+            sim.change(sim.instances[1]!, (store) => work(store, sim)),
+          ),
+          "ACKED",
+        );
+        for (const one of sim.instances) {
+          for (const name of both) {
+            equal(await settled(sim, sim.ask(one, name, inTenant)), "WRONG_TENANT", name);
             equal(await ask(sim, one, name), "ALLOW", name);
           }
         }

@@ -1,4 +1,4 @@
-import type { Requirement } from "../../src/domain/decide.ts";
+import { NO_REQUIREMENT, type Requirement } from "../../src/domain/decide.ts";
 import type { ClientFaults } from "../support/feed-cache.ts";
 import { FeedClient } from "./feed-client.ts";
 import type { DatabaseFaults } from "./model-database.ts";
@@ -6,8 +6,22 @@ import type { Product } from "./product.ts";
 import { Random } from "./random.ts";
 import { type Instance, Simulation, type TokenName, type Work } from "./simulation.ts";
 
-const TOKENS: readonly TokenName[] = ["a", "b", "c", "parent", "child", "ends", "begins", "still", "holder", "heir"];
-const WITH_SCOPE: Requirement = { scopes: ["s"], audience: "" };
+const TOKENS: readonly TokenName[] = [
+  "a",
+  "b",
+  "c",
+  "parent",
+  "child",
+  "ends",
+  "begins",
+  "still",
+  "holder",
+  "heir",
+  "guest",
+  "ward",
+];
+const WITH_SCOPE: Requirement = { ...NO_REQUIREMENT, scopes: ["s"] };
+const IN_TENANT: Requirement = { ...NO_REQUIREMENT, tenant: "z" };
 const END = 8000;
 
 export interface Report {
@@ -175,7 +189,8 @@ class Scenario {
   #question(name: TokenName, instance: Instance = this.#random.pick(this.#sim.instances)): void {
     // A role decides about scopes alone.
     const often = name === "holder" || name === "heir" ? 0.9 : 0.3;
-    const requirement = this.#random.chance(often) ? WITH_SCOPE : undefined;
+    const guest = name === "guest" || name === "ward";
+    const requirement = guest ? IN_TENANT : this.#random.chance(often) ? WITH_SCOPE : undefined;
     // As an event of that machine: it starts when the machine runs.
     this.#sim.world.after(0, () => void this.#sim.ask(instance, name, requirement), instance.machine);
   }
@@ -258,9 +273,11 @@ class Scenario {
     const principal = random.pick(["bot:a", "bot:b"]);
     const held: TokenName[] = principal === "bot:a" ? ["a", "b"] : ["c", "parent", "child"];
     const state = random.pick(["ACTIVE", "DISABLED"] as const);
-    const update = (change: object): Work => {
+    const guests: TokenName[] = ["guest", "ward"];
+    const guest = random.pick(guests);
+    const update = (change: object, of = token): Work => {
       const rule = { maxTtl: 0 };
-      return (store) => store.updateToken(this.#sim.id(token), change, "", rule, guard, actor);
+      return (store) => store.updateToken(this.#sim.id(of), change, "", rule, guard, actor);
     };
     return random.pick<[TokenName[], Work]>([
       [hit, (store) => store.revokeToken(this.#sim.id(token), false, "", actor)],
@@ -274,6 +291,12 @@ class Scenario {
         ["holder", "heir"],
         (store) => store.updateRole("x", "r", { scopes: random.pick([["s"], ["t"], []]) }, "", () => {}, guard, actor),
       ],
+      [guests, (store) => store.updateTenant("z", { state: "SUSPENDED" }, "", guard, actor)],
+      [guests, (store) => store.updateTenant("z", { state: "ACTIVE" }, "", guard, actor)],
+      random.chance(0.3)
+        ? [guests, (store) => store.cut("z", undefined, false, "", actor)]
+        : [guests, (store) => store.detachTenant("z", this.#sim.id(guest), actor)],
+      [guests, update({ attached: "z" }, guest)],
       [["a", "c", "child"], (store) => store.updateTenant("x", { state: "SUSPENDED" }, "", guard, actor)],
       [["a", "c", "child"], (store) => store.updateTenant("x", { state: "ACTIVE" }, "", guard, actor)],
       random.chance(0.3)

@@ -30,7 +30,19 @@ export interface Settings {
   readonly feed?: boolean;
 }
 
-export type TokenName = "a" | "b" | "c" | "parent" | "child" | "ends" | "begins" | "still" | "holder" | "heir";
+export type TokenName =
+  | "a"
+  | "b"
+  | "c"
+  | "parent"
+  | "child"
+  | "ends"
+  | "begins"
+  | "still"
+  | "holder"
+  | "heir"
+  | "guest"
+  | "ward";
 
 /** One running process: the program's own code on a machine. */
 export interface Instance {
@@ -270,7 +282,7 @@ export class Simulation {
 
   #fill(): void {
     const { db, product } = this;
-    for (const tenant of ["x", "y"]) db.tenants.set(tenant, { state: "ACTIVE", cut: false });
+    for (const tenant of ["x", "y", "z"]) db.tenants.set(tenant, { state: "ACTIVE", cut: false });
     const token = (name: TokenName, principal: string, tenant: string, over: object = {}) => {
       const secret = Buffer.alloc(32, name);
       const { tokenString, digest } = product.mintTokenString("sp_bot", this.#keyring.current, secret);
@@ -291,6 +303,8 @@ export class Simulation {
     db.roles.set("r", { scopes: ["s"], deleted: false });
     const holder = token("holder", "bot:r", "x", { scopes: [], role: "r" });
     token("heir", "bot:r", "x", { parent: holder });
+    const guest = token("guest", "bot:g", "y", { attached: "z" });
+    token("ward", "bot:g", "y", { attached: "z", parent: guest });
     db.publish();
   }
 

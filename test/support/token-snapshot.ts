@@ -13,6 +13,7 @@ export function snapshot(n: number, over: Partial<TokenSnapshot> = {}, epoch = E
     principal: "bot:ci",
     scopes: [],
     roles: [],
+    attachments: [],
     audiences: [],
     allowedCidrs: [],
     annotations: {},

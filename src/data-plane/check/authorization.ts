@@ -1,9 +1,9 @@
-import type { Verdict } from "../../domain/decide.ts";
+import { liveTenants, type Verdict } from "../../domain/decide.ts";
 import type { TokenSnapshot } from "../../domain/token-snapshot.ts";
 import { addressOfHop } from "../../rpc/client-address.ts";
 import type { Validate, ValidationResult } from "../../validation/validate.ts";
 import type { Credential } from "../credentials.ts";
-import { type AddressSource, IDENTITY, type Policy } from "../policy.ts";
+import { type AddressSource, ALL_TENANTS, IDENTITY, type Policy } from "../policy.ts";
 
 /** The facts about a request that proxies send, common to Check and the HTTP check. */
 export interface AuthorizationQuery {
@@ -35,6 +35,7 @@ export const DENIED = {
   undetermined: denial("UNDETERMINED", 14, 503, "the token cannot be validated now", [], 1),
   peer: denial("FORBIDDEN", 7, 403, "this peer is not allowed"),
   policy: denial("FORBIDDEN", 7, 403, "no such policy"),
+  tenant: denial("MALFORMED", 3, 400, "the header that names the organization is malformed"),
   undecodable: denial("MALFORMED", 3, 400, "the check request cannot be decoded"),
 } as const;
 
@@ -77,6 +78,8 @@ export function outcomeOf(answer: ValidationResult, policy: Policy): Authorizati
     }
     case "ADDRESS_NOT_ALLOWED":
       return denial(answer.verdict, 7, 403, "the token is not accepted from this address");
+    case "WRONG_TENANT":
+      return denial(answer.verdict, 7, 403, "the token is not valid in this organization");
     case "RATE_LIMITED":
       return denial(answer.verdict, 8, 429, "too many requests with this token", [], 1);
     case "UNDETERMINED":
@@ -87,13 +90,14 @@ export function outcomeOf(answer: ValidationResult, policy: Policy): Authorizati
 const LONGEST_IDENTITY = 4_096;
 
 /**
- * The identity headers of an accepted request: all of them, never empty. A header that the policy renames or omits is
+ * The identity headers of an accepted request: all of them, never empty. The tenant is the one that was required, else the
+ * token's own. A header that the policy renames or omits is
  * `removed` under its original name, so that no client can forge it.
  */
 export function identityOf(policy: Policy, snapshot: TokenSnapshot | undefined) {
   const values = [
     snapshot?.principal,
-    snapshot?.tenant,
+    snapshot && (policy.requirement.tenant || snapshot.tenant),
     snapshot?.id,
     snapshot && scopesWithin(snapshot.scopes, LONGEST_IDENTITY - 512),
     snapshot?.profile,
@@ -105,6 +109,10 @@ export function identityOf(policy: Policy, snapshot: TokenSnapshot | undefined) 
     if (as !== name) removed.push(name);
     if (as !== false) set.push([as, headerSafe(values[i] || "-")]);
   }
+  const as = policy.headers[ALL_TENANTS] ?? false;
+  if (as !== ALL_TENANTS) removed.push(ALL_TENANTS);
+  if (as !== false)
+    set.push([as, snapshot === undefined ? "-" : [snapshot.tenant, ...liveTenants(snapshot)].join(" ")]);
   return { set, removed };
 }
 
@@ -116,9 +124,10 @@ export function credentialHeaders(policy: Policy): string[] {
 }
 
 /** The facts of a token for the proxy's log and filters. Never the token string. */
-export function facts(snapshot: TokenSnapshot | undefined): Record<string, string> {
+export function facts(policy: Policy, snapshot: TokenSnapshot | undefined): Record<string, string> {
   if (snapshot === undefined) return { verdict: "ALLOW" };
-  const { principal, tenant, id, scopes, profile, hint } = snapshot;
+  const { principal, id, scopes, profile, hint } = snapshot;
+  const tenant = policy.requirement.tenant || snapshot.tenant;
   return { verdict: "ALLOW", principal, tenant, "token-id": id, scopes: scopes.join(" "), profile, hint };
 }
 

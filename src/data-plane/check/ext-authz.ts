@@ -7,7 +7,7 @@ import {
 import { CheckResponseSchema } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
 import type { Validate, ValidateKnown } from "../../validation/validate.ts";
 import { credentialOf } from "../credentials.ts";
-import { merged, type Policies, type Policy } from "../policy.ts";
+import { forTenant, merged, type Policies, type Policy } from "../policy.ts";
 import { Encoded } from "../validate-token.ts";
 import {
   type AuthorizationOutcome,
@@ -67,10 +67,14 @@ export class ExtAuthz {
       const found = merged(this.#policies, check.extensions);
       if (found === undefined) return this.#deny(DENIED.policy, plainText);
       policy = found;
-      const outcome = ask(this.#validate, questionOf(check, found), deadline);
-      if (!(outcome instanceof Promise)) return this.#encoded(outcome, found, plainText);
+      // The scanner keeps only the headers that any policy can use.
+      const asked = found.tenantFrom === undefined ? check : decodeCheck(message, found.tenantFrom);
+      const named = forTenant(found, (name) => asked.headers.get(name) ?? NO_VALUES);
+      if (named === undefined) return this.#deny(DENIED.tenant, plainText);
+      const outcome = ask(this.#validate, questionOf(asked, named), deadline);
+      if (!(outcome instanceof Promise)) return this.#encoded(outcome, named, plainText);
       return outcome
-        .then((later) => this.#encoded(later, found, plainText))
+        .then((later) => this.#encoded(later, named, plainText))
         .catch(() => this.#outage(found, plainText)); // also if the ALLOW cannot be encoded
     } catch {
       return policy === undefined ? this.refuse("undecodable") : this.#outage(policy, plainText);
@@ -83,6 +87,7 @@ export class ExtAuthz {
     const policy = this.#policies.forRoute(view.rawExtensions, () => view.extensions);
     if (policy === undefined || policy.clientAddress !== "peer" || !policy.carriers.includes("bearer"))
       return undefined;
+    if (policy.tenantFrom !== undefined) return undefined;
     const { peer } = view;
     const token = view.bearer();
     if (token === undefined || peer === undefined) return undefined;
@@ -104,7 +109,7 @@ export class ExtAuthz {
     const { snapshot } = outcome;
     if (snapshot === undefined) return new Encoded(allow(policy, undefined));
     const known = this.#allowed.get(snapshot);
-    // Context extensions change the requirement, but not the form of a policy's ALLOW.
+    // Of the requirement, which context extensions change, an ALLOW shows the tenant alone.
     if (known !== undefined && looksTheSame(known.policy, policy)) return known.encoded;
     const encoded = new Encoded(allow(policy, snapshot));
     this.#allowed.set(snapshot, { policy, encoded });
@@ -130,6 +135,7 @@ export class ExtAuthz {
 
 /** True if both policies give a token the same ALLOW. */
 function looksTheSame(a: Policy, b: Policy): boolean {
+  if (a.requirement.tenant !== b.requirement.tenant) return false;
   return a.headers === b.headers && a.carriers === b.carriers && a.keepCredential === b.keepCredential;
 }
 
@@ -156,7 +162,7 @@ function allow(policy: Policy, snapshot: TokenSnapshot | undefined): Uint8Array 
         case: "okResponse",
         value: { headers: set.map(([key, value]) => option(key, value)), headersToRemove },
       },
-      dynamicMetadata: facts(snapshot),
+      dynamicMetadata: facts(policy, snapshot),
     }),
   );
 }

@@ -2,7 +2,7 @@ import { addressOfHop } from "../../rpc/client-address.ts";
 import type { HttpAnswer } from "../../rpc/http-answer.ts";
 import type { Validate } from "../../validation/validate.ts";
 import { credentialOf } from "../credentials.ts";
-import type { Policies, Policy } from "../policy.ts";
+import { forTenant, type Policies, type Policy } from "../policy.ts";
 import {
   type AuthorizationOutcome,
   type AuthorizationQuery,
@@ -58,10 +58,12 @@ export class HttpCheck {
     try {
       const values = (name: string) => question.headers.filter(([key]) => key === name).map(([, value]) => value);
       if (SAID_ONCE[family].some((name) => values(name).length > 1)) return answer(family, DENIED.undecodable, policy);
-      const outcome = ask(this.#validate, queryOf(family, question, policy, values), deadline);
-      if (!(outcome instanceof Promise)) return answer(family, outcome, policy);
+      const named = forTenant(policy, values);
+      if (named === undefined) return answer(family, DENIED.tenant, policy);
+      const outcome = ask(this.#validate, queryOf(family, question, named, values), deadline);
+      if (!(outcome instanceof Promise)) return answer(family, outcome, named);
       return outcome
-        .then((later) => answer(family, later, policy))
+        .then((later) => answer(family, later, named))
         .catch(() => answer(family, DENIED.undetermined, policy)); // also if the ALLOW cannot be encoded
     } catch {
       return answer(family, DENIED.undetermined, policy);

@@ -43,6 +43,8 @@ const (
 	Verdict_VERDICT_RATE_LIMITED Verdict = 6
 	// Our own outage: the token cannot be judged. Refuse the request.
 	Verdict_VERDICT_UNDETERMINED Verdict = 7
+	// A live token that is not live in this organization.
+	Verdict_VERDICT_WRONG_TENANT Verdict = 8
 )
 
 // Enum value maps for Verdict.
@@ -56,6 +58,7 @@ var (
 		5: "VERDICT_ADDRESS_NOT_ALLOWED",
 		6: "VERDICT_RATE_LIMITED",
 		7: "VERDICT_UNDETERMINED",
+		8: "VERDICT_WRONG_TENANT",
 	}
 	Verdict_value = map[string]int32{
 		"VERDICT_UNSPECIFIED":         0,
@@ -66,6 +69,7 @@ var (
 		"VERDICT_ADDRESS_NOT_ALLOWED": 5,
 		"VERDICT_RATE_LIMITED":        6,
 		"VERDICT_UNDETERMINED":        7,
+		"VERDICT_WRONG_TENANT":        8,
 	}
 )
 
@@ -189,6 +193,9 @@ type ValidateTokenRequest struct {
 	Audience string `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
 	// The origin of the request.
 	Context *RequestContext `protobuf:"bytes,4,opt,name=context,proto3" json:"context,omitempty"`
+	// The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+	// no such check. An answer about an organization has no entry.
+	Tenant string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Asks for an entry, for a cache that follows WatchChanges.
 	WantEntry     bool `protobuf:"varint,6,opt,name=want_entry,json=wantEntry,proto3" json:"want_entry,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -253,6 +260,13 @@ func (x *ValidateTokenRequest) GetContext() *RequestContext {
 	return nil
 }
 
+func (x *ValidateTokenRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
 func (x *ValidateTokenRequest) GetWantEntry() bool {
 	if x != nil {
 		return x.WantEntry
@@ -280,7 +294,9 @@ type ValidatedToken struct {
 	// Facts for programs.
 	Annotations map[string]string `protobuf:"bytes,8,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The visible start of the token string.
-	Hint          string `protobuf:"bytes,9,opt,name=hint,proto3" json:"hint,omitempty"`
+	Hint string `protobuf:"bytes,9,opt,name=hint,proto3" json:"hint,omitempty"`
+	// The further organizations in which the token is live, beside `tenant`.
+	Tenants       []string `protobuf:"bytes,10,rep,name=tenants,proto3" json:"tenants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -376,6 +392,13 @@ func (x *ValidatedToken) GetHint() string {
 		return x.Hint
 	}
 	return ""
+}
+
+func (x *ValidatedToken) GetTenants() []string {
+	if x != nil {
+		return x.Tenants
+	}
+	return nil
 }
 
 // The answer.
@@ -847,14 +870,15 @@ const file_sallyport_v1_token_validator_proto_rawDesc = "" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x12\x12\n" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x12\x1a\n" +
-	"\bworkload\x18\x05 \x01(\tR\bworkload\"\xd5\x01\n" +
+	"\bworkload\x18\x05 \x01(\tR\bworkload\"\xed\x01\n" +
 	"\x14ValidateTokenRequest\x12!\n" +
 	"\ftoken_string\x18\x01 \x01(\tR\vtokenString\x12'\n" +
 	"\x0frequired_scopes\x18\x02 \x03(\tR\x0erequiredScopes\x12\x1a\n" +
 	"\baudience\x18\x03 \x01(\tR\baudience\x126\n" +
-	"\acontext\x18\x04 \x01(\v2\x1c.sallyport.v1.RequestContextR\acontext\x12\x1d\n" +
+	"\acontext\x18\x04 \x01(\v2\x1c.sallyport.v1.RequestContextR\acontext\x12\x16\n" +
+	"\x06tenant\x18\x05 \x01(\tR\x06tenant\x12\x1d\n" +
 	"\n" +
-	"want_entry\x18\x06 \x01(\bR\twantEntry\"\x88\x03\n" +
+	"want_entry\x18\x06 \x01(\bR\twantEntry\"\xa2\x03\n" +
 	"\x0eValidatedToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x18\n" +
@@ -865,7 +889,9 @@ const file_sallyport_v1_token_validator_proto_rawDesc = "" +
 	"\vexpire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12O\n" +
 	"\vannotations\x18\b \x03(\v2-.sallyport.v1.ValidatedToken.AnnotationsEntryR\vannotations\x12\x12\n" +
-	"\x04hint\x18\t \x01(\tR\x04hint\x1a>\n" +
+	"\x04hint\x18\t \x01(\tR\x04hint\x12\x18\n" +
+	"\atenants\x18\n" +
+	" \x03(\tR\atenants\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xeb\x01\n" +
@@ -905,7 +931,7 @@ const file_sallyport_v1_token_validator_proto_rawDesc = "" +
 	"\x1aBatchValidateTokensRequest\x12>\n" +
 	"\brequests\x18\x01 \x03(\v2\".sallyport.v1.ValidateTokenRequestR\brequests\"`\n" +
 	"\x1bBatchValidateTokensResponse\x12A\n" +
-	"\tresponses\x18\x01 \x03(\v2#.sallyport.v1.ValidateTokenResponseR\tresponses*\xe1\x01\n" +
+	"\tresponses\x18\x01 \x03(\v2#.sallyport.v1.ValidateTokenResponseR\tresponses*\xfb\x01\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rVERDICT_ALLOW\x10\x01\x12\x19\n" +
@@ -914,7 +940,8 @@ const file_sallyport_v1_token_validator_proto_rawDesc = "" +
 	"\x16VERDICT_WRONG_AUDIENCE\x10\x04\x12\x1f\n" +
 	"\x1bVERDICT_ADDRESS_NOT_ALLOWED\x10\x05\x12\x18\n" +
 	"\x14VERDICT_RATE_LIMITED\x10\x06\x12\x18\n" +
-	"\x14VERDICT_UNDETERMINED\x10\a2\xad\x02\n" +
+	"\x14VERDICT_UNDETERMINED\x10\a\x12\x18\n" +
+	"\x14VERDICT_WRONG_TENANT\x10\b2\xad\x02\n" +
 	"\x0eTokenValidator\x12X\n" +
 	"\rValidateToken\x12\".sallyport.v1.ValidateTokenRequest\x1a#.sallyport.v1.ValidateTokenResponse\x12j\n" +
 	"\x13BatchValidateTokens\x12(.sallyport.v1.BatchValidateTokensRequest\x1a).sallyport.v1.BatchValidateTokensResponse\x12U\n" +

@@ -14,7 +14,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file sallyport/v1/token_admin.proto.
  */
 export const file_sallyport_v1_token_admin: GenFile = /*@__PURE__*/
-  fileDesc("Ch5zYWxseXBvcnQvdjEvdG9rZW5fYWRtaW4ucHJvdG8SDHNhbGx5cG9ydC52MSKpBgoFVG9rZW4SCgoCaWQYASABKAkSDgoGdGVuYW50GAIgASgJEg8KB3Byb2ZpbGUYAyABKAkSEQoJcHJpbmNpcGFsGAQgASgJEhQKDGRpc3BsYXlfbmFtZRgFIAEoCRITCgtkZXNjcmlwdGlvbhgGIAEoCRIOCgZzY29wZXMYByADKAkSEQoJYXVkaWVuY2VzGAggAygJEhUKDWFsbG93ZWRfY2lkcnMYCSADKAkSOQoLYW5ub3RhdGlvbnMYCiADKAsyJC5zYWxseXBvcnQudjEuVG9rZW4uQW5ub3RhdGlvbnNFbnRyeRIMCgRoaW50GAsgASgJEicKBXN0YXRlGAwgASgOMhguc2FsbHlwb3J0LnYxLlRva2VuU3RhdGUSEAoIZGlzYWJsZWQYDSABKAgSLwoLY3JlYXRlX3RpbWUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmNyZWF0ZWRfYnkYDyABKAkSMwoPbm90X2JlZm9yZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLcmV2b2tlX3RpbWUYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCnJldm9rZWRfYnkYEyABKAkSFQoNcmV2b2tlX3JlYXNvbhgUIAEoCRIUCgxyb3RhdGVkX2Zyb20YFSABKAkSMQoNbGFzdF91c2VfdGltZRgWIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbGFzdF91c2VfYWRkcmVzcxgXIAEoCRIMCgRldGFnGBggASgJEg4KBnBhcmVudBgZIAEoCRINCgVyb2xlcxgbIAMoCRIYChBlZmZlY3RpdmVfc2NvcGVzGBwgAygJEhIKCnJvdGF0ZWRfdG8YGiABKAkaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIv8DChJDcmVhdGVUb2tlblJlcXVlc3QSDgoGdGVuYW50GAEgASgJEg8KB3Byb2ZpbGUYAiABKAkSEQoJcHJpbmNpcGFsGAMgASgJEhQKDGRpc3BsYXlfbmFtZRgEIAEoCRITCgtkZXNjcmlwdGlvbhgFIAEoCRIOCgZzY29wZXMYBiADKAkSEQoJYXVkaWVuY2VzGAcgAygJEhUKDWFsbG93ZWRfY2lkcnMYCCADKAkSRgoLYW5ub3RhdGlvbnMYCSADKAsyMS5zYWxseXBvcnQudjEuQ3JlYXRlVG9rZW5SZXF1ZXN0LkFubm90YXRpb25zRW50cnkSKAoDdHRsGAogASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uSAASMQoLZXhwaXJlX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wSAASEwoJbm9fZXhwaXJ5GAwgASgISAASMwoPbm90X2JlZm9yZV90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVyb2xlcxgPIAMoCRISCgpyZXF1ZXN0X2lkGA4gASgJGjIKEEFubm90YXRpb25zRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4AUIKCghsaWZldGltZSJgChNDcmVhdGVUb2tlblJlc3BvbnNlEiIKBXRva2VuGAEgASgLMhMuc2FsbHlwb3J0LnYxLlRva2VuEhQKDHRva2VuX3N0cmluZxgCIAEoCRIPCgd3YXJuaW5nGAMgASgJIh0KD0dldFRva2VuUmVxdWVzdBIKCgJpZBgBIAEoCSI2ChBHZXRUb2tlblJlc3BvbnNlEiIKBXRva2VuGAEgASgLMhMuc2FsbHlwb3J0LnYxLlRva2VuIqIEChFMaXN0VG9rZW5zUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSEQoJcHJpbmNpcGFsGAIgASgJEg8KB3Byb2ZpbGUYAyABKAkSJwoFc3RhdGUYBCABKA4yGC5zYWxseXBvcnQudjEuVG9rZW5TdGF0ZRIMCgRoaW50GAUgASgJEjEKDWNyZWF0ZWRfYWZ0ZXIYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjIKDmNyZWF0ZWRfYmVmb3JlGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0ChBsYXN0X3VzZWRfYmVmb3JlGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYCSABKAUSEgoKcGFnZV90b2tlbhgKIAEoCRIoCgZzdGF0ZXMYCyADKA4yGC5zYWxseXBvcnQudjEuVG9rZW5TdGF0ZRILCgNpZHMYDCADKAkSEQoJZmFtaWx5X29mGA0gASgJEg4KBnBhcmVudBgOIAEoCRIyCg5leHBpcmVzX2JlZm9yZRgPIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJbm9fZXhwaXJ5GBAgASgIEhIKCmNyZWF0ZWRfYnkYESABKAkSGwoTZGlzcGxheV9uYW1lX3ByZWZpeBgSIAEoCRIMCgRyb2xlGBMgASgJIlIKEkxpc3RUb2tlbnNSZXNwb25zZRIjCgZ0b2tlbnMYASADKAsyEy5zYWxseXBvcnQudjEuVG9rZW4SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJInoKElVwZGF0ZVRva2VuUmVxdWVzdBIiCgV0b2tlbhgBIAEoCzITLnNhbGx5cG9ydC52MS5Ub2tlbhIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSDwoHbm9fd2FpdBgDIAEoCCJfChNVcGRhdGVUb2tlblJlc3BvbnNlEiIKBXRva2VuGAEgASgLMhMuc2FsbHlwb3J0LnYxLlRva2VuEiQKBmVmZmVjdBgCIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QidQoSUmV2b2tlVG9rZW5SZXF1ZXN0EgwKAmlkGAEgASgJSAASFgoMdG9rZW5fc3RyaW5nGAIgASgJSAASDgoGZmFtaWx5GAMgASgIEg4KBnJlYXNvbhgEIAEoCRIPCgdub193YWl0GAUgASgIQggKBnRhcmdldCJfChNSZXZva2VUb2tlblJlc3BvbnNlEiIKBXRva2VuGAEgASgLMhMuc2FsbHlwb3J0LnYxLlRva2VuEiQKBmVmZmVjdBgCIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QilQMKE1Jldm9rZVRva2Vuc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCXByaW5jaXBhbBgCIAEoCRIPCgdwcm9maWxlGAMgASgJEhIKCmNyZWF0ZWRfYnkYBCABKAkSMgoOY3JlYXRlZF9iZWZvcmUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBWhpbnRzGAYgAygJEhUKDXRva2VuX3N0cmluZ3MYByADKAkSCwoDaWRzGAggAygJEg4KBnJlYXNvbhgJIAEoCRIPCgdub193YWl0GAogASgIEg8KB2RyeV9ydW4YCyABKAgSEwoLZGVzY2VuZGFudHMYDCABKAgSDAoEcm9sZRgNIAEoCRI0ChBsYXN0X3VzZWRfYmVmb3JlGA4gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglub19leHBpcnkYDyABKAgSMQoNZXhwaXJlc19hZnRlchgQIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiaAoUUmV2b2tlVG9rZW5zUmVzcG9uc2USFQoNcmV2b2tlZF9jb3VudBgBIAEoBRITCgttYXRjaGVkX2lkcxgCIAMoCRIkCgZlZmZlY3QYAyABKAsyFC5zYWxseXBvcnQudjEuRWZmZWN0Iu8BChJSb3RhdGVUb2tlblJlcXVlc3QSCgoCaWQYASABKAkSKgoHb3ZlcmxhcBgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIoCgN0dGwYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IABIxCgtleHBpcmVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIABITCglub19leHBpcnkYBSABKAhIABISCgpyZXF1ZXN0X2lkGAYgASgJEg8KB25vX3dhaXQYByABKAhCCgoIbGlmZXRpbWUirQEKE1JvdGF0ZVRva2VuUmVzcG9uc2USIgoFdG9rZW4YASABKAsyEy5zYWxseXBvcnQudjEuVG9rZW4SFAoMdG9rZW5fc3RyaW5nGAIgASgJEiUKCHByZXZpb3VzGAMgASgLMhMuc2FsbHlwb3J0LnYxLlRva2VuEiQKBmVmZmVjdBgEIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QSDwoHd2FybmluZxgFIAEoCSqsAQoKVG9rZW5TdGF0ZRIbChdUT0tFTl9TVEFURV9VTlNQRUNJRklFRBAAEhYKElRPS0VOX1NUQVRFX0FDVElWRRABEh0KGVRPS0VOX1NUQVRFX05PVF9ZRVRfVkFMSUQQAhIXChNUT0tFTl9TVEFURV9FWFBJUkVEEAMSGAoUVE9LRU5fU1RBVEVfRElTQUJMRUQQBBIXChNUT0tFTl9TVEFURV9SRVZPS0VEEAUy2QQKClRva2VuQWRtaW4SUgoLQ3JlYXRlVG9rZW4SIC5zYWxseXBvcnQudjEuQ3JlYXRlVG9rZW5SZXF1ZXN0GiEuc2FsbHlwb3J0LnYxLkNyZWF0ZVRva2VuUmVzcG9uc2USTgoIR2V0VG9rZW4SHS5zYWxseXBvcnQudjEuR2V0VG9rZW5SZXF1ZXN0Gh4uc2FsbHlwb3J0LnYxLkdldFRva2VuUmVzcG9uc2UiA5ACARJUCgpMaXN0VG9rZW5zEh8uc2FsbHlwb3J0LnYxLkxpc3RUb2tlbnNSZXF1ZXN0GiAuc2FsbHlwb3J0LnYxLkxpc3RUb2tlbnNSZXNwb25zZSIDkAIBElIKC1VwZGF0ZVRva2VuEiAuc2FsbHlwb3J0LnYxLlVwZGF0ZVRva2VuUmVxdWVzdBohLnNhbGx5cG9ydC52MS5VcGRhdGVUb2tlblJlc3BvbnNlElIKC1Jldm9rZVRva2VuEiAuc2FsbHlwb3J0LnYxLlJldm9rZVRva2VuUmVxdWVzdBohLnNhbGx5cG9ydC52MS5SZXZva2VUb2tlblJlc3BvbnNlElUKDFJldm9rZVRva2VucxIhLnNhbGx5cG9ydC52MS5SZXZva2VUb2tlbnNSZXF1ZXN0GiIuc2FsbHlwb3J0LnYxLlJldm9rZVRva2Vuc1Jlc3BvbnNlElIKC1JvdGF0ZVRva2VuEiAuc2FsbHlwb3J0LnYxLlJvdGF0ZVRva2VuUmVxdWVzdBohLnNhbGx5cG9ydC52MS5Sb3RhdGVUb2tlblJlc3BvbnNlQm8KDHNhbGx5cG9ydC52MUIPVG9rZW5BZG1pblByb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
+  fileDesc("Ch5zYWxseXBvcnQvdjEvdG9rZW5fYWRtaW4ucHJvdG8SDHNhbGx5cG9ydC52MSK6BgoFVG9rZW4SCgoCaWQYASABKAkSDgoGdGVuYW50GAIgASgJEg8KB3Byb2ZpbGUYAyABKAkSEQoJcHJpbmNpcGFsGAQgASgJEhQKDGRpc3BsYXlfbmFtZRgFIAEoCRITCgtkZXNjcmlwdGlvbhgGIAEoCRIOCgZzY29wZXMYByADKAkSEQoJYXVkaWVuY2VzGAggAygJEhUKDWFsbG93ZWRfY2lkcnMYCSADKAkSOQoLYW5ub3RhdGlvbnMYCiADKAsyJC5zYWxseXBvcnQudjEuVG9rZW4uQW5ub3RhdGlvbnNFbnRyeRIMCgRoaW50GAsgASgJEicKBXN0YXRlGAwgASgOMhguc2FsbHlwb3J0LnYxLlRva2VuU3RhdGUSEAoIZGlzYWJsZWQYDSABKAgSLwoLY3JlYXRlX3RpbWUYDiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmNyZWF0ZWRfYnkYDyABKAkSMwoPbm90X2JlZm9yZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLcmV2b2tlX3RpbWUYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCnJldm9rZWRfYnkYEyABKAkSFQoNcmV2b2tlX3JlYXNvbhgUIAEoCRIUCgxyb3RhdGVkX2Zyb20YFSABKAkSMQoNbGFzdF91c2VfdGltZRgWIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQbGFzdF91c2VfYWRkcmVzcxgXIAEoCRIMCgRldGFnGBggASgJEg4KBnBhcmVudBgZIAEoCRINCgVyb2xlcxgbIAMoCRIYChBlZmZlY3RpdmVfc2NvcGVzGBwgAygJEg8KB3RlbmFudHMYHSADKAkSEgoKcm90YXRlZF90bxgaIAEoCRoyChBBbm5vdGF0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEikAQKEkNyZWF0ZVRva2VuUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSDwoHcHJvZmlsZRgCIAEoCRIRCglwcmluY2lwYWwYAyABKAkSFAoMZGlzcGxheV9uYW1lGAQgASgJEhMKC2Rlc2NyaXB0aW9uGAUgASgJEg4KBnNjb3BlcxgGIAMoCRIRCglhdWRpZW5jZXMYByADKAkSFQoNYWxsb3dlZF9jaWRycxgIIAMoCRJGCgthbm5vdGF0aW9ucxgJIAMoCzIxLnNhbGx5cG9ydC52MS5DcmVhdGVUb2tlblJlcXVlc3QuQW5ub3RhdGlvbnNFbnRyeRIoCgN0dGwYCiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25IABIxCgtleHBpcmVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBIABITCglub19leHBpcnkYDCABKAhIABIzCg9ub3RfYmVmb3JlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBXJvbGVzGA8gAygJEg8KB3RlbmFudHMYECADKAkSEgoKcmVxdWVzdF9pZBgOIAEoCRoyChBBbm5vdGF0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAFCCgoIbGlmZXRpbWUiYAoTQ3JlYXRlVG9rZW5SZXNwb25zZRIiCgV0b2tlbhgBIAEoCzITLnNhbGx5cG9ydC52MS5Ub2tlbhIUCgx0b2tlbl9zdHJpbmcYAiABKAkSDwoHd2FybmluZxgDIAEoCSIdCg9HZXRUb2tlblJlcXVlc3QSCgoCaWQYASABKAkiNgoQR2V0VG9rZW5SZXNwb25zZRIiCgV0b2tlbhgBIAEoCzITLnNhbGx5cG9ydC52MS5Ub2tlbiK0BAoRTGlzdFRva2Vuc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCXByaW5jaXBhbBgCIAEoCRIPCgdwcm9maWxlGAMgASgJEicKBXN0YXRlGAQgASgOMhguc2FsbHlwb3J0LnYxLlRva2VuU3RhdGUSDAoEaGludBgFIAEoCRIxCg1jcmVhdGVkX2FmdGVyGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIyCg5jcmVhdGVkX2JlZm9yZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNAoQbGFzdF91c2VkX2JlZm9yZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAkgASgFEhIKCnBhZ2VfdG9rZW4YCiABKAkSKAoGc3RhdGVzGAsgAygOMhguc2FsbHlwb3J0LnYxLlRva2VuU3RhdGUSCwoDaWRzGAwgAygJEhEKCWZhbWlseV9vZhgNIAEoCRIOCgZwYXJlbnQYDiABKAkSMgoOZXhwaXJlc19iZWZvcmUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCW5vX2V4cGlyeRgQIAEoCBISCgpjcmVhdGVkX2J5GBEgASgJEhsKE2Rpc3BsYXlfbmFtZV9wcmVmaXgYEiABKAkSDAoEcm9sZRgTIAEoCRIQCghhdHRhY2hlZBgUIAEoCCJSChJMaXN0VG9rZW5zUmVzcG9uc2USIwoGdG9rZW5zGAEgAygLMhMuc2FsbHlwb3J0LnYxLlRva2VuEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJ6ChJVcGRhdGVUb2tlblJlcXVlc3QSIgoFdG9rZW4YASABKAsyEy5zYWxseXBvcnQudjEuVG9rZW4SLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg8KB25vX3dhaXQYAyABKAgiXwoTVXBkYXRlVG9rZW5SZXNwb25zZRIiCgV0b2tlbhgBIAEoCzITLnNhbGx5cG9ydC52MS5Ub2tlbhIkCgZlZmZlY3QYAiABKAsyFC5zYWxseXBvcnQudjEuRWZmZWN0InUKElJldm9rZVRva2VuUmVxdWVzdBIMCgJpZBgBIAEoCUgAEhYKDHRva2VuX3N0cmluZxgCIAEoCUgAEg4KBmZhbWlseRgDIAEoCBIOCgZyZWFzb24YBCABKAkSDwoHbm9fd2FpdBgFIAEoCEIICgZ0YXJnZXQiXwoTUmV2b2tlVG9rZW5SZXNwb25zZRIiCgV0b2tlbhgBIAEoCzITLnNhbGx5cG9ydC52MS5Ub2tlbhIkCgZlZmZlY3QYAiABKAsyFC5zYWxseXBvcnQudjEuRWZmZWN0IpUDChNSZXZva2VUb2tlbnNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIRCglwcmluY2lwYWwYAiABKAkSDwoHcHJvZmlsZRgDIAEoCRISCgpjcmVhdGVkX2J5GAQgASgJEjIKDmNyZWF0ZWRfYmVmb3JlGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVoaW50cxgGIAMoCRIVCg10b2tlbl9zdHJpbmdzGAcgAygJEgsKA2lkcxgIIAMoCRIOCgZyZWFzb24YCSABKAkSDwoHbm9fd2FpdBgKIAEoCBIPCgdkcnlfcnVuGAsgASgIEhMKC2Rlc2NlbmRhbnRzGAwgASgIEgwKBHJvbGUYDSABKAkSNAoQbGFzdF91c2VkX2JlZm9yZRgOIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJbm9fZXhwaXJ5GA8gASgIEjEKDWV4cGlyZXNfYWZ0ZXIYECABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKFFJldm9rZVRva2Vuc1Jlc3BvbnNlEhUKDXJldm9rZWRfY291bnQYASABKAUSEwoLbWF0Y2hlZF9pZHMYAiADKAkSJAoGZWZmZWN0GAMgASgLMhQuc2FsbHlwb3J0LnYxLkVmZmVjdCJCChNEZXRhY2hUZW5hbnRSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIKCgJpZBgCIAEoCRIPCgdub193YWl0GAMgASgIIjwKFERldGFjaFRlbmFudFJlc3BvbnNlEiQKBmVmZmVjdBgBIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3Qi7wEKElJvdGF0ZVRva2VuUmVxdWVzdBIKCgJpZBgBIAEoCRIqCgdvdmVybGFwGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEigKA3R0bBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkgAEjEKC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgAEhMKCW5vX2V4cGlyeRgFIAEoCEgAEhIKCnJlcXVlc3RfaWQYBiABKAkSDwoHbm9fd2FpdBgHIAEoCEIKCghsaWZldGltZSKtAQoTUm90YXRlVG9rZW5SZXNwb25zZRIiCgV0b2tlbhgBIAEoCzITLnNhbGx5cG9ydC52MS5Ub2tlbhIUCgx0b2tlbl9zdHJpbmcYAiABKAkSJQoIcHJldmlvdXMYAyABKAsyEy5zYWxseXBvcnQudjEuVG9rZW4SJAoGZWZmZWN0GAQgASgLMhQuc2FsbHlwb3J0LnYxLkVmZmVjdBIPCgd3YXJuaW5nGAUgASgJKqwBCgpUb2tlblN0YXRlEhsKF1RPS0VOX1NUQVRFX1VOU1BFQ0lGSUVEEAASFgoSVE9LRU5fU1RBVEVfQUNUSVZFEAESHQoZVE9LRU5fU1RBVEVfTk9UX1lFVF9WQUxJRBACEhcKE1RPS0VOX1NUQVRFX0VYUElSRUQQAxIYChRUT0tFTl9TVEFURV9ESVNBQkxFRBAEEhcKE1RPS0VOX1NUQVRFX1JFVk9LRUQQBTKwBQoKVG9rZW5BZG1pbhJSCgtDcmVhdGVUb2tlbhIgLnNhbGx5cG9ydC52MS5DcmVhdGVUb2tlblJlcXVlc3QaIS5zYWxseXBvcnQudjEuQ3JlYXRlVG9rZW5SZXNwb25zZRJOCghHZXRUb2tlbhIdLnNhbGx5cG9ydC52MS5HZXRUb2tlblJlcXVlc3QaHi5zYWxseXBvcnQudjEuR2V0VG9rZW5SZXNwb25zZSIDkAIBElQKCkxpc3RUb2tlbnMSHy5zYWxseXBvcnQudjEuTGlzdFRva2Vuc1JlcXVlc3QaIC5zYWxseXBvcnQudjEuTGlzdFRva2Vuc1Jlc3BvbnNlIgOQAgESUgoLVXBkYXRlVG9rZW4SIC5zYWxseXBvcnQudjEuVXBkYXRlVG9rZW5SZXF1ZXN0GiEuc2FsbHlwb3J0LnYxLlVwZGF0ZVRva2VuUmVzcG9uc2USUgoLUmV2b2tlVG9rZW4SIC5zYWxseXBvcnQudjEuUmV2b2tlVG9rZW5SZXF1ZXN0GiEuc2FsbHlwb3J0LnYxLlJldm9rZVRva2VuUmVzcG9uc2USVQoMUmV2b2tlVG9rZW5zEiEuc2FsbHlwb3J0LnYxLlJldm9rZVRva2Vuc1JlcXVlc3QaIi5zYWxseXBvcnQudjEuUmV2b2tlVG9rZW5zUmVzcG9uc2USVQoMRGV0YWNoVGVuYW50EiEuc2FsbHlwb3J0LnYxLkRldGFjaFRlbmFudFJlcXVlc3QaIi5zYWxseXBvcnQudjEuRGV0YWNoVGVuYW50UmVzcG9uc2USUgoLUm90YXRlVG9rZW4SIC5zYWxseXBvcnQudjEuUm90YXRlVG9rZW5SZXF1ZXN0GiEuc2FsbHlwb3J0LnYxLlJvdGF0ZVRva2VuUmVzcG9uc2VCbwoMc2FsbHlwb3J0LnYxQg9Ub2tlbkFkbWluUHJvdG9QAVoYc2FsbHlwb3J0L3YxO3NhbGx5cG9ydHYxogIDU1BYqgIMU2FsbHlwb3J0LlYxygIMU2FsbHlwb3J0XFYx6gINU2FsbHlwb3J0OjpWMWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
  * The stored record of a token. It holds no bit of the secret.
@@ -213,6 +213,14 @@ export type Token = Message<"sallyport.v1.Token"> & {
   effectiveScopes: string[];
 
   /**
+   * Further organizations in which the token counts, beside its own; at most 16. Such a token holds no roles. An organization
+   * whose tokens were cut since stays in the list, and the token is not live there: take it out, then attach it again.
+   *
+   * @generated from field: repeated string tenants = 29;
+   */
+  tenants: string[];
+
+  /**
    * The id of the token that replaced this one by rotation; output only.
    *
    * @generated from field: string rotated_to = 26;
@@ -340,6 +348,14 @@ export type CreateTokenRequest = Message<"sallyport.v1.CreateTokenRequest"> & {
    * @generated from field: repeated string roles = 15;
    */
   roles: string[];
+
+  /**
+   * Further organizations in which the token counts, beside its own; at most 16. The caller must have them all. Such a token
+   * holds no roles.
+   *
+   * @generated from field: repeated string tenants = 16;
+   */
+  tenants: string[];
 
   /**
    * A UUID. A repeat with the same id and body within 10 minutes gets the same answer, with the same token string.
@@ -571,6 +587,14 @@ export type ListTokensRequest = Message<"sallyport.v1.ListTokensRequest"> & {
    * @generated from field: string role = 19;
    */
   role: string;
+
+  /**
+   * Instead of the organization's own tokens, those of others that are attached to it. They show only id, hint, tenant,
+   * principal and times. Of the other filters only `principal`, `hint`, `ids` and times can be given.
+   *
+   * @generated from field: bool attached = 20;
+   */
+  attached: boolean;
 };
 
 /**
@@ -623,7 +647,7 @@ export type UpdateTokenRequest = Message<"sallyport.v1.UpdateTokenRequest"> & {
   token?: Token | undefined;
 
   /**
-   * display_name, description, scopes, roles, audiences, allowed_cidrs, annotations, expire_time, disabled.
+   * display_name, description, scopes, roles, tenants, audiences, allowed_cidrs, annotations, expire_time, disabled.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 2;
    */
@@ -924,6 +948,62 @@ export const RevokeTokensResponseSchema: GenMessage<RevokeTokensResponse> = /*@_
   messageDesc(file_sallyport_v1_token_admin, 12);
 
 /**
+ * A request to take a token of another organization out of this one.
+ *
+ * @generated from message sallyport.v1.DetachTenantRequest
+ */
+export type DetachTenantRequest = Message<"sallyport.v1.DetachTenantRequest"> & {
+  /**
+   * The organization that the token is taken out of; empty: the caller's own.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * The id of the token, `tok_…`.
+   *
+   * @generated from field: string id = 2;
+   */
+  id: string;
+
+  /**
+   * Return when the change is durable, before it is in force everywhere.
+   *
+   * @generated from field: bool no_wait = 3;
+   */
+  noWait: boolean;
+};
+
+/**
+ * Describes the message sallyport.v1.DetachTenantRequest.
+ * Use `create(DetachTenantRequestSchema)` to create a new message.
+ */
+export const DetachTenantRequestSchema: GenMessage<DetachTenantRequest> = /*@__PURE__*/
+  messageDesc(file_sallyport_v1_token_admin, 13);
+
+/**
+ * The token is not attached any more.
+ *
+ * @generated from message sallyport.v1.DetachTenantResponse
+ */
+export type DetachTenantResponse = Message<"sallyport.v1.DetachTenantResponse"> & {
+  /**
+   * The proof that the change is in force.
+   *
+   * @generated from field: sallyport.v1.Effect effect = 1;
+   */
+  effect?: Effect | undefined;
+};
+
+/**
+ * Describes the message sallyport.v1.DetachTenantResponse.
+ * Use `create(DetachTenantResponseSchema)` to create a new message.
+ */
+export const DetachTenantResponseSchema: GenMessage<DetachTenantResponse> = /*@__PURE__*/
+  messageDesc(file_sallyport_v1_token_admin, 14);
+
+/**
  * A request to replace a token.
  *
  * @generated from message sallyport.v1.RotateTokenRequest
@@ -995,7 +1075,7 @@ export type RotateTokenRequest = Message<"sallyport.v1.RotateTokenRequest"> & {
  * Use `create(RotateTokenRequestSchema)` to create a new message.
  */
 export const RotateTokenRequestSchema: GenMessage<RotateTokenRequest> = /*@__PURE__*/
-  messageDesc(file_sallyport_v1_token_admin, 13);
+  messageDesc(file_sallyport_v1_token_admin, 15);
 
 /**
  * The new token and the old one.
@@ -1044,7 +1124,7 @@ export type RotateTokenResponse = Message<"sallyport.v1.RotateTokenResponse"> & 
  * Use `create(RotateTokenResponseSchema)` to create a new message.
  */
 export const RotateTokenResponseSchema: GenMessage<RotateTokenResponse> = /*@__PURE__*/
-  messageDesc(file_sallyport_v1_token_admin, 14);
+  messageDesc(file_sallyport_v1_token_admin, 16);
 
 /**
  * The effective state of a token at the time of the answer.
@@ -1174,6 +1254,17 @@ export const TokenAdmin: GenService<{
     methodKind: "unary";
     input: typeof RevokeTokensRequestSchema;
     output: typeof RevokeTokensResponseSchema;
+  },
+  /**
+   * Takes a token of another organization out of this one. When it returns OK (and `no_wait` was not set), no instance accepts
+   * the token here again. Its own organization and others are not touched. Idempotent.
+   *
+   * @generated from rpc sallyport.v1.TokenAdmin.DetachTenant
+   */
+  detachTenant: {
+    methodKind: "unary";
+    input: typeof DetachTenantRequestSchema;
+    output: typeof DetachTenantResponseSchema;
   },
   /**
    * Replaces a token by a new one with the same rights. The old string works for `overlap`, then never again.

@@ -21,6 +21,7 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_ADDRESS_NOT_ALLOWED: _ClassVar[Verdict]
     VERDICT_RATE_LIMITED: _ClassVar[Verdict]
     VERDICT_UNDETERMINED: _ClassVar[Verdict]
+    VERDICT_WRONG_TENANT: _ClassVar[Verdict]
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_ALLOW: Verdict
 VERDICT_INVALID_TOKEN: Verdict
@@ -29,6 +30,7 @@ VERDICT_WRONG_AUDIENCE: Verdict
 VERDICT_ADDRESS_NOT_ALLOWED: Verdict
 VERDICT_RATE_LIMITED: Verdict
 VERDICT_UNDETERMINED: Verdict
+VERDICT_WRONG_TENANT: Verdict
 
 class RequestContext(_message.Message):
     __slots__ = ("client_address", "method", "host", "path", "workload")
@@ -45,21 +47,23 @@ class RequestContext(_message.Message):
     def __init__(self, client_address: _Optional[str] = ..., method: _Optional[str] = ..., host: _Optional[str] = ..., path: _Optional[str] = ..., workload: _Optional[str] = ...) -> None: ...
 
 class ValidateTokenRequest(_message.Message):
-    __slots__ = ("token_string", "required_scopes", "audience", "context", "want_entry")
+    __slots__ = ("token_string", "required_scopes", "audience", "context", "tenant", "want_entry")
     TOKEN_STRING_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_SCOPES_FIELD_NUMBER: _ClassVar[int]
     AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
     WANT_ENTRY_FIELD_NUMBER: _ClassVar[int]
     token_string: str
     required_scopes: _containers.RepeatedScalarFieldContainer[str]
     audience: str
     context: RequestContext
+    tenant: str
     want_entry: bool
-    def __init__(self, token_string: _Optional[str] = ..., required_scopes: _Optional[_Iterable[str]] = ..., audience: _Optional[str] = ..., context: _Optional[_Union[RequestContext, _Mapping]] = ..., want_entry: _Optional[bool] = ...) -> None: ...
+    def __init__(self, token_string: _Optional[str] = ..., required_scopes: _Optional[_Iterable[str]] = ..., audience: _Optional[str] = ..., context: _Optional[_Union[RequestContext, _Mapping]] = ..., tenant: _Optional[str] = ..., want_entry: _Optional[bool] = ...) -> None: ...
 
 class ValidatedToken(_message.Message):
-    __slots__ = ("id", "tenant", "profile", "principal", "scopes", "audiences", "expire_time", "annotations", "hint")
+    __slots__ = ("id", "tenant", "profile", "principal", "scopes", "audiences", "expire_time", "annotations", "hint", "tenants")
     class AnnotationsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +80,7 @@ class ValidatedToken(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
     HINT_FIELD_NUMBER: _ClassVar[int]
+    TENANTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     tenant: str
     profile: str
@@ -85,7 +90,8 @@ class ValidatedToken(_message.Message):
     expire_time: _timestamp_pb2.Timestamp
     annotations: _containers.ScalarMap[str, str]
     hint: str
-    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., profile: _Optional[str] = ..., principal: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., hint: _Optional[str] = ...) -> None: ...
+    tenants: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., tenant: _Optional[str] = ..., profile: _Optional[str] = ..., principal: _Optional[str] = ..., scopes: _Optional[_Iterable[str]] = ..., audiences: _Optional[_Iterable[str]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., hint: _Optional[str] = ..., tenants: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ValidateTokenResponse(_message.Message):
     __slots__ = ("verdict", "token", "missing_scopes", "reason", "entry")
