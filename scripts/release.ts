@@ -49,7 +49,7 @@ export async function release(out: string): Promise<readonly string[]> {
   }
 }
 
-/** Optional packages stay out: they are the embedded PostgreSQL and a second Node. */
+/** Optional packages stay out: they are the embedded PostgreSQL and a second Node, of one platform. */
 async function install(tree: string): Promise<void> {
   await exec("npm", ["ci", "--omit=dev", "--omit=optional", "--ignore-scripts", "--prefer-offline"], { cwd: tree });
   // It names the registry that this machine uses.
