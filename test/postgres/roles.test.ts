@@ -44,6 +44,7 @@ const SEQUENCES: Readonly<Record<string, Rights>> = {
 const FUNCTIONS: Readonly<Record<string, Rights>> = {
   // Triggers fire whoever changes a row; nobody else may put them on a table of their own.
   "another_history()": ["X", "", ""],
+  "guard_attachments()": ["X", "", ""],
   "guard_family()": ["X", "", ""],
   "guard_principal()": ["X", "", ""],
   "guard_role()": ["X", "", ""],
