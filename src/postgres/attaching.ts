@@ -6,7 +6,7 @@ import type { Token } from "../domain/token.ts";
 import { rereadActor } from "./caller-guard.ts";
 import { type Args, audit, repeated } from "./changes.ts";
 import type { Tx } from "./pool.ts";
-import { readToken } from "./token-rows.ts";
+import { readToken } from "./rows.ts";
 
 /** Refuses tenants that are not there or not active. Runs under their locks, in a statement after the one that locks. */
 export async function checkAttachable(tx: Tx, tenants: readonly string[]): Promise<void> {

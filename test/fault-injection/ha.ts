@@ -3,7 +3,8 @@ import { hasPostgres, type ThrowawayServer } from "../support/postgres.ts";
 import { haFaults } from "./ha-faults.ts";
 import { HA_RESTORES, haRestore } from "./ha-restores.ts";
 import type { Attempt } from "./history.ts";
-import { CannotRun, Cluster, POSTGRES_15 } from "./patroni.ts";
+import { CannotRun, Cluster } from "./patroni.ts";
+import { POSTGRES_15 } from "./patroni-member.ts";
 import { type PrimaryProxy, startPrimaryProxy } from "./primary-proxy.ts";
 import { one, Score, sumUp } from "./prove.ts";
 import { header, print } from "./report.ts";
@@ -22,6 +23,9 @@ interface HaOptions {
 const MOST_HOSTS = 3;
 const SETTLE_MS = 30_000;
 const SECONDS = 1;
+/** With fewer of them in a cell, it shows nothing. */
+const LEAST_ALLOWS = 2_000;
+const LEAST_CHANGES = 10;
 /** What only a record outside of the database and the processes can redo. */
 const NEEDS_JOURNAL = ["ha-restore-stopped", "ha-lossy-stopped"];
 
@@ -74,8 +78,9 @@ async function onCluster(plan: readonly string[], options: HaOptions, score: Sco
     const failovers = plan.filter((name) => !HA_RESTORES.includes(name));
     if (failovers.length > 0) {
       await withWorld(cluster, historyFile, score, async (world, proxy) => {
-        const faults = haFaults(cluster, proxy);
+        const { faults, lateness } = haFaults(cluster, proxy);
         for (const name of failovers) await cell(world, faults.get(name)!, score);
+        score.judge("decisions", lateness());
       });
     }
     for (const name of plan.filter((one) => HA_RESTORES.includes(one))) {
@@ -119,7 +124,9 @@ async function withWorld(
 
 async function cell(world: World, fault: Fault, score: Score): Promise<void> {
   const first = world.history.attempts.length;
-  await one(world, fault, SECONDS, score);
+  const { tally, changes } = await one(world, fault, SECONDS, score);
+  const idle = tally.allows < LEAST_ALLOWS || changes.ok < LEAST_CHANGES;
+  score.judge(`${fault.name}, load`, idle ? [`only ${tally.allows} ALLOWs and ${changes.ok} changes`] : []);
   score.judge(`${fault.name}, rows`, await lostRows(world, world.history.attempts.slice(first)));
 }
 

@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile as execFileWithCallback } from "node:child_process";
 import { once } from "node:events";
-import { readFileSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { chmod, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
@@ -8,20 +8,17 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { promisify } from "node:util";
 import { fetchProgram } from "../../scripts/fetch.ts";
-import { firstWorking, giveTo, type Runner, runners, runToEnd, start } from "../../src/embedded/runner.ts";
+import { firstWorking, giveTo, runners, runToEnd, start } from "../../src/embedded/runner.ts";
 import { launch, type Server } from "../../src/embedded/server.ts";
-import { bounded, until } from "./bounded.ts";
+import { until } from "./bounded.ts";
+import { type Home, Member, POSTGRES_15, signal } from "./patroni-member.ts";
 import { onServer } from "./world.ts";
 
-export const POSTGRES_15 = "/usr/lib/postgresql/15/bin";
 /** Within this time a cluster is there. Idle it takes about ten seconds. */
 const START_MS = 90_000;
 /** A member that has not caught up by then gets a new copy: after a rewind it may stay in the state `starting`. */
 const REWIND_MS = 25_000;
 const AGAIN_MS = 40_000;
-const ANSWER_MS = 1_000;
-/** The least that Patroni allows. A dead leader's lock lasts this long. */
-const TTL_S = 20;
 
 /** What it is told about a member by any other one. */
 interface Seen {
@@ -116,7 +113,7 @@ export class Cluster {
     return this.members[primaries.indexOf(true)];
   }
 
-  /** Waits for another leader than `old`. Returns it, and the time by which it took a commit. */
+  /** Waits for another leader than `old`. Returns it, and the time by which it took a commit in its own mode. */
   async another(old: Member): Promise<{ leader: Member; promotedAt: number; writesAt: number }> {
     let leader: Member | undefined;
     const others = this.members.filter((member) => member !== old);
@@ -127,7 +124,12 @@ export class Cluster {
     }, 60_000);
     if (!found || leader === undefined) throw new Error("no other member became the leader");
     const promotedAt = performance.now();
-    await onServer(leader.sql, "postgres", (sql) => sql.query("select pg_logical_emit_message(true, 'ha', '')"));
+    await onServer(leader.sql, "postgres", async (sql) => {
+      // In strict mode a commit counts once a standby confirms it. A new leader has none for a moment.
+      const confirmed = "select from pg_stat_replication where sync_state = 'sync' and state = 'streaming'";
+      if (this.#strict) await until(async () => (await sql.query(confirmed)).rowCount !== 0, 30_000);
+      await sql.query("select pg_logical_emit_message(true, 'ha', '')");
+    });
     return { leader, promotedAt, writesAt: performance.now() };
   }
 
@@ -215,162 +217,6 @@ export class Cluster {
     for (const pid of this.#alive()) signal(pid, "SIGKILL");
     this.#forget();
     await rm(this.#home.folder, { recursive: true, force: true, maxRetries: 5 });
-  }
-}
-
-interface Home {
-  readonly folder: string;
-  readonly sockets: string;
-  readonly starter: string;
-  readonly runner: Runner;
-}
-
-interface Place extends Home {
-  readonly name: string;
-  /** Ports. */
-  readonly etcd: number;
-  readonly sql: number;
-  readonly api: number;
-}
-
-/** One Patroni and its server. */
-export class Member {
-  readonly name: string;
-  readonly sql: number;
-  readonly dataDir: string;
-  log = "";
-  readonly #place: Place;
-  #child: ChildProcess | undefined;
-
-  constructor(place: Place) {
-    this.#place = place;
-    this.name = place.name;
-    this.sql = place.sql;
-    this.dataDir = join(place.folder, place.name);
-  }
-
-  get runs(): boolean {
-    return this.#child !== undefined && this.#child.exitCode === null && this.#child.signalCode === null;
-  }
-
-  url(path: string): string {
-    return `http://127.0.0.1:${this.#place.api}/${path}`;
-  }
-
-  async start(): Promise<void> {
-    const { folder, name, starter, runner } = this.#place;
-    const file = join(folder, `${name}.yaml`);
-    await writeFile(file, JSON.stringify(configOf(this.#place, this.dataDir)), { mode: 0o644 });
-    await mkdir(this.dataDir, { mode: 0o700, recursive: true });
-    await giveTo(runner, this.dataDir);
-    const child = start(runner, starter, [file]);
-    child.on("error", () => {});
-    child.stderr!.setEncoding("utf8").on("data", (text: string) => (this.log = (this.log + text).slice(-20_000)));
-    this.#child = child;
-  }
-
-  async isPrimary(): Promise<boolean> {
-    return (await this.roleBySql()) === "primary";
-  }
-
-  /** Undefined while its server does not answer. */
-  async roleBySql(): Promise<"primary" | "standby" | undefined> {
-    const answer = onServer(this.sql, "postgres", (sql) => sql.query("select pg_is_in_recovery() as standby"));
-    const known = await bounded(answer, ANSWER_MS, this.name).catch(() => undefined);
-    return known && (known.rows[0].standby ? "standby" : "primary");
-  }
-
-  /** The server's processes, the postmaster first. The file of a dead one may name a stranger. */
-  processes(): number[] {
-    try {
-      const [pid] = readFileSync(join(this.dataDir, "postmaster.pid"), "latin1").split("\n").map(Number);
-      if (!readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(`\0${this.dataDir}\0`)) return [];
-      const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1").trim();
-      return [pid!, ...(children === "" ? [] : children.split(" ").map(Number))];
-    } catch {
-      return [];
-    }
-  }
-
-  signalPatroni(name: NodeJS.Signals): void {
-    signal(this.#child?.pid, name);
-  }
-
-  signalServer(name: NodeJS.Signals): void {
-    for (const pid of this.processes()) signal(pid, name);
-  }
-
-  /** Both at once, like a host that loses its power. */
-  async crash(): Promise<void> {
-    const gone = this.#child !== undefined && this.runs ? once(this.#child, "exit") : undefined;
-    const pids = this.processes();
-    this.signalPatroni("SIGKILL");
-    // Those that must send nothing more stand still, and end first.
-    for (const pid of pids.toReversed()) signal(pid, "SIGKILL");
-    await gone;
-  }
-
-  /** A new copy of the leader's data. */
-  async renew(): Promise<void> {
-    const body = JSON.stringify({ force: true });
-    await fetch(this.url("reinitialize"), { method: "POST", body, signal: AbortSignal.timeout(5_000) }).catch(() => {});
-  }
-
-  /** For good, and at once. The server cleans up after itself. */
-  end(): void {
-    this.signalPatroni("SIGKILL");
-    this.signalServer("SIGCONT");
-    signal(this.processes()[0], "SIGQUIT");
-  }
-}
-
-/** YAML is a superset of JSON. */
-function configOf({ name, etcd, api, sql, sockets }: Place, dataDir: string): object {
-  const here = (port: number) => `127.0.0.1:${port}`;
-  const settings = { max_connections: 100, shared_buffers: "32MB", max_wal_size: "256MB", wal_keep_size: "128MB" };
-  const trusted = ["local all all trust", "host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"];
-  return {
-    scope: "ha",
-    name,
-    restapi: { listen: here(api), connect_address: here(api) },
-    etcd3: { host: here(etcd) },
-    bootstrap: {
-      dcs: {
-        ttl: TTL_S,
-        loop_wait: 2,
-        retry_timeout: 5,
-        // Which standby is behind must not decide: commits are lost on purpose.
-        maximum_lag_on_failover: 1 << 30,
-        // A server that crashed is not waited for.
-        primary_start_timeout: 0,
-        synchronous_mode: true,
-        synchronous_mode_strict: true,
-        postgresql: { use_pg_rewind: true, parameters: settings },
-      },
-      initdb: [{ encoding: "UTF8" }, { locale: "C.UTF-8" }, { auth: "trust" }, "data-checksums"],
-    },
-    postgresql: {
-      listen: here(sql),
-      connect_address: here(sql),
-      data_dir: dataDir,
-      bin_dir: POSTGRES_15,
-      pgpass: join(sockets, `${name}.pgpass`),
-      authentication: {
-        superuser: { username: "sallyport", password: "x" },
-        replication: { username: "replicator", password: "x" },
-      },
-      parameters: { unix_socket_directories: sockets },
-      pg_hba: trusted,
-    },
-    watchdog: { mode: "off" },
-  };
-}
-
-export function signal(pid: number | undefined, name: NodeJS.Signals): void {
-  try {
-    if (pid !== undefined) process.kill(pid, name);
-  } catch {
-    // It has ended meanwhile.
   }
 }
 

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
 import { until } from "./bounded.ts";
-import type { Member } from "./patroni.ts";
+import type { Member } from "./patroni-member.ts";
 
 const EVERY_MS = 100;
 const ANSWER_MS = 1_000;

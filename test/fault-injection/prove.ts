@@ -3,7 +3,7 @@ import { ASKERS } from "./askers.ts";
 import { strayChanges } from "./audit.ts";
 import { FAULTS } from "./faults.ts";
 import { header, print, printRow } from "./report.ts";
-import { type Fault, round } from "./round.ts";
+import { type Fault, type Row, round } from "./round.ts";
 import { TOPOLOGIES, type Topology } from "./topologies.ts";
 import { World } from "./world.ts";
 
@@ -121,7 +121,7 @@ function* order(faults: readonly Fault[], over: number | undefined): Generator<F
   }
 }
 
-export async function one(world: World, fault: Fault, seconds: number, score: Score): Promise<void> {
+export async function one(world: World, fault: Fault, seconds: number, score: Score): Promise<Row> {
   const row = await round(world, fault, seconds);
   printRow(row);
   for (const problem of row.problems.slice(0, 8)) print(`  ${problem}`);
@@ -133,6 +133,7 @@ export async function one(world: World, fault: Fault, seconds: number, score: Sc
     const sum = score.byAsker.get(asker) ?? { allows: 0, refusals: 0 };
     score.byAsker.set(asker, { allows: sum.allows + allows, refusals: sum.refusals + refusals });
   }
+  return row;
 }
 
 async function onTopology(
