@@ -70,7 +70,7 @@ export function tokenTable(tokens: readonly Token[], now: number): string {
   );
 }
 
-/** What a tenant sees of the tokens of others that are attached to it. */
+/** The tokens of others that are attached to a tenant, as that tenant sees them. */
 export function attachedTable(tokens: readonly Token[], now: number): string {
   return table(
     ["ID", "HINT", "TENANT", "PRINCIPAL", "CREATED", "EXPIRES", "LAST USED"],

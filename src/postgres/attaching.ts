@@ -6,7 +6,7 @@ import type { Token } from "../domain/token.ts";
 import { rereadActor } from "./caller-guard.ts";
 import { type Args, audit, repeated } from "./changes.ts";
 import type { Tx } from "./pool.ts";
-import { readToken } from "./token-rows.ts";
+import { readToken } from "./rows.ts";
 
 /** Refuses tenants that are not there or not active. Runs under their locks, in a statement after the one that locks. */
 export async function checkAttachable(tx: Tx, tenants: readonly string[]): Promise<void> {
@@ -30,7 +30,7 @@ export function positionsOf(
   return after.map((tenant) => tenantPositions[tenants.indexOf(tenant)] ?? n);
 }
 
-/** What a change of a token's tenants means to each of them, as rows of their own audit logs. */
+/** Tells each tenant that a change of a token attached or detached, in that tenant's own audit log. */
 export async function auditTenants(
   tx: Tx,
   actor: AuditActor,

@@ -16,8 +16,7 @@ import {
 } from "./caller-session.ts";
 import { EVIDENCE, type EvidenceRow, HEAD, isProven, PROVEN } from "./evidence.ts";
 import type { Tx } from "./pool.ts";
-import { HELD_COLUMNS, heldOf, type TokenRow } from "./rows.ts";
-import { parentOf, readHeld } from "./token-rows.ts";
+import { HELD_COLUMNS, heldOf, parentOf, readHeld, type TokenRow } from "./rows.ts";
 
 const READ_PROVEN = { name: "sallyport-proven", text: `select ${EVIDENCE}, ${PROVEN} from ${HEAD}` };
 

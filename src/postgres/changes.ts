@@ -60,3 +60,16 @@ export function checkEtag(sent: string, current: string): void {
     throw new AppError("ETAG_MISMATCH", "etag: the object has changed since; read it again");
   }
 }
+
+/** `column = $n` for each field of the change that `columns` has. Parameters count from `$first` on. */
+export function assignments(change: object, columns: Record<string, string>, first = 3) {
+  const parts: string[] = [];
+  const values: unknown[] = [];
+  for (const [field, value] of Object.entries(change)) {
+    const column = columns[field];
+    if (column === undefined || value === undefined) continue;
+    values.push(field === "annotations" ? JSON.stringify(value) : value);
+    parts.push(`${column} = $${first + values.length - 1}`);
+  }
+  return { parts, values, text: parts.join(", ") };
+}

@@ -2,11 +2,10 @@ import { AppError } from "../domain/errors.ts";
 import type { Principal, Tenant } from "../domain/principal.ts";
 import { fieldsOf } from "./audit-facts.ts";
 import { lockForLowering, lockForRaising } from "./caller-guard.ts";
-import { type Args, audit, checkEtag, refused } from "./changes.ts";
+import { type Args, assignments, audit, checkEtag, refused } from "./changes.ts";
 import { checkHolders } from "./holders.ts";
 import type { Tx } from "./pool.ts";
 import {
-  assignments,
   PRINCIPAL_COLUMNS,
   PRINCIPAL_FIELDS,
   type PrincipalRow,
@@ -15,7 +14,7 @@ import {
   TENANT_FIELDS,
   type TenantRow,
   tenantOf,
-} from "./rows.ts";
+} from "./principal-rows.ts";
 
 export async function createPrincipal(
   tx: Tx,

@@ -3,11 +3,10 @@ import { checkMayEnd, judgeRole } from "../domain/rights.ts";
 import type { Role } from "../domain/role.ts";
 import { fieldsOf } from "./audit-facts.ts";
 import { lockForLowering, lockForRaising } from "./caller-guard.ts";
-import { type Args, audit, checkEtag, refused } from "./changes.ts";
+import { type Args, assignments, audit, checkEtag, refused } from "./changes.ts";
 import { admitReaders, KNOWS_ROLES } from "./mixed-fleet.ts";
 import type { Tx } from "./pool.ts";
-import { noRole } from "./role-rows.ts";
-import { assignments, ROLE_COLUMNS, ROLE_FIELDS, type RoleRow, roleOf } from "./rows.ts";
+import { noRole, ROLE_COLUMNS, ROLE_FIELDS, type RoleRow, roleOf } from "./role-rows.ts";
 
 export async function createRole(tx: Tx, ...[role, guard, actor, made]: Args<"createRole">): Promise<Role | AppError> {
   await admitReaders(tx, KNOWS_ROLES);

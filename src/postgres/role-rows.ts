@@ -1,7 +1,33 @@
 import { AppError } from "../domain/errors.ts";
-import type { Role } from "../domain/role.ts";
+import type { Role, RoleState } from "../domain/role.ts";
+import type { RoleChange } from "../revocation/authority-store.ts";
 import type { Tx } from "./pool.ts";
-import { ROLE_COLUMNS, type RoleRow, roleOf } from "./rows.ts";
+
+export const ROLE_COLUMNS = "id, tenant, name, description, scopes, administrative, state, create_time, revision";
+
+export interface RoleRow {
+  readonly id: string;
+  readonly tenant: string;
+  readonly name: string;
+  readonly description: string;
+  readonly scopes: readonly string[];
+  readonly administrative: boolean;
+  readonly state: RoleState;
+  readonly create_time: number;
+  readonly revision: number;
+}
+
+export function roleOf({ create_time, revision, ...row }: RoleRow): Role {
+  const { id, tenant, name, description, scopes, administrative, state } = row;
+  const createTime = create_time;
+  return { id, tenant, name, description, scopes, administrative, state, createTime, etag: String(revision) };
+}
+
+/** The columns that an update of a role may set. */
+export const ROLE_FIELDS: Record<keyof RoleChange, string> = {
+  description: "description",
+  scopes: "scopes",
+};
 
 /** Those of the roles that are ACTIVE. To see their state under the locks, run it after the statement that locks. */
 export async function readRoles(tx: Tx, ids: readonly string[]): Promise<Role[]> {

@@ -9,10 +9,9 @@ import { auditTenants } from "./attaching.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
 import { lockGranting, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
-import { countRotation } from "./mint-limits.ts";
+import { auditRepeat, claim, countRotation, forget } from "./minting.ts";
 import type { Tx } from "./pool.ts";
-import { auditRepeat, claim, forget } from "./requests.ts";
-import { insertToken, parentOf, readHeld, readToken } from "./token-rows.ts";
+import { insertToken, parentOf, readHeld, readToken } from "./rows.ts";
 
 /** Replaces a token by a new one with the same rights and the same parent, and sets the end of the old one. */
 export async function rotate(

@@ -1,8 +1,8 @@
-import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
+import { AppError } from "../domain/errors.ts";
 import type { Held } from "../domain/rights.ts";
-import type { Role, RoleState } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
-import type { PrincipalChange, RoleChange, TenantChange } from "../revocation/authority-store.ts";
+import type { Idempotency, NewToken } from "../revocation/authority-store.ts";
+import type { Tx } from "./pool.ts";
 
 // ---------------------------------------------------------------------------------------------------- the column map
 
@@ -162,114 +162,68 @@ function parameter({ parameter }: Column, value: unknown): unknown {
   return parameter === undefined ? value : parameter(value as never);
 }
 
-/** The statement that inserts a token of these fields. */
-export function insertToken(fields: Fields): { text: string; values: readonly unknown[] } {
-  const { columns, sql, values } = written(fields, 1);
-  return { text: `insert into sallyport.tokens (${columns.join(", ")}) values (${sql.join(", ")})`, values };
+// ---------------------------------------------------------------------------------------------------- reading and writing
+
+export async function readToken(tx: Tx, id: string): Promise<Token> {
+  const rows = await tx.query<TokenRow>(`select ${TOKEN_COLUMNS} from sallyport.token_view v where v.id = $1`, [id]);
+  if (rows[0] === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
+  return tokenOf(rows[0]);
 }
 
-/** The statement that sets these fields of a token. `more`: further assignments. */
-export function updateToken(
-  id: string,
-  fields: Fields,
-  more: readonly string[] = [],
-): { text: string; values: readonly unknown[] } {
+/** A token with the grant of its family. */
+export async function readHeld(tx: Tx, id: string): Promise<Held> {
+  const rows = await tx.query<TokenRow>(`select ${HELD_COLUMNS} from sallyport.token_view v where v.id = $1`, [id]);
+  if (rows[0] === undefined) throw new AppError("TOKEN_NOT_FOUND", "no such token");
+  return heldOf(rows[0]);
+}
+
+/** The parent of a token. `lockTokens` has locked it with the token. */
+export async function parentOf(tx: Tx, token: Token): Promise<Held | undefined> {
+  return token.parent === "" ? undefined : readHeld(tx, token.parent);
+}
+
+/** The fields of a new row. The other columns have their defaults. */
+interface Inserted extends NewToken, Pick<Held, "createTime" | "notBeforeTime" | "expireTime" | "parent"> {
+  readonly roleIds: readonly string[];
+  readonly tenantPositions: readonly number[];
+  readonly issuedPosition: number;
+  readonly family: string;
+  readonly familyTime: number;
+  readonly familyLife: number | undefined;
+  readonly rotatedFrom?: string;
+}
+
+/** Inserts the row. A string in JWT form is made here, because its claims state what the row holds. */
+export async function insertToken(
+  tx: Tx,
+  fields: Inserted,
+  roleScopes: readonly string[],
+  idempotency: Idempotency | undefined,
+): Promise<void> {
+  // The row has their ids.
+  const { roles: _, sign, ...row } = fields;
+  const signed = sign?.({ ...row, issueTime: row.createTime, scopes: [...new Set([...row.scopes, ...roleScopes])] });
+  const jwt = signed !== undefined && { digest: signed.digest, format: "jwt", signingKey: signed.signingKey };
+  const { columns, sql, values } = written({ ...row, ...jwt }, 1);
+  await tx.query(`insert into sallyport.tokens (${columns.join(", ")}) values (${sql.join(", ")})`, values);
+  if (signed !== undefined) await keepSigned(tx, idempotency, signed.input);
+}
+
+/** Keeps the signed part of the string, so that a repeat can sign it again. */
+async function keepSigned(tx: Tx, of: Idempotency | undefined, input: string): Promise<void> {
+  if (of === undefined) return;
+  const values = [of.caller, of.requestId, input];
+  await tx.query("update sallyport.requests set signed = $3 where caller = $1 and request_id = $2", values);
+}
+
+/** Sets these fields of a token. `more`: further assignments. */
+export async function writeToken(tx: Tx, id: string, fields: Fields, more: readonly string[] = []): Promise<void> {
   const { columns, sql, values } = written(fields, 2);
-  const set = [...columns.map((column, i) => `${column} = ${sql[i]}`), ...more].join(", ");
-  return { text: `update sallyport.tokens set ${set} where id = $1`, values: [id, ...values] };
+  const set = [...columns.map((column, i) => `${column} = ${sql[i]}`), ...more];
+  if (set.length > 0) await tx.query(`update sallyport.tokens set ${set.join(", ")} where id = $1`, [id, ...values]);
 }
 
-export const PRINCIPAL_COLUMNS = "tenant, name, display_name, email, owner, state, annotations, create_time, revision";
-
-export interface PrincipalRow {
-  readonly tenant: string;
-  readonly name: string;
-  readonly display_name: string;
-  readonly email: string;
-  readonly owner: string;
-  readonly state: PrincipalState;
-  readonly annotations: Record<string, string>;
-  readonly create_time: number;
-  readonly revision: number;
-}
-
-export function principalOf(row: PrincipalRow): Principal {
-  return {
-    tenant: row.tenant,
-    name: row.name,
-    displayName: row.display_name,
-    email: row.email,
-    owner: row.owner,
-    state: row.state,
-    annotations: row.annotations,
-    createTime: row.create_time,
-    etag: String(row.revision),
-  };
-}
-
-/** The columns that an update of a principal may set. */
-export const PRINCIPAL_FIELDS: Record<keyof PrincipalChange, string> = {
-  displayName: "display_name",
-  email: "email",
-  owner: "owner",
-  state: "state",
-  annotations: "annotations",
-};
-
-export const TENANT_COLUMNS = "id, display_name, state, annotations, create_time, revision";
-
-export interface TenantRow {
-  readonly id: string;
-  readonly display_name: string;
-  readonly state: TenantState;
-  readonly annotations: Record<string, string>;
-  readonly create_time: number;
-  readonly revision: number;
-}
-
-export function tenantOf(row: TenantRow): Tenant {
-  return {
-    id: row.id,
-    displayName: row.display_name,
-    state: row.state,
-    annotations: row.annotations,
-    createTime: row.create_time,
-    etag: String(row.revision),
-  };
-}
-
-/** The columns that an update of a tenant may set. */
-export const TENANT_FIELDS: Record<keyof TenantChange, string> = {
-  displayName: "display_name",
-  state: "state",
-  annotations: "annotations",
-};
-
-export const ROLE_COLUMNS = "id, tenant, name, description, scopes, administrative, state, create_time, revision";
-
-export interface RoleRow {
-  readonly id: string;
-  readonly tenant: string;
-  readonly name: string;
-  readonly description: string;
-  readonly scopes: readonly string[];
-  readonly administrative: boolean;
-  readonly state: RoleState;
-  readonly create_time: number;
-  readonly revision: number;
-}
-
-export function roleOf({ create_time, revision, ...row }: RoleRow): Role {
-  const { id, tenant, name, description, scopes, administrative, state } = row;
-  const createTime = create_time;
-  return { id, tenant, name, description, scopes, administrative, state, createTime, etag: String(revision) };
-}
-
-/** The columns that an update of a role may set. */
-export const ROLE_FIELDS: Record<keyof RoleChange, string> = {
-  description: "description",
-  scopes: "scopes",
-};
+// ---------------------------------------------------------------------------------------------------- scopes, in SQL
 
 /** SQL for the scopes of the roles of a row `of`, which exist. Most rows have none: those read no other table. */
 export function roleScopesSql(of: string): string {
@@ -279,7 +233,7 @@ export function roleScopesSql(of: string): string {
 }
 
 /**
- * SQL for the Attachments of a token's row `of`, in their order; null for a token without any, which reads no other table.
+ * SQL for the Attachments of a token's row `of`, in their order. A token without any has null, and reads no other table.
  * `parent`: the row of the token that minted it, whose columns are null if none did. What a parent is not attached to, its
  * child is not either.
  */
@@ -303,17 +257,4 @@ export function roleColumns(of: string): string {
       select r.name from sallyport.roles r where r.id = any(${of}.roles) and r.state = 'ACTIVE' order by r.name
     ) end as role_names,
     ${roleScopesSql(of)} as role_scopes`;
-}
-
-/** `column = $n` for each field of the change that `columns` has. Parameters count from `$first` on. */
-export function assignments(change: object, columns: Record<string, string>, first = 3) {
-  const parts: string[] = [];
-  const values: unknown[] = [];
-  for (const [field, value] of Object.entries(change)) {
-    const column = columns[field];
-    if (column === undefined || value === undefined) continue;
-    values.push(field === "annotations" ? JSON.stringify(value) : value);
-    parts.push(`${column} = $${first + values.length - 1}`);
-  }
-  return { parts, values, text: parts.join(", ") };
 }

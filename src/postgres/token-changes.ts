@@ -24,8 +24,7 @@ import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
 import { admitReaders, KNOWS_TENANTS } from "./mixed-fleet.ts";
 import type { Tx } from "./pool.ts";
 import { lockedRoles, roleIds } from "./role-rows.ts";
-import { type Fields, grantedScopesSql, updateToken as updating } from "./rows.ts";
-import { parentOf, readHeld, readToken } from "./token-rows.ts";
+import { grantedScopesSql, parentOf, readHeld, readToken, writeToken } from "./rows.ts";
 
 export async function updateToken(
   tx: Tx,
@@ -74,16 +73,16 @@ async function writeTokenChange(
     tx,
     (tenants ?? []).filter((tenant) => !token.tenants.includes(tenant)),
   );
-  if (asker === undefined || end === undefined) return write(tx, token.id, fields);
-  if (!isLater(token.expireTime, end.expire)) return write(tx, token.id, { ...fields, expireTime: end.expire });
+  if (asker === undefined || end === undefined) return writeToken(tx, token.id, fields);
+  if (!isLater(token.expireTime, end.expire)) return writeToken(tx, token.id, { ...fields, expireTime: end.expire });
   // A token that was shortened by hand must not renew itself to its earlier life.
   const familyLife = earlier(token.familyLife, end.expire! - asker.now);
-  await write(tx, token.id, { ...fields, expireTime: end.expire, familyLife }, [
+  await writeToken(tx, token.id, { ...fields, expireTime: end.expire, familyLife }, [
     "family_time = coalesce(family_time, create_time)",
   ]);
 }
 
-/** What the row has under its lock: its tenants are locked, too, and it gets no roles beside tenants. */
+/** Judges the row under its lock: its tenants must be locked, too, and it must not get roles beside tenants. */
 function checkLocked(token: Held, change: TokenChange, locked: readonly string[]): void {
   if (!token.tenants.every((tenant) => locked.includes(tenant))) {
     throw new AppError("WRITE_CONFLICT", "the token's tenants changed meanwhile; nothing was done", {
@@ -95,12 +94,6 @@ function checkLocked(token: Held, change: TokenChange, locked: readonly string[]
   if (tenants.length > 0 && roles.length > 0) {
     throw invalidField("token.tenants", "must be empty for a token that holds roles, deleted ones too");
   }
-}
-
-async function write(tx: Tx, id: string, fields: Fields, more?: readonly string[]): Promise<void> {
-  if (Object.keys(fields).length === 0) return;
-  const { text, values } = updating(id, fields, more);
-  await tx.query(text, values);
 }
 
 /** The end that a change sets. Undefined: it sets none. */

@@ -6,21 +6,17 @@ import { firstAdminEnds } from "./first-admin.ts";
 import type { ListReads } from "./list-reads.ts";
 import { driven, newestFirst, type Where } from "./newest-first.ts";
 import type { Postgres } from "./pool.ts";
-import { type Followed, ProvenReads, proving } from "./proven-reads.ts";
 import {
   PRINCIPAL_COLUMNS,
   type PrincipalRow,
   principalOf,
-  ROLE_COLUMNS,
-  type RoleRow,
-  roleOf,
   TENANT_COLUMNS,
   type TenantRow,
-  TOKEN_COLUMNS,
-  type TokenRow,
   tenantOf,
-  tokenOf,
-} from "./rows.ts";
+} from "./principal-rows.ts";
+import { type Followed, ProvenReads, proving } from "./proven-reads.ts";
+import { ROLE_COLUMNS, type RoleRow, roleOf } from "./role-rows.ts";
+import { TOKEN_COLUMNS, type TokenRow, tokenOf } from "./rows.ts";
 import { selected } from "./selection.ts";
 
 const BY_ID = {

@@ -106,7 +106,7 @@ export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSche
   };
 }
 
-/** What the tenants of a token that belongs to another one see of it. */
+/** The part of a token that the further tenants see to which it is attached. */
 export function attachedMessage(of: Token): MessageInitShape<typeof token.TokenSchema> {
   const { id, hint, tenant, principal } = of;
   return {

@@ -184,7 +184,7 @@ describe("a token string in JWT form", () => {
     expect(parseTokenString(jwt("EdDSA"), new Keyring("1", { "1": pepper(1) }))).toBeUndefined();
   });
 
-  test("is at most as long as caches outside ask about, and they refuse none", () => {
+  test("is at most as long as client caches ask about, and they refuse none", () => {
     const pad = (n: number) => jwt("EdDSA", { scopes: ["x".repeat(n)] });
     const longest = pad(Math.floor(((LONGEST_JWT - pad(0).length) * 3) / 4));
     expect(longest.length).toBeGreaterThan(LONGEST_JWT - 4);

@@ -91,8 +91,8 @@ const LONGEST_IDENTITY = 4_096;
 
 /**
  * The identity headers of an accepted request: all of them, never empty. The tenant is the one that was required, else the
- * token's own. A header that the policy renames or omits is
- * `removed` under its original name, so that no client can forge it.
+ * token's own. A header that the policy renames or omits is `removed` under its original name, so that no client can forge
+ * it.
  */
 export function identityOf(policy: Policy, snapshot: TokenSnapshot | undefined) {
   const values = [
