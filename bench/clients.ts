@@ -11,12 +11,13 @@ import {
   WatchChangesResponseSchema,
 } from "../clients/typescript/src/gen/sallyport/v1/token_validator_pb.ts";
 import type { Validator } from "../clients/typescript/src/validator.ts";
+import { fetchProgram } from "../scripts/fetch.ts";
 import { median } from "./measure.ts";
 import { digits } from "./report.ts";
 
 /*
  * The cost of a check that a client's own cache answers, and of the SHA-256 in it, which every cache by hash pays.
- * `npm run -s bench:clients`. Microseconds of CPU per call, the median of ROUNDS rounds. Needs Go for Go's row.
+ * `npm run -s bench:clients`. Microseconds of CPU per call, the median of ROUNDS rounds. Needs Go and Python for their rows.
  */
 
 const ROUNDS = 7;
@@ -117,13 +118,26 @@ function go(): Figures | undefined {
   return { check: of("BenchmarkCachedCheck"), hash: of("BenchmarkHash") };
 }
 
+/** Of a server on asyncio, and of one on threads. Undefined without Python and grpcio. */
+async function python(): Promise<{ readonly asyncio: Figures; readonly threads: Figures } | undefined> {
+  const library = await fetchProgram("grpcio-tools").catch(() => undefined);
+  if (library === undefined) return undefined;
+  const env = { ...process.env, PYTHONPATH: library, PYTHONDONTWRITEBYTECODE: "1" };
+  const printed = execFileSync("python3", ["-m", "bench"], { cwd: join(CLIENTS, "python"), env, encoding: "utf8" });
+  const { asyncio, threads, hash } = JSON.parse(printed);
+  return { asyncio: { check: asyncio, hash }, threads: { check: threads, hash } };
+}
+
+const ofPython = await python();
 const rows: readonly [name: string, figures: Figures | undefined, budget: number][] = [
   ["TypeScript", await typescript(), 3],
   ["Go", go(), 1],
+  ["Python, asyncio", ofPython?.asyncio, 15],
+  ["Python, threads", ofPython?.threads, 15],
 ];
 console.log("| client | cached check, µs CPU | SHA-256 in it, µs CPU | budget, µs | |\n|---|---|---|---|---|");
 for (const [name, figures, budget] of rows) {
-  if (figures === undefined) console.log(`| ${name} | not run: there is no Go | | ${budget} | |`);
+  if (figures === undefined) console.log(`| ${name} | not run: its language is not installed | | ${budget} | |`);
   else {
     const judged = figures.check <= budget ? "met" : "not met";
     console.log(`| ${name} | **${digits(figures.check)}** | ${digits(figures.hash)} | ≤ ${budget} | ${judged} |`);

@@ -10,11 +10,13 @@ import { adminTokenFile, EMBEDDED_ISSUER, keyringOf, signingOf, writeSecret } fr
 import { runningEmbedded, startEmbedded } from "./embedded/embedded.ts";
 import { checkDatabase } from "./postgres/boot.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
+import { assertJournal, migrateJournal } from "./postgres/journal-schema.ts";
 import { type KeyUse, keyStatus } from "./postgres/key-status.ts";
-import { applyLost, dismissLost, type LostChange, listLost } from "./postgres/lost-changes.ts";
+import { applyLost, dismissLost, type LostChange, listLost, waiveJournal } from "./postgres/lost-changes.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
+import { restore } from "./postgres/restore.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { assertUsable } from "./usable.ts";
 
@@ -31,6 +33,9 @@ export async function migrateCommand(config: Config): Promise<number> {
         ? "nothing to do: the database is up to date"
         : applied.map((name) => `applied ${name}`).join("\n");
     process.stdout.write(`${text}\n`);
+    if (config.journal.url !== undefined && (await migrateJournal(config.journal.url))) {
+      process.stdout.write("made the journal\n");
+    }
     return 0;
   });
 }
@@ -69,7 +74,14 @@ export async function bootstrapCommand(config: Config, ttl: string | undefined, 
  */
 export async function reconcileCommand(
   config: Config,
-  what: { readonly all: boolean; readonly apply?: string; readonly dismiss?: string; readonly reason?: string },
+  what: {
+    readonly all: boolean;
+    readonly apply?: string;
+    readonly dismiss?: string;
+    readonly reason?: string;
+    /** Lets tokens be allowed although the journal has a gap, or cannot be reached. */
+    readonly waive?: "gap" | "journal";
+  },
 ): Promise<number> {
   const decided = what.apply ?? what.dismiss;
   if (what.apply !== undefined && what.dismiss !== undefined) return say(2, "--apply or --dismiss, not both");
@@ -86,6 +98,13 @@ export async function reconcileCommand(
           `done; a disabled token stays disabled: "sallyport tokens update ID --enable" enables it\n`,
         );
       }
+      if (what.waive !== undefined) {
+        const detach = what.waive === "journal" && config.journal.url === undefined;
+        await waiveJournal(db, what.waive === "gap", detach);
+        process.stdout.write(
+          `${detach ? "done: no journal is needed any more" : "done, until the database restarts"}\n`,
+        );
+      }
       if (what.dismiss !== undefined) await dismissLost(db, Number(decided), what.reason!);
       const lost = await listLost(db, what.all);
       for (const change of lost) process.stdout.write(`${lineOf(change)}\n`);
@@ -96,6 +115,31 @@ export async function reconcileCommand(
       throw error;
     } finally {
       await db.close();
+    }
+  });
+}
+
+/** Makes a database usable in which a backup was put back. Returns 1 if no token is allowed yet. */
+export async function restoreCommand(config: Config, cutAll: boolean): Promise<number> {
+  return withDatabase(config, async (url) => {
+    const direct = config.database.direct_url ?? url;
+    await migrate(direct);
+    try {
+      const { counts, why } = await restore({ url: direct, journalUrl: config.journal.url, cutAll });
+      const { applied, held, noted } = counts;
+      process.stdout.write(`re-applied ${applied}, held ${held}, noted ${noted}\n`);
+      if (cutAll)
+        process.stdout.write(`all tokens have ended: "sallyport bootstrap --again" makes an administrator's\n`);
+      if (why !== undefined) {
+        return say(
+          1,
+          `the journal does not show everything (${why}): mend it and repeat, or sallyport reconcile --accept-gap`,
+        );
+      }
+      return held === 0 ? 0 : say(1, `${held} lost changes wait: sallyport reconcile`);
+    } catch (error) {
+      if (error instanceof AppError && error.reason === "NOT_DONE") return say(1, error.message);
+      throw error;
     }
   });
 }
@@ -179,7 +223,7 @@ export async function checkConfigCommand(config: Config, connect: boolean): Prom
   return 0;
 }
 
-async function checkConnection({ database, keyring, mode }: Config): Promise<void> {
+async function checkConnection({ database, journal, keyring, mode }: Config): Promise<void> {
   const { url, direct_url: directUrl } = database;
   if (url === undefined)
     return void say(
@@ -189,6 +233,9 @@ async function checkConnection({ database, keyring, mode }: Config): Promise<voi
   await assertBothReachable(url, directUrl);
   const shared = isShared(url, directUrl);
   const full = mode === "full";
+  if (full && journal.url !== undefined && !(await assertJournal(journal.url, true))) {
+    say(0, "the journal is empty: serve or sallyport migrate makes its schema");
+  }
   if (!(await assertRights(url, mode, full, directUrl))) {
     return void say(0, "the database is empty: serve or sallyport migrate makes the schema");
   }

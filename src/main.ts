@@ -5,8 +5,8 @@ import { AppError } from "./domain/errors.ts";
 import { StartError } from "./domain/start-error.ts";
 
 /*
- * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `keys`, `check-config` and `doctor` are here; any other word is
- * a command of the client.
+ * The program. `serve`, `migrate`, `bootstrap`, `reconcile`, `restore`, `keys`, `check-config` and `doctor` are here; any
+ * other word is a command of the client.
  * Only this file reads the process's environment and arguments, and ends the process.
  */
 
@@ -20,16 +20,22 @@ const HELP = {
     "sallyport bootstrap [--ttl 30d] [--again] [--data DIR] [--config FILE]\n\n" +
     "Prints the first admin token, alone, once. --again mints another (needs the database owner's credentials).",
   reconcile:
-    "sallyport reconcile [--all] [--apply ID | --dismiss ID --reason TEXT] [--config FILE]\n\n" +
+    "sallyport reconcile [--all] [--apply ID | --dismiss ID --reason TEXT | --accept-gap | --without-journal] [--config FILE]\n\n" +
     "Lists the changes of authority that the database had lost and that wait for a decision; exit code 1 while there are some.\n" +
-    "--apply does one as far as it takes rights away, --dismiss ends one without that, --all lists all.",
+    "--apply does one as far as it takes rights away, --dismiss ends one without that, --all lists all.\n" +
+    "--accept-gap allows tokens although the journal lacks something, --without-journal although it cannot be reached. Both hold\n" +
+    "until the database restarts; without journal.url in the configuration the second holds for good.",
+  restore:
+    "sallyport restore [--cut-all] [--config FILE]\n\n" +
+    "Makes a database usable in which a backup was put back, while no instance runs: does again what the journal has and the\n" +
+    "backup lacks. Needs the credentials of the schema's owner. --cut-all ends all tokens instead, where there is no journal.",
   keys:
     "sallyport keys status [--data DIR] [--config FILE]\n\n" +
     "Shows each pepper and signing key of the configuration: if it is current, how many instances know it, how many live\n" +
     "tokens rest on it, and when the last of them ends.",
   "check-config":
     "sallyport check-config [--connect] [--config FILE]\n\nChecks the configuration and prints it, secrets left out. Exit code 78 if it cannot be used.\n" +
-    "--connect tries the database too (credentials, rights, keyring) and changes nothing there; 69 if it is unavailable.",
+    "--connect tries the database too (credentials, rights, keyring), and the journal, and changes nothing there; 69 if it is unavailable.",
   doctor:
     "sallyport doctor [--json] [--data DIR] [--config FILE]\n\n" +
     "Looks for what is wrong with the configuration, this machine, the database and Redis, in at most 5 s. It only reads.\n" +
@@ -55,6 +61,7 @@ async function main(argv: readonly string[]): Promise<number> {
     case "migrate":
     case "bootstrap":
     case "reconcile":
+    case "restore":
     case "check-config":
     case "doctor":
       return run(word, rest);
@@ -82,9 +89,12 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
     connect?: boolean;
     json?: boolean;
     all?: boolean;
+    "cut-all"?: boolean;
     apply?: string;
     dismiss?: string;
     reason?: string;
+    "accept-gap"?: boolean;
+    "without-journal"?: boolean;
     help?: boolean;
   };
   try {
@@ -95,11 +105,14 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
         config: { type: "string" },
         help: { type: "boolean", short: "h" },
         ...(word === "bootstrap" && { ttl: { type: "string" }, again: { type: "boolean" } }),
+        ...(word === "restore" && { "cut-all": { type: "boolean" } }),
         ...(word === "reconcile" && {
           all: { type: "boolean" },
           apply: { type: "string" },
           dismiss: { type: "string" },
           reason: { type: "string" },
+          "accept-gap": { type: "boolean" },
+          "without-journal": { type: "boolean" },
         }),
         ...(word === "check-config" && { connect: { type: "boolean" } }),
         ...(word === "doctor" && { json: { type: "boolean" } }),
@@ -134,16 +147,20 @@ async function run(word: keyof typeof HELP, rest: readonly string[]): Promise<nu
       return (await import("./commands.ts")).migrateCommand(config);
     case "bootstrap":
       return (await import("./commands.ts")).bootstrapCommand(config, options.ttl, options.again ?? false);
+    case "restore":
+      return (await import("./commands.ts")).restoreCommand(config, options["cut-all"] ?? false);
     case "keys":
       return (await import("./commands.ts")).keysCommand(config);
     case "reconcile": {
-      const { all = false, apply, dismiss, reason } = options;
+      const { all = false, apply, dismiss, reason, "accept-gap": gap, "without-journal": without } = options;
+      if (gap && without) return say(EXIT.usage, "--accept-gap or --without-journal, not both");
       const { reconcileCommand } = await import("./commands.ts");
       return reconcileCommand(config, {
         all,
         ...(apply !== undefined && { apply }),
         ...(dismiss !== undefined && { dismiss }),
         ...(reason !== undefined && { reason }),
+        ...((gap || without) && { waive: gap ? ("gap" as const) : ("journal" as const) }),
       });
     }
     case "check-config":

@@ -30,6 +30,7 @@ import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
 import { PostgresCallerStates } from "./postgres/caller-states.ts";
+import { PostgresJournal } from "./postgres/journal.ts";
 import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
@@ -46,6 +47,7 @@ import { askPeer, peerTlsOf } from "./revocation/canary-peer.ts";
 import { ChangeAuthority } from "./revocation/change-authority.ts";
 import { Follower } from "./revocation/follower.ts";
 import { Housekeeping } from "./revocation/housekeeping.ts";
+import { Journal } from "./revocation/journal.ts";
 import { Readiness } from "./revocation/readiness.ts";
 import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
@@ -162,8 +164,20 @@ export async function createSallyport(
     { freshness, names, follower: () => follower, clock, timers, later: setImmediate, instanceId: randomUUID() },
     { leaseMs: config.revocation.lease, ...feedLimits(config) },
   );
+  const { url: journalUrl, mode: journalMode } = config.journal;
+  const journal =
+    full && journalUrl !== undefined
+      ? new Journal({
+          store: new PostgresJournal({ url: config.database.direct_url ?? url, journalUrl, onTrouble }),
+          ...{ log, freshness, clock, timers, events: telemetry, wake: () => follower.wake() },
+        })
+      : undefined;
   const follower: Follower = new Follower(
-    { log, freshness, lookup, reader, clock, timers, events: telemetry, newId: randomUUID, random: Math.random, feed },
+    {
+      ...{ log, freshness, lookup, reader, clock, timers, events: telemetry, newId: randomUUID, random: Math.random },
+      feed,
+      ...(journal !== undefined && { journal }),
+    },
     {
       leaseMs: config.revocation.lease,
       pollMs: config.revocation.poll,
@@ -185,7 +199,9 @@ export async function createSallyport(
     wake: () => {
       follower.wake();
       redis?.wakeUps.publish();
+      journal?.changed();
     },
+    journal: journalMode === "required" ? journal : undefined,
   });
   const authority = tracedAuthority(changes, () => clock.mono(), tracing);
   const housekeeping = new Housekeeping(
@@ -286,6 +302,7 @@ export async function createSallyport(
   const close = async () => {
     await housekeeping.stop();
     await follower.stop().catch((error) => telemetry.trouble("deregistration_failed", error));
+    await journal?.stop();
     await usage.stop();
     await reuse.stop();
     await repeats.stop();
@@ -352,11 +369,12 @@ export async function createSallyport(
   const gauges = setInterval(() => {
     telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
     telemetry.cacheEntries("l1", lookup.entries);
+    if (journal !== undefined) telemetry.journalLag(journal.lag);
     telemetry.feedClients(feed.leased(clock.mono()));
     for (const { issuer, seconds } of sessions?.ages() ?? []) telemetry.keysAge(issuer, seconds);
     listeners.serving(reasons().length === 0);
   }, 250).unref();
-  listeners.serving(true);
+  listeners.serving(reasons().length === 0);
   const warn = () => void warnOfFirstAdmin(store, clock, telemetry);
   if (full) warn();
   const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;

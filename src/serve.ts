@@ -6,6 +6,7 @@ import { adminTokenFile, EMBEDDED_ISSUER, keyringOf, signingOf, writeSecret } fr
 import { type Embedded, startEmbedded } from "./embedded/embedded.ts";
 import { notifySystemd } from "./ops/systemd.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
+import { openJournal } from "./postgres/journal-schema.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
 import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
@@ -49,6 +50,10 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
       for (const name of applied) telemetry.note("migrated", { name });
     }
     await assertRights(url!, config.mode, false, directUrl);
+    if (config.mode === "full" && config.journal.url !== undefined) {
+      const away = await openJournal(directUrl ?? url!, config.journal.url);
+      if (away !== undefined) telemetry.trouble("journal_failed", away);
+    }
     if (embedded !== undefined) await firstAdmin(config, telemetry);
     const sallyport = await createSallyport(config, telemetry, tracing);
     signals.onReload = () => reload(sallyport, load, telemetry);

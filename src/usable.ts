@@ -18,6 +18,7 @@ export function assertUsable(config: Config): void {
       const problem = urlProblem(config.database[key]);
       return problem === undefined ? [] : [`database.${key}: ${problem}`];
     }),
+    ...(urlProblem(config.journal.url) === undefined ? [] : [`journal.url: ${urlProblem(config.journal.url)}`]),
     ...thrown(() => config.redis.url !== undefined && parseRedisUrl(config.redis.url)),
     ...thrown(() => config.keyring && new Keyring(config.keyring.current, config.keyring.keys)),
     ...thrown(() => config.signing && new SigningKeys(config.signing)),

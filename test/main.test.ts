@@ -64,7 +64,7 @@ describe("words and flags of the command line", () => {
     expect(err.length).toBeGreaterThan(0);
   });
 
-  test.each(["serve", "migrate", "bootstrap", "reconcile", "keys", "check-config", "doctor"])(
+  test.each(["serve", "migrate", "bootstrap", "reconcile", "restore", "keys", "check-config", "doctor"])(
     "%s --help says what it does, and does nothing",
     async (word) => {
       const { code, out, err } = await run([word, "--help"]);

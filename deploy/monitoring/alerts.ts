@@ -64,6 +64,26 @@ export const ALERTS: readonly Alert[] = [
     fires: alarmSeries("lost_changes_replayed"),
   },
   {
+    name: "JournalMismatch",
+    severity: "page",
+    expr: alarm("journal_mismatch", "journal_unreachable"),
+    for: "0s",
+    summary: "The journal cannot say what the database lacks. No token is allowed.",
+    action:
+      "Read docs/backup-and-failover.md, The journal. `journal_unreachable`: bring its server back, or run `sallyport reconcile --without-journal`. `journal_mismatch`: the log line has `why`. Find out if `journal.url` leads to the right journal, and who changed it. Only if it is lost, run `sallyport reconcile --accept-gap`.",
+    fires: alarmSeries("journal_mismatch"),
+  },
+  {
+    name: "TwoPrimaries",
+    severity: "page",
+    expr: alarm("two_primaries"),
+    for: "0s",
+    summary: "An instance is connected to a primary that another one has replaced. It refuses everything.",
+    action:
+      "Power off the old primary, or close its port. Lead the instance to the new one. Changes that were made on the old one since are lost there: look at its audit log.",
+    fires: alarmSeries("two_primaries"),
+  },
+  {
     name: "NotAdmitted",
     severity: "page",
     expr: alarm("not_admitted"),

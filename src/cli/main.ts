@@ -21,6 +21,7 @@ const SERVER_COMMANDS = {
   bootstrap: "print the first admin token, once; --again mints another",
   keys: "show each pepper and signing key, its live tokens, and the instances that know it: keys status",
   reconcile: "list changes that the database had lost and that wait for a decision, or decide about one",
+  restore: "make a database usable in which a backup was put back",
   "check-config": "check the configuration and print it, secrets left out",
   doctor: "look for what is wrong with the configuration, this machine, the database and Redis",
 };

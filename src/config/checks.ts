@@ -30,6 +30,12 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
     problems.push("database.url: is blank (DATABASE_URL, too); with a keyring it must name a database, or be left out");
   }
   if (url === undefined && directUrl !== undefined) problems.push("database.direct_url: needs database.url");
+  if (config.journal.mode === "required" && config.journal.url === undefined) {
+    problems.push("journal.mode: required needs journal.url");
+  }
+  if (config.journal.url !== undefined && config.database.url === undefined) {
+    problems.push("journal.url: needs database.url; the embedded database has no journal");
+  }
   if (config.canary.every !== undefined && (config.mode !== "full" || config.canary.every < 1000)) {
     problems.push("canary.every: must be at least 1s, in mode full");
   }

@@ -7,7 +7,7 @@ export function redacted(config: Config): unknown {
   if (copy.keyring !== undefined) for (const kid of Object.keys(copy.keyring.keys)) copy.keyring.keys[kid] = "[secret]";
   if (copy.signing !== undefined) for (const id of Object.keys(copy.signing.keys)) copy.signing.keys[id] = "[secret]";
   if (copy.break_glass.secret !== undefined) copy.break_glass.secret = "[secret]";
-  for (const section of [copy.database as Record<string, unknown>, copy.redis as Record<string, unknown>]) {
+  for (const section of [copy.database, copy.journal, copy.redis] as Record<string, unknown>[]) {
     for (const key of ["url", "direct_url"]) {
       const url = section[key];
       if (typeof url === "string") section[key] = withoutPassword(url);

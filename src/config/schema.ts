@@ -175,6 +175,9 @@ export const schema = z.strictObject({
       allow_fsync_off: z.boolean().default(false),
     })
     .prefault({}),
+  journal: z
+    .strictObject({ url: databaseUrl.optional(), mode: z.enum(["async", "required"]).default("async") })
+    .prefault({}),
   redis: z.strictObject({ url: z.string().optional() }).prefault({}),
   embedded: z.strictObject({ data_dir: z.string().default("./data") }).prefault({}),
   keyring: z.strictObject({ current: z.string(), keys: z.record(z.string(), z.string()) }).optional(),
@@ -333,7 +336,7 @@ export type Config = z.output<typeof schema> & {
 };
 
 /** Keys whose value may stand in a file that the key `<name>_file` names. */
-export const FROM_FILE = ["database.url", "database.direct_url", "redis.url", "break_glass.secret"];
+export const FROM_FILE = ["database.url", "database.direct_url", "journal.url", "redis.url", "break_glass.secret"];
 
 /** Keys that may be missing. A blank value counts as missing. */
 export const OPTIONAL = [

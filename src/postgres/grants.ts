@@ -19,6 +19,10 @@ const FOLLOWING = [
 ];
 const KEEPING = [
   "canary_prune(int)",
+  "journal_attach()",
+  "journal_compared(text)",
+  "journal_mismatch(text, text)",
+  "journal_reached(text, bigint)",
   "lost_redo()",
   "rev_prune(int)",
   "rev_raise_floor()",
@@ -27,6 +31,7 @@ const KEEPING = [
   "validators_reap(uuid[])",
 ];
 const CHANGING = [
+  "journal_waive(bool, bool)",
   "lock_id(bytea)",
   "lock_shared(bytea[])",
   "lost_apply(bigint)",

@@ -39,6 +39,14 @@ export async function dismissLost(db: Postgres, id: number, reason: string): Pro
   await decided(db, "select sallyport.lost_dismiss($1, $2)", [id, reason]);
 }
 
+/**
+ * Lets this epoch begin although the journal has a gap, or (not `gap`) without it. `detach`: later ones, too. Rejects with
+ * NOT_DONE if there is no reason to.
+ */
+export async function waiveJournal(db: Postgres, gap: boolean, detach: boolean): Promise<void> {
+  await decided(db, "select sallyport.journal_waive($1, $2)", [gap, detach]);
+}
+
 /** SQLSTATEs of the functions' own refusals. Their texts are for operators. */
 const REFUSED = new Set(["P0002", "22000"]);
 

@@ -4,12 +4,14 @@ import { withDeadline } from "../domain/with-deadline.ts";
 import { AckWait, type AckWaitDeps } from "./ack-wait.ts";
 import type { AuthorityStore } from "./authority-store.ts";
 import type { Authority, Effect, WaitOptions } from "./effect.ts";
-import type { Committed } from "./ports.ts";
+import type { ChangeJournal, Committed } from "./ports.ts";
 
 export interface ChangeAuthorityDeps extends AckWaitDeps {
   readonly store: AuthorityStore;
   /** Wakes this process's follower and, best effort, the followers of other processes. */
   readonly wake: () => void;
+  /** A journal without which no change is reported as done. */
+  readonly journal?: ChangeJournal | undefined;
 }
 
 type Work<T> = (store: AuthorityStore) => Promise<Committed<T>>;
@@ -49,6 +51,7 @@ export class ChangeAuthority implements Authority {
     const deadline = options.deadline ?? this.#deps.clock.mono() + LONGEST_MS;
     if (!options.noWait) return this.#inForce(work, await this.#commit(work, deadline, false), deadline);
     const first = await this.#commit(work, deadline, false);
+    await this.#journaled(this.#inJournal(first), deadline);
     this.#inForce(work, first, this.#deps.clock.mono() + LONGEST_MS).catch((error) =>
       this.#deps.events.trouble("background_wait_failed", error),
     );
@@ -61,6 +64,7 @@ export class ChangeAuthority implements Authority {
   async #inForce<T>(work: Work<T>, first: Done<T>, deadline: number): Promise<{ value: T; effect: Effect }> {
     const { clock, events } = this.#deps;
     for (let done = first; ; done = await this.#commit(work, deadline, true)) {
+      const journal = this.#inJournal(done);
       const outcome = await withDeadline(
         this.#deps,
         this.#effects.wait(done.commit, done.since),
@@ -68,6 +72,7 @@ export class ChangeAuthority implements Authority {
       );
       if (outcome === undefined) throw pending(done.effectiveBy, done.since + done.longestMs - clock.mono());
       if (outcome === "again") continue;
+      await this.#journaled(journal, deadline);
       const now = clock.mono();
       const waitedMs = now - first.since;
       events.authorityChanged(outcome.mode, waitedMs / 1000);
@@ -75,6 +80,18 @@ export class ChangeAuthority implements Authority {
       this.#last = effect;
       return { value: done.commit.value, effect };
     }
+  }
+
+  #inJournal({ commit, since }: Done<unknown>): Promise<boolean> | undefined {
+    return this.#deps.journal?.written(commit.epoch, since);
+  }
+
+  /** Rejects unless the change is in the journal, if it must be. */
+  async #journaled(written: Promise<boolean> | undefined, deadline: number): Promise<void> {
+    if (written === undefined || (await withDeadline(this.#deps, written, deadline - RESERVE_MS))) return;
+    const text =
+      "the change is made, but it is not in the journal yet: a failover may lose it; it is safe to repeat the call";
+    throw new AppError("OUTCOME_UNKNOWN", text, { metadata: { journal: "pending" }, retryAfterMs: 1000 });
   }
 
   /** One run of the work, up to the acknowledgement of its commit. */

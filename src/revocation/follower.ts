@@ -7,7 +7,7 @@ import type { Events } from "../telemetry/events.ts";
 import type { Lookup } from "../validation/lookup.ts";
 import type { TokenReader } from "../validation/ports.ts";
 import { Acknowledger } from "./acknowledger.ts";
-import type { FedCaches, PollResult, RevocationLog } from "./ports.ts";
+import type { EpochJournal, FedCaches, PollResult, RevocationLog } from "./ports.ts";
 import { Proving } from "./proving.ts";
 
 export interface FollowerOptions {
@@ -36,6 +36,8 @@ export interface FollowerDeps {
   readonly random: () => number;
   /** The caches outside that this process feeds. */
   readonly feed?: FedCaches;
+  /** The journal, if one is configured and this process may redo changes. */
+  readonly journal?: EpochJournal;
 }
 
 /** The shortest time between two polls, however many wake-ups come. */
@@ -96,7 +98,7 @@ export class Follower {
   }
 
   /**
-   * Resolves with the first lease. Retries while the database is unreachable. Rejects with NOT_DONE if the database
+   * Resolves with the first lease, or behind a closed guard. Retries while the database is unreachable. Rejects with NOT_DONE if the database
    * does not admit this program version.
    */
   start(): Promise<void> {
@@ -334,7 +336,7 @@ export class Follower {
     sent: number,
     received: number,
   ): Promise<boolean> {
-    const { freshness, events, feed } = this.#deps;
+    const { freshness, events, feed, journal } = this.#deps;
     this.#proving.remember(page);
     this.#faults = 0;
     this.#settled = page.settled;
@@ -343,12 +345,14 @@ export class Follower {
     if (outcome === "granted") {
       if (this.#lastGrant !== undefined) events.lease((received - this.#lastGrant) / 1000);
       this.#lastGrant = sent;
-      this.#ready.resolve();
     }
+    // Behind a closed guard, what takes authority away must still be possible.
+    if (outcome === "granted" || page.regressed) this.#ready.resolve();
     feed?.applied(page, from);
     try {
       // Before the acknowledgement, which tells the others that this process has nothing more to report.
       const noted = await this.#proving.report(freshness.epoch!);
+      journal?.seen(freshness.epoch!, page.position);
       await this.#acknowledger.run();
       const pending = page.pending || noted;
       if (outcome === "granted" && !pending) return false;

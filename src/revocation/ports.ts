@@ -156,3 +156,90 @@ export interface RevocationLog {
   onWakeUp(listener: () => void): void;
   close(): Promise<void>;
 }
+
+// ---------------------------------------------------------------------------------------------------- the journal
+
+/** A change as the journal keeps it: number `nr` of the `of` changes at its position. */
+export interface JournalRecord extends LogRecord {
+  readonly nr: number;
+  readonly of: number;
+}
+
+/** The place of a record among those of one epoch. */
+export interface JournalPlace {
+  readonly position: number;
+  readonly nr: number;
+}
+
+/** `head`: the last position of the log in the same snapshot. `more`: there may be other records. */
+export interface JournalPage {
+  readonly records: readonly JournalRecord[];
+  readonly head: number;
+  readonly more: boolean;
+}
+
+/** The part of the journal that the follower uses. Neither waits for the journal's server, except for the first time. */
+export interface EpochJournal {
+  /** Before this process acknowledges in an epoch: no other process proves the epoch without the journal from here on. */
+  attach(epoch: string): Promise<void>;
+  /** A poll has shown this epoch and position. */
+  seen(epoch: string, position: number): void;
+}
+
+/** The part of the journal that a change of authority waits for. */
+export interface ChangeJournal {
+  /** True once everything that the log of this epoch had at `since` is in the journal; false if that fails. */
+  written(epoch: string, since: number): Promise<boolean>;
+}
+
+/** The database's own notes about its journal. */
+export interface JournalState {
+  /** The id of the database, which its dumps carry. */
+  readonly database: string;
+  readonly attached: boolean;
+  readonly floorN: number;
+  /** The journal has all changes of this history up to this position. */
+  readonly journaledN: number;
+  /** The last epoch that the journal was compared with. */
+  readonly compared: string | undefined;
+  /** An operator lets this epoch begin without complete evidence. */
+  readonly waived: boolean;
+}
+
+/**
+ * The journal: the log's changes in a database on another server (`docs/protocol.md` §4.9), and what the own database says
+ * of it. Every method settles within about 2 s. It rejects with STORE_UNAVAILABLE, also if another life of the own database
+ * answers.
+ */
+export interface JournalStore {
+  state(epoch: string): Promise<JournalState>;
+  /** From here on every epoch needs the journal. */
+  attach(epoch: string): Promise<void>;
+  /** The next records of the log, in their order. */
+  after(epoch: string, place: JournalPlace): Promise<JournalPage>;
+  /** Everything in the log up to this position is in the journal. */
+  reached(epoch: string, position: number): Promise<void>;
+  /** The highest position of these records that the log holds with the same key and time; -1 if there is none. */
+  common(epoch: string, records: readonly JournalRecord[]): Promise<number>;
+  /** Everything that the journal has and the log lacks is noted. */
+  compared(epoch: string): Promise<void>;
+  /** Closes the guard. False if an operator lets the epoch begin all the same. */
+  mismatch(epoch: string, why: string): Promise<boolean>;
+  /** Runs the work unless another process runs such work. */
+  alone(work: () => Promise<void>): Promise<void>;
+
+  /**
+   * Begins the epoch in the journal, so that no earlier epoch appends any more. `older`: a later one has begun. `empty`: it
+   * is not the journal of any database; with `fresh` it becomes that of this one. `other`: it is another database's.
+   */
+  begin(database: string, epoch: string, fresh: boolean): Promise<"begun" | "older" | "empty" | "other">;
+  /** False if a later epoch has begun. */
+  append(epoch: string, records: readonly JournalRecord[]): Promise<boolean>;
+  /** The epochs from `since` on, in their order; all if it is undefined. Undefined if the journal does not know it. */
+  epochs(since: string | undefined): Promise<readonly string[] | undefined>;
+  /** The highest position of all; -1 if there is none. */
+  newest(): Promise<number>;
+  /** The next records of an epoch, in their order. None: there are no more. */
+  page(epoch: string, place: JournalPlace): Promise<readonly JournalRecord[]>;
+  close(): Promise<void>;
+}

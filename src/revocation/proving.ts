@@ -1,7 +1,7 @@
 import type { Clock } from "../domain/clock.ts";
 import { type Freshness, leaseOver } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
-import type { LogRecord, PollResult, RevocationLog } from "./ports.ts";
+import type { EpochJournal, LogRecord, PollResult, RevocationLog } from "./ports.ts";
 import { RememberedChanges } from "./remembered-changes.ts";
 
 export interface ProvingDeps {
@@ -9,6 +9,8 @@ export interface ProvingDeps {
   readonly freshness: Freshness;
   readonly clock: Clock;
   readonly events: Events;
+  /** Only where a journal is configured. */
+  readonly journal?: EpochJournal;
 }
 
 export interface ProvingOptions {
@@ -32,6 +34,8 @@ export class Proving {
   #missing: readonly LogRecord[] | undefined;
   /** The missing changes are noted in the database. */
   #reported = false;
+  /** The epoch that needs the journal, or there is none. */
+  #attached = false;
   #stopping = false;
 
   constructor(deps: ProvingDeps, options: ProvingOptions) {
@@ -41,7 +45,7 @@ export class Proving {
 
   /** This process has nothing to report that it has not reported. */
   get told(): boolean {
-    return this.#missing === undefined || this.#reported;
+    return (this.#missing === undefined || this.#reported) && (this.#attached || this.#deps.journal === undefined);
   }
 
   begin(epoch: string, now: number): void {
@@ -49,6 +53,7 @@ export class Proving {
     this.#remembered.begin();
     this.#missing = undefined;
     this.#reported = false;
+    this.#attached = false;
     freshness.begin(epoch, now, !this.#remembered.doubtful);
   }
 
@@ -77,6 +82,11 @@ export class Proving {
 
   /** Notes in the database what this epoch lacks. True if it did now. */
   async report(epoch: string): Promise<boolean> {
+    const { journal } = this.#deps;
+    if (journal !== undefined && !this.#attached) {
+      await journal.attach(epoch);
+      this.#attached = true;
+    }
     if (this.#missing === undefined || this.#reported) return false;
     await this.#deps.log.reportLost(epoch, this.#missing);
     this.#reported = true;

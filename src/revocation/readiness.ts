@@ -15,6 +15,7 @@ export interface ReadinessDeps {
 export class Readiness {
   readonly #deps: ReadinessDeps;
   #leaseSeen: number;
+  #everLeased = false;
 
   constructor(deps: ReadinessDeps) {
     this.#deps = deps;
@@ -24,12 +25,18 @@ export class Readiness {
   /** Why it cannot answer now; empty when it can. */
   reasons(): readonly string[] {
     const { freshness, reader, clock } = this.#deps;
-    if (freshness.halted) return ["the database's history went backwards, or it does not admit this program"];
+    if (freshness.halted)
+      return [
+        "the database's history went backwards, another primary has taken over, or it does not admit this program",
+      ];
     const now = clock.mono();
     // Polls can succeed while look-ups fail, so a connection for look-ups must have answered, too.
     if (!reader.warm) reader.warmUp();
-    else if (freshness.holdsLease(now)) this.#leaseSeen = now;
-    if (now - this.#leaseSeen <= LEASE_GONE_MS) return [];
+    else if (freshness.holdsLease(now)) {
+      this.#leaseSeen = now;
+      this.#everLeased = true;
+    }
+    if (now - this.#leaseSeen <= LEASE_GONE_MS && (this.#everLeased || !freshness.unproven)) return [];
     return [
       freshness.unproven
         ? "the epoch is not proven: lost changes are still being redone, or an operator has closed the guard"

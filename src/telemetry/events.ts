@@ -14,11 +14,17 @@ export const ALARMS = {
   follower_failed: "following the revocation log failed; this instance has no lease until it works again",
   history_regressed: "the database's history went backwards; everything is refused until it has a new incarnation",
   history_regressed_new_server: "a new server lacks changes that this instance has seen: a failover lost commits",
+  journal_mismatch:
+    "the journal is not that of this database, or lacks changes; no token is allowed until somebody decides",
+  journal_unreachable:
+    "the journal cannot be reached, and no token is allowed before it was compared with the database",
   lost_changes_held: "the database lacks changes of authority that cannot be redone exactly; somebody must decide",
   lost_changes_replayed: "the database had lost changes of authority; they were redone",
   not_admitted: "the database refuses this program: its lease is too long, or its version too old",
   reload_rejected: "the new configuration cannot be used; the old one stays",
   revoked_token_accepted: "an instance accepted a revoked token",
+  two_primaries:
+    "another primary has taken over, and this instance is still connected to the old one; it refuses everything",
   uncaught_exception: "an exception reached the top of the program, which continues",
   unhandled_rejection: "nothing handled a rejected promise; the program continues",
 } as const;
@@ -42,6 +48,7 @@ export const TROUBLES = {
   housekeeping_failed: "housekeeping of the registry and the log failed",
   incarnation_draw_failed: "no new incarnation could be drawn",
   issuer_unreachable: "the keys of an issuer of sessions could not be fetched",
+  journal_failed: "the journal could not be read or written",
   last_use_write_failed: "last uses of tokens could not be stored",
   pepper_record_failed: "the check values of new peppers could not be stored",
   poll_failed: "a poll of the revocation log failed",
@@ -121,6 +128,8 @@ export interface Events {
   guard(state: GuardState): void;
   /** Changes that an epoch lacked, by what became of them. `late`: so many of them after the epoch was proven. */
   lostChanges(counts: Readonly<Record<"applied" | "held" | "noted" | "late", number>>): void;
+  /** How long the oldest change that is not in the journal has been waiting. */
+  journalLag(seconds: number): void;
   cacheEntries(tier: "l1" | "l2", entries: number): void;
   /** The number of client caches that may hold a lease from this instance. */
   feedClients(clients: number): void;

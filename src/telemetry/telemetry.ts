@@ -126,6 +126,7 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
       lostChanges(counts) {
         for (const [what, count] of Object.entries(counts)) m.lostChanges.inc({ what }, count);
       },
+      journalLag: (seconds) => m.journalLag.set(seconds),
       cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
       feedClients: (clients) => m.feedClients.set(clients),
       feedHeld: (seconds) => m.feedHeld.observe(seconds),
@@ -260,6 +261,7 @@ function metrics(registry: Registry) {
     reaped: counter("validators_reaped_total", "Instances that this one marked as reaped because they were silent"),
     guard: gauge("guard", "1 for the state of the database's epoch", ["state"]),
     lostChanges: counter("lost_changes_total", "Changes that the database had lost, by what became of them", ["what"]),
+    journalLag: gauge("journal_lag_seconds", "Waiting time of the oldest change that is not in the journal"),
     hotCalls,
     rpcs: new Counter({
       name: "sallyport_rpc_total",

@@ -280,6 +280,7 @@ describe("a blank value", () => {
   test.each([
     "database.url_file",
     "database.direct_url_file",
+    "journal.url_file",
     "redis.url_file",
     "break_glass.secret_file",
     "keyring_file",
@@ -319,6 +320,10 @@ describe("database URLs", () => {
 
   test("a direct URL without a database URL is refused", () => {
     expect(problems("database: { direct_url: postgres://h/d }")).toEqual(["database.direct_url: needs database.url"]);
+    expect(problems("journal: { url: postgres://h/d }")).toEqual([
+      expect.stringMatching(/^journal.url: needs database/),
+    ]);
+    expect(problems("journal: { mode: required }")).toEqual(["journal.mode: required needs journal.url"]);
   });
 });
 

@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -169,7 +169,8 @@ async function end(stream: NodeJS.EventEmitter): Promise<string> {
   return refusal(error);
 }
 
-describe.skipIf(library === undefined)("the Python client (needs python3 and grpcio)", () => {
+const without = library === undefined ? " (there is no Python with grpcio)" : "";
+describe.skipIf(library === undefined)(`the Python client${without}`, () => {
   let sallyport: TestSallyport;
   let cable: Cable;
   let target: string;
@@ -299,6 +300,22 @@ describe.skipIf(library === undefined)("the Python client (needs python3 and grp
       expect(await ended).toEqual(["16 INVALID_TOKEN", server === "aio" ? "16 INVALID_TOKEN" : "1 undefined"]);
     });
 
+    test("passes nothing more from a handler that goes on after the end, and the status of one that aborts", async () => {
+      const { tokenString, id } = await sallyport.createToken();
+      const gone = feed.read("Gone", tokenString);
+      expect(await once(gone, "data")).toEqual([said("hi")]);
+      expect(await end(gone)).toBe("5 undefined");
+      const stream = feed.talk(tokenString, "Stubborn");
+      stream.write("one");
+      const texts: string[] = [];
+      stream.on("data", (text) => texts.push(text));
+      await once(stream, "data");
+      const ended = end(stream);
+      await revoke(id);
+      expect(await ended).toBe("16 INVALID_TOKEN");
+      expect(texts).toEqual([said("one")]);
+    });
+
     test("ends well a stream that ends by itself", async () => {
       const stream = feed.talk((await sallyport.createToken()).tokenString);
       const texts: string[] = [];
@@ -379,21 +396,42 @@ asyncio.run(main())`;
       expect(await run(lines, target, narrow.tokenString)).toBe("INSUFFICIENT_SCOPE orders.read\n");
     });
 
-    test("the example admits a live token, refuses others, and ends in good order", async () => {
-      const example = spawn("python3", [join(CLIENT, "../../examples/python/server.py")], {
-        env: { ...environment(place), SALLYPORT: target, CACHE: "feed" },
+    test("the example and the lines of its README: a token is admitted, revoked and refused", async () => {
+      const lines = await readFile(join(CLIENT, "../../examples/python/README.md"), "utf8");
+      const [create, , ask] = [...lines.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block]) => block!);
+      const line = /^SALLYPORT.*$/m.exec(lines)![0];
+      const here = (text: string) =>
+        text
+          .replaceAll(".cache/venv/bin/python", "python3")
+          .replaceAll("127.0.0.1:7400", target)
+          .replaceAll(".cache/", `${place}/`);
+      const example = spawn("bash", ["-c", `exec env ${here(line)}`], {
+        cwd: join(CLIENT, "../.."),
+        env: environment(place),
         stdio: ["ignore", "pipe", "inherit"],
       });
-      const [line] = (await once(createInterface({ input: example.stdout! }), "line")) as [string];
-      const call = await snippet("../../examples/python/README.md");
-      const get = (token: string) => run(call, String(JSON.parse(line).port), token);
-      const { tokenString, id } = await sallyport.createToken({ scopes: ["orders.read"] });
-      expect(await get(tokenString)).toBe("order 7 for user:ann\n");
-      expect(await get((await sallyport.createToken({ scopes: ["stock.read"] })).tokenString)).toBe(
-        "PERMISSION_DENIED INSUFFICIENT_SCOPE\n",
-      );
-      await revoke(id);
-      expect(await get(tokenString)).toBe("UNAUTHENTICATED INVALID_TOKEN\n");
+      const [printed] = (await once(createInterface({ input: example.stdout! }), "line")) as [string];
+      const env = {
+        ...environment(place),
+        SALLYPORT_ADDRESS: sallyport.listeners.admin,
+        SALLYPORT_TOKEN: sallyport.adminToken,
+      };
+      const shell = (text: string) =>
+        exec("bash", ["-ec", here(text).replaceAll("PORT ", `${JSON.parse(printed).port} `)], {
+          cwd: join(CLIENT, "../.."),
+          env,
+        }).then(({ stdout }) => stdout.split("\n"));
+      await shell(create!);
+      const expected = [...ask!.matchAll(/^# (.*)$/gm)].map(([, said]) => said);
+      expect(expected).toHaveLength(2);
+      const said = await shell(ask!);
+      expect(said.filter((text) => /^(order|[A-Z]+ [A-Z_]+$)/.test(text))).toEqual(expected);
+      const narrow = await sallyport.createToken({ scopes: ["stock.read"] });
+      await writeFile(join(place, "narrow.token"), narrow.tokenString);
+      expect(await shell("python3 examples/python/client.py PORT .cache/narrow.token")).toEqual([
+        "PERMISSION_DENIED INSUFFICIENT_SCOPE",
+        "",
+      ]);
       const ended = once(example, "exit");
       example.kill("SIGTERM");
       expect(await ended).toEqual([0, null]);

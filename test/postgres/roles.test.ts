@@ -73,6 +73,11 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   // With the rights of the owner.
   "canary_prune(integer)": ["X", "X", ""],
   "draw_incarnation(uuid)": ["X", "X", "X"],
+  "journal_attach()": ["X", "X", ""],
+  "journal_compared(text)": ["X", "X", ""],
+  "journal_mismatch(text,text)": ["X", "X", ""],
+  "journal_reached(text,bigint)": ["X", "X", ""],
+  "journal_waive(boolean,boolean)": ["X", "X", ""],
   "lost_apply(bigint)": ["X", "X", ""],
   "lost_dismiss(bigint,text)": ["X", "X", ""],
   "lost_redo()": ["X", "X", ""],
@@ -96,7 +101,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
 
 /** Functions with the rights of the owner, that anybody may name: a trigger function refuses to be called by hand. */
 const DEFINERS =
-  /^(another_|canary_|draw_|guard_|lost_|note_|readers_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
+  /^(another_|canary_|draw_|guard_|journal_|lost_|note_|readers_|require_audit|rev_note|rev_prove|rev_prune|rev_raise_floor|rev_settle|seal_|validator)/;
 
 const owner = `owner_${randomBytes(6).toString("hex")}`;
 let database: Database;

@@ -11,7 +11,7 @@ const DB_TIME = 1.7e12;
 type Answer = Partial<Unacknowledged> | "away";
 
 /** The path above a store and a registry whose answers the test controls. */
-function fixture(answer: (nth: number) => Answer | Promise<Answer>) {
+function fixture(answer: (nth: number) => Answer | Promise<Answer>, written?: () => Promise<boolean>) {
   const time = new HandTime();
   const { events, happened } = recordedEvents();
   const asked: { epoch: string; position: number | undefined; at: number }[] = [];
@@ -51,6 +51,7 @@ function fixture(answer: (nth: number) => Answer | Promise<Answer>) {
     timers: time.timers,
     events,
     wake: () => void happened.push("wake"),
+    ...(written && { journal: { written } }),
   });
   const outcome = (promise: Promise<{ effect: { mode: string } }>) => {
     const seen: { mode?: string; at?: number } = {};
@@ -89,6 +90,34 @@ describe("change-authority", () => {
     await f.time.advance(20);
     expect(outcome).toBe(refusal);
     expect(f.asked.length).toBeGreaterThanOrEqual(3);
+  });
+
+  it("returns OK only when the journal has the change, too", async () => {
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const f = fixture(
+      () => ({}),
+      () => promise,
+    );
+    const [waits, noWait] = [WAIT, { noWait: true }].map((how) => f.outcome(f.authority.change(f.commit(), how)));
+    await f.time.advance(200);
+    expect([waits?.mode, noWait?.mode]).toEqual([undefined, undefined]);
+    resolve(true);
+    await f.time.advance(1);
+    expect([waits?.mode, noWait?.mode]).toEqual(["ACKED", "ACCEPTED"]);
+  });
+
+  it.for([
+    ["that fails", () => Promise.resolve(false)],
+    ["that does not answer in time", () => new Promise<boolean>(() => {})],
+  ] as const)("says that the outcome is unknown with a journal %s, however it is waited for", async ([, written]) => {
+    const f = fixture(() => ({}), written);
+    for (const noWait of [false, true]) {
+      const failure = f.authority
+        .change(f.commit(), { noWait, deadline: f.time.clock.mono() + 900 })
+        .catch((error) => error);
+      await f.time.advance(1000);
+      expect(await failure).toMatchObject({ reason: "OUTCOME_UNKNOWN", metadata: { journal: "pending" } });
+    }
   });
 
   it("returns by time if a validator stays silent, and has its row reaped after 600 ms", async () => {

@@ -319,6 +319,7 @@ export class Simulation {
       validators: none,
       reaped: none,
       guard: none,
+      journalLag: () => {},
       lostChanges: none,
       cacheEntries: none,
       feedClients: none,

@@ -83,7 +83,13 @@ class FeedCache:
         self._lock = threading.Lock()
         self._watchers: dict[object, Callable[[], None]] = {}
         self._clock: tuple[TimeBounds, int, int] | None = None  # bounds, sent, received
-        self._forget(b"")
+        self._epoch = b""
+        self._position = -1
+        self._floor = 0
+        self._lease_until: int | None = None
+        self._entries: dict[bytes, _Stored[Entry]] = {}
+        self._refusals: dict[bytes, _Stored[Version]] = {}
+        self._changed: dict[int, int] = {}  # the highest position at which each tag changed
 
     @property
     def version(self) -> Version:
@@ -221,10 +227,10 @@ class FeedCache:
         self._epoch = epoch
         self._position = -1
         self._floor = 0
-        self._lease_until: int | None = None
-        self._entries: dict[bytes, _Stored[Entry]] = {}
-        self._refusals: dict[bytes, _Stored[Version]] = {}
-        self._changed: dict[int, int] = {}  # the highest position at which each tag changed
+        self._lease_until = None
+        self._entries = {}
+        self._refusals = {}
+        self._changed = {}
 
 
 def _put(into: dict[bytes, _Stored[_T]], key: bytes, value: _Stored[_T]) -> None:

@@ -28,7 +28,7 @@ def bearer_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> str | None:
 
 
 def without_credential(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[tuple[str, str | bytes], ...]:
-    return tuple((key, value) for key, value in metadata or () if key != "authorization")
+    return tuple(item for item in metadata or () if item[0] != "authorization")
 
 
 def address_of(peer: str) -> str:

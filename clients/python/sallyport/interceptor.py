@@ -41,22 +41,18 @@ class AuthInterceptor(grpc.ServerInterceptor):
         handler = continuation(CallDetails(method, without_credential(handler_call_details.invocation_metadata)))
         if handler is None:
             return None
-        call = _Call(self._checker, self._rules, method, requirement)
         make, inner = {
             (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
             (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
             (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
             (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
         }[bool(handler.request_streaming), bool(handler.response_streaming)]
-        if handler.response_streaming:
-            through = call.responses
-        elif handler.request_streaming:
-            through = call.requests
-        else:
-            through = call.unary
+        call = _Call(self._checker, self._rules, method, requirement, inner)
 
         def behaviour(request: Any, context: grpc.ServicerContext) -> Any:
-            return through(inner, request, context, handler.request_streaming)
+            if handler.response_streaming:
+                return call.responses(request, context, handler.request_streaming)
+            return call.requests(request, context) if handler.request_streaming else call.unary(request, context)
 
         return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
@@ -64,27 +60,29 @@ class AuthInterceptor(grpc.ServerInterceptor):
 class _Call:
     """A call of one method, in the thread of its handler."""
 
-    def __init__(self, checker: Checker, rules: Rules, method: str, requirement: Requirement) -> None:
+    def __init__(
+        self, checker: Checker, rules: Rules, method: str, requirement: Requirement, handler: Callable[..., Any]
+    ) -> None:
         self._checker = checker
         self._rules = rules
         self._method = method
         self._requirement = requirement
+        self._handler = handler
 
-    def unary(self, handler: Callable[..., Any], request: Any, context: grpc.ServicerContext, _: bool) -> Any:
+    def unary(self, request: Any, context: grpc.ServicerContext) -> Any:
         _token, _origin, check = self._admit(context)
-        return handler(request, AdmittedContext(context, check.identity))
+        assert check.identity is not None  # it is ALLOW
+        return self._handler(request, AdmittedContext(context, check.identity))
 
-    def requests(self, handler: Callable[..., Any], requests: Any, context: grpc.ServicerContext, _: bool) -> Any:
+    def requests(self, requests: Any, context: grpc.ServicerContext) -> Any:
         with self._stream(context) as stream:
-            response = handler(stream.guarded(requests), stream)
+            response = self._handler(stream.guarded(requests), stream)
             stream.wait()
             return response
 
-    def responses(
-        self, handler: Callable[..., Any], request: Any, context: grpc.ServicerContext, streams: bool
-    ) -> Iterator[Any]:
+    def responses(self, request: Any, context: grpc.ServicerContext, streams: bool) -> Iterator[Any]:
         with self._stream(context) as stream:
-            responses = handler(stream.guarded(request) if streams else request, stream)
+            responses = self._handler(stream.guarded(request) if streams else request, stream)
             try:
                 for response in responses:
                     stream.wait()

@@ -39,7 +39,10 @@ _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Called with what happens. A hook never sees a token string; one that raises changes nothing."""
+    """Called with what happens. A hook never sees a token string; one that raises changes nothing.
+
+    A hook must be quick: the feed and the guards of streams call it too.
+    """
 
     checked: Callable[[Verdict, Tier, float], object] | None = None
     """Verdict, where it came from, and seconds."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -68,10 +69,10 @@ class GuardedStream(AdmittedContext):
         """Returns when a message may pass, or aborts the call. The message passes in the step that it asks in."""
         while True:
             passed: list[bool] = []
-            self._guard.admit(lambda passed=passed: self._passed(passed))
+            self._guard.admit(partial(self._passed, passed))
             if passed:
                 return
-            self._until(lambda passed=passed: bool(passed))
+            self._until(partial(bool, passed))
             self.check()
             if self._over:  # the client has left, and nothing passes in either direction
                 self._context.abort(grpc.StatusCode.CANCELLED, "the call is over")

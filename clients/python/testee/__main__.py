@@ -70,6 +70,16 @@ class Threads:
         for text in texts:
             yield said(text, context)
 
+    def stubborn(self, texts, context):
+        try:
+            yield from self.talk(texts, context)
+        except Exception:
+            yield said("after the end", context)
+
+    def gone(self, text, context):
+        yield said(text, context)
+        context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+
     def total(self, texts, context):
         return said(" ".join(text.value for text in texts), context)
 
@@ -80,6 +90,8 @@ class Threads:
             "Count": grpc.unary_stream_rpc_method_handler(self.count, StringValue.FromString, answered),
             "Stuck": grpc.unary_stream_rpc_method_handler(self.stuck, StringValue.FromString, answered),
             "Talk": grpc.stream_stream_rpc_method_handler(self.talk, StringValue.FromString, answered),
+            "Stubborn": grpc.stream_stream_rpc_method_handler(self.stubborn, StringValue.FromString, answered),
+            "Gone": grpc.unary_stream_rpc_method_handler(self.gone, StringValue.FromString, answered),
             "Total": grpc.stream_unary_rpc_method_handler(self.total, StringValue.FromString, answered),
         }
 
@@ -105,6 +117,17 @@ class Aio(Threads):
     async def talk(self, texts, context):
         async for text in texts:
             yield said(text, context)
+
+    async def stubborn(self, texts, context):
+        try:
+            async for text in texts:
+                yield said(text, context)
+        except asyncio.CancelledError:
+            yield said("after the end", context)
+
+    async def gone(self, text, context):
+        yield said(text, context)
+        await context.abort(grpc.StatusCode.NOT_FOUND, "gone")
 
     async def total(self, texts, context):
         return said(" ".join([text.value async for text in texts]), context)

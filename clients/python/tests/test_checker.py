@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import unittest
+from collections import namedtuple
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Queue
@@ -10,10 +11,13 @@ import grpc
 
 import sallyport
 import sallyport.aio
-from sallyport.call import address_of, bearer_of
+from sallyport.call import AdmittedContext, CallDetails, address_of, bearer_of
 from sallyport.gen.sallyport.v1 import token_validator_pb2 as pb
+from sallyport.judge import monotonic
 from sallyport.requirement import LIVE, Requirement
+from sallyport.timers import Timers
 
+Pair = namedtuple("Pair", ("key", "value"))
 TOKEN = "sp_pat_1Tag8Tag8SecretSecretSecretSecretSecretSecretSecretS0Gp8Ra"
 EPOCH = bytes([0, 200, 255])
 
@@ -74,6 +78,11 @@ class Server:
         flight.set_result(answer)
         following = self._watches.get(timeout=20)
         self._watches.put(following)
+
+    def watched_first(self) -> int:
+        """The sequence of the request in flight, once there is one."""
+        self._watches.put(self._watches.get(timeout=20))
+        return self.watched[-1].sequence
 
     def close(self) -> None:
         self.closed = True
@@ -260,6 +269,15 @@ class OfThreads(unittest.TestCase):
         self.assertEqual(states, ["following", "left"])
         self.assertTrue(server.closed)
 
+    def test_a_lease_counts_from_the_moment_before_the_send(self) -> None:
+        now = [10**9]
+        server = Server()
+        checker = self.checker(server, cache="feed", mono=lambda: now[0])
+        self.assertEqual(server.watched_first(), 1)
+        now[0] += 10**9
+        server.feed(leased(5))
+        self.assertEqual(checker.cache.lease, 60_900_000_000 - 10**9)
+
     def test_an_answer_to_another_request_and_one_without_an_epoch_are_ignored(self) -> None:
         server = Server()
         checker = self.checker(server, cache="feed")
@@ -274,6 +292,52 @@ class OfAsyncio(OfThreads):
 
 
 class Calls(unittest.TestCase):
+    def test_the_context_of_an_admitted_call_hides_only_the_credential(self) -> None:
+        class Context:
+            def invocation_metadata(self) -> Any:
+                return (Pair("authorization", "Bearer x"), Pair("trace", "1"))
+
+            def peer(self) -> str:
+                return "ipv4:10.0.0.1:1"
+
+        identity = sallyport.Identity("tok_1", "default", "user:ann", "pat")
+        context = AdmittedContext(Context(), identity)
+        self.assertEqual([(item.key, item.value) for item in context.invocation_metadata()], [("trace", "1")])
+        self.assertEqual(context.peer(), "ipv4:10.0.0.1:1")
+        self.assertIs(sallyport.identity_of(context), identity)
+        self.assertIsInstance(context, grpc.ServicerContext)
+        with self.assertRaises(LookupError):
+            sallyport.identity_of(Context())
+
+    def test_a_handler_for_asyncio_must_be_async(self) -> None:
+        async def of(handler: Any) -> Any:
+            checker = sallyport.aio.Checker(AioServer(Server()))
+            made = grpc.unary_unary_rpc_method_handler(handler)
+
+            async def continuation(_: Any) -> Any:
+                return made
+
+            interceptor = sallyport.aio.AuthInterceptor(checker, {})
+            return await interceptor.intercept_service(continuation, CallDetails("/a.v1.A/B", ()))
+
+        async def good(_request: Any, _context: Any) -> None: ...
+
+        self.assertIsNotNone(asyncio.run(of(good)).unary_unary)
+        with self.assertRaises(TypeError):
+            asyncio.run(of(lambda _request, _context: None))
+
+    def test_timers_run_in_order_until_they_are_prevented(self) -> None:
+        timers, ran = Timers(monotonic), Queue[str]()
+        timers.after(30_000_000, lambda: ran.put("third"))
+        timers.after(10_000_000, lambda: ran.put("first"))
+        timers.after(15_000_000, lambda: ran.put("never"))()
+        timers.after(20_000_000, lambda: 1 // 0)  # logged; the others run
+        with self.assertLogs("sallyport"):
+            got = [ran.get(timeout=20), ran.get(timeout=20)]
+        self.assertEqual(got, ["first", "third"])
+        timers.after(0, lambda: ran.put("again"))
+        self.assertEqual(ran.get(timeout=20), "again")
+
     def test_the_bearer(self) -> None:
         for values, expected in [
             (["Bearer abc"], "abc"),

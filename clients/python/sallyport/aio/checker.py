@@ -80,7 +80,7 @@ class Checker:
             await asyncio.wait({following})
             session.end_lease()
             try:
-                await self._validator.watch(session.request(leaving=True), LEAVE_TIME)
+                await asyncio.wait_for(self._validator.watch(session.request(leaving=True), LEAVE_TIME), LEAVE_TIME)
             except Exception:  # noqa: S110
                 pass  # the server then waits for the end of the lease that it gave
             session.enter("left")

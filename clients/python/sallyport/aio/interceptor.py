@@ -4,6 +4,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -90,18 +91,21 @@ class _Call:
     async def stream(self, request: Any, context: grpc.aio.ServicerContext, streams: bool) -> Any:
         token, origin, opened = await self._admit(context)
         assert opened.identity is not None  # it is ALLOW
-        over: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
+        over: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def end(verdict: Verdict | None) -> None:
             if not over.done():
                 over.set_result(verdict)
 
-        async def recheck(done: Callable[[Check], None]) -> None:
-            done(await self._checker.check(token, self._requirement, origin))
+        def recheck(done: Callable[[Check], None]) -> None:
+            async def run() -> None:
+                done(await self._checker.check(token, self._requirement, origin))
+
+            keep(run())
 
         guard = StreamGuard(
             cache=self._checker.cache,
-            check=lambda done: void(keep(recheck(done))),
+            check=recheck,
             end=end,
             requirement=self._requirement,
             clock=LoopClock(),
@@ -109,11 +113,13 @@ class _Call:
         stream = _GuardedStream(context, opened.identity, guard, over)
         guard.start(opened)
         # A task of its own, so that the guard can end the call while the handler waits for anything.
-        handling = keep(self._handle(stream.guarded(request) if streams else request, stream))
+        handling: asyncio.Future[Any] = keep(self._handle(stream.guarded(request) if streams else request, stream))
         try:
-            await asyncio.wait({handling, over}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((handling, over), return_when=asyncio.FIRST_COMPLETED)
+            if stream.aborted:
+                return await handling
             # The status waits for a suspended stream as a message does.
-            if not stream.aborted and (over.done() or not await stream.passage()):
+            if over.done() or not await stream.passage():
                 verdict = over.result()
                 assert verdict is not None  # only the end of this function sets none
                 handling.cancel()
@@ -149,7 +155,7 @@ class _GuardedStream(AdmittedContext):
         context: grpc.aio.ServicerContext,
         identity: Identity,
         guard: StreamGuard,
-        over: "asyncio.Future[Verdict | None]",
+        over: "asyncio.Future[Any]",
     ) -> None:
         super().__init__(context, identity)
         self._guard = guard
@@ -159,8 +165,8 @@ class _GuardedStream(AdmittedContext):
     async def passage(self) -> bool:
         """Returns when a message may pass, in the step in which the guard says so; False once the stream is over."""
         while not self._over.done():
-            passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._guard.admit(lambda passed=passed: void(passed.done() or passed.set_result(None)))
+            passed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._guard.admit(partial(_set, passed))
             if passed.done():
                 return True
             await asyncio.wait({passed, self._over}, return_when=asyncio.FIRST_COMPLETED)
@@ -205,5 +211,6 @@ async def refuse(context: grpc.aio.ServicerContext, verdict: str) -> NoReturn:
     raise AssertionError("abort raises")
 
 
-def void(_: object) -> None:
-    """Makes a callback of an expression."""
+def _set(passed: "asyncio.Future[Any]") -> None:
+    if not passed.done():
+        passed.set_result(None)

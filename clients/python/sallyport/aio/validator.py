@@ -63,5 +63,5 @@ class GrpcValidator:
         return await self._watch(request, timeout=timeout, metadata=self._metadata, wait_for_ready=True)
 
     async def close(self) -> None:
-        await self._checks.close()
-        await self._feed.close()
+        await self._checks.close(None)
+        await self._feed.close(None)

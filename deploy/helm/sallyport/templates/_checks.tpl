@@ -39,7 +39,7 @@ Every template that runs Sallyport includes it.
 {{- fail (printf "config.%s: %s" $key $reason) -}}
 {{- end -}}
 {{- end -}}
-{{- range list "callers" "database" "redis" "revocation" -}}
+{{- range list "callers" "database" "journal" "redis" "revocation" -}}
 {{- if and (hasKey $v.config .) (not (kindIs "map" (get $v.config .))) -}}
 {{- fail (printf "config.%s: must be a map of keys" .) -}}
 {{- end -}}
@@ -49,6 +49,7 @@ Every template that runs Sallyport includes it.
   "database.url_file" "the chart sets it: put the URL into existingSecret, key database-url"
   "database.direct_url" "it would stand in a ConfigMap: put it into existingSecret, key direct-database-url, and set config.database.direct_url_file"
   "database.allow_fsync_off" "a server with fsync=off loses acknowledged revocations"
+  "journal.url" "it would stand in a ConfigMap: put it into existingSecret, key journal-url, and set config.journal.url_file"
   "redis.url" "it would stand in a ConfigMap: put it into existingSecret, key redis-url, and set config.redis.url_file" -}}
 {{- $section := index (splitList "." $path) 0 -}}
 {{- $key := index (splitList "." $path) 1 -}}
