@@ -234,8 +234,8 @@ export function roleScopesSql(of: string): string {
 
 /**
  * SQL for the Attachments of a token's row `of`, in their order. A token without any has null, and reads no other table.
- * `parent`: the row of the token that minted it, whose columns are null if none did. A child is
- * attached only to tenants to which its parent is attached.
+ * `parent`: the row of the token that minted it, whose columns are null if none did. A child counts
+ * in no tenant in which its parent does not.
  */
 export function attachmentsSql(of: string, parent: string): string {
   return `case when ${of}.tenants <> '{}' then (
