@@ -29,6 +29,7 @@ const PAGES = [
   ...readdirSync(join(ROOT, "docs"), { recursive: true, encoding: "utf8" })
     .filter((file) => file.endsWith(".md"))
     .map((file) => `docs/${file}`),
+  ...readdirSync(join(ROOT, "examples")).map((name) => `examples/${name}/README.md`),
 ];
 
 /** The rows of all tables under a heading (its text), as cells; heading and separator rows left out. */
@@ -208,6 +209,14 @@ test("links between pages lead to existing targets, anchors included", () => {
       .map((link) => `${page}: ${link}`),
   );
   expect(broken).toEqual([]);
+});
+
+test("each example has a page of at most 40 lines, which docs/README.md lists", () => {
+  const listed = rows("docs/README.md", /^## Examples/).flatMap(([names]) =>
+    [...names!.matchAll(/\]\(\.\.\/(examples\/[\w-]+\/README\.md)\)/g)].map(([, page]) => page!),
+  );
+  expect(listed.sort()).toEqual(PAGES.filter((page) => page.startsWith("examples/")).sort());
+  for (const page of listed) expect(read(page).trimEnd().split("\n").length, page).toBeLessThanOrEqual(40);
 });
 
 test("every § that the code cites is a section of docs/protocol.md, or of an RFC", () => {

@@ -10,6 +10,7 @@ import { StringValueSchema } from "@bufbuild/protobuf/wkt";
 import { Client, credentials, Metadata, type StatusObject } from "@grpc/grpc-js";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { file_sallyport_v1_token_validator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { ExamplePage, ExampleService } from "../support/example.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 
 /* The Go client in its example service, with the real program. Its unit tests run first. Skipped without Go. */
@@ -42,15 +43,28 @@ test("the Go client's generated code has every field of the proto", async () => 
 describe.skipIf(!hasGo)(`the Go client${hasGo ? "" : " (there is no Go)"}`, () => {
   let place: string;
   let sallyport: TestSallyport;
+  let page: ExamplePage;
   let example: ChildProcess;
   let client: Client;
-  const go = (...args: string[]) => exec("go", args, { cwd: CLIENT, env: { ...process.env, PATH } });
+  const go = (args: string[], cwd = CLIENT) => exec("go", args, { cwd, env: { ...process.env, PATH } });
   beforeAll(async () => {
     place = await mkdtemp(join(tmpdir(), "sallyport-go-client-"));
-    await go("build", "-o", join(place, "server"), "./examples/server");
     sallyport = await TestSallyport.start();
-    const env = { ...process.env, SALLYPORT: new URL(sallyport.listeners.data).host };
-    example = spawn(join(place, "server"), { env, stdio: ["ignore", "pipe", "inherit"] });
+    const target = new URL(sallyport.listeners.data).host;
+    page = new ExamplePage(
+      "go",
+      sallyport,
+      [
+        ["127.0.0.1:7400", target],
+        ["$PWD/.cache/", `${place}/`],
+        [".cache/", `${place}/`],
+        ["orders.token", `${place}/orders.token`],
+      ],
+      { ...process.env, PATH },
+    );
+    await page.run(page.blocks.join("").match(/^go build .*$/m)![0]);
+    const env = { ...process.env, SALLYPORT: target };
+    example = spawn(join(place, "orders/server"), { env, stdio: ["ignore", "pipe", "inherit"] });
     const [line] = (await once(createInterface({ input: example.stdout! }), "line")) as [string];
     client = new Client(`127.0.0.1:${JSON.parse(line).port}`, credentials.createInsecure());
   }, BUILD_MS);
@@ -80,8 +94,8 @@ describe.skipIf(!hasGo)(`the Go client${hasGo ? "" : " (there is no Go)"}`, () =
   test(
     "satisfies the vectors",
     async () => {
-      await go("vet", "./...");
-      expect((await go("test", ".")).stdout).toMatch(/^ok/);
+      for (const folder of [CLIENT, join(CLIENT, "../../examples/go")]) await go(["vet", "./..."], folder);
+      expect((await go(["test", "."])).stdout).toMatch(/^ok/);
     },
     BUILD_MS,
   );
@@ -116,5 +130,17 @@ describe.skipIf(!hasGo)(`the Go client${hasGo ? "" : " (there is no Go)"}`, () =
     stream.end();
     await once(stream, "end");
     expect(texts).toEqual(["one", "two"]);
+  });
+
+  test("the lines of the example's page: a token is admitted, revoked and refused", async () => {
+    const service = await ExampleService.start(page);
+    try {
+      const { said, stated } = await service.follow();
+      expect(stated).toEqual(["order 7 for user:ann", "Unauthenticated INVALID_TOKEN"]);
+      expect(said).toEqual(stated);
+      expect(await service.stop()).toEqual([0, null]);
+    } finally {
+      service.kill();
+    }
   });
 });

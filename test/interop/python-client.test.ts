@@ -12,6 +12,7 @@ import { Client, credentials, Metadata, type StatusObject } from "@grpc/grpc-js"
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fetchProgram } from "../../scripts/fetch.ts";
 import { file_sallyport_v1_token_validator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
+import { ExamplePage, ExampleService } from "../support/example.ts";
 import { TestSallyport } from "../support/sallyport.ts";
 
 /* The Python client in its echo service, with the real program. Its unit tests run first. Skipped without grpcio. */
@@ -397,44 +398,25 @@ asyncio.run(main())`;
     });
 
     test("the example and the lines of its README: a token is admitted, revoked and refused", async () => {
-      const lines = await readFile(join(CLIENT, "../../examples/python/README.md"), "utf8");
-      const [create, , ask] = [...lines.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block]) => block!);
-      const line = /^SALLYPORT.*$/m.exec(lines)![0];
-      const here = (text: string) =>
-        text
-          .replaceAll(".cache/venv/bin/python", "python3")
-          .replaceAll("127.0.0.1:7400", target)
-          .replaceAll(".cache/", `${place}/`);
-      const example = spawn("bash", ["-c", `exec env ${here(line)}`], {
-        cwd: join(CLIENT, "../.."),
-        env: environment(place),
-        stdio: ["ignore", "pipe", "inherit"],
-      });
-      const [printed] = (await once(createInterface({ input: example.stdout! }), "line")) as [string];
-      const env = {
-        ...environment(place),
-        SALLYPORT_ADDRESS: sallyport.listeners.admin,
-        SALLYPORT_TOKEN: sallyport.adminToken,
-      };
-      const shell = (text: string) =>
-        exec("bash", ["-ec", here(text).replaceAll("PORT ", `${JSON.parse(printed).port} `)], {
-          cwd: join(CLIENT, "../.."),
-          env,
-        }).then(({ stdout }) => stdout.split("\n"));
-      await shell(create!);
-      const expected = [...ask!.matchAll(/^# (.*)$/gm)].map(([, said]) => said);
-      expect(expected).toHaveLength(2);
-      const said = await shell(ask!);
-      expect(said.filter((text) => /^(order|[A-Z]+ [A-Z_]+$)/.test(text))).toEqual(expected);
-      const narrow = await sallyport.createToken({ scopes: ["stock.read"] });
-      await writeFile(join(place, "narrow.token"), narrow.tokenString);
-      expect(await shell("python3 examples/python/client.py PORT .cache/narrow.token")).toEqual([
-        "PERMISSION_DENIED INSUFFICIENT_SCOPE",
-        "",
-      ]);
-      const ended = once(example, "exit");
-      example.kill("SIGTERM");
-      expect(await ended).toEqual([0, null]);
+      const changes = [
+        ["127.0.0.1:7400", target],
+        [".cache/venv/bin/python", "python3"],
+        ["orders.token", `${place}/orders.token`],
+      ] as const;
+      const service = await ExampleService.start(new ExamplePage("python", sallyport, changes, environment(place)));
+      try {
+        const { said, stated } = await service.follow();
+        expect(stated).toEqual(["order 7 for user:ann", "UNAUTHENTICATED INVALID_TOKEN"]);
+        expect(said).toEqual(stated);
+        const narrow = await sallyport.createToken({ scopes: ["stock.read"] });
+        await writeFile(join(place, "narrow.token"), narrow.tokenString);
+        expect(await service.ask(`python3 examples/python/client.py PORT ${place}/narrow.token`)).toEqual([
+          "PERMISSION_DENIED INSUFFICIENT_SCOPE",
+        ]);
+        expect(await service.stop()).toEqual([0, null]);
+      } finally {
+        service.kill();
+      }
     });
   });
 });

@@ -1,4 +1,4 @@
-// A gRPC service behind Sallyport: node server.js. SALLYPORT is the address of the data listener; CACHE is off or feed.
+// A gRPC service behind Sallyport. SALLYPORT is the address of the data listener; CACHE is off or feed.
 import { credentials, Server, ServerCredentials } from "@grpc/grpc-js";
 import { Checker } from "sallyport-client";
 import { authInterceptor, grpcValidator, identityOf } from "sallyport-client/grpc-js";

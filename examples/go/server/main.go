@@ -1,5 +1,4 @@
-// A gRPC service behind Sallyport: go run ./examples/server. SALLYPORT is the address of the data listener; CACHE is off
-// or feed.
+// A gRPC service behind Sallyport. SALLYPORT is the address of the data listener; CACHE is off or feed.
 package main
 
 import (
