@@ -38,7 +38,7 @@ export async function proveHa(options: HaOptions): Promise<Score> {
   const reason = (await lacks()) ?? (await onCluster(plan, options, score));
   if (reason !== undefined) for (const name of plan) score.skip(name, reason);
   for (const name of options.short ? [] : NEEDS_JOURNAL.filter(wanted)) {
-    score.skip(name, "no instance remembers what was lost, and there is no journal");
+    score.skip(name, "no instance remembers what was lost, and this cluster has no journal");
   }
   sumUp(score);
   for (const problem of score.problems) print(problem);

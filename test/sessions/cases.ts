@@ -141,6 +141,7 @@ export const VERIFICATION: readonly Case[] = [
         provenance: "session:ann",
         scopes: ["sallyport.tokens.read", "repo:*"],
         roles: [],
+        scopesIn: new Map([["acme", ["sallyport.tokens.read", "repo:*"]]]),
       });
       expect(scene.asked).toEqual(["acme user:ann"]);
     },
