@@ -45,7 +45,7 @@ describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
 
   test("two creates at once: each string is shown, one after the other, and both work", async () => {
     const { page, context } = await console.signedIn();
-    // The first answer comes while the second form is open, and is held back together with the second one.
+    // Both wait until both were sent.
     const held: Route[] = [];
     await page.route("**/sallyport.v1.TokenAdmin/CreateToken", (route) => void held.push(route));
     await fill(page, "user:first");
