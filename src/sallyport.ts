@@ -259,7 +259,9 @@ export async function createSallyport(
       validate: validateWith({ ...admin, events: { ...admin.events, tokenReused: () => {} } }),
       find: async (bearer) => {
         const parsed = parseTokenString(bearer, keyring);
-        const token = parsed && (await store.getByDigest(parsed.digest));
+        // The call is not admitted yet, so a string that anybody can make must cost no read.
+        if (parsed === undefined || lookup.ours(bearer, parsed) !== true) return undefined;
+        const token = await store.getByDigest(parsed.digest);
         return token && { token, parent: token.parent === "" ? undefined : await store.get(token.parent) };
       },
     },

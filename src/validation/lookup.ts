@@ -95,8 +95,9 @@ export class Lookup {
     if (known !== undefined) return answer({ kind: "found", snapshot: known, time: freshness.time(now), tier: "l1" });
     // After L1: the digest of a cached string proves that the string is well-formed, so an L1 hit skips these checks.
     if (!hasShape(text, parsed)) return answer(MALFORMED);
-    if (parsed.signedBy !== undefined && !this.#signatures.take(now)) return answer(UNDETERMINED);
-    if (!isOurs(text, parsed)) return answer(FORGED);
+    const ours = this.ours(text, parsed);
+    if (ours === undefined) return answer(UNDETERMINED);
+    if (!ours) return answer(FORGED);
     return this.#miss(parsed.digest, deadline, answer);
   }
 
@@ -106,6 +107,12 @@ export class Lookup {
     if (freshness.halted) return undefined;
     const entry = this.#l1.get(digest, now);
     return entry !== undefined && freshness.usable(entry, now) ? entry.snapshot : undefined;
+  }
+
+  /** True if a string with the right shape was made with our keys; undefined if too many signatures were checked. */
+  ours(text: string, parsed: ParsedTokenString): boolean | undefined {
+    if (parsed.signedBy !== undefined && !this.#signatures.take(this.#deps.clock.mono())) return undefined;
+    return isOurs(text, parsed);
   }
 
   /** Clears L1, because another epoch began. */
