@@ -95,8 +95,11 @@ describe("signing keys", () => {
     ring.replace("2", { ...pepper(1), "2": Buffer.alloc(32, 2).toString("base64") }, new SigningKeys(more));
     expect(ring.names()).toEqual(["1", "2", "sig:ed-1", "sig:ed-2", "sig:es-1"]);
     expect(ring.signing!.signers("EdDSA").map(({ id }) => id)).toEqual(["ed-1", "ed-2"]);
+    ring.replace("1", pepper(1), undefined);
+    expect([ring.names(), ring.signing]).toEqual([["1"], undefined]);
+    ring.replaceSigning(new SigningKeys(more));
     ring.replaceSigning(undefined);
-    expect(ring.names()).toEqual(["1", "2"]);
+    expect(ring.names()).toEqual(["1"]);
   });
 
   test("with a public half alone only verify", () => {
