@@ -12,7 +12,10 @@ export async function mintKid(keyring: Keyring, registry: PepperRegistry): Promi
   if (known.includes(kid)) return kid;
   const [other] = known;
   if (other === undefined) {
-    throw new AppError("NOT_DONE", "no pepper of this instance is known to every running instance; nothing was issued");
+    throw new AppError(
+      "NOT_DONE",
+      "no pepper of this instance is known to every running instance; nothing more was issued",
+    );
   }
   return other;
 }
@@ -32,7 +35,7 @@ export async function mintSigner(
   const known = new Set(await registry.kidsOfAll(signers.map(({ id }) => signingKid(id))));
   const signer = signers.find(({ id }) => known.has(signingKid(id)));
   if (signer === undefined) {
-    const text = "no signing key of this instance is known to every running instance; nothing was issued";
+    const text = "no signing key of this instance is known to every running instance; nothing more was issued";
     throw new AppError("NOT_DONE", text, { retryAfterMs: 5_000 });
   }
   return signer;
