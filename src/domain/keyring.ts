@@ -100,7 +100,7 @@ export class Keyring {
 
   /** The names of all peppers and signing keys, as an instance tells them to the others. */
   names(): string[] {
-    return [...this.kids(), ...[...(this.#signing?.keys.keys() ?? [])].sort().map(signingKid)];
+    return [...this.kids(), ...[...(this.#signing?.keys.values() ?? [])].map(signingKid).sort()];
   }
 
   /** The signing keys; undefined if there are none. */
