@@ -49,8 +49,9 @@ function RevealDialog({ one, others }: { one: Shown; others: number }) {
   useEffect(() => {
     const output = place.current!;
     const hint = document.createElement("b");
-    hint.textContent = token.hint;
-    output.append(hint, secret().slice(token.hint.length));
+    // A string in JWT form does not begin with its hint.
+    hint.textContent = secret().startsWith(token.hint) ? token.hint : "";
+    output.append(hint, secret().slice(hint.textContent.length));
     return () => output.replaceChildren();
   }, []);
   const copy = async () => {

@@ -1,5 +1,6 @@
 import type { Page, Route } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { signingSettings } from "../support/signing.ts";
 import { CHROMIUM, Console, settled } from "./browser.ts";
 
 describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
@@ -128,6 +129,27 @@ describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
     // The pauses before a repeat are 0.5, 1 and 2 s.
     const again = await page.waitForRequest("**/*TokenAdmin/CreateToken", { timeout: 3_000 }).catch(() => undefined);
     expect(again).toBeUndefined();
+    await context.close();
+  });
+});
+
+describe.skipIf(CHROMIUM === undefined)("a string in JWT form", () => {
+  test("is shown whole, without its hint, which is no part of it", async () => {
+    await using console = await Console.start({
+      signing: signingSettings(),
+      profiles: { svc: { format: "jwt" } },
+    });
+    const principal = await console.sallyport.registered("service:jwt");
+    const own = await console.sallyport.createToken({ profile: "svc", principal });
+    const { page, context } = await console.signedIn({ at: `#/tokens/${own.id}` }, own.tokenString);
+    await page.getByRole("button", { name: "Rotate…" }).click();
+    await page.getByText("None", { exact: true }).click();
+    await page.getByRole("button", { name: "Rotate", exact: true }).click();
+    const shown = page.getByRole("status", { name: "Token" });
+    await shown.waitFor();
+    const text = (await shown.textContent())!;
+    expect(await console.sallyport.verdict(text)).toBe("ALLOW");
+    expect(await shown.locator("b").textContent()).toBe("");
     await context.close();
   });
 });
