@@ -164,6 +164,18 @@ describe("what takes a further tenant away is in force on every instance when it
     await set(parent.id, { tenants: [red] });
     expect(await both(child.tokenString, blue)).toBe("WRONG_TENANT");
     expect(await both(child.tokenString, red)).toBe("ALLOW");
+    // It does not come back with its parent, but is attached again itself.
+    await set(parent.id, { tenants: [red, blue] });
+    expect(await both(parent.tokenString, blue)).toBe("ALLOW");
+    expect(await both(child.tokenString, blue)).toBe("WRONG_TENANT");
+    expect((await one.validate(child.tokenString)).token?.tenants).toEqual([red]);
+    const [row] = await one.sql("select live_tenants from sallyport.token_view where id = $1", [child.id]);
+    expect(row).toEqual({ live_tenants: [red] });
+    const next = await one.as(child.tokenString).tokens.rotateToken({ id: child.id });
+    expect(await both(next.tokenString, blue)).toBe("WRONG_TENANT");
+    await set(next.token!.id, { tenants: [red] });
+    await set(next.token!.id, { tenants: [red, blue] });
+    expect(await both(next.tokenString, blue)).toBe("ALLOW");
   });
 });
 
