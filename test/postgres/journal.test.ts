@@ -144,6 +144,28 @@ test("what an earlier epoch has noted is not noted again", async () => {
   expect((await sql.query("select from sallyport.lost_changes")).rows).toHaveLength(1);
 });
 
+test("while an epoch needs the journal, the log keeps what the journal does not have", async () => {
+  await makeTokens(sql, 1);
+  await revoke(1);
+  const store = open();
+  const epoch = await epochOf();
+  await store.attach(epoch);
+  await store.compared(epoch);
+  expect(await proven()).toBe(true);
+  const { head } = await store.after(epoch, START);
+  // Old enough to go, with the newest 1,000 above.
+  await sql.query("update sallyport.rev_log set at = at - interval '1 hour'");
+  await sql.query("update sallyport.rev_head set n = n + 5000");
+  const raised = async () => (await sql.query("select sallyport.rev_raise_floor() as n")).rows[0].n as number;
+  expect(await raised()).toBe(0);
+  await store.reached(epoch, head - 1);
+  expect(await raised()).toBe(head - 1);
+  expect(await store.after(epoch, START)).toMatchObject({ floor: head - 1, journaledN: head - 1, waived: false });
+  await sql.query("select sallyport.journal_waive(false, false)");
+  expect(await raised()).toBe(head);
+  expect(await store.after(epoch, START)).toMatchObject({ floor: head, journaledN: head - 1, waived: true });
+});
+
 test("the user of an instance needs to select and to insert, and a start says what it lacks", async () => {
   const login = `journal_${randomUUID().slice(0, 8)}`;
   await kept.query(`create role ${login} login password 'x'`);

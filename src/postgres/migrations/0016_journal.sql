@@ -103,6 +103,24 @@ begin
   end if;
 end $$;
 
+-- As before. While an epoch needs the journal, nothing goes that it does not have: a change that is repeated must find its
+-- first try in the log, or in the journal. So the log grows while the journal is away.
+create or replace function sallyport.rev_raise_floor() returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  pos bigint;
+begin
+  update sallyport.rev_state s set floor_n = greatest(s.floor_n, least(
+    (select h.n - 1000 from sallyport.rev_head h),
+    coalesce((select l.n from sallyport.rev_log l where l.at < clock_timestamp() - interval '10 min'
+      order by l.at desc, l.n desc limit 1), 0),
+    -- Null counts for nothing.
+    case when s.journal and s.waived is distinct from s.proven then s.journaled_n end))
+  where s.proven = sallyport.rev_epoch();
+  select s.floor_n into strict pos from sallyport.rev_state s;
+  return pos;
+end $$;
+
 -- The journal is not the one of this database, or lacks changes: closes the guard. False if an operator does without it.
 create function sallyport.journal_mismatch(epoch text, why text) returns bool
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
