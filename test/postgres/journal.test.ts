@@ -4,6 +4,7 @@ import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { StartError } from "../../src/domain/start-error.ts";
 import { PostgresJournal } from "../../src/postgres/journal.ts";
 import { assertJournal, migrateJournal, openJournal } from "../../src/postgres/journal-schema.ts";
+import { restore } from "../../src/postgres/restore.ts";
 import type { JournalRecord } from "../../src/revocation/ports.ts";
 import { type Database, freshDatabase } from "../support/postgres.ts";
 import { auditRow, byHand, makeTokens, tokenId, unproven } from "./migrated.ts";
@@ -214,4 +215,14 @@ test("a start refuses another database's journal, and goes on without one that i
   await sql.query("update sallyport.rev_state set journal = false");
   await kept.query("insert into sallyport_journal.meta (database) values (gen_random_uuid())");
   expect(await problem()).toMatch(/^database_unfit: journal.url: this is the journal of another database/);
+});
+
+test("restore proves nothing by an empty journal, not even for a backup from before it was attached", async () => {
+  const again = (cutAll: boolean) => restore({ url: database.url, journalUrl: journal.url, cutAll });
+  expect((await again(false)).why).toBe("it is empty");
+  expect(await proven()).toBe(false);
+  // No instance takes it for a new one either.
+  expect((await open().state(await epochOf())).attached).toBe(true);
+  expect((await again(true)).why).toBeUndefined();
+  expect(await proven()).toBe(true);
 });
