@@ -57,8 +57,12 @@ test("the guard that the journal closes opens by a comparison; the one that was 
   expect(await proven()).toBe(false);
   await store.compared(epoch);
   expect(await proven()).toBe(true);
+  // Somebody who was slower than that comparison does not close it again.
+  expect(await store.mismatch(epoch, "it is empty")).toBe(false);
+  expect((await sql.query("select guard, mismatch from sallyport.rev_state")).rows).toEqual([
+    { guard: "ok", mismatch: null },
+  ]);
   await sql.query("update sallyport.rev_state set guard = 'regressed'");
-  expect(await store.mismatch(epoch, "it is empty")).toBe(true);
   await store.compared(epoch);
   expect(await proven()).toBe(false);
   await expect(sql.query("select sallyport.journal_waive(true, false)")).rejects.toThrow("lacks nothing");
@@ -165,6 +169,31 @@ test("while an epoch needs the journal, the log keeps what the journal does not 
   await sql.query("select sallyport.journal_waive(false, false)");
   expect(await raised()).toBe(head);
   expect(await store.after(epoch, START)).toMatchObject({ floor: head, journaledN: head - 1, waived: true });
+});
+
+test("a report with another kind or other facts does not take the place of a lost change, nor its outcome", async () => {
+  await makeTokens(sql, 1);
+  const [{ key }] = (await sql.query("select 't'::bytea || digest as key from sallyport.tokens")).rows;
+  const report = (...kinds: string[]) =>
+    sql.query("select sallyport.lost_report('e1', $1, $2, $3, $4, $5)", [
+      ...[kinds.map(() => 900), kinds.map(() => key), kinds.map(() => 1), kinds, kinds.map(() => '{"id": "x"}')],
+    ]);
+  // Somebody who may only read tells less than the truth first.
+  await report("other");
+  await report("revoked", "revoked");
+  await report("revoked");
+  const states = async () =>
+    (await sql.query("select kind || ' ' || state as one from sallyport.lost_changes order by id")).rows.map(
+      ({ one }) => one,
+    );
+  expect(await states()).toEqual(["other pending", "revoked pending"]);
+  await sql.query("select sallyport.lost_redo()");
+  expect(await states()).toEqual(["other noted", "revoked pending"]);
+  await sql.query("select sallyport.lost_redo()");
+  expect(await states()).toEqual(["other noted", "revoked applied"]);
+  expect((await sql.query("select revoke_time is not null as done from sallyport.tokens")).rows).toEqual([
+    { done: true },
+  ]);
 });
 
 test("the user of an instance needs to select and to insert, and a start says what it lacks", async () => {
