@@ -44,6 +44,38 @@ describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
     await context.close();
   });
 
+  test("two creates at once: each string is shown, one after the other, and both work", async () => {
+    const { page, context } = await console.signedIn();
+    // Both wait until both were sent.
+    const held: Route[] = [];
+    await page.route("**/sallyport.v1.TokenAdmin/CreateToken", (route) => void held.push(route));
+    await fill(page, "user:first");
+    await expect.poll(() => held.length).toBe(1);
+    await page.evaluate("location.hash = '#/mine'");
+    await page.getByRole("heading", { name: "My tokens" }).waitFor();
+    await page.evaluate("location.hash = '#/tokens'");
+    await page.getByRole("dialog").waitFor({ state: "detached" });
+    await fill(page, "user:second");
+    await expect.poll(() => held.length).toBe(2);
+    const [first, second] = held as [Route, Route];
+    await first.continue();
+    await tokenString(page).waitFor();
+    const answered = page.waitForResponse("**/*TokenAdmin/CreateToken");
+    await second.continue();
+    await answered;
+    await page.getByText("1 more to store after it.").waitFor();
+    const strings: string[] = [];
+    for (const principal of ["user:first", "user:second"]) {
+      await page.getByRole("dialog").getByText(principal).waitFor();
+      strings.push((await tokenString(page).textContent())!);
+      await finish(page);
+    }
+    await page.getByRole("dialog").waitFor({ state: "detached" });
+    expect(new Set(strings).size).toBe(2);
+    for (const text of strings) expect(await console.sallyport.verdict(text)).toBe("ALLOW");
+    await context.close();
+  });
+
   test("ends only after a string that is shown was stored", async () => {
     const own = await console.sallyport.callerWith(["sallyport.admin"]);
     const { page, context } = await console.signedIn({}, own.tokenString);
