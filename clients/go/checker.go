@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"time"
 
 	pb "sallyport/client/gen/sallyportv1"
@@ -145,6 +146,7 @@ func (c *Checker) ask(ctx context.Context, token string, requirement *Requiremen
 	request := &pb.ValidateTokenRequest{
 		TokenString: token, RequiredScopes: requirement.Scopes, Audience: requirement.Audience,
 		Context:   &pb.RequestContext{ClientAddress: origin.ClientAddress, Path: origin.Path},
+		Tenant:    requirement.Tenant,
 		WantEntry: c.cache != nil,
 	}
 	answer, err := c.options.Validator.Validate(ctx, request, false)
@@ -164,7 +166,11 @@ func (c *Checker) judge(key string, answer *pb.ValidateTokenResponse, requiremen
 	case answer.Token == nil:
 		return Check{Verdict: Undetermined}
 	case requirement.Tenant != "" && answer.Token.GetTenant() != requirement.Tenant:
-		return Check{Verdict: WrongTenant}
+		// A server that does not know the field answers ALLOW. An entry says nothing about further tenants.
+		if !slices.Contains(answer.Token.GetTenants(), requirement.Tenant) {
+			return Check{Verdict: WrongTenant}
+		}
+		entry = nil
 	}
 	return Check{Verdict: Allow, Identity: identityOf(answer.Token), Entry: entry}
 }
@@ -209,6 +215,8 @@ func verdictOf(verdict pb.Verdict) Verdict {
 		return AddressNotAllowed
 	case pb.Verdict_VERDICT_RATE_LIMITED:
 		return RateLimited
+	case pb.Verdict_VERDICT_WRONG_TENANT:
+		return WrongTenant
 	default:
 		return Undetermined
 	}

@@ -14,7 +14,7 @@ type Requirement struct {
 	Scopes []string
 	// Audience that must be among the token's, unless the token has none.
 	Audience string
-	// Tenant that must own the token.
+	// Tenant in which the token must be live: its own, or one that it is attached to.
 	Tenant string
 }
 
@@ -34,6 +34,8 @@ func (r Requirements) Check() error {
 			return fmt.Errorf("%s requires more than 32 scopes", method)
 		case len(rule.Audience) > 256:
 			return fmt.Errorf("%s requires an audience of more than 256 characters", method)
+		case len(rule.Tenant) > 63:
+			return fmt.Errorf("%s requires a tenant of more than 63 characters", method)
 		}
 	}
 	return nil

@@ -13,7 +13,7 @@ var refusals = map[Verdict]*status.Status{
 	InvalidToken:      status.New(codes.Unauthenticated, "the token is not valid"),
 	WrongAudience:     status.New(codes.Unauthenticated, "the token is not for this service"),
 	InsufficientScope: status.New(codes.PermissionDenied, "the token lacks a scope"),
-	WrongTenant:       status.New(codes.PermissionDenied, "the token belongs to another tenant"),
+	WrongTenant:       status.New(codes.PermissionDenied, "the token is not valid in this tenant"),
 	AddressNotAllowed: status.New(codes.PermissionDenied, "the token is not accepted from this address"),
 	RateLimited:       status.New(codes.ResourceExhausted, "too many requests with this token"),
 	Undetermined:      status.New(codes.Unavailable, "the token cannot be checked now"),

@@ -183,7 +183,8 @@ test("requests of the admin listener that decode to half a million entries", asy
   const session = connectHttp2(sallyport.listeners.admin).on("error", () => {});
   onTestFinished(() => session.destroy());
   const empty = (field: number, bytes: number) => Buffer.alloc(bytes, Buffer.from([(field << 3) | 2, 0]));
-  const [ids, groups] = [empty(8, MiB), Buffer.alloc(MiB, (15 << 3) | 3)];
+  // Groups inside each other, of field 31, which the message does not have.
+  const [ids, groups] = [empty(8, MiB), Buffer.alloc(MiB, Buffer.from([0xfb, 0x01]))];
   const ask = (body: Buffer) =>
     new Promise<{ status: number; length: number }>((resolve) => {
       const stream = session.request({

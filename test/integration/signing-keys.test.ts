@@ -82,6 +82,15 @@ test("while no other key is known to all, nothing is issued; a rolling upgrade w
   expect(await sallyport.sql("select from sallyport.tokens where principal = 'user:ann'")).toEqual([]);
 });
 
+test("a key signs only where all instances hold that same key, not another one under its id", async () => {
+  const first = signingSettings();
+  const { sallyport } = await start(first);
+  const keys = { ...first.keys, "ed-1": signingSettings().keys["ed-1"]! };
+  await start({ ...first, keys }, { database: sallyport.database, keyring: sallyport.keyring });
+  expect(await failure(sallyport.createToken())).toMatchObject({ reason: "NOT_DONE" });
+  expect(await sallyport.sql("select from sallyport.tokens where principal = 'user:ann'")).toEqual([]);
+});
+
 test("a file that cannot be used raises an alarm, and the old keys stay", async () => {
   const first = signingSettings();
   const { sallyport, reload } = await start(first);

@@ -42,34 +42,39 @@ test("the Go client's generated code has every field of the proto", async () => 
 describe.skipIf(!hasGo)(`the Go client${hasGo ? "" : " (there is no Go)"}`, () => {
   let place: string;
   let sallyport: TestSallyport;
-  let example: ChildProcess;
+  const examples: ChildProcess[] = [];
   let client: Client;
   const go = (...args: string[]) => exec("go", args, { cwd: CLIENT, env: { ...process.env, PATH } });
   beforeAll(async () => {
     place = await mkdtemp(join(tmpdir(), "sallyport-go-client-"));
     await go("build", "-o", join(place, "server"), "./examples/server");
     sallyport = await TestSallyport.start();
-    const env = { ...process.env, SALLYPORT: new URL(sallyport.listeners.data).host };
-    example = spawn(join(place, "server"), { env, stdio: ["ignore", "pipe", "inherit"] });
-    const [line] = (await once(createInterface({ input: example.stdout! }), "line")) as [string];
-    client = new Client(`127.0.0.1:${JSON.parse(line).port}`, credentials.createInsecure());
+    client = await serve();
   }, BUILD_MS);
   afterAll(async () => {
     client?.close();
-    example?.kill("SIGKILL");
+    for (const example of examples) example.kill("SIGKILL");
     await sallyport?.stop();
     await rm(place, { recursive: true, force: true });
   });
 
+  /** A client of a new example service. */
+  const serve = async (more: NodeJS.ProcessEnv = {}) => {
+    const env = { ...process.env, SALLYPORT: new URL(sallyport.listeners.data).host, ...more };
+    const example = spawn(join(place, "server"), { env, stdio: ["ignore", "pipe", "inherit"] });
+    examples.push(example);
+    const [line] = (await once(createInterface({ input: example.stdout! }), "line")) as [string];
+    return new Client(`127.0.0.1:${JSON.parse(line).port}`, credentials.createInsecure());
+  };
   const meta = (bearer?: string) => {
     const metadata = new Metadata();
     if (bearer !== undefined) metadata.set("authorization", `Bearer ${bearer}`);
     return metadata;
   };
   const refusal = ({ code, metadata }: StatusObject) => `${code} ${metadata.get("sallyport-verdict")[0]}`;
-  const get = (bearer?: string): Promise<string> =>
+  const get = (bearer?: string, from = client): Promise<string> =>
     new Promise((resolve) =>
-      client.makeUnaryRequest("/shop.v1.Orders/Get", serialize, deserialize, "7", meta(bearer), (error, answer) =>
+      from.makeUnaryRequest("/shop.v1.Orders/Get", serialize, deserialize, "7", meta(bearer), (error, answer) =>
         resolve(error === null ? answer! : refusal(error)),
       ),
     );
@@ -96,6 +101,19 @@ describe.skipIf(!hasGo)(`the Go client${hasGo ? "" : " (there is no Go)"}`, () =
     );
     await revoke(id);
     expect(await get(tokenString)).toBe("16 INVALID_TOKEN");
+  });
+
+  test("admits a token in a further tenant until it is detached", async () => {
+    await sallyport.admin.tenants.createTenant({ tenant: { id: "another" } });
+    for (const CACHE of ["off", "feed"]) {
+      const another = await serve({ TENANT: "another", CACHE });
+      const { tokenString, id } = await sallyport.createToken({ scopes: ["orders.*"], tenants: ["another"] });
+      expect(await get(tokenString, another)).toBe("order 7 for user:ann");
+      await sallyport.admin.tokens.detachTenant({ tenant: "another", id });
+      expect(await get(tokenString, another)).toBe("7 WRONG_TENANT");
+      expect(await get(tokenString)).toBe("order 7 for user:ann");
+      another.close();
+    }
   });
 
   test("passes a stream's messages, and ends the stream when its token is revoked", async () => {

@@ -176,6 +176,7 @@ describe.skipIf(library === undefined)(`the Python client${without}`, () => {
   let target: string;
   beforeAll(async () => {
     sallyport = await TestSallyport.start();
+    await sallyport.admin.tenants.createTenant({ tenant: { id: "another" } });
     cable = new Cable(new URL(sallyport.listeners.data).host);
     target = await cable.open();
   });
@@ -231,6 +232,16 @@ describe.skipIf(library === undefined)(`the Python client${without}`, () => {
         expect(await testee.call("Say", near.tokenString)).toBe(said("hi"));
         expect(await testee.total("opaque", ["one"])).toBe("16 INVALID_TOKEN");
         expect(await end(testee.talk("opaque"))).toBe("16 INVALID_TOKEN");
+      }
+    });
+
+    test("admits a token in a further tenant until it is detached", async () => {
+      for (const testee of [off, feed]) {
+        const { tokenString, id } = await sallyport.createToken({ tenants: ["another"] });
+        for (const method of ["Say", "Tenant"]) expect(await testee.call(method, tokenString)).toBe(said("hi"));
+        await sallyport.admin.tokens.detachTenant({ tenant: "another", id });
+        expect(await testee.call("Tenant", tokenString)).toBe("7 WRONG_TENANT");
+        expect(await testee.call("Say", tokenString)).toBe(said("hi"));
       }
     });
 

@@ -32,6 +32,7 @@ _VERDICTS: Final[dict[int, Verdict]] = {
     pb.VERDICT_WRONG_AUDIENCE: "WRONG_AUDIENCE",
     pb.VERDICT_ADDRESS_NOT_ALLOWED: "ADDRESS_NOT_ALLOWED",
     pb.VERDICT_RATE_LIMITED: "RATE_LIMITED",
+    pb.VERDICT_WRONG_TENANT: "WRONG_TENANT",
 }
 _LIVE: Final = frozenset({"ALLOW", "INSUFFICIENT_SCOPE", "WRONG_AUDIENCE"})  # a cache can judge these tokens again
 _BEGINNING: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -125,6 +126,7 @@ class Judge:
             required_scopes=requirement.scopes,
             audience=requirement.audience,
             context=pb.RequestContext(client_address=origin.client_address, path=origin.path),
+            tenant=requirement.tenant,
             want_entry=self.cache is not None,
         )
 
@@ -137,7 +139,10 @@ class Judge:
         if not answer.HasField("token"):
             return Check("UNDETERMINED")
         if requirement.tenant and answer.token.tenant != requirement.tenant:
-            return Check("WRONG_TENANT")
+            # A server that does not know the field answers ALLOW. An entry says nothing about further tenants.
+            if requirement.tenant not in answer.token.tenants:
+                return Check("WRONG_TENANT")
+            entry = None
         return Check("ALLOW", entry.identity if entry is not None else identity_of(answer.token), (), entry)
 
     def done(self, check: Check, tier: Tier, begun: int) -> Check:

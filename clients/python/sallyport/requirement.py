@@ -17,7 +17,7 @@ class Requirement:
     audience: str = ""
     """The audience that must be among the token's, unless the token has none."""
     tenant: str = ""
-    """The tenant that must own the token."""
+    """The tenant in which the token must be live: its own, or one that it is attached to."""
 
     def __post_init__(self) -> None:
         if isinstance(self.scopes, str):
@@ -27,6 +27,8 @@ class Requirement:
             raise ValueError("a requirement has at most 32 scopes")
         if len(self.audience) > 256:
             raise ValueError("an audience has at most 256 characters")
+        if len(self.tenant) > 63:
+            raise ValueError("a tenant has at most 63 characters")
 
 
 PUBLIC: Final = "public"

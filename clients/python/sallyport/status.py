@@ -15,7 +15,7 @@ _REFUSALS: Final[dict[str, tuple[grpc.StatusCode, str]]] = {
     "INVALID_TOKEN": (_CODE.UNAUTHENTICATED, "the token is not valid"),
     "WRONG_AUDIENCE": (_CODE.UNAUTHENTICATED, "the token is not for this service"),
     "INSUFFICIENT_SCOPE": (_CODE.PERMISSION_DENIED, "the token lacks a scope"),
-    "WRONG_TENANT": (_CODE.PERMISSION_DENIED, "the token belongs to another tenant"),
+    "WRONG_TENANT": (_CODE.PERMISSION_DENIED, "the token is not valid in this tenant"),
     "ADDRESS_NOT_ALLOWED": (_CODE.PERMISSION_DENIED, "the token is not accepted from this address"),
     "RATE_LIMITED": (_CODE.RESOURCE_EXHAUSTED, "too many requests with this token"),
     "UNDETERMINED": (_CODE.UNAVAILABLE, "the token cannot be checked now"),

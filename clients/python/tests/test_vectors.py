@@ -66,6 +66,8 @@ class Requirements(unittest.TestCase):
             Requirement(scopes=("a",) * 33)
         with self.assertRaises(ValueError):
             Requirement(audience="a" * 257)
+        with self.assertRaises(ValueError):
+            Requirement(tenant="a" * 64)
         with self.assertRaises(TypeError):
             RequirementMap({"a.v1.A/B": "open"})  # type: ignore[dict-item]
 

@@ -65,6 +65,7 @@ const VERDICTS: Readonly<Record<number, Verdict>> = {
   [Answered.WRONG_AUDIENCE]: "WRONG_AUDIENCE",
   [Answered.ADDRESS_NOT_ALLOWED]: "ADDRESS_NOT_ALLOWED",
   [Answered.RATE_LIMITED]: "RATE_LIMITED",
+  [Answered.WRONG_TENANT]: "WRONG_TENANT",
 };
 
 /** The verdicts about a token that a cache can judge again. */
@@ -142,6 +143,7 @@ export class Checker {
       requiredScopes: [...(requirement.scopes ?? [])],
       audience: requirement.audience ?? "",
       context: origin,
+      tenant: requirement.tenant ?? "",
       wantEntry: this.cache !== undefined,
     });
     const left = () => this.#timeoutMs - (this.#mono() - begun);
@@ -160,7 +162,13 @@ export class Checker {
     const entry = this.#learn(key, answer, verdict, begun);
     if (verdict !== "ALLOW") return { verdict, missingScopes };
     if (token === undefined) return plain("UNDETERMINED");
-    if (requirement.tenant && token.tenant !== requirement.tenant) return plain("WRONG_TENANT");
+    const { tenant } = requirement;
+    if (tenant && token.tenant !== tenant) {
+      // A server that does not know the field answers ALLOW. An entry says nothing about further tenants.
+      return token.tenants.includes(tenant)
+        ? { verdict, missingScopes, identity: identityOf(token) }
+        : plain("WRONG_TENANT");
+    }
     const allowed = { verdict, missingScopes, identity: identityOf(token) } as const;
     return entry === undefined ? allowed : { ...allowed, entry };
   }

@@ -4,7 +4,7 @@ export interface Requirement {
   readonly scopes?: readonly string[];
   /** The audience that must be among the token's, unless the token has none. */
   readonly audience?: string;
-  /** The tenant that must own the token. */
+  /** The tenant in which the token must be live: its own, or one that it is attached to. */
   readonly tenant?: string;
 }
 
@@ -31,6 +31,7 @@ export class RequirementMap {
       if ((rule.scopes?.length ?? 0) > 32) throw new Error(`${method} requires more than 32 scopes`);
       if ((rule.audience?.length ?? 0) > 256)
         throw new Error(`${method} requires an audience of more than 256 characters`);
+      if ((rule.tenant?.length ?? 0) > 63) throw new Error(`${method} requires a tenant of more than 63 characters`);
     }
     this.#rules = new Map(Object.entries(rules));
   }

@@ -17,7 +17,7 @@ const REFUSALS: Readonly<Record<Exclude<Verdict, "ALLOW">, Refusal>> = {
   INVALID_TOKEN: { code: CODES.UNAUTHENTICATED, message: "the token is not valid" },
   WRONG_AUDIENCE: { code: CODES.UNAUTHENTICATED, message: "the token is not for this service" },
   INSUFFICIENT_SCOPE: { code: CODES.PERMISSION_DENIED, message: "the token lacks a scope" },
-  WRONG_TENANT: { code: CODES.PERMISSION_DENIED, message: "the token belongs to another tenant" },
+  WRONG_TENANT: { code: CODES.PERMISSION_DENIED, message: "the token is not valid in this tenant" },
   ADDRESS_NOT_ALLOWED: { code: CODES.PERMISSION_DENIED, message: "the token is not accepted from this address" },
   RATE_LIMITED: { code: CODES.RESOURCE_EXHAUSTED, message: "too many requests with this token" },
   UNDETERMINED: { code: CODES.UNAVAILABLE, message: "the token cannot be checked now" },

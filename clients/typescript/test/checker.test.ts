@@ -1,3 +1,5 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
 import { bearerOf } from "../src/bearer.ts";
@@ -81,6 +83,7 @@ test.each([
   [Verdict.WRONG_AUDIENCE, "WRONG_AUDIENCE"],
   [Verdict.ADDRESS_NOT_ALLOWED, "ADDRESS_NOT_ALLOWED"],
   [Verdict.RATE_LIMITED, "RATE_LIMITED"],
+  [Verdict.WRONG_TENANT, "WRONG_TENANT"],
   [Verdict.UNDETERMINED, "UNDETERMINED"],
   [Verdict.UNSPECIFIED, "UNDETERMINED"],
   [99 as Verdict, "UNDETERMINED"],
@@ -128,11 +131,39 @@ test("a call that was not sent is repeated once, within the time of the check; a
   expect(server.asked).toHaveLength(5);
 });
 
-test("another tenant's token is refused", async () => {
+/* The vectors that the client of every language must satisfy. */
+interface TenantCase {
+  readonly name: string;
+  readonly tenant: string;
+  readonly answer: {
+    readonly verdict: keyof typeof Verdict;
+    readonly token: { readonly tenant: string; readonly tenants: string[] } | null;
+  };
+  readonly verdict: string;
+  readonly entry: boolean;
+  readonly calls: number;
+}
+const { cases: TENANTS } = JSON.parse(readFileSync(join(import.meta.dirname, "../../vectors/tenant.json"), "utf8")) as {
+  cases: TenantCase[];
+};
+test.each(TENANTS)("tenant: $name", async ({ tenant, answer, verdict, entry, calls }) => {
   const server = new Server();
-  server.answers = [allow(), allow()];
-  expect((await checker(server).check(TOKEN, { tenant: "acme" })).verdict).toBe("WRONG_TENANT");
-  expect((await checker(server).check(TOKEN, { tenant: "default" })).verdict).toBe("ALLOW");
+  const checked = checker(server, { cache: "feed" });
+  await server.feed({ ...LEASE, position: 5n, floor: 5n });
+  const said: Answer = {
+    verdict: Verdict[answer.verdict],
+    entry: { epoch: EPOCH, position: 5n, tags: [7n] },
+    ...(answer.token !== null && { token: { ...LIVE, ...answer.token } }),
+  };
+  server.answers = [said, said];
+  for (let time = 0; time < 2; time++) {
+    const check = await checked.check(TOKEN, { tenant });
+    expect(check.verdict).toBe(verdict);
+    expect(check.identity !== undefined).toBe(verdict === "ALLOW");
+    expect(check.entry !== undefined).toBe(entry);
+  }
+  expect(server.asked.map((request) => request.tenant)).toEqual(Array(calls).fill(tenant));
+  await checked.close();
 });
 
 test("hooks see verdict and tier, never the string, and cannot fail a check", async () => {

@@ -40,11 +40,13 @@ const ECHO: ServiceDefinition = {
   Tenant: method("Tenant", false),
   Open: method("Open", false),
   Talk: method("Talk", true),
+  TenantTalk: method("TenantTalk", true),
 };
 const REQUIREMENTS: Requirements = {
   "test.v1.Echo/Write": { scopes: ["orders.write"] },
   "test.v1.Echo/Audience": { audience: "orders" },
   "test.v1.Echo/Tenant": { tenant: "another" },
+  "test.v1.Echo/TenantTalk": { tenant: "another" },
   "test.v1.Echo/Open": "public",
 };
 
@@ -69,17 +71,19 @@ class Echo {
       const authorization = call.metadata.get("authorization");
       answer(null, { ...(open ? {} : { identity: identityOf(call).principal }), authorization, text: call.request });
     };
+    const talk = (call: ServerDuplexStream<string, string>) => {
+      this.talks.push(call);
+      call.on("data", (text) => call.write(text));
+      call.on("end", () => call.end());
+    };
     this.server.addService(ECHO, {
       Say: say,
       Write: say,
       Audience: say,
       Tenant: say,
       Open: say,
-      Talk: (call: ServerDuplexStream<string, string>) => {
-        this.talks.push(call);
-        call.on("data", (text) => call.write(text));
-        call.on("end", () => call.end());
-      },
+      Talk: talk,
+      TenantTalk: talk,
     });
   }
 
@@ -105,9 +109,9 @@ class Echo {
     });
   }
 
-  talk(bearer: string): ClientDuplexStream<string, string> {
+  talk(bearer: string, name = "Talk"): ClientDuplexStream<string, string> {
     const { requestSerialize, responseDeserialize } = json;
-    return this.client.makeBidiStreamRequest("/test.v1.Echo/Talk", requestSerialize, responseDeserialize, meta(bearer));
+    return this.client.makeBidiStreamRequest(ECHO[name]!.path, requestSerialize, responseDeserialize, meta(bearer));
   }
 
   async stop(): Promise<void> {
@@ -146,6 +150,7 @@ describe("with the program", () => {
   beforeAll(async () => {
     sallyport = await TestSallyport.start();
     address = new URL(sallyport.listeners.data).host;
+    await sallyport.admin.tenants.createTenant({ tenant: { id: "another" } });
   });
   afterAll(() => sallyport?.stop());
 
@@ -216,6 +221,27 @@ describe("with the program", () => {
     expect(refusal(error)).toMatchObject({ code: 16, verdict: "INVALID_TOKEN" });
     await cancelled;
   });
+
+  test.each(["off", "feed"] as const)(
+    "a token counts in a further tenant until it is detached, in calls and in streams: cache %s",
+    async (cache) => {
+      const service = await echo(address, { cache });
+      if (cache === "feed")
+        await expect.poll(() => service.checker.cache?.lease, { timeout: 20_000 }).toBeGreaterThan(0);
+      const { tokenString, id } = await sallyport.createToken({ tenants: ["another"] });
+      for (const name of ["Say", "Tenant"]) {
+        expect(await service.call(name, tokenString)).toMatchObject({ identity: "user:ann" });
+      }
+      const stream = service.talk(tokenString, "TenantTalk");
+      stream.write("one");
+      expect(await once(stream, "data")).toEqual(["one"]);
+      const ended = once(stream, "error") as Promise<[StatusObject]>;
+      await sallyport.admin.tokens.detachTenant({ tenant: "another", id });
+      expect(await service.call("Tenant", tokenString)).toMatchObject({ code: 7, verdict: "WRONG_TENANT" });
+      expect(await service.call("Say", tokenString)).toMatchObject({ identity: "user:ann" });
+      expect(refusal((await ended)[0])).toMatchObject({ code: 7, verdict: "WRONG_TENANT" });
+    },
+  );
 
   test("a stream that ends by itself ends well", async () => {
     const service = await echo(address);

@@ -1,5 +1,5 @@
 // A gRPC service behind Sallyport: go run ./examples/server. SALLYPORT is the address of the data listener; CACHE is off
-// or feed.
+// or feed. TENANT, if it is set, is the one in which the token of an order must be live.
 package main
 
 import (
@@ -27,8 +27,10 @@ func main() {
 	fatal(err)
 	checker := sallyport.NewChecker(sallyport.Options{Validator: validator, Feed: os.Getenv("CACHE") == "feed"})
 	auth := &sallyport.Auth{
-		Checker:      checker,
-		Requirements: sallyport.Requirements{"shop.v1.Orders/Get": {Scopes: []string{"orders.read"}}},
+		Checker: checker,
+		Requirements: sallyport.Requirements{
+			"shop.v1.Orders/Get": {Scopes: []string{"orders.read"}, Tenant: os.Getenv("TENANT")},
+		},
 	}
 	fatal(auth.Requirements.Check())
 	server := grpc.NewServer(grpc.UnaryInterceptor(auth.Unary()), grpc.StreamInterceptor(auth.Stream()))
