@@ -163,10 +163,10 @@ export async function keysCommand(config: Config): Promise<number> {
         kind: string,
         id: string,
         state: string,
-        name: string,
+        name: string | undefined,
         use: KeyUse = { live: 0, lastEnd: undefined },
       ) => {
-        const knowing = status.instances.filter((names) => names.includes(name)).length;
+        const knowing = status.instances.filter((names) => name !== undefined && names.includes(name)).length;
         const last = use.live === 0 ? "-" : use.lastEnd === undefined ? "never" : new Date(use.lastEnd).toISOString();
         const words = [
           kind,
@@ -187,7 +187,7 @@ export async function keysCommand(config: Config): Promise<number> {
         const key = signing?.keys.get(id);
         const kept = key?.private === undefined ? "verifies" : "kept";
         const state = key === undefined ? "missing" : signing?.current(key.alg) === key ? "current" : kept;
-        line(key?.alg ?? "signing", id, state, signingKid(id), status.signing.get(id));
+        line(key?.alg ?? "signing", id, state, key && signingKid(key), status.signing.get(id));
       }
       return 0;
     } finally {

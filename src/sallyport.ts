@@ -9,6 +9,7 @@ import { DataCallers } from "./data-plane/data-caller.ts";
 import { Policies } from "./data-plane/policy.ts";
 import type { Clock, Timers } from "./domain/clock.ts";
 import { NO_REQUIREMENT } from "./domain/decide.ts";
+import { AppError } from "./domain/errors.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { Secret } from "./domain/secret.ts";
@@ -259,7 +260,13 @@ export async function createSallyport(
       validate: validateWith({ ...admin, events: { ...admin.events, tokenReused: () => {} } }),
       find: async (bearer) => {
         const parsed = parseTokenString(bearer, keyring);
-        const token = parsed && (await store.getByDigest(parsed.digest));
+        // The call is not admitted yet, so a string that anybody can make must cost no read.
+        const ours = parsed !== undefined && (await lookup.ours(bearer, parsed, clock.mono() + 2_000));
+        if (ours === undefined) {
+          throw new AppError("STORE_UNAVAILABLE", "the caller's token cannot be validated now", { retryAfterMs: 1000 });
+        }
+        if (!ours) return undefined;
+        const token = await store.getByDigest(parsed.digest);
         return token && { token, parent: token.parent === "" ? undefined : await store.get(token.parent) };
       },
     },

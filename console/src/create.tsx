@@ -32,7 +32,13 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
   const [typed, setTyped] = useState("");
   const [expiry, setExpiry] = useState("default");
   const [date, setDate] = useState("");
-  const [more, setMore] = useState({ description: "", audiences: "", allowed_cidrs: "", not_before_time: "" });
+  const [more, setMore] = useState({
+    description: "",
+    roles: "",
+    audiences: "",
+    allowed_cidrs: "",
+    not_before_time: "",
+  });
   const [failure, setFailure] = useState<Failure | undefined>(undefined);
   const [busy, setBusy] = useState(false);
   const form = {
@@ -114,6 +120,7 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
                   ? { case: undefined }
                   : { case: "ttl", value: stampOf(ttl) },
           description: more.description,
+          roles: words(more.roles),
           audiences: words(more.audiences),
           allowedCidrs: words(more.allowed_cidrs),
           notBeforeTime: more.not_before_time === "" ? undefined : stampOf(Date.parse(more.not_before_time)),
@@ -287,11 +294,14 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
             )}
           </Field>
         )}
-        <details open={["description", "audiences", "allowed_cidrs", "not_before_time"].some(problem) || undefined}>
-          <summary>More: networks, audiences, start time, description</summary>
+        <details
+          open={["roles", "description", "audiences", "allowed_cidrs", "not_before_time"].some(problem) || undefined}
+        >
+          <summary>More: roles, networks, audiences, start time, description</summary>
           <div class="stack">
             {(
               [
+                ["roles", "Roles", "Separated by spaces. The token has their scopes, too"],
                 ["allowed_cidrs", "Networks", "Only from these addresses, such as 10.0.0.0/8"],
                 ["audiences", "Audiences", "Only for these services; empty: everywhere"],
                 ["not_before_time", "Not before", "It is refused until then"],

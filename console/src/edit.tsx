@@ -9,6 +9,7 @@ const FIELDS = [
   ["display_name", "Name", ""],
   ["description", "Description", ""],
   ["scopes", "Scopes", "Separated by spaces"],
+  ["roles", "Roles", "Separated by spaces. The token has their scopes, too"],
   ["audiences", "Audiences", "Separated by spaces; empty: everywhere"],
   ["allowed_cidrs", "Networks", "Separated by spaces; empty: everywhere"],
 ] as const;
@@ -18,6 +19,7 @@ const formOf = (of: Token): Record<Name, string> => ({
   display_name: of.displayName,
   description: of.description,
   scopes: of.scopes.join(" "),
+  roles: of.roles.join(" "),
   audiences: of.audiences.join(" "),
   allowed_cidrs: of.allowedCidrs.join(" "),
 });
@@ -47,6 +49,7 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
             displayName: form.display_name,
             description: form.description,
             scopes: words(form.scopes),
+            roles: words(form.roles),
             audiences: words(form.audiences),
             allowedCidrs: words(form.allowed_cidrs),
             disabled,

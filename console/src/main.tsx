@@ -3,9 +3,10 @@ import { useEffect, useRef } from "preact/hooks";
 import { Note } from "./parts.tsx";
 import { Audit, PrincipalPage, Principals, Status, Tenants } from "./places.tsx";
 import { Reveal } from "./reveal.tsx";
+import { Roles } from "./roles.tsx";
 import { home, Shell } from "./shell.tsx";
 import { SignIn } from "./signin.tsx";
-import { href, may, me, notes, route, settings } from "./state.ts";
+import { href, may, me, notes, route, settings, tenant } from "./state.ts";
 import { TokenPage } from "./token.tsx";
 import { Tokens } from "./tokens.tsx";
 
@@ -13,12 +14,14 @@ const TITLES: Readonly<Record<string, string>> = {
   "/tokens": "All tokens",
   "/mine": "My tokens",
   "/principals": "Principals",
+  "/roles": "Roles",
   "/tenants": "Tenants",
   "/audit": "Audit",
   "/status": "Status",
 };
 const NEEDED: Readonly<Record<string, string>> = {
   "/principals": "sallyport.principals.write",
+  "/roles": "sallyport.tokens.read",
   "/tenants": "sallyport.operator",
   "/audit": "sallyport.audit.read",
   "/status": "sallyport.operator",
@@ -47,6 +50,9 @@ function Page() {
       return <Tokens key="mine" mine />;
     case "/principals":
       return <Principals />;
+    case "/roles":
+      // A page token and a form belong to the tenant.
+      return <Roles key={tenant.value} />;
     case "/tenants":
       return <Tenants />;
     case "/audit":

@@ -24,10 +24,11 @@ import { holdsToken, visible } from "./text.ts";
 import { Choice, Typed } from "./tokens.tsx";
 import { audit, type Failure, failureOf, info, principals, surely, tenants } from "./wire.ts";
 
-const one = () => (tenant.value === "-" ? "" : tenant.value);
+/** The tenant of a page that shows one: with all of them chosen, the caller's own. */
+export const one = () => (tenant.value === "-" ? "" : tenant.value);
 
 /** A table of a list, with its pages. */
-function Rows<T>(props: {
+export function Rows<T>(props: {
   title: string;
   list: Loaded<{ rows: readonly T[]; next: string }>;
   columns: readonly string[];
@@ -176,7 +177,7 @@ function Change(props: {
   );
 }
 
-function tell(key: string, effect: Effect | undefined, verb: string): void {
+export function tell(key: string, effect: Effect | undefined, verb: string): void {
   note(
     key,
     <Note kind="ok" live>

@@ -4,50 +4,59 @@ import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { Dialog, Foreign, Icon, Moment, When } from "./parts.tsx";
 import { hold, me } from "./state.ts";
 
-/** The one place that holds a new token string. It is in no state of a component, so that forgetting it here is enough. */
-let secret: string | undefined;
-let release = () => {};
-const shown = signal<{ readonly token: Token; readonly done: () => void } | undefined>(undefined);
+/** The strings that nobody stored yet, and nowhere else: in no state of a component, so that forgetting them here is enough. */
+const secrets = new Map<Shown, string>();
+interface Shown {
+  readonly token: Token;
+  readonly done: () => void;
+  /** Lets a sign-out that was put off happen. */
+  readonly release: () => void;
+}
+/** The first one is on the screen. The others wait: two forms can be under way, if somebody leaves the page of the first. */
+const waiting = signal<readonly Shown[]>([]);
 
-/** Takes the string out of a response, and shows it in a dialog of its own. */
+/** Takes the string out of a response, and shows it in a dialog of its own, after those that came before it. */
 export function reveal(response: { token?: Token; tokenString: string }, done: () => void = () => {}): void {
-  forget();
-  release = hold();
-  secret = response.tokenString;
+  const one = { token: response.token!, done, release: hold() };
+  secrets.set(one, response.tokenString);
   response.tokenString = "";
-  shown.value = { token: response.token!, done };
+  waiting.value = [...waiting.value, one];
 }
 
-function forget(): void {
-  secret = undefined;
-  release();
+function forget(one: Shown): void {
+  secrets.delete(one);
+  one.release();
 }
-// The next person must not see it.
+// The next person must not see them.
 effect(() => {
   if (me.value !== undefined) return;
-  forget();
-  shown.value = undefined;
+  const left = waiting.peek();
+  waiting.value = [];
+  left.forEach(forget);
 });
 
 export function Reveal() {
-  const one = shown.value;
-  return one === undefined ? null : <RevealDialog key={one.token.id} {...one} />;
+  const [one, ...others] = waiting.value;
+  return one === undefined ? null : <RevealDialog key={one.token.id} one={one} others={others.length} />;
 }
 
-function RevealDialog({ token, done }: { token: Token; done: () => void }) {
+function RevealDialog({ one, others }: { one: Shown; others: number }) {
+  const { token } = one;
+  const secret = () => secrets.get(one) ?? "";
   const place = useRef<HTMLOutputElement>(null);
   const [stored, setStored] = useState(false);
   const [said, say] = useState("");
   useEffect(() => {
     const output = place.current!;
     const hint = document.createElement("b");
-    hint.textContent = token.hint;
-    output.append(hint, (secret ?? "").slice(token.hint.length));
+    // A string in JWT form does not begin with its hint.
+    hint.textContent = secret().startsWith(token.hint) ? token.hint : "";
+    output.append(hint, secret().slice(hint.textContent.length));
     return () => output.replaceChildren();
   }, []);
   const copy = async () => {
     try {
-      await navigator.clipboard.writeText(secret ?? "");
+      await navigator.clipboard.writeText(secret());
       say("Copied");
     } catch {
       getSelection()?.selectAllChildren(place.current!);
@@ -56,7 +65,7 @@ function RevealDialog({ token, done }: { token: Token; done: () => void }) {
     }
   };
   const save = () => {
-    const url = URL.createObjectURL(new Blob([`${secret ?? ""}\n`], { type: "text/plain" }));
+    const url = URL.createObjectURL(new Blob([`${secret()}\n`], { type: "text/plain" }));
     const link = document.createElement("a");
     link.href = url;
     link.download = `${token.hint}.token`;
@@ -67,14 +76,14 @@ function RevealDialog({ token, done }: { token: Token; done: () => void }) {
   const finish = () => {
     if (!stored) return;
     place.current?.replaceChildren();
-    shown.value = undefined;
-    done();
-    forget();
+    waiting.value = waiting.value.filter((shown) => shown !== one);
+    one.done();
+    forget(one);
   };
   return (
     <Dialog
       title="Copy the token now"
-      text="You will not see it again. Sallyport keeps only a hash."
+      text={`You will not see it again. Sallyport keeps only a hash.${others === 0 ? "" : ` ${others} more to store after it.`}`}
       onSubmit={finish}
       foot={
         <>

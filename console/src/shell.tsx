@@ -72,6 +72,7 @@ export function Shell({ children }: { children: ComponentChildren }) {
               links={[
                 ...(may("sallyport.tokens.read") ? [["/tokens", "keys", "All tokens"] as const] : []),
                 ...(may("sallyport.principals.write") ? [["/principals", "people", "Principals"] as const] : []),
+                ...(may("sallyport.tokens.read") ? [["/roles", "shield", "Roles"] as const] : []),
                 ...(may("sallyport.audit.read") ? [["/audit", "log", "Audit"] as const] : []),
               ]}
             />

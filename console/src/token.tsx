@@ -106,6 +106,9 @@ function Details({ token }: { token: Token }) {
   );
 }
 
+const All = ({ of }: { of: readonly string[] }) =>
+  of.length === 0 ? <span class="muted">none</span> : <Scopes of={of} most={100} />;
+
 function Facts({ token }: { token: Token }) {
   const facts: (readonly [string, preact.ComponentChildren])[] = [
     ["Hint", <code key="h">{token.hint}</code>],
@@ -124,7 +127,24 @@ function Facts({ token }: { token: Token }) {
       </>,
     ],
     ["Type", token.profile],
-    ["Scopes", token.scopes.length === 0 ? <span class="muted">none</span> : <Scopes of={token.scopes} most={100} />],
+    ["Scopes", <All key="s" of={token.scopes} />],
+    ...(token.roles.length === 0
+      ? []
+      : [
+          [
+            "Roles",
+            may("sallyport.tokens.read") ? (
+              <a key="r" href={href("/roles")}>
+                {token.roles.join(", ")}
+              </a>
+            ) : (
+              token.roles.join(", ")
+            ),
+          ] as const,
+        ]),
+    ...([...token.effectiveScopes].sort().join(" ") === [...token.scopes].sort().join(" ")
+      ? []
+      : [["In effect", <All key="e" of={token.effectiveScopes} />] as const]),
     [
       "Audiences",
       token.audiences.length === 0 ? <span class="muted">everywhere</span> : token.audiences.map(visible).join(", "),

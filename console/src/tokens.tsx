@@ -52,6 +52,7 @@ function requestOf(query: URLSearchParams, own: string | undefined, tenant: stri
     principal: own ?? query.get("principal") ?? "",
     profile: query.get("profile") ?? "",
     createdBy: query.get("by") ?? "",
+    role: query.get("role") ?? "",
     displayNamePrefix: query.get("name") ?? "",
     states,
     noExpiry: view === "never",
@@ -138,6 +139,7 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
         {!mine && (
           <Typed key={`p${query.get("principal")}`} name="principal" label="Principal" query={query} set={set} />
         )}
+        <Typed key={`r${query.get("role")}`} name="role" label="Role" query={query} set={set} />
         <Typed key={`b${query.get("by")}`} name="by" label="Created by" query={query} set={set} />
         <Typed key={`n${query.get("name")}`} name="name" label="Name begins with" query={query} set={set} />
       </div>

@@ -3,6 +3,7 @@ import { createConnectTransport } from "@connectrpc/connect-web";
 import { BadRequestSchema, ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { AuditLog } from "../gen/sallyport/v1/audit_log_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
+import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { ServerInfo } from "../gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
@@ -64,6 +65,7 @@ const transport = createConnectTransport({
 export const tokens = createClient(TokenAdmin, transport);
 export const principals = createClient(PrincipalAdmin, transport);
 export const tenants = createClient(TenantAdmin, transport);
+export const roles = createClient(RoleAdmin, transport);
 export const audit = createClient(AuditLog, transport);
 export const info = createClient(ServerInfo, transport);
 

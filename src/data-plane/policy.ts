@@ -153,15 +153,19 @@ export function merged(policies: Policies, extensions: ReadonlyMap<string, strin
 }
 
 /**
- * The policy for one request: it requires the tenant that the request names, if the policy lets it name one and it does.
- * Undefined for more than one name, or one that cannot be a tenant.
+ * The policy for one request: it requires the tenant that the request names, if the policy lets it name one. Undefined
+ * for no name, as where the proxy does not pass the header on; for more than one; and for one that cannot be a tenant. A
+ * preflight names none: a browser sends it without such headers.
  */
-export function forTenant(policy: Policy, values: (name: string) => readonly string[]): Policy | undefined {
-  if (policy.tenantFrom === undefined) return policy;
+export function forTenant(
+  policy: Policy,
+  values: (name: string) => readonly string[],
+  preflight: boolean,
+): Policy | undefined {
+  if (policy.tenantFrom === undefined || (preflight && policy.allowCorsPreflight)) return policy;
   const named = values(policy.tenantFrom);
-  if (named.length === 0) return policy;
   const [tenant = ""] = named;
-  if (named.length > 1 || !isTenantId(tenant)) return undefined;
+  if (named.length !== 1 || !isTenantId(tenant)) return undefined;
   return { ...policy, requirement: { ...policy.requirement, tenant } };
 }
 

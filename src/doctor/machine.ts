@@ -29,7 +29,10 @@ export function checkNode(version: string): Finding {
 }
 
 export function checkLimits({ listeners }: Config): Finding {
-  const [, text] = /^Max open files +(\d+|unlimited)/m.exec(limitsFile()) ?? [];
+  const line = limitsFile()
+    .split("\n")
+    .find((one) => one.startsWith("Max open files "));
+  const text = line?.slice("Max open files ".length).trim().split(" ")[0];
   if (text === undefined) return finding("limits", "ok", "this system does not tell the limit of open files");
   const most = text === "unlimited" ? Number.POSITIVE_INFINITY : Number(text);
   const needed =

@@ -48,7 +48,7 @@ export class Keyring {
   }
 
   /** Replaces all keys, or none. A known kid must keep its pepper, and a known id its signing key. Throws StartError. */
-  replace(current: string, keys: Readonly<Record<string, string>>, signing = this.#signing): void {
+  replace(current: string, keys: Readonly<Record<string, string>>, signing: SigningKeys | undefined): void {
     const fresh = new Map<string, Keys>();
     for (const [kid, text] of Object.entries(keys)) {
       if (kid.length !== 1 || !isBase62(kid, 0, 1)) {
@@ -100,7 +100,7 @@ export class Keyring {
 
   /** The names of all peppers and signing keys, as an instance tells them to the others. */
   names(): string[] {
-    return [...this.kids(), ...[...(this.#signing?.keys.keys() ?? [])].sort().map(signingKid)];
+    return [...this.kids(), ...[...(this.#signing?.keys.values() ?? [])].map(signingKid).sort()];
   }
 
   /** The signing keys; undefined if there are none. */

@@ -104,9 +104,9 @@ export function judgeMint(
   const child = checkMinter(rights.profile, caller, asked.tenant, asked.principal) === "token";
   checkScopes(rights.profile, caller, asked.scopes);
   checkRoles(rights.profile, caller, roles);
-  checkTenants(caller, asker, asked.tenants, asked.tenants, asked.scopes);
+  checkTenants(caller, asker, asked.tenants, asked);
   const { own } = asker;
-  if (own === undefined || (!child && isAdministrator(caller))) {
+  if (own === undefined || (!child && isUnbound(caller, asker, asked.tenants))) {
     return { ...pick(asked), child, expire: expiry(lifetime, asker.now) };
   }
   const scopes = [...asked.scopes];
@@ -160,19 +160,20 @@ export function judgeRotation(
   }
   if (own?.parent) throw exceeded("a token that was minted by a token can rotate only itself");
   // The caller sees the new string, which counts in all of them.
-  checkTenants(caller, asker, [], target.tenants, target.scopes);
-  if (counted && own !== undefined && own.family === target.family) {
+  checkTenants(caller, asker, [], target);
+  const unbound = isUnbound(caller, asker, target.tenants);
+  if (!unbound && own !== undefined && own.family === target.family) {
     throw exceeded("a token cannot rotate the tokens that it replaced or that replaced it");
   }
   // The caller sees the new string, so it must be allowed to mint such a token.
-  const by = counted ? checkMinter(profile, caller, target.tenant, target.principal) : undefined;
+  const by = unbound ? undefined : checkMinter(profile, caller, target.tenant, target.principal);
   if (by === "token" && target.parent !== own?.id) {
     throw exceeded("of its own principal, a token can rotate only itself and the tokens that it minted");
   }
   // The caller sees the new string, so it must be allowed to grant these scopes.
   checkScopes(profile, caller, target.scopes);
   checkGrants({ ...profile, what: `tokens of profile ${profile.name}` }, caller, target.roleScopes);
-  const bound = own !== undefined && !isAdministrator(caller) ? own : undefined;
+  const bound = unbound ? undefined : own;
   if (bound !== undefined) checkBounds(target, bound);
   const rule = { ...(asked ?? sameLife(target, profile)), notBeforeTime: target.notBeforeTime };
   const expire = expiry(rule, now, ceiling, parent?.expireTime, bound?.expireTime);
@@ -245,9 +246,10 @@ export function judgeUpdate(
     enabled: target.disabled && change.disabled === false,
   };
   if (!Object.values(wider).includes(true)) return end;
-  checkTenants(caller, asker, added, tenants, after.scopes);
+  checkTenants(caller, asker, added, { ...target, tenants, scopes: after.scopes });
   // Only a caller that may mint such a token widens it. The owner may not know why an administrator disabled it.
-  if (!isAdministrator(caller)) checkMinter(profile, caller, target.tenant, target.principal);
+  const unbound = isUnbound(caller, asker, tenants);
+  if (!unbound) checkMinter(profile, caller, target.tenant, target.principal);
   if (wider.enabled && !holds(caller, "sallyport.tokens.create")) {
     throw exceeded("disabled: enabling a token needs the permission sallyport.tokens.create");
   }
@@ -260,7 +262,7 @@ export function judgeUpdate(
   if (own.parent !== "") throw exceeded("a token that was minted by a token cannot widen tokens");
   if (own.family === target.family)
     throw exceeded("a token cannot widen itself; another caller can, or can mint a new token");
-  if (isAdministrator(caller)) return end;
+  if (unbound) return end;
   // The caller gives for no longer and no more than it has itself, as if it minted the token.
   checkBounds(after, own);
   if (isLater(expire, own.expireTime)) {
@@ -366,18 +368,28 @@ function callerNow({ caller }: Rights, { own }: Asker): Caller {
 }
 
 /**
- * The right to let a token with these scopes count in these tenants. In each of them the caller needs the rights to give the
- * scopes there: an administrator of one tenant raises no rights in another. TENANT_NOT_FOUND if it is asked for a tenant that
- * the caller does not have.
+ * True if the bounds of the caller's own token do not pass to a token of these further tenants. An administrator's is without
+ * bounds only in its own tenant.
+ */
+function isUnbound(caller: Caller, { own }: Asker, tenants: readonly string[]): boolean {
+  if (own === undefined || tenants.length === 0) return isAdministrator(caller);
+  return isOperator(caller);
+}
+
+/**
+ * The right to let a token count in its further tenants. In each of them the caller needs the rights to give the scopes
+ * there: an administrator of one tenant raises no rights in another. And the token acts there as its principal: for another
+ * principal than its own, the caller needs the right to make tokens there. TENANT_NOT_FOUND if it is asked for a tenant
+ * that the caller does not have.
  */
 function checkTenants(
   caller: Caller,
   { own, lostTenants }: Asker,
   asked: readonly string[],
-  tenants: readonly string[],
-  scopes: readonly string[],
+  { tenant: home, principal, tenants, scopes }: Pick<Token, "tenant" | "principal" | "tenants" | "scopes">,
 ): void {
   if (isOperator(caller)) return;
+  const itself = caller.principal !== "" && caller.principal === principal && caller.tenant === home;
   for (const tenant of tenants) {
     const session = lostTenants?.has(tenant) ? undefined : caller.scopesIn?.get(tenant);
     const held = own === undefined ? session : scopesIn(own, tenant);
@@ -385,7 +397,12 @@ function checkTenants(
       if (asked.includes(tenant)) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
       throw exceeded("tenants: only a caller that has all tenants of a token can give it more");
     }
-    // A token's administrative permissions count in its own tenant alone: elsewhere it gives what it has.
+    // A token's permissions over others count in its own tenant alone: elsewhere it gives what it has.
+    if (!itself && (own !== undefined || !holds({ scopes: held }, "sallyport.tokens.create"))) {
+      throw exceeded(
+        "principal: for another principal, the caller must be able to make tokens in each tenant of the token",
+      );
+    }
     const free = own === undefined && isAdministrator({ scopes: held });
     const may = (scope: string) =>
       scope.startsWith("sallyport.") ? holds({ scopes: held }, scope) : free || coversAny(held, scope);

@@ -1,4 +1,12 @@
-import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject, sign, verify } from "node:crypto";
+import {
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  type KeyObject,
+  sign,
+  verify,
+} from "node:crypto";
 import { StartError } from "./start-error.ts";
 
 export const SIGNING_ALGORITHMS = ["EdDSA", "ES256"] as const;
@@ -74,9 +82,15 @@ export class SigningKeys {
   }
 }
 
-/** The name under which an instance tells the others that it knows a signing key. No pepper has such a name. */
-export function signingKid(id: string): string {
-  return `sig:${id}`;
+/**
+ * The name under which an instance tells the others that it knows a signing key. It has the start of the key's thumbprint
+ * (RFC 7638), because two instances can have different keys under one id. No pepper has such a name.
+ */
+export function signingKid({ id, public: key }: SigningKey): string {
+  const { crv, kty, x, y } = key.export({ format: "jwk" });
+  // The members in the order of their names; an absent one is left out.
+  const thumbprint = createHash("sha256").update(JSON.stringify({ crv, kty, x, y })).digest("base64url");
+  return `sig:${id}:${thumbprint.slice(0, 8)}`;
 }
 
 /** The signature of a text, in base64url. With ES256 each call gives another one. */
@@ -131,7 +145,17 @@ function keyOf(id: string, text: string | Readonly<Record<string, unknown>>): Si
   if (pair === undefined || alg === undefined) {
     throw invalid(`keys.${id} must be an Ed25519 or P-256 key, as a JWK or as PEM`);
   }
-  return { id, alg, ...pair };
+  const key = { id, alg, ...pair };
+  // A JWK states its public half beside the private one, and nothing else compares them.
+  if (key.private !== undefined && !fits(key)) {
+    throw invalid(`keys.${id} must be one key: its private half does not fit its public half`);
+  }
+  return key;
+}
+
+function fits(key: SigningKey): boolean {
+  const text = "sallyport";
+  return isSigned(text, Buffer.from(signed(text, key), "base64url"), key);
 }
 
 function parsed(text: string | Readonly<Record<string, unknown>>): Pick<SigningKey, "public" | "private"> | undefined {
@@ -141,7 +165,10 @@ function parsed(text: string | Readonly<Record<string, unknown>>): Pick<SigningK
     const hasPrivate = typeof jwk === "string" ? jwk.includes("PRIVATE KEY") : Object.hasOwn(jwk as object, "d");
     if (!hasPrivate) return { public: createPublicKey(input as never), private: undefined };
     const key = createPrivateKey(input as never);
-    return { public: createPublicKey(key), private: key };
+    if (typeof jwk === "string") return { public: createPublicKey(key), private: key };
+    // The public half as the JWK states it, which others are given: not one made from the private half.
+    const { d: _, ...half } = jwk as Record<string, unknown>;
+    return { public: createPublicKey({ key: half as never, format: "jwk" }), private: key };
   } catch {
     return undefined;
   }

@@ -12,7 +12,10 @@ export async function mintKid(keyring: Keyring, registry: PepperRegistry): Promi
   if (known.includes(kid)) return kid;
   const [other] = known;
   if (other === undefined) {
-    throw new AppError("NOT_DONE", "no pepper of this instance is known to every running instance; nothing was issued");
+    throw new AppError(
+      "NOT_DONE",
+      "no pepper of this instance is known to every running instance; nothing more was issued",
+    );
   }
   return other;
 }
@@ -29,10 +32,10 @@ export async function mintSigner(
 ): Promise<SigningKey> {
   const signers = keyring.signing?.signers(alg) ?? [];
   if (signers.length === 0) throw new AppError("NO_SIGNING_KEY", `this instance has no key that signs with ${alg}`);
-  const known = new Set(await registry.kidsOfAll(signers.map(({ id }) => signingKid(id))));
-  const signer = signers.find(({ id }) => known.has(signingKid(id)));
+  const known = new Set(await registry.kidsOfAll(signers.map(signingKid)));
+  const signer = signers.find((key) => known.has(signingKid(key)));
   if (signer === undefined) {
-    const text = "no signing key of this instance is known to every running instance; nothing was issued";
+    const text = "no signing key of this instance is known to every running instance; nothing more was issued";
     throw new AppError("NOT_DONE", text, { retryAfterMs: 5_000 });
   }
   return signer;

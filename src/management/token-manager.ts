@@ -106,6 +106,8 @@ const WORTH_A_REPEAT: ReadonlySet<Reason> = new Set<Reason>([
   "EFFECT_PENDING",
   "DEADLINE",
   "LIMIT_EXCEEDED",
+  "NO_SIGNING_KEY",
+  "INTERNAL",
 ]);
 
 export interface TokenManagerOptions {
@@ -291,25 +293,39 @@ export class TokenManager {
   }
 
   async rotate(access: Access, request: RotateRequest): Promise<RotateResult> {
-    const { ended, tokenId = "" } = access.caller;
-    if (ended === undefined) return this.#rotate(access, request);
+    const old = await this.#unlessReused(access, () => this.#rotatable(access, request.id));
+    // A profile can change between a rotation and its repeat. That says nothing about the credential.
+    const profile = this.#profile("id", old.profile);
+    if (profile.format === "jwt") rules.checkRepeatable(profile, request.requestId || undefined);
+    return this.#unlessReused(access, () => this.#rotate(access, request, old, profile));
+  }
+
+  /**
+   * The token that a rotation ended is still a credential for a repeat of the same request. Any other use of it is a
+   * reuse.
+   */
+  async #unlessReused<T>({ caller }: Access, run: () => Promise<T>): Promise<T> {
     try {
-      // The token that this rotation ended is still a credential for a repeat of the same request.
-      return await this.#rotate(access, request);
+      return await run();
     } catch (error) {
-      if (error instanceof AppError && WORTH_A_REPEAT.has(error.reason)) throw error;
-      this.#o.reused(tokenId);
+      if (caller.ended === undefined || (error instanceof AppError && WORTH_A_REPEAT.has(error.reason))) throw error;
+      this.#o.reused(caller.tokenId ?? "");
       throw new AppError("CALLER_UNAUTHENTICATED", "the credential is not good");
     }
   }
 
-  async #rotate(access: Access, request: RotateRequest): Promise<RotateResult> {
-    const old = await this.get(access, request.id);
-    const profile = this.#profile("id", old.profile);
+  /** The token to rotate. A token that reaches only what is its own reaches no other one of its principal here. */
+  async #rotatable(access: Access, id: string): Promise<Token> {
     const { caller } = access;
-    if (access.reach === "own" && caller.kind === "token" && caller.tokenId !== old.id) {
+    const token = await this.get(access, id);
+    if (access.reach === "own" && caller.kind === "token" && caller.tokenId !== token.id) {
       throw new AppError("TOKEN_NOT_FOUND", "no such token");
     }
+    return token;
+  }
+
+  async #rotate(access: Access, request: RotateRequest, old: Token, profile: Profile): Promise<RotateResult> {
+    const { caller } = access;
     if (!(request.overlap >= 0 && request.overlap <= 7 * DAY)) {
       throw invalidField("overlap", "must be 0s to 604800s");
     }

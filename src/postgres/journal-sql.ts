@@ -31,8 +31,8 @@ export const AFTER: Statement = {
         (count(*) over (partition by l.n))::int as "of"
       from sallyport.rev_log l where l.n >= $1::bigint
     ) w where (w.n, w.nr) > ($1::bigint, $2::int) order by w.n, w.nr limit ${PAGE}
-  ) r), '[]') as rows
-from now`,
+  ) r), '[]') as rows, s.floor_n, s.journaled_n, coalesce(s.waived = now.epoch, false) as waived
+from now cross join (select floor_n, journaled_n, waived from sallyport.rev_state limit 1) s`,
 };
 
 /** Arrays of positions, keys and times. */

@@ -24,7 +24,12 @@ type StateRow = EvidenceRow & {
   readonly compared: string | null;
   readonly waived: string | null;
 };
-type AfterRow = EvidenceRow & { readonly rows: readonly WireRecord[] };
+type AfterRow = EvidenceRow & {
+  readonly rows: readonly WireRecord[];
+  readonly floor_n: number;
+  readonly journaled_n: number;
+  readonly waived: boolean;
+};
 type WireRecord = readonly [n: number, nr: number, of: number, key: string, at: number, kind: string, change: unknown];
 
 /** The journal over one direct connection to each of the two databases. */
@@ -62,8 +67,15 @@ export class PostgresJournal implements JournalStore {
   }
 
   async after(epoch: string, { position, nr }: JournalPlace) {
-    const { rows, head_n: head } = await this.#asked<AfterRow>(epoch, sql.AFTER, [position, nr]);
-    return { records: rows.map(recordOf), head, more: rows.length === sql.PAGE };
+    const row = await this.#asked<AfterRow>(epoch, sql.AFTER, [position, nr]);
+    return {
+      records: row.rows.map(recordOf),
+      head: row.head_n,
+      more: row.rows.length === sql.PAGE,
+      floor: row.floor_n,
+      journaledN: row.journaled_n,
+      waived: row.waived,
+    };
   }
 
   async reached(epoch: string, position: number): Promise<void> {

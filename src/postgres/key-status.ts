@@ -23,9 +23,17 @@ const MOST_MS = 120_000;
 export async function keyStatus(db: Postgres): Promise<KeyStatus> {
   const used = async (column: "kid" | "signing_key") => {
     const rows = await db.read<{ key: string; live: number; last: number | null }>(
-      `select ${column} as key, count(*)::int as live,
-         case when bool_or(expire_time is null) then null else max(expire_time) end as last
-       from sallyport.tokens where revoke_time is null and (expire_time is null or expire_time > clock_timestamp())
+      `with live as (
+         select t.${column} as key, least(t.expire_time, q.expire_time) as last
+         from sallyport.tokens t
+           join sallyport.principals p on p.tenant = t.tenant and p.name = t.principal and p.state <> 'DELETED'
+           join sallyport.tenants o on o.id = t.tenant
+           left join sallyport.tokens q on q.id = t.parent_id
+         where t.revoke_time is null and q.revoke_time is null
+           and least(t.issued_n, q.issued_n) >= greatest(p.cut_n, o.cut_n)
+       )
+       select key, count(*)::int as live, case when bool_or(last is null) then null else max(last) end as last
+       from live where last is null or last > clock_timestamp()
        group by 1 order by 1`,
       [],
       MOST_MS,

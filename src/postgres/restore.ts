@@ -47,7 +47,8 @@ export async function restore({ url, journalUrl, cutAll }: RestoreOptions): Prom
     let why: string | undefined;
     if (store !== undefined && !cutAll) {
       const state = await store.state(epoch);
-      const begun = await store.begin(state.database, epoch, !state.attached);
+      // An empty journal says nothing, also if the backup is from before it was attached.
+      const begun = await store.begin(state.database, epoch, false);
       why = begun === "begun" ? undefined : WHY[begun];
       const report = log.reportLost.bind(log);
       why ??= await compareWithJournal({ store, report }, epoch, state);
@@ -69,7 +70,8 @@ export async function restore({ url, journalUrl, cutAll }: RestoreOptions): Prom
   }
 }
 
-const SAY_WHY = "update sallyport.rev_state set mismatch = $1 where mismatch is not null";
+/** Attached, so that no instance takes the journal for a new one. */
+const SAY_WHY = "update sallyport.rev_state set mismatch = $1, journal = true where mismatch is not null";
 
 /** Another history, an empty registry, and nothing is allowed before the end. */
 async function begin(client: pg.Client): Promise<void> {

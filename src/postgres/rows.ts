@@ -235,13 +235,15 @@ export function roleScopesSql(of: string): string {
 /**
  * SQL for the Attachments of a token's row `of`, in their order. A token without any has null, and reads no other table.
  * `parent`: the row of the token that minted it, whose columns are null if none did. A child counts
- * in no tenant in which its parent does not.
+ * in no tenant in which its parent does not, nor by an attachment that is older than its parent's: what ended with one
+ * attachment of the parent does not come back with the next.
  */
 export function attachmentsSql(of: string, parent: string): string {
   return `case when ${of}.tenants <> '{}' then (
     select jsonb_agg(jsonb_build_object('tenant', a.id, 'tenantState', coalesce(x.state, 'SUSPENDED'), 'cut',
       coalesce(a.n < x.cut_n, true) or ${parent}.id is not null and not exists (
-        select from unnest(${parent}.tenants, ${parent}.tenants_n) b (id, n) where b.id = a.id and b.n >= x.cut_n)) order by a.place)
+        select from unnest(${parent}.tenants, ${parent}.tenants_n) b (id, n)
+        where b.id = a.id and b.n >= x.cut_n and b.n <= a.n)) order by a.place)
     from unnest(${of}.tenants, ${of}.tenants_n) with ordinality a (id, n, place) left join sallyport.tenants x on x.id = a.id
   ) end`;
 }

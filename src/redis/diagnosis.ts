@@ -80,7 +80,7 @@ export async function diagnoseRedis(url: string | undefined): Promise<Finding[]>
 /** Without the error's own text: only its code. The client's errors have theirs in the text, without a secret. */
 function wordsOf(error: unknown): string {
   const text = error instanceof Error ? error.message : "";
-  const code = replyCode(error) ?? (error as { code?: string }).code ?? /\b[A-Z]{4,}\b/.exec(text)?.[0] ?? "";
+  const code = replyCode(error) ?? (error as { code?: string }).code ?? /\b[A-Z]{4,24}\b/.exec(text)?.[0] ?? "";
   const words = WORDS[code] ?? (/timeout/i.test(text) ? WORDS["ETIMEDOUT"] : undefined);
   return words ?? `Redis cannot be used (${code || "error"})`;
 }

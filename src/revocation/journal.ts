@@ -2,7 +2,7 @@ import type { Clock, Timers } from "../domain/clock.ts";
 import type { Freshness } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
 import { compareWithJournal, LAST, WHY } from "./journal-evidence.ts";
-import type { ChangeJournal, EpochJournal, JournalPlace, JournalStore, RevocationLog } from "./ports.ts";
+import type { ChangeJournal, EpochJournal, JournalPage, JournalPlace, JournalStore, RevocationLog } from "./ports.ts";
 
 export interface JournalDeps {
   readonly store: JournalStore;
@@ -49,11 +49,13 @@ export class Journal implements EpochJournal, ChangeJournal {
   #begun = false;
   /** The journal has lost this epoch since it began: everything that the log has is appended again. */
   #anew = false;
+  /** The journal lacks changes of this epoch that the log has no more. */
+  #lost = false;
   #compared = false;
   #comparing: Promise<void> | undefined;
   #compareNext = 0;
   /** The last record of this epoch that this process has appended. */
-  #place: JournalPlace = { position: -1, nr: LAST };
+  #place: JournalPlace & { readonly of?: number } = { position: -1, nr: LAST };
   /** Everything up to this position is in the journal. */
   #covered = -1;
   /** The time since which changes wait for being appended. */
@@ -128,6 +130,7 @@ export class Journal implements EpochJournal, ChangeJournal {
     this.#sawEpoch = this.#deps.clock.mono();
     this.#begun = false;
     this.#anew = false;
+    this.#lost = false;
     this.#compared = false;
     this.#compareNext = 0;
     this.#place = { position: -1, nr: LAST };
@@ -181,7 +184,9 @@ export class Journal implements EpochJournal, ChangeJournal {
     for (;;) {
       // Read before the send: the page shows everything that was committed before.
       const sent = clock.mono();
-      const { records, head, more } = await store.after(epoch, this.#place);
+      const page = await store.after(epoch, this.#place);
+      const { records, head, more } = page;
+      if (epoch === this.#epoch && this.#lacks(page)) this.#lost = true;
       const appended = records.length === 0 || (await store.append(epoch, records));
       if (epoch !== this.#epoch) return;
       if (!appended) {
@@ -192,11 +197,23 @@ export class Journal implements EpochJournal, ChangeJournal {
       }
       if (records.length > 0) this.#place = records.at(-1)!;
       if (more) continue;
+      // What follows is kept all the same. But a change whose row is gone must not pass for one that is in the journal.
+      if (this.#lost && !page.waived) throw new Error("the log has lost changes that the journal does not have");
+      this.#lost = false;
       this.#covered = head;
       this.#behind = undefined;
       this.#settle((waiter) => (waiter.epoch === epoch && waiter.since <= sent ? true : undefined));
       return this.#tell(epoch);
     }
+  }
+
+  /** Rows of the log are gone that this journal never got. A journal that begins takes what there is. */
+  #lacks({ floor, journaledN }: JournalPage): boolean {
+    const { position, nr, of = nr } = this.#place;
+    if (position <= 0) return false;
+    if (floor <= Math.max(nr < of ? position - 1 : position, journaledN)) return false;
+    this.#alarm("journal_mismatch", { why: "changes have left the log before the journal had them" });
+    return true;
   }
 
   /** True if this epoch may be appended to. */

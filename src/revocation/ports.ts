@@ -176,6 +176,12 @@ export interface JournalPage {
   readonly records: readonly JournalRecord[];
   readonly head: number;
   readonly more: boolean;
+  /** The log has nothing any more up to this position. */
+  readonly floor: number;
+  /** The journal has all changes of this history up to this position. */
+  readonly journaledN: number;
+  /** An operator lets this epoch do without what the journal lacks. */
+  readonly waived: boolean;
 }
 
 /** The part of the journal that the follower uses. Neither waits for the journal's server, except for the first time. */

@@ -1,13 +1,13 @@
 import { refusal, type TimeBounds } from "../domain/decide.ts";
 import { Cached, type Freshness } from "../domain/freshness.ts";
 import { dependencies, type TokenSnapshot } from "../domain/token-snapshot.ts";
-import { hasShape, isOurs, type ParsedTokenString } from "../domain/token-string.ts";
+import { hasShape, type ParsedTokenString } from "../domain/token-string.ts";
 import { withDeadline } from "../domain/with-deadline.ts";
 import type { Tier } from "../telemetry/events.ts";
 import { Interning } from "./interning.ts";
 import { L1Cache } from "./l1-cache.ts";
-import { PerSecond } from "./per-second.ts";
 import type { Reading, TokenCache } from "./ports.ts";
+import { Signatures } from "./signatures.ts";
 import { SingleFlight, type SingleFlightDeps, type SingleFlightOptions } from "./single-flight.ts";
 
 export interface LookupOptions extends SingleFlightOptions {
@@ -48,8 +48,6 @@ interface Arrival {
 
 /** Values that many rows have in common may take `l1Bytes` divided by this. */
 const SHARED_PART = 8;
-/** The signatures that one process checks in a second; each costs about 0.1 ms. */
-const MOST_SIGNATURES = 2_000;
 const UNDETERMINED: LookupResult = { kind: "undetermined" };
 const MALFORMED: LookupResult = { kind: "malformed" };
 const FORGED: LookupResult = { kind: "unknown", tier: "none" };
@@ -67,19 +65,20 @@ export class Lookup {
   readonly #l1: L1Cache;
   readonly #reads: SingleFlight<Arrival>;
   readonly #values: Interning;
-  readonly #signatures = new PerSecond(MOST_SIGNATURES);
+  readonly #signatures: Signatures;
   readonly #cacheReads = new Map<string, Promise<TokenSnapshot | undefined>>();
 
   constructor(deps: LookupDeps, options: LookupOptions) {
     this.#deps = deps;
     this.#options = options;
+    this.#signatures = new Signatures(deps);
     this.#values = new Interning(options.l1Bytes / SHARED_PART);
     this.#l1 = new L1Cache({ most: options.l1Entries, mostBytes: options.l1Bytes, sizeOf });
     this.#reads = new SingleFlight(deps, options, (reading, applied) => this.#arrived(reading, applied));
   }
 
   /**
-   * Synchronous for an L1 hit and for a malformed or forged string. `deadline` is a monotonic time. After it, and when
+   * Synchronous for an L1 hit, and for a malformed or forged string whose signature need not wait. `deadline` is a monotonic time. After it, and when
    * the store fails, the result is `undetermined`.
    */
   find<A>(
@@ -95,9 +94,12 @@ export class Lookup {
     if (known !== undefined) return answer({ kind: "found", snapshot: known, time: freshness.time(now), tier: "l1" });
     // After L1: the digest of a cached string proves that the string is well-formed, so an L1 hit skips these checks.
     if (!hasShape(text, parsed)) return answer(MALFORMED);
-    if (parsed.signedBy !== undefined && !this.#signatures.take(now)) return answer(UNDETERMINED);
-    if (!isOurs(text, parsed)) return answer(FORGED);
-    return this.#miss(parsed.digest, deadline, answer);
+    const then = (ours: boolean | undefined) => {
+      if (ours === undefined) return answer(UNDETERMINED);
+      return ours ? this.#miss(parsed.digest, deadline, answer) : answer(FORGED);
+    };
+    const ours = this.ours(text, parsed, deadline);
+    return ours instanceof Promise ? ours.then(then) : then(ours);
   }
 
   /** The row in L1, if the use rule admits it in this tick. The caller reads `now` in the same tick. */
@@ -106,6 +108,11 @@ export class Lookup {
     if (freshness.halted) return undefined;
     const entry = this.#l1.get(digest, now);
     return entry !== undefined && freshness.usable(entry, now) ? entry.snapshot : undefined;
+  }
+
+  /** True if a string with the right shape was made with our keys; undefined if too many signatures are checked now. */
+  ours(text: string, parsed: ParsedTokenString, deadline: number): boolean | undefined | Promise<boolean | undefined> {
+    return this.#signatures.ours(text, parsed, deadline);
   }
 
   /** Clears L1, because another epoch began. */

@@ -27,6 +27,8 @@ const views = (made: Awaited<ReturnType<typeof populate>>) => ({
   "not found": "#/tokens/tok_0000000000000000000000",
   principals: "#/principals",
   principal: "#/principals/bot%3Aci-runner",
+  roles: "#/roles",
+  "holder of a role": `#/tokens/${made.holder.id}`,
   tenants: "#/tenants",
   audit: "#/audit",
   status: "#/status",
@@ -63,8 +65,17 @@ describe.skipIf(CHROMIUM === undefined)("access", () => {
     await page.getByRole("button", { name: "Cancel" }).click();
     await page.getByRole("button", { name: "Revoke…" }).click();
     seen["revoke"] = await axe(page);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await view(page, "#/roles");
+    await page.getByRole("button", { name: "New role" }).click();
+    seen["new role"] = await axe(page);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await page.getByRole("button", { name: "Delete deployer" }).click();
+    await page.getByRole("button", { name: "Delete", exact: true }).click();
+    await page.getByText("Live tokens hold it.").waitFor();
+    seen["delete role"] = await axe(page);
     expect(Object.entries(seen).filter(([, found]) => found.length > 0)).toEqual([]);
-    expect(Object.keys(seen)).toHaveLength(16);
+    expect(Object.keys(seen)).toHaveLength(20);
     expect(faults).toEqual([]);
     await context.close();
   });
@@ -83,6 +94,13 @@ describe.skipIf(CHROMIUM === undefined)("access", () => {
       "(() => { const d = document.querySelector('dialog'); return d.scrollWidth - d.clientWidth; })()",
     )) as number;
     if (inside > 0) wide.push(`create: ${inside}`);
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await view(page, "#/roles");
+    await page.getByRole("button", { name: "Edit deployer" }).click();
+    const form = (await page.evaluate(
+      "(() => { const d = document.querySelector('dialog'); return d.scrollWidth - d.clientWidth; })()",
+    )) as number;
+    if (form > 0) wide.push(`role: ${form}`);
     expect(wide).toEqual([]);
     await context.close();
   });
@@ -140,11 +158,43 @@ describe.skipIf(CHROMIUM === undefined)("access", () => {
     await context.close();
   });
 
+  test("the keyboard alone creates and deletes a role", async () => {
+    const { page, context, faults } = await console.signedIn();
+    await view(page, "#/roles");
+    const focused = () => page.evaluate("document.activeElement.textContent.trim()");
+    await page.getByRole("button", { name: "New role" }).focus();
+    await page.keyboard.press("Enter");
+    await expect.poll(() => page.evaluate("document.activeElement.labels?.[0]?.textContent")).toBe("Name");
+    for (const text of ["by-keyboard", "typed", "repo:read"]) {
+      await page.keyboard.insertText(text);
+      await page.keyboard.press("Tab");
+    }
+    await page.keyboard.press("Enter");
+    await page.getByText("Created by-keyboard.").waitFor();
+    await expect.poll(focused).toBe("New role");
+    await page.getByRole("button", { name: "Delete by-keyboard" }).focus();
+    await page.keyboard.press("Enter");
+    await expect.poll(focused).toBe("Cancel");
+    await page.keyboard.press("Escape");
+    await expect.poll(() => page.evaluate("document.activeElement.ariaLabel")).toBe("Delete by-keyboard");
+    await page.keyboard.press("Enter");
+    await expect.poll(focused).toBe("Cancel");
+    await page.keyboard.press("Tab");
+    await expect.poll(focused).toBe("Delete");
+    await page.keyboard.press("Enter");
+    await page.getByText("Deleted by-keyboard. In force everywhere").waitFor();
+    expect(faults).toEqual([]);
+    await context.close();
+  });
+
   test("hostile names are text, and what is invisible is written out", async () => {
     const name = `<img src=x onerror=alert(1)>\u{200b}x`;
     await console.sallyport.createToken({ displayName: name, principal: "user:evil" });
     await console.sallyport.admin.principals.createPrincipal({
       principal: { name: "bot:evil", displayName: "<script>alert(1)</script>" },
+    });
+    await console.sallyport.admin.roles.createRole({
+      role: { name: "evil", description: "<img src=y onerror=alert(2)>\u{200b}x", scopes: ["repo:read"] },
     });
     const { page, context, faults } = await console.signedIn();
     const link = page.getByRole("link", { name: "<img src=x" });
@@ -153,6 +203,9 @@ describe.skipIf(CHROMIUM === undefined)("access", () => {
     expect(await page.locator("main img, main script").count()).toBe(0);
     await view(page, "#/principals");
     await page.getByText("<script>alert(1)</script>").waitFor();
+    await view(page, "#/roles");
+    await page.getByText("<img src=y onerror=alert(2)>\\u{200b}x").waitFor();
+    expect(await page.locator("main img").count()).toBe(0);
     await view(page, "#/%3Cimg%20src=x%3E");
     await page.getByRole("heading", { name: "There is no such page" }).waitFor();
     expect(faults).toEqual([]);

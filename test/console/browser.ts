@@ -118,7 +118,14 @@ export async function populate({ sallyport }: Console) {
   await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: gone.id }, reason: "left the team" });
   const ci = await make("bot", "bot:ci-runner", "ci deploy", { scopes, allowedCidrs: ["10.4.0.0/16"] });
   const rotated = await sallyport.admin.tokens.rotateToken({ id: ci.id, overlap: { seconds: 2n * day, nanos: 0 } });
-  return { soon, never, off, gone, ci, rotated: rotated.token! };
+  await sallyport.admin.roles.createRole({
+    role: { name: "deployer", description: "For the deploy jobs", scopes: ["image:push", "deploy:*"] },
+  });
+  await sallyport.admin.roles.createRole({
+    role: { name: "token-admin", scopes: ["sallyport.tokens.read"], administrative: true },
+  });
+  const holder = await make("pat", "user:dan", "Dan’s deploys", { roles: ["deployer"] });
+  return { holder, soon, never, off, gone, ci, rotated: rotated.token! };
 }
 
 /** Goes to a view, and waits until everything on it was read. */

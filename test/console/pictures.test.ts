@@ -36,6 +36,8 @@ describe.skipIf(CHROMIUM === undefined)("pictures", () => {
       nothing: "#/tokens?name=zzz",
       principals: "#/principals",
       principal: "#/principals/bot%3Aci-runner",
+      roles: "#/roles",
+      "holder-of-a-role": `#/tokens/${made.holder.id}`,
       tenants: "#/tenants",
       audit: "#/audit",
       status: "#/status",
@@ -44,6 +46,15 @@ describe.skipIf(CHROMIUM === undefined)("pictures", () => {
       await view(page, hash);
       await picture(name);
     }
+    await view(page, "#/roles");
+    await page.getByRole("button", { name: "Edit deployer" }).click();
+    await picture("role");
+    await page.getByRole("button", { name: "Cancel" }).click();
+    await page.getByRole("button", { name: "Delete deployer" }).click();
+    await page.getByRole("button", { name: "Delete", exact: true }).click();
+    await page.getByText("Live tokens hold it.").waitFor();
+    await picture("role-in-use");
+    await page.getByRole("button", { name: "Cancel" }).click();
     await view(page, "#/tokens");
     await page.getByRole("button", { name: "New token" }).click();
     await picture("create");

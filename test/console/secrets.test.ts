@@ -65,8 +65,8 @@ describe.skipIf(CHROMIUM === undefined)("a new token string", () => {
     const { page, context } = await console.open();
     const keep = (source: string) =>
       source.replace(
-        "secret = response.tokenString;",
-        "secret = response.tokenString; (globalThis as any).kept = [secret];",
+        "secrets.set(one, response.tokenString);",
+        "secrets.set(one, response.tokenString); (globalThis as any).kept = [response.tokenString];",
       );
     const mutant = Buffer.from((await builtConsole({ "reveal.tsx": keep })).get("app.js")!);
     await page.route("**/console/app.js", (route) => route.fulfill({ contentType: "text/javascript", body: mutant }));

@@ -1,5 +1,6 @@
 import type { Page, Route } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { signingSettings } from "../support/signing.ts";
 import { CHROMIUM, Console, settled } from "./browser.ts";
 
 describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
@@ -40,6 +41,38 @@ describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
     await page.getByRole("heading", { name: "My tokens" }).waitFor();
     await settled(page);
     expect(await page.getByRole("button", { name: "Sign out" }).isVisible()).toBe(true);
+    await context.close();
+  });
+
+  test("two creates at once: each string is shown, one after the other, and both work", async () => {
+    const { page, context } = await console.signedIn();
+    // Both wait until both were sent.
+    const held: Route[] = [];
+    await page.route("**/sallyport.v1.TokenAdmin/CreateToken", (route) => void held.push(route));
+    await fill(page, "user:first");
+    await expect.poll(() => held.length).toBe(1);
+    await page.evaluate("location.hash = '#/mine'");
+    await page.getByRole("heading", { name: "My tokens" }).waitFor();
+    await page.evaluate("location.hash = '#/tokens'");
+    await page.getByRole("dialog").waitFor({ state: "detached" });
+    await fill(page, "user:second");
+    await expect.poll(() => held.length).toBe(2);
+    const [first, second] = held as [Route, Route];
+    await first.continue();
+    await tokenString(page).waitFor();
+    const answered = page.waitForResponse("**/*TokenAdmin/CreateToken");
+    await second.continue();
+    await answered;
+    await page.getByText("1 more to store after it.").waitFor();
+    const strings: string[] = [];
+    for (const principal of ["user:first", "user:second"]) {
+      await page.getByRole("dialog").getByText(principal).waitFor();
+      strings.push((await tokenString(page).textContent())!);
+      await finish(page);
+    }
+    await page.getByRole("dialog").waitFor({ state: "detached" });
+    expect(new Set(strings).size).toBe(2);
+    for (const text of strings) expect(await console.sallyport.verdict(text)).toBe("ALLOW");
     await context.close();
   });
 
@@ -96,6 +129,27 @@ describe.skipIf(CHROMIUM === undefined)("the session of a page", () => {
     // The pauses before a repeat are 0.5, 1 and 2 s.
     const again = await page.waitForRequest("**/*TokenAdmin/CreateToken", { timeout: 3_000 }).catch(() => undefined);
     expect(again).toBeUndefined();
+    await context.close();
+  });
+});
+
+describe.skipIf(CHROMIUM === undefined)("a string in JWT form", () => {
+  test("is shown whole, without its hint, which is no part of it", async () => {
+    await using console = await Console.start({
+      signing: signingSettings(),
+      profiles: { svc: { format: "jwt" } },
+    });
+    const principal = await console.sallyport.registered("service:jwt");
+    const own = await console.sallyport.createToken({ profile: "svc", principal });
+    const { page, context } = await console.signedIn({ at: `#/tokens/${own.id}` }, own.tokenString);
+    await page.getByRole("button", { name: "Rotate…" }).click();
+    await page.getByText("None", { exact: true }).click();
+    await page.getByRole("button", { name: "Rotate", exact: true }).click();
+    const shown = page.getByRole("status", { name: "Token" });
+    await shown.waitFor();
+    const text = (await shown.textContent())!;
+    expect(await console.sallyport.verdict(text)).toBe("ALLOW");
+    expect(await shown.locator("b").textContent()).toBe("");
     await context.close();
   });
 });

@@ -32,6 +32,7 @@ const policies = new Policies({
   open: { ...settings, outage: "error" },
   cors: { ...settings, allow_cors_preflight: true },
   named: { ...settings, tenant_from: "header:x-organization" },
+  namedcors: { ...settings, tenant_from: "header:x-organization", allow_cors_preflight: true },
 });
 const snapshot: TokenSnapshot = {
   version: { epoch: "e", position: 1 },
@@ -226,11 +227,13 @@ describe("deny", () => {
       return new HttpCheck(validate, policies).check({ path, method: "GET", headers: all }, true, 0);
     };
 
-    test("which is then required and shown; without it there is no such check", async () => {
+    test("which is then required and shown; without it the request is refused", async () => {
       expect(sent(await asks({ "x-organization": "blue" }))["x-auth-tenant"]).toBe("blue");
       expect(asked?.tenant).toBe("blue");
-      expect(sent(await asks({}))["x-auth-tenant"]).toBe("acme");
-      expect(asked?.tenant).toBe("");
+      // A proxy that does not pass the header on must not turn the check off.
+      expect((await asks({})).status?.code).toBe(3);
+      expect((await overHttp([])).status).toBe(400);
+      expect(asked).toBeUndefined();
       expect(Object.fromEntries((await overHttp([["x-organization", "blue"]])).headers)["x-auth-tenant"]).toBe("blue");
       expect(asked?.tenant).toBe("blue");
       // No other policy looks at it.
@@ -245,6 +248,20 @@ describe("deny", () => {
         expect(asked).toBeUndefined();
       },
     );
+
+    test("a preflight needs none, where the policy lets preflights through", async () => {
+      const headers = { origin: "https://app.example", "access-control-request-method": "GET" };
+      const status = async (policy: string, method = "OPTIONS") => {
+        const response = await check(saying({ snapshot }), message(headers, { policy }, method));
+        const path = `/v1/check/forwarded/${policy}`;
+        const all: [string, string][] = [...Object.entries(headers), ["x-forwarded-method", method]];
+        const http = await new HttpCheck(validate, policies).check({ path, method: "GET", headers: all }, true, 0);
+        return [response.status?.code, http.status];
+      };
+      expect(await status("namedcors")).toEqual([0, 200]);
+      expect(await status("namedcors", "GET")).toEqual([3, 400]);
+      expect(await status("named")).toEqual([3, 400]);
+    });
 
     test("twice is malformed, though both are equal", async () => {
       const twice: [string, string][] = [

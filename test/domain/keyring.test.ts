@@ -58,12 +58,12 @@ describe("a keyring", () => {
 
   test("is replaced as a whole or not at all, and a known kid keeps its pepper", () => {
     const ring = new Keyring("1", { "1": pepper(1) });
-    expect(() => ring.replace("2", { "1": pepper(9), "2": pepper(2) })).toThrow(StartError);
-    expect(() => ring.replace("3", { "1": pepper(1), "2": pepper(2) })).toThrow(StartError);
+    expect(() => ring.replace("2", { "1": pepper(9), "2": pepper(2) }, undefined)).toThrow(StartError);
+    expect(() => ring.replace("3", { "1": pepper(1), "2": pepper(2) }, undefined)).toThrow(StartError);
     expect([ring.current.kid, ring.kids()]).toEqual(["1", ["1"]]);
-    ring.replace("2", { "1": pepper(1), "2": pepper(2) });
+    ring.replace("2", { "1": pepper(1), "2": pepper(2) }, undefined);
     expect([ring.current.kid, ring.kids()]).toEqual(["2", ["1", "2"]]);
-    ring.replace("2", { "2": pepper(2) });
+    ring.replace("2", { "2": pepper(2) }, undefined);
     expect(ring.get("1")).toBeUndefined();
   });
 

@@ -223,6 +223,38 @@ describe("whoever widens another's token gives no more than it is good itself, a
     }
   });
 
+  test("an administrator's token, too, if the token counts in further tenants", () => {
+    const ends = { expireTime: end, ...bounds };
+    const scopes = ["sallyport.admin", "x", "y"];
+    const there = { tenants: ["red"], liveTenants: ["red"] };
+    const admin = held("admin", { principal: "bot:ci", scopes, ...ends, ...there });
+    const mine = held("t", { ...within, principal: "bot:ci", ...there });
+    const operator = held("root", { ...admin, id: "root", family: "root", scopes: ["sallyport.operator"] });
+    const alone = { tenants: [], liveTenants: [] };
+    for (const more of [{ allowedCidrs: [] }, { audiences: [] }, { expireTime: undefined }]) {
+      const target = { ...mine, ...more };
+      expect(update(target, { scopes: ["x", "y"] }, admin)).toBe("RIGHTS_EXCEEDED");
+      expect(update(target, { scopes: ["x", "y"] }, operator)).toBe("OK");
+      expect(update({ ...target, ...alone }, { scopes: ["x", "y"] }, admin)).toBe("OK");
+      expect(update({ ...target, ...alone }, { tenants: ["red"] }, admin)).toBe("RIGHTS_EXCEEDED");
+    }
+    for (const change of [{ noExpiry: true }, { allowedCidrs: [] }, { audiences: [] }]) {
+      expect(update(mine, change, admin)).toBe("RIGHTS_EXCEEDED");
+      expect(update({ ...mine, ...alone }, change, admin)).toBe("OK");
+    }
+    expect(update(mine, { scopes: ["x", "y"] }, admin)).toBe("OK");
+    // It sees the new string, so the bounds hold for a rotation, too.
+    expect(outcome(mine, { own: admin })).toBe("RIGHTS_EXCEEDED");
+    const child = { ...mine, parent: "admin" };
+    expect(rotation(child, { own: admin }).expire).toBeLessThanOrEqual(end);
+    expect(rotation({ ...child, expireTime: undefined }, { own: admin }).expire).toBe(end);
+    expect(outcome({ ...child, allowedCidrs: [] }, { own: admin })).toBe("RIGHTS_EXCEEDED");
+    expect(outcome({ ...mine, tenants: [], allowedCidrs: [] }, { own: admin })).toBe("OK");
+    expect(outcome({ ...mine, allowedCidrs: [] }, { own: operator })).toBe("OK");
+    expect(outcome({ ...child, family: "admin" }, { own: admin })).toBe("RIGHTS_EXCEEDED");
+    expect(outcome({ ...child, principal: "bot:other" }, { own: admin })).toBe("RIGHTS_EXCEEDED");
+  });
+
   test("only whoever may mint such a token widens it", () => {
     const session = (scopes: string[], profile: Profile, target: Held, change: Change): string => {
       const who = { tenant: "default", principal: "user:ann", scopes, address: "", direct: true };

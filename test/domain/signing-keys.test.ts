@@ -1,7 +1,7 @@
 import { createHash, createPublicKey, generateKeyPairSync, type KeyObject } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { Keyring } from "../../src/domain/keyring.ts";
-import { isSigned, SigningKeys, type SigningSettings, signed } from "../../src/domain/signing-keys.ts";
+import { isSigned, SigningKeys, type SigningSettings, signed, signingKid } from "../../src/domain/signing-keys.ts";
 import { StartError } from "../../src/domain/start-error.ts";
 import { otherForm, signingSettings } from "../support/signing.ts";
 
@@ -11,6 +11,7 @@ const ec = generateKeyPairSync("ec", { namedCurve: "P-256" });
 const pem = (key: KeyObject, type: "pkcs8" | "sec1" = "pkcs8") => key.export({ format: "pem", type }).toString();
 const publicPem = (key: KeyObject) => key.export({ format: "pem", type: "spki" }).toString();
 const jwk = (key: KeyObject) => key.export({ format: "jwk" }) as Record<string, unknown>;
+const other = jwk(generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey);
 const pepper = (fill: number) => ({ "1": Buffer.alloc(32, fill).toString("base64") });
 
 describe("signing keys", () => {
@@ -42,6 +43,14 @@ describe("signing keys", () => {
     ["a key of another curve", { keys: { a: jwk(generateKeyPairSync("ec", { namedCurve: "P-384" }).privateKey) } }],
     ["an X25519 key", { keys: { a: jwk(generateKeyPairSync("x25519").privateKey) } }],
     ["a symmetric key", { keys: { a: { kty: "oct", k: "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0" } } }],
+    [
+      "a P-256 key with another one's public half",
+      { keys: { a: { ...jwk(ec.privateKey), x: other["x"], y: other["y"] } } },
+    ],
+    [
+      "an Ed25519 key with another one's public half",
+      { keys: { a: { ...jwk(ed.privateKey), x: jwk(generateKeyPairSync("ed25519").publicKey)["x"] } } },
+    ],
     ["broken JSON", { keys: { a: `{"kty":"OKP","d":"${jwk(ed.privateKey)["d"]}"` } }],
     ["broken PEM", { keys: { a: pem(ed.privateKey).replace("MC4", "") } }],
     ["an empty text", { keys: { a: "" } }],
@@ -90,13 +99,17 @@ describe("signing keys", () => {
     expect(() => ring.replace("1", pepper(1), new SigningKeys(changed))).toThrow(StartError);
     expect(() => ring.replace("1", pepper(9), new SigningKeys(first))).toThrow(StartError);
     expect(ring.signing).toBe(before);
-    expect(ring.names()).toEqual(["1", "sig:ed-1", "sig:es-1"]);
+    const named = (name: string) => expect.stringMatching(new RegExp(`^sig:${name}:[\\w-]{8}$`));
+    expect(ring.names()).toEqual(["1", named("ed-1"), named("es-1")]);
     const more = { ...first, keys: { ...first.keys, "ed-2": jwk(generateKeyPairSync("ed25519").privateKey) } };
     ring.replace("2", { ...pepper(1), "2": Buffer.alloc(32, 2).toString("base64") }, new SigningKeys(more));
-    expect(ring.names()).toEqual(["1", "2", "sig:ed-1", "sig:ed-2", "sig:es-1"]);
+    expect(ring.names()).toEqual(["1", "2", named("ed-1"), named("ed-2"), named("es-1")]);
     expect(ring.signing!.signers("EdDSA").map(({ id }) => id)).toEqual(["ed-1", "ed-2"]);
+    ring.replace("1", pepper(1), undefined);
+    expect([ring.names(), ring.signing]).toEqual([["1"], undefined]);
+    ring.replaceSigning(new SigningKeys(more));
     ring.replaceSigning(undefined);
-    expect(ring.names()).toEqual(["1", "2"]);
+    expect(ring.names()).toEqual(["1"]);
   });
 
   test("with a public half alone only verify", () => {
@@ -117,4 +130,5 @@ test("a key set has the thumbprint that others compute (RFC 8037, appendix A.3)"
     .update(JSON.stringify({ crv, kty, x: published }))
     .digest("base64url");
   expect(thumbprint).toBe("kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+  expect(signingKid(keys.keys.get("a")!)).toBe("sig:a:kPrK_qmx");
 });

@@ -52,8 +52,14 @@ function validateQuestion(pick: Pick): void {
   const places = walk(copy);
   const walked = places && questionAt(copy, places);
   if (walked === undefined) return;
-  const { tokenString, requiredScopes: scopes, audience, context } = fromBinary(ValidateTokenRequestSchema, bytes);
-  assert.deepEqual(walked, { tokenString, scopes, audience, clientAddress: context?.clientAddress ?? "" });
+  const {
+    tokenString,
+    requiredScopes: scopes,
+    audience,
+    tenant,
+    context,
+  } = fromBinary(ValidateTokenRequestSchema, bytes);
+  assert.deepEqual(walked, { tokenString, scopes, audience, tenant, clientAddress: context?.clientAddress ?? "" });
 }
 
 /** The same for what Envoy asks. Damage may be passed over where nobody looks; it may not end in anything but an Error. */

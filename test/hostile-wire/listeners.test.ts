@@ -34,7 +34,7 @@ async function start(listener: "data" | "admin" | "ops", transport: "cleartext" 
     rpc: listener === "ops" ? check : validate,
     probes: listener === "ops",
     pid: child.pid!,
-    rssCapBytes: 300 * MiB,
+    rssCapBytes: 340 * MiB,
     async normalRequest() {
       const answer = await grpc(target, envelope(target.rpc.message));
       if (answer.grpc !== 0) throw new Error(`an ordinary call was answered ${JSON.stringify(answer)}`);

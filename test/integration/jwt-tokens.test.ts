@@ -1,6 +1,9 @@
 import { randomUUID } from "node:crypto";
 import { createLocalJWKSet, decodeJwt, jwtVerify } from "jose";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { freshKeyring, Keyring } from "../../src/domain/keyring.ts";
+import { mintTokenString } from "../../src/domain/token-string.ts";
+import { byHand } from "../postgres/migrated.ts";
 import { AUDIENCE, TestIssuer } from "../sessions/issuer.ts";
 import { failure, outcome, seconds, TestSallyport } from "../support/sallyport.ts";
 import { forgeries, ISSUER, signingSettings } from "../support/signing.ts";
@@ -232,6 +235,26 @@ test("no forgery is allowed by any listener, and none reaches the database", asy
   const before = await misses();
   for (const [name, text] of forgeries(ed, es)) expect(await sallyport.verdict(text), name).toBe("INVALID_TOKEN");
   expect(await misses()).toBe(before);
+});
+
+test("a forged caller of RotateToken costs no read: the database is not asked before the call is admitted", async () => {
+  const { tokenString, id } = await sallyport.createToken();
+  const [header, claims] = tokenString.split(".") as [string, string];
+  const { current } = sallyport.keyring;
+  const stranger = new Keyring(current, { [current]: freshKeyring().keys["1"]! });
+  const forged = [
+    `${header}.${claims}.${"A".repeat(86)}`,
+    mintTokenString("sp_adm", stranger.current).tokenString.reveal(),
+  ];
+  const holder = await byHand(sallyport.database.url);
+  await holder.query("begin; lock table sallyport.tokens in access exclusive mode");
+  try {
+    for (const text of forged) {
+      expect(await outcome(sallyport.as(text).tokens.rotateToken({ id }))).toBe("CALLER_UNAUTHENTICATED");
+    }
+  } finally {
+    await holder.query("rollback");
+  }
 });
 
 test("no string and no private key is in the log or in the database", async () => {

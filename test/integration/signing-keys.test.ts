@@ -82,6 +82,15 @@ test("while no other key is known to all, nothing is issued; a rolling upgrade w
   expect(await sallyport.sql("select from sallyport.tokens where principal = 'user:ann'")).toEqual([]);
 });
 
+test("a key signs only where all instances hold that same key, not another one under its id", async () => {
+  const first = signingSettings();
+  const { sallyport } = await start(first);
+  const keys = { ...first.keys, "ed-1": signingSettings().keys["ed-1"]! };
+  await start({ ...first, keys }, { database: sallyport.database, keyring: sallyport.keyring });
+  expect(await failure(sallyport.createToken())).toMatchObject({ reason: "NOT_DONE" });
+  expect(await sallyport.sql("select from sallyport.tokens where principal = 'user:ann'")).toEqual([]);
+});
+
 test("a file that cannot be used raises an alarm, and the old keys stay", async () => {
   const first = signingSettings();
   const { sallyport, reload } = await start(first);
@@ -114,10 +123,19 @@ test("a validating sidecar needs only the public halves", async () => {
 
 test("keys status shows each key, who knows it, and its live tokens", async () => {
   const settings = signingSettings();
-  const { sallyport } = await start(settings);
+  const profiles = { pat: { format: "jwt", minted_by: ["admin", "token"] } };
+  const { sallyport } = await start(settings, { config: { profiles } });
   await sallyport.createToken({ lifetime: { case: "noExpiry", value: true } });
   const revoked = await sallyport.createToken();
   await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: revoked.id } });
+  // Ended by a cut, by their principal, and with a parent.
+  await sallyport.createToken({ principal: "user:cut" });
+  await sallyport.admin.tokens.revokeTokens({ principal: "user:cut" });
+  await sallyport.createToken({ principal: "user:gone" });
+  await sallyport.admin.principals.deletePrincipal({ name: "user:gone" });
+  const parent = await sallyport.createToken({ scopes: ["sallyport.tokens.create", "a"] });
+  await sallyport.createToken({ scopes: ["a"] }, sallyport.as(parent.tokenString));
+  await sallyport.admin.tokens.revokeToken({ target: { case: "id", value: parent.id } });
   const place = folder();
   running.push({ stop: async () => {}, remove: () => place.remove() });
   const { "es-1": _, ...keys } = settings.keys;

@@ -15,6 +15,7 @@ beforeAll(async () => {
     { group: "acme-admins", tenant: "acme", permissions: ["sallyport.admin"] },
     { group: "globex-admins", tenant: "globex", permissions: ["sallyport.admin"] },
     { group: "globex-readers", tenant: "globex", scopes: ["read"] },
+    { group: "globex-makers", tenant: "globex", permissions: ["sallyport.tokens.create"], scopes: ["read"] },
     { group: "dark-admins", tenant: "dark", permissions: ["sallyport.admin"] },
   ];
   const oidc = [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], groups }];
@@ -163,6 +164,18 @@ describe("what takes a further tenant away is in force on every instance when it
     await set(parent.id, { tenants: [red] });
     expect(await both(child.tokenString, blue)).toBe("WRONG_TENANT");
     expect(await both(child.tokenString, red)).toBe("ALLOW");
+    // It does not come back with its parent, but is attached again itself.
+    await set(parent.id, { tenants: [red, blue] });
+    expect(await both(parent.tokenString, blue)).toBe("ALLOW");
+    expect(await both(child.tokenString, blue)).toBe("WRONG_TENANT");
+    expect((await one.validate(child.tokenString)).token?.tenants).toEqual([red]);
+    const [row] = await one.sql("select live_tenants from sallyport.token_view where id = $1", [child.id]);
+    expect(row).toEqual({ live_tenants: [red] });
+    const next = await one.as(child.tokenString).tokens.rotateToken({ id: child.id });
+    expect(await both(next.tokenString, blue)).toBe("WRONG_TENANT");
+    await set(next.token!.id, { tenants: [red] });
+    await set(next.token!.id, { tenants: [red, blue] });
+    expect(await both(next.tokenString, blue)).toBe("ALLOW");
   });
 });
 
@@ -200,18 +213,31 @@ describe("only a caller that has all of its tenants gives a token more", () => {
   });
 
   test("a token gives what it has itself, in the tenants in which it is live, though it administers its own", async () => {
-    const by = await admin("acme", { tenants: ["globex"], scopes: ["sallyport.admin", "read"] });
+    const maker = await guest(["globex"], { scopes: ["read", "sallyport.tokens.create"] });
+    const by = one.as(maker.tokenString);
     expect(await outcome(guest(["globex"], {}, by))).toBe("OK");
     expect(await outcome(guest(["globex"], { scopes: ["write"] }, by))).toBe("RIGHTS_EXCEEDED");
-    expect(await outcome(guest([], { scopes: ["write"] }, by))).toBe("OK");
     expect(await outcome(guest(["initech"], {}, by))).toBe("TENANT_NOT_FOUND");
     const mine = await guest(["globex"], {}, by);
     expect(await outcome(set(mine.id, { scopes: ["read", "write"] }, by))).toBe("RIGHTS_EXCEEDED");
   });
 
+  test("a token gives nothing to another principal there, though it administers its own tenant", async () => {
+    const caller = await one.callerWith(["sallyport.admin", "read"], { tenant: "acme", tenants: ["globex"] });
+    const by = one.as(caller.tokenString);
+    const other = await guest(["globex"]);
+    const apart = await guest([]);
+    expect(await outcome(guest(["globex"], {}, by))).toBe("RIGHTS_EXCEEDED");
+    expect(await outcome(set(apart.id, { tenants: ["globex"] }, by))).toBe("RIGHTS_EXCEEDED");
+    expect(await outcome(set(other.id, { allowedCidrs: ["192.0.2.1"] }, by))).toBe("OK");
+    expect(await outcome(set(other.id, { allowedCidrs: [] }, by))).toBe("RIGHTS_EXCEEDED");
+    expect(await outcome(by.tokens.rotateToken({ id: other.id }))).toBe("RIGHTS_EXCEEDED");
+    expect(await outcome(set(apart.id, { scopes: ["read", "write"] }, by))).toBe("OK");
+  });
+
   test("a token that lost a tenant gives it no more", async () => {
     const blue = await tenant();
-    const caller = await one.callerWith(["sallyport.admin", "read"], { tenant: "acme", tenants: [blue] });
+    const caller = await guest([blue], { scopes: ["read", "sallyport.tokens.create"] });
     const by = one.as(caller.tokenString);
     expect(await outcome(guest([blue], {}, by))).toBe("OK");
     await one.admin.tokens.detachTenant({ tenant: blue, id: caller.id });
@@ -227,16 +253,23 @@ describe("only a caller that has all of its tenants gives a token more", () => {
   });
 
   test("a session attaches to tenants that it has, with what it may give in each", async () => {
-    const call = async (groups: string[], tenants: string[], scopes: string[]) => {
+    const call = async (groups: string[], tenants: string[], scopes: string[], more: object = {}) => {
       const by = one.as(await issuer.jwt({ claims: { groups } }));
-      const asked = { tenant: "acme", profile: "bot", principal: "bot:ci", tenants, scopes };
+      const asked = { tenant: "acme", profile: "bot", principal: "bot:ci", tenants, scopes, ...more };
       return by.tokens.createToken(asked, { headers: { "x-sallyport-tenant": "acme" } });
     };
+    const own = { profile: "pat", principal: "user:ann", displayName: "mine" };
     const admins = ["acme-admins", "globex-admins"];
     const reader = ["acme-admins", "globex-readers"];
     expect(await outcome(call(admins, ["globex"], ["write"]))).toBe("OK");
-    expect(await outcome(call(reader, ["globex"], ["read"]))).toBe("OK");
-    expect(await outcome(call(reader, ["globex"], ["write"]))).toBe("RIGHTS_EXCEEDED");
+    expect(await outcome(call(reader, ["globex"], ["read"], own))).toBe("OK");
+    expect(await outcome(call(reader, ["globex"], ["write"], own))).toBe("RIGHTS_EXCEEDED");
+    // Who administers only the home tenant must not speak there for somebody else.
+    expect(await outcome(call(reader, ["globex"], ["read"]))).toBe("RIGHTS_EXCEEDED");
+    expect(await outcome(call(reader, ["globex"], ["read"], { ...own, principal: "user:ceo" }))).toBe(
+      "RIGHTS_EXCEEDED",
+    );
+    expect(await outcome(call(["acme-admins", "globex-makers"], ["globex"], ["read"]))).toBe("OK");
     expect(await outcome(call(reader, [], ["write"]))).toBe("OK");
     expect(await outcome(call(["acme-admins"], ["globex"], ["read"]))).toBe("TENANT_NOT_FOUND");
     expect(await outcome(call(admins, ["nowhere"], ["read"]))).toBe("TENANT_NOT_FOUND");
@@ -247,6 +280,20 @@ describe("only a caller that has all of its tenants gives a token more", () => {
     expect(await outcome(call(admins, ["globex"], ["read"]))).toBe("TENANT_NOT_FOUND");
     expect(await outcome(call(admins, [], ["read"]))).toBe("OK");
     await one.admin.principals.deletePrincipal({ tenant: "globex", name });
+  });
+
+  test("a session widens and rotates there only its own tokens, if it may not make tokens there", async () => {
+    const headers = { "x-sallyport-tenant": "acme" };
+    const { id } = await guest(["globex"]);
+    const change = { token: { id, scopes: [], expireTime: undefined }, updateMask: { paths: ["expire_time"] } };
+    for (const [second, told] of [
+      ["globex-readers", "RIGHTS_EXCEEDED"],
+      ["globex-makers", "OK"],
+    ] as const) {
+      const by = one.as(await issuer.jwt({ claims: { sub: "bob", groups: ["acme-admins", second] } }));
+      expect(await outcome(by.tokens.updateToken(change, { headers }))).toBe(told);
+      expect(await outcome(by.tokens.rotateToken({ id }, { headers }))).toBe(told);
+    }
   });
 });
 

@@ -4,6 +4,7 @@ import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { StartError } from "../../src/domain/start-error.ts";
 import { PostgresJournal } from "../../src/postgres/journal.ts";
 import { assertJournal, migrateJournal, openJournal } from "../../src/postgres/journal-schema.ts";
+import { restore } from "../../src/postgres/restore.ts";
 import type { JournalRecord } from "../../src/revocation/ports.ts";
 import { type Database, freshDatabase } from "../support/postgres.ts";
 import { auditRow, byHand, makeTokens, tokenId, unproven } from "./migrated.ts";
@@ -56,8 +57,12 @@ test("the guard that the journal closes opens by a comparison; the one that was 
   expect(await proven()).toBe(false);
   await store.compared(epoch);
   expect(await proven()).toBe(true);
+  // Somebody who was slower than that comparison does not close it again.
+  expect(await store.mismatch(epoch, "it is empty")).toBe(false);
+  expect((await sql.query("select guard, mismatch from sallyport.rev_state")).rows).toEqual([
+    { guard: "ok", mismatch: null },
+  ]);
   await sql.query("update sallyport.rev_state set guard = 'regressed'");
-  expect(await store.mismatch(epoch, "it is empty")).toBe(true);
   await store.compared(epoch);
   expect(await proven()).toBe(false);
   await expect(sql.query("select sallyport.journal_waive(true, false)")).rejects.toThrow("lacks nothing");
@@ -144,6 +149,53 @@ test("what an earlier epoch has noted is not noted again", async () => {
   expect((await sql.query("select from sallyport.lost_changes")).rows).toHaveLength(1);
 });
 
+test("while an epoch needs the journal, the log keeps what the journal does not have", async () => {
+  await makeTokens(sql, 1);
+  await revoke(1);
+  const store = open();
+  const epoch = await epochOf();
+  await store.attach(epoch);
+  await store.compared(epoch);
+  expect(await proven()).toBe(true);
+  const { head } = await store.after(epoch, START);
+  // Old enough to go, with the newest 1,000 above.
+  await sql.query("update sallyport.rev_log set at = at - interval '1 hour'");
+  await sql.query("update sallyport.rev_head set n = n + 5000");
+  const raised = async () => (await sql.query("select sallyport.rev_raise_floor() as n")).rows[0].n as number;
+  expect(await raised()).toBe(0);
+  await store.reached(epoch, head - 1);
+  expect(await raised()).toBe(head - 1);
+  expect(await store.after(epoch, START)).toMatchObject({ floor: head - 1, journaledN: head - 1, waived: false });
+  await sql.query("select sallyport.journal_waive(false, false)");
+  expect(await raised()).toBe(head);
+  expect(await store.after(epoch, START)).toMatchObject({ floor: head, journaledN: head - 1, waived: true });
+});
+
+test("a report with another kind or other facts does not take the place of a lost change, nor its outcome", async () => {
+  await makeTokens(sql, 1);
+  const [{ key }] = (await sql.query("select 't'::bytea || digest as key from sallyport.tokens")).rows;
+  const report = (...kinds: string[]) =>
+    sql.query("select sallyport.lost_report('e1', $1, $2, $3, $4, $5)", [
+      ...[kinds.map(() => 900), kinds.map(() => key), kinds.map(() => 1), kinds, kinds.map(() => '{"id": "x"}')],
+    ]);
+  // Somebody who may only read tells less than the truth first.
+  await report("other");
+  await report("revoked", "revoked");
+  await report("revoked");
+  const states = async () =>
+    (await sql.query("select kind || ' ' || state as one from sallyport.lost_changes order by id")).rows.map(
+      ({ one }) => one,
+    );
+  expect(await states()).toEqual(["other pending", "revoked pending"]);
+  await sql.query("select sallyport.lost_redo()");
+  expect(await states()).toEqual(["other noted", "revoked pending"]);
+  await sql.query("select sallyport.lost_redo()");
+  expect(await states()).toEqual(["other noted", "revoked applied"]);
+  expect((await sql.query("select revoke_time is not null as done from sallyport.tokens")).rows).toEqual([
+    { done: true },
+  ]);
+});
+
 test("the user of an instance needs to select and to insert, and a start says what it lacks", async () => {
   const login = `journal_${randomUUID().slice(0, 8)}`;
   await kept.query(`create role ${login} login password 'x'`);
@@ -192,4 +244,14 @@ test("a start refuses another database's journal, and goes on without one that i
   await sql.query("update sallyport.rev_state set journal = false");
   await kept.query("insert into sallyport_journal.meta (database) values (gen_random_uuid())");
   expect(await problem()).toMatch(/^database_unfit: journal.url: this is the journal of another database/);
+});
+
+test("restore proves nothing by an empty journal, not even for a backup from before it was attached", async () => {
+  const again = (cutAll: boolean) => restore({ url: database.url, journalUrl: journal.url, cutAll });
+  expect((await again(false)).why).toBe("it is empty");
+  expect(await proven()).toBe(false);
+  // No instance takes it for a new one either.
+  expect((await open().state(await epochOf())).attached).toBe(true);
+  expect((await again(true)).why).toBeUndefined();
+  expect(await proven()).toBe(true);
 });

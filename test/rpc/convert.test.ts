@@ -99,6 +99,7 @@ test("INVALID_TOKEN and UNDETERMINED carry no token; the reason goes only to cal
     "profile",
     "scopes",
     "tenant",
+    "tenants",
   ]);
 });
 

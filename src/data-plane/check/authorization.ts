@@ -35,7 +35,7 @@ export const DENIED = {
   undetermined: denial("UNDETERMINED", 14, 503, "the token cannot be validated now", [], 1),
   peer: denial("FORBIDDEN", 7, 403, "this peer is not allowed"),
   policy: denial("FORBIDDEN", 7, 403, "no such policy"),
-  tenant: denial("MALFORMED", 3, 400, "the header that names the organization is malformed"),
+  tenant: denial("MALFORMED", 3, 400, "the header that names the organization is missing or malformed"),
   undecodable: denial("MALFORMED", 3, 400, "the check request cannot be decoded"),
 } as const;
 

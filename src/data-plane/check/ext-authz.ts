@@ -69,9 +69,10 @@ export class ExtAuthz {
       policy = found;
       // The scanner keeps only the headers that any policy can use.
       const asked = found.tenantFrom === undefined ? check : decodeCheck(message, found.tenantFrom);
-      const named = forTenant(found, (name) => asked.headers.get(name) ?? NO_VALUES);
+      const question = questionOf(asked, found);
+      const named = forTenant(found, (name) => asked.headers.get(name) ?? NO_VALUES, question.preflight);
       if (named === undefined) return this.#deny(DENIED.tenant, plainText);
-      const outcome = ask(this.#validate, questionOf(asked, named), deadline);
+      const outcome = ask(this.#validate, { ...question, policy: named }, deadline);
       if (!(outcome instanceof Promise)) return this.#encoded(outcome, named, plainText);
       return outcome
         .then((later) => this.#encoded(later, named, plainText))

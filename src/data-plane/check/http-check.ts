@@ -58,9 +58,10 @@ export class HttpCheck {
     try {
       const values = (name: string) => question.headers.filter(([key]) => key === name).map(([, value]) => value);
       if (SAID_ONCE[family].some((name) => values(name).length > 1)) return answer(family, DENIED.undecodable, policy);
-      const named = forTenant(policy, values);
+      const query = queryOf(family, question, policy, values);
+      const named = forTenant(policy, values, query.preflight);
       if (named === undefined) return answer(family, DENIED.tenant, policy);
-      const outcome = ask(this.#validate, queryOf(family, question, named, values), deadline);
+      const outcome = ask(this.#validate, { ...query, policy: named }, deadline);
       if (!(outcome instanceof Promise)) return answer(family, outcome, named);
       return outcome
         .then((later) => answer(family, later, named))

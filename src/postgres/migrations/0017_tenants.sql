@@ -110,7 +110,8 @@ begin
 end $$;
 
 -- The view is the one before, with the new columns at its end. Most tokens have one tenant: only for the others are further
--- tenants read. `live_tenants`: those of them in which the token counts now, as validation judges it.
+-- tenants read. `live_tenants`: those of them in which the token counts now, as validation judges it: a child by no
+-- attachment that is older than its parent's.
 create or replace view sallyport.token_view with (security_invoker = true) as
 select t.id, t.digest, t.kid, t.hint, t.tenant, t.profile, t.principal, t.display_name, t.description, t.scopes,
   t.audiences, t.allowed_cidrs, t.annotations, t.disabled, t.create_time, t.created_by, t.not_before_time,
@@ -143,7 +144,7 @@ select t.id, t.digest, t.kid, t.hint, t.tenant, t.profile, t.principal, t.displa
     select a.id from unnest(t.tenants, t.tenants_n) with ordinality a (id, n, place)
       join sallyport.tenants x on x.id = a.id
     where x.state = 'ACTIVE' and a.n >= x.cut_n and (t.parent_id is null or exists (
-      select from unnest(q.tenants, q.tenants_n) b (id, n) where b.id = a.id and b.n >= x.cut_n))
+      select from unnest(q.tenants, q.tenants_n) b (id, n) where b.id = a.id and b.n >= x.cut_n and b.n <= a.n))
     order by a.place
   ) end as live_tenants
 from sallyport.tokens t

@@ -1,0 +1,112 @@
+import { expect, test } from "vitest";
+import { Journal } from "../../src/revocation/journal.ts";
+import type {
+  JournalPage,
+  JournalPlace,
+  JournalRecord,
+  JournalState,
+  JournalStore,
+} from "../../src/revocation/ports.ts";
+import { HandTime, recordedEvents, turn } from "../support/hand-time.ts";
+
+const record = (position: number): JournalRecord => ({
+  ...{ position, nr: 1, of: 1, key: "t", kind: "revoked", at: position, change: undefined },
+});
+
+/** The journal of one process over two databases that the test holds. */
+function fixture() {
+  const time = new HandTime();
+  const { events, happened } = recordedEvents();
+  const calls: string[] = [];
+  const own = {
+    ...{ head: 3, floor: 0, journaledN: 0, waived: false, attached: true, compared: "e1" as string | undefined },
+    /** The rows that one page shows. */
+    pageRows: 1000,
+  };
+  const kept = { away: false, begun: "begun" as "begun" | "other", appended: [] as number[] };
+  const reply = <T>(value: T) => (kept.away ? Promise.reject(new Error("away")) : Promise.resolve(value));
+  const store: JournalStore = {
+    state: async (): Promise<JournalState> => ({ ...own, database: "d", floorN: own.floor }),
+    attach: async () => {
+      own.attached = true;
+    },
+    after: async (_, { position }: JournalPlace): Promise<JournalPage> => {
+      const from = Math.max(position, own.floor) + 1;
+      const records = Array.from({ length: Math.max(0, own.head + 1 - from) }, (__, i) => record(from + i));
+      return { ...own, records: records.slice(0, own.pageRows), more: records.length > own.pageRows };
+    },
+    reached: async (_, position) => {
+      own.journaledN = position;
+    },
+    common: async () => -1,
+    compared: async (epoch) => {
+      own.compared = epoch;
+    },
+    mismatch: async (_, why) => {
+      calls.push(`mismatch ${why}`);
+      return true;
+    },
+    alone: (work) => work(),
+    begin: () => {
+      calls.push("begin");
+      return reply(kept.begun);
+    },
+    append: (_, records) => {
+      calls.push("append");
+      if (!kept.away) kept.appended.push(...records.map(({ position }) => position));
+      return reply(true);
+    },
+    epochs: () => reply(["e1"]),
+    newest: () => reply(Math.max(-1, ...kept.appended)),
+    page: () => reply([]),
+    close: async () => {},
+  };
+  const { clock, timers } = time;
+  const freshness = { unproven: false, halt: () => {} };
+  const log = { reportLost: async () => {} };
+  const journal = new Journal({ store, log, freshness, clock, timers, events, wake: () => {} });
+  /** What a change that waits is told, once it is told something. */
+  const written = async (epoch = "e1") => {
+    let answer: boolean | undefined;
+    void journal.written(epoch, clock.mono()).then((done) => {
+      answer = done;
+    });
+    for (let i = 0; i < 40 && answer === undefined; i++) await time.advance(100);
+    return answer;
+  };
+  return { time, journal, own, kept, calls, happened, written };
+}
+
+test("a change is not in the journal if rows of the log are gone that the journal never got", async () => {
+  const { journal, own, kept, happened, written } = fixture();
+  journal.seen("e1", 3);
+  expect(await written()).toBe(true);
+  expect(kept.appended).toEqual([1, 2, 3]);
+  // The log loses 4 to 7 while this process is cut off from the journal.
+  Object.assign(own, { head: 9, floor: 7 });
+  expect(await written()).toBe(false);
+  expect(happened).toContain("alarm:journal_mismatch");
+  // What is there is kept, but that changes nothing.
+  expect(kept.appended).toEqual([1, 2, 3, 8, 9]);
+  expect(await written()).toBe(false);
+  own.waived = true;
+  expect(await written()).toBe(true);
+});
+
+test("rows that are gone are no loss if another process has put them into the journal, or if it begins", async () => {
+  const { journal, own, happened, written } = fixture();
+  Object.assign(own, { head: 9, floor: 7 });
+  journal.seen("e1", 9);
+  expect(await written()).toBe(true);
+  Object.assign(own, { head: 19, floor: 17, journaledN: 18 });
+  expect(await written()).toBe(true);
+  expect(happened.filter((one) => one.startsWith("alarm"))).toEqual([]);
+});
+
+test("a process that starts after the loss does not pass over it", async () => {
+  const { journal, own, written } = fixture();
+  Object.assign(own, { head: 9, floor: 7, journaledN: 3 });
+  journal.seen("e1", 9);
+  await turn();
+  expect(await written()).toBe(false);
+});
