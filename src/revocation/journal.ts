@@ -197,7 +197,7 @@ export class Journal implements EpochJournal, ChangeJournal {
       }
       if (records.length > 0) this.#place = records.at(-1)!;
       if (more) continue;
-      // What follows is kept all the same. But a change whose row is gone must not pass for one that is in the journal.
+      // The later changes are kept all the same. But a change whose row is gone must not pass for one that is in the journal.
       if (this.#lost && !page.waived) throw new Error("the log has lost changes that the journal does not have");
       this.#lost = false;
       this.#covered = head;

@@ -1,5 +1,5 @@
-import type { KeyObject } from "node:crypto";
 import type { Clock, Timers } from "../domain/clock.ts";
+import type { SigningKey } from "../domain/signing-keys.ts";
 import { isOurs, type ParsedTokenString } from "../domain/token-string.ts";
 import { withDeadline } from "../domain/with-deadline.ts";
 
@@ -17,13 +17,13 @@ interface Waiting {
 }
 
 /**
- * Tells if a string was made with our keys. It bounds the checks of signatures, and remembers the right ones by digest,
- * which covers the whole string: so a good token is checked once. Whether it is live is for the look-up alone.
+ * Checks that a string was made with our keys. It bounds the checks of signatures, and remembers the right ones by
+ * digest, which covers the whole string: so a good token is checked once. The look-up alone knows if it is live.
  */
 export class Signatures {
   readonly #deps: { readonly clock: Clock; readonly timers: Timers };
   /** The public key by digest, the least recently used first. */
-  readonly #right = new Map<string, KeyObject>();
+  readonly #right = new Map<string, SigningKey["public"]>();
   readonly #waiting = new Map<string, Waiting>();
   #slot = Number.NEGATIVE_INFINITY;
   #left = 0;
@@ -83,13 +83,13 @@ export class Signatures {
     return true;
   }
 
-  #check(text: string, parsed: ParsedTokenString, key: KeyObject): boolean {
+  #check(text: string, parsed: ParsedTokenString, key: SigningKey["public"]): boolean {
     const right = isOurs(text, parsed);
     if (right) this.#keep(parsed.digest, key);
     return right;
   }
 
-  #keep(digest: string, key: KeyObject): void {
+  #keep(digest: string, key: SigningKey["public"]): void {
     this.#right.delete(digest);
     this.#right.set(digest, key);
     if (this.#right.size > MOST_RIGHT) this.#right.delete(this.#right.keys().next().value!);
