@@ -163,6 +163,14 @@ export async function openJournal(url: string, journalUrl: string): Promise<Star
   }
 }
 
+/** The epochs of this database need a journal. Rejects with StartError. */
+export async function needsJournal(url: string): Promise<boolean> {
+  return withConnection(url, "database.url", async (client) => {
+    const { rows } = await client.query<{ journal: boolean }>("select journal from sallyport.rev_state");
+    return rows[0]?.journal === true;
+  });
+}
+
 /** Asks the catalog, because a user without USAGE must not look like a missing schema. */
 async function isThere(client: pg.Client): Promise<boolean> {
   const { rows } = await client.query<{ there: boolean; may: boolean }>(

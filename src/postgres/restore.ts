@@ -2,7 +2,7 @@ import type pg from "pg";
 import { AppError } from "../domain/errors.ts";
 import { StartError } from "../domain/start-error.ts";
 import { compareWithJournal, WHY } from "../revocation/journal-evidence.ts";
-import type { Redone } from "../revocation/ports.ts";
+import type { LogRecord, Redone } from "../revocation/ports.ts";
 import { withConnection } from "./connect-errors.ts";
 import { PostgresJournal } from "./journal.ts";
 import { PostgresRevocationLog } from "./revocation-log.ts";
@@ -45,28 +45,37 @@ export async function restore({ url, journalUrl, cutAll }: RestoreOptions): Prom
   try {
     const { epoch } = await log.readEpoch();
     let why: string | undefined;
+    const counts = { applied: 0, held: 0, noted: 0 };
     if (store !== undefined && !cutAll) {
       const state = await store.state(epoch);
       // An empty journal says nothing, also if the backup is from before it was attached.
       const begun = await store.begin(state.database, epoch, false);
       why = begun === "begun" ? undefined : WHY[begun];
-      const report = log.reportLost.bind(log);
+      // Between the pages, because the database takes only so many that are pending.
+      const report = async (of: string, records: readonly LogRecord[]) => {
+        await log.reportLost(of, records);
+        await redo(log, epoch, counts);
+      };
       why ??= await compareWithJournal({ store, report }, epoch, state);
       if (why === undefined) await store.compared(epoch);
     }
-    const counts = { applied: 0, held: 0, noted: 0 };
-    for (;;) {
-      const done = await log.redoLost(epoch);
-      if (done === undefined) break;
-      if (done === "busy") await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
-      else counts[done.state]++;
-    }
+    await redo(log, epoch, counts);
     if (why !== undefined) await withConnection(url, KEY, (client) => client.query(SAY_WHY, [why]));
-    if (cutAll) await withConnection(url, KEY, cut);
+    if (cutAll) await withConnection(url, KEY, (client) => cut(client, journalUrl !== undefined));
     if (why === undefined) await log.prove(epoch, true);
     return { counts, why };
   } finally {
     await Promise.all([log.close(), store?.close()]);
+  }
+}
+
+/** Redoes all that is pending, and counts what became of it. */
+async function redo(log: PostgresRevocationLog, epoch: string, counts: Record<Redone["state"], number>): Promise<void> {
+  for (;;) {
+    const done = await log.redoLost(epoch);
+    if (done === undefined) return;
+    if (done === "busy") await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    else counts[done.state]++;
   }
 }
 
@@ -94,8 +103,8 @@ async function begin(client: pg.Client): Promise<void> {
   await client.query("commit");
 }
 
-/** Ends all tokens, and lets the epoch begin without a journal. */
-async function cut(client: pg.Client): Promise<void> {
+/** Ends all tokens, and lets the epoch begin without the journal; later ones, too, if the fleet has none any more. */
+async function cut(client: pg.Client, journal: boolean): Promise<void> {
   await client.query("begin");
   await client.query(
     `insert into sallyport.audit (tenant, actor, action, target, metadata)
@@ -106,5 +115,6 @@ async function cut(client: pg.Client): Promise<void> {
   await client.query(
     "update sallyport.rev_state set guard = 'ok', mismatch = null, waived = sallyport.rev_epoch(), journaled_n = 0",
   );
+  if (!journal) await client.query("update sallyport.rev_state set journal = false, compared = null");
   await client.query("commit");
 }

@@ -2,7 +2,15 @@ import type { Clock, Timers } from "../domain/clock.ts";
 import type { Freshness } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
 import { compareWithJournal, LAST, WHY } from "./journal-evidence.ts";
-import type { ChangeJournal, EpochJournal, JournalPage, JournalPlace, JournalStore, RevocationLog } from "./ports.ts";
+import type {
+  ChangeJournal,
+  EpochJournal,
+  JournalPage,
+  JournalPlace,
+  JournalStore,
+  LogRecord,
+  RevocationLog,
+} from "./ports.ts";
 
 export interface JournalDeps {
   readonly store: JournalStore;
@@ -26,6 +34,8 @@ interface Waiter {
 const OTHERS_MS = 300;
 /** The pause after a failure. */
 const AGAIN_MS = 1_000;
+/** The least pause after a failure, also if changes wait. */
+const RETRY_MS = 75;
 /** A change that waits for the journal lets it fail once: its connection may have been lost while nobody used it. */
 const FAILURES = 2;
 /** A comparison reads much, and what it lacked is seldom there a second later. */
@@ -38,11 +48,14 @@ const ALARM_AGAIN_MS = 60_000;
 
 /**
  * Keeps the journal (`docs/protocol.md` §4.9) for one full process: appends the log's changes to it, and compares it with
- * the log when an epoch begins. Works beside the follower, which never waits for the journal's server.
+ * the log when an epoch begins. Works beside the follower, which waits for the journal's server only until a journal is
+ * attached for the first time.
  */
 export class Journal implements EpochJournal, ChangeJournal {
   readonly #deps: JournalDeps;
   #epoch: string | undefined;
+  /** The epochs that are over. */
+  readonly #past = new Set<string>();
   #sawEpoch = 0;
   /** This process has seen in its life that a journal is attached. */
   #known = false;
@@ -65,6 +78,7 @@ export class Journal implements EpochJournal, ChangeJournal {
   #again = false;
   #cancel: (() => void) | undefined;
   #dueAt = Number.POSITIVE_INFINITY;
+  #notBefore = Number.NEGATIVE_INFINITY;
   #saidReached = Number.NEGATIVE_INFINITY;
   readonly #alarms = new Map<string, number>();
   #stopped = false;
@@ -108,6 +122,7 @@ export class Journal implements EpochJournal, ChangeJournal {
   }
 
   written(epoch: string, since: number): Promise<boolean> {
+    if (this.#stopped || this.#past.has(epoch)) return Promise.resolve(false);
     const { promise, resolve } = Promise.withResolvers<boolean>();
     this.#waiters.push({ epoch, since, failures: 0, resolve });
     this.#runIn(0);
@@ -126,6 +141,7 @@ export class Journal implements EpochJournal, ChangeJournal {
   }
 
   #enter(epoch: string): void {
+    if (this.#epoch !== undefined) this.#past.add(this.#epoch);
     this.#epoch = epoch;
     this.#sawEpoch = this.#deps.clock.mono();
     this.#begun = false;
@@ -145,11 +161,12 @@ export class Journal implements EpochJournal, ChangeJournal {
     if (this.#stopped) return;
     const { clock, timers } = this.#deps;
     if (ms === 0 && this.#running !== undefined) this.#again = true;
-    const at = clock.mono() + ms;
+    const now = clock.mono();
+    const at = Math.max(now + ms, this.#notBefore);
     if (at >= this.#dueAt) return;
     this.#cancel?.();
     this.#dueAt = at;
-    this.#cancel = timers.after(ms, () => {
+    this.#cancel = timers.after(at - now, () => {
       this.#dueAt = Number.POSITIVE_INFINITY;
       this.#cancel = undefined;
       this.#running ??= this.#run().finally(() => {
@@ -170,8 +187,9 @@ export class Journal implements EpochJournal, ChangeJournal {
         for (const waiter of round) waiter.failures++;
         this.#settle(({ failures }) => (failures >= FAILURES ? false : undefined));
         // Otherwise the changes stay in the log, and the next round begins where this one did.
-        if (this.#waiters.some((waiter) => waiter.epoch === this.#epoch)) this.#again = true;
-        else this.#runIn(AGAIN_MS);
+        this.#again = false;
+        this.#notBefore = this.#deps.clock.mono() + RETRY_MS;
+        this.#runIn(this.#waiters.some((waiter) => waiter.epoch === this.#epoch) ? RETRY_MS : AGAIN_MS);
       }
     } while (this.#again && !this.#stopped);
   }
@@ -196,6 +214,8 @@ export class Journal implements EpochJournal, ChangeJournal {
         throw new Error("the journal has another epoch");
       }
       if (records.length > 0) this.#place = records.at(-1)!;
+      // A stop appends one page at most: the others append the rest.
+      if (more && this.#stopped) return;
       if (more) continue;
       // The later changes are kept all the same. But a change whose row is gone must not pass for one that is in the journal.
       if (this.#lost && !page.waived) throw new Error("the log has lost changes that the journal does not have");
@@ -288,6 +308,11 @@ export class Journal implements EpochJournal, ChangeJournal {
     const state = await store.state(epoch);
     if (state.compared !== epoch) {
       const why = await this.#evidence(epoch);
+      // A wrong journal stops no database that never had one: `journal.url` may be a mistake.
+      if (why !== undefined && !state.attached && !this.#known) {
+        this.#alarm("journal_mismatch", { why });
+        return false;
+      }
       if (why !== undefined) {
         const closed = await store.mismatch(epoch, why);
         if (closed) this.#alarm("journal_mismatch", { why });
@@ -311,8 +336,14 @@ export class Journal implements EpochJournal, ChangeJournal {
       throw new Error("a later epoch has begun");
     }
     if (begun !== "begun") return WHY[begun];
+    if (!state.attached) await store.attach(epoch);
+    this.#known = true;
     if (epoch === this.#epoch) this.#runIn(0);
-    return compareWithJournal({ store, report: (...found) => log.reportLost(...found) }, epoch, state);
+    const report = async (of: string, records: readonly LogRecord[]) => {
+      if (this.#stopped) throw new Error("this process stops");
+      await log.reportLost(of, records);
+    };
+    return compareWithJournal({ store, report }, epoch, state);
   }
 
   #unreachable(error: unknown): void {

@@ -39,7 +39,7 @@ export class Readiness {
     if (now - this.#leaseSeen <= LEASE_GONE_MS && (this.#everLeased || !freshness.unproven)) return [];
     return [
       freshness.unproven
-        ? "the epoch is not proven: lost changes are still being redone, or an operator has closed the guard"
+        ? "the epoch is not proven: lost changes are still being redone, the journal was not compared yet, or the guard is closed"
         : "the database does not answer",
     ];
   }

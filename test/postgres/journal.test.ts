@@ -1,9 +1,10 @@
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import type pg from "pg";
 import { beforeEach, expect, onTestFinished, test } from "vitest";
 import { StartError } from "../../src/domain/start-error.ts";
 import { PostgresJournal } from "../../src/postgres/journal.ts";
-import { assertJournal, migrateJournal, openJournal } from "../../src/postgres/journal-schema.ts";
+import { assertJournal, migrateJournal, needsJournal, openJournal } from "../../src/postgres/journal-schema.ts";
 import { restore } from "../../src/postgres/restore.ts";
 import type { JournalRecord } from "../../src/revocation/ports.ts";
 import { type Database, freshDatabase } from "../support/postgres.ts";
@@ -254,4 +255,23 @@ test("restore proves nothing by an empty journal, not even for a backup from bef
   expect((await open().state(await epochOf())).attached).toBe(true);
   expect((await again(true)).why).toBeUndefined();
   expect(await proven()).toBe(true);
+});
+
+test("restore --cut-all without a journal lets later epochs begin, too", async () => {
+  await open().attach(await epochOf());
+  expect(await needsJournal(database.url)).toBe(true);
+  await restore({ url: database.url, journalUrl: undefined, cutAll: true });
+  await sql.query("select sallyport.draw_incarnation((select incarnation from sallyport.rev_state))");
+  expect(await proven()).toBe(true);
+  expect(await needsJournal(database.url)).toBe(false);
+});
+
+test("the documented removal of old rows keeps the newest position of each epoch", async () => {
+  await kept.query(`insert into sallyport_journal.changes (epoch, n, i, "of", key, kind, at)
+    select e, n, i, 2, 'a', 'other', timestamptz '2001-01-01' from unnest(array['e1', 'e2']) e, generate_series(1, 3) n,
+      generate_series(1, 2) i`);
+  const page = readFileSync(new URL("../../docs/backup-and-failover.md", import.meta.url), "utf8");
+  await kept.query(/delete from sallyport_journal[^;]*;/.exec(page)![0]);
+  const { rows } = await kept.query("select epoch || n || i as one from sallyport_journal.changes order by 1");
+  expect(rows.map(({ one }) => one)).toEqual(["e131", "e132", "e231", "e232"]);
 });

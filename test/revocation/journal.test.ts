@@ -23,7 +23,7 @@ function fixture() {
     /** The rows that one page shows. */
     pageRows: 1000,
   };
-  const kept = { away: false, begun: "begun" as "begun" | "other", appended: [] as number[] };
+  const kept = { away: false, begun: "begun" as "begun" | "other", appended: [] as number[], appending: () => {} };
   const reply = <T>(value: T) => (kept.away ? Promise.reject(new Error("away")) : Promise.resolve(value));
   const store: JournalStore = {
     state: async (): Promise<JournalState> => ({ ...own, database: "d", floorN: own.floor }),
@@ -53,6 +53,7 @@ function fixture() {
     },
     append: (_, records) => {
       calls.push("append");
+      kept.appending();
       if (!kept.away) kept.appended.push(...records.map(({ position }) => position));
       return reply(true);
     },
@@ -109,4 +110,71 @@ test("a process that starts after the loss does not pass over it", async () => {
   journal.seen("e1", 9);
   await turn();
   expect(await written()).toBe(false);
+});
+
+test("another database's journal stops no database that has never had one", async () => {
+  const { journal, own, kept, calls, happened, time } = fixture();
+  Object.assign(own, { attached: false, compared: undefined });
+  kept.begun = "other";
+  await journal.attach("e1");
+  for (let i = 0; i < 10; i++) {
+    journal.seen("e1", 3);
+    await time.advance(500);
+  }
+  expect(happened).toContain("alarm:journal_mismatch");
+  expect(calls.filter((call) => call.startsWith("mismatch"))).toEqual([]);
+  expect(own.attached).toBe(false);
+  // Once it is its own, it counts.
+  kept.begun = "begun";
+  for (let i = 0; i < 10; i++) {
+    journal.seen("e1", 3);
+    await time.advance(500);
+  }
+  expect(own).toMatchObject({ attached: true, compared: "e1" });
+  await journal.attach("e2");
+  kept.begun = "other";
+  journal.seen("e2", 3);
+  await time.advance(500);
+  expect(calls).toContain("mismatch it is the journal of another database");
+});
+
+test("while the journal is away, changes that come do not ask it all the time", async () => {
+  const { journal, own, kept, calls, time, written } = fixture();
+  journal.seen("e1", 3);
+  expect(await written()).toBe(true);
+  kept.away = true;
+  own.head++;
+  calls.length = 0;
+  const answers: boolean[] = [];
+  for (let i = 0; i < 1000; i++) {
+    void journal.written("e1", time.clock.mono()).then((done) => answers.push(done));
+    journal.changed();
+    await time.advance(1);
+  }
+  expect(calls.length).toBeLessThanOrEqual(1000 / 50);
+  await time.advance(500);
+  expect(answers).toEqual(Array.from({ length: 1000 }, () => false));
+  kept.away = false;
+  expect(await written()).toBe(true);
+});
+
+test("a change of an epoch that is over, or after the stop, fails at once", async () => {
+  const { journal } = fixture();
+  journal.seen("e1", 3);
+  journal.seen("e2", 3);
+  expect(await Promise.race([journal.written("e1", 0), turn()])).toBe(false);
+  await journal.stop();
+  expect(await Promise.race([journal.written("e2", 0), turn()])).toBe(false);
+});
+
+test("a stop does not wait for all pages", async () => {
+  const { journal, own, kept, calls, time } = fixture();
+  Object.assign(own, { head: 1000, pageRows: 10 });
+  kept.appending = () => {
+    kept.appending = () => {};
+    void journal.stop();
+  };
+  journal.seen("e1", 1000);
+  await time.advance(500);
+  expect(calls.filter((call) => call === "append").length).toBeLessThan(5);
 });
