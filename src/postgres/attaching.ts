@@ -3,6 +3,7 @@ import { AppError } from "../domain/errors.ts";
 import type { TenantState } from "../domain/principal.ts";
 import type { Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
+import type { ChangeGuard } from "../revocation/authority-store.ts";
 import { rereadActor } from "./caller-guard.ts";
 import { type Args, audit, repeated } from "./changes.ts";
 import type { Tx } from "./pool.ts";
@@ -19,6 +20,18 @@ export async function checkAttachable(tx: Tx, tenants: readonly string[]): Promi
 }
 
 /**
+ * The tenants of a row under its lock must be among those whose locks the change took, and in which it asked whether the
+ * caller's session still lives. Else somebody attached one meanwhile: WRITE_CONFLICT.
+ */
+export function checkLockedTenants({ tenants }: Held, locked: readonly string[], guard: ChangeGuard): void {
+  const { callerPrincipal, callerFurther = [], rights } = guard;
+  const asked = (tenant: string) =>
+    callerPrincipal === undefined || callerFurther.includes(tenant) || !rights?.caller.tenants?.includes(tenant);
+  if (tenants.every((tenant) => locked.includes(tenant) && asked(tenant))) return;
+  throw new AppError("WRITE_CONFLICT", "the token's tenants changed meanwhile; nothing was done", { retryAfterMs: 0 });
+}
+
+/**
  * The positions of a token's tenants after a change at position `n`. One that it had keeps its own: else a cut that ended it
  * would be undone.
  */
@@ -30,7 +43,10 @@ export function positionsOf(
   return after.map((tenant) => tenantPositions[tenants.indexOf(tenant)] ?? n);
 }
 
-/** Tells each tenant that a change of a token attached or detached, in that tenant's own audit log. */
+/**
+ * Tells each tenant that a change of a token attached or detached, in that tenant's own audit log. The address of the caller
+ * and the id of the request are for the token's own tenant.
+ */
 export async function auditTenants(
   tx: Tx,
   actor: AuditActor,
@@ -40,7 +56,7 @@ export async function auditTenants(
 ): Promise<void> {
   const metadata = { home: token.tenant };
   const say = (tenant: string, action: string) =>
-    audit(tx, actor, tenant, action, `token:${token.id}`, token.principal, metadata);
+    audit(tx, abroad(actor), tenant, action, `token:${token.id}`, token.principal, metadata);
   for (const tenant of after) if (!before.includes(tenant)) await say(tenant, "token.attach");
   for (const tenant of before) if (!after.includes(tenant)) await say(tenant, "token.detach");
 }
@@ -74,8 +90,13 @@ export async function detachTenant(tx: Tx, ...[tenant, id, actor]: Args<"detachT
     const token = await readToken(tx, one);
     const target = `token:${one}`;
     await audit(tx, actor, tenant, "token.detach", target, token.principal, { home: token.tenant });
-    await audit(tx, actor, token.tenant, "token.detach", target, token.principal, { from: tenant });
+    await audit(tx, abroad(actor), token.tenant, "token.detach", target, token.principal, { from: tenant });
   }
+}
+
+/** An actor as the audit log of another tenant shows it. */
+function abroad(actor: AuditActor): AuditActor {
+  return { ...actor, address: "", requestId: "" };
 }
 
 /** A repeat finds it detached, and waits as the first call did. A token that was never here is not found. */

@@ -38,7 +38,6 @@ export async function mint(
     await auditRepeat(tx, actor, "token.create", repeated.token.id, repeated.token);
     return repeated;
   }
-  if (token.tenants.length > 0) await admitReaders(tx, KNOWS_TENANTS);
   const ids = await roleIds(tx, token.tenant, token.roles);
   const locked = await lockGranting(tx, token, guard, ids, token.tenants);
   if (!guard.mustExist) {
@@ -55,6 +54,8 @@ export async function mint(
   checkMayMint(asker);
   const judged = guard.rights && judgeMint(guard.rights, asker, token, lifetime, roles);
   await checkAttachable(tx, token.tenants);
+  // After the judgement: it holds back what all instances acknowledge.
+  if (token.tenants.length > 0) await admitReaders(tx, KNOWS_TENANTS);
   const child = judged?.child ?? guard.child;
   const parent = child ? asker.own : undefined;
   const expire = judged === undefined ? expiry(lifetime, now, parent?.expireTime) : judged.expire;

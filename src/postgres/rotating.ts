@@ -5,7 +5,7 @@ import { expiry, type LifetimeRule } from "../domain/lifetime.ts";
 import { type Asker, type Held, judgeRotation, type Rights } from "../domain/rights.ts";
 import { givenOf, type Token } from "../domain/token.ts";
 import type { ChangeGuard, FreshToken, Idempotency, Repeated } from "../revocation/authority-store.ts";
-import { auditTenants } from "./attaching.ts";
+import { auditTenants, checkLockedTenants } from "./attaching.ts";
 import { givenTo } from "./audit-facts.ts";
 import { appendAudit, appendRepeat } from "./audit-log.ts";
 import { lockGranting, lockTokens, rereadActor, rereadCaller, rereadOwners } from "./caller-guard.ts";
@@ -45,6 +45,7 @@ export async function rotate(
     return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
   }
   const asker = await rereadCaller(tx, guard, now, locked);
+  checkLockedTenants(made, before.tenants, guard);
   const old = made;
   if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
   refuseDead(old, now);

@@ -1,6 +1,6 @@
 import type { AuditActor } from "../domain/audit-event.ts";
 import { refuseDead } from "../domain/dead-token.ts";
-import { AppError, invalidField } from "../domain/errors.ts";
+import { invalidField } from "../domain/errors.ts";
 import { earlier, expiry, isLater } from "../domain/lifetime.ts";
 import {
   type Asker,
@@ -17,7 +17,7 @@ import {
 import type { Role } from "../domain/role.ts";
 import type { Token } from "../domain/token.ts";
 import type { TokenChange } from "../revocation/authority-store.ts";
-import { auditTenants, checkAttachable, positionsOf } from "./attaching.ts";
+import { auditTenants, checkAttachable, checkLockedTenants, positionsOf } from "./attaching.ts";
 import { fieldsOf, setTo } from "./audit-facts.ts";
 import { guardWidening, rereadActor } from "./caller-guard.ts";
 import { type Args, audit, checkEtag, repeated, why } from "./changes.ts";
@@ -30,7 +30,6 @@ export async function updateToken(
   tx: Tx,
   ...[id, change, etag, rule, guard, actor]: Args<"updateToken">
 ): Promise<Token> {
-  if (change.tenants !== undefined && change.tenants.length > 0) await admitReaders(tx, KNOWS_TENANTS);
   const before = canWiden(change) ? await readToken(tx, id) : undefined;
   const ids = before && change.roles && (await roleIds(tx, before.tenant, change.roles));
   const tenants = [...new Set([...(before?.tenants ?? []), ...(change.tenants ?? [])])];
@@ -43,7 +42,10 @@ export async function updateToken(
   const token = await readHeld(tx, id);
   checkEtag(etag, token.etag);
   refuseDead(token, held!.now);
-  if (asker !== undefined) checkLocked(token, change, tenants);
+  if (asker !== undefined) {
+    checkLockedTenants(token, tenants, guard);
+    checkRolesOrTenants(token, change);
+  }
   if (touchesRights(change) && actor.token?.id !== id) checkMayEnd(actor.rank, effectiveScopes(token));
   const roles = ids && (await lockedRoles(tx, ids));
   await writeTokenChange(tx, token, change, rule, guard.rights, asker, roles);
@@ -73,6 +75,8 @@ async function writeTokenChange(
     tx,
     (tenants ?? []).filter((tenant) => !token.tenants.includes(tenant)),
   );
+  // After the judgement: it holds back what all instances acknowledge.
+  if (tenants !== undefined && tenants.length > 0) await admitReaders(tx, KNOWS_TENANTS);
   if (asker === undefined || end === undefined) return writeToken(tx, token.id, fields);
   if (!isLater(token.expireTime, end.expire)) return writeToken(tx, token.id, { ...fields, expireTime: end.expire });
   // A token that was shortened by hand must not renew itself to its earlier life.
@@ -82,13 +86,8 @@ async function writeTokenChange(
   ]);
 }
 
-/** Judges the row under its lock: its tenants must be locked, too, and it must not get roles beside tenants. */
-function checkLocked(token: Held, change: TokenChange, locked: readonly string[]): void {
-  if (!token.tenants.every((tenant) => locked.includes(tenant))) {
-    throw new AppError("WRITE_CONFLICT", "the token's tenants changed meanwhile; nothing was done", {
-      retryAfterMs: 0,
-    });
-  }
+/** Judges the row under its lock: a token has roles or further tenants. */
+function checkRolesOrTenants(token: Held, change: TokenChange): void {
   const { tenants = token.tenants, roles = token.roleIds } = change;
   if (tenants.includes(token.tenant)) throw invalidField("token.tenants", "must not name the token's own tenant");
   if (tenants.length > 0 && roles.length > 0) {

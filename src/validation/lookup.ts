@@ -78,8 +78,8 @@ export class Lookup {
   }
 
   /**
-   * Synchronous for an L1 hit, and for a malformed or forged string whose signature need not wait. `deadline` is a monotonic time. After it, and when
-   * the store fails, the result is `undetermined`.
+   * Synchronous for an L1 hit, and for a malformed or forged string whose signature need not wait. `deadline` is a
+   * monotonic time. After it, and when the store fails, the result is `undetermined`.
    */
   find<A>(
     text: string,
@@ -246,10 +246,14 @@ function sizeOf(m: TokenSnapshot): number {
   let bytes = 540;
   for (const list of [m.scopes, m.roles, m.audiences, m.allowedCidrs])
     for (const item of list) bytes += 24 + item.length;
-  for (const { tenant } of m.attachments) bytes += 96 + tenant.length;
-  let scopes = -FEW_SCOPES;
-  for (const scope of m.scopes) scopes += scope.length;
-  if (scopes > 0) bytes += ANSWERS * scopes;
+  // An encoded answer repeats the scopes and the tenants.
+  let repeated = -FEW_SCOPES;
+  for (const { tenant } of m.attachments) {
+    bytes += 96 + tenant.length;
+    repeated += tenant.length;
+  }
+  for (const scope of m.scopes) repeated += scope.length;
+  if (repeated > 0) bytes += ANSWERS * repeated;
   for (const [key, value] of Object.entries(m.annotations)) bytes += 48 + 2 * (key.length + value.length);
   if (m.parent === undefined) return bytes;
   for (const list of [m.parent.audiences, m.parent.allowedCidrs]) for (const item of list) bytes += 24 + item.length;

@@ -175,6 +175,50 @@ test("an attachment keeps the position that was read under the locks, whatever e
   expect(await positions(next.id)).toEqual(after);
 });
 
+test("the audit log of another tenant shows neither the address nor the request of a caller", async () => {
+  const { id } = await mint(["blue"]);
+  await store.detachTenant("blue", id, ACTOR);
+  const { rows } = await sql.query(
+    `select tenant, action, actor, actor_address as address, request_id as request from sallyport.audit
+     where target = $1 order by seq`,
+    [`token:${id}`],
+  );
+  const [own, other] = [
+    { address: ACTOR.address, request: ACTOR.requestId },
+    { address: "", request: "" },
+  ];
+  expect(rows).toMatchObject([
+    { tenant: "default", action: "token.create", actor: ACTOR.actor, ...own },
+    { tenant: "blue", action: "token.attach", actor: ACTOR.actor, ...other },
+    { tenant: "blue", action: "token.detach", actor: ACTOR.actor, ...own },
+    { tenant: "default", action: "token.detach", actor: ACTOR.actor, ...other },
+  ]);
+});
+
+test.each([
+  ["a rotation", (id: string, guard: object) => store.rotateToken(id, fresh(), undefined, 0, guard as never, ACTOR)],
+  [
+    "an update",
+    (id: string, guard: object) => store.updateToken(id, { scopes: ["x"] }, "", HOUR, guard as never, ACTOR),
+  ],
+])("%s by a session that was not asked about in a tenant of the token is refused", async (_, change) => {
+  const { id } = await mint(["blue"]);
+  await store.createPrincipal(
+    { tenant: "default", name: "user:ann", displayName: "", email: "", owner: "", annotations: {}, state: "ACTIVE" },
+    NOBODY,
+    ACTOR,
+  );
+  const caller = { principal: "user:ann", tenant: "default", tenants: ["blue"], scopes: ["sallyport.operator"] };
+  const guard = (callerFurther: string[]) => ({
+    callerScopes: caller.scopes,
+    callerPrincipal: { tenant: "default", name: "user:ann" },
+    callerFurther,
+    rights: { caller },
+  });
+  expect(await told(change(id, guard([])))).toBe("WRITE_CONFLICT");
+  expect(await told(change(id, guard(["blue"])))).not.toBe("WRITE_CONFLICT");
+});
+
 describe("while a program runs that does not know further tenants", () => {
   test("nothing is attached; once it is gone, a token is, and such a program is not admitted any more", async () => {
     const log = new PostgresRevocationLog({ url, connections: 1, onTrouble: () => {} });
