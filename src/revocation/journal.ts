@@ -218,7 +218,10 @@ export class Journal implements EpochJournal, ChangeJournal {
       if (more && this.#stopped) return;
       if (more) continue;
       // The later changes are kept all the same. But a change whose row is gone must not pass for one that is in the journal.
-      if (this.#lost && !page.waived) throw new Error("the log has lost changes that the journal does not have");
+      if (this.#lost && !page.waived) {
+        this.#alarm("journal_mismatch", { why: "changes have left the log before the journal had them" });
+        throw new Error("the log has lost changes that the journal does not have");
+      }
       this.#lost = false;
       this.#covered = head;
       this.#behind = undefined;
@@ -231,9 +234,7 @@ export class Journal implements EpochJournal, ChangeJournal {
   #lacks({ floor, journaledN }: JournalPage): boolean {
     const { position, nr, of = nr } = this.#place;
     if (position <= 0) return false;
-    if (floor <= Math.max(nr < of ? position - 1 : position, journaledN)) return false;
-    this.#alarm("journal_mismatch", { why: "changes have left the log before the journal had them" });
-    return true;
+    return floor > Math.max(nr < of ? position - 1 : position, journaledN);
   }
 
   /** True if this epoch may be appended to. */

@@ -23,7 +23,12 @@ function fixture() {
     /** The rows that one page shows. */
     pageRows: 1000,
   };
-  const kept = { away: false, begun: "begun" as "begun" | "other", appended: [] as number[], appending: () => {} };
+  const kept = {
+    away: false,
+    begun: "begun" as "begun" | "other",
+    appended: [] as number[],
+    appending: async () => {},
+  };
   const reply = <T>(value: T) => (kept.away ? Promise.reject(new Error("away")) : Promise.resolve(value));
   const store: JournalStore = {
     state: async (): Promise<JournalState> => ({ ...own, database: "d", floorN: own.floor }),
@@ -51,9 +56,9 @@ function fixture() {
       calls.push("begin");
       return reply(kept.begun);
     },
-    append: (_, records) => {
+    append: async (_, records) => {
       calls.push("append");
-      kept.appending();
+      await kept.appending();
       if (!kept.away) kept.appended.push(...records.map(({ position }) => position));
       return reply(true);
     },
@@ -92,6 +97,23 @@ test("a change is not in the journal if rows of the log are gone that the journa
   expect(await written()).toBe(false);
   own.waived = true;
   expect(await written()).toBe(true);
+});
+
+test("a loss raises the alarm each minute, and none where an operator does without the journal", async () => {
+  const { journal, own, happened, time, written } = fixture();
+  const alarms = () => happened.filter((one) => one === "alarm:journal_mismatch").length;
+  journal.seen("e1", 3);
+  expect(await written()).toBe(true);
+  Object.assign(own, { head: 9, floor: 7, waived: true });
+  expect(await written()).toBe(true);
+  expect(alarms()).toBe(0);
+  // The next epoch does not do without it, and the database says of the journal what it said before.
+  own.waived = false;
+  journal.seen("e2", 9);
+  await time.advance(1000);
+  expect(alarms()).toBe(1);
+  await time.advance(120_000);
+  expect(alarms()).toBe(3);
 });
 
 test("rows that are gone are no loss if another process has put them into the journal, or if it begins", async () => {
@@ -170,8 +192,8 @@ test("a change of an epoch that is over, or after the stop, fails at once", asyn
 test("a stop does not wait for all pages", async () => {
   const { journal, own, kept, calls, time } = fixture();
   Object.assign(own, { head: 1000, pageRows: 10 });
-  kept.appending = () => {
-    kept.appending = () => {};
+  kept.appending = async () => {
+    kept.appending = async () => {};
     void journal.stop();
   };
   journal.seen("e1", 1000);
