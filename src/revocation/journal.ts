@@ -73,6 +73,8 @@ export class Journal implements EpochJournal, ChangeJournal {
   #covered = -1;
   /** The time since which changes wait for being appended. */
   #behind: number | undefined;
+  /** When the last of them was seen. */
+  #lastSeen = Number.NEGATIVE_INFINITY;
   #waiters: Waiter[] = [];
   #running: Promise<void> | undefined;
   #again = false;
@@ -112,13 +114,12 @@ export class Journal implements EpochJournal, ChangeJournal {
     if (epoch !== this.#epoch) this.#enter(epoch);
     if (!this.#compared) this.#compareSoon(epoch);
     if (position <= this.#covered) return;
-    this.#behind ??= this.#deps.clock.mono();
-    this.#runIn(OTHERS_MS);
+    this.#appendIn(OTHERS_MS);
   }
 
   /** This process has made a change. */
   changed(): void {
-    if (this.#epoch !== undefined) this.#runIn(0);
+    if (this.#epoch !== undefined) this.#appendIn(0);
   }
 
   written(epoch: string, since: number): Promise<boolean> {
@@ -156,6 +157,13 @@ export class Journal implements EpochJournal, ChangeJournal {
   }
 
   // ------------------------------------------------------------------------------------------------ appending
+
+  /** A change waits for being appended. */
+  #appendIn(ms: number): void {
+    this.#lastSeen = this.#deps.clock.mono();
+    this.#behind ??= this.#lastSeen;
+    this.#runIn(ms);
+  }
 
   #runIn(ms: number): void {
     if (this.#stopped) return;
@@ -224,7 +232,9 @@ export class Journal implements EpochJournal, ChangeJournal {
       }
       this.#lost = false;
       this.#covered = head;
-      this.#behind = undefined;
+      // The page may lack what was seen after it was asked for.
+      this.#behind = this.#lastSeen > sent ? this.#lastSeen : undefined;
+      if (this.#behind !== undefined) this.#runIn(OTHERS_MS);
       this.#settle((waiter) => (waiter.epoch === epoch && waiter.since <= sent ? true : undefined));
       return this.#tell(epoch);
     }

@@ -116,6 +116,39 @@ test("a loss raises the alarm each minute, and none where an operator does witho
   expect(alarms()).toBe(3);
 });
 
+test("a change counts as waiting from its commit on, also one that is made during a round", async () => {
+  const { journal, own, kept, time, written } = fixture();
+  journal.seen("e1", 3);
+  expect(await written()).toBe(true);
+  expect(journal.lag).toBe(0);
+  own.head = 4;
+  kept.appending = () => {
+    kept.appending = async () => {};
+    return new Promise((resolve) => void time.timers.after(500, resolve));
+  };
+  journal.changed();
+  await time.advance(100);
+  expect(journal.lag).toBe(0.1);
+  own.head = 5;
+  journal.seen("e1", 5);
+  await time.advance(500);
+  expect(kept.appended).toEqual([1, 2, 3, 4]);
+  expect(journal.lag).toBe(0.5);
+  await time.advance(300);
+  expect(journal.lag).toBe(0);
+  expect(kept.appended).toEqual([1, 2, 3, 4, 5]);
+});
+
+test("a stop appends the change that was made last", async () => {
+  const { journal, own, kept, written } = fixture();
+  journal.seen("e1", 3);
+  expect(await written()).toBe(true);
+  own.head++;
+  journal.changed();
+  await journal.stop();
+  expect(kept.appended).toEqual([1, 2, 3, 4]);
+});
+
 test("rows that are gone are no loss if another process has put them into the journal, or if it begins", async () => {
   const { journal, own, happened, written } = fixture();
   Object.assign(own, { head: 9, floor: 7 });
