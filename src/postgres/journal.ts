@@ -4,6 +4,7 @@ import type { Trouble } from "../telemetry/events.ts";
 import { DirectConnection, type Statement } from "./direct-connection.ts";
 import type { EvidenceRow } from "./evidence.ts";
 import * as sql from "./journal-sql.ts";
+import { SQLSTATE } from "./sqlstate.ts";
 
 export interface PostgresJournalOptions {
   /** The direct URL of the own database. */
@@ -115,8 +116,7 @@ export class PostgresJournal implements JournalStore {
       const rows = await this.#journal.run<{ done: "begun" }>(sql.BEGIN, [epoch, database, fresh], BOUND_MS);
       return rows[0]!.done;
     } catch (error) {
-      // Somebody has dropped the schema, or a part of it.
-      if (/ (42P01|42883|3F000) ?$/.test(String((error as Error).cause))) return "empty";
+      if (lacksSchema(error as Error)) return "empty";
       throw error;
     }
   }
@@ -132,7 +132,12 @@ export class PostgresJournal implements JournalStore {
       records.map(({ at }) => at),
       records.map(({ change }) => change ?? null),
     ];
-    return (await this.#journal.run<{ done: boolean }>(sql.APPEND, values, BOUND_MS))[0]!.done;
+    try {
+      return (await this.#journal.run<{ done: boolean }>(sql.APPEND, values, BOUND_MS))[0]!.done;
+    } catch (error) {
+      if (lacksSchema(error as Error)) return false;
+      throw error;
+    }
   }
 
   async epochs(since: string | undefined): Promise<readonly string[] | undefined> {
@@ -161,6 +166,13 @@ export class PostgresJournal implements JournalStore {
     this.#own.drop();
     throw new AppError("STORE_UNAVAILABLE", "another life of the database answered", { retryAfterMs: 1000 });
   }
+}
+
+/** Somebody has dropped the schema, or a part of it. */
+function lacksSchema({ cause }: Error): boolean {
+  const { undefinedTable, undefinedFunction, invalidSchema } = SQLSTATE;
+  const state = (cause as { code?: unknown } | undefined)?.code;
+  return state === undefinedTable || state === undefinedFunction || state === invalidSchema;
 }
 
 function recordOf([position, nr, of, key, at, kind, change]: WireRecord): JournalRecord {

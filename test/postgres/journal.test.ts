@@ -138,8 +138,12 @@ test("an epoch appends until a later one begins", async () => {
   expect(await store.epochs("e1")).toEqual(["e1", "e2"]);
   expect(await store.epochs("e2")).toEqual(["e2"]);
   expect(await store.epochs("e0")).toBeUndefined();
+  await kept.query("drop table sallyport_journal.epochs");
+  expect(await store.begin(id, "e2", false)).toBe("empty");
+  expect(await store.append("e2", records)).toBe(false);
   await kept.query("drop schema sallyport_journal cascade");
   expect(await store.begin(id, "e2", false)).toBe("empty");
+  expect(await store.append("e2", records)).toBe(false);
 });
 
 test("what an earlier epoch has noted is not noted again", async () => {
