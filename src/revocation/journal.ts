@@ -7,6 +7,7 @@ import type {
   EpochJournal,
   JournalPage,
   JournalPlace,
+  JournalState,
   JournalStore,
   LogRecord,
   RevocationLog,
@@ -250,20 +251,27 @@ export class Journal implements EpochJournal, ChangeJournal {
   /** True if this epoch may be appended to. */
   async #begin(epoch: string): Promise<boolean> {
     if (this.#begun) return true;
-    const { store } = this.#deps;
-    const state = await store.state(epoch);
-    const begun = await store.begin(state.database, epoch, !state.attached || state.waived);
-    if (begun === "older") await this.#deposed(epoch);
+    const state = await this.#deps.store.state(epoch);
+    const begun = await this.#open(epoch, state);
     if (epoch !== this.#epoch) return false;
     // At the begin of an epoch the comparison says so, and closes the guard.
     if (this.#compared && (begun === "empty" || begun === "other"))
       this.#alarm("journal_mismatch", { why: WHY[begun] });
     if (begun !== "begun") return false;
-    if (!state.attached) await store.attach(epoch);
-    this.#known = true;
     this.#place = { position: this.#anew ? -1 : state.journaledN, nr: LAST };
     this.#begun = true;
     return true;
+  }
+
+  /** Begins the epoch in the journal, and attaches the journal if that is done. */
+  async #open(epoch: string, state: JournalState): Promise<"begun" | keyof typeof WHY> {
+    const { store } = this.#deps;
+    const begun = await store.begin(state.database, epoch, !state.attached || state.waived);
+    if (begun === "older") await this.#deposed(epoch);
+    if (begun !== "begun") return begun;
+    if (!state.attached) await store.attach(epoch);
+    this.#known = true;
+    return begun;
   }
 
   /** Spares the next epoch most of the comparison. */
@@ -318,7 +326,7 @@ export class Journal implements EpochJournal, ChangeJournal {
     const { store, wake } = this.#deps;
     const state = await store.state(epoch);
     if (state.compared !== epoch) {
-      const why = await this.#evidence(epoch);
+      const why = await this.#evidence(epoch, state);
       // A wrong journal stops no database that never had one: `journal.url` may be a mistake.
       if (why !== undefined && !state.attached && !this.#known) {
         this.#alarm("journal_mismatch", { why });
@@ -338,17 +346,12 @@ export class Journal implements EpochJournal, ChangeJournal {
   }
 
   /** Resolves with the reason why the journal cannot tell what this epoch lacks, or undefined. */
-  async #evidence(epoch: string): Promise<string | undefined> {
+  async #evidence(epoch: string, state: JournalState): Promise<string | undefined> {
     const { store, log } = this.#deps;
-    const state = await store.state(epoch);
-    const begun = await store.begin(state.database, epoch, !state.attached || state.waived);
-    if (begun === "older") {
-      await this.#deposed(epoch);
-      throw new Error("a later epoch has begun");
-    }
+    const begun = await this.#open(epoch, state);
+    // This process has halted, or is only slow: the guard is not its to close.
+    if (begun === "older") throw new Error("a later epoch has begun");
     if (begun !== "begun") return WHY[begun];
-    if (!state.attached) await store.attach(epoch);
-    this.#known = true;
     if (epoch === this.#epoch) this.#runIn(0);
     const report = async (of: string, records: readonly LogRecord[]) => {
       if (this.#stopped) throw new Error("this process stops");
