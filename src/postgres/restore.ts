@@ -58,9 +58,10 @@ export async function restore({ url, journalUrl, cutAll }: RestoreOptions): Prom
       };
       why ??= await compareWithJournal({ store, report }, epoch, state);
       if (why === undefined) await store.compared(epoch);
+      // Attaches it, too, so that no instance takes it for a new one.
+      else await store.mismatch(epoch, why);
     }
     await redo(log, epoch, counts);
-    if (why !== undefined) await withConnection(url, KEY, (client) => client.query(SAY_WHY, [why]));
     if (cutAll) await withConnection(url, KEY, (client) => cut(client, journalUrl !== undefined));
     if (why === undefined) await log.prove(epoch, true);
     return { counts, why };
@@ -78,9 +79,6 @@ async function redo(log: PostgresRevocationLog, epoch: string, counts: Record<Re
     else counts[done.state]++;
   }
 }
-
-/** Attached, so that no instance takes the journal for a new one. */
-const SAY_WHY = "update sallyport.rev_state set mismatch = $1, journal = true where mismatch is not null";
 
 /** Another history, an empty registry, and nothing is allowed before the end. */
 async function begin(client: pg.Client): Promise<void> {

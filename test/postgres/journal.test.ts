@@ -53,7 +53,11 @@ test("with a journal, no process proves an epoch that was not compared with it",
 test("the guard that the journal closes opens by a comparison; the one that was closed by hand does not", async () => {
   const store = open();
   const epoch = await epochOf();
+  const says = async () => (await sql.query("select guard, mismatch as why from sallyport.rev_state")).rows[0];
+  expect(await store.mismatch(epoch, "it is another's")).toBe(true);
+  expect(await says()).toEqual({ guard: "regressed", why: "it is another's" });
   expect(await store.mismatch(epoch, "it is empty")).toBe(true);
+  expect(await says()).toEqual({ guard: "regressed", why: "it is empty" });
   await store.attach(epoch);
   expect(await proven()).toBe(false);
   await store.compared(epoch);
@@ -66,6 +70,9 @@ test("the guard that the journal closes opens by a comparison; the one that was 
   await sql.query("update sallyport.rev_state set guard = 'regressed'");
   await store.compared(epoch);
   expect(await proven()).toBe(false);
+  await sql.query("update sallyport.rev_state set compared = null");
+  expect(await store.mismatch(epoch, "it is empty")).toBe(true);
+  expect(await says()).toEqual({ guard: "regressed", why: null });
   await expect(sql.query("select sallyport.journal_waive(true, false)")).rejects.toThrow("lacks nothing");
 });
 
