@@ -41,12 +41,12 @@ export async function restore({ url, journalUrl, cutAll }: RestoreOptions): Prom
   await withConnection(url, KEY, begin);
   const onTrouble = () => {};
   const log = new PostgresRevocationLog({ url, connections: 2, onTrouble });
-  const store = journalUrl === undefined ? undefined : new PostgresJournal({ url, journalUrl, onTrouble });
+  const store = journalUrl === undefined || cutAll ? undefined : new PostgresJournal({ url, journalUrl, onTrouble });
   try {
     const { epoch } = await log.readEpoch();
     let why: string | undefined;
     const counts = { applied: 0, held: 0, noted: 0 };
-    if (store !== undefined && !cutAll) {
+    if (store !== undefined) {
       const state = await store.state(epoch);
       // An empty journal says nothing, also if the backup is from before it was attached.
       const begun = await store.begin(state.database, epoch, false);
