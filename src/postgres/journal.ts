@@ -113,7 +113,7 @@ export class PostgresJournal implements JournalStore {
 
   async begin(database: string, epoch: string, fresh: boolean): Promise<"begun" | "older" | "empty" | "other"> {
     try {
-      const rows = await this.#journal.run<{ done: "begun" }>(sql.BEGIN, [epoch, database, fresh], BOUND_MS);
+      const rows = await this.#kept<{ done: "begun" }>(sql.BEGIN, [epoch, database, fresh]);
       return rows[0]!.done;
     } catch (error) {
       if (lacksSchema(error as Error)) return "empty";
@@ -133,7 +133,7 @@ export class PostgresJournal implements JournalStore {
       records.map(({ change }) => change ?? null),
     ];
     try {
-      return (await this.#journal.run<{ done: boolean }>(sql.APPEND, values, BOUND_MS))[0]!.done;
+      return (await this.#kept<{ done: boolean }>(sql.APPEND, values))[0]!.done;
     } catch (error) {
       if (lacksSchema(error as Error)) return false;
       throw error;
@@ -141,22 +141,32 @@ export class PostgresJournal implements JournalStore {
   }
 
   async epochs(since: string | undefined): Promise<readonly string[] | undefined> {
-    const rows = await this.#journal.run<{ epoch: string }>(sql.EPOCHS, [since ?? null], BOUND_MS);
+    const rows = await this.#kept<{ epoch: string }>(sql.EPOCHS, [since ?? null]);
     if (since !== undefined && rows[0]?.epoch !== since) return undefined;
     return rows.map(({ epoch }) => epoch);
   }
 
   async newest(): Promise<number> {
-    return (await this.#journal.run<{ n: number }>(sql.NEWEST, [], BOUND_MS))[0]!.n;
+    return (await this.#kept<{ n: number }>(sql.NEWEST, []))[0]!.n;
   }
 
   async page(epoch: string, { position, nr }: JournalPlace): Promise<readonly JournalRecord[]> {
-    const rows = await this.#journal.run<{ row: WireRecord }>(sql.RECORDS, [epoch, position, nr], BOUND_MS);
+    const rows = await this.#kept<{ row: WireRecord }>(sql.RECORDS, [epoch, position, nr]);
     return rows.map(({ row }) => recordOf(row));
   }
 
   async close(): Promise<void> {
     await Promise.all([this.#own.close(), this.#journal.close()]);
+  }
+
+  /** One statement of the journal. */
+  async #kept<R extends object>(statement: Statement, values: readonly unknown[]): Promise<R[]> {
+    try {
+      return await this.#journal.run<R>(statement, values, BOUND_MS);
+    } catch (error) {
+      const { message, cause } = error as Error;
+      throw new AppError("STORE_UNAVAILABLE", message, { metadata: { journal: "failed" }, retryAfterMs: 1000, cause });
+    }
   }
 
   /** One statement of the own database. An answer of another life of it does not count. */

@@ -1,4 +1,5 @@
 import type { Clock, Timers } from "../domain/clock.ts";
+import { AppError } from "../domain/errors.ts";
 import type { Freshness } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
 import { compareWithJournal, LAST, WHY } from "./journal-evidence.ts";
@@ -314,7 +315,7 @@ export class Journal implements EpochJournal, ChangeJournal {
     };
     this.#comparing = store
       .alone(work)
-      .catch((error) => this.#unreachable(error))
+      .catch((error) => this.#failed(error))
       .finally(() => {
         this.#comparing = undefined;
         this.#compareNext = clock.mono() + pauseMs;
@@ -360,10 +361,12 @@ export class Journal implements EpochJournal, ChangeJournal {
     return compareWithJournal({ store, report }, epoch, state);
   }
 
-  #unreachable(error: unknown): void {
+  #failed(error: unknown): void {
     const { events, clock, freshness } = this.#deps;
-    events.trouble("journal_failed", error);
-    if (freshness.unproven && clock.mono() - this.#sawEpoch >= ALARM_AFTER_MS) this.#alarm("journal_unreachable");
+    const ofJournal = error instanceof AppError && error.metadata["journal"] !== undefined;
+    events.trouble(ofJournal ? "journal_failed" : "proof_failed", error);
+    if (ofJournal && freshness.unproven && clock.mono() - this.#sawEpoch >= ALARM_AFTER_MS)
+      this.#alarm("journal_unreachable");
   }
 
   #alarm(name: "two_primaries" | "journal_mismatch" | "journal_unreachable", facts: Record<string, string> = {}): void {

@@ -215,7 +215,7 @@ export interface JournalState {
 /**
  * The journal: the log's changes in a database on another server (`docs/protocol.md` §4.9), and what the own database says
  * of it. Every method but `alone` settles within about 2 s. Each rejects with STORE_UNAVAILABLE if the database that it asks
- * does not answer, or if another life of the own one answers.
+ * does not answer, or if another life of the own one answers. `metadata` has `journal` if that is the journal's.
  */
 export interface JournalStore {
   state(epoch: string): Promise<JournalState>;

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { AppError } from "../../src/domain/errors.ts";
 import { Journal } from "../../src/revocation/journal.ts";
 import type {
   JournalPage,
@@ -13,6 +14,8 @@ const record = (position: number): JournalRecord => ({
   ...{ position, nr: 1, of: 1, key: "t", kind: "revoked", at: position, change: undefined },
 });
 
+const away = (metadata = {}) => new AppError("STORE_UNAVAILABLE", "away", { metadata });
+
 /** The journal of one process over two databases that the test holds. */
 function fixture() {
   const time = new HandTime();
@@ -25,13 +28,18 @@ function fixture() {
   };
   const kept = {
     away: false,
+    /** The own database does not answer. */
+    ownAway: false,
     begun: "begun" as "begun" | "other",
     appended: [] as number[],
     appending: async () => {},
   };
-  const reply = <T>(value: T) => (kept.away ? Promise.reject(new Error("away")) : Promise.resolve(value));
+  const reply = <T>(value: T) => (kept.away ? Promise.reject(away({ journal: "failed" })) : Promise.resolve(value));
   const store: JournalStore = {
-    state: async (): Promise<JournalState> => ({ ...own, database: "d", floorN: own.floor }),
+    state: async (): Promise<JournalState> => {
+      if (kept.ownAway) throw away();
+      return { ...own, database: "d", floorN: own.floor };
+    },
     attach: async () => {
       own.attached = true;
     },
@@ -80,7 +88,7 @@ function fixture() {
     for (let i = 0; i < 40 && answer === undefined; i++) await time.advance(100);
     return answer;
   };
-  return { time, journal, own, kept, calls, happened, written };
+  return { time, journal, own, kept, calls, happened, freshness, written };
 }
 
 test("a change is not in the journal if rows of the log are gone that the journal never got", async () => {
@@ -137,6 +145,23 @@ test("a change counts as waiting from its commit on, also one that is made durin
   await time.advance(300);
   expect(journal.lag).toBe(0);
   expect(kept.appended).toEqual([1, 2, 3, 4, 5]);
+});
+
+test("only failures of the journal itself raise the alarm that it is unreachable", async () => {
+  const { journal, own, kept, happened, freshness, time } = fixture();
+  const tenSeconds = async () => {
+    for (let i = 0; i < 20; i++) {
+      journal.seen("e1", 3);
+      await time.advance(500);
+    }
+    return happened.includes("alarm:journal_unreachable");
+  };
+  freshness.unproven = true;
+  own.compared = undefined;
+  kept.ownAway = true;
+  expect(await tenSeconds()).toBe(false);
+  Object.assign(kept, { ownAway: false, away: true });
+  expect(await tenSeconds()).toBe(true);
 });
 
 test("a stop appends the change that was made last", async () => {
