@@ -26,8 +26,8 @@ const WATCH_MS = 2_000;
 const SAME_SIGNAL_MS = 1_000;
 
 const NO_JOURNAL =
-  "journal.url is not set, but this database has a journal: after its next restart no token is allowed, and its log only grows. " +
-  "Set journal.url, or run sallyport reconcile --without-journal without it";
+  "without journal.url the log of this database only grows, and after its next restart no token is allowed. " +
+  "Set it, or end the journal by sallyport reconcile --without-journal";
 
 /**
  * Runs the server until a signal. Under systemd (`env`) it reports readiness and stop. Returns the exit code: 0 after a

@@ -220,7 +220,9 @@ test("the user of an instance needs to select and to insert, and a start says wh
     const error = await assertJournal(url, false).catch((failure) => failure);
     return error instanceof StartError ? `${error.kind} ${error.message}` : error;
   };
-  expect(await problem()).toMatch(/^database_unfit journal.url: this user may not use the schema/);
+  expect(await problem()).toMatch(
+    /^database_unfit journal.url: this user may not use the schema .* GRANT USAGE .* TO "journal_/,
+  );
   await kept.query(`grant usage on schema sallyport_journal to ${login}`);
   expect(await problem()).toMatch(
     /^database_unfit journal.url: this user may not select meta, select epochs, .* GRANT/,
