@@ -127,7 +127,7 @@ volumeMounts:
       - secret:
           name: {{ .Values.existingSecret }}
           items: [{ key: database-url, path: database-url }, { key: keyring, path: keyring }]
-      {{- range list "redis-url" "direct-database-url" "journal-url" }}
+      {{- range list "redis-url" "direct-database-url" "journal-url" "signing" }}
       - secret:
           name: {{ $.Values.existingSecret }}
           items: [{ key: {{ . }}, path: {{ . }} }]
