@@ -15,7 +15,7 @@ import { type KeyUse, keyStatus } from "./postgres/key-status.ts";
 import { applyLost, dismissLost, type LostChange, listLost, waiveJournal } from "./postgres/lost-changes.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
-import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
+import { assertBothReachable, assertRights, EMPTY_DATABASE } from "./postgres/preflight.ts";
 import { restore } from "./postgres/restore.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { assertUsable } from "./usable.ts";
@@ -237,7 +237,7 @@ async function checkConnection({ database, journal, keyring, mode }: Config): Pr
     say(0, EMPTY_JOURNAL);
   }
   if (!(await assertRights(url, mode, full, directUrl))) {
-    return void say(0, "the database is empty: serve or sallyport migrate makes the schema");
+    return void say(0, EMPTY_DATABASE);
   }
   const db = new Postgres({ url, shared, maxConnections: 1, applicationName: "sallyport-check", onTrouble: () => {} });
   try {

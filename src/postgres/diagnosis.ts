@@ -8,7 +8,7 @@ import { firstAdminEnds } from "./first-admin.ts";
 import { ListReads } from "./list-reads.ts";
 import { compareSchema } from "./migrate.ts";
 import { Postgres } from "./pool.ts";
-import { assertReachable, assertRights } from "./preflight.ts";
+import { assertReachable, assertRights, EMPTY_DATABASE } from "./preflight.ts";
 import { PostgresRegistry } from "./registry.ts";
 import { checkDirectSession } from "./session-check.ts";
 import { isShared } from "./session-settings.ts";
@@ -58,12 +58,12 @@ export async function diagnoseDatabase(options: DiagnosisOptions): Promise<Findi
     const found = [
       finding("database.reach", "ok", directUrl === undefined ? "database.url" : "database.url, database.direct_url"),
       ...server,
-      ...schema,
+      ...schema.findings,
       time.finding,
       ...sync,
     ];
-    if (schema.some(({ level }) => level === "fail")) return found;
-    if (schema.every(({ text }) => text !== EMPTY)) {
+    if (schema.findings.some(({ level }) => level === "fail")) return found;
+    if (!schema.empty) {
       const now = clock.wall() + time.aheadMs;
       found.push(
         ...(await Promise.all([
@@ -98,12 +98,16 @@ async function way({ url, directUrl }: DiagnosisOptions, shared: boolean): Promi
   }
 }
 
-const EMPTY = "the database is empty: serve or sallyport migrate makes the schema";
+interface SchemaFound {
+  readonly findings: readonly Finding[];
+  readonly empty?: boolean;
+}
 
-async function schemaOf({ url, directUrl, mode }: DiagnosisOptions, shared: boolean): Promise<Finding[]> {
+async function schemaOf({ url, directUrl, mode }: DiagnosisOptions, shared: boolean): Promise<SchemaFound> {
+  const found = (level: Finding["level"], text: string) => ({ findings: [finding("database.schema", level, text)] });
   try {
     const schema = await withConnection(url, "database.url", compareSchema, shared);
-    if (schema === undefined && mode === "full") return [finding("database.schema", "warn", EMPTY)];
+    if (schema === undefined && mode === "full") return { ...found("warn", EMPTY_DATABASE), empty: true };
     // In mode validate this is the refusal of a start, in its words: an empty database, or an old one.
     if (mode === "validate") {
       await assertRights(url, mode, false, directUrl).catch((error: Error) => {
@@ -113,13 +117,13 @@ async function schemaOf({ url, directUrl, mode }: DiagnosisOptions, shared: bool
     const { missing, newer } = schema!;
     if (missing.length > 0) {
       const what = `${missing.length} migrations are missing, from ${missing[0]} on`;
-      return [finding("database.schema", "warn", `${what}: run sallyport migrate; serve in mode full tries it, too`)];
+      return found("warn", `${what}: run sallyport migrate; serve in mode full tries it, too`);
     }
     const ahead = `${newer.length} migrations are of a newer program, which this one works with: upgrade it soon`;
-    return [newer.length > 0 ? finding("database.schema", "warn", ahead) : finding("database.schema", "ok", "current")];
+    return newer.length > 0 ? found("warn", ahead) : found("ok", "current");
   } catch (error) {
     const denied = error instanceof StartError && /\(42501\)$/.test(error.message);
-    return [failed(denied ? "database.roles" : "database.schema", error)];
+    return { findings: [failed(denied ? "database.roles" : "database.schema", error)] };
   }
 }
 
