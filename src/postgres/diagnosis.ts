@@ -1,6 +1,7 @@
 import type { Clock } from "../domain/clock.ts";
 import { type Finding, finding } from "../domain/finding.ts";
 import type { Keyring } from "../domain/keyring.ts";
+import { ADMIN_ENDS_SOON_MS } from "../domain/lifetime.ts";
 import { StartError } from "../domain/start-error.ts";
 import { keyringProblem, serverProblems } from "./boot.ts";
 import { NO_ANSWER, withConnection } from "./connect-errors.ts";
@@ -34,7 +35,6 @@ export interface DiagnosisOptions {
 
 const TESTED = { first: 15, last: 18 };
 const CLOCK_MS = 2_000;
-const SOON_MS = 14 * 86_400_000;
 /** An instance reports several times a second. */
 const SILENT_MS = 10_000;
 const MOST_INSTANCES = 1_000;
@@ -233,7 +233,7 @@ async function administratorOf(db: Postgres, options: DiagnosisOptions, now: num
   const check = "administrator";
   if (options.mode !== "full") return finding(check, "ok", "not looked at in mode validate");
   const ends = await firstAdminEnds(db);
-  if (ends === undefined || ends.expireTime - now > SOON_MS)
+  if (ends === undefined || ends.expireTime - now > ADMIN_ENDS_SOON_MS)
     return finding(check, "ok", "no token of bootstrap ends soon");
   const at = new Date(ends.expireTime).toISOString();
   return finding(
