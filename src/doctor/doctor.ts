@@ -35,7 +35,7 @@ export async function doctorCommand(load: () => Config, json: boolean): Promise<
   return findings.some(({ level }) => level === "fail") ? 1 : 0;
 }
 
-/** Looks at the configuration and at all that it leads to. Only reads; takes at most 5 s. Never rejects. */
+/** Looks at the configuration and at all that it leads to. Changes nothing; takes at most 5 s. Never rejects. */
 export async function examine(config: Config, clock: Clock): Promise<Finding[]> {
   const late = "no answer in time";
   const found = await Promise.all([

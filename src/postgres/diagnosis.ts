@@ -15,8 +15,8 @@ import { checkDirectSession } from "./session-check.ts";
 import { isShared } from "./session-settings.ts";
 
 /*
- * The checks of the database for `sallyport doctor`. They only read. Where a start makes the same check, the words are
- * those of the start.
+ * The checks of the database for `sallyport doctor`. They change nothing. Where a start makes the same check, the words
+ * are those of the start.
  */
 
 export interface DiagnosisOptions {
