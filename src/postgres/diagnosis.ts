@@ -154,7 +154,7 @@ async function serverOf(db: Postgres, options: DiagnosisOptions, shared: boolean
 export function versionFinding(version: number): Finding {
   const tested = `PostgreSQL ${version}`;
   if (version >= TESTED.first && version <= TESTED.last) return finding("database.version", "ok", tested);
-  const advice = `Sallyport is tested with ${TESTED.first} and ${TESTED.last}: use one of them`;
+  const advice = `use one from ${TESTED.first} to ${TESTED.last}, the oldest and the newest that Sallyport is tested with`;
   return finding("database.version", version < TESTED.first ? "fail" : "warn", `${tested}: ${advice}`);
 }
 

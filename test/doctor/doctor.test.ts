@@ -291,7 +291,9 @@ describe("database", () => {
   }, 60_000);
 
   test("a version that is older than the tested ones, and one that is newer", () => {
-    expect([14, 15, 18, 19].map((version) => versionFinding(version).level)).toEqual(["fail", "ok", "ok", "warn"]);
+    const levels = [14, 15, 16, 17, 18, 19].map((version) => versionFinding(version).level);
+    expect(levels).toEqual(["fail", "ok", "ok", "ok", "ok", "warn"]);
+    expect(versionFinding(14).text).toMatch(/^PostgreSQL 14: use one from 15 to 18, /);
   });
 
   test("no database.url at all is a warning", async () => {
