@@ -1,5 +1,6 @@
 {{/*
-What the chart refuses, with the key and the reason. values.schema.json refuses shapes and types; it cannot give reasons.
+The chart refuses these values, with the key and the reason. values.schema.json refuses shapes and types; it cannot give
+reasons.
 Every template that runs Sallyport includes it.
 */}}
 {{- define "sallyport.checks" -}}
