@@ -2,6 +2,7 @@ import { ConnectError, type HandlerContext, type Interceptor } from "@connectrpc
 import type { Caller } from "../domain/caller.ts";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
+import { ADMIN_ENDS_SOON_MS } from "../domain/lifetime.ts";
 import { rankOf } from "../domain/rights.ts";
 import { TENANT_HEADER } from "../domain/session.ts";
 import type { CallLine } from "../telemetry/events.ts";
@@ -64,11 +65,9 @@ async function authenticate(call: Call, { callers, clock, tracing }: PipelineDep
   call.caller = await (tracing === undefined ? ask() : tracing.child("authenticate", ask));
   const { expireTime } = call.caller;
   // An administrator's token cannot extend its own life, so its holder is warned in time to mint another.
-  if (expireTime !== undefined && expireTime - clock.wall() <= SOON_MS && rankOf(call.caller) !== "other")
+  if (expireTime !== undefined && expireTime - clock.wall() <= ADMIN_ENDS_SOON_MS && rankOf(call.caller) !== "other")
     call.respond?.("sallyport-token-ends", new Date(expireTime).toISOString());
 }
-
-const SOON_MS = 14 * 86_400_000;
 
 function authorize(call: Call): void {
   if (call.method.permission === "open") return;
