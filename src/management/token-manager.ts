@@ -187,7 +187,7 @@ export class TokenManager {
         createdBy: caller.provenance,
       },
       lifetime,
-      { ...this.#guard(access, profile, tenants), child: false, mustExist: this.#o.registeredTypes.includes(type) },
+      { ...this.#guard(access, profile), child: false, mustExist: this.#o.registeredTypes.includes(type) },
       {
         address: exempt ? "" : countedNetwork(caller.address, this.#o.ipv6PrefixLength),
         perAddressPerHour: exempt ? 0 : this.#o.mintPerAddressPerHour,
@@ -267,7 +267,7 @@ export class TokenManager {
     }
     if (change.tenants !== undefined) checked.tenants = furtherTenants("token.tenants", change.tenants);
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
-    const guard = this.#guard(access, profile, [...token.tenants, ...(checked.tenants ?? [])]);
+    const guard = this.#guard(access, profile);
     const actor = actorsOf(actorOf(access));
     const { value, effect } = await this.#o.authority.change(
       (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actor()),
@@ -344,7 +344,7 @@ export class TokenManager {
           fresh,
           lifetime,
           request.overlap,
-          this.#guard(access, profile, old.tenants),
+          this.#guard(access, profile),
           actor(),
           minting.idempotency,
         ),
@@ -438,11 +438,11 @@ export class TokenManager {
     return effect;
   }
 
-  /** The guard that the transaction judges on the locked rows. `tenants`: further ones in which the call gives rights. */
-  #guard(access: Access, profile: Profile, tenants: readonly string[]) {
+  /** The guard that the transaction judges on the locked rows. */
+  #guard(access: Access, profile: Profile) {
     const { caller } = access;
     const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };
-    return { ...guardOf(access, tenants), rights, ended: caller.ended };
+    return { ...guardOf(access), rights, ended: caller.ended };
   }
 
   #profile(field: string, name: string): Profile {
