@@ -394,10 +394,11 @@ function checkTenants(
     const held = own === undefined ? session : scopesIn(own, tenant);
     if (held === undefined) {
       if (asked.includes(tenant)) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
-      throw exceeded("tenants: only a caller that has all tenants of a token can give it more");
+      throw exceeded("tenants: only a caller that has all tenants of a token can give it more or rotate it");
     }
     // A token's permissions over others count in its own tenant alone: elsewhere it gives what it has.
-    if (!itself && (own !== undefined || !holds({ scopes: held }, "sallyport.tokens.create"))) {
+    if (!itself && own !== undefined) throw exceeded("principal: a token attaches only tokens of its own principal");
+    if (!itself && !holds({ scopes: held }, "sallyport.tokens.create")) {
       throw exceeded(
         "principal: for another principal, the caller must be able to make tokens in each tenant of the token",
       );
