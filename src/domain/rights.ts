@@ -42,7 +42,7 @@ export interface Asker {
   readonly own?: Held;
   /** The further tenants in which the caller's session is over. */
   readonly lostTenants?: ReadonlySet<string>;
-  /** The names of a session's roles. Absent for an administrator's, if no role makes it that. */
+  /** The names of a session's roles. Empty for a session that is an administrator's without its roles. */
   readonly roles?: readonly string[];
 }
 
