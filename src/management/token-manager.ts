@@ -172,6 +172,7 @@ export class TokenManager {
       ceiling: rules.ceilingOf(profile, scopes),
       notBeforeTime: request.notBeforeTime,
     };
+    rules.checkRepeatable(profile, request.requestId);
     const minting = await this.#mintString(profile, access, "CreateToken", request.requestId, request.body);
     const exempt = caller.direct || caller.kind === "break-glass" || isOperator(caller);
     const made = await this.#o.issuer.createToken(
@@ -296,7 +297,7 @@ export class TokenManager {
     const old = await this.#unlessReused(access, () => this.#rotatable(access, request.id));
     // A profile can change between a rotation and its repeat. That says nothing about the credential.
     const profile = this.#profile("id", old.profile);
-    if (profile.format === "jwt") rules.checkRepeatable(profile, request.requestId || undefined);
+    rules.checkRepeatable(profile, request.requestId);
     return this.#unlessReused(access, () => this.#rotate(access, request, old, profile));
   }
 
@@ -377,7 +378,6 @@ export class TokenManager {
     body: Uint8Array,
   ): Promise<Minting> {
     const requested = requestIdOf(requestId);
-    if (profile.format === "jwt") rules.checkRepeatable(profile, requested);
     const keys = this.#o.keyring.get(await this.#o.mintKid()) ?? this.#o.keyring.current;
     const caller = repeaterOf(access.caller);
     const hash = createHash("sha256").update(body).digest();
