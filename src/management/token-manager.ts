@@ -18,13 +18,14 @@ import { checkTenantId, principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
 import { checkRoleName, checkRoleNames } from "../domain/role.ts";
 import type { Secret } from "../domain/secret.ts";
-import type { SigningAlgorithm, SigningKey } from "../domain/signing-keys.ts";
+import type { SigningAlgorithm } from "../domain/signing-keys.ts";
 import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
 import type { AuthorityStore, Idempotency, NewToken, Repeated, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
 import { type Access, actorOf, guardOf, listedTenant, requestIdOf, sees, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
+import type { Signer } from "./mint-kid.ts";
 import type { PageStart, Part, TokenFilter, TokenStore } from "./ports.ts";
 import type { Repeats } from "./repeats.ts";
 import { actorsOf } from "./rerun.ts";
@@ -129,7 +130,7 @@ export interface TokenManagerOptions {
   /** The kid to mint under: one that every live validator has. */
   readonly mintKid: () => Promise<string>;
   /** The key to sign with: one that every live validator has. */
-  readonly mintSigner: (alg: SigningAlgorithm) => Promise<SigningKey>;
+  readonly mintSigner: (alg: SigningAlgorithm) => Promise<Signer>;
 }
 
 /** A token string in the making. */
@@ -391,8 +392,7 @@ export class TokenManager {
   }
 
   /** A string in JWT form. The transaction signs it, because its claims state what the row holds. */
-  #signing(id: string, keys: Keys, signedBy: SigningKey, idempotency: Idempotency | undefined): Minting {
-    const issuer = this.#o.keyring.signing?.issuer ?? "";
+  #signing(id: string, keys: Keys, { key: signedBy, issuer }: Signer, idempotency: Idempotency | undefined): Minting {
     let made: Secret | undefined;
     const sign = (facts: ClaimedFacts) => {
       const input = signingInput(facts, issuer, signedBy, keys);
