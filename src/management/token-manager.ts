@@ -80,8 +80,16 @@ function furtherTenants(field: string, tenants: readonly string[]): string[] {
 
 /** The filters of the tokens of others that do not ask for what the list does not show. */
 const OF_ATTACHED: ReadonlySet<string> = new Set<keyof TokenFilter>([
-  ...(["attached", "tenant", "principal", "hint", "ids", "createdAfter", "createdBefore"] as const),
-  ...(["lastUsedBefore", "expiresBefore", "noExpiry"] as const),
+  "attached",
+  "tenant",
+  "principal",
+  "hint",
+  "ids",
+  "createdAfter",
+  "createdBefore",
+  "lastUsedBefore",
+  "expiresBefore",
+  "noExpiry",
 ]);
 
 function checkAttachedFilter({ reach }: Access, filter: TokenFilter, tenant: string | undefined): void {
