@@ -10,7 +10,7 @@ import type { Token } from "./token.ts";
  * header is ours if it is one of those that we write, byte for byte.
  */
 
-/** The longest string in JWT form. Caches outside ask no server about a longer one. */
+/** The longest string in JWT form. Client caches ask no server about a longer one. */
 export const LONGEST_JWT = 4096;
 /** No header of ours is longer: an id has at most 64 characters. */
 const LONGEST_HEADER = 192;
