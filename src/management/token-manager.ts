@@ -93,10 +93,10 @@ const OF_ATTACHED: ReadonlySet<string> = new Set<keyof TokenFilter>([
 ]);
 
 function checkAttachedFilter({ reach }: Access, filter: TokenFilter, tenant: string | undefined): void {
-  if (tenant === undefined) throw invalidField("tenant", "must name one organization for the tokens attached to it");
+  if (tenant === undefined) throw invalidField("tenant", "must name one tenant for the tokens attached to it");
   if (reach === "own") {
     const permission = "sallyport.tokens.read";
-    const text = `tokens of other organizations need the permission ${permission}`;
+    const text = `tokens of other tenants need the permission ${permission}`;
     throw new AppError("CALLER_FORBIDDEN", text, { metadata: { permission } });
   }
   for (const [name, value] of Object.entries(filter)) {

@@ -35,7 +35,7 @@ export const DENIED = {
   undetermined: denial("UNDETERMINED", 14, 503, "the token cannot be validated now", [], 1),
   peer: denial("FORBIDDEN", 7, 403, "this peer is not allowed"),
   policy: denial("FORBIDDEN", 7, 403, "no such policy"),
-  tenant: denial("MALFORMED", 3, 400, "the header that names the organization is missing or malformed"),
+  tenant: denial("MALFORMED", 3, 400, "the header that names the tenant is missing or malformed"),
   undecodable: denial("MALFORMED", 3, 400, "the check request cannot be decoded"),
 } as const;
 
@@ -79,7 +79,7 @@ export function outcomeOf(answer: ValidationResult, policy: Policy): Authorizati
     case "ADDRESS_NOT_ALLOWED":
       return denial(answer.verdict, 7, 403, "the token is not accepted from this address");
     case "WRONG_TENANT":
-      return denial(answer.verdict, 7, 403, "the token is not valid in this organization");
+      return denial(answer.verdict, 7, 403, "the token is not valid in this tenant");
     case "RATE_LIMITED":
       return denial(answer.verdict, 8, 429, "too many requests with this token", [], 1);
     case "UNDETERMINED":
