@@ -38,7 +38,7 @@ type Ending = (call: Call, deps: PipelineDeps, thrown: unknown) => void;
 const BEFORE_BODY: readonly Step[] = [
   identify, // first: every refusal and every log line needs the request id and the client's address
   authenticate, // before the body is read: an unauthenticated client must not make us read one
-  authorize, // before the body too: method and caller decide, and no decoder error reaches a caller without the permission
+  authorize, // before the body too: no decoder error reaches a caller without the permission, except a session with roles, which `confirm` judges
 ];
 const BEFORE_HANDLER: readonly Step[] = [
   admit, // before any work: a shed call has cost little and changed nothing
@@ -72,8 +72,11 @@ async function authenticate(call: Call, { callers, clock, tracing }: PipelineDep
 function authorize(call: Call): void {
   if (call.method.permission === "open") return;
   // Roles can give any permission. `confirm` reads them, and decides.
-  if (call.caller!.roles?.length) return;
-  grant(call, call.caller!);
+  if (!hasRoles(call.caller!)) grant(call, call.caller!);
+}
+
+function hasRoles({ roles = [] }: Caller): boolean {
+  return roles.length > 0;
 }
 
 /** Gives the call its access; CALLER_FORBIDDEN if the caller may not make it. */
@@ -93,7 +96,7 @@ async function confirm(call: Call, { callers, admission }: PipelineDeps): Promis
   // A call without a slot takes one for this read.
   const done = leave === undefined ? await admission.enter("admin", 1, Number.POSITIVE_INFINITY) : undefined;
   call.caller = await callers.confirm(caller).finally(done);
-  grant(call, call.caller);
+  if (hasRoles(caller)) grant(call, call.caller);
 }
 
 function validate(call: Call): void | Promise<void> {
