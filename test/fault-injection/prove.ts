@@ -50,6 +50,8 @@ export async function prove(options: ProveOptions): Promise<Score> {
   const { only, seconds } = options;
   const wanted = (name: string) => only?.includes(name) ?? true;
   const score = new Score();
+  const all = new Set([...FAULTS.map(({ name }) => name), ...TOPOLOGIES.flatMap(({ faults }) => faults)]);
+  for (const name of only ?? []) if (!all.has(name)) score.judge(name, [`there is no fault ${name}`]);
   header();
   if (FAULTS.some(({ name }) => wanted(name))) await onMain(options, wanted, score);
   for (const { faults: names, lacks, start } of TOPOLOGIES.filter(({ faults }) => faults.some(wanted))) {

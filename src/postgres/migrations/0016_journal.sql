@@ -265,7 +265,7 @@ begin
   return pos;
 end $$;
 
--- The journal is not the one of this database, or lacks changes: closes the guard, or says the later reason. False if an operator does without it, or
+-- The journal is not the one of this database, or lacks changes: closes the guard. False if an operator does without it, or
 -- another process has found everything meanwhile.
 create function sallyport.journal_mismatch(epoch text, why text) returns bool
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -276,8 +276,7 @@ begin
   ) then
     return false;
   end if;
-  update sallyport.rev_state s set guard = 'regressed', mismatch = left(why, 200), journal = true
-  where s.guard = 'ok' or (s.mismatch is not null and s.mismatch is distinct from left(why, 200));
+  update sallyport.rev_state s set guard = 'regressed', mismatch = left(why, 200), journal = true where s.guard = 'ok';
   if found then
     perform pg_notify('sallyport_rev', '');
   end if;
