@@ -146,8 +146,8 @@ export class PostgresJournal implements JournalStore {
     return rows.map(({ epoch }) => epoch);
   }
 
-  async newest(): Promise<number> {
-    return (await this.#kept<{ n: number }>(sql.NEWEST, []))[0]!.n;
+  async newest(until: string | undefined): Promise<number> {
+    return (await this.#kept<{ n: number }>(sql.NEWEST, [until ?? null]))[0]!.n;
   }
 
   async page(epoch: string, { position, nr }: JournalPlace): Promise<readonly JournalRecord[]> {

@@ -243,8 +243,8 @@ export interface JournalStore {
   append(epoch: string, records: readonly JournalRecord[]): Promise<boolean>;
   /** The epochs from `since` on, in their order; all if it is undefined. Undefined if the journal does not know it. */
   epochs(since: string | undefined): Promise<readonly string[] | undefined>;
-  /** The highest position of all; -1 if there is none. */
-  newest(): Promise<number>;
+  /** The highest position of the epochs up to `until`, of all epochs if it is undefined; -1 if there is none. */
+  newest(until: string | undefined): Promise<number>;
   /** The next records of an epoch, in their order. None: there are no more. */
   page(epoch: string, place: JournalPlace): Promise<readonly JournalRecord[]>;
   close(): Promise<void>;

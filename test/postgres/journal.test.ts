@@ -111,7 +111,7 @@ test("what the log has is appended once, position by position, and read back as 
   ]);
   expect(await Promise.all([one.append(epoch, records), other.append(epoch, records)])).toEqual([true, true]);
   expect(await one.page(epoch, START)).toEqual(records);
-  expect(await one.newest()).toBe(head);
+  expect(await one.newest(undefined)).toBe(head);
   expect(await one.common(epoch, records)).toBe(head);
   const changed = records.map((record): JournalRecord => ({ ...record, at: record.at + 1 }));
   expect(await one.common(epoch, changed)).toBe(-1);
@@ -145,6 +145,13 @@ test("an epoch appends until a later one begins", async () => {
   expect(await store.epochs("e1")).toEqual(["e1", "e2"]);
   expect(await store.epochs("e2")).toEqual(["e2"]);
   expect(await store.epochs("e0")).toBeUndefined();
+  expect(
+    await store.append(
+      "e2",
+      records.map((record) => ({ ...record, position: 99 })),
+    ),
+  ).toBe(true);
+  expect([await store.newest("e1"), await store.newest("e2"), await store.newest(undefined)]).toEqual([9, 99, 99]);
   await kept.query("drop table sallyport_journal.epochs");
   expect(await store.begin(id, "e2", false)).toBe("empty");
   expect(await store.append("e2", records)).toBe(false);
