@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import type { Role } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { useLoad } from "./load.ts";
 import { Dialog, Elapsed, Field, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
-import { one, Rows, tell } from "./places.tsx";
+import { one, Rows, tell } from "./rows.tsx";
 import { changes, href, may, note, notes, tenant } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
 import { type Failure, failureOf, roles, surely } from "./wire.ts";
