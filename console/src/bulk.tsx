@@ -1,7 +1,8 @@
 import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
-import { Dialog, EffectText, Elapsed, Field, Foreign, Note, nameOf, Problem, State } from "./parts.tsx";
-import { changes, go, me, note, now } from "./state.ts";
+import { Dialog, Elapsed, Field, Foreign, nameOf, Problem, State } from "./parts.tsx";
+import { pending, tell } from "./rows.tsx";
+import { changes, go, me, now } from "./state.ts";
 import { holdsToken, stampOf } from "./text.ts";
 import { type Failure, failureOf, surely, tokens } from "./wire.ts";
 
@@ -68,17 +69,13 @@ export function Bulk(props: {
     });
   const apply = (shown: Preview) =>
     attempt(async () => {
-      const { revokedCount, effect } = await surely(() => tokens.revokeTokens({ ...request(shown.at), reason }));
-      note(
-        path,
-        <Note kind="ok" live>
-          {effect ? (
-            <EffectText of={effect} verb={`Revoked ${revokedCount} tokens`} />
-          ) : (
-            `Revoked ${revokedCount} tokens.`
-          )}
-        </Note>,
-      );
+      try {
+        const { revokedCount, effect } = await surely(() => tokens.revokeTokens({ ...request(shown.at), reason }));
+        tell(path, effect, `Revoked ${revokedCount} tokens`);
+      } catch (error) {
+        // How many they were comes with the proof only.
+        if (!pending(path, failureOf(error), "Revoked the tokens")) throw error;
+      }
       changes.value++;
       onClose(true);
       go(path);

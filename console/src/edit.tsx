@@ -1,7 +1,8 @@
 import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
-import { Dialog, EffectText, Elapsed, Field, Note, nameOf, Problem } from "./parts.tsx";
-import { changes, note } from "./state.ts";
+import { Dialog, Elapsed, Field, Note, nameOf, Problem } from "./parts.tsx";
+import { pending, tell } from "./rows.tsx";
+import { changes } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
 import { type Failure, failureOf, surely, tokens } from "./wire.ts";
 
@@ -35,6 +36,10 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
   const changed = FIELDS.map(([name]) => name).filter((name) => form[name] !== before[name]);
   const paths = [...changed, ...(disabled === base.disabled ? [] : ["disabled"])];
   const secret = (name: Name) => (holdsToken(form[name]) ? "This looks like a token" : undefined);
+  const leave = () => {
+    changes.value++;
+    onClose();
+  };
   const submit = async () => {
     if (busy || FIELDS.some(([name]) => secret(name))) return;
     if (paths.length === 0) return onClose();
@@ -57,16 +62,12 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
           updateMask: { paths },
         }),
       );
-      note(
-        token.id,
-        <Note kind="ok" live>
-          {effect && <EffectText of={effect} verb="Changed" />}
-        </Note>,
-      );
-      changes.value++;
-      onClose();
+      tell(token.id, effect, "Changed");
+      leave();
     } catch (error) {
       const failed = failureOf(error);
+      // Its etag is an old one now.
+      if (pending(token.id, failed, "Changed")) return leave();
       setBusy(false);
       if (failed.reason === "ETAG_MISMATCH") {
         const now = await tokens.getToken({ id: token.id }).catch(() => undefined);

@@ -3,7 +3,7 @@ import { type Principal, PrincipalState } from "../gen/sallyport/v1/principal_ad
 import { type Tenant, TenantState } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { useLoad } from "./load.ts";
 import { Foreign, Icon, Moment, Reading, When } from "./parts.tsx";
-import { Change, Mark, one, Rows, tell } from "./rows.tsx";
+import { Change, Mark, one, Rows } from "./rows.tsx";
 import { go, href, notes, route, tenant } from "./state.ts";
 import { visible } from "./text.ts";
 import { Choice, Typed } from "./tokens.tsx";
@@ -117,11 +117,13 @@ export function Principals() {
             ["display_name", "Name (optional)", "For people"],
             ["owner", "Owner (optional)", "Who answers for it: user:ann"],
           ]}
+          at="/principals"
+          done={({ name = "" }) => `Created ${visible(name)}`}
           run={async ({ name = "", display_name = "", owner = "" }) => {
             await principals.createPrincipal({
               principal: { tenant: one(), name: name.trim(), displayName: display_name, owner },
             });
-            tell("/principals", undefined, `Created ${visible(name)}`);
+            return undefined;
           }}
           onClose={() => setMaking(false)}
         />
@@ -215,6 +217,8 @@ export function PrincipalPage({ name }: { name: string }) {
                   }
                   verb={disabling ? "Disable" : "Enable"}
                   danger={disabling}
+                  at={key}
+                  done={() => (disabling ? "Disabled" : "Enabled")}
                   run={async () => {
                     const state = disabling ? PrincipalState.DISABLED : PrincipalState.ACTIVE;
                     const { effect } = await surely(() =>
@@ -223,7 +227,7 @@ export function PrincipalPage({ name }: { name: string }) {
                         updateMask: { paths: ["state"] },
                       }),
                     );
-                    tell(key, effect, disabling ? "Disabled" : "Enabled");
+                    return effect;
                   }}
                   onClose={() => setDialog(undefined)}
                 />
@@ -234,11 +238,13 @@ export function PrincipalPage({ name }: { name: string }) {
                   text="All its tokens are refused everywhere, at once and for good."
                   verb="Delete"
                   danger
+                  at={key}
+                  done={() => "Deleted"}
                   run={async () => {
                     const { effect } = await surely(() =>
                       principals.deletePrincipal({ tenant: principal.tenant, name }),
                     );
-                    tell(key, effect, "Deleted");
+                    return effect;
                   }}
                   onClose={() => setDialog(undefined)}
                 />
@@ -304,9 +310,11 @@ export function Tenants() {
             ["id", "Tenant", "Small letters, digits and hyphens: acme"],
             ["display_name", "Name (optional)", "For people"],
           ]}
+          at="/tenants"
+          done={({ id = "" }) => `Created ${visible(id)}`}
           run={async ({ id = "", display_name = "" }) => {
             await tenants.createTenant({ tenant: { id: id.trim(), displayName: display_name } });
-            tell("/tenants", undefined, `Created ${visible(id)}`);
+            return undefined;
           }}
           onClose={() => setDialog(undefined)}
         />
@@ -317,6 +325,8 @@ export function Tenants() {
           text={suspending ? "All its tokens are refused everywhere until it is resumed." : "Its tokens work again."}
           verb={suspending ? "Suspend" : "Resume"}
           danger={suspending}
+          at="/tenants"
+          done={() => `${suspending ? "Suspended" : "Resumed"} ${dialog.id}`}
           run={async () => {
             const { effect } = await surely(() =>
               tenants.updateTenant({
@@ -328,7 +338,7 @@ export function Tenants() {
                 updateMask: { paths: ["state"] },
               }),
             );
-            tell("/tenants", effect, suspending ? `Suspended ${dialog.id}` : `Resumed ${dialog.id}`);
+            return effect;
           }}
           onClose={() => setDialog(undefined)}
         />

@@ -2,8 +2,8 @@ import { useState } from "preact/hooks";
 import type { Role } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { useLoad } from "./load.ts";
 import { Dialog, Elapsed, Field, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
-import { one, Rows, tell } from "./rows.tsx";
-import { changes, href, may, note, notes, tenant } from "./state.ts";
+import { one, pending, Rows, tell } from "./rows.tsx";
+import { changes, href, may, notes, tenant } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
 import { type Failure, failureOf, roles, surely } from "./wire.ts";
 
@@ -103,18 +103,6 @@ function Holders({ of }: { of: Role }) {
   );
 }
 
-/** True if the change is durable, and only its proof did not come in time. Then a note says until when to wait. */
-function isPending({ reason, effectiveBy }: Failure, verb: string): boolean {
-  if (reason !== "EFFECT_PENDING") return false;
-  note(
-    PAGE,
-    <Note kind="warn" live>
-      <strong>{verb}.</strong> Durable; in force by {effectiveBy}.
-    </Note>,
-  );
-  return true;
-}
-
 const FIELDS = [
   ["name", "Name", "A small letter, then small letters, digits and hyphens. It cannot change"],
   ["description", "Description (optional)", "For people"],
@@ -172,7 +160,7 @@ function RoleForm({ role, onClose }: { role?: Role; onClose: () => void }) {
       leave();
     } catch (error) {
       const failed = failureOf(error);
-      if (isPending(failed, `Changed ${base?.name}`)) return leave();
+      if (base !== undefined && pending(PAGE, failed, `Changed ${base.name}`)) return leave();
       const now =
         failed.reason === "ETAG_MISMATCH"
           ? await roles.getRole({ tenant: where, name: base!.name }).catch(() => undefined)
@@ -297,7 +285,7 @@ function Delete({ role, onClose }: { role: Role; onClose: () => void }) {
       leave();
     } catch (error) {
       const failed = failureOf(error);
-      if (isPending(failed, `Deleted ${name}`)) return leave();
+      if (pending(PAGE, failed, `Deleted ${name}`)) return leave();
       setBusy(false);
       if (failed.reason === "ROLE_IN_USE") setHeld(true);
       else setFailure(failed);

@@ -79,33 +79,41 @@ export function Rows<T>(props: {
   );
 }
 
-/** A dialog that makes one change, and tells why it failed. */
+/** A dialog that makes one change, leaves a note on the page, and tells why it failed. */
 export function Change(props: {
   title: string;
   text?: string;
   verb: string;
   danger?: boolean;
   fields?: readonly (readonly [name: string, label: string, hint: string])[];
-  run: (values: Readonly<Record<string, string>>) => Promise<void>;
+  /** The note's key. */
+  at: string;
+  /** What the note says. */
+  done: (values: Readonly<Record<string, string>>) => string;
+  run: (values: Readonly<Record<string, string>>) => Promise<Effect | undefined>;
   onClose: () => void;
 }) {
   const [values, setValues] = useState<Readonly<Record<string, string>>>({});
   const [busy, setBusy] = useState(false);
   const [failure, setFailure] = useState<Failure | undefined>(undefined);
-  const { title, text, verb, danger, fields = [], run, onClose } = props;
+  const { title, text, verb, danger, fields = [], at, done, run, onClose } = props;
   const secret = Object.values(values).some(holdsToken);
   const submit = async () => {
     if (busy || secret) return;
     setBusy(true);
     setFailure(undefined);
     try {
-      await run(values);
-      changes.value++;
-      onClose();
+      tell(at, await run(values), done(values));
     } catch (error) {
-      setFailure(failureOf(error));
-      setBusy(false);
+      const failed = failureOf(error);
+      if (!pending(at, failed, done(values))) {
+        setFailure(failed);
+        setBusy(false);
+        return;
+      }
     }
+    changes.value++;
+    onClose();
   };
   return (
     <Dialog
@@ -159,6 +167,7 @@ export function Change(props: {
   );
 }
 
+/** Leaves the note of a change that is made. */
 export function tell(key: string, effect: Effect | undefined, verb: string): void {
   note(
     key,
@@ -166,6 +175,18 @@ export function tell(key: string, effect: Effect | undefined, verb: string): voi
       {effect === undefined ? <strong>{verb}.</strong> : <EffectText of={effect} verb={verb} />}
     </Note>,
   );
+}
+
+/** True if the change is durable, and only its proof did not come in time. Then a note says until when to wait. */
+export function pending(key: string, { reason, effectiveBy }: Failure, verb: string): boolean {
+  if (reason !== "EFFECT_PENDING") return false;
+  note(
+    key,
+    <Note kind="warn" live>
+      <strong>{verb}.</strong> Durable; in force by {effectiveBy}.
+    </Note>,
+  );
+  return true;
 }
 
 export function Mark({ of }: { of: readonly [string, string] | undefined }) {
