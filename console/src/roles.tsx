@@ -176,7 +176,7 @@ function RoleForm({ role, onClose }: { role?: Role; onClose: () => void }) {
       text={
         role === undefined
           ? `In ${where || "your tenant"}.`
-          : `${role.administrative ? "Administrative. " : ""}Every token that holds it has the new scopes, and only those, at once.`
+          : `${role.administrative ? "Administrative. " : ""}At once, each token that holds it gains the scopes that you add, and loses those that you remove unless it has them otherwise.`
       }
       onClose={() => busy || onClose()}
       onSubmit={submit}
