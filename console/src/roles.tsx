@@ -3,7 +3,7 @@ import type { Role } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { useLoad } from "./load.ts";
 import { Dialog, Elapsed, Field, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
 import { one, pending, Rows, tell } from "./rows.tsx";
-import { changes, href, may, notes, tenant } from "./state.ts";
+import { changes, href, may, notes } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
 import { type Failure, failureOf, roles, surely } from "./wire.ts";
 
@@ -16,7 +16,7 @@ export function Roles() {
     undefined,
   );
   const pageToken = pages.at(-1)!;
-  const list = useLoad(`roles|${tenant.value}|${pageToken}`, async (signal) => {
+  const list = useLoad(`roles|${pageToken}`, async (signal) => {
     const { roles: rows, nextPageToken: next } = await roles.listRoles({ tenant: one(), pageToken }, { signal });
     return { rows, next };
   });
