@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
-import { Dialog, Elapsed, Field, Foreign, nameOf, Problem, State } from "./parts.tsx";
+import { Dialog, Field, Foot, Foreign, nameOf, Problem, State } from "./parts.tsx";
 import { pending, tell } from "./rows.tsx";
 import { changes, go, me, now } from "./state.ts";
 import { holdsToken, stampOf } from "./text.ts";
@@ -94,27 +94,15 @@ export function Bulk(props: {
         } else if (ready && preview.count > 0) void apply(preview);
       }}
       foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Working: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" data-first={ids !== undefined} onClick={() => busy || onClose(false)}>
-            Cancel
-          </button>
-          {preview === undefined ? (
-            <button type="submit" class="primary" aria-disabled={busy || empty || secret}>
-              Preview
-            </button>
-          ) : (
-            <button type="submit" class="primary danger" aria-disabled={busy || !ready || preview.count === 0}>
-              Revoke {preview.count}
-            </button>
-          )}
-        </>
+        <Foot
+          busy={busy}
+          doing="Working"
+          verb={preview === undefined ? "Preview" : `Revoke ${preview.count}`}
+          danger={preview !== undefined}
+          locked={busy || (preview === undefined ? empty || secret : !ready || preview.count === 0)}
+          first={ids === undefined ? undefined : "cancel"}
+          onClose={() => onClose(false)}
+        />
       }
     >
       {ids === undefined &&

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
-import { Dialog, Elapsed, Field, Note, nameOf, Problem } from "./parts.tsx";
+import { Dialog, Field, Foot, Note, nameOf, Problem } from "./parts.tsx";
 import { pending, tell } from "./rows.tsx";
 import { changes } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
@@ -81,23 +81,7 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
       title={`Edit ${nameOf(token)}`}
       onClose={() => busy || onClose()}
       onSubmit={submit}
-      foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Waiting until it is in force everywhere: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary" aria-disabled={busy || theirs !== undefined}>
-            Save
-          </button>
-        </>
-      }
+      foot={<Foot busy={busy} verb="Save" locked={busy || theirs !== undefined} onClose={onClose} />}
     >
       {theirs !== undefined && (
         <Note kind="warn" live>

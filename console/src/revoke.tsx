@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { type Token, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { useLoad } from "./load.ts";
-import { Dialog, Elapsed, Field, Foreign, nameOf, Problem, When } from "./parts.tsx";
+import { Dialog, Field, Foot, Foreign, nameOf, Problem, When } from "./parts.tsx";
 import { pending, tell } from "./rows.tsx";
 import { changes, go, route } from "./state.ts";
 import { holdsToken } from "./text.ts";
@@ -50,23 +50,7 @@ export function Revoke({ token, family = false, onClose }: { token: Token; famil
       text="It is refused everywhere, at once and for good."
       onClose={() => busy || onClose()}
       onSubmit={submit}
-      foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Waiting until it is in force everywhere: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" data-first onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary danger" aria-disabled={busy}>
-            Revoke
-          </button>
-        </>
-      }
+      foot={<Foot busy={busy} verb="Revoke" danger first="cancel" onClose={onClose} />}
     >
       <dl class="facts card">
         <div>

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import type { Role } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { useLoad } from "./load.ts";
-import { Dialog, Elapsed, Field, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
+import { Dialog, Field, Foot, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
 import { one, pending, Rows, tell } from "./rows.tsx";
 import { changes, href, may, notes } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
@@ -181,22 +181,13 @@ function RoleForm({ role, onClose }: { role?: Role; onClose: () => void }) {
       onClose={() => busy || onClose()}
       onSubmit={submit}
       foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                {role === undefined ? "Working: " : "Waiting until it is in force everywhere: "}
-                <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary" aria-disabled={locked}>
-            {role === undefined ? "Create" : "Save"}
-          </button>
-        </>
+        <Foot
+          busy={busy}
+          {...(role === undefined && { doing: "Working" })}
+          verb={role === undefined ? "Create" : "Save"}
+          locked={locked}
+          onClose={onClose}
+        />
       }
     >
       {theirs !== undefined && (
@@ -297,23 +288,7 @@ function Delete({ role, onClose }: { role: Role; onClose: () => void }) {
       text="For good. A role of the same name that is created later is another one."
       onClose={() => busy || onClose()}
       onSubmit={submit}
-      foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Waiting until it is in force everywhere: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" data-first onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary danger" aria-disabled={locked}>
-            Delete
-          </button>
-        </>
-      }
+      foot={<Foot busy={busy} verb="Delete" danger locked={locked} first="cancel" onClose={onClose} />}
     >
       <dl class="facts card">
         <div>

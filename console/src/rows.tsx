@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import type { Effect } from "../gen/sallyport/v1/effect_pb.ts";
 import type { Loaded } from "./load.ts";
-import { Dialog, EffectText, Elapsed, Empty, Field, Note, Problem, Reading } from "./parts.tsx";
+import { Dialog, EffectText, Empty, Field, Foot, Note, Problem, Reading } from "./parts.tsx";
 import { changes, note, tenant } from "./state.ts";
 import { holdsToken } from "./text.ts";
 import { type Failure, failureOf } from "./wire.ts";
@@ -122,21 +122,15 @@ export function Change(props: {
       onClose={() => busy || onClose()}
       onSubmit={submit}
       foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Working: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" data-first={fields.length === 0} onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class={danger ? "primary danger" : "primary"} aria-disabled={busy || secret}>
-            {verb}
-          </button>
-        </>
+        <Foot
+          busy={busy}
+          doing="Working"
+          verb={verb}
+          danger={danger}
+          locked={busy || secret}
+          first={fields.length === 0 ? "cancel" : undefined}
+          onClose={onClose}
+        />
       }
     >
       {fields.map(([name, label, hint], i) => (
