@@ -1,9 +1,9 @@
 import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
-import { Dialog, Field, Foot, Note, nameOf, Problem } from "./parts.tsx";
+import { Conflict, Dialog, Field, Foot, nameOf, Problem } from "./parts.tsx";
 import { pending, tell } from "./rows.tsx";
 import { changes } from "./state.ts";
-import { holdsToken, visible, words } from "./text.ts";
+import { holdsToken, words } from "./text.ts";
 import { type Failure, failureOf, surely, tokens } from "./wire.ts";
 
 const FIELDS = [
@@ -84,38 +84,21 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
       foot={<Foot busy={busy} verb="Save" locked={busy || theirs !== undefined} onClose={onClose} />}
     >
       {theirs !== undefined && (
-        <Note kind="warn" live>
-          <strong>Somebody changed it meanwhile.</strong>
-          <ul>
-            {FIELDS.filter(([name]) => formOf(theirs)[name] !== form[name]).map(([name, label]) => (
-              <li key={name}>
-                {label}: theirs “{visible(formOf(theirs)[name])}”, yours “{visible(form[name])}”
-              </li>
-            ))}
-          </ul>
-          <div class="filters">
-            <button
-              type="button"
-              onClick={() => {
-                setBase(theirs);
-                setForm(formOf(theirs));
-                setDisabled(theirs.disabled);
-                setTheirs(undefined);
-              }}
-            >
-              Take theirs
-            </button>
-            <button
-              type="button"
-              onClick={() => {
-                setBase(theirs);
-                setTheirs(undefined);
-              }}
-            >
-              Keep mine
-            </button>
-          </div>
-        </Note>
+        <Conflict
+          fields={FIELDS}
+          theirs={formOf(theirs)}
+          mine={form}
+          onTake={() => {
+            setBase(theirs);
+            setForm(formOf(theirs));
+            setDisabled(theirs.disabled);
+            setTheirs(undefined);
+          }}
+          onKeep={() => {
+            setBase(theirs);
+            setTheirs(undefined);
+          }}
+        />
       )}
       {FIELDS.map(([name, label, hint], i) => (
         <Field

@@ -292,6 +292,39 @@ export function Note({
   );
 }
 
+/** What somebody else saved meanwhile, beside what the form holds. */
+export function Conflict<N extends string>(props: {
+  fields: readonly (readonly [name: N, label: string, ...unknown[]])[];
+  theirs: Readonly<Record<N, string>>;
+  mine: Readonly<Record<N, string>>;
+  onTake: () => void;
+  onKeep: () => void;
+}) {
+  const { fields, theirs, mine } = props;
+  return (
+    <Note kind="warn" live>
+      <strong>Somebody changed it meanwhile.</strong>
+      <ul>
+        {fields
+          .filter(([name]) => theirs[name] !== mine[name])
+          .map(([name, label]) => (
+            <li key={name}>
+              {label}: theirs “{visible(theirs[name])}”, yours “{visible(mine[name])}”
+            </li>
+          ))}
+      </ul>
+      <div class="filters">
+        <button type="button" onClick={props.onTake}>
+          Take theirs
+        </button>
+        <button type="button" onClick={props.onKeep}>
+          Keep mine
+        </button>
+      </div>
+    </Note>
+  );
+}
+
 export function Problem({ failure, again }: { failure: Failure; again?: (() => void) | undefined }) {
   return (
     <div class="note bad" role="alert">

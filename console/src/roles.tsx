@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import type { Role } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { useLoad } from "./load.ts";
-import { Dialog, Field, Foot, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
+import { Conflict, Dialog, Field, Foot, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
 import { one, pending, Rows, tell } from "./rows.tsx";
 import { changes, href, may, notes } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
@@ -191,39 +191,20 @@ function RoleForm({ role, onClose }: { role?: Role; onClose: () => void }) {
       }
     >
       {theirs !== undefined && (
-        <Note kind="warn" live>
-          <strong>Somebody changed it meanwhile.</strong>
-          <ul>
-            {shown
-              .filter(([name]) => formOf(theirs)[name] !== form[name])
-              .map(([name, label]) => (
-                <li key={name}>
-                  {label}: theirs “{visible(formOf(theirs)[name])}”, yours “{visible(form[name])}”
-                </li>
-              ))}
-          </ul>
-          <div class="filters">
-            <button
-              type="button"
-              onClick={() => {
-                setBase(theirs);
-                setForm(formOf(theirs));
-                setTheirs(undefined);
-              }}
-            >
-              Take theirs
-            </button>
-            <button
-              type="button"
-              onClick={() => {
-                setBase(theirs);
-                setTheirs(undefined);
-              }}
-            >
-              Keep mine
-            </button>
-          </div>
-        </Note>
+        <Conflict
+          fields={shown}
+          theirs={formOf(theirs)}
+          mine={form}
+          onTake={() => {
+            setBase(theirs);
+            setForm(formOf(theirs));
+            setTheirs(undefined);
+          }}
+          onKeep={() => {
+            setBase(theirs);
+            setTheirs(undefined);
+          }}
+        />
       )}
       {shown.map(([name, label, hint], i) => (
         <Field key={name} label={label} hint={hint} problem={problem(name)}>
