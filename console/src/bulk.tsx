@@ -4,7 +4,7 @@ import { Dialog, Field, Foot, Foreign, nameOf, Problem, State } from "./parts.ts
 import { pending, tell } from "./rows.tsx";
 import { changes, go, me, now } from "./state.ts";
 import { holdsToken, stampOf } from "./text.ts";
-import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+import { type Failure, failureOf, problemOf, surely, tokens } from "./wire.ts";
 
 interface Preview {
   readonly count: number;
@@ -113,7 +113,12 @@ export function Bulk(props: {
             ["createdBy", "Created by", "token:sp_adm_1x7Kd02Qa, bootstrap"],
           ] as const
         ).map(([name, label, hint], i) => (
-          <Field key={name} label={label} hint={hint} problem={failure?.fields.get(name)}>
+          <Field
+            key={name}
+            label={label}
+            hint={hint}
+            problem={problemOf(failure, name === "createdBy" ? "created_by" : name)}
+          >
             {(attributes) => (
               <input
                 {...attributes}

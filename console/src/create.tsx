@@ -4,7 +4,7 @@ import { Dialog, Field, Foot, Icon, Note, Problem, Segments } from "./parts.tsx"
 import { reveal } from "./reveal.tsx";
 import { changes, go, homeTenant, href, making, may, me, now, tenant } from "./state.ts";
 import { DAY, holdsToken, longTimeText, millis, spanText, stampOf, words } from "./text.ts";
-import { type Failure, failureOf, principals, tokens } from "./wire.ts";
+import { type Failure, failureOf, principals, problemOf, tokens } from "./wire.ts";
 
 const TYPES = [
   ["user", "A person"],
@@ -85,7 +85,7 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
       ),
     [text],
   );
-  const problem = (name: string) => secrets.get(name) ?? failure?.fields.get(name);
+  const problem = (name: string) => secrets.get(name) ?? problemOf(failure, name);
   const addScopes = (value: string) => {
     setScopes([...new Set([...scopes, ...words(value)])]);
     setTyped("");

@@ -4,7 +4,7 @@ import { Conflict, Dialog, Field, Foot, nameOf, Problem } from "./parts.tsx";
 import { pending, tell } from "./rows.tsx";
 import { changes } from "./state.ts";
 import { holdsToken, words } from "./text.ts";
-import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+import { type Failure, failureOf, problemOf, surely, tokens } from "./wire.ts";
 
 const FIELDS = [
   ["display_name", "Name", ""],
@@ -101,12 +101,7 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
         />
       )}
       {FIELDS.map(([name, label, hint], i) => (
-        <Field
-          key={name}
-          label={label}
-          hint={hint}
-          problem={secret(name) ?? failure?.fields.get(`token.${name}`) ?? failure?.fields.get(name)}
-        >
+        <Field key={name} label={label} hint={hint} problem={secret(name) ?? problemOf(failure, name)}>
           {(attributes) => (
             <input
               {...attributes}

@@ -5,7 +5,7 @@ import { Dialog, Field, Foot, Foreign, nameOf, Problem, When } from "./parts.tsx
 import { pending, tell } from "./rows.tsx";
 import { changes, go, route } from "./state.ts";
 import { holdsToken } from "./text.ts";
-import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+import { type Failure, failureOf, problemOf, surely, tokens } from "./wire.ts";
 
 /** Asks, revokes, and leaves the effect as a note on the token's page. */
 export function Revoke({ token, family = false, onClose }: { token: Token; family?: boolean; onClose: () => void }) {
@@ -92,7 +92,7 @@ export function Revoke({ token, family = false, onClose }: { token: Token; famil
       <Field
         label="Reason (optional)"
         hint="The audit log keeps it."
-        problem={holdsToken(reason) ? "This looks like a token" : failure?.fields.get("reason")}
+        problem={holdsToken(reason) ? "This looks like a token" : problemOf(failure, "reason")}
       >
         {(attributes) => (
           <input

@@ -5,7 +5,7 @@ import { Conflict, Dialog, Field, Foot, Foreign, Icon, Note, Problem, Scopes, Wh
 import { one, pending, Rows, tell } from "./rows.tsx";
 import { changes, href, may, notes } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
-import { type Failure, failureOf, roles, surely } from "./wire.ts";
+import { type Failure, failureOf, problemOf, roles, surely } from "./wire.ts";
 
 const PAGE = "/roles";
 const WRITE = "sallyport.roles.write";
@@ -129,8 +129,7 @@ function RoleForm({ role, onClose }: { role?: Role; onClose: () => void }) {
   const paths = shown.map(([name]) => name).filter((name) => form[name] !== before[name]);
   const secret = (name: Name) => (holdsToken(form[name]) ? "This looks like a token" : undefined);
   const locked = busy || theirs !== undefined || shown.some(([name]) => secret(name));
-  const problem = (name: Name) =>
-    secret(name) ?? [...(failure?.fields ?? [])].find(([field]) => field.replace(/\[\d+\]$/, "").endsWith(name))?.[1];
+  const problem = (name: Name) => secret(name) ?? problemOf(failure, name);
   const leave = () => {
     changes.value++;
     onClose();

@@ -4,7 +4,7 @@ import type { Loaded } from "./load.ts";
 import { Dialog, EffectText, Empty, Field, Foot, Note, Problem, Reading } from "./parts.tsx";
 import { changes, note, tenant } from "./state.ts";
 import { holdsToken } from "./text.ts";
-import { type Failure, failureOf } from "./wire.ts";
+import { type Failure, failureOf, problemOf } from "./wire.ts";
 
 /** The tenant of a page that shows one: with all of them chosen, the caller's own. */
 export const one = () => (tenant.value === "-" ? "" : tenant.value);
@@ -138,11 +138,7 @@ export function Change(props: {
           key={name}
           label={label}
           hint={hint}
-          problem={
-            holdsToken(values[name] ?? "")
-              ? "This looks like a token"
-              : [...(failure?.fields ?? [])].find(([field]) => field.endsWith(name))?.[1]
-          }
+          problem={holdsToken(values[name] ?? "") ? "This looks like a token" : problemOf(failure, name)}
         >
           {(attributes) => (
             <input
