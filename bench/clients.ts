@@ -120,7 +120,10 @@ function go(): Figures | undefined {
 
 /** Of a server on asyncio, and of one on threads. Undefined without Python and grpcio. */
 async function python(): Promise<{ readonly asyncio: Figures; readonly threads: Figures } | undefined> {
-  const library = await fetchProgram("grpcio-tools").catch(() => undefined);
+  const library = await fetchProgram("grpcio-tools").catch(({ message }: Error) => {
+    console.error(`Python is not measured: ${message}`);
+    return undefined;
+  });
   if (library === undefined) return undefined;
   const env = { ...process.env, PYTHONPATH: library, PYTHONDONTWRITEBYTECODE: "1" };
   const printed = execFileSync("python3", ["-m", "bench"], { cwd: join(CLIENTS, "python"), env, encoding: "utf8" });

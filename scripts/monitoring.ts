@@ -1,5 +1,6 @@
 // `npm run monitoring`: writes the Prometheus rules, their tests for promtool and docs/runbook.md from
-// deploy/monitoring/alerts.ts, and Grafana's dashboards from dashboards.ts. `-- --check` writes nothing, and fails if a file differs from what it would write.
+// deploy/monitoring/alerts.ts, and Grafana's dashboards from dashboards.ts. `-- --check` writes nothing, and fails if a file
+// differs from what it would write.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { stringify } from "yaml";

@@ -10,12 +10,12 @@ import { adminTokenFile, EMBEDDED_ISSUER, keyringOf, signingOf, writeSecret } fr
 import { runningEmbedded, startEmbedded } from "./embedded/embedded.ts";
 import { checkDatabase } from "./postgres/boot.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
-import { assertJournal, migrateJournal } from "./postgres/journal-schema.ts";
+import { assertJournal, EMPTY_JOURNAL, migrateJournal } from "./postgres/journal-schema.ts";
 import { type KeyUse, keyStatus } from "./postgres/key-status.ts";
 import { applyLost, dismissLost, type LostChange, listLost, waiveJournal } from "./postgres/lost-changes.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { Postgres } from "./postgres/pool.ts";
-import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
+import { assertBothReachable, assertRights, EMPTY_DATABASE } from "./postgres/preflight.ts";
 import { restore } from "./postgres/restore.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { assertUsable } from "./usable.ts";
@@ -234,10 +234,10 @@ async function checkConnection({ database, journal, keyring, mode }: Config): Pr
   const shared = isShared(url, directUrl);
   const full = mode === "full";
   if (full && journal.url !== undefined && !(await assertJournal(journal.url, true))) {
-    say(0, "the journal is empty: serve or sallyport migrate makes its schema");
+    say(0, EMPTY_JOURNAL);
   }
   if (!(await assertRights(url, mode, full, directUrl))) {
-    return void say(0, "the database is empty: serve or sallyport migrate makes the schema");
+    return void say(0, EMPTY_DATABASE);
   }
   const db = new Postgres({ url, shared, maxConnections: 1, applicationName: "sallyport-check", onTrouble: () => {} });
   try {

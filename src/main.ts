@@ -38,9 +38,9 @@ const HELP = {
     "--connect tries the database too (credentials, rights, keyring), and the journal, and changes nothing there; 69 if it is unavailable.",
   doctor:
     "sallyport doctor [--json] [--data DIR] [--config FILE]\n\n" +
-    "Looks for what is wrong with the configuration, this machine, the database and Redis, in at most 5 s. It only reads.\n" +
-    "A line per check: ok, warn or fail, the check, what was found and what to do. Exit code 1 if a check fails, 78 if\n" +
-    "the configuration cannot be read.",
+    "Looks for what is wrong with the configuration, this machine, the database, its journal and Redis, in at most 5 s.\n" +
+    "It changes nothing. A line per check: ok, warn or fail, the check, what was found and what to do. Exit code 1 if a\n" +
+    "check fails, 78 if the configuration cannot be read.",
 };
 
 if (Number.parseInt(process.versions.node, 10) < 24) {

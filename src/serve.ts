@@ -6,7 +6,7 @@ import { adminTokenFile, EMBEDDED_ISSUER, keyringOf, signingOf, writeSecret } fr
 import { type Embedded, startEmbedded } from "./embedded/embedded.ts";
 import { notifySystemd } from "./ops/systemd.ts";
 import { bootstrap } from "./postgres/first-admin.ts";
-import { needsJournal, openJournal } from "./postgres/journal-schema.ts";
+import { NO_JOURNAL, needsJournal, openJournal } from "./postgres/journal-schema.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
 import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
@@ -24,10 +24,6 @@ const GRACE_MS = { SIGTERM: 8_000, SIGINT: 3_000, database: 3_000 };
 const WATCH_MS = 2_000;
 /** One Ctrl-C arrives twice: npm forwards the SIGINT that the terminal already sent to the whole process group. */
 const SAME_SIGNAL_MS = 1_000;
-
-const NO_JOURNAL =
-  "journal.url is not set, but this database has a journal: after its next restart no token is allowed, and its log only grows. " +
-  "Set journal.url, or run sallyport reconcile --without-journal without it";
 
 /**
  * Runs the server until a signal. Under systemd (`env`) it reports readiness and stop. Returns the exit code: 0 after a

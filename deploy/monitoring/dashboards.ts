@@ -30,6 +30,9 @@ const rate = (metric: string, by = "", only = "") =>
   `sum by (${by}) (rate(${metric}{job="sallyport", instance=~"$instance"${only}}[$__rate_interval]))`;
 /** How many events of a counter there were in an hour, by labels. */
 const hour = (metric: string, by: string) => `sum by (${by}) (increase(${metric}${OF}[1h]))`;
+/** A line for each value of a label. */
+const rates = (metric: string, label: string) => ({ [`{{${label}}}`]: rate(metric, label) });
+const hours = (metric: string, label: string) => ({ [`{{${label}}}`]: hour(metric, label) });
 const quantile = (part: number, metric: string, by = "") =>
   `histogram_quantile(${part}, ${rate(`${metric}_bucket`, by === "" ? "le" : `le, ${by}`)})`;
 
@@ -48,7 +51,7 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Validations",
         description: "Answers of the data listener by verdict. UNDETERMINED is a refusal without a proof: see the runbook.",
         unit: "reqps",
-        lines: { "{{verdict}}": rate("sallyport_validations_total", "verdict") },
+        lines: rates("sallyport_validations_total", "verdict"),
       },
       {
         title: "Source of the row",
@@ -68,7 +71,7 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Calls by status",
         description: "Calls of all listeners by gRPC status.",
         unit: "reqps",
-        lines: { "{{code}}": rate("sallyport_rpc_total", "code") },
+        lines: rates("sallyport_rpc_total", "code"),
       },
       {
         title: "Time of an admin call, p99",
@@ -80,19 +83,19 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Calls refused because of load",
         description: "By class. Above 0 for long: add instances.",
         unit: "reqps",
-        lines: { "{{class}}": rate("sallyport_shed_total", "class") },
+        lines: rates("sallyport_shed_total", "class"),
       },
       {
         title: "Troubles",
         description: "Failures of something that an instance depends on. docs/monitoring.md has a row for each.",
         unit: "cps",
-        lines: { "{{what}}": rate("sallyport_troubles_total", "what") },
+        lines: rates("sallyport_troubles_total", "what"),
       },
       {
         title: "CPU",
         description: "Cores in use. One process uses at most about one.",
         unit: "percentunit",
-        lines: { "{{instance}}": rate("process_cpu_seconds_total", "instance") },
+        lines: rates("process_cpu_seconds_total", "instance"),
       },
       {
         title: "Memory",
@@ -122,7 +125,7 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Changes of authority",
         description: "By the reason for the OK. LEASE_EXPIRED: an instance did not answer, and its lease had to end.",
         unit: "cps",
-        lines: { "{{mode}}": rate("sallyport_revocations_total", "mode") },
+        lines: rates("sallyport_revocations_total", "mode"),
       },
       {
         title: "Time until a change is in force everywhere",
@@ -149,7 +152,7 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Instances that fell silent",
         description: "In an hour. Look for killed pods and for instances without CPU.",
         unit: "short",
-        lines: { "{{instance}}": hour("sallyport_validators_reaped_total", "instance") },
+        lines: hours("sallyport_validators_reaped_total", "instance"),
       },
       {
         title: "State of the database's epoch",
@@ -161,13 +164,13 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Changes that the database had lost",
         description: "In an hour, by what became of them. `held` ones wait for a decision: sallyport reconcile.",
         unit: "short",
-        lines: { "{{what}}": hour("sallyport_lost_changes_total", "what") },
+        lines: hours("sallyport_lost_changes_total", "what"),
       },
       {
         title: "Canary",
         description: "Instances that were asked about a revoked token, in an hour. One `accepted` is a broken promise.",
         unit: "short",
-        lines: { "{{outcome}}": hour("sallyport_canary_total", "outcome") },
+        lines: hours("sallyport_canary_total", "outcome"),
       },
       {
         title: "Client caches",
@@ -191,19 +194,19 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Alarms",
         description: "In an hour. Each has a section in docs/runbook.md.",
         unit: "short",
-        lines: { "{{what}}": hour("sallyport_alarms_total", "what") },
+        lines: hours("sallyport_alarms_total", "what"),
       },
       {
         title: "Refused tokens by true reason",
         description: "Callers see only INVALID_TOKEN. Many `unknown` from one moment on: somebody guesses, or uses old strings.",
         unit: "reqps",
-        lines: { "{{reason}}": rate("sallyport_refusals_total", "reason") },
+        lines: rates("sallyport_refusals_total", "reason"),
       },
       {
         title: "Strings used after their rotation",
         description: "In an hour: a forgotten client, or a thief.",
         unit: "short",
-        lines: { "{{instance}}": hour("sallyport_token_reuses_total", "instance") },
+        lines: hours("sallyport_token_reuses_total", "instance"),
       },
       {
         title: "Callers without a right",
@@ -215,7 +218,7 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Refused sessions by true reason",
         description: "Session JWTs of your identity providers.",
         unit: "reqps",
-        lines: { "{{reason}}": rate("sallyport_session_refusals_total", "reason") },
+        lines: rates("sallyport_session_refusals_total", "reason"),
       },
       {
         title: "Age of the issuers' keys",
@@ -227,13 +230,13 @@ export const DASHBOARDS: readonly Dashboard[] = [
         title: "Audit rows by action",
         description: "The rows themselves: sallyport audit list.",
         unit: "cps",
-        lines: { "{{action}}": rate("sallyport_audit_events_total", "action") },
+        lines: rates("sallyport_audit_events_total", "action"),
       },
       {
         title: "Failed TLS handshakes",
         description: "By listener. Log lines give address and cause.",
         unit: "cps",
-        lines: { "{{listener}}": rate("sallyport_tls_handshake_failures_total", "listener") },
+        lines: rates("sallyport_tls_handshake_failures_total", "listener"),
       },
       {
         title: "Life left of certificates",

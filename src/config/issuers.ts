@@ -27,7 +27,11 @@ export function issuersOf({ callers }: Pick<Parsed, "callers">): readonly Sessio
       .filter((prefix) => prefix.length > set.sub_prefix.length && prefix.startsWith(set.sub_prefix)),
     groupsClaim: set.groups_claim,
     groups: set.groups.map(({ group, tenant, permissions, scopes, roles }) => ({
-      ...{ group, tenant, permissions, scopes, roles },
+      group,
+      tenant,
+      permissions,
+      scopes,
+      roles,
     })),
   }));
 }

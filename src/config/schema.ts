@@ -38,7 +38,11 @@ const issuerUrl = z
     "must be https://host/path, or http:// on loopback, without user, query and fragment",
   );
 
-const tenantId = z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, "must be a lower-case letter, then up to 62 of a-z 0-9 -");
+/** The grammar of a tenant's id and of a role's name. */
+const SLUG = /^[a-z][a-z0-9-]{0,62}$/;
+const NO_SLUG = "must be a lower-case letter, then up to 62 of a-z 0-9 -";
+const slug = z.string().regex(SLUG, NO_SLUG);
+const tenantId = slug;
 
 export const tls = z.strictObject({
   cert_file: z.string(),
@@ -109,10 +113,7 @@ const oidc = z.strictObject({
         tenant: tenantId.optional(),
         permissions: z.array(permission).default([]),
         scopes: z.array(scope).max(100).default([]),
-        roles: z
-          .array(z.string().regex(/^[a-z][a-z0-9-]{0,62}$/, "must be a lower-case letter, then up to 62 of a-z 0-9 -"))
-          .max(16)
-          .default([]),
+        roles: z.array(slug).max(16).default([]),
       }),
     )
     .min(1, "must have at least one entry: a session without a mapped group is refused"),
@@ -218,7 +219,7 @@ export const schema = z.strictObject({
         audience: z.string().max(256).default(""),
         tenant: z
           .string()
-          .regex(/^([a-z][a-z0-9-]{0,62})?$/, "must be a lower-case letter, then up to 62 of a-z 0-9 -")
+          .refine((id) => id === "" || SLUG.test(id), NO_SLUG)
           .default(""),
         tenant_from: z
           .string()

@@ -19,7 +19,7 @@ export const IDENTITY = [
 ] as const;
 
 /**
- * The organizations of a token, its own first. Only a policy that gives the header a name sends it: a further header is
+ * The tenants of a token, its own first. Only a policy that gives the header a name sends it: a further header is
  * nothing that every upstream needs.
  */
 export const ALL_TENANTS = "x-auth-tenants";

@@ -1,4 +1,4 @@
-import type { Routes, UnaryRoute } from "../http2/unary/routes.ts";
+import { keepsMessage, type Routes, type UnaryRoute } from "../http2/unary/routes.ts";
 import type { Tracing } from "../telemetry/tracing.ts";
 
 /** The routes with a span for each call whose `traceparent` is sampled. Without traces, the routes themselves. */
@@ -13,8 +13,8 @@ export function tracedRoutes(routes: Routes, tracing: Tracing | undefined): Rout
 
 function traced(name: string, route: UnaryRoute, tracing: Tracing): UnaryRoute {
   const { handler } = route;
-  // An async handler is given a message to keep, which a wrapper could not promise. It is that of the long poll.
-  if (Object.prototype.toString.call(handler) === "[object AsyncFunction]") return route;
+  // The wrapper is not async, so its message would not be one to keep. Only the long poll keeps its own.
+  if (keepsMessage(handler)) return route;
   return {
     ...route,
     handler(message, call) {
@@ -24,8 +24,12 @@ function traced(name: string, route: UnaryRoute, tracing: Tracing): UnaryRoute {
       return tracing.within(span, () => {
         try {
           const reply = handler(message, call);
-          if (reply instanceof Promise) return reply.finally(() => span.end());
-          span.end();
+          if (!(reply instanceof Promise)) span.end();
+          else
+            void reply.then(
+              () => span.end(),
+              () => span.end(true),
+            );
           return reply;
         } catch (error) {
           span.end(true);

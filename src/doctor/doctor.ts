@@ -10,6 +10,7 @@ import { keyringOf } from "../embedded/data-folder.ts";
 import { runningEmbedded } from "../embedded/embedded.ts";
 import { NO_ANSWER, urlProblem } from "../postgres/connect-errors.ts";
 import { diagnoseDatabase } from "../postgres/diagnosis.ts";
+import { diagnoseJournal } from "../postgres/journal-diagnosis.ts";
 import { diagnoseRedis } from "../redis/diagnosis.ts";
 import { askPeer, peerTlsOf } from "../revocation/canary-peer.ts";
 import { systemClock } from "../sallyport.ts";
@@ -34,7 +35,7 @@ export async function doctorCommand(load: () => Config, json: boolean): Promise<
   return findings.some(({ level }) => level === "fail") ? 1 : 0;
 }
 
-/** Looks at the configuration and at all that it leads to. Only reads; takes at most 5 s. Never rejects. */
+/** Looks at the configuration and at all that it leads to. Changes nothing; takes at most 5 s. Never rejects. */
 export async function examine(config: Config, clock: Clock): Promise<Finding[]> {
   const late = "no answer in time";
   const found = await Promise.all([
@@ -43,6 +44,7 @@ export async function examine(config: Config, clock: Clock): Promise<Finding[]> 
     within("limits", "", () => [checkLimits(config)]),
     within("memory", "", () => [checkMemory(config)]),
     within("database.reach", `database.url: ${NO_ANSWER}`, () => checkDatabase(config, clock)),
+    within("journal", `journal.url: ${NO_ANSWER}`, () => checkJournal(config)),
     within("redis.reach", "redis.url: the host does not answer", () => diagnoseRedis(config.redis.url)),
     within("ports", late, () => checkPorts(config)),
     within("tls.chain", "", () => checkTls(config, clock.wall())),
@@ -121,9 +123,8 @@ async function checkDatabase(config: Config, clock: Clock): Promise<readonly Fin
   });
   const found = { keyring: config.keyring, url: database.url };
   if (database.url === undefined) {
-    const { data_dir: dataDir } = config.embedded;
-    found.url = existsSync(dataDir) ? await runningEmbedded(dataDir) : undefined;
-    if (found.url !== undefined) found.keyring ??= keyringOf(dataDir);
+    found.url = await embeddedUrl(config);
+    if (found.url !== undefined) found.keyring ??= keyringOf(config.embedded.data_dir);
     bad.push(
       finding(
         "database.reach",
@@ -147,6 +148,17 @@ async function checkDatabase(config: Config, clock: Clock): Promise<readonly Fin
   });
   // A keyring that was not compared with the database has a line all the same.
   return [...bad, ...results, ...(results.some(({ check }) => check === "keyring") ? [] : made.findings)];
+}
+
+/** The URL of the embedded database, if it runs. */
+async function embeddedUrl({ embedded: { data_dir: dataDir } }: Config): Promise<string | undefined> {
+  return existsSync(dataDir) ? runningEmbedded(dataDir) : undefined;
+}
+
+async function checkJournal(config: Config): Promise<Finding[]> {
+  const { database, journal, mode } = config;
+  const url = database.direct_url ?? database.url ?? (await embeddedUrl(config));
+  return diagnoseJournal({ url, journalUrl: mode === "full" ? journal.url : undefined, mode });
 }
 
 function keyringFrom(set: Config["keyring"]): { keyring?: Keyring; findings: Finding[] } {

@@ -18,6 +18,7 @@ const MIB = 1024 ** 2;
 const OWN_MEMORY = 192 * MIB;
 /** Connections to the database and Redis, logs, modules. */
 const OWN_FILES = 64;
+/** The alert on certificates has the same time. */
 const SOON_MS = 14 * 86_400_000;
 const ASK_MS = 1_000;
 

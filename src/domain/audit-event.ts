@@ -7,6 +7,8 @@ export interface SessionCaller {
   readonly tenant: string;
   /** The principal's name. */
   readonly name: string;
+  /** The tenants in which it has rights. */
+  readonly tenants?: readonly string[];
   /** Further tenants that can end the session. */
   readonly alsoIn?: readonly string[];
   /** The names of its roles in the tenant, and the scopes with which they admitted the call. */

@@ -15,6 +15,7 @@ export const CHECKS = [
   "database.pooler",
   "database.clock",
   "database.sync",
+  "journal",
   "redis.reach",
   "redis.acl",
   "ports",

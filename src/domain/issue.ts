@@ -164,8 +164,8 @@ export function ceilingOf(profile: Profile, scopes: readonly string[]): number |
 }
 
 /** INVALID_FIELD for a request id if the profile's strings cannot be made again: each ES256 signature is another one. */
-export function checkRepeatable({ name, alg }: Profile, requestId: string | undefined): void {
-  if (requestId !== undefined && alg === "ES256") {
+export function checkRepeatable({ name, format, alg }: Profile, requestId: string): void {
+  if (requestId !== "" && format === "jwt" && alg === "ES256") {
     throw invalidField("request_id", `must be empty for profile ${name}: an ES256 signature cannot be made again`);
   }
 }

@@ -1,5 +1,8 @@
 import { invalidField } from "./errors.ts";
 
+/** So long before its end an administrator's token is one to replace. Milliseconds. */
+export const ADMIN_ENDS_SOON_MS = 14 * 86_400_000;
+
 /** The lifetime of a new token, by the database's clock at the insert. All given limits apply; the shortest wins. */
 export interface LifetimeRule {
   readonly ttl?: number;

@@ -24,7 +24,7 @@ export interface Principal {
   readonly etag: string;
 }
 
-/** The organization that owns principals and tokens. Nothing crosses the border of a tenant. */
+/** The organization that owns principals and tokens. Of other tenants it has only the tokens that are attached to it. */
 export interface Tenant {
   readonly id: string;
   readonly displayName: string;
@@ -50,11 +50,11 @@ export function principalType(field: string, name: string): PrincipalType {
   return match[1] as PrincipalType;
 }
 
-/** INVALID_FIELD unless it is a tenant id. */
 export function isTenantId(id: string): boolean {
   return TENANT.test(id);
 }
 
+/** INVALID_FIELD unless it is a tenant id. */
 export function checkTenantId(field: string, id: string): void {
   if (!isTenantId(id)) throw invalidField(field, "must be a lower-case letter, then up to 62 of a-z 0-9 -");
 }

@@ -42,7 +42,7 @@ export interface Asker {
   readonly own?: Held;
   /** The further tenants in which the caller's session is over. */
   readonly lostTenants?: ReadonlySet<string>;
-  /** The names of a session's roles. Absent for an administrator's, if no role makes it that. */
+  /** The names of a session's roles. Empty for a session that is an administrator's without its roles. */
   readonly roles?: readonly string[];
 }
 
@@ -105,20 +105,18 @@ export function judgeMint(
   checkScopes(rights.profile, caller, asked.scopes);
   checkRoles(rights.profile, caller, roles);
   checkTenants(caller, asker, asked.tenants, asked);
-  const { own } = asker;
-  if (own === undefined || (!child && isUnbound(caller, asker, asked.tenants))) {
-    return { ...pick(asked), child, expire: expiry(lifetime, asker.now) };
-  }
+  const bound = child ? asker.own : boundsOf(asker, asked.tenants);
+  if (bound === undefined) return { ...pick(asked), child, expire: expiry(lifetime, asker.now) };
   const scopes = [...asked.scopes];
-  const live = effectiveScopes(own);
+  const live = effectiveScopes(bound);
   if (child && ![...scopes, ...scopesOf(roles)].every((scope) => has(live, scope))) {
     throw exceeded("scopes: a token cannot mint a token with scopes that it does not hold itself");
   }
   // A bound on the caller's token passes to the new token.
-  const audiences = asked.audiences.length === 0 ? own.audiences : asked.audiences;
-  const allowedCidrs = asked.allowedCidrs.length === 0 ? own.allowedCidrs : asked.allowedCidrs;
-  checkBounds({ audiences, allowedCidrs }, own);
-  return { scopes, audiences, allowedCidrs, child, expire: expiry(lifetime, asker.now, own.expireTime) };
+  const audiences = asked.audiences.length === 0 ? bound.audiences : asked.audiences;
+  const allowedCidrs = asked.allowedCidrs.length === 0 ? bound.allowedCidrs : asked.allowedCidrs;
+  checkBounds({ audiences, allowedCidrs }, bound);
+  return { scopes, audiences, allowedCidrs, child, expire: expiry(lifetime, asker.now, bound.expireTime) };
 }
 
 // ---------------------------------------------------------------------------------------------------- rotating
@@ -145,7 +143,8 @@ export function judgeRotation(
   const { own, now } = asker;
   const { profile } = rights;
   const itself = own !== undefined && own.id === target.id;
-  const counted = !isAdministrator(caller);
+  const administrator = isAdministrator(caller);
+  const counted = !administrator;
   const ceiling = ceilingEnd(profile, target.scopes, target.scopes, target, now);
   if (itself) {
     if (profile.selfRotate === false) {
@@ -161,19 +160,18 @@ export function judgeRotation(
   if (own?.parent) throw exceeded("a token that was minted by a token can rotate only itself");
   // The caller sees the new string, which counts in all of them.
   checkTenants(caller, asker, [], target);
-  const unbound = isUnbound(caller, asker, target.tenants);
-  if (!unbound && own !== undefined && own.family === target.family) {
+  if (!administrator && own !== undefined && own.family === target.family) {
     throw exceeded("a token cannot rotate the tokens that it replaced or that replaced it");
   }
   // The caller sees the new string, so it must be allowed to mint such a token.
-  const by = unbound ? undefined : checkMinter(profile, caller, target.tenant, target.principal);
+  const by = administrator ? undefined : checkMinter(profile, caller, target.tenant, target.principal);
   if (by === "token" && target.parent !== own?.id) {
     throw exceeded("of its own principal, a token can rotate only itself and the tokens that it minted");
   }
   // The caller sees the new string, so it must be allowed to grant these scopes.
   checkScopes(profile, caller, target.scopes);
   checkGrants({ ...profile, what: `tokens of profile ${profile.name}` }, caller, target.roleScopes);
-  const bound = unbound ? undefined : own;
+  const bound = boundsOf(asker, target.tenants);
   if (bound !== undefined) checkBounds(target, bound);
   const rule = { ...(asked ?? sameLife(target, profile)), notBeforeTime: target.notBeforeTime };
   const expire = expiry(rule, now, ceiling, parent?.expireTime, bound?.expireTime);
@@ -248,8 +246,7 @@ export function judgeUpdate(
   if (!Object.values(wider).includes(true)) return end;
   checkTenants(caller, asker, added, { ...target, tenants, scopes: after.scopes });
   // Only a caller that may mint such a token widens it. The owner may not know why an administrator disabled it.
-  const unbound = isUnbound(caller, asker, tenants);
-  if (!unbound) checkMinter(profile, caller, target.tenant, target.principal);
+  if (!isAdministrator(caller)) checkMinter(profile, caller, target.tenant, target.principal);
   if (wider.enabled && !holds(caller, "sallyport.tokens.create")) {
     throw exceeded("disabled: enabling a token needs the permission sallyport.tokens.create");
   }
@@ -262,10 +259,11 @@ export function judgeUpdate(
   if (own.parent !== "") throw exceeded("a token that was minted by a token cannot widen tokens");
   if (own.family === target.family)
     throw exceeded("a token cannot widen itself; another caller can, or can mint a new token");
-  if (unbound) return end;
+  const bound = boundsOf(asker, tenants);
+  if (bound === undefined) return end;
   // The caller gives for no longer and no more than it has itself, as if it minted the token.
-  checkBounds(after, own);
-  if (isLater(expire, own.expireTime)) {
+  checkBounds(after, bound);
+  if (isLater(expire, bound.expireTime)) {
     throw exceeded("expire_time: must not be after the caller's own expiry");
   }
   return end;
@@ -368,12 +366,13 @@ function callerNow({ caller }: Rights, { own }: Asker): Caller {
 }
 
 /**
- * True if the bounds of the caller's own token do not pass to a token of these further tenants. An administrator's is without
- * bounds only in its own tenant.
+ * The caller's own token if its expiry, audiences and networks bound a token of these further tenants. An administrator's
+ * gives without bounds only in its own tenant.
  */
-function isUnbound(caller: Caller, { own }: Asker, tenants: readonly string[]): boolean {
-  if (own === undefined || tenants.length === 0) return isAdministrator(caller);
-  return isOperator(caller);
+function boundsOf({ own }: Asker, tenants: readonly string[]): Held | undefined {
+  if (own === undefined) return undefined;
+  const scopes = effectiveScopes(own);
+  return (tenants.length === 0 ? isAdministrator({ scopes }) : isOperator({ scopes })) ? undefined : own;
 }
 
 /**
@@ -395,10 +394,11 @@ function checkTenants(
     const held = own === undefined ? session : scopesIn(own, tenant);
     if (held === undefined) {
       if (asked.includes(tenant)) throw new AppError("TENANT_NOT_FOUND", "no such tenant");
-      throw exceeded("tenants: only a caller that has all tenants of a token can give it more");
+      throw exceeded("tenants: only a caller that has all tenants of a token can give it more or rotate it");
     }
     // A token's permissions over others count in its own tenant alone: elsewhere it gives what it has.
-    if (!itself && (own !== undefined || !holds({ scopes: held }, "sallyport.tokens.create"))) {
+    if (!itself && own !== undefined) throw exceeded("principal: a token attaches only tokens of its own principal");
+    if (!itself && !holds({ scopes: held }, "sallyport.tokens.create")) {
       throw exceeded(
         "principal: for another principal, the caller must be able to make tokens in each tenant of the token",
       );

@@ -73,7 +73,7 @@ export const EVERYTHING = "*";
 export function dependencies(
   of: Pick<TokenSnapshot, "digest" | "tenant" | "principal" | "roles" | "attachments" | "parent">,
 ): string[] {
-  const keys = [`t${of.digest}`, principalKey(of.tenant, of.principal), `o${of.tenant}`];
+  const keys = [`t${of.digest}`, principalKey(of.tenant, of.principal), tenantKey(of.tenant)];
   for (const id of of.roles) keys.push(roleKey(id));
   for (const { tenant } of of.attachments) keys.push(tenantKey(tenant));
   if (of.parent !== undefined) keys.push(`t${of.parent.digest}`);

@@ -55,24 +55,19 @@ export function sees(access: Access, tenant: string, principal: string): boolean
   return tenant === caller.tenant && (reach === "tenant" || principal === caller.principal);
 }
 
-/**
- * The guard of a change that may widen rights: the caller must still be good when it commits. `tenants`: further ones in which
- * the change gives rights. A session may be over in one of them alone.
- */
-export function guardOf({ caller }: Access, tenants: readonly string[] = []): CallerGuard {
+/** The guard of a change that may widen rights: the caller must still be good when it commits. */
+export function guardOf({ caller }: Access): CallerGuard {
   const { tokenId, scopes, address } = caller;
-  const callerPrincipal = sessionOf(caller);
-  const callerFurther = callerPrincipal && tenants.filter((one) => caller.tenants?.includes(one));
-  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal, callerFurther };
+  return { callerTokenId: tokenId, callerScopes: scopes, callerAddress: address, callerPrincipal: sessionOf(caller) };
 }
 
-/** The principal whose state ends the caller's session, and its roles; undefined for other callers. */
+/** The principal whose state ends the caller's session, with its tenants and roles; undefined for other callers. */
 function sessionOf(caller: Caller): CallerGuard["callerPrincipal"] {
   const { kind, tenant, tenants = [tenant], principal, scopes, roles: names = [], roleScopes = [] } = caller;
   if (kind !== "session") return undefined;
   const alsoIn = endingTenants({ tenant, tenants, scopes }).filter((other) => other !== tenant);
   const roles = names.length > 0 ? { names, scopes: roleScopes } : undefined;
-  return { tenant, name: principal, ...(alsoIn.length > 0 && { alsoIn }), ...(roles && { roles }) };
+  return { tenant, name: principal, tenants, ...(alsoIn.length > 0 && { alsoIn }), ...(roles && { roles }) };
 }
 
 export function actorOf(access: Access): AuditActor {

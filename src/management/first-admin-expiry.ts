@@ -1,7 +1,6 @@
 import type { Clock } from "../domain/clock.ts";
+import { ADMIN_ENDS_SOON_MS } from "../domain/lifetime.ts";
 import type { Events } from "../telemetry/events.ts";
-
-const SOON_MS = 14 * 86_400_000;
 
 export interface FirstAdminStore {
   /** When the last of the administrators that `bootstrap` made ends; undefined: never, or none is live. */
@@ -16,7 +15,7 @@ export async function warnOfFirstAdmin(
 ): Promise<void> {
   try {
     const found = await store.firstAdminEnds();
-    if (found === undefined || found.expireTime - clock.wall() > SOON_MS) return;
+    if (found === undefined || found.expireTime - clock.wall() > ADMIN_ENDS_SOON_MS) return;
     events.note("first_admin_expiring", { hint: found.hint, ends: new Date(found.expireTime).toISOString() });
   } catch (error) {
     events.trouble("first_admin_check_failed", error);

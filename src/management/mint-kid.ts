@@ -20,23 +20,30 @@ export async function mintKid(keyring: Keyring, registry: PepperRegistry): Promi
   return other;
 }
 
+/** A key that signs, and the issuer that its tokens name. */
+export interface Signer {
+  readonly key: SigningKey;
+  readonly issuer: string;
+}
+
 /**
  * The key to sign with: the current one of the algorithm if every running instance has it, otherwise another that all
  * have. Unlike a pepper it is always asked for, because an older program knows no signing key at all. NO_SIGNING_KEY if
  * none can sign.
  */
 export async function mintSigner(
-  keyring: Pick<Keyring, "signing">,
+  { signing }: Pick<Keyring, "signing">,
   registry: PepperRegistry,
   alg: SigningAlgorithm,
-): Promise<SigningKey> {
-  const signers = keyring.signing?.signers(alg) ?? [];
-  if (signers.length === 0) throw new AppError("NO_SIGNING_KEY", `this instance has no key that signs with ${alg}`);
+): Promise<Signer> {
+  const signers = signing?.signers(alg) ?? [];
+  if (signing === undefined || signers.length === 0)
+    throw new AppError("NO_SIGNING_KEY", `this instance has no key that signs with ${alg}`);
   const known = new Set(await registry.kidsOfAll(signers.map(signingKid)));
-  const signer = signers.find((key) => known.has(signingKid(key)));
-  if (signer === undefined) {
+  const key = signers.find((one) => known.has(signingKid(one)));
+  if (key === undefined) {
     const text = "no signing key of this instance is known to every running instance; nothing more was issued";
     throw new AppError("NOT_DONE", text, { retryAfterMs: 5_000 });
   }
-  return signer;
+  return { key, issuer: signing.issuer };
 }

@@ -18,13 +18,14 @@ import { checkTenantId, principalType } from "../domain/principal.ts";
 import type { Profile } from "../domain/profile.ts";
 import { checkRoleName, checkRoleNames } from "../domain/role.ts";
 import type { Secret } from "../domain/secret.ts";
-import type { SigningAlgorithm, SigningKey } from "../domain/signing-keys.ts";
+import type { SigningAlgorithm } from "../domain/signing-keys.ts";
 import { type Given, givenOf, type Token } from "../domain/token.ts";
 import { isTokenId, mintTokenString, newTokenId, parseTokenString } from "../domain/token-string.ts";
 import type { AuthorityStore, Idempotency, NewToken, Repeated, TokenChange } from "../revocation/authority-store.ts";
 import type { Authority, Effect } from "../revocation/effect.ts";
 import { type Access, actorOf, guardOf, listedTenant, requestIdOf, sees, tenantOf } from "./access.ts";
 import { foundNothing } from "./known.ts";
+import type { Signer } from "./mint-kid.ts";
 import type { PageStart, Part, TokenFilter, TokenStore } from "./ports.ts";
 import type { Repeats } from "./repeats.ts";
 import { actorsOf } from "./rerun.ts";
@@ -79,15 +80,23 @@ function furtherTenants(field: string, tenants: readonly string[]): string[] {
 
 /** The filters of the tokens of others that do not ask for what the list does not show. */
 const OF_ATTACHED: ReadonlySet<string> = new Set<keyof TokenFilter>([
-  ...(["attached", "tenant", "principal", "hint", "ids", "createdAfter", "createdBefore"] as const),
-  ...(["lastUsedBefore", "expiresBefore", "noExpiry"] as const),
+  "attached",
+  "tenant",
+  "principal",
+  "hint",
+  "ids",
+  "createdAfter",
+  "createdBefore",
+  "lastUsedBefore",
+  "expiresBefore",
+  "noExpiry",
 ]);
 
 function checkAttachedFilter({ reach }: Access, filter: TokenFilter, tenant: string | undefined): void {
-  if (tenant === undefined) throw invalidField("tenant", "must name one organization for the tokens attached to it");
+  if (tenant === undefined) throw invalidField("tenant", "must name one tenant for the tokens attached to it");
   if (reach === "own") {
     const permission = "sallyport.tokens.read";
-    const text = `tokens of other organizations need the permission ${permission}`;
+    const text = `tokens of other tenants need the permission ${permission}`;
     throw new AppError("CALLER_FORBIDDEN", text, { metadata: { permission } });
   }
   for (const [name, value] of Object.entries(filter)) {
@@ -129,7 +138,7 @@ export interface TokenManagerOptions {
   /** The kid to mint under: one that every live validator has. */
   readonly mintKid: () => Promise<string>;
   /** The key to sign with: one that every live validator has. */
-  readonly mintSigner: (alg: SigningAlgorithm) => Promise<SigningKey>;
+  readonly mintSigner: (alg: SigningAlgorithm) => Promise<Signer>;
 }
 
 /** A token string in the making. */
@@ -172,6 +181,7 @@ export class TokenManager {
       ceiling: rules.ceilingOf(profile, scopes),
       notBeforeTime: request.notBeforeTime,
     };
+    rules.checkRepeatable(profile, request.requestId);
     const minting = await this.#mintString(profile, access, "CreateToken", request.requestId, request.body);
     const exempt = caller.direct || caller.kind === "break-glass" || isOperator(caller);
     const made = await this.#o.issuer.createToken(
@@ -187,7 +197,7 @@ export class TokenManager {
         createdBy: caller.provenance,
       },
       lifetime,
-      { ...this.#guard(access, profile, tenants), child: false, mustExist: this.#o.registeredTypes.includes(type) },
+      { ...this.#guard(access, profile), child: false, mustExist: this.#o.registeredTypes.includes(type) },
       {
         address: exempt ? "" : countedNetwork(caller.address, this.#o.ipv6PrefixLength),
         perAddressPerHour: exempt ? 0 : this.#o.mintPerAddressPerHour,
@@ -267,7 +277,7 @@ export class TokenManager {
     }
     if (change.tenants !== undefined) checked.tenants = furtherTenants("token.tenants", change.tenants);
     if (change.noExpiry === true) rules.checkNoExpiry("token.expire_time", profile);
-    const guard = this.#guard(access, profile, [...token.tenants, ...(checked.tenants ?? [])]);
+    const guard = this.#guard(access, profile);
     const actor = actorsOf(actorOf(access));
     const { value, effect } = await this.#o.authority.change(
       (store) => store.updateToken(id, checked, etag, { maxTtl: profile.maxTtl }, guard, actor()),
@@ -296,7 +306,7 @@ export class TokenManager {
     const old = await this.#unlessReused(access, () => this.#rotatable(access, request.id));
     // A profile can change between a rotation and its repeat. That says nothing about the credential.
     const profile = this.#profile("id", old.profile);
-    if (profile.format === "jwt") rules.checkRepeatable(profile, request.requestId || undefined);
+    rules.checkRepeatable(profile, request.requestId);
     return this.#unlessReused(access, () => this.#rotate(access, request, old, profile));
   }
 
@@ -344,7 +354,7 @@ export class TokenManager {
           fresh,
           lifetime,
           request.overlap,
-          this.#guard(access, profile, old.tenants),
+          this.#guard(access, profile),
           actor(),
           minting.idempotency,
         ),
@@ -377,7 +387,6 @@ export class TokenManager {
     body: Uint8Array,
   ): Promise<Minting> {
     const requested = requestIdOf(requestId);
-    if (profile.format === "jwt") rules.checkRepeatable(profile, requested);
     const keys = this.#o.keyring.get(await this.#o.mintKid()) ?? this.#o.keyring.current;
     const caller = repeaterOf(access.caller);
     const hash = createHash("sha256").update(body).digest();
@@ -391,8 +400,7 @@ export class TokenManager {
   }
 
   /** A string in JWT form. The transaction signs it, because its claims state what the row holds. */
-  #signing(id: string, keys: Keys, signedBy: SigningKey, idempotency: Idempotency | undefined): Minting {
-    const issuer = this.#o.keyring.signing?.issuer ?? "";
+  #signing(id: string, keys: Keys, { key: signedBy, issuer }: Signer, idempotency: Idempotency | undefined): Minting {
     let made: Secret | undefined;
     const sign = (facts: ClaimedFacts) => {
       const input = signingInput(facts, issuer, signedBy, keys);
@@ -438,11 +446,11 @@ export class TokenManager {
     return effect;
   }
 
-  /** The guard that the transaction judges on the locked rows. `tenants`: further ones in which the call gives rights. */
-  #guard(access: Access, profile: Profile, tenants: readonly string[]) {
+  /** The guard that the transaction judges on the locked rows. */
+  #guard(access: Access, profile: Profile) {
     const { caller } = access;
     const rights = { caller, profile, rotationsPerDay: this.#o.rotatePerPrincipalPerDay };
-    return { ...guardOf(access, tenants), rights, ended: caller.ended };
+    return { ...guardOf(access), rights, ended: caller.ended };
   }
 
   #profile(field: string, name: string): Profile {

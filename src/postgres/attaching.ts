@@ -3,7 +3,6 @@ import { AppError } from "../domain/errors.ts";
 import type { TenantState } from "../domain/principal.ts";
 import type { Held } from "../domain/rights.ts";
 import type { Token } from "../domain/token.ts";
-import type { ChangeGuard } from "../revocation/authority-store.ts";
 import { rereadActor } from "./caller-guard.ts";
 import { type Args, audit, repeated } from "./changes.ts";
 import type { Tx } from "./pool.ts";
@@ -20,14 +19,11 @@ export async function checkAttachable(tx: Tx, tenants: readonly string[]): Promi
 }
 
 /**
- * The tenants of a row under its lock must be among those whose locks the change took, and in which it asked whether the
- * caller's session still lives. Else somebody attached one meanwhile: WRITE_CONFLICT.
+ * The tenants of a row under its lock must be among those whose locks the change took, and in which it asked if the caller's
+ * session still lives. Else somebody attached one meanwhile: WRITE_CONFLICT.
  */
-export function checkLockedTenants({ tenants }: Held, locked: readonly string[], guard: ChangeGuard): void {
-  const { callerPrincipal, callerFurther = [], rights } = guard;
-  const asked = (tenant: string) =>
-    callerPrincipal === undefined || callerFurther.includes(tenant) || !rights?.caller.tenants?.includes(tenant);
-  if (tenants.every((tenant) => locked.includes(tenant) && asked(tenant))) return;
+export function checkLockedTenants({ tenants }: Held, locked: readonly string[]): void {
+  if (tenants.every((tenant) => locked.includes(tenant))) return;
   throw new AppError("WRITE_CONFLICT", "the token's tenants changed meanwhile; nothing was done", { retryAfterMs: 0 });
 }
 

@@ -93,7 +93,7 @@ export async function guardWidening(
   const locked = await lockGranting(tx, target, guard, [...roles, ...target.roleIds], tenants);
   await lockTokens(tx, [guard.callerTokenId, target.id]);
   const { now, n } = await rereadOwners(tx, target.tenant, target.principal);
-  return { ...(await rereadCaller(tx, guard, now, locked)), n };
+  return { ...(await rereadCaller(tx, guard, now, locked, tenants)), n };
 }
 
 /**
@@ -107,7 +107,7 @@ export async function lockGranting(
   roles: readonly string[],
   tenants: readonly string[],
 ): Promise<ReadonlySet<string>> {
-  const places = [...placesOf(guard.callerPrincipal), ...furtherPlaces(guard)];
+  const places = [...placesOf(guard.callerPrincipal), ...furtherPlaces(guard.callerPrincipal, tenants)];
   const all = [to, ...places.map((one) => ({ tenant: one.tenant, principal: one.name }))];
   const rows = await tx.query<{ roles: string[] }>(
     `with w (tenant, name) as (
@@ -205,7 +205,8 @@ async function heldTokens(tx: Tx, ids: readonly string[]): Promise<ReadonlyMap<s
 
 /**
  * Reads the caller's own token, or the session's principal, and its roles under their locks. CALLER_UNAUTHENTICATED
- * unless it is still good for the call. `locked`: the roles that this transaction locks. Every change that may widen
+ * unless it is still good for the call. `locked`: the roles that this transaction locks. `tenants`: the
+ * further ones of the token, under their locks. Every change that may widen
  * rights comes through here, so here the epoch must be proven: what it lacks may have ended the
  * caller, or whoever gets the rights.
  */
@@ -214,13 +215,14 @@ export async function rereadCaller(
   guard: CallerGuard,
   now: number,
   locked: ReadonlySet<string>,
+  tenants: readonly string[] = [],
 ): Promise<Asker> {
   if (!guard.byDatabaseOwner) await assertProven(tx);
   const { callerPrincipal: session } = guard;
   // A role that was made meanwhile is not locked.
   if (session && (await endedSessions(tx, [session], (id) => locked.has(id))).size > 0) throw gone();
   if (guard.callerTokenId === undefined) {
-    return { now, roles: rolesNotToWiden(guard), lostTenants: await lostTenants(tx, guard) };
+    return { now, roles: rolesNotToWiden(guard), lostTenants: await lostTenants(tx, session, tenants) };
   }
   const own = await readHeld(tx, guard.callerTokenId).catch((error: unknown) => {
     throw error instanceof AppError ? gone() : error;

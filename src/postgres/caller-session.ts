@@ -19,14 +19,19 @@ export function placesOf(session: SessionCaller | undefined): readonly Place[] {
   return [session.tenant, ...(session.alsoIn ?? [])].map((tenant) => ({ tenant, name: session.name }));
 }
 
-/** The session's principal in the further tenants in which a change gives rights. */
-export function furtherPlaces({ callerPrincipal, callerFurther = [] }: CallerGuard): readonly Place[] {
-  return callerPrincipal === undefined ? [] : callerFurther.map((tenant) => ({ tenant, name: callerPrincipal.name }));
+/** The session's principal in those of its tenants in which a change gives rights. `tenants`: those of the token. */
+export function furtherPlaces(session: SessionCaller | undefined, tenants: readonly string[]): readonly Place[] {
+  if (session === undefined) return [];
+  return tenants.filter((one) => session.tenants?.includes(one)).map((tenant) => ({ tenant, name: session.name }));
 }
 
-/** Those of the further tenants in which the session is over: it ends nothing else, and gives nothing there. */
-export async function lostTenants(tx: Tx, guard: CallerGuard): Promise<ReadonlySet<string>> {
-  const places = furtherPlaces(guard);
+/** Those of the token's tenants in which the session is over: it ends nothing else, and gives nothing there. */
+export async function lostTenants(
+  tx: Tx,
+  session: SessionCaller | undefined,
+  tenants: readonly string[],
+): Promise<ReadonlySet<string>> {
+  const places = furtherPlaces(session, tenants);
   const lost = await inactivePlaces(tx, places);
   return new Set(places.filter((place) => lost.has(keyOf(place))).map(({ tenant }) => tenant));
 }

@@ -1,6 +1,7 @@
 import type { Clock } from "../domain/clock.ts";
 import { type Finding, finding } from "../domain/finding.ts";
 import type { Keyring } from "../domain/keyring.ts";
+import { ADMIN_ENDS_SOON_MS } from "../domain/lifetime.ts";
 import { StartError } from "../domain/start-error.ts";
 import { keyringProblem, serverProblems } from "./boot.ts";
 import { NO_ANSWER, withConnection } from "./connect-errors.ts";
@@ -8,14 +9,14 @@ import { firstAdminEnds } from "./first-admin.ts";
 import { ListReads } from "./list-reads.ts";
 import { compareSchema } from "./migrate.ts";
 import { Postgres } from "./pool.ts";
-import { assertReachable, assertRights } from "./preflight.ts";
+import { assertReachable, assertRights, EMPTY_DATABASE } from "./preflight.ts";
 import { PostgresRegistry } from "./registry.ts";
 import { checkDirectSession } from "./session-check.ts";
 import { isShared } from "./session-settings.ts";
 
 /*
- * The checks of the database for `sallyport doctor`. They only read. Where a start makes the same check, the words are
- * those of the start.
+ * The checks of the database for `sallyport doctor`. They change nothing. Where a start makes the same check, the words
+ * are those of the start.
  */
 
 export interface DiagnosisOptions {
@@ -34,7 +35,6 @@ export interface DiagnosisOptions {
 
 const TESTED = { first: 15, last: 18 };
 const CLOCK_MS = 2_000;
-const SOON_MS = 14 * 86_400_000;
 /** An instance reports several times a second. */
 const SILENT_MS = 10_000;
 const MOST_INSTANCES = 1_000;
@@ -58,12 +58,12 @@ export async function diagnoseDatabase(options: DiagnosisOptions): Promise<Findi
     const found = [
       finding("database.reach", "ok", directUrl === undefined ? "database.url" : "database.url, database.direct_url"),
       ...server,
-      ...schema,
+      ...schema.findings,
       time.finding,
       ...sync,
     ];
-    if (schema.some(({ level }) => level === "fail")) return found;
-    if (schema.every(({ text }) => text !== EMPTY)) {
+    if (schema.findings.some(({ level }) => level === "fail")) return found;
+    if (!schema.empty) {
       const now = clock.wall() + time.aheadMs;
       found.push(
         ...(await Promise.all([
@@ -98,12 +98,16 @@ async function way({ url, directUrl }: DiagnosisOptions, shared: boolean): Promi
   }
 }
 
-const EMPTY = "the database is empty: serve or sallyport migrate makes the schema";
+interface SchemaFound {
+  readonly findings: readonly Finding[];
+  readonly empty?: boolean;
+}
 
-async function schemaOf({ url, directUrl, mode }: DiagnosisOptions, shared: boolean): Promise<Finding[]> {
+async function schemaOf({ url, directUrl, mode }: DiagnosisOptions, shared: boolean): Promise<SchemaFound> {
+  const found = (level: Finding["level"], text: string) => ({ findings: [finding("database.schema", level, text)] });
   try {
     const schema = await withConnection(url, "database.url", compareSchema, shared);
-    if (schema === undefined && mode === "full") return [finding("database.schema", "warn", EMPTY)];
+    if (schema === undefined && mode === "full") return { ...found("warn", EMPTY_DATABASE), empty: true };
     // In mode validate this is the refusal of a start, in its words: an empty database, or an old one.
     if (mode === "validate") {
       await assertRights(url, mode, false, directUrl).catch((error: Error) => {
@@ -113,13 +117,13 @@ async function schemaOf({ url, directUrl, mode }: DiagnosisOptions, shared: bool
     const { missing, newer } = schema!;
     if (missing.length > 0) {
       const what = `${missing.length} migrations are missing, from ${missing[0]} on`;
-      return [finding("database.schema", "warn", `${what}: run sallyport migrate; serve in mode full tries it, too`)];
+      return found("warn", `${what}: run sallyport migrate; serve in mode full tries it, too`);
     }
     const ahead = `${newer.length} migrations are of a newer program, which this one works with: upgrade it soon`;
-    return [newer.length > 0 ? finding("database.schema", "warn", ahead) : finding("database.schema", "ok", "current")];
+    return newer.length > 0 ? found("warn", ahead) : found("ok", "current");
   } catch (error) {
     const denied = error instanceof StartError && /\(42501\)$/.test(error.message);
-    return [failed(denied ? "database.roles" : "database.schema", error)];
+    return { findings: [failed(denied ? "database.roles" : "database.schema", error)] };
   }
 }
 
@@ -150,7 +154,7 @@ async function serverOf(db: Postgres, options: DiagnosisOptions, shared: boolean
 export function versionFinding(version: number): Finding {
   const tested = `PostgreSQL ${version}`;
   if (version >= TESTED.first && version <= TESTED.last) return finding("database.version", "ok", tested);
-  const advice = `Sallyport is tested with ${TESTED.first} and ${TESTED.last}: use one of them`;
+  const advice = `use one from ${TESTED.first} to ${TESTED.last}, the oldest and the newest that Sallyport is tested with`;
   return finding("database.version", version < TESTED.first ? "fail" : "warn", `${tested}: ${advice}`);
 }
 
@@ -229,7 +233,7 @@ async function administratorOf(db: Postgres, options: DiagnosisOptions, now: num
   const check = "administrator";
   if (options.mode !== "full") return finding(check, "ok", "not looked at in mode validate");
   const ends = await firstAdminEnds(db);
-  if (ends === undefined || ends.expireTime - now > SOON_MS)
+  if (ends === undefined || ends.expireTime - now > ADMIN_ENDS_SOON_MS)
     return finding(check, "ok", "no token of bootstrap ends soon");
   const at = new Date(ends.expireTime).toISOString();
   return finding(

@@ -7,6 +7,12 @@ const LOCK = 7_400_740_178;
 
 const KEY = "journal.url";
 
+export const NO_JOURNAL =
+  "journal.url is not set, but this database has a journal: after its next restart no token is allowed, and its log only grows. " +
+  "Set journal.url, or run sallyport reconcile --without-journal without it";
+export const EMPTY_JOURNAL = "the journal is empty: serve or sallyport migrate makes its schema";
+export const OTHERS = `${KEY}: this is the journal of another database: give each its own`;
+
 /*
  * Rows are never changed or deleted by the program: its user needs INSERT and SELECT only. The functions run with the
  * rights of their caller.
@@ -139,22 +145,14 @@ export async function assertJournal(url: string, mayBeEmpty: boolean): Promise<b
  * program starts without it, and no epoch is proven until it is back.
  */
 export async function openJournal(url: string, journalUrl: string): Promise<StartError | undefined> {
-  const own = await withConnection(url, "database.url", async (client) => {
-    const { rows } = await client.query<{ journal: boolean; database: string }>(
-      "select journal, database::text from sallyport.rev_state",
-    );
-    return rows[0];
-  });
+  const own = await ownState(url);
   try {
     await migrateJournal(journalUrl);
     await assertJournal(journalUrl, false);
-    const of = await withConnection(journalUrl, KEY, async (client) => {
-      const { rows } = await client.query<{ database: string }>("select database::text from sallyport_journal.meta");
-      return rows[0]?.database;
-    });
+    const of = await ownerOf(journalUrl);
     // Once it is attached, the guard says so, because only then can tokens be at stake.
     if (own?.journal !== true && of !== undefined && of !== own?.database) {
-      throw new StartError("database_unfit", `${KEY}: this is the journal of another database: give each its own`);
+      throw new StartError("database_unfit", OTHERS);
     }
     return undefined;
   } catch (error) {
@@ -165,22 +163,48 @@ export async function openJournal(url: string, journalUrl: string): Promise<Star
 
 /** The epochs of this database need a journal. Rejects with StartError. */
 export async function needsJournal(url: string): Promise<boolean> {
+  return (await ownState(url))?.journal === true;
+}
+
+/** The own database's view of its journal. */
+export interface OwnState {
+  readonly database: string;
+  /** A journal is attached. */
+  readonly journal: boolean;
+  readonly guard: string;
+  /** Why the guard is closed, if the journal is the cause. */
+  readonly mismatch: string | null;
+}
+
+/** Rejects with StartError. */
+export async function ownState(url: string): Promise<OwnState | undefined> {
   return withConnection(url, "database.url", async (client) => {
-    const { rows } = await client.query<{ journal: boolean }>("select journal from sallyport.rev_state");
-    return rows[0]?.journal === true;
+    const { rows } = await client.query<OwnState>(
+      "select database::text, journal, guard, mismatch from sallyport.rev_state",
+    );
+    return rows[0];
+  });
+}
+
+/** The id of the database whose journal this is; undefined if it has begun for none. Rejects with StartError. */
+export async function ownerOf(journalUrl: string): Promise<string | undefined> {
+  return withConnection(journalUrl, KEY, async (client) => {
+    const { rows } = await client.query<{ database: string }>("select database::text from sallyport_journal.meta");
+    return rows[0]?.database;
   });
 }
 
 /** Asks the catalog, because a user without USAGE must not look like a missing schema. */
 async function isThere(client: pg.Client): Promise<boolean> {
-  const { rows } = await client.query<{ there: boolean; may: boolean }>(
+  const { rows } = await client.query<{ there: boolean; may: boolean; login: string }>(
     `select exists (select from pg_class c join pg_namespace s on s.oid = c.relnamespace
          where s.nspname = 'sallyport_journal' and c.relname = 'changes') as there,
-       coalesce(has_schema_privilege(to_regnamespace('sallyport_journal')::oid, 'USAGE'), true) as may`,
+       coalesce(has_schema_privilege(to_regnamespace('sallyport_journal')::oid, 'USAGE'), true) as may,
+       current_user::text as login`,
   );
   if (rows[0]!.may) return rows[0]!.there;
   throw new StartError(
     "database_unfit",
-    `${KEY}: this user may not use the schema sallyport_journal: as its owner run: GRANT USAGE ON SCHEMA sallyport_journal TO the user`,
+    `${KEY}: this user may not use the schema of the journal: as its owner run: GRANT USAGE ON SCHEMA sallyport_journal TO ${pg.escapeIdentifier(rows[0]!.login)};`,
   );
 }

@@ -49,7 +49,7 @@ export async function mint(
   }
   await lockTokens(tx, [guard.callerTokenId]);
   const { now, n } = await rereadOwners(tx, token.tenant, token.principal);
-  const asker = await rereadCaller(tx, guard, now, locked);
+  const asker = await rereadCaller(tx, guard, now, locked, token.tenants);
   const roles = await lockedRoles(tx, ids);
   checkMayMint(asker);
   const judged = guard.rights && judgeMint(guard.rights, asker, token, lifetime, roles);

@@ -5,6 +5,8 @@ import { missingFunctions, type Use } from "./grants.ts";
 import { checkDirectSession } from "./session-check.ts";
 import { isShared } from "./session-settings.ts";
 
+export const EMPTY_DATABASE = "the database is empty: serve or sallyport migrate makes the schema";
+
 /**
  * Checks that the database can be reached with these credentials. Rejects with a StartError that explains the failure.
  */

@@ -44,8 +44,8 @@ export async function rotate(
     await auditRepeat(tx, actor, "token.rotate", id, made);
     return { kind: "created", token: await readToken(tx, fresh.id), previous: await readToken(tx, id) };
   }
-  const asker = await rereadCaller(tx, guard, now, locked);
-  checkLockedTenants(made, before.tenants, guard);
+  const asker = await rereadCaller(tx, guard, now, locked, before.tenants);
+  checkLockedTenants(made, before.tenants);
   const old = made;
   if (old.rotatedTo !== "") return rotatedBefore(tx, old, actor, idempotency);
   refuseDead(old, now);

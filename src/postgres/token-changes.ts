@@ -43,7 +43,7 @@ export async function updateToken(
   checkEtag(etag, token.etag);
   refuseDead(token, held!.now);
   if (asker !== undefined) {
-    checkLockedTenants(token, tenants, guard);
+    checkLockedTenants(token, tenants);
     checkRolesOrTenants(token, change);
   }
   if (touchesRights(change) && actor.token?.id !== id) checkMayEnd(actor.rank, effectiveScopes(token));

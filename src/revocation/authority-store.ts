@@ -63,11 +63,10 @@ export interface MintGuard {
   readonly callerAddress?: string;
   /**
    * The caller's own principal, if the caller is a session. It is read again in each tenant that can end it; they and it
-   * must be active. Its roles must still give the scopes that the call was admitted with.
+   * must be active. Its roles must still give the scopes that the call was admitted with. It is also read in those of its
+   * tenants in which the change gives rights: where it is over, it gives none.
    */
   readonly callerPrincipal?: SessionCaller;
-  /** Further tenants of the session in which the change gives rights. In those that ended it, it has none. */
-  readonly callerFurther?: readonly string[] | undefined;
   /** The rights by which the locked rows are judged. Absent if the program itself acts. */
   readonly rights?: Rights;
   /** A rotation ended the caller's token. Only a repeat of that rotation is answered. */
@@ -84,7 +83,7 @@ export type ChangeGuard = Pick<MintGuard, keyof CallerGuard | "rights" | "ended"
 /** The conditions for any change that may give somebody more rights. */
 export type CallerGuard = Pick<
   MintGuard,
-  "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal" | "callerFurther" | "byDatabaseOwner"
+  "callerTokenId" | "callerScopes" | "callerAddress" | "callerPrincipal" | "byDatabaseOwner"
 >;
 
 /** A repeat of a request that minted before: the stored result of the first one. */

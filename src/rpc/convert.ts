@@ -110,7 +110,10 @@ export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSche
 export function attachedMessage(of: Token): MessageInitShape<typeof token.TokenSchema> {
   const { id, hint, tenant, principal } = of;
   return {
-    ...{ id, hint, tenant, principal },
+    id,
+    hint,
+    tenant,
+    principal,
     createTime: timestampFromMs(of.createTime),
     notBeforeTime: timestamp(of.notBeforeTime),
     expireTime: timestamp(of.expireTime),

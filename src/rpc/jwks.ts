@@ -9,7 +9,7 @@ export interface JwksPage {
 
 const NO_KEYS = '{"keys":[]}';
 
-/** The page with the keys of this moment. Verifiers may keep it for five minutes, so a key signs only later than that. */
+/** The page with the keys of this moment. Verifiers may keep it for five minutes, so the operator makes a key current only later. */
 export function jwksPage({ signing }: Pick<Keyring, "signing">): JwksPage {
   return { type: "application/jwk-set+json", body: signing?.jwks ?? NO_KEYS, cache: "public, max-age=300" };
 }

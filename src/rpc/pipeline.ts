@@ -2,6 +2,7 @@ import { ConnectError, type HandlerContext, type Interceptor } from "@connectrpc
 import type { Caller } from "../domain/caller.ts";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
+import { ADMIN_ENDS_SOON_MS } from "../domain/lifetime.ts";
 import { rankOf } from "../domain/rights.ts";
 import { TENANT_HEADER } from "../domain/session.ts";
 import type { CallLine } from "../telemetry/events.ts";
@@ -37,7 +38,7 @@ type Ending = (call: Call, deps: PipelineDeps, thrown: unknown) => void;
 const BEFORE_BODY: readonly Step[] = [
   identify, // first: every refusal and every log line needs the request id and the client's address
   authenticate, // before the body is read: an unauthenticated client must not make us read one
-  authorize, // before the body too: method and caller decide, and no decoder error reaches a caller without the permission
+  authorize, // before the body too: no decoder error reaches a caller without the permission, except a session with roles, which `confirm` judges
 ];
 const BEFORE_HANDLER: readonly Step[] = [
   admit, // before any work: a shed call has cost little and changed nothing
@@ -64,17 +65,18 @@ async function authenticate(call: Call, { callers, clock, tracing }: PipelineDep
   call.caller = await (tracing === undefined ? ask() : tracing.child("authenticate", ask));
   const { expireTime } = call.caller;
   // An administrator's token cannot extend its own life, so its holder is warned in time to mint another.
-  if (expireTime !== undefined && expireTime - clock.wall() <= SOON_MS && rankOf(call.caller) !== "other")
+  if (expireTime !== undefined && expireTime - clock.wall() <= ADMIN_ENDS_SOON_MS && rankOf(call.caller) !== "other")
     call.respond?.("sallyport-token-ends", new Date(expireTime).toISOString());
 }
-
-const SOON_MS = 14 * 86_400_000;
 
 function authorize(call: Call): void {
   if (call.method.permission === "open") return;
   // Roles can give any permission. `confirm` reads them, and decides.
-  if (call.caller!.roles?.length) return;
-  grant(call, call.caller!);
+  if (!hasRoles(call.caller!)) grant(call, call.caller!);
+}
+
+function hasRoles({ roles = [] }: Caller): boolean {
+  return roles.length > 0;
 }
 
 /** Gives the call its access; CALLER_FORBIDDEN if the caller may not make it. */
@@ -94,7 +96,7 @@ async function confirm(call: Call, { callers, admission }: PipelineDeps): Promis
   // A call without a slot takes one for this read.
   const done = leave === undefined ? await admission.enter("admin", 1, Number.POSITIVE_INFINITY) : undefined;
   call.caller = await callers.confirm(caller).finally(done);
-  grant(call, call.caller);
+  if (hasRoles(caller)) grant(call, call.caller);
 }
 
 function validate(call: Call): void | Promise<void> {

@@ -37,7 +37,7 @@ export class Interning {
       principal: this.#text(m.principal),
       scopes: this.#list(m.scopes),
       roles: this.#list(m.roles),
-      attachments: m.attachments.length === 0 ? NOT_ATTACHED : m.attachments,
+      attachments: this.#attachments(m.attachments),
       audiences: this.#list(m.audiences),
       allowedCidrs: this.#list(m.allowedCidrs),
       annotations: Object.keys(m.annotations).length === 0 ? NO_ANNOTATIONS : m.annotations,
@@ -55,6 +55,15 @@ export class Interning {
     if (this.#version?.position !== n || this.#version.epoch !== epoch)
       this.#version = { epoch: this.#text(epoch), position: n };
     return this.#version;
+  }
+
+  #attachments(attachments: TokenSnapshot["attachments"]): TokenSnapshot["attachments"] {
+    if (attachments.length === 0) return NOT_ATTACHED;
+    return attachments.map(({ tenant, tenantState, cut }) => ({
+      tenant: this.#text(tenant),
+      tenantState: this.#text(tenantState),
+      cut,
+    }));
   }
 
   #text<T extends string>(text: T): T {

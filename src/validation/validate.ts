@@ -74,7 +74,7 @@ export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
     };
     const withEntry = (found: LookupResult): ValidationResult => {
       const plain = answered(found);
-      // A cache outside judges no tenants.
+      // A client cache judges no tenants.
       if (requirement.tenant !== "") return plain;
       return { ...plain, entry: entryOf?.(found, plain.verdict) };
     };

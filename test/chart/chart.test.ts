@@ -5,6 +5,7 @@ import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse as parseYaml } from "yaml";
 import { freshKeyring } from "../../src/domain/keyring.ts";
+import { freshSigning } from "../../src/domain/signing-keys.ts";
 import { folder, Program, ROOT } from "../support/program.ts";
 import { CHART, fetched, Helm, type Manifest, type Values } from "./helm.ts";
 import { fromCrds, fromOpenApi, LOCATION } from "./schemas.ts";
@@ -33,6 +34,8 @@ const SHAPES: Readonly<Record<string, Values>> = {
     config: {
       redis: { url_file: "/run/secrets/sallyport/redis-url" },
       database: { direct_url_file: "/run/secrets/sallyport/direct-database-url" },
+      journal: { url_file: "/run/secrets/sallyport/journal-url" },
+      signing_file: "/run/secrets/sallyport/signing",
       revocation: { lease: "2s" },
       callers: { mtls: [{ san: "deployer.example", tenant: "default", permissions: ["sallyport.tokens.create"] }] },
     },
@@ -105,6 +108,17 @@ describe.skipIf(helm.missing !== "")(`Helm${helm.missing && ` (skipped: ${helm.m
     expect([await program.exited, program.err]).toEqual([0, ""]);
     const shown = parseYaml(program.out) as { mode: string; listeners: { data: { bind: string } } };
     expect(shown.mode).toBe(values["shape"] === "central" ? "full" : "validate");
+  });
+
+  test("each file of existingSecret that the configuration names is mounted", async () => {
+    const objects = await chart.objects(SHAPES["central, all of it"]!);
+    const config = objects.find(({ kind }) => kind === "ConfigMap")!.data["sallyport.yaml"]!;
+    const { volumes } = objects.find(({ kind }) => kind === "Deployment")!.spec.template.spec;
+    const { sources } = volumes.find(({ name }: { name: string }) => name === "sallyport-secrets").projected;
+    const mounted = sources.flatMap(({ secret }: Source) => secret.items.map(({ path }) => path));
+    const named = [...config.matchAll(/\/run\/secrets\/sallyport\/([\w-]+)/g)].map(([, key]) => key);
+    expect(named).toHaveLength(6);
+    expect(mounted.sort()).toEqual(named.sort());
   });
 
   test("the login of the data plane never migrates beside an owner's, and the hook has the owner's", async () => {
@@ -254,13 +268,19 @@ interface Rule {
   readonly ports: readonly { readonly port: number }[];
 }
 
+interface Source {
+  readonly secret: { readonly items: readonly { readonly path: string }[] };
+}
+
 /** The files of the Secrets, in a folder of their own. */
 async function secretFiles(): Promise<string> {
   const path = mkdtempSync(join(place.path, "secrets-"));
   const write = (name: string, text: string) => writeFileSync(join(path, name), text, { mode: 0o600 });
   write("database-url", "postgres://login:hunter2@db.example:5432/sallyport");
   write("direct-database-url", "postgres://login:hunter2@direct.example:5432/sallyport");
+  write("journal-url", "postgres://login:hunter2@journal.example:5432/journal");
   write("redis-url", "redis://redis.example:6379");
+  write("signing", JSON.stringify(freshSigning("https://tokens.example")));
   write("keyring", JSON.stringify(freshKeyring()));
   const request = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"];
   const out = ["-subj", "/CN=sallyport", "-keyout", join(path, "tls.key"), "-out", join(path, "tls.crt")];

@@ -10,6 +10,7 @@ import { checkNode } from "../../src/doctor/machine.ts";
 import { CHECKS, type Finding } from "../../src/domain/finding.ts";
 import { versionFinding } from "../../src/postgres/diagnosis.ts";
 import { bootstrap } from "../../src/postgres/first-admin.ts";
+import { migrateJournal } from "../../src/postgres/journal-schema.ts";
 import { migrate } from "../../src/postgres/migrate.ts";
 import { systemClock } from "../../src/sallyport.ts";
 import { certify, writeFiles } from "../listen/certificates.ts";
@@ -290,7 +291,9 @@ describe("database", () => {
   }, 60_000);
 
   test("a version that is older than the tested ones, and one that is newer", () => {
-    expect([14, 15, 18, 19].map((version) => versionFinding(version).level)).toEqual(["fail", "ok", "ok", "warn"]);
+    const levels = [14, 15, 16, 17, 18, 19].map((version) => versionFinding(version).level);
+    expect(levels).toEqual(["fail", "ok", "ok", "ok", "ok", "warn"]);
+    expect(versionFinding(14).text).toMatch(/^PostgreSQL 14: use one from 15 to 18, /);
   });
 
   test("no database.url at all is a warning", async () => {
@@ -470,6 +473,89 @@ describe("database", () => {
       line("^warn administrator the token sp_adm_\\S+ of the first administrator ends on .*: make another in time"),
     ]);
   });
+});
+
+describe("journal", () => {
+  const checks = ["journal"];
+  const journalUrl = (database = "kept", user = "serves", port = server.port) => urlOf({ user, database, port });
+  const own = () => urlOf({ database: "attached" });
+  const seenWith = (url?: string, over: object = {}) => doctor({ journal: { url }, ...over }, checks, own());
+  beforeAll(async () => {
+    await sql("create database attached template sallyport");
+    for (const name of ["kept", "others", "begun"]) {
+      await sql(`create database ${name}`);
+      await migrateJournal(journalUrl(name, "sallyport"));
+    }
+    await sql("create database blank");
+    const [{ database }] = (await sql("select database from sallyport.rev_state", "attached")).rows;
+    await sql(`select sallyport_journal.begin_epoch('e1', '${database}', true)`, "kept");
+    await sql("select sallyport_journal.begin_epoch('e1', gen_random_uuid(), true)", "others");
+  }, 60_000);
+
+  test("one that cannot be reached, another database's, one without rights, one that is no URL", async () => {
+    expect(await seenWith(journalUrl("kept", "serves", 1))).toEqual([
+      line("^fail journal journal.url: nothing listens at this host and port"),
+    ]);
+    expect(await seenWith(journalUrl("others"))).toEqual([
+      "fail journal journal.url: this is the journal of another database: give each its own",
+    ]);
+    expect(await seenWith(journalUrl("kept", "plain"))).toEqual([
+      'fail journal journal.url: this user may not use the schema of the journal: as its owner run: GRANT USAGE ON SCHEMA sallyport_journal TO "plain";',
+    ]);
+    await sql("grant usage on schema sallyport_journal to plain", "kept");
+    expect(await seenWith(journalUrl("kept", "plain"))).toEqual([
+      line("^fail journal journal.url: this user may not select meta, .*: as the owner of the journal run: GRANT"),
+    ]);
+    expect(await seenWith("postgres://u:hun@ter2:x@h:y/d")).toEqual([
+      line("^fail journal journal.url: cannot be parsed as a URL"),
+    ]);
+    expect(await seenWith(journalUrl())).toEqual(["ok journal journal.url answers, the guard is open"]);
+  });
+
+  test("none, an empty one and one that has not begun: before it is attached, and after", async () => {
+    expect(await seenWith()).toEqual(["ok journal the guard is open"]);
+    expect(await seenWith(journalUrl("blank"))).toEqual([line("^warn journal the journal is empty: serve or")]);
+    expect(await seenWith(journalUrl("begun"))).toEqual([line("^ok journal")]);
+    await sql("update sallyport.rev_state set journal = true", "attached");
+    expect(await seenWith()).toEqual([
+      line("^warn journal journal.url is not set, but this database has a journal: after its next restart no token"),
+    ]);
+    for (const name of ["blank", "begun"])
+      expect(await seenWith(journalUrl(name))).toEqual([
+        line("^fail journal journal.url: it is empty, and this database has a journal: mend journal.url"),
+      ]);
+    expect(await seenWith(undefined, { mode: "validate", canary: {} })).toEqual([line("^ok journal")]);
+  });
+
+  test("the guard is closed, by the journal and by hand, in both modes", async () => {
+    const close = (why: string) =>
+      sql(`update sallyport.rev_state set guard = 'regressed', mismatch = ${why}`, "attached");
+    await close("'it is empty'");
+    const closed = "^fail journal the guard is closed, so no token is allowed: ";
+    expect(await seenWith(journalUrl())).toEqual([line(`${closed}the journal does not fit \\(it is empty\\)`)]);
+    await close("null");
+    const validate = { mode: "validate", canary: {} };
+    expect(await seenWith(undefined, validate)).toEqual([line(`${closed}somebody has closed it by hand`)]);
+    const user = urlOf({ user: "reads", database: "attached" });
+    expect(await doctor(validate, checks, user)).toEqual([line(`${closed}somebody`)]);
+  });
+
+  test("a server that is frozen is named: the journal's, and not the database's", async () => {
+    const frozen = await startServer();
+    try {
+      frozen.signal("SIGSTOP");
+      const away = urlOf({ port: frozen.port });
+      const late = "fail journal journal.url: the database does not answer in time";
+      expect(await seenWith(away)).toContain(late);
+      expect(await doctor({ journal: { url: journalUrl() } }, checks, away)).toEqual([
+        "ok journal journal.url answers",
+      ]);
+      expect(await doctor({}, checks, away)).toEqual([]);
+      frozen.signal("SIGCONT");
+    } finally {
+      await frozen.remove();
+    }
+  }, 60_000);
 });
 
 describe("redis", () => {

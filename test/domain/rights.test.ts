@@ -244,15 +244,17 @@ describe("whoever widens another's token gives no more than it is good itself, a
     }
     expect(update(mine, { scopes: ["x", "y"] }, admin)).toBe("OK");
     // It sees the new string, so the bounds hold for a rotation, too.
-    expect(outcome(mine, { own: admin })).toBe("RIGHTS_EXCEEDED");
-    const child = { ...mine, parent: "admin" };
-    expect(rotation(child, { own: admin }).expire).toBeLessThanOrEqual(end);
-    expect(rotation({ ...child, expireTime: undefined }, { own: admin }).expire).toBe(end);
-    expect(outcome({ ...child, allowedCidrs: [] }, { own: admin })).toBe("RIGHTS_EXCEEDED");
+    for (const target of [mine, { ...mine, parent: "admin" }, { ...mine, family: "admin" }]) {
+      expect(rotation(target, { own: admin }).expire).toBe(target.expireTime! + MINUTE);
+      expect(rotation({ ...target, expireTime: undefined }, { own: admin }).expire).toBe(end);
+      for (const more of [{ allowedCidrs: [] }, { audiences: [] }]) {
+        expect(outcome({ ...target, ...more }, { own: admin })).toBe("RIGHTS_EXCEEDED");
+      }
+    }
     expect(outcome({ ...mine, tenants: [], allowedCidrs: [] }, { own: admin })).toBe("OK");
     expect(outcome({ ...mine, allowedCidrs: [] }, { own: operator })).toBe("OK");
-    expect(outcome({ ...child, family: "admin" }, { own: admin })).toBe("RIGHTS_EXCEEDED");
-    expect(outcome({ ...child, principal: "bot:other" }, { own: admin })).toBe("RIGHTS_EXCEEDED");
+    expect(outcome({ ...mine, principal: "bot:other" }, { own: admin })).toBe("RIGHTS_EXCEEDED");
+    expect(outcome({ ...mine, tenants: ["red", "blue"] }, { own: admin })).toBe("RIGHTS_EXCEEDED");
   });
 
   test("only whoever may mint such a token widens it", () => {

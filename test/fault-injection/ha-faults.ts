@@ -188,7 +188,8 @@ export function haFaults(cluster: Cluster, proxy: PrimaryProxy) {
     faults: new Map(all.map((fault) => [fault.name, fault])),
     /** The median of the failovers so far: one alone may meet a busy machine. */
     lateness(): string[] {
-      const median = late.sort((a, b) => a - b)[Math.floor(late.length / 2)] ?? 0;
+      const median = late.sort((a, b) => a - b)[Math.floor(late.length / 2)];
+      if (median === undefined) return ["no failover was measured"];
       return median <= AFTER_FAILOVER_MS ? [] : [`decisions come back ${median} ms after a failover`];
     },
   };

@@ -52,7 +52,8 @@ export class Instance {
   readonly redis: TcpProxy | undefined;
   /** The URL of its metrics. */
   readonly ops: string;
-  readonly #listener: string;
+  /** The URL of its data listener. */
+  readonly listener: string;
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly tenants: Client<typeof TenantAdmin>;
@@ -84,7 +85,7 @@ export class Instance {
     this.#output = output;
     void exited.then(() => (this.ended = true));
     this.ops = listeners.ops;
-    this.#listener = listeners.data;
+    this.listener = listeners.data;
     this.#data = Array.from({ length: CONNECTIONS }, () => this.connect());
     this.http = new HttpClient(listeners.data);
     this.adminHttp = new HttpClient(listeners.admin);
@@ -152,7 +153,7 @@ export class Instance {
 
   /** Another client of the data listener. The caller closes it. */
   connect(): DataClient {
-    return new DataClient(this.#listener);
+    return new DataClient(this.listener);
   }
 
   signal(name: NodeJS.Signals): void {

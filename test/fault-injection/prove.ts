@@ -1,6 +1,7 @@
 import { redisProgram } from "../support/redis.ts";
 import { ASKERS } from "./askers.ts";
 import { strayChanges } from "./audit.ts";
+import { CLIENT_COMMANDS } from "./client-program.ts";
 import { FAULTS } from "./faults.ts";
 import { header, print, printRow } from "./report.ts";
 import { type Fault, type Row, round } from "./round.ts";
@@ -50,6 +51,8 @@ export async function prove(options: ProveOptions): Promise<Score> {
   const { only, seconds } = options;
   const wanted = (name: string) => only?.includes(name) ?? true;
   const score = new Score();
+  const all = new Set([...FAULTS.map(({ name }) => name), ...TOPOLOGIES.flatMap(({ faults }) => faults)]);
+  for (const name of only ?? []) if (!all.has(name)) score.judge(name, [`there is no fault ${name}`]);
   header();
   if (FAULTS.some(({ name }) => wanted(name))) await onMain(options, wanted, score);
   for (const { faults: names, lacks, start } of TOPOLOGIES.filter(({ faults }) => faults.some(wanted))) {
@@ -59,7 +62,8 @@ export async function prove(options: ProveOptions): Promise<Score> {
   }
   sumUp(score);
   if (only === undefined) score.judge("load", score.allows < LEAST_ALLOWS ? [`only ${score.allows} ALLOWs`] : []);
-  for (const { name } of ASKERS) {
+  const clients = Object.keys(CLIENT_COMMANDS).filter((name) => score.byAsker.has(name));
+  for (const name of [...ASKERS.map(({ name }) => name), ...clients]) {
     const { allows, refusals } = score.byAsker.get(name) ?? { allows: 0, refusals: 0 };
     print(`${name.padEnd(30)} ${String(allows).padStart(9)} ALLOWs ${String(refusals).padStart(8)} refusals`);
     if (only !== undefined) continue;
@@ -146,6 +150,7 @@ async function onTopology(
   const world = await World.start({ instances: 2, cells: 700, ...topology.world });
   try {
     await world.calm(SETTLE_MS);
+    await topology.join?.(world);
     world.history.turn();
     for (const fault of faults.filter(({ name }) => wanted(name))) await one(world, fault, seconds, score);
   } finally {

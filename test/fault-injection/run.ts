@@ -3,7 +3,7 @@
 //   --faults a,b    only these
 //   --mutants       broken variants instead, each of which must be caught
 //   --ha            a cluster of Patroni instead, whose leaders are killed
-//     --kills N     so many of them; 3 by default
+//     --kills N     so many of them; 3 by default, the first 3 of them whole hosts
 //     --short       only what the gate runs
 //   --figures       latencies of healthy deployments instead
 //   --history FILE  every answer and every change, a JSON line each

@@ -19,7 +19,9 @@ const VERIFIERS: [language: string, probe: string[], command: string[]][] = [
 const runs = ([program, ...args]: string[]) => spawnSync(program!, args, { env }).status === 0;
 
 for (const [language, probe, [program, ...args]] of VERIFIERS) {
-  test.skipIf(!runs(probe))(`${language} verifies what we sign, and no more`, { timeout: 120_000 }, () => {
+  const there = runs(probe);
+  const without = there ? "" : ` (${probe.join(" ")} does not run)`;
+  test.skipIf(!there)(`${language} verifies what we sign, and no more${without}`, { timeout: 120_000 }, () => {
     const signing = signingKeys();
     const keyring = new Keyring("1", { "1": Buffer.alloc(32, 1).toString("base64") }, signing);
     const facts = {

@@ -1,7 +1,7 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
+import { existsSync } from "node:fs";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { connect, createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -14,12 +14,15 @@ import { fetchProgram } from "../../scripts/fetch.ts";
 import { file_sallyport_v1_token_validator } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { ExamplePage, ExampleService } from "../support/example.ts";
 import { TestSallyport } from "../support/sallyport.ts";
+import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
 
 /* The Python client in its echo service, with the real program. Its unit tests run first. Skipped without grpcio. */
 const CLIENT = join(import.meta.dirname, "../../clients/python");
 const exec = promisify(execFile);
+/** The reason of the skip, for the names of the skipped tests. */
+let without = "";
 const library = await fetchProgram("grpcio-tools").catch((error: Error) => {
-  console.error(`the Python client is not tested: ${error.message}`);
+  without = ` (no Python with grpcio: ${error.message.split("\n", 1)[0]})`;
   return undefined;
 });
 const environment = (folder = CLIENT) => ({
@@ -40,50 +43,6 @@ test("the Python client's generated code has every field of the proto", async ()
     expect(code).toContain(name);
   }
 });
-
-/** A path to the program that can be cut: then nothing passes, and nobody is told. */
-class Cable {
-  readonly #server: Server;
-  readonly #pairs = new Set<Socket>();
-  #cut = false;
-
-  constructor(target: string) {
-    const [host, port] = target.split(":") as [string, string];
-    this.#server = createServer((near) => {
-      const far = connect(Number(port), host);
-      for (const [from, to] of [
-        [near, far],
-        [far, near],
-      ] as const) {
-        this.#pairs.add(from);
-        from.on("error", () => to.destroy()).on("close", () => to.destroy());
-        from.on("data", (bytes) => void (this.#cut || to.write(bytes)));
-      }
-    });
-  }
-
-  async open(): Promise<string> {
-    this.#server.listen(0, "127.0.0.1");
-    await once(this.#server, "listening");
-    return `127.0.0.1:${(this.#server.address() as { port: number }).port}`;
-  }
-
-  cut(): void {
-    this.#cut = true;
-  }
-
-  /** New connections work again. The old ones have lost bytes, so they break. */
-  mend(): void {
-    this.#cut = false;
-    for (const socket of this.#pairs) socket.destroy();
-    this.#pairs.clear();
-  }
-
-  close(): void {
-    this.mend();
-    this.#server.close();
-  }
-}
 
 /** The echo service of the client. */
 class Testee {
@@ -170,19 +129,18 @@ async function end(stream: NodeJS.EventEmitter): Promise<string> {
   return refusal(error);
 }
 
-const without = library === undefined ? " (there is no Python with grpcio)" : "";
 describe.skipIf(library === undefined)(`the Python client${without}`, () => {
   let sallyport: TestSallyport;
-  let cable: Cable;
+  let path: TcpProxy;
   let target: string;
   beforeAll(async () => {
     sallyport = await TestSallyport.start();
     await sallyport.admin.tenants.createTenant({ tenant: { id: "another" } });
-    cable = new Cable(new URL(sallyport.listeners.data).host);
-    target = await cable.open();
+    path = await startTcpProxy({ port: Number(new URL(sallyport.listeners.data).port) });
+    target = `127.0.0.1:${path.port}`;
   });
   afterAll(async () => {
-    cable?.close();
+    await path?.stop();
     await sallyport?.stop();
   });
   const revoke = (id: string) => sallyport.admin.tokens.revokeToken({ target: { case: "id", value: id } });
@@ -280,9 +238,7 @@ describe.skipIf(library === undefined)(`the Python client${without}`, () => {
         expect(await once(stream, "data")).toEqual([said("one")]);
         const ended = end(stream); // a silent stream: nobody writes
         await revoke(id);
-        const begun = performance.now();
         expect(await ended).toBe("16 INVALID_TOKEN");
-        if (testee === feed) expect(performance.now() - begun).toBeLessThan(1_000);
         expect(await testee.seen("ended INVALID_TOKEN")).toBeGreaterThan(0);
       }
     });
@@ -345,14 +301,16 @@ describe.skipIf(library === undefined)(`the Python client${without}`, () => {
       stream.write("one");
       await once(stream, "data");
       const ended = end(stream);
-      cable.cut();
+      await path.set({ kind: "blackhole" });
       const begun = performance.now();
       await revoke(one.id); // waits until the client's lease is over
       expect(await feed.call("Say", one.tokenString)).toBe("14 UNDETERMINED");
       expect(await ended).toBe("14 UNDETERMINED");
       expect(performance.now() - begun).toBeLessThan(10_000);
       const leases = await feed.seen("lease");
-      cable.mend();
+      // The old connections have lost bytes, so they must break.
+      await path.set({ kind: "reset" });
+      await path.set({ kind: "pass" });
       await expect.poll(() => feed.seen("lease"), { timeout: 20_000 }).toBeGreaterThan(leases);
       await expect.poll(() => feed.call("Say", two.tokenString), { timeout: 20_000 }).toBe(said("hi"));
       expect(await feed.call("Say", one.tokenString)).toBe("16 INVALID_TOKEN");
@@ -386,7 +344,7 @@ describe.skipIf(library === undefined)(`the Python client${without}`, () => {
     test("the package has its types and its generated code", async () => {
       expect(await run("import sallyport; print(sallyport.__file__)")).toContain(place);
       for (const file of ["py.typed", "gen/sallyport/v1/token_validator_pb2.pyi", "aio/interceptor.py"])
-        expect((await readFile(join(place, "sallyport", file), "utf8")).length).toBeGreaterThanOrEqual(0);
+        expect(existsSync(join(place, "sallyport", file)), file).toBe(true);
     });
 
     test("the client's README makes a server of them", async () => {

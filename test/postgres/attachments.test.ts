@@ -1,19 +1,24 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import type pg from "pg";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import type { Caller } from "../../src/domain/caller.ts";
 import type { AppError } from "../../src/domain/errors.ts";
+import type { PrincipalState } from "../../src/domain/principal.ts";
+import { BUILT_IN_PROFILES } from "../../src/domain/profile.ts";
 import { newRoleId } from "../../src/domain/role.ts";
 import { NOTHING_GIVEN } from "../../src/domain/token.ts";
 import { PostgresAuthorityStore } from "../../src/postgres/authority-store.ts";
 import { READER_VERSION } from "../../src/postgres/migrate.ts";
 import { Postgres } from "../../src/postgres/pool.ts";
 import { PostgresRevocationLog } from "../../src/postgres/revocation-log.ts";
+import type { ChangeGuard } from "../../src/revocation/authority-store.ts";
 import { auditRow, byHand, LOCK_WAITS, migrated } from "./migrated.ts";
 
 const ACTOR = { actor: "user:admin", address: "192.0.2.1", requestId: "r" };
 const HOUR = { ttl: 3_600_000, maxTtl: 86_400_000 };
 const UNLIMITED = { address: "", perAddressPerHour: 0, perPrincipalPerDay: 0, maxLive: 0 };
 const NOBODY = { callerScopes: [] };
+const PROFILE = BUILT_IN_PROFILES.find(({ name }) => name === "bot")!;
 
 let url: string;
 let sql: pg.Client;
@@ -195,28 +200,50 @@ test("the audit log of another tenant shows neither the address nor the request 
   ]);
 });
 
-test.each([
-  ["a rotation", (id: string, guard: object) => store.rotateToken(id, fresh(), undefined, 0, guard as never, ACTOR)],
-  [
-    "an update",
-    (id: string, guard: object) => store.updateToken(id, { scopes: ["x"] }, "", HOUR, guard as never, ACTOR),
-  ],
-])("%s by a session that was not asked about in a tenant of the token is refused", async (_, change) => {
-  const { id } = await mint(["blue"]);
-  await store.createPrincipal(
-    { tenant: "default", name: "user:ann", displayName: "", email: "", owner: "", annotations: {}, state: "ACTIVE" },
-    NOBODY,
-    ACTOR,
-  );
-  const caller = { principal: "user:ann", tenant: "default", tenants: ["blue"], scopes: ["sallyport.operator"] };
-  const guard = (callerFurther: string[]) => ({
-    callerScopes: caller.scopes,
-    callerPrincipal: { tenant: "default", name: "user:ann" },
-    callerFurther,
-    rights: { caller },
+describe.each([
+  ["a rotation", (id: string, guard: ChangeGuard) => store.rotateToken(id, fresh(), undefined, 0, guard, ACTOR)],
+  ["an update", (id: string, guard: ChangeGuard) => store.updateToken(id, { scopes: ["x"] }, "", HOUR, guard, ACTOR)],
+])("%s by a session that is over in a tenant of the token", (_, change) => {
+  const ADMIN = ["sallyport.admin"];
+  const tenants = ["default", "blue"];
+  const caller: Caller = {
+    ...{ kind: "session", provenance: "session:ann", principal: "user:ann", address: "", direct: true },
+    ...{ tenant: "default", tenants, scopes: ADMIN, scopesIn: new Map(tenants.map((tenant) => [tenant, ADMIN])) },
+  };
+  const guard: ChangeGuard = {
+    callerScopes: ADMIN,
+    callerPrincipal: { tenant: "default", name: "user:ann", tenants },
+    rights: { caller, profile: PROFILE, rotationsPerDay: 0 },
+  };
+  const ann = (state: PrincipalState) =>
+    store.createPrincipal(
+      { tenant: "blue", name: "user:ann", displayName: "", email: "", owner: "", annotations: {}, state },
+      NOBODY,
+      ACTOR,
+    );
+
+  test.each<[PrincipalState, string]>([
+    ["DISABLED", "RIGHTS_EXCEEDED"],
+    ["ACTIVE", "OK"],
+  ])("%s there: %s", async (state, outcome) => {
+    await ann(state);
+    expect(await told(change((await mint([])).id, guard))).toBe("OK");
+    expect(await told(change((await mint(["blue"])).id, guard))).toBe(outcome);
   });
-  expect(await told(change(id, guard([])))).toBe("WRITE_CONFLICT");
-  expect(await told(change(id, guard(["blue"])))).not.toBe("WRITE_CONFLICT");
+
+  test("which the token got meanwhile, is refused", async () => {
+    await ann("DISABLED");
+    const { id } = await mint([]);
+    const holder = await open("lock table sallyport.audit in share mode");
+    const attaching = attach(id, ["blue"]);
+    await blocked();
+    const changing = told(change(id, guard));
+    await blocked(2);
+    await holder.query("rollback");
+    await attaching;
+    expect(await changing).toBe("WRITE_CONFLICT");
+    expect(await told(change(id, guard))).toBe("RIGHTS_EXCEEDED");
+  });
 });
 
 describe("while a program runs that does not know further tenants", () => {

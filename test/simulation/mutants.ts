@@ -162,8 +162,8 @@ export const MUTANTS: readonly Mutant[] = [
   ]),
   mutant("M29 the principal is no dependency", [
     "domain/token-snapshot.ts",
-    "principalKey(of.tenant, of.principal), `o",
-    "`o",
+    "principalKey(of.tenant, of.principal), tenantKey",
+    "tenantKey",
   ]),
   mutant("M29 the tenant is no dependency", [
     "domain/token-snapshot.ts",

@@ -4,7 +4,8 @@ import { snapshot } from "../support/token-snapshot.ts";
 
 it("shared values › are equal to the given ones, and equal lists are kept once", () => {
   const values = new Interning(1 << 20);
-  const [one, two] = [1, 2].map((n) => snapshot(n, { scopes: ["a", "b"], annotations: { k: "v" } }));
+  const attachments = [{ tenant: "blue", tenantState: "ACTIVE", cut: true }] as const;
+  const [one, two] = [1, 2].map((n) => snapshot(n, { scopes: ["a", "b"], annotations: { k: "v" }, attachments }));
   const first = values.share(one!);
   const second = values.share(two!);
   expect(first).toEqual(one);

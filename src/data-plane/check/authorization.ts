@@ -35,7 +35,7 @@ export const DENIED = {
   undetermined: denial("UNDETERMINED", 14, 503, "the token cannot be validated now", [], 1),
   peer: denial("FORBIDDEN", 7, 403, "this peer is not allowed"),
   policy: denial("FORBIDDEN", 7, 403, "no such policy"),
-  tenant: denial("MALFORMED", 3, 400, "the header that names the organization is missing or malformed"),
+  tenant: denial("MALFORMED", 3, 400, "the header that names the tenant is missing or malformed"),
   undecodable: denial("MALFORMED", 3, 400, "the check request cannot be decoded"),
 } as const;
 
@@ -79,7 +79,7 @@ export function outcomeOf(answer: ValidationResult, policy: Policy): Authorizati
     case "ADDRESS_NOT_ALLOWED":
       return denial(answer.verdict, 7, 403, "the token is not accepted from this address");
     case "WRONG_TENANT":
-      return denial(answer.verdict, 7, 403, "the token is not valid in this organization");
+      return denial(answer.verdict, 7, 403, "the token is not valid in this tenant");
     case "RATE_LIMITED":
       return denial(answer.verdict, 8, 429, "too many requests with this token", [], 1);
     case "UNDETERMINED":
@@ -90,14 +90,13 @@ export function outcomeOf(answer: ValidationResult, policy: Policy): Authorizati
 const LONGEST_IDENTITY = 4_096;
 
 /**
- * The identity headers of an accepted request: all of them, never empty. The tenant is the one that was required, else the
- * token's own. A header that the policy renames or omits is `removed` under its original name, so that no client can forge
+ * The identity headers of an accepted request: all of them, never empty. A header that the policy renames or omits is `removed` under its original name, so that no client can forge
  * it.
  */
 export function identityOf(policy: Policy, snapshot: TokenSnapshot | undefined) {
   const values = [
     snapshot?.principal,
-    snapshot && (policy.requirement.tenant || snapshot.tenant),
+    snapshot && tenantFor(policy, snapshot),
     snapshot?.id,
     snapshot && scopesWithin(snapshot.scopes, LONGEST_IDENTITY - 512),
     snapshot?.profile,
@@ -116,6 +115,11 @@ export function identityOf(policy: Policy, snapshot: TokenSnapshot | undefined) 
   return { set, removed };
 }
 
+/** The tenant that was required, else the token's own. */
+function tenantFor({ requirement }: Policy, snapshot: TokenSnapshot): string {
+  return requirement.tenant || snapshot.tenant;
+}
+
 /** The carriers of the policy. The upstream must not see them. */
 export function credentialHeaders(policy: Policy): string[] {
   if (policy.keepCredential) return [];
@@ -127,7 +131,7 @@ export function credentialHeaders(policy: Policy): string[] {
 export function facts(policy: Policy, snapshot: TokenSnapshot | undefined): Record<string, string> {
   if (snapshot === undefined) return { verdict: "ALLOW" };
   const { principal, id, scopes, profile, hint } = snapshot;
-  const tenant = policy.requirement.tenant || snapshot.tenant;
+  const tenant = tenantFor(policy, snapshot);
   return { verdict: "ALLOW", principal, tenant, "token-id": id, scopes: scopes.join(" "), profile, hint };
 }
 

@@ -72,7 +72,7 @@ export class ExtAuthz {
       const question = questionOf(asked, found);
       const named = forTenant(found, (name) => asked.headers.get(name) ?? NO_VALUES, question.preflight);
       if (named === undefined) return this.#deny(DENIED.tenant, plainText);
-      const outcome = ask(this.#validate, { ...question, policy: named }, deadline);
+      const outcome = ask(this.#validate, named === found ? question : { ...question, policy: named }, deadline);
       if (!(outcome instanceof Promise)) return this.#encoded(outcome, named, plainText);
       return outcome
         .then((later) => this.#encoded(later, named, plainText))

@@ -61,7 +61,7 @@ export class HttpCheck {
       const query = queryOf(family, question, policy, values);
       const named = forTenant(policy, values, query.preflight);
       if (named === undefined) return answer(family, DENIED.tenant, policy);
-      const outcome = ask(this.#validate, { ...query, policy: named }, deadline);
+      const outcome = ask(this.#validate, named === policy ? query : { ...query, policy: named }, deadline);
       if (!(outcome instanceof Promise)) return answer(family, outcome, named);
       return outcome
         .then((later) => answer(family, later, named))

@@ -106,6 +106,10 @@ export class RouteTable {
 }
 
 function target(route: UnaryRoute, kind: "rpc" | "http"): Target {
-  const copies = Object.prototype.toString.call(route.handler) === "[object AsyncFunction]";
-  return { route, plain: kind === "http", copies };
+  return { route, plain: kind === "http", copies: keepsMessage(route.handler) };
+}
+
+/** True for a function declared `async`: it is given a message of its own to keep. */
+export function keepsMessage(handler: Handler): boolean {
+  return Object.prototype.toString.call(handler) === "[object AsyncFunction]";
 }

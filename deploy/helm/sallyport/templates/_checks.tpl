@@ -1,5 +1,6 @@
 {{/*
-What the chart refuses, with the key and the reason. values.schema.json refuses shapes and types; it cannot give reasons.
+The chart refuses these values, with the key and the reason. values.schema.json refuses shapes and types; it cannot give
+reasons.
 Every template that runs Sallyport includes it.
 */}}
 {{- define "sallyport.checks" -}}
@@ -34,7 +35,8 @@ Every template that runs Sallyport includes it.
   "embedded" "the embedded database lives in one process and is lost with its pod: use PostgreSQL"
   "break_glass" "its secret would stand in a ConfigMap, or need a file that the chart does not mount"
   "keyring" "it would stand in a ConfigMap: put it into existingSecret, key keyring"
-  "keyring_file" "the chart sets it: put the keyring into existingSecret, key keyring" -}}
+  "keyring_file" "the chart sets it: put the keyring into existingSecret, key keyring"
+  "signing" "it would stand in a ConfigMap: put it into existingSecret, key signing, and set config.signing_file" -}}
 {{- if hasKey $v.config $key -}}
 {{- fail (printf "config.%s: %s" $key $reason) -}}
 {{- end -}}

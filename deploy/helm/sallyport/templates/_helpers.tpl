@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 /run/sallyport/{{ .Release.Namespace }}/{{ include "sallyport.name" . }}
 {{- end -}}
 
-{{/* sallyport.yaml: the value config, and over it what the shape decides. */}}
+{{/* sallyport.yaml: the value config, and over it the keys that the shape decides. */}}
 {{- define "sallyport.config" -}}
 {{- include "sallyport.checks" . -}}
 {{- $exposure := include "sallyport.exposure" . -}}
@@ -76,7 +76,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.config.callers }}{{ with .mtls }}yes{{ end }}{{ end -}}
 {{- end -}}
 
-{{/* What a container of Sallyport is in every shape. */}}
+{{/* A container of Sallyport, the same in every shape. */}}
 {{- define "sallyport.container" -}}
 image: {{ include "sallyport.image" . }}
 ports:
@@ -127,7 +127,7 @@ volumeMounts:
       - secret:
           name: {{ .Values.existingSecret }}
           items: [{ key: database-url, path: database-url }, { key: keyring, path: keyring }]
-      {{- range list "redis-url" "direct-database-url" "journal-url" }}
+      {{- range list "redis-url" "direct-database-url" "journal-url" "signing" }}
       - secret:
           name: {{ $.Values.existingSecret }}
           items: [{ key: {{ . }}, path: {{ . }} }]
