@@ -1,4 +1,4 @@
-import { randomUUID } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
 import { build } from "./build.ts";
 import { feedLimits, trustsPeers } from "./config/checks.ts";
@@ -63,6 +63,9 @@ import { tracedAuthority, tracedCache, tracedEvents, tracedIssuer, tracedReader 
 import { LastUse } from "./validation/last-use.ts";
 import { Lookup } from "./validation/lookup.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./validation/validate.ts";
+import type { Workers } from "./workers/primary.ts";
+import { shareOf } from "./workers/share.ts";
+import type { Primary } from "./workers/worker.ts";
 
 /** A running Sallyport. */
 export interface Sallyport {
@@ -75,10 +78,19 @@ export interface Sallyport {
    */
   reload(config: Config): boolean;
   /** Reports NOT_SERVING, finishes the calls in progress, returns the lease and closes. Never rejects. */
-  stop(graceMs: number): Promise<void>;
+  stop(graceMs: number, leastDelayMs?: number): Promise<void>;
+}
+
+/** The other processes of the program, if `workers` asks for some: in the primary its workers, in a worker the primary. */
+export interface Processes {
+  readonly workers?: Workers | undefined;
+  readonly primary?: { readonly link: Primary; readonly rowKey: Uint8Array };
 }
 
 const USAGE_EVERY_MS = 10_000;
+/** A registration of a worker that has ended may still commit for this long. */
+const LATE_ROW_MS = 2_500;
+const NO_WORKER = ["no worker process can answer"];
 
 export const systemClock: Clock = {
   mono: () => performance.now(),
@@ -100,6 +112,7 @@ export async function createSallyport(
   config: Config,
   telemetry: Telemetry,
   tracing: Tracing | undefined,
+  { workers, primary }: Processes = {},
 ): Promise<Sallyport> {
   const clock = systemClock;
   const timers = systemTimers;
@@ -131,10 +144,12 @@ export async function createSallyport(
   const audit = new PostgresAuditLog(db, lists);
   const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   reader.warmUp();
+  const rowKey = primary?.rowKey ?? randomBytes(32);
   const log = new PostgresRevocationLog({
     url: config.database.direct_url ?? url,
     connections: full ? 2 : 1,
     about: { mode: config.mode, version: build().version },
+    rowKey,
     onTrouble,
   });
 
@@ -162,7 +177,10 @@ export async function createSallyport(
   );
   const names = new FeedNames();
   const feed = new Feed(
-    { freshness, names, follower: () => follower, clock, timers, later: setImmediate, instanceId: randomUUID() },
+    {
+      ...{ freshness, names, follower: () => follower, clock, timers, later: setImmediate, instanceId: randomUUID() },
+      mayLease: () => primary === undefined || primary.link.knowsFeed(),
+    },
     { leaseMs: config.revocation.lease, ...feedLimits(config) },
   );
   const { url: journalUrl, mode: journalMode } = config.journal;
@@ -175,7 +193,12 @@ export async function createSallyport(
       : undefined;
   const follower: Follower = new Follower(
     {
-      ...{ log, freshness, lookup, reader, clock, timers, events: telemetry, newId: randomUUID, random: Math.random },
+      ...{ log, freshness, lookup, reader, clock, timers, events: telemetry, random: Math.random },
+      newId: () => {
+        const id = randomUUID();
+        primary?.link.row(id);
+        return id;
+      },
       feed,
       ...(journal !== undefined && { journal }),
     },
@@ -218,7 +241,8 @@ export async function createSallyport(
   const reuse = new ReuseDetection({ store, audit, authority, profiles, timers, events: telemetry });
   const reused = (events: Pick<Events, "tokenReused">) => (id: string) => {
     events.tokenReused(id);
-    reuse.seen(id);
+    if (primary === undefined) reuse.seen(id);
+    else primary.link.reused(id);
   };
   const validation = (listener: string): ValidateDeps => {
     const events = tracedEvents(telemetry.forListener(listener), tracing);
@@ -227,7 +251,7 @@ export async function createSallyport(
       lookup,
       freshness,
       clock,
-      events: full ? { ...events, tokenReused: reused(events) } : events,
+      events: full || primary !== undefined ? { ...events, tokenReused: reused(events) } : events,
       used: (id, context, at) => usage.used(id, context, at),
     };
   };
@@ -304,7 +328,16 @@ export async function createSallyport(
 
   const policies = new Policies(config.policies);
   const readiness = new Readiness({ freshness, reader, clock });
-  const reasons = () => readiness.reasons();
+  const reasons = () => {
+    const own = readiness.reasons();
+    return own.length === 0 && workers?.ready === 0 ? NO_WORKER : own;
+  };
+  const workerEnded = (rows: readonly string[], fed: boolean) => {
+    const failed = (error: unknown) => telemetry.trouble("deregistration_failed", error);
+    // Client caches may hold leases under a row: then it stays, and the housekeeping deletes it when they are over.
+    if (fed) return void log.reap(rows).catch(failed);
+    for (const row of rows) log.deregister(row).catch(failed);
+  };
 
   const close = async () => {
     await housekeeping.stop();
@@ -337,6 +370,21 @@ export async function createSallyport(
       policies,
       tracing,
       jwks: () => jwksPage(keyring),
+      metrics: () => (workers === undefined ? telemetry.registry.metrics() : workers.metrics()),
+      openWorkers:
+        workers &&
+        (() =>
+          workers.open(
+            { config: shareOf(config), rowKey },
+            {
+              ended(rows, fed) {
+                workerEnded(rows, fed);
+                setTimeout(() => workerEnded(rows, fed), LATE_ROW_MS).unref();
+              },
+              reused: (token) => reuse.seen(token),
+            },
+          )),
+      binding: primary && (() => primary.link.binding()),
       managers: {
         tokens,
         bulk: new BulkRevoke({
@@ -379,9 +427,14 @@ export async function createSallyport(
     if (journal !== undefined) telemetry.journalLag(journal.lag);
     telemetry.feedClients(feed.leased(clock.mono()));
     for (const { issuer, seconds } of sessions?.ages() ?? []) telemetry.keysAge(issuer, seconds);
-    listeners.serving(reasons().length === 0);
+    tellReady();
   }, 250).unref();
-  listeners.serving(reasons().length === 0);
+  const tellReady = () => {
+    const ready = reasons().length === 0;
+    listeners.serving(ready);
+    primary?.link.ready(ready);
+  };
+  tellReady();
   const warn = () => void warnOfFirstAdmin(store, clock, telemetry);
   if (full) warn();
   const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;
@@ -401,13 +454,14 @@ export async function createSallyport(
         if (full) storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("pepper_record_failed", error));
       }
       policies.replace(fresh.policies);
+      workers?.reload(fresh);
       return listeners.reload();
     },
-    async stop(graceMs) {
+    async stop(graceMs, leastDelayMs = 0) {
       clearInterval(gauges);
       clearInterval(daily);
       canary.stop();
-      await listeners.drain(graceMs);
+      await listeners.drain(graceMs, leastDelayMs);
       await close();
     },
   };

@@ -53,6 +53,9 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (config.mode === "validate" && config.database.url === undefined) {
     problems.push("database.url: is required in mode validate");
   }
+  if (config.workers > 1 && config.mode === "validate") {
+    problems.push("workers: needs mode full, whose process watches the workers; in mode validate start more instances");
+  }
   const data = config.listeners.data;
   if (data.trust_peers === true && (data.tls?.allowed_sans.length ?? 0) > 0) {
     problems.push("listeners.data.trust_peers: with allowed_sans certificates identify the peers; remove it");

@@ -148,6 +148,7 @@ const signing = z.strictObject({
 
 export const schema = z.strictObject({
   mode: z.enum(["full", "validate"]).default("full"),
+  workers: z.number().int().min(1).max(64).default(1),
   listeners: z
     .strictObject({
       data: z

@@ -27,6 +27,7 @@ export const ALARMS = {
     "another primary has taken over, and this instance is still connected to the old one; it refuses everything",
   uncaught_exception: "an exception reached the top of the program, which continues",
   unhandled_rejection: "nothing handled a rejected promise; the program continues",
+  workers_failing: "worker processes ended again and again; the program ends",
 } as const;
 
 /** Failures of dependencies of this instance. */
@@ -63,6 +64,7 @@ export const TROUBLES = {
   uncaught_exception: "an exception reached the top of the program",
   unhandled_rejection: "nothing handled a rejected promise",
   wake_ups_unavailable: "Redis delivers no wake-ups; this instance learns of changes by polls",
+  worker_exited: "a worker process ended; another takes its place",
 } as const;
 
 /** Events that are worth one log line. */
