@@ -306,6 +306,9 @@ export async function createSallyport(
 
   const peerTls = peerTlsOf(config);
   const validateForCanary = validateWith(validation("canary"));
+  const askSelf = async (tokenString: string) =>
+    (await validateForCanary(tokenString, NO_REQUIREMENT, NOWHERE, clock.mono() + 2_000)).verdict;
+  if (primary !== undefined) primary.link.onValidate = askSelf;
   const canary = new Canary(
     {
       authority,
@@ -315,11 +318,11 @@ export async function createSallyport(
       timers,
       events: telemetry,
       askers: [
-        {
-          name: "self",
-          ask: async (text) =>
-            (await validateForCanary(text.reveal(), NO_REQUIREMENT, NOWHERE, clock.mono() + 2_000)).verdict,
-        },
+        { name: "self", ask: (text) => askSelf(text.reveal()) },
+        ...Array.from({ length: workers?.count ?? 0 }, (_, place) => ({
+          name: `worker ${place + 1}`,
+          ask: (text: Secret) => workers!.ask(place, text.reveal()),
+        })),
         ...config.canary.peers.map((peer) => ({ name: peer, ask: (text: Secret) => askPeer(peer, text, peerTls) })),
       ],
     },

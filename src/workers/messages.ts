@@ -1,4 +1,5 @@
 import type { Config } from "../config/schema.ts";
+import type { Verdict } from "../domain/decide.ts";
 
 /*
  * The messages of the primary and its workers, over the channel that Node opens between them. Secrets go this way
@@ -22,6 +23,8 @@ export type ToWorker =
   | { readonly kind: "start"; readonly start: Start }
   | { readonly kind: "reload"; readonly config: Config }
   | { readonly kind: "metrics" }
+  /** A question of the canary. */
+  | { readonly kind: "validate"; readonly nr: number; readonly tokenString: string }
   | { readonly kind: "stop"; readonly stop: Stop };
 
 export type ToPrimary =
@@ -36,4 +39,5 @@ export type ToPrimary =
   | { readonly kind: "ready"; readonly ready: boolean }
   /** A string was used after its rotation ended it: the id of its token. */
   | { readonly kind: "reused"; readonly token: string }
+  | { readonly kind: "verdict"; readonly nr: number; readonly verdict: Verdict }
   | { readonly kind: "metrics"; readonly metrics: readonly object[] };

@@ -1,6 +1,7 @@
 import cluster, { type Worker } from "node:cluster";
 import type { Config } from "../config/schema.ts";
 import type { Clock, Timers } from "../domain/clock.ts";
+import type { Verdict } from "../domain/decide.ts";
 import { StartError } from "../domain/start-error.ts";
 import { assertFree, parseBind } from "../listen/bind.ts";
 import { MergedMetrics } from "../telemetry/merged-metrics.ts";
@@ -37,6 +38,8 @@ const MOST_ROWS = 20;
 const MOST_DEATHS = 5;
 const DEATHS_MS = 10_000;
 const METRICS_MS = 1_000;
+const VERDICT_MS = 2_000;
+const FORK_AGAIN_MS = 1_000;
 /** Beyond the time for calls: a worker waits for the leases of its client caches, and deletes its row. */
 const TO_END_MS = 4_000;
 
@@ -55,6 +58,9 @@ export class Workers {
   readonly #open = new Set<number>();
   #start: Start | undefined;
   #hooks: WorkersHooks | undefined;
+  /** The questions of the canary that wait for a verdict. */
+  readonly #asked = new Map<number, (verdict: Verdict) => void>();
+  #questions = 0;
   #deaths: number[] = [];
   #stopping = false;
   #onEmpty: () => void = () => {};
@@ -70,6 +76,11 @@ export class Workers {
   /** Resolves when workers ended so often that this program should end. */
   get failed(): Promise<void> {
     return this.#failed.promise;
+  }
+
+  /** The number of workers, if all live. */
+  get count(): number {
+    return this.#count;
   }
 
   /** The number of workers that can answer. */
@@ -132,8 +143,35 @@ export class Workers {
     return this.#metrics.page(telemetry.registry);
   }
 
+  /** A question of the canary to the worker in one of the places, 0 to `count` - 1. Rejects if there is no answer. */
+  ask(place: number, tokenString: string): Promise<Verdict> {
+    const { promise, resolve, reject } = Promise.withResolvers<Verdict>();
+    const member = [...this.#members.values()][place];
+    const nr = ++this.#questions;
+    const cancel = this.#deps.timers.after(VERDICT_MS, () => {
+      this.#asked.delete(nr);
+      reject(new Error("the worker does not answer"));
+    });
+    this.#asked.set(nr, (verdict) => {
+      cancel();
+      this.#asked.delete(nr);
+      resolve(verdict);
+    });
+    if (member !== undefined) send(member.worker, { kind: "validate", nr, tokenString });
+    return promise;
+  }
+
   #fork(): void {
-    const worker = cluster.fork();
+    if (this.#stopping) return;
+    const { telemetry, timers } = this.#deps;
+    let worker: Worker;
+    try {
+      worker = cluster.fork();
+    } catch (error) {
+      telemetry.trouble("worker_exited", error);
+      timers.after(FORK_AGAIN_MS, () => this.#fork());
+      return;
+    }
     const member: Member = { worker, rows: [], fed: false, ready: false, reports: [] };
     this.#members.set(worker.id, member);
     worker.on("message", (message: ToPrimary) => this.#heard(member, message));
@@ -144,7 +182,13 @@ export class Workers {
     };
     worker.once("exit", ended);
     worker.once("disconnect", ended);
-    worker.on("error", (error) => this.#deps.telemetry.trouble("worker_exited", error, { worker: worker.id }));
+    worker.on("error", (error) => {
+      telemetry.trouble("worker_exited", error, { worker: worker.id });
+      // The system has no room for a process: no other event comes.
+      if (worker.process.pid === undefined && this.#members.delete(worker.id)) {
+        timers.after(FORK_AGAIN_MS, () => this.#fork());
+      }
+    });
   }
 
   #heard(member: Member, message: ToPrimary): void {
@@ -172,6 +216,9 @@ export class Workers {
       case "reused":
         this.#hooks!.reused(message.token);
         break;
+      case "verdict":
+        this.#asked.get(message.nr)?.(message.verdict);
+        break;
       case "metrics":
         this.#metrics.reported(worker.id, message.metrics);
         for (const done of member.reports.splice(0)) done();
@@ -181,7 +228,7 @@ export class Workers {
   #ended(member: Member): void {
     const { telemetry, clock } = this.#deps;
     const { worker, rows, fed } = member;
-    this.#members.delete(worker.id);
+    if (!this.#members.delete(worker.id)) return;
     this.#bound(worker.id);
     this.#metrics.ended(worker.id);
     for (const done of member.reports.splice(0)) done();

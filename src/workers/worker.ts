@@ -1,5 +1,6 @@
 import cluster from "node:cluster";
 import type { Config } from "../config/schema.ts";
+import type { Verdict } from "../domain/decide.ts";
 import type { Start, Stop, ToPrimary, ToWorker } from "./messages.ts";
 
 /** The primary, seen from a worker. */
@@ -9,6 +10,8 @@ export class Primary {
   /** Resolves when the primary has ended. */
   readonly lost: Promise<void>;
   onReload: (config: Config) => void = () => {};
+  /** Answers the canary. */
+  onValidate: (tokenString: string) => Promise<Verdict> = async () => "UNDETERMINED";
   onMetrics: () => Promise<readonly object[]> = async () => [];
   readonly #started = Promise.withResolvers<Start>();
   #feeds: "no" | "saying" | "said" = "no";
@@ -24,6 +27,7 @@ export class Primary {
       else if (message.kind === "reload") this.onReload(message.config);
       else if (message.kind === "stop") stop.resolve(message.stop);
       else if (message.kind === "metrics") void this.report();
+      else void this.#answer(message.nr, message.tokenString);
     });
     process.once("disconnect", () => lost.resolve());
   }
@@ -86,6 +90,11 @@ export class Primary {
   /** Lets this process end. */
   release(): void {
     process.channel?.unref();
+  }
+
+  async #answer(nr: number, tokenString: string): Promise<void> {
+    const verdict = await this.onValidate(tokenString).catch(() => "UNDETERMINED" as const);
+    this.#say({ kind: "verdict", nr, verdict });
   }
 
   /** Without the primary there is nobody to say it to, and `lost` ends this process. */

@@ -12,7 +12,12 @@ import { TestSallyport } from "../support/sallyport.ts";
 
 const WORKERS = 4;
 const POLICIES = { first: { required_scopes: ["a"] } };
-const config = { workers: WORKERS, profiles: { svc: { on_reuse: "revoke-family" } }, policies: POLICIES };
+const config = {
+  workers: WORKERS,
+  canary: { every: "1s" },
+  profiles: { svc: { on_reuse: "revoke-family" } },
+  policies: POLICIES,
+};
 
 let sallyport: TestSallyport;
 beforeAll(async () => {
@@ -218,6 +223,14 @@ test("a reuse that a worker sees ends the family, by the primary", async () => {
   const fresh = await sallyport.admin.tokens.rotateToken({ id: old.id });
   expect(await sallyport.verdict(old.tokenString)).toBe("INVALID_TOKEN");
   await expect.poll(() => sallyport.verdict(fresh.tokenString), { timeout: 5_000 }).toBe("INVALID_TOKEN");
+});
+
+test("the canary asks every worker", async () => {
+  const refused = async () => metric(await page(), 'sallyport_canary_total{outcome="refused"}')[0]!;
+  const before = await refused();
+  await expect.poll(refused, { timeout: 10_000 }).toBeGreaterThanOrEqual(before + WORKERS + 1);
+  const accepted = metric(await page(), 'sallyport_canary_total{outcome="accepted"}');
+  expect(accepted).toEqual([0]);
 });
 
 test("SIGHUP reaches the primary and all workers", async () => {
