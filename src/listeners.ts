@@ -1,4 +1,5 @@
 import type { DescService } from "@bufbuild/protobuf";
+import type { ConsoleAuth } from "./admin-api/console-auth.ts";
 import { ADMIN_SERVICES, type Managers, openAdminListener } from "./admin-api/open.ts";
 import { trustsPeers } from "./config/checks.ts";
 import type { Config } from "./config/schema.ts";
@@ -33,6 +34,8 @@ export interface ListenerDeps {
   readonly feed: Feed;
   readonly policies: Policies;
   readonly managers: Managers;
+  /** Undefined: the console has no single sign-on. */
+  readonly consoleAuth: ConsoleAuth | undefined;
   /** Undefined: no traces. */
   readonly tracing: Tracing | undefined;
   readonly jwks: () => JwksPage;
@@ -139,6 +142,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
                   version: managers.info.version,
                   tokenSignIn: config.console.token_sign_in,
                   idleTimeoutMs: config.console.idle_timeout,
+                  auth: deps.consoleAuth,
                 }
               : undefined,
             ownHosts: hostsOf(config.console.public_url),

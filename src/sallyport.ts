@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
 import { build } from "./build.ts";
 import { feedLimits, trustsPeers } from "./config/checks.ts";
-import { issuersOf } from "./config/issuers.ts";
+import { callbackOf, issuersOf, signInsOf } from "./config/issuers.ts";
 import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
 import { DataCallers } from "./data-plane/data-caller.ts";
@@ -31,6 +31,7 @@ import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
 import { PostgresCallerStates } from "./postgres/caller-states.ts";
+import { PostgresConsoleSessions } from "./postgres/console-sessions.ts";
 import { PostgresJournal } from "./postgres/journal.ts";
 import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
@@ -54,8 +55,10 @@ import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
 import { jwksPage } from "./rpc/jwks.ts";
+import { ConsoleSessions } from "./sessions/console-sessions.ts";
 import { documentFetcher } from "./sessions/fetch-document.ts";
 import { Sessions } from "./sessions/sessions.ts";
+import { SignIn } from "./sessions/sign-in.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Tracing } from "./telemetry/tracing.ts";
@@ -278,6 +281,16 @@ export async function createSallyport(
   const states = new PostgresCallerStates(db, followed);
   const from = { issuers, states, clock, fetchDocument: documentFetcher(), events: telemetry };
   const sessions = issuers.length > 0 ? new Sessions(from) : undefined;
+  const consoleAuth =
+    sessions === undefined || config.console.oidc.length === 0
+      ? undefined
+      : new ConsoleSessions({
+          signIns: signInsOf(config).map((about) => new SignIn(about, callbackOf(config), clock)),
+          store: new PostgresConsoleSessions(db),
+          ...{ sessions, keyring, clock, events: telemetry },
+          maxAgeMs: config.console.session.max_age,
+          idleMs: config.console.session.idle,
+        });
   const callers = new Callers({
     validate: validateWith(admin),
     rotated: {
@@ -362,6 +375,7 @@ export async function createSallyport(
       reasons,
       callers,
       dataCallers,
+      consoleAuth,
       denials: new DenialAudit({ audit, clock, events: telemetry }),
       validate: validateWith(validation("data")),
       validateKnown: validateKnownWith(validation("data")),

@@ -60,6 +60,7 @@ export const TROUBLES = {
   registry_read_failed: "the registry of validators could not be read",
   repeat_audit_failed: "the row that counts repeated calls could not be written",
   reuse_audit_failed: "the reuse of a rotated token could not be audited",
+  sign_in_failed: "a sign-in to the console, or the renewal of its session, failed at the issuer",
   token_read_failed: "a token could not be read because of a bug in this program",
   uncaught_exception: "an exception reached the top of the program",
   unhandled_rejection: "nothing handled a rejected promise",
