@@ -9,6 +9,7 @@ import io.grpc.ServerCallHandler;
 import io.grpc.Status;
 import java.util.concurrent.Executor;
 import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Consumer;
 
 /**
@@ -56,13 +57,15 @@ final class CheckedCall<Q, A> extends ServerCall.Listener<Q> {
   }
 
   ServerCall.Listener<Q> begin() {
-    Thread caller = Thread.currentThread();
+    // Not by the thread: the server and the channel may share a pool, so the answer may come in this thread again.
+    AtomicBoolean returned = new AtomicBoolean();
     checks.begin(check -> {
       turns.add(() -> open(check));
-      if (Thread.currentThread() != caller) {
+      if (returned.get()) {
         soon();
       }
     });
+    returned.set(true);
     drain();
     return this;
   }

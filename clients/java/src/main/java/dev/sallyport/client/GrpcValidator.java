@@ -36,7 +36,7 @@ public final class GrpcValidator implements Validator {
   private final Line feed;
   private final String bearer;
 
-  /** Connects when it is first needed. {@code target} is host:port, or a target of gRPC. */
+  /** Begins to connect. {@code target} is host:port, or a target of gRPC. */
   public GrpcValidator(String target, ChannelCredentials credentials) {
     this(target, credentials, null);
   }
@@ -61,6 +61,7 @@ public final class GrpcValidator implements Validator {
     this.checks = new Line(checks);
     this.feed = new Line(feed);
     this.bearer = bearer;
+    this.checks.isReady();
   }
 
   @Override
