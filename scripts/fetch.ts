@@ -272,7 +272,7 @@ const fetchers = {
     await rm(repository, { recursive: true });
   },
 
-  /** Builds it, because that alone asks for all of it. Whether it builds well is for its tests to say. */
+  /** Builds the project, because only a build asks for everything. A build that fails is for the tests to report. */
   async "maven-project"({ project }: Extract<Recipe, { from: "maven-project" }>, staging: string): Promise<void> {
     await execFile("mvn", [
       ...["--batch-mode", "--quiet", `-Dmaven.repo.local=${staging}`],

@@ -1,5 +1,8 @@
-import { readFile } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fetchProgram } from "../../scripts/fetch.ts";
 import { buildJavaClient, javaClassPath } from "../../scripts/java-client.ts";
@@ -11,6 +14,7 @@ import { testeeSuite } from "../support/testee-suite.ts";
 
 /* The Java client in its echo service, with the real program. Its unit tests run first. Skipped without Java and Maven. */
 const CLIENT = join(import.meta.dirname, "../../clients/java");
+const exec = promisify(execFile);
 const BUILD_MS = 400_000;
 /** The reason of the skip, for the names of the skipped tests. */
 let without = "";
@@ -61,4 +65,34 @@ describe.skipIf(repository === undefined)(`the Java client${without}`, () => {
       }),
     { ending: { left: 1, threads: 0 } },
   );
+
+  test("the README's lines make a server", async () => {
+    const page = await readFile(join(CLIENT, "README.md"), "utf8");
+    const lines = /```java\n([\s\S]*?)```/.exec(page)![1]!;
+    const place = await mkdtemp(join(tmpdir(), "sallyport-java-client-"));
+    const file = join(place, "Lines.java");
+    await writeFile(
+      file,
+      `import dev.sallyport.client.*;
+import io.grpc.*;
+import java.util.Map;
+class Lines {
+  public static void main(String[] args) throws Exception {
+    var orders = ServerServiceDefinition.builder("shop.v1.Orders").build();
+    ${lines.replace("127.0.0.1:7400", `127.0.0.1:${path.port}`).replace("(8080,", "(0,")}
+    Verdict verdict = Verdict.UNDETERMINED; // as long as the program is slow
+    while (verdict == Verdict.UNDETERMINED) verdict = checker.check("opaque", Requirement.LIVE, Origin.UNKNOWN).verdict();
+    System.out.print(verdict);
+    server.shutdownNow().awaitTermination();
+    checker.close();
+  }
+}`,
+    );
+    try {
+      const { stdout } = await exec("java", ["-cp", await javaClassPath(), file]);
+      expect(stdout).toBe("INVALID_TOKEN");
+    } finally {
+      await rm(place, { recursive: true });
+    }
+  });
 });

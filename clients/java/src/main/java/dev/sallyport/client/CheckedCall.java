@@ -87,7 +87,12 @@ final class CheckedCall<Q, A> extends ServerCall.Listener<Q> {
       guarded = new GuardedCall<>(call, checker, requirement, this, checks, ends);
       checker.guarding(guarded.guard());
       guarded.guard().start(check);
-      handler = Contexts.interceptCall(ends, guarded, headers, next);
+      try {
+        handler = Contexts.interceptCall(ends, guarded, headers, next);
+      } catch (RuntimeException | Error e) {
+        guarded.finished(); // the transport tells nothing more to a call that did not start
+        throw e;
+      }
     }
     if (readyBefore) {
       handler.onReady();

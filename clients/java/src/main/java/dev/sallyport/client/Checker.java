@@ -94,8 +94,14 @@ public final class Checker implements AutoCloseable {
     }
   }
 
-  /** Judges a token string against a requirement. Without an answer the verdict is UNDETERMINED. Never throws. */
+  /**
+   * Judges a token string against a requirement; null: the request carries none. Without an answer the verdict is
+   * UNDETERMINED. Never throws.
+   */
   public Check check(String token, Requirement requirement, Origin origin) {
+    if (token == null) {
+      return none();
+    }
     CompletableFuture<Check> answer = new CompletableFuture<>();
     check(token, requirement, origin, answer::complete);
     return answer.join();

@@ -61,13 +61,13 @@ public final class GrpcValidator implements Validator {
     this.checks = new Line(checks);
     this.feed = new Line(feed);
     this.bearer = bearer;
-    this.checks.isReady();
+    this.checks.connect();
   }
 
   @Override
   public CompletableFuture<ValidateTokenResponse> validate(
       ValidateTokenRequest request, Duration timeout, boolean wait) {
-    if (checks.isReady() || wait) {
+    if (checks.connect() || wait) {
       return call(checks.channel, VALIDATE, request, timeout);
     }
     return CompletableFuture.failedFuture(new NotSentException());
@@ -75,7 +75,7 @@ public final class GrpcValidator implements Validator {
 
   @Override
   public CompletableFuture<WatchChangesResponse> watch(WatchChangesRequest request, Duration timeout) {
-    feed.isReady();
+    feed.connect();
     return call(feed.channel, WATCH, request, timeout);
   }
 
@@ -160,8 +160,8 @@ public final class GrpcValidator implements Validator {
       this.channel = channel;
     }
 
-    /** True with a connection; otherwise it begins to connect. */
-    boolean isReady() {
+    /** Begins to connect, if there is no connection. True if there is one. */
+    boolean connect() {
       ConnectivityState state = channel.getState(true);
       long last = hurried.get();
       long now = System.nanoTime();

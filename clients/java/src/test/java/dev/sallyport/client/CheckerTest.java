@@ -16,6 +16,7 @@ import dev.sallyport.client.gen.WatchChangesResponse;
 import io.grpc.InsecureChannelCredentials;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CountDownLatch;
@@ -59,7 +60,7 @@ class CheckerTest {
         }
       }
       assertEquals(
-          java.util.Collections.nCopies(one.get("calls").getAsInt(), tenant),
+          Collections.nCopies(one.get("calls").getAsInt(), tenant),
           server.asked.stream().map(ValidateTokenRequest::getTenant).toList());
     });
   }
@@ -77,7 +78,8 @@ class CheckerTest {
   void aRequirementIsOneThatTheServerTakes() {
     assertThrows(IllegalArgumentException.class, () -> Requirement.LIVE.withTenant("t".repeat(64)));
     assertThrows(IllegalArgumentException.class, () -> Requirement.LIVE.withAudience("a".repeat(257)));
-    assertThrows(IllegalArgumentException.class, () -> Requirement.scopes(Stream.generate(() -> "s").limit(33).toArray(String[]::new)));
+    String[] many = Stream.generate(() -> "s").limit(33).toArray(String[]::new);
+    assertThrows(IllegalArgumentException.class, () -> Requirement.scopes(many));
   }
 
   /** Answers by a function that may fail, and never to the feed. */
@@ -189,6 +191,8 @@ class CheckerTest {
     FakeServer server = new FakeServer(
         answer("ALLOW").setToken(ValidatedToken.newBuilder().setId("tok_1").setPrincipal("user:ann")).build());
     try (Checker checker = Checker.builder(server).build()) {
+      assertEquals(Verdict.NO_CREDENTIAL, checker.check(null, Requirement.LIVE, Origin.UNKNOWN).verdict());
+      assertEquals(Verdict.INVALID_TOKEN, checker.check("", Requirement.LIVE, Origin.UNKNOWN).verdict());
       seen.set(checker.check(TOKEN, Requirement.LIVE, Origin.UNKNOWN));
       for (Object printed : List.of(checker, seen.get(), seen.get().identity(), TokenHash.of(TOKEN)))
         assertFalse(printed.toString().contains(TOKEN));

@@ -16,6 +16,7 @@ import java.util.Queue;
 import java.util.function.Consumer;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.DynamicTest;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.TestFactory;
 
 class StreamGuardTest {
@@ -111,6 +112,25 @@ class StreamGuardTest {
     assertTrue(stream.ends.size() <= 1);
     guard.close();
     assertTrue(clock.timers.stream().allMatch(timer -> timer.at() <= clock.now + 20_000_000));
+  }
+
+  @Test
+  void aMessageNeedsAUsableEntryHoweverLateATimerIs() {
+    FakeClock clock = new FakeClock();
+    FeedCache cache = new FeedCache(clock::mono);
+    Version version = new Version(ByteString.copyFromUtf8("e"), 5);
+    apply(cache, clock, version, new long[0], 1300);
+    Noted stream = new Noted();
+    StreamGuard guard = new StreamGuard(cache, Requirement.LIVE, clock, stream);
+    Facts facts = new Facts(List.of(), List.of(), Vectors.at(900), null);
+    guard.start(Check.allowed(null, new Entry(version, new long[] {1}, facts, null)));
+    clock.now = Vectors.nanos(900); // the token has expired, and no timer has run yet
+    guard.pass(() -> stream.passed.add("a"));
+    assertEquals(List.of(), stream.passed);
+    assertEquals(1, stream.asked.size());
+    stream.asked.remove().accept(Check.refused(Verdict.INVALID_TOKEN));
+    assertEquals(List.of(), stream.passed);
+    assertEquals(List.of("INVALID_TOKEN"), stream.ends);
   }
 
   private static Entry entryOf(JsonObject of, Instant expire) {
