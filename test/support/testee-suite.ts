@@ -115,7 +115,7 @@ export function testeeSuite(
       const ended = end(stream); // a silent stream: nobody writes
       await revoke(id);
       expect(await ended).toBe("16 INVALID_TOKEN");
-      expect(await testee.seen("ended INVALID_TOKEN")).toBeGreaterThan(0);
+      await expect.poll(() => testee.seen("ended INVALID_TOKEN")).toBeGreaterThan(0);
     }
   });
 

@@ -160,12 +160,15 @@ final class CheckedCall<Q, A> extends ServerCall.Listener<Q> {
     turns.add(() -> {
       boolean told = over;
       over = true;
-      GuardedCall<Q, A> stream = guarded;
-      if (stream != null) {
-        stream.finished();
-      }
-      if (!told && handler != null) {
-        event.run();
+      try {
+        if (!told && handler != null) {
+          event.run();
+        }
+      } finally {
+        GuardedCall<Q, A> stream = guarded;
+        if (stream != null) {
+          stream.finished();
+        }
       }
     });
   }

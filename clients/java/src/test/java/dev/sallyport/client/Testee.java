@@ -136,7 +136,6 @@ final class Testee {
   }
 
   private static StreamObserver<StringValue> talk(StreamObserver<StringValue> to) {
-    ((ServerCallStreamObserver<StringValue>) to).setOnCancelHandler(() -> seen("cancelled"));
     return new Each(to);
   }
 
@@ -224,6 +223,7 @@ final class Testee {
     long threads = Thread.getAllStackTraces().keySet().stream()
         .filter(thread -> thread.getName().equals("sallyport-feed") || thread.getName().equals("sallyport-timer"))
         .count();
-    System.out.println(new Gson().toJson(Map.of("left", SEEN.getOrDefault("left", 0), "threads", threads)));
+    System.out.println(new Gson().toJson(Map.of(
+        "left", SEEN.getOrDefault("left", 0), "unstuck", SEEN.getOrDefault("unstuck", 0), "threads", threads)));
   }
 }
