@@ -10,6 +10,20 @@ else console.error("go is not installed, so clients/go/gen was not made anew");
 const tools = await fetchProgram("grpcio-tools").catch((error: Error) => error.message);
 if (tools.startsWith("/")) generate("python", { PYTHONPATH: tools });
 else console.error(`${tools}, so clients/python/sallyport/gen was not made anew`);
+if (spawnSync("cargo", ["--version"], { env }).status === 0) {
+  const install = [
+    "install",
+    "--locked",
+    "--quiet",
+    "--root",
+    ".cache/rust/tools",
+    "--version",
+    "0.5.0",
+    "protoc-gen-prost",
+  ];
+  execFileSync("cargo", install, { env, stdio: "inherit" });
+  generate("rust");
+} else console.error("cargo is not installed, so clients/rust/src/gen was not made anew");
 
 function generate(language: string, more: Record<string, string> = {}): void {
   execFileSync("buf", ["generate", "--template", `clients/${language}/buf.gen.yaml`], {
