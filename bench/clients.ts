@@ -18,7 +18,8 @@ import { digits } from "./report.ts";
 
 /*
  * The cost of a check that a client's own cache answers, and of the SHA-256 in it, which every cache by hash pays.
- * `npm run -s bench:clients`. Microseconds of CPU per call, the median of ROUNDS rounds. Needs Go, Python and Java for their rows.
+ * `npm run -s bench:clients`. Microseconds of CPU per call, the median of ROUNDS rounds. Needs Go, Java, Rust and Python for
+ * their rows; that of Rust is of the clock, on an idle machine the same.
  */
 
 const ROUNDS = 7;
@@ -119,6 +120,22 @@ function go(): Figures | undefined {
   return { check: of("BenchmarkCachedCheck"), hash: of("BenchmarkHash") };
 }
 
+/** Undefined without Rust. */
+function rust(): Figures | undefined {
+  const env = { ...process.env, CARGO_TARGET_DIR: join(CLIENTS, "../.cache/rust/target") };
+  const args = ["test", "--release", "--locked", "--quiet", "--lib", "--", "--ignored", "--nocapture", "cost"];
+  let printed: string;
+  try {
+    printed = execFileSync("cargo", args, { cwd: join(CLIENTS, "rust"), env, encoding: "utf8" });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+  const of = (name: string) =>
+    median([...printed.matchAll(new RegExp(`${name} (\\d+) ns`, "g"))].map(([, ns]) => Number(ns) / 1000));
+  return { check: of("check"), hash: of("hash") };
+}
+
 /** Of a server on asyncio, and of one on threads. Undefined without Python and grpcio. */
 async function python(): Promise<{ readonly asyncio: Figures; readonly threads: Figures } | undefined> {
   const library = await fetchProgram("grpcio-tools").catch(({ message }: Error) => {
@@ -149,6 +166,7 @@ const rows: readonly [name: string, figures: Figures | undefined, budget: number
   ["TypeScript", await typescript(), 3],
   ["Go", go(), 1],
   ["Java", await java(), 1],
+  ["Rust", rust(), 1],
   ["Python, asyncio", ofPython?.asyncio, 15],
   ["Python, threads", ofPython?.threads, 15],
 ];

@@ -18,6 +18,20 @@ if (protoc.startsWith("/")) {
   rmSync("clients/java/src/main/java/dev/sallyport/client/gen", { recursive: true, force: true });
   generate("java", { PATH: `${dirname(protoc)}:${env.PATH}` });
 } else console.error(`${protoc}, so the generated code in clients/java was not made anew`);
+if (spawnSync("cargo", ["--version"], { env }).status === 0) {
+  const install = [
+    "install",
+    "--locked",
+    "--quiet",
+    "--root",
+    ".cache/rust/tools",
+    "--version",
+    "0.5.0",
+    "protoc-gen-prost",
+  ];
+  execFileSync("cargo", install, { env, stdio: "inherit" });
+  generate("rust");
+} else console.error("cargo is not installed, so clients/rust/src/gen was not made anew");
 
 function generate(language: string, more: Record<string, string> = {}): void {
   execFileSync("buf", ["generate", "--template", `clients/${language}/buf.gen.yaml`], {
