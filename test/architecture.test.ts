@@ -36,6 +36,7 @@ const COMPOSITION = [
   "sallyport.ts",
   "usable.ts",
   "traced.ts",
+  "workers/",
 ];
 
 /** The core, from the base up. Each folder sees those before it. */
@@ -92,11 +93,23 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "traced.ts": room(COMPOSITION, []),
   "build.ts": room([], ["node:fs", "node:path"]),
   "start-text.ts": room([], []),
+  "workers/": room(["domain/", "telemetry/", "config/", "listen/", "workers/"], ["node:cluster"]),
+  "serve-worker.ts": room([...COMPOSITION, "build.ts", "serve.ts"], ["node:*"]),
   "serve.ts": room([...COMPOSITION, "build.ts", "start-text.ts"], ["node:*"]),
   "commands.ts": room(COMPOSITION, ["node:*"]),
   "doctor/": room([...COMPOSITION, "doctor/"], ["node:*"]),
   "main.ts": room(
-    ["build.ts", "domain/errors.ts", "domain/start-error.ts", "config/", "serve.ts", "commands.ts", "doctor/", "cli/"],
+    [
+      "build.ts",
+      "domain/errors.ts",
+      "domain/start-error.ts",
+      "config/",
+      "serve.ts",
+      "serve-worker.ts",
+      "commands.ts",
+      "doctor/",
+      "cli/",
+    ],
     ["node:*"],
   ),
   "cli/": room(

@@ -85,7 +85,7 @@ describe("the table of permissions", () => {
       "DetachTenant:tenant",
     ]);
     expect(opened("sallyport.principals.write")).toEqual(principals);
-    expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant"]);
+    expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant", "ListAccessEvents:tenant"]);
     expect(opened("sallyport.validate")).toEqual([
       "ValidateToken:tenant",
       "BatchValidateTokens:tenant",
