@@ -11,7 +11,7 @@ import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { type Addresses, addressesIn, FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
-import { SCOPE, SCOPED } from "./askers.ts";
+import { SCOPE, SCOPED, TENANT_HEADER, TENANTED } from "./askers.ts";
 import { PgLink } from "./pg-link.ts";
 import { DataClient, HttpClient } from "./wire.ts";
 
@@ -111,7 +111,10 @@ export class Instance {
       keyring: options.keyring,
       signing: options.signing,
       profiles: { org: { format: "jwt" } },
-      policies: { [SCOPED]: { required_scopes: [SCOPE] } },
+      policies: {
+        [SCOPED]: { required_scopes: [SCOPE] },
+        [TENANTED]: { tenant_from: `header:${TENANT_HEADER}` },
+      },
       limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
       log: { level: "warn" },
       ...(pooled !== undefined && { database: { direct_url: url(pg) } }),

@@ -19,6 +19,7 @@ const ALL = "SIUDTRG";
 const TABLES: Readonly<Record<string, Rights>> = {
   access_log: [ALL, "SI", "I"],
   audit: [ALL, "SI", ""],
+  console_sessions: [ALL, "SIUD", ""],
   first_admin: [ALL, "SIU", "S"],
   key_checks: [ALL, "SIU", "S"],
   lost_changes: [ALL, "S", "S"],
