@@ -1,7 +1,7 @@
 import { addressOfHop } from "../../rpc/client-address.ts";
 import type { HttpAnswer } from "../../rpc/http-answer.ts";
 import type { Validate } from "../../validation/validate.ts";
-import { credentialOf } from "../credentials.ts";
+import { credentialIn } from "../credentials.ts";
 import { forTenant, type Policies, type Policy } from "../policy.ts";
 import {
   type AuthorizationOutcome,
@@ -96,7 +96,7 @@ function queryOf(
   }[family];
   return {
     policy,
-    credential: credentialOf(policy.carriers, values("authorization"), values("x-api-key")),
+    credential: credentialIn(policy.carriers, values),
     clientAddress: addressBy(policy.clientAddress, peerOf(family, values), values),
     preflight:
       method === "OPTIONS" && values("origin").length > 0 && values("access-control-request-method").length > 0,
