@@ -35,6 +35,7 @@ import type { Telemetry } from "../telemetry/telemetry.ts";
 import type { Tracing } from "../telemetry/tracing.ts";
 import { auditLog } from "./audit-log.ts";
 import { type ConsoleOptions, consolePaths } from "./console.ts";
+import { sessionCookies, signInPaths } from "./console-auth.ts";
 import { openApiPage } from "./openapi.ts";
 import type { PageTokens } from "./page-token.ts";
 import { principalAdmin } from "./principal-admin.ts";
@@ -115,8 +116,10 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     streamsPerConnection: limits.streamsPerConnection,
     drain: options.drain,
   });
+  const auth = options.console?.auth;
   const withConsole = (otherwise: HttpHandler) =>
-    options.console === undefined ? otherwise : consolePaths(options.console, otherwise);
+    options.console === undefined ? otherwise : consolePaths(options.console, signInPaths(auth, otherwise));
+  const withCookies = sessionCookies(auth, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc));
   return openListener({
     name: "admin",
     bind: options.bind,
@@ -126,7 +129,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     budget,
     handler: plainPaths(
       { "/openapi.json": openApiPage, [JWKS_PATH]: options.jwks },
-      withConsole(sameOriginOnly(options.ownHosts, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc))),
+      withConsole(sameOriginOnly(options.ownHosts, withCookies)),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),

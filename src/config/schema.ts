@@ -159,6 +159,7 @@ const signing = z.strictObject({
 
 export const schema = z.strictObject({
   mode: z.enum(["full", "validate"]).default("full"),
+  workers: z.number().int().min(1).max(64).default(1),
   listeners: z
     .strictObject({
       data: z
@@ -336,6 +337,22 @@ export const schema = z.strictObject({
         .optional(),
       idle_timeout: duration.prefault("15m"),
       token_sign_in: z.boolean().default(true),
+      oidc: z
+        .array(
+          z.strictObject({
+            caller: z.string().min(1),
+            client_id: z.string().regex(/^[\x21-\x7e]{1,256}$/, "must be 1 to 256 visible characters"),
+            client_secret_file: z.string().min(1),
+            label: z.string().min(1).max(64).optional(),
+            scopes: z
+              .array(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/, "must be 1 to 128 visible characters"))
+              .max(20)
+              .default(["openid"]),
+          }),
+        )
+        .max(8)
+        .default([]),
+      session: z.strictObject({ max_age: duration.prefault("12h"), idle: duration.prefault("1h") }).prefault({}),
     })
     .prefault({}),
   log: z

@@ -164,6 +164,19 @@ export interface CallerStates {
   }>;
 }
 
+/** The sessions of the console. Times are milliseconds; the database's clock decides. */
+export interface ConsoleSessionStore {
+  /** Adds a session, and deletes some of those that have ended. */
+  add(session: { id: Buffer; issuer: string; sealed: Buffer; maxAgeMs: number; idleMs: number }): Promise<void>;
+  /** A session that has not ended; notes the use. Rejects with STORE_UNAVAILABLE. */
+  use(id: Buffer, idleMs: number): Promise<{ readonly issuer: string; readonly sealed: Buffer } | undefined>;
+  /** True for one caller in `forMs`, until `renewed`. */
+  claimRenewal(id: Buffer, forMs: number): Promise<boolean>;
+  /** Stores renewed tokens; without any, another caller may try. */
+  renewed(id: Buffer, sealed: Buffer | undefined): Promise<void>;
+  remove(id: Buffer): Promise<void>;
+}
+
 export interface AuditFilter {
   readonly tenant: string;
   readonly actor?: string;

@@ -27,6 +27,7 @@ export const ALARMS = {
     "another primary has taken over, and this instance is still connected to the old one; it refuses everything",
   uncaught_exception: "an exception reached the top of the program, which continues",
   unhandled_rejection: "nothing handled a rejected promise; the program continues",
+  workers_failing: "worker processes ended again and again; the program ends",
 } as const;
 
 /** Failures of dependencies of this instance. */
@@ -59,10 +60,12 @@ export const TROUBLES = {
   registry_read_failed: "the registry of validators could not be read",
   repeat_audit_failed: "the row that counts repeated calls could not be written",
   reuse_audit_failed: "the reuse of a rotated token could not be audited",
+  sign_in_failed: "a sign-in to the console, or the renewal of its session, failed at the issuer",
   token_read_failed: "a token could not be read because of a bug in this program",
   uncaught_exception: "an exception reached the top of the program",
   unhandled_rejection: "nothing handled a rejected promise",
   wake_ups_unavailable: "Redis delivers no wake-ups; this instance learns of changes by polls",
+  worker_exited: "a worker process ended; another takes its place",
 } as const;
 
 /** Events that are worth one log line. */

@@ -18,6 +18,7 @@ type Rights = readonly [owner: string, writer: string, reader: string];
 const ALL = "SIUDTRG";
 const TABLES: Readonly<Record<string, Rights>> = {
   audit: [ALL, "SI", ""],
+  console_sessions: [ALL, "SIUD", ""],
   first_admin: [ALL, "SIU", "S"],
   key_checks: [ALL, "SIU", "S"],
   lost_changes: [ALL, "S", "S"],
