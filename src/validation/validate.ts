@@ -14,6 +14,7 @@ import { digestAt, digestOf } from "../domain/token-string.ts";
 import type { Events, Tier } from "../telemetry/events.ts";
 import type { Lookup, LookupResult } from "./lookup.ts";
 import type { CacheEntry } from "./ports.ts";
+import type { Signatures } from "./signatures.ts";
 
 /** A decision, and the tier that it rests on; `none` if nothing was looked up. */
 export interface ValidationResult extends Decision {
@@ -51,6 +52,8 @@ export interface ValidateDeps {
   readonly freshness: Freshness;
   readonly clock: Clock;
   readonly events: Events;
+  /** Checks the signatures for this listener, if it has a budget of its own. */
+  readonly signatures?: Signatures;
   /** Called for each allowed use with its monotonic time, for the record of last use. */
   readonly used?: (tokenId: string, context: RequestContext, now: number) => void;
   /** Makes the entries of answers for client caches, in the tick of the answer. */
@@ -62,7 +65,7 @@ export interface ValidateDeps {
  * The caller of this function shows only what its client may see.
  */
 export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
-  const { keyring, lookup, clock, entryOf } = deps;
+  const { keyring, lookup, clock, entryOf, signatures } = deps;
   return (tokenString, requirement, context, deadline) => {
     const start = clock.mono();
     const none = (answer: ValidationResult) => counted(deps, answer, undefined, start, clock.mono());
@@ -81,7 +84,7 @@ export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
     const answer = entryOf === undefined ? answered : withEntry;
     const parsed = digestOf(tokenString, keyring);
     if (parsed === undefined) return answer({ kind: "malformed" });
-    return lookup.find(tokenString, parsed, deadline, answer);
+    return lookup.find(tokenString, parsed, deadline, answer, signatures);
   };
 }
 
