@@ -1,6 +1,7 @@
 import type { DescService } from "@bufbuild/protobuf";
 import type { Clock } from "../domain/clock.ts";
 import { AuditLog as AuditLogDesc } from "../gen/sallyport/v1/audit_log_pb.ts";
+import { FederationAdmin } from "../gen/sallyport/v1/federation_admin_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
 import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { ServerInfo as ServerInfoDesc } from "../gen/sallyport/v1/server_info_pb.ts";
@@ -15,6 +16,8 @@ import type { HttpHandler } from "../listen/peers.ts";
 import { plainPaths } from "../listen/plain-paths.ts";
 import type { TlsFiles } from "../listen/tls.ts";
 import type { BulkRevoke } from "../management/bulk-revoke.ts";
+import type { ExchangeManager } from "../management/exchange-manager.ts";
+import type { FederationManager } from "../management/federation-manager.ts";
 import type { AuditLog } from "../management/ports.ts";
 import type { PrincipalManager } from "../management/principal-manager.ts";
 import type { RoleManager } from "../management/role-manager.ts";
@@ -35,6 +38,8 @@ import type { Telemetry } from "../telemetry/telemetry.ts";
 import type { Tracing } from "../telemetry/tracing.ts";
 import { auditLog } from "./audit-log.ts";
 import { type ConsoleOptions, consolePaths } from "./console.ts";
+import { exchangePath } from "./exchange-endpoint.ts";
+import { federationAdmin } from "./federation-admin.ts";
 import { openApiPage } from "./openapi.ts";
 import type { PageTokens } from "./page-token.ts";
 import { principalAdmin } from "./principal-admin.ts";
@@ -49,6 +54,7 @@ export const ADMIN_SERVICES: readonly DescService[] = [
   PrincipalAdmin,
   TenantAdmin,
   RoleAdmin,
+  FederationAdmin,
   AuditLogDesc,
   ServerInfoDesc,
 ];
@@ -59,6 +65,8 @@ export interface Managers {
   readonly bulk: BulkRevoke;
   readonly principals: PrincipalManager;
   readonly roles: RoleManager;
+  readonly federation: FederationManager;
+  readonly exchanges: ExchangeManager;
   readonly audit: AuditLog;
   readonly info: ServerInfo;
   readonly pages: PageTokens;
@@ -101,6 +109,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
       router.service(PrincipalAdmin, principalAdmin(managers));
       router.service(TenantAdmin, tenantAdmin(managers));
       router.service(RoleAdmin, roleAdmin(managers));
+      router.service(FederationAdmin, federationAdmin(managers));
       router.service(AuditLogDesc, auditLog(managers));
       router.service(ServerInfoDesc, serverInfo(managers.info));
       addHealth(router, options.health, "all");
@@ -117,6 +126,10 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
   });
   const withConsole = (otherwise: HttpHandler) =>
     options.console === undefined ? otherwise : consolePaths(options.console, otherwise);
+  const withOauth = (otherwise: HttpHandler) => {
+    const { tokens, exchanges } = managers;
+    return revocationPath({ clock, pipeline, tokens }, exchangePath({ clock, pipeline, exchanges }, otherwise));
+  };
   return openListener({
     name: "admin",
     bind: options.bind,
@@ -126,7 +139,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     budget,
     handler: plainPaths(
       { "/openapi.json": openApiPage, [JWKS_PATH]: options.jwks },
-      withConsole(sameOriginOnly(options.ownHosts, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc))),
+      withConsole(sameOriginOnly(options.ownHosts, withOauth(rpc))),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),

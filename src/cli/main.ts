@@ -9,6 +9,7 @@ import { duration } from "./flags.ts";
 import { withoutSecrets } from "./output.ts";
 import { addPrincipals } from "./principals.ts";
 import { addRoles } from "./roles.ts";
+import { addRules } from "./rules.ts";
 import { addServer } from "./server.ts";
 import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";
 import { addTenants } from "./tenants.ts";
@@ -107,7 +108,7 @@ function programOf(run: Run, io: Io): Command {
       });
   }
   program.commandsGroup("Client:");
-  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addServer, addValidate])
+  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addRules, addAudit, addServer, addValidate])
     add(program, run);
   addCompletion(program, io);
   return program;

@@ -18,6 +18,7 @@ type Rights = readonly [owner: string, writer: string, reader: string];
 const ALL = "SIUDTRG";
 const TABLES: Readonly<Record<string, Rights>> = {
   audit: [ALL, "SI", ""],
+  exchange_replays: [ALL, "SID", ""],
   first_admin: [ALL, "SIU", "S"],
   key_checks: [ALL, "SIU", "S"],
   lost_changes: [ALL, "S", "S"],
@@ -33,6 +34,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
   token_usage: [ALL, "SIU", "SIU"],
   token_view: [ALL, "S", "S"],
   tokens: [ALL, "SIU", "S"],
+  trust_rules: [ALL, "SIU", ""],
   validators: [ALL, "S* but secret_hash", "S* but secret_hash"],
 };
 
@@ -50,6 +52,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "guard_role()": ["X", "", ""],
   "guard_tenant()": ["X", "", ""],
   "guard_token()": ["X", "", ""],
+  "guard_trust_rule()": ["X", "", ""],
   "keep_audit()": ["X", "", ""],
   "note_everything()": ["X", "", ""],
   "note_principal()": ["X", "", ""],
@@ -68,6 +71,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "rev_epoch()": ["X", "", ""],
   "rev_now()": ["X", "X", "X"],
   "role_key(text)": ["X", "X", "X"],
+  "rule_key(text)": ["X", "X", "X"],
   "revoke(text,text)": ["X", "X", "X"],
   "tenant_key(text)": ["X", "X", "X"],
   // With the rights of the owner.
