@@ -58,9 +58,9 @@ export const ALERTS: readonly Alert[] = [
     severity: "page",
     expr: alarm("lost_changes_replayed", "lost_changes_held"),
     for: "0s",
-    summary: "The database had lost changes of authority. Instances that remembered them did them again.",
+    summary: "The database had lost changes of authority. They were done again, as instances or the journal remember them.",
     action:
-      "Read docs/backup-and-failover.md. Find out why the database lost commits: a failover to a standby that was behind, or an older copy. Run `sallyport reconcile`: it lists the changes that need a decision. Repeat revocations that are older than ten minutes and later than the copy: no instance remembers them.",
+      "Read docs/backup-and-failover.md. Find out why the database lost commits: a failover to a standby that was behind, or an older copy. Run `sallyport reconcile`: it lists the changes that need a decision. Without a journal, repeat revocations that are older than ten minutes and later than the copy: no instance remembers them.",
     fires: alarmSeries("lost_changes_replayed"),
   },
   {
@@ -68,9 +68,9 @@ export const ALERTS: readonly Alert[] = [
     severity: "page",
     expr: alarm("journal_mismatch", "journal_unreachable"),
     for: "0s",
-    summary: "The journal cannot say what the database lacks. No token is allowed.",
+    summary: 'The journal cannot say what the database lacks. While sallyport_guard{state="ok"} is 0, no token is allowed.',
     action:
-      "Read docs/backup-and-failover.md, The journal. `journal_unreachable`: bring its server back, or run `sallyport reconcile --without-journal`. `journal_mismatch`: the log line has `why`. Find out if `journal.url` leads to the right journal, and who changed it. Only if it is lost, run `sallyport reconcile --accept-gap`.",
+      "Read docs/backup-and-failover.md, The journal. `journal_unreachable`: bring its server back, or run `sallyport reconcile --without-journal`. `journal_mismatch`: the log line has `why`. Find out if `journal.url` leads to the right journal, and who changed it. Only if it is lost, run `sallyport reconcile --accept-gap`, or `--without-journal` where the metric sallyport_guard is not at regressed.",
     fires: alarmSeries("journal_mismatch"),
   },
   {

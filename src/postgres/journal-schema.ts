@@ -196,14 +196,15 @@ export async function ownerOf(journalUrl: string): Promise<string | undefined> {
 
 /** Asks the catalog, because a user without USAGE must not look like a missing schema. */
 async function isThere(client: pg.Client): Promise<boolean> {
-  const { rows } = await client.query<{ there: boolean; may: boolean }>(
+  const { rows } = await client.query<{ there: boolean; may: boolean; login: string }>(
     `select exists (select from pg_class c join pg_namespace s on s.oid = c.relnamespace
          where s.nspname = 'sallyport_journal' and c.relname = 'changes') as there,
-       coalesce(has_schema_privilege(to_regnamespace('sallyport_journal')::oid, 'USAGE'), true) as may`,
+       coalesce(has_schema_privilege(to_regnamespace('sallyport_journal')::oid, 'USAGE'), true) as may,
+       current_user::text as login`,
   );
   if (rows[0]!.may) return rows[0]!.there;
   throw new StartError(
     "database_unfit",
-    `${KEY}: this user may not use the schema sallyport_journal: as its owner run: GRANT USAGE ON SCHEMA sallyport_journal TO the user`,
+    `${KEY}: this user may not use the schema of the journal: as its owner run: GRANT USAGE ON SCHEMA sallyport_journal TO ${pg.escapeIdentifier(rows[0]!.login)};`,
   );
 }

@@ -89,10 +89,12 @@ export const EPOCHS: Statement = {
 where $1::text is null or e.seq >= (select f.seq from sallyport_journal.epochs f where f.epoch = $1::text) order by e.seq`,
 };
 
+/** $1 the last epoch that counts, or null for all. */
 export const NEWEST: Statement = {
   name: "sallyport-journal-newest",
   text: `select coalesce(max(m.n), -1) as n from sallyport_journal.epochs e cross join lateral (
-  select c.n from sallyport_journal.changes c where c.epoch = e.epoch order by c.n desc limit 1) m`,
+  select c.n from sallyport_journal.changes c where c.epoch = e.epoch order by c.n desc limit 1) m
+where $1::text is null or e.seq <= (select f.seq from sallyport_journal.epochs f where f.epoch = $1::text)`,
 };
 
 /** $1 epoch, $2 position, $3 number: the place after which it reads. */

@@ -4,6 +4,7 @@ import type { Trouble } from "../telemetry/events.ts";
 import { DirectConnection, type Statement } from "./direct-connection.ts";
 import type { EvidenceRow } from "./evidence.ts";
 import * as sql from "./journal-sql.ts";
+import { SQLSTATE } from "./sqlstate.ts";
 
 export interface PostgresJournalOptions {
   /** The direct URL of the own database. */
@@ -112,11 +113,10 @@ export class PostgresJournal implements JournalStore {
 
   async begin(database: string, epoch: string, fresh: boolean): Promise<"begun" | "older" | "empty" | "other"> {
     try {
-      const rows = await this.#journal.run<{ done: "begun" }>(sql.BEGIN, [epoch, database, fresh], BOUND_MS);
+      const rows = await this.#kept<{ done: "begun" }>(sql.BEGIN, [epoch, database, fresh]);
       return rows[0]!.done;
     } catch (error) {
-      // Somebody has dropped the schema, or a part of it.
-      if (/ (42P01|42883|3F000) ?$/.test(String((error as Error).cause))) return "empty";
+      if (lacksSchema(error as Error)) return "empty";
       throw error;
     }
   }
@@ -132,26 +132,41 @@ export class PostgresJournal implements JournalStore {
       records.map(({ at }) => at),
       records.map(({ change }) => change ?? null),
     ];
-    return (await this.#journal.run<{ done: boolean }>(sql.APPEND, values, BOUND_MS))[0]!.done;
+    try {
+      return (await this.#kept<{ done: boolean }>(sql.APPEND, values))[0]!.done;
+    } catch (error) {
+      if (lacksSchema(error as Error)) return false;
+      throw error;
+    }
   }
 
   async epochs(since: string | undefined): Promise<readonly string[] | undefined> {
-    const rows = await this.#journal.run<{ epoch: string }>(sql.EPOCHS, [since ?? null], BOUND_MS);
+    const rows = await this.#kept<{ epoch: string }>(sql.EPOCHS, [since ?? null]);
     if (since !== undefined && rows[0]?.epoch !== since) return undefined;
     return rows.map(({ epoch }) => epoch);
   }
 
-  async newest(): Promise<number> {
-    return (await this.#journal.run<{ n: number }>(sql.NEWEST, [], BOUND_MS))[0]!.n;
+  async newest(until: string | undefined): Promise<number> {
+    return (await this.#kept<{ n: number }>(sql.NEWEST, [until ?? null]))[0]!.n;
   }
 
   async page(epoch: string, { position, nr }: JournalPlace): Promise<readonly JournalRecord[]> {
-    const rows = await this.#journal.run<{ row: WireRecord }>(sql.RECORDS, [epoch, position, nr], BOUND_MS);
+    const rows = await this.#kept<{ row: WireRecord }>(sql.RECORDS, [epoch, position, nr]);
     return rows.map(({ row }) => recordOf(row));
   }
 
   async close(): Promise<void> {
     await Promise.all([this.#own.close(), this.#journal.close()]);
+  }
+
+  /** One statement of the journal. */
+  async #kept<R extends object>(statement: Statement, values: readonly unknown[]): Promise<R[]> {
+    try {
+      return await this.#journal.run<R>(statement, values, BOUND_MS);
+    } catch (error) {
+      const { message, cause } = error as Error;
+      throw new AppError("STORE_UNAVAILABLE", message, { metadata: { journal: "failed" }, retryAfterMs: 1000, cause });
+    }
   }
 
   /** One statement of the own database. An answer of another life of it does not count. */
@@ -161,6 +176,13 @@ export class PostgresJournal implements JournalStore {
     this.#own.drop();
     throw new AppError("STORE_UNAVAILABLE", "another life of the database answered", { retryAfterMs: 1000 });
   }
+}
+
+/** Somebody has dropped the schema, or a part of it. */
+function lacksSchema({ cause }: Error): boolean {
+  const { undefinedTable, undefinedFunction, invalidSchema } = SQLSTATE;
+  const state = (cause as { code?: unknown } | undefined)?.code;
+  return state === undefinedTable || state === undefinedFunction || state === invalidSchema;
 }
 
 function recordOf([position, nr, of, key, at, kind, change]: WireRecord): JournalRecord {

@@ -41,12 +41,12 @@ export async function restore({ url, journalUrl, cutAll }: RestoreOptions): Prom
   await withConnection(url, KEY, begin);
   const onTrouble = () => {};
   const log = new PostgresRevocationLog({ url, connections: 2, onTrouble });
-  const store = journalUrl === undefined ? undefined : new PostgresJournal({ url, journalUrl, onTrouble });
+  const store = journalUrl === undefined || cutAll ? undefined : new PostgresJournal({ url, journalUrl, onTrouble });
   try {
     const { epoch } = await log.readEpoch();
     let why: string | undefined;
     const counts = { applied: 0, held: 0, noted: 0 };
-    if (store !== undefined && !cutAll) {
+    if (store !== undefined) {
       const state = await store.state(epoch);
       // An empty journal says nothing, also if the backup is from before it was attached.
       const begun = await store.begin(state.database, epoch, false);
@@ -58,9 +58,10 @@ export async function restore({ url, journalUrl, cutAll }: RestoreOptions): Prom
       };
       why ??= await compareWithJournal({ store, report }, epoch, state);
       if (why === undefined) await store.compared(epoch);
+      // Attaches it, too, so that no instance takes it for a new one.
+      else await store.mismatch(epoch, why);
     }
     await redo(log, epoch, counts);
-    if (why !== undefined) await withConnection(url, KEY, (client) => client.query(SAY_WHY, [why]));
     if (cutAll) await withConnection(url, KEY, (client) => cut(client, journalUrl !== undefined));
     if (why === undefined) await log.prove(epoch, true);
     return { counts, why };
@@ -78,9 +79,6 @@ async function redo(log: PostgresRevocationLog, epoch: string, counts: Record<Re
     else counts[done.state]++;
   }
 }
-
-/** Attached, so that no instance takes the journal for a new one. */
-const SAY_WHY = "update sallyport.rev_state set mismatch = $1, journal = true where mismatch is not null";
 
 /** Another history, an empty registry, and nothing is allowed before the end. */
 async function begin(client: pg.Client): Promise<void> {

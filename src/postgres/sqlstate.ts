@@ -11,6 +11,7 @@ export const SQLSTATE = {
   lockNotAvailable: "55P03",
   readOnly: "25006",
   undefinedTable: "42P01",
+  undefinedFunction: "42883",
   invalidSchema: "3F000",
 } as const;
 
@@ -104,14 +105,14 @@ function constraintOf(error: unknown): string | undefined {
   return (error as { constraint?: string } | null)?.constraint;
 }
 
-/** Reduces a driver's error to its class, state and constraint. The message, detail and parameters are dropped. */
+/** Reduces a driver's error to its class, state (also as `code`) and constraint. The message, detail and parameters are dropped. */
 export function safeCause(error: unknown): Error {
   if (error instanceof AppError) return error;
   const state = sqlstate(error) ?? (error as { code?: unknown } | null)?.code ?? "";
   const kind = error instanceof Error ? error.constructor.name : typeof error;
   const safe = new Error(`${kind} ${String(state)} ${constraintOf(error) ?? ""}`.trim());
   safe.name = "PostgresError";
-  return safe;
+  return state === "" ? safe : Object.assign(safe, { code: state });
 }
 
 function isServerError(error: unknown): boolean {

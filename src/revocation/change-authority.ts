@@ -51,7 +51,7 @@ export class ChangeAuthority implements Authority {
     const deadline = options.deadline ?? this.#deps.clock.mono() + LONGEST_MS;
     if (!options.noWait) return this.#inForce(work, await this.#commit(work, deadline, false), deadline);
     const first = await this.#commit(work, deadline, false);
-    await this.#journaled(this.#inJournal(first), deadline);
+    await this.#journaled(first, deadline);
     this.#inForce(work, first, this.#deps.clock.mono() + LONGEST_MS).catch((error) =>
       this.#deps.events.trouble("background_wait_failed", error),
     );
@@ -64,15 +64,15 @@ export class ChangeAuthority implements Authority {
   async #inForce<T>(work: Work<T>, first: Done<T>, deadline: number): Promise<{ value: T; effect: Effect }> {
     const { clock, events } = this.#deps;
     for (let done = first; ; done = await this.#commit(work, deadline, true)) {
-      const journal = this.#inJournal(done);
       const outcome = await withDeadline(
         this.#deps,
         this.#effects.wait(done.commit, done.since),
         deadline - RESERVE_MS,
       );
-      if (outcome === undefined) throw pending(done.effectiveBy, done.since + done.longestMs - clock.mono());
       if (outcome === "again") continue;
-      await this.#journaled(journal, deadline);
+      // Also where the wait is over: what is not in the journal is not durable.
+      await this.#journaled(done, deadline);
+      if (outcome === undefined) throw pending(done.effectiveBy, done.since + done.longestMs - clock.mono());
       const now = clock.mono();
       const waitedMs = now - first.since;
       events.authorityChanged(outcome.mode, waitedMs / 1000);
@@ -82,13 +82,11 @@ export class ChangeAuthority implements Authority {
     }
   }
 
-  #inJournal({ commit, since }: Done<unknown>): Promise<boolean> | undefined {
-    return this.#deps.journal?.written(commit.epoch, since);
-  }
-
   /** Rejects unless the change is in the journal, if it must be. */
-  async #journaled(written: Promise<boolean> | undefined, deadline: number): Promise<void> {
-    if (written === undefined || (await withDeadline(this.#deps, written, deadline - RESERVE_MS))) return;
+  async #journaled({ journal }: Done<unknown>, deadline: number): Promise<void> {
+    if (journal === undefined) return;
+    // Its answer comes first, so that it counts also past the deadline.
+    if (await Promise.race([journal, withDeadline(this.#deps, journal, deadline - RESERVE_MS)])) return;
     const text =
       "the change is made, but it is not in the journal yet: a failover may lose it; it is safe to repeat the call";
     throw new AppError("OUTCOME_UNKNOWN", text, { metadata: { journal: "pending" }, retryAfterMs: 1000 });
@@ -110,7 +108,8 @@ export class ChangeAuthority implements Authority {
     const longestMs = leaseOver(commit.maxBoundMs);
     // The database's time was read after `started`, so this bound is never too early.
     const committedBy = commit.dbTime + (since - started);
-    return { commit, since, longestMs, committedBy, effectiveBy: committedBy + longestMs };
+    const journal = this.#deps.journal?.written(commit.epoch, since);
+    return { commit, since, journal, longestMs, committedBy, effectiveBy: committedBy + longestMs };
   }
 
   #notDone(failure: unknown, rerun: boolean): unknown {
@@ -125,6 +124,8 @@ export class ChangeAuthority implements Authority {
 interface Done<T> {
   readonly commit: Committed<T>;
   readonly since: number;
+  /** Resolves with true once the change is in the journal; undefined if nobody waits for that. */
+  readonly journal: Promise<boolean> | undefined;
   readonly longestMs: number;
   /** Database times: the latest time of the commit, and the latest time at which it is in force. */
   readonly committedBy: number;

@@ -34,7 +34,7 @@ export interface FollowerDeps {
   readonly newId: () => string;
   /** Uniform in [0, 1). */
   readonly random: () => number;
-  /** The caches outside that this process feeds. */
+  /** The client caches that this process feeds. */
   readonly feed?: FedCaches;
   /** The journal, if one is configured and this process may redo changes. */
   readonly journal?: EpochJournal;
@@ -98,8 +98,8 @@ export class Follower {
   }
 
   /**
-   * Resolves with the first lease, or behind a closed guard. Retries while the database is unreachable. Rejects with NOT_DONE if the database
-   * does not admit this program version.
+   * Resolves with the first lease, or behind a closed guard. Retries while the database is unreachable. Rejects with
+   * NOT_DONE if the database does not admit this program version.
    */
   start(): Promise<void> {
     this.#running ??= this.#keepRunning();
@@ -147,14 +147,14 @@ export class Follower {
     return this.#acknowledger.acked;
   }
 
-  /** A cache outside has reported. This may complete an acknowledgement. */
+  /** A client cache has reported. This may complete an acknowledgement. */
   acknowledge(): void {
     if (this.#registered && this.#proving.told) void this.#acknowledger.run();
   }
 
   /**
    * Ends following, and deletes this process's row. No poll gives a lease any more. Call it after the last validation.
-   * While a cache outside may hold a lease under the row, this process goes on and acknowledges for it.
+   * While a client cache may hold a lease under the row, this process goes on and acknowledges for it.
    */
   async stop(): Promise<void> {
     const { feed, clock } = this.#deps;
@@ -245,7 +245,7 @@ export class Follower {
     const me = newId();
     const renewals = this.#renewals;
     this.#lastSent = clock.mono();
-    // No cache outside gets a lease until the registration is done.
+    // No client cache gets a lease until the registration is done.
     const mark = feed !== undefined && feed.leased(clock.mono()) > 0;
     try {
       const entry = { old: this.#me, mark, me, epoch: freshness.epoch!, boundMs: leaseMs, readerVersion, kids: kids() };

@@ -1,4 +1,5 @@
 import type { Clock, Timers } from "../domain/clock.ts";
+import { AppError } from "../domain/errors.ts";
 import type { Freshness } from "../domain/freshness.ts";
 import type { Events } from "../telemetry/events.ts";
 import { compareWithJournal, LAST, WHY } from "./journal-evidence.ts";
@@ -7,6 +8,7 @@ import type {
   EpochJournal,
   JournalPage,
   JournalPlace,
+  JournalState,
   JournalStore,
   LogRecord,
   RevocationLog,
@@ -73,6 +75,8 @@ export class Journal implements EpochJournal, ChangeJournal {
   #covered = -1;
   /** The time since which changes wait for being appended. */
   #behind: number | undefined;
+  /** When the last of them was seen. */
+  #lastSeen = Number.NEGATIVE_INFINITY;
   #waiters: Waiter[] = [];
   #running: Promise<void> | undefined;
   #again = false;
@@ -112,13 +116,12 @@ export class Journal implements EpochJournal, ChangeJournal {
     if (epoch !== this.#epoch) this.#enter(epoch);
     if (!this.#compared) this.#compareSoon(epoch);
     if (position <= this.#covered) return;
-    this.#behind ??= this.#deps.clock.mono();
-    this.#runIn(OTHERS_MS);
+    this.#appendIn(OTHERS_MS);
   }
 
   /** This process has made a change. */
   changed(): void {
-    if (this.#epoch !== undefined) this.#runIn(0);
+    if (this.#epoch !== undefined) this.#appendIn(0);
   }
 
   written(epoch: string, since: number): Promise<boolean> {
@@ -156,6 +159,13 @@ export class Journal implements EpochJournal, ChangeJournal {
   }
 
   // ------------------------------------------------------------------------------------------------ appending
+
+  /** A change waits for being appended. */
+  #appendIn(ms: number): void {
+    this.#lastSeen = this.#deps.clock.mono();
+    this.#behind ??= this.#lastSeen;
+    this.#runIn(ms);
+  }
 
   #runIn(ms: number): void {
     if (this.#stopped) return;
@@ -218,10 +228,15 @@ export class Journal implements EpochJournal, ChangeJournal {
       if (more && this.#stopped) return;
       if (more) continue;
       // The later changes are kept all the same. But a change whose row is gone must not pass for one that is in the journal.
-      if (this.#lost && !page.waived) throw new Error("the log has lost changes that the journal does not have");
+      if (this.#lost && !page.waived) {
+        this.#alarm("journal_mismatch", { why: "changes have left the log before the journal had them" });
+        throw new Error("the log has lost changes that the journal does not have");
+      }
       this.#lost = false;
       this.#covered = head;
-      this.#behind = undefined;
+      // The page may lack what was seen after it was asked for.
+      this.#behind = this.#lastSeen > sent ? this.#lastSeen : undefined;
+      if (this.#behind !== undefined) this.#runIn(OTHERS_MS);
       this.#settle((waiter) => (waiter.epoch === epoch && waiter.since <= sent ? true : undefined));
       return this.#tell(epoch);
     }
@@ -231,28 +246,33 @@ export class Journal implements EpochJournal, ChangeJournal {
   #lacks({ floor, journaledN }: JournalPage): boolean {
     const { position, nr, of = nr } = this.#place;
     if (position <= 0) return false;
-    if (floor <= Math.max(nr < of ? position - 1 : position, journaledN)) return false;
-    this.#alarm("journal_mismatch", { why: "changes have left the log before the journal had them" });
-    return true;
+    return floor > Math.max(nr < of ? position - 1 : position, journaledN);
   }
 
   /** True if this epoch may be appended to. */
   async #begin(epoch: string): Promise<boolean> {
     if (this.#begun) return true;
-    const { store } = this.#deps;
-    const state = await store.state(epoch);
-    const begun = await store.begin(state.database, epoch, !state.attached || state.waived);
-    if (begun === "older") await this.#deposed(epoch);
+    const state = await this.#deps.store.state(epoch);
+    const begun = await this.#open(epoch, state);
     if (epoch !== this.#epoch) return false;
     // At the begin of an epoch the comparison says so, and closes the guard.
     if (this.#compared && (begun === "empty" || begun === "other"))
       this.#alarm("journal_mismatch", { why: WHY[begun] });
     if (begun !== "begun") return false;
-    if (!state.attached) await store.attach(epoch);
-    this.#known = true;
     this.#place = { position: this.#anew ? -1 : state.journaledN, nr: LAST };
     this.#begun = true;
     return true;
+  }
+
+  /** Begins the epoch in the journal, and attaches the journal if that is done. */
+  async #open(epoch: string, state: JournalState): Promise<"begun" | keyof typeof WHY> {
+    const { store } = this.#deps;
+    const begun = await store.begin(state.database, epoch, !state.attached || state.waived);
+    if (begun === "older") await this.#deposed(epoch);
+    if (begun !== "begun") return begun;
+    if (!state.attached) await store.attach(epoch);
+    this.#known = true;
+    return begun;
   }
 
   /** Spares the next epoch most of the comparison. */
@@ -295,7 +315,7 @@ export class Journal implements EpochJournal, ChangeJournal {
     };
     this.#comparing = store
       .alone(work)
-      .catch((error) => this.#unreachable(error))
+      .catch((error) => this.#failed(error))
       .finally(() => {
         this.#comparing = undefined;
         this.#compareNext = clock.mono() + pauseMs;
@@ -307,7 +327,7 @@ export class Journal implements EpochJournal, ChangeJournal {
     const { store, wake } = this.#deps;
     const state = await store.state(epoch);
     if (state.compared !== epoch) {
-      const why = await this.#evidence(epoch);
+      const why = await this.#evidence(epoch, state);
       // A wrong journal stops no database that never had one: `journal.url` may be a mistake.
       if (why !== undefined && !state.attached && !this.#known) {
         this.#alarm("journal_mismatch", { why });
@@ -327,17 +347,12 @@ export class Journal implements EpochJournal, ChangeJournal {
   }
 
   /** Resolves with the reason why the journal cannot tell what this epoch lacks, or undefined. */
-  async #evidence(epoch: string): Promise<string | undefined> {
+  async #evidence(epoch: string, state: JournalState): Promise<string | undefined> {
     const { store, log } = this.#deps;
-    const state = await store.state(epoch);
-    const begun = await store.begin(state.database, epoch, !state.attached || state.waived);
-    if (begun === "older") {
-      await this.#deposed(epoch);
-      throw new Error("a later epoch has begun");
-    }
+    const begun = await this.#open(epoch, state);
+    // This process has halted, or is only slow: the guard is not its to close.
+    if (begun === "older") throw new Error("a later epoch has begun");
     if (begun !== "begun") return WHY[begun];
-    if (!state.attached) await store.attach(epoch);
-    this.#known = true;
     if (epoch === this.#epoch) this.#runIn(0);
     const report = async (of: string, records: readonly LogRecord[]) => {
       if (this.#stopped) throw new Error("this process stops");
@@ -346,10 +361,12 @@ export class Journal implements EpochJournal, ChangeJournal {
     return compareWithJournal({ store, report }, epoch, state);
   }
 
-  #unreachable(error: unknown): void {
+  #failed(error: unknown): void {
     const { events, clock, freshness } = this.#deps;
-    events.trouble("journal_failed", error);
-    if (freshness.unproven && clock.mono() - this.#sawEpoch >= ALARM_AFTER_MS) this.#alarm("journal_unreachable");
+    const ofJournal = error instanceof AppError && error.metadata["journal"] !== undefined;
+    events.trouble(ofJournal ? "journal_failed" : "proof_failed", error);
+    if (ofJournal && freshness.unproven && clock.mono() - this.#sawEpoch >= ALARM_AFTER_MS)
+      this.#alarm("journal_unreachable");
   }
 
   #alarm(name: "two_primaries" | "journal_mismatch" | "journal_unreachable", facts: Record<string, string> = {}): void {

@@ -214,8 +214,8 @@ export interface JournalState {
 
 /**
  * The journal: the log's changes in a database on another server (`docs/protocol.md` §4.9), and what the own database says
- * of it. Every method settles within about 2 s. It rejects with STORE_UNAVAILABLE, also if another life of the own database
- * answers.
+ * of it. Every method but `alone` settles within about 2 s. Each rejects with STORE_UNAVAILABLE if the database that it asks
+ * does not answer, or if another life of the own one answers. `metadata` has `journal` if that is the journal's.
  */
 export interface JournalStore {
   state(epoch: string): Promise<JournalState>;
@@ -239,12 +239,12 @@ export interface JournalStore {
    * is not the journal of any database; with `fresh` it becomes that of this one. `other`: it is another database's.
    */
   begin(database: string, epoch: string, fresh: boolean): Promise<"begun" | "older" | "empty" | "other">;
-  /** False if a later epoch has begun. */
+  /** False if this epoch is not the last that the journal knows: a later one has begun, or somebody has emptied it. */
   append(epoch: string, records: readonly JournalRecord[]): Promise<boolean>;
   /** The epochs from `since` on, in their order; all if it is undefined. Undefined if the journal does not know it. */
   epochs(since: string | undefined): Promise<readonly string[] | undefined>;
-  /** The highest position of all; -1 if there is none. */
-  newest(): Promise<number>;
+  /** The highest position of the epochs up to `until`, of all epochs if it is undefined; -1 if there is none. */
+  newest(until: string | undefined): Promise<number>;
   /** The next records of an epoch, in their order. None: there are no more. */
   page(epoch: string, place: JournalPlace): Promise<readonly JournalRecord[]>;
   close(): Promise<void>;

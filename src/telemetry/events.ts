@@ -15,7 +15,7 @@ export const ALARMS = {
   history_regressed: "the database's history went backwards; everything is refused until it has a new incarnation",
   history_regressed_new_server: "a new server lacks changes that this instance has seen: a failover lost commits",
   journal_mismatch:
-    "the journal is not that of this database, or lacks changes; no token is allowed until somebody decides",
+    'the journal is not that of this database, or lacks changes; while sallyport_guard{state="regressed"} is 1, no token is allowed',
   journal_unreachable:
     "the journal cannot be reached, and no token is allowed before it was compared with the database",
   lost_changes_held: "the database lacks changes of authority that cannot be redone exactly; somebody must decide",

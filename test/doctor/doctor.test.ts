@@ -500,7 +500,7 @@ describe("journal", () => {
       "fail journal journal.url: this is the journal of another database: give each its own",
     ]);
     expect(await seenWith(journalUrl("kept", "plain"))).toEqual([
-      line("^fail journal journal.url: this user may not use the schema sallyport_journal: as its owner run: GRANT"),
+      'fail journal journal.url: this user may not use the schema of the journal: as its owner run: GRANT USAGE ON SCHEMA sallyport_journal TO "plain";',
     ]);
     await sql("grant usage on schema sallyport_journal to plain", "kept");
     expect(await seenWith(journalUrl("kept", "plain"))).toEqual([

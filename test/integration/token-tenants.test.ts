@@ -81,7 +81,7 @@ describe("a token is live in its own tenant and in those that it is attached to"
     expect(await asked({ tenant: "globex" })).toEqual({ active: false });
   });
 
-  test("an answer about a tenant has no entry for caches outside", async () => {
+  test("an answer about a tenant has no entry for client caches", async () => {
     const blue = await tenant();
     const { tokenString } = await guest([blue]);
     await expect

@@ -53,7 +53,11 @@ test("with a journal, no process proves an epoch that was not compared with it",
 test("the guard that the journal closes opens by a comparison; the one that was closed by hand does not", async () => {
   const store = open();
   const epoch = await epochOf();
+  const says = async () => (await sql.query("select guard, mismatch as why from sallyport.rev_state")).rows[0];
+  expect(await store.mismatch(epoch, "it is another's")).toBe(true);
+  expect(await says()).toEqual({ guard: "regressed", why: "it is another's" });
   expect(await store.mismatch(epoch, "it is empty")).toBe(true);
+  expect(await says()).toEqual({ guard: "regressed", why: "it is empty" });
   await store.attach(epoch);
   expect(await proven()).toBe(false);
   await store.compared(epoch);
@@ -66,6 +70,9 @@ test("the guard that the journal closes opens by a comparison; the one that was 
   await sql.query("update sallyport.rev_state set guard = 'regressed'");
   await store.compared(epoch);
   expect(await proven()).toBe(false);
+  await sql.query("update sallyport.rev_state set compared = null");
+  expect(await store.mismatch(epoch, "it is empty")).toBe(true);
+  expect(await says()).toEqual({ guard: "regressed", why: null });
   await expect(sql.query("select sallyport.journal_waive(true, false)")).rejects.toThrow("lacks nothing");
 });
 
@@ -104,7 +111,7 @@ test("what the log has is appended once, position by position, and read back as 
   ]);
   expect(await Promise.all([one.append(epoch, records), other.append(epoch, records)])).toEqual([true, true]);
   expect(await one.page(epoch, START)).toEqual(records);
-  expect(await one.newest()).toBe(head);
+  expect(await one.newest(undefined)).toBe(head);
   expect(await one.common(epoch, records)).toBe(head);
   const changed = records.map((record): JournalRecord => ({ ...record, at: record.at + 1 }));
   expect(await one.common(epoch, changed)).toBe(-1);
@@ -138,8 +145,19 @@ test("an epoch appends until a later one begins", async () => {
   expect(await store.epochs("e1")).toEqual(["e1", "e2"]);
   expect(await store.epochs("e2")).toEqual(["e2"]);
   expect(await store.epochs("e0")).toBeUndefined();
+  expect(
+    await store.append(
+      "e2",
+      records.map((record) => ({ ...record, position: 99 })),
+    ),
+  ).toBe(true);
+  expect([await store.newest("e1"), await store.newest("e2"), await store.newest(undefined)]).toEqual([9, 99, 99]);
+  await kept.query("drop table sallyport_journal.epochs");
+  expect(await store.begin(id, "e2", false)).toBe("empty");
+  expect(await store.append("e2", records)).toBe(false);
   await kept.query("drop schema sallyport_journal cascade");
   expect(await store.begin(id, "e2", false)).toBe("empty");
+  expect(await store.append("e2", records)).toBe(false);
 });
 
 test("what an earlier epoch has noted is not noted again", async () => {
@@ -209,7 +227,9 @@ test("the user of an instance needs to select and to insert, and a start says wh
     const error = await assertJournal(url, false).catch((failure) => failure);
     return error instanceof StartError ? `${error.kind} ${error.message}` : error;
   };
-  expect(await problem()).toMatch(/^database_unfit journal.url: this user may not use the schema/);
+  expect(await problem()).toMatch(
+    /^database_unfit journal.url: this user may not use the schema .* GRANT USAGE .* TO "journal_/,
+  );
   await kept.query(`grant usage on schema sallyport_journal to ${login}`);
   expect(await problem()).toMatch(
     /^database_unfit journal.url: this user may not select meta, select epochs, .* GRANT/,

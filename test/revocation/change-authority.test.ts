@@ -120,6 +120,30 @@ describe("change-authority", () => {
     }
   });
 
+  it.for([
+    ["does not have the change", () => Promise.resolve(false), "OUTCOME_UNKNOWN"],
+    ["has not answered", () => new Promise<boolean>(() => {}), "OUTCOME_UNKNOWN"],
+    ["has it", () => Promise.resolve(true), "EFFECT_PENDING"],
+  ] as const)("at the deadline, with a journal that %s", async ([, written, reason]) => {
+    const f = fixture(() => ({ missing: [missingRow] }), written);
+    const deadline = f.time.clock.mono() + 300;
+    const failure = f.authority.change(f.commit(), { noWait: false, deadline }).catch((error) => error);
+    await f.time.advance(250);
+    expect(await failure).toMatchObject({ reason });
+  });
+
+  it("asks the journal once for each commit", async () => {
+    let asked = 0;
+    const f = fixture(
+      () => ({}),
+      async () => ++asked > 0,
+    );
+    await f.authority.change(f.commit(), { noWait: true });
+    await f.time.advance(50);
+    expect(f.asked).toHaveLength(1);
+    expect(asked).toBe(1);
+  });
+
   it("returns by time if a validator stays silent, and has its row reaped after 600 ms", async () => {
     const f = fixture(() => ({ missing: [missingRow] }));
     const seen = f.outcome(f.authority.change(f.commit(), WAIT));

@@ -20,8 +20,11 @@ async function compared(
       if (since !== undefined && !all.includes(since)) return undefined;
       return since === undefined ? all : all.slice(all.indexOf(since));
     },
-    newest: async () =>
-      Math.max(-1, ...Object.keys(kept).flatMap((epoch) => of(epoch).map(({ position }) => position))),
+    newest: async (until: string | undefined) => {
+      const all = Object.keys(kept);
+      const counted = until === undefined ? all : all.slice(0, all.indexOf(until) + 1);
+      return Math.max(-1, ...counted.flatMap((epoch) => of(epoch).map(({ position }) => position)));
+    },
     page: async (epoch: string, { position, nr }: { position: number; nr: number }) =>
       of(epoch)
         .filter((one) => one.position > position || (one.position === position && one.nr > nr))
@@ -79,5 +82,12 @@ describe("what the journal must have before an epoch begins", () => {
     expect((await compared({ e1: positions(1, 2) }, upTo(9), { journaledN: 3 })).why).toMatch("newest");
     expect((await compared({ e1: [] }, upTo(9), { journaledN: 3 })).why).toMatch("newest");
     expect((await compared({ e1: [] }, upTo(9))).why).toBeUndefined();
+  });
+
+  test("what an epoch has appended that was not compared hides nothing that is missing below", async () => {
+    const kept = { e1: positions(1, 2), e2: positions(4), e9: positions(5) };
+    expect((await compared(kept, upTo(9), { journaledN: 3 })).why).toMatch("newest");
+    // Not all of the compared history is of the epoch that was compared last.
+    expect((await compared(kept, upTo(9), { compared: "e2", journaledN: 3 })).why).toBeUndefined();
   });
 });

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { AppError } from "../../src/domain/errors.ts";
 import { Journal } from "../../src/revocation/journal.ts";
 import type {
   JournalPage,
@@ -13,6 +14,8 @@ const record = (position: number): JournalRecord => ({
   ...{ position, nr: 1, of: 1, key: "t", kind: "revoked", at: position, change: undefined },
 });
 
+const away = (metadata = {}) => new AppError("STORE_UNAVAILABLE", "away", { metadata });
+
 /** The journal of one process over two databases that the test holds. */
 function fixture() {
   const time = new HandTime();
@@ -23,10 +26,20 @@ function fixture() {
     /** The rows that one page shows. */
     pageRows: 1000,
   };
-  const kept = { away: false, begun: "begun" as "begun" | "other", appended: [] as number[], appending: () => {} };
-  const reply = <T>(value: T) => (kept.away ? Promise.reject(new Error("away")) : Promise.resolve(value));
+  const kept = {
+    away: false,
+    /** The own database does not answer. */
+    ownAway: false,
+    begun: "begun" as "begun" | "other",
+    appended: [] as number[],
+    appending: async () => {},
+  };
+  const reply = <T>(value: T) => (kept.away ? Promise.reject(away({ journal: "failed" })) : Promise.resolve(value));
   const store: JournalStore = {
-    state: async (): Promise<JournalState> => ({ ...own, database: "d", floorN: own.floor }),
+    state: async (): Promise<JournalState> => {
+      if (kept.ownAway) throw away();
+      return { ...own, database: "d", floorN: own.floor };
+    },
     attach: async () => {
       own.attached = true;
     },
@@ -51,9 +64,9 @@ function fixture() {
       calls.push("begin");
       return reply(kept.begun);
     },
-    append: (_, records) => {
+    append: async (_, records) => {
       calls.push("append");
-      kept.appending();
+      await kept.appending();
       if (!kept.away) kept.appended.push(...records.map(({ position }) => position));
       return reply(true);
     },
@@ -75,7 +88,7 @@ function fixture() {
     for (let i = 0; i < 40 && answer === undefined; i++) await time.advance(100);
     return answer;
   };
-  return { time, journal, own, kept, calls, happened, written };
+  return { time, journal, own, kept, calls, happened, freshness, written };
 }
 
 test("a change is not in the journal if rows of the log are gone that the journal never got", async () => {
@@ -92,6 +105,73 @@ test("a change is not in the journal if rows of the log are gone that the journa
   expect(await written()).toBe(false);
   own.waived = true;
   expect(await written()).toBe(true);
+});
+
+test("a loss raises the alarm each minute, and none where an operator does without the journal", async () => {
+  const { journal, own, happened, time, written } = fixture();
+  const alarms = () => happened.filter((one) => one === "alarm:journal_mismatch").length;
+  journal.seen("e1", 3);
+  expect(await written()).toBe(true);
+  Object.assign(own, { head: 9, floor: 7, waived: true });
+  expect(await written()).toBe(true);
+  expect(alarms()).toBe(0);
+  // The next epoch does not do without it, and the database says of the journal what it said before.
+  own.waived = false;
+  journal.seen("e2", 9);
+  await time.advance(1000);
+  expect(alarms()).toBe(1);
+  await time.advance(120_000);
+  expect(alarms()).toBe(3);
+});
+
+test("a change counts as waiting from its commit on, also one that is made during a round", async () => {
+  const { journal, own, kept, time, written } = fixture();
+  journal.seen("e1", 3);
+  expect(await written()).toBe(true);
+  expect(journal.lag).toBe(0);
+  own.head = 4;
+  kept.appending = () => {
+    kept.appending = async () => {};
+    return new Promise((resolve) => void time.timers.after(500, resolve));
+  };
+  journal.changed();
+  await time.advance(100);
+  expect(journal.lag).toBe(0.1);
+  own.head = 5;
+  journal.seen("e1", 5);
+  await time.advance(500);
+  expect(kept.appended).toEqual([1, 2, 3, 4]);
+  expect(journal.lag).toBe(0.5);
+  await time.advance(300);
+  expect(journal.lag).toBe(0);
+  expect(kept.appended).toEqual([1, 2, 3, 4, 5]);
+});
+
+test("only failures of the journal itself raise the alarm that it is unreachable", async () => {
+  const { journal, own, kept, happened, freshness, time } = fixture();
+  const tenSeconds = async () => {
+    for (let i = 0; i < 20; i++) {
+      journal.seen("e1", 3);
+      await time.advance(500);
+    }
+    return happened.includes("alarm:journal_unreachable");
+  };
+  freshness.unproven = true;
+  own.compared = undefined;
+  kept.ownAway = true;
+  expect(await tenSeconds()).toBe(false);
+  Object.assign(kept, { ownAway: false, away: true });
+  expect(await tenSeconds()).toBe(true);
+});
+
+test("a stop appends the change that was made last", async () => {
+  const { journal, own, kept, written } = fixture();
+  journal.seen("e1", 3);
+  expect(await written()).toBe(true);
+  own.head++;
+  journal.changed();
+  await journal.stop();
+  expect(kept.appended).toEqual([1, 2, 3, 4]);
 });
 
 test("rows that are gone are no loss if another process has put them into the journal, or if it begins", async () => {
@@ -170,8 +250,8 @@ test("a change of an epoch that is over, or after the stop, fails at once", asyn
 test("a stop does not wait for all pages", async () => {
   const { journal, own, kept, calls, time } = fixture();
   Object.assign(own, { head: 1000, pageRows: 10 });
-  kept.appending = () => {
-    kept.appending = () => {};
+  kept.appending = async () => {
+    kept.appending = async () => {};
     void journal.stop();
   };
   journal.seen("e1", 1000);
