@@ -28,6 +28,8 @@ export function exchangePath(deps: ExchangePathDeps, otherwise: HttpHandler): Ht
 }
 
 async function exchanged({ clock, pipeline, exchanges }: ExchangePathDeps, req: HttpRequest): Promise<HttpAnswer> {
+  // Before admission: anybody may ask, and a stranger who sends slowly must hold no slot.
+  const body = await bodyOf(req, limits);
   const started = clock.mono();
   let asked: Asked | undefined;
   const call: Call = {
@@ -38,9 +40,9 @@ async function exchanged({ clock, pipeline, exchanges }: ExchangePathDeps, req: 
     requestId: "",
     header: (name) => headerOf(req, name),
     credential: () => null,
-    async validate() {
+    validate() {
       try {
-        asked = askedIn(headerOf(req, "content-type") ?? "", await bodyOf(req, limits));
+        asked = askedIn(headerOf(req, "content-type") ?? "", body);
       } catch (error) {
         exchanges.invalid();
         throw error;
@@ -53,14 +55,14 @@ async function exchanged({ clock, pipeline, exchanges }: ExchangePathDeps, req: 
     const { token, tokenString } = await exchanges.exchange({ ...asked!, address: peer.address, requestId });
     const life =
       token.expireTime === undefined ? {} : { expires_in: secondsBetween(token.createTime, token.expireTime) };
-    const body = {
+    const answer = {
       access_token: tokenString.reveal(),
       issued_token_type: ACCESS_TOKEN,
       token_type: "Bearer",
       ...life,
       scope: token.scopes.join(" "),
     };
-    return { status: 200, headers: [JSON_TYPE, NO_STORE], body: JSON.stringify(body) };
+    return { status: 200, headers: [JSON_TYPE, NO_STORE], body: JSON.stringify(answer) };
   });
 }
 

@@ -50,6 +50,13 @@ export function workloadIssuersOf({ federation }: Pick<Parsed, "federation">): r
   }));
 }
 
+/** The CA files of all issuers, each with its key. */
+export function issuerCaFiles({ callers, federation }: Pick<Parsed, "callers" | "federation">) {
+  const named = (list: string, sets: readonly { readonly ca_file?: string | undefined }[]) =>
+    sets.flatMap(({ ca_file: file }, i) => (file === undefined ? [] : [[`${list}.${i}.ca_file`, file] as const]));
+  return [...named("callers.oidc", callers.oidc), ...named("federation.issuers", federation.issuers)];
+}
+
 /** Problems of the issuers of workloads, each with its key. */
 export function workloadIssuerProblems({ federation: { issuers }, callers, signing }: Parsed): string[] {
   return issuers.flatMap((set, i) => {

@@ -1,3 +1,6 @@
+import { once } from "node:events";
+import { connect } from "node:net";
+import pg from "pg";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AuditOutcome } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
 import { TestIssuer } from "../sessions/issuer.ts";
@@ -160,6 +163,32 @@ describe("an exchange", () => {
     expect((await fetch(`${one.listeners.admin}/v1/token`)).status).toBe(405);
   });
 
+  test("holds no slot while a stranger sends its form", async () => {
+    const { hostname, port } = new URL(one.listeners.admin);
+    const head = `POST /v1/token HTTP/1.1\r\nhost: ${hostname}\r\ncontent-type: application/x-www-form-urlencoded\r\n`;
+    const sockets = await Promise.all(
+      Array.from({ length: 100 }, async () => {
+        const socket = connect(Number(port), hostname);
+        await once(socket, "connect");
+        // Once it is sent, the server reads the form.
+        await new Promise((sent) => socket.write(`${head}content-length: 100\r\n\r\ngrant_type=`, sent));
+        return socket;
+      }),
+    );
+    try {
+      for (let i = 0; i < 3; i++) {
+        const response = await fetch(`${one.listeners.admin}/sallyport.v1.TenantAdmin/ListTenants`, {
+          method: "POST",
+          headers: { "content-type": "application/json", authorization: `Bearer ${one.adminToken}` },
+          body: "{}",
+        });
+        expect(response.status).toBe(200);
+      }
+    } finally {
+      for (const socket of sockets) socket.destroy();
+    }
+  });
+
   test("is counted by its true outcome, each from zero", async () => {
     const before = await outcomes(one);
     const { id } = await ruleFor(one, "github");
@@ -254,14 +283,50 @@ describe("the end of a rule", () => {
     expect((await one.admin.federation.deleteTrustRule({ name })).revokedCount).toBe(0);
   });
 
-  test("by plain SQL waits for exchanges under way, and later ones see it", async () => {
+  /** Waits until somebody waits for an advisory lock. */
+  const waiting = () =>
+    expect
+      .poll(() => one.sql("select from pg_locks where locktype = 'advisory' and not granted"), { timeout: 5_000 })
+      .toHaveLength(1);
+
+  test("by plain SQL: an exchange that comes before its commit waits, and then sees it", async () => {
     const { id } = await ruleFor(one, "kubernetes");
-    await one.sql(
-      `with a as (insert into sallyport.audit (tenant, actor, action, target) values ('default', 'sql:test', 'rule.update', 'rule:x'))
-       update sallyport.trust_rules set disabled = true where id = $1`,
-      [id],
-    );
-    expect((await exchange(one, id, await platform.jwt("kubernetes"))).body).toEqual(INVALID);
+    const jwt = await platform.jwt("kubernetes");
+    const client = new pg.Client(one.database.url);
+    await client.connect();
+    try {
+      await client.query("begin");
+      await client.query(
+        "insert into sallyport.audit (tenant, actor, action, target) values ('default', 'sql:test', 'rule.update', 'rule:x')",
+      );
+      await client.query("update sallyport.trust_rules set disabled = true where id = $1", [id]);
+      const answer = exchange(one, id, jwt);
+      await waiting();
+      await client.query("commit");
+      expect((await answer).body).toEqual(INVALID);
+    } finally {
+      await client.end();
+    }
+  });
+
+  test("waits for an exchange that is under way, and later ones wait for it", async () => {
+    const { id, name } = await ruleFor(one, "kubernetes");
+    const client = new pg.Client(one.database.url);
+    await client.connect();
+    try {
+      // As an exchange does before it reads the rule.
+      await client.query("begin");
+      await client.query("select sallyport.lock_shared(array[sallyport.rule_key($1)])", [id]);
+      const end = one.admin.federation.deleteTrustRule({ name });
+      await waiting();
+      // It comes after the deletion began to wait, so it queues behind it.
+      const answer = exchange(two, id, await platform.jwt("kubernetes"));
+      await client.query("commit");
+      await end;
+      expect((await answer).body).toEqual(INVALID);
+    } finally {
+      await client.end();
+    }
   });
 });
 

@@ -163,6 +163,11 @@ describe("the writer of a rule", () => {
     expect(await outcome(create({ ...adm, scopes: ["sallyport.operator"] }, admin))).toBe("RIGHTS_EXCEEDED");
     expect(await outcome(create({ ...adm, scopes: ["sallyport.admin"] }, admin))).toBe("OK");
     expect(await outcome(create({ scopes: ["sallyport.admin"] }, admin))).toBe("RIGHTS_EXCEEDED");
+    const own = await create({ ...adm, scopes: ["deploy"] }, admin);
+    for (const scopes of [["sallyport.operator"], ["deploy", "sallyport.tenants"]]) {
+      const widen = { rule: { name: own.name, scopes }, updateMask: { paths: ["scopes"] } };
+      expect(await outcome(admin.federation.updateTrustRule(widen))).toBe("RIGHTS_EXCEEDED");
+    }
     const high = await create({ ...adm, tenant: "acme", scopes: ["sallyport.operator"] });
     expect(await outcome(admin.federation.deleteTrustRule({ name: high.name }))).toBe("RIGHTS_EXCEEDED");
     const end = { rule: { name: high.name, disabled: true }, updateMask: { paths: ["disabled"] } };
