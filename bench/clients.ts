@@ -12,12 +12,13 @@ import {
 } from "../clients/typescript/src/gen/sallyport/v1/token_validator_pb.ts";
 import type { Validator } from "../clients/typescript/src/validator.ts";
 import { fetchProgram } from "../scripts/fetch.ts";
+import { buildJavaClient, javaClassPath } from "../scripts/java-client.ts";
 import { median } from "./measure.ts";
 import { digits } from "./report.ts";
 
 /*
  * The cost of a check that a client's own cache answers, and of the SHA-256 in it, which every cache by hash pays.
- * `npm run -s bench:clients`. Microseconds of CPU per call, the median of ROUNDS rounds. Needs Go and Python for their rows.
+ * `npm run -s bench:clients`. Microseconds of CPU per call, the median of ROUNDS rounds. Needs Go, Python and Java for their rows.
  */
 
 const ROUNDS = 7;
@@ -131,10 +132,23 @@ async function python(): Promise<{ readonly asyncio: Figures; readonly threads: 
   return { asyncio: { check: asyncio, hash }, threads: { check: threads, hash } };
 }
 
+/** Undefined without Java and Maven. */
+async function java(): Promise<Figures | undefined> {
+  const repository = await fetchProgram("java-client").catch(({ message }: Error) => {
+    console.error(`Java is not measured: ${message}`);
+    return undefined;
+  });
+  if (repository === undefined) return undefined;
+  await buildJavaClient(repository, "process-test-classes");
+  const args = ["-XX:+UseSerialGC", "-cp", await javaClassPath(), "dev.sallyport.client.Bench"];
+  return JSON.parse(execFileSync("java", args, { cwd: join(CLIENTS, "java"), encoding: "utf8" }));
+}
+
 const ofPython = await python();
 const rows: readonly [name: string, figures: Figures | undefined, budget: number][] = [
   ["TypeScript", await typescript(), 3],
   ["Go", go(), 1],
+  ["Java", await java(), 1],
   ["Python, asyncio", ofPython?.asyncio, 15],
   ["Python, threads", ofPython?.threads, 15],
 ];

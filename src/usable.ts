@@ -7,6 +7,7 @@ import { tlsProblems } from "./listen/tls.ts";
 import { urlProblem } from "./postgres/connect-errors.ts";
 import { parseRedisUrl } from "./redis/redis-url.ts";
 import { systemClock } from "./sallyport.ts";
+import { clientSecretProblem } from "./sessions/client-secret.ts";
 import { caProblem } from "./sessions/fetch-document.ts";
 
 /**
@@ -34,6 +35,10 @@ export function assertUsable(config: Config): void {
     ...issuerCaFiles(config).flatMap(([key, file]) => {
       const problem = caProblem(file);
       return problem === undefined ? [] : [`${key}: ${file}: ${problem}`];
+    }),
+    ...config.console.oidc.flatMap(({ client_secret_file: file }, i) => {
+      const problem = clientSecretProblem(file);
+      return problem === undefined ? [] : [`console.oidc.${i}.client_secret_file: ${file}: ${problem}`];
     }),
   ];
   if (problems.length > 0) throw new StartError("config_invalid", problems);

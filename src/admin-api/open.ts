@@ -18,7 +18,7 @@ import type { TlsFiles } from "../listen/tls.ts";
 import type { BulkRevoke } from "../management/bulk-revoke.ts";
 import type { ExchangeManager } from "../management/exchange-manager.ts";
 import type { FederationManager } from "../management/federation-manager.ts";
-import type { AuditLog } from "../management/ports.ts";
+import type { AccessLog, AuditLog } from "../management/ports.ts";
 import type { PrincipalManager } from "../management/principal-manager.ts";
 import type { RoleManager } from "../management/role-manager.ts";
 import type { ServerInfo } from "../management/server-info.ts";
@@ -38,6 +38,7 @@ import type { Telemetry } from "../telemetry/telemetry.ts";
 import type { Tracing } from "../telemetry/tracing.ts";
 import { auditLog } from "./audit-log.ts";
 import { type ConsoleOptions, consolePaths } from "./console.ts";
+import { sessionCookies, signInPaths } from "./console-auth.ts";
 import { exchangePath } from "./exchange-endpoint.ts";
 import { federationAdmin } from "./federation-admin.ts";
 import { openApiPage } from "./openapi.ts";
@@ -68,6 +69,7 @@ export interface Managers {
   readonly federation: FederationManager;
   readonly exchanges: ExchangeManager;
   readonly audit: AuditLog;
+  readonly accessLog: AccessLog;
   readonly info: ServerInfo;
   readonly pages: PageTokens;
 }
@@ -124,12 +126,12 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     streamsPerConnection: limits.streamsPerConnection,
     drain: options.drain,
   });
+  const auth = options.console?.auth;
   const withConsole = (otherwise: HttpHandler) =>
-    options.console === undefined ? otherwise : consolePaths(options.console, otherwise);
-  const withOauth = (otherwise: HttpHandler) => {
-    const { tokens, exchanges } = managers;
-    return revocationPath({ clock, pipeline, tokens }, exchangePath({ clock, pipeline, exchanges }, otherwise));
-  };
+    options.console === undefined ? otherwise : consolePaths(options.console, signInPaths(auth, otherwise));
+  const { tokens, exchanges } = managers;
+  const withOauth = revocationPath({ clock, pipeline, tokens }, exchangePath({ clock, pipeline, exchanges }, rpc));
+  const withCookies = sessionCookies(auth, withOauth);
   return openListener({
     name: "admin",
     bind: options.bind,
@@ -139,7 +141,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     budget,
     handler: plainPaths(
       { "/openapi.json": openApiPage, [JWKS_PATH]: options.jwks },
-      withConsole(sameOriginOnly(options.ownHosts, withOauth(rpc))),
+      withConsole(sameOriginOnly(options.ownHosts, withCookies)),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),

@@ -1,6 +1,7 @@
 // cli/: the client. It uses only the listeners, and knows nothing of the program but its generated API.
 import { Command, CommanderError, Option } from "commander";
 import { visible } from "../domain/visible.ts";
+import { addAccess } from "./access.ts";
 import { addAudit } from "./audit.ts";
 import { addCompletion } from "./completion.ts";
 import { ADMIN_ADDRESS, EMBEDDED_TOKEN_FILE } from "./connect.ts";
@@ -108,8 +109,18 @@ function programOf(run: Run, io: Io): Command {
       });
   }
   program.commandsGroup("Client:");
-  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addRules, addAudit, addServer, addValidate])
-    add(program, run);
+  const client = [
+    addTokens,
+    addPrincipals,
+    addTenants,
+    addRoles,
+    addRules,
+    addAudit,
+    addAccess,
+    addServer,
+    addValidate,
+  ];
+  for (const add of client) add(program, run);
   addCompletion(program, io);
   return program;
 }

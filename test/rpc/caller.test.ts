@@ -90,7 +90,7 @@ describe("the table of permissions", () => {
       "DetachTenant:tenant",
     ]);
     expect(opened("sallyport.principals.write")).toEqual(principals);
-    expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant"]);
+    expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant", "ListAccessEvents:tenant"]);
     expect(opened("sallyport.validate")).toEqual([
       "ValidateToken:tenant",
       "BatchValidateTokens:tenant",
@@ -99,9 +99,9 @@ describe("the table of permissions", () => {
     expect(opened("sallyport.reasons")).toEqual([]);
     expect(opened("repo:*")).toEqual([]);
     expect(opened("sallyport.admin").some((method) => /(Create|Get|List|Update)Tenant/.test(method))).toBe(false);
-    expect(opened("sallyport.admin")).toHaveLength(27);
+    expect(opened("sallyport.admin")).toHaveLength(28);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
-    expect(opened("sallyport.operator")).toHaveLength(33);
+    expect(opened("sallyport.operator")).toHaveLength(34);
   });
 });
 
