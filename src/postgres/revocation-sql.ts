@@ -195,6 +195,12 @@ export const FORGET_CANARY: Statement = {
   text: `select sallyport.canary_prune(${CANARY_BATCH}) as done`,
 };
 
+/** For how many whole months after this one the audit has partitions. */
+export const AUDIT_MONTHS: Statement = {
+  name: "sallyport-audit-months",
+  text: "select sallyport.audit_months() as done",
+};
+
 function forgetting(table: string, condition: string): string {
   return `
 with done as (
