@@ -8,7 +8,7 @@ import { TestSallyport } from "../test/support/sallyport.ts";
 import { machine } from "./machine.ts";
 
 /*
- * What `journal.mode: required` adds to a revocation. `npm run -s bench:journal`: three instances on one database, with the
+ * The time that `journal.mode: required` adds to a revocation. `npm run -s bench:journal`: three instances on one database, with the
  * journal on a second server, both with fsync. The calls go to the instances in turn, so that each pays for the same noise.
  */
 

@@ -1,9 +1,10 @@
 import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
-import { Dialog, EffectText, Elapsed, Field, Foreign, Note, nameOf, Problem, State } from "./parts.tsx";
-import { changes, go, me, note, now } from "./state.ts";
+import { Dialog, Field, Foot, Foreign, nameOf, Problem, State } from "./parts.tsx";
+import { pending, tell } from "./rows.tsx";
+import { changes, go, me, now } from "./state.ts";
 import { holdsToken, stampOf } from "./text.ts";
-import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+import { type Failure, failureOf, problemOf, surely, tokens } from "./wire.ts";
 
 interface Preview {
   readonly count: number;
@@ -68,17 +69,13 @@ export function Bulk(props: {
     });
   const apply = (shown: Preview) =>
     attempt(async () => {
-      const { revokedCount, effect } = await surely(() => tokens.revokeTokens({ ...request(shown.at), reason }));
-      note(
-        path,
-        <Note kind="ok" live>
-          {effect ? (
-            <EffectText of={effect} verb={`Revoked ${revokedCount} tokens`} />
-          ) : (
-            `Revoked ${revokedCount} tokens.`
-          )}
-        </Note>,
-      );
+      try {
+        const { revokedCount, effect } = await surely(() => tokens.revokeTokens({ ...request(shown.at), reason }));
+        tell(path, effect, `Revoked ${revokedCount} tokens`);
+      } catch (error) {
+        // How many they were comes with the proof only.
+        if (!pending(path, failureOf(error), "Revoked the tokens")) throw error;
+      }
       changes.value++;
       onClose(true);
       go(path);
@@ -97,27 +94,15 @@ export function Bulk(props: {
         } else if (ready && preview.count > 0) void apply(preview);
       }}
       foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Working: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" data-first={ids !== undefined} onClick={() => busy || onClose(false)}>
-            Cancel
-          </button>
-          {preview === undefined ? (
-            <button type="submit" class="primary" aria-disabled={busy || empty || secret}>
-              Preview
-            </button>
-          ) : (
-            <button type="submit" class="primary danger" aria-disabled={busy || !ready || preview.count === 0}>
-              Revoke {preview.count}
-            </button>
-          )}
-        </>
+        <Foot
+          busy={busy}
+          doing="Working"
+          verb={preview === undefined ? "Preview" : `Revoke ${preview.count}`}
+          danger={preview !== undefined}
+          locked={busy || (preview === undefined ? empty || secret : !ready || preview.count === 0)}
+          first={ids === undefined ? undefined : "cancel"}
+          onClose={() => onClose(false)}
+        />
       }
     >
       {ids === undefined &&
@@ -128,7 +113,12 @@ export function Bulk(props: {
             ["createdBy", "Created by", "token:sp_adm_1x7Kd02Qa, bootstrap"],
           ] as const
         ).map(([name, label, hint], i) => (
-          <Field key={name} label={label} hint={hint} problem={failure?.fields.get(name)}>
+          <Field
+            key={name}
+            label={label}
+            hint={hint}
+            problem={problemOf(failure, name === "createdBy" ? "created_by" : name)}
+          >
             {(attributes) => (
               <input
                 {...attributes}

@@ -1,10 +1,10 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useLoad } from "./load.ts";
-import { Dialog, Elapsed, Field, Icon, Note, Problem, Segments } from "./parts.tsx";
+import { Dialog, Field, Foot, Icon, Note, Problem, Segments } from "./parts.tsx";
 import { reveal } from "./reveal.tsx";
 import { changes, go, homeTenant, href, making, may, me, now, tenant } from "./state.ts";
 import { DAY, holdsToken, longTimeText, millis, spanText, stampOf, words } from "./text.ts";
-import { type Failure, failureOf, principals, tokens } from "./wire.ts";
+import { type Failure, failureOf, principals, problemOf, tokens } from "./wire.ts";
 
 const TYPES = [
   ["user", "A person"],
@@ -85,7 +85,7 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
       ),
     [text],
   );
-  const problem = (name: string) => secrets.get(name) ?? failure?.fields.get(name);
+  const problem = (name: string) => secrets.get(name) ?? problemOf(failure, name);
   const addScopes = (value: string) => {
     setScopes([...new Set([...scopes, ...words(value)])]);
     setTyped("");
@@ -147,23 +147,14 @@ export function Create({ mine, onClose }: { mine: boolean; onClose: () => void }
       onClose={() => busy || onClose()}
       onSubmit={submit}
       foot={
-        <>
-          <span class="small muted" role="status">
-            {busy ? (
-              <>
-                Creating: <Elapsed />
-              </>
-            ) : (
-              "The audit log will name you as creator."
-            )}
-          </span>
-          <button type="button" onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary" aria-disabled={busy || secrets.size > 0}>
-            {lost ? "Try again" : "Create token"}
-          </button>
-        </>
+        <Foot
+          busy={busy}
+          doing="Creating"
+          idle="The audit log will name you as creator."
+          verb={lost ? "Try again" : "Create token"}
+          locked={busy || secrets.size > 0}
+          onClose={onClose}
+        />
       }
     >
       <div class="stack" ref={fields}>

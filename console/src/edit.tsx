@@ -1,9 +1,10 @@
 import { useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
-import { Dialog, EffectText, Elapsed, Field, Note, nameOf, Problem } from "./parts.tsx";
-import { changes, note } from "./state.ts";
-import { holdsToken, visible, words } from "./text.ts";
-import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+import { Conflict, Dialog, Field, Foot, nameOf, Problem } from "./parts.tsx";
+import { pending, tell } from "./rows.tsx";
+import { changes } from "./state.ts";
+import { holdsToken, words } from "./text.ts";
+import { type Failure, failureOf, problemOf, surely, tokens } from "./wire.ts";
 
 const FIELDS = [
   ["display_name", "Name", ""],
@@ -35,6 +36,10 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
   const changed = FIELDS.map(([name]) => name).filter((name) => form[name] !== before[name]);
   const paths = [...changed, ...(disabled === base.disabled ? [] : ["disabled"])];
   const secret = (name: Name) => (holdsToken(form[name]) ? "This looks like a token" : undefined);
+  const leave = () => {
+    changes.value++;
+    onClose();
+  };
   const submit = async () => {
     if (busy || FIELDS.some(([name]) => secret(name))) return;
     if (paths.length === 0) return onClose();
@@ -57,16 +62,12 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
           updateMask: { paths },
         }),
       );
-      note(
-        token.id,
-        <Note kind="ok" live>
-          {effect && <EffectText of={effect} verb="Changed" />}
-        </Note>,
-      );
-      changes.value++;
-      onClose();
+      tell(token.id, effect, "Changed");
+      leave();
     } catch (error) {
       const failed = failureOf(error);
+      // Its etag is an old one now.
+      if (pending(token.id, failed, "Changed")) return leave();
       setBusy(false);
       if (failed.reason === "ETAG_MISMATCH") {
         const now = await tokens.getToken({ id: token.id }).catch(() => undefined);
@@ -80,65 +81,27 @@ export function Edit({ token, onClose }: { token: Token; onClose: () => void }) 
       title={`Edit ${nameOf(token)}`}
       onClose={() => busy || onClose()}
       onSubmit={submit}
-      foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Waiting until it is in force everywhere: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary" aria-disabled={busy || theirs !== undefined}>
-            Save
-          </button>
-        </>
-      }
+      foot={<Foot busy={busy} verb="Save" locked={busy || theirs !== undefined} onClose={onClose} />}
     >
       {theirs !== undefined && (
-        <Note kind="warn" live>
-          <strong>Somebody changed it meanwhile.</strong>
-          <ul>
-            {FIELDS.filter(([name]) => formOf(theirs)[name] !== form[name]).map(([name, label]) => (
-              <li key={name}>
-                {label}: theirs “{visible(formOf(theirs)[name])}”, yours “{visible(form[name])}”
-              </li>
-            ))}
-          </ul>
-          <div class="filters">
-            <button
-              type="button"
-              onClick={() => {
-                setBase(theirs);
-                setForm(formOf(theirs));
-                setDisabled(theirs.disabled);
-                setTheirs(undefined);
-              }}
-            >
-              Take theirs
-            </button>
-            <button
-              type="button"
-              onClick={() => {
-                setBase(theirs);
-                setTheirs(undefined);
-              }}
-            >
-              Keep mine
-            </button>
-          </div>
-        </Note>
+        <Conflict
+          fields={FIELDS}
+          theirs={formOf(theirs)}
+          mine={form}
+          onTake={() => {
+            setBase(theirs);
+            setForm(formOf(theirs));
+            setDisabled(theirs.disabled);
+            setTheirs(undefined);
+          }}
+          onKeep={() => {
+            setBase(theirs);
+            setTheirs(undefined);
+          }}
+        />
       )}
       {FIELDS.map(([name, label, hint], i) => (
-        <Field
-          key={name}
-          label={label}
-          hint={hint}
-          problem={secret(name) ?? failure?.fields.get(`token.${name}`) ?? failure?.fields.get(name)}
-        >
+        <Field key={name} label={label} hint={hint} problem={secret(name) ?? problemOf(failure, name)}>
           {(attributes) => (
             <input
               {...attributes}

@@ -1,12 +1,14 @@
 import { render } from "preact";
 import { useEffect, useRef } from "preact/hooks";
+import { Audit } from "./audit.tsx";
 import { Note } from "./parts.tsx";
-import { Audit, PrincipalPage, Principals, Status, Tenants } from "./places.tsx";
+import { PrincipalPage, Principals, Tenants } from "./places.tsx";
 import { Reveal } from "./reveal.tsx";
 import { Roles } from "./roles.tsx";
 import { home, Shell } from "./shell.tsx";
 import { SignIn } from "./signin.tsx";
 import { href, may, me, notes, route, settings, tenant } from "./state.ts";
+import { Status } from "./status.tsx";
 import { TokenPage } from "./token.tsx";
 import { Tokens } from "./tokens.tsx";
 

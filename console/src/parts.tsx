@@ -172,6 +172,47 @@ export function Dialog(props: {
   );
 }
 
+/** The foot of a dialog that makes a change: how long it takes so far, Cancel, and the button that makes it. */
+export function Foot(props: {
+  busy: boolean;
+  /** Stands before the time. */
+  doing?: string;
+  /** Stands there while nothing goes on. */
+  idle?: string;
+  verb: string;
+  danger?: boolean | undefined;
+  locked?: boolean;
+  /** The button that has the focus at first. */
+  first?: "cancel" | "verb" | undefined;
+  onClose: () => void;
+}) {
+  const { busy, doing = "Waiting until it is in force everywhere", idle, verb, danger, locked = busy, first } = props;
+  return (
+    <>
+      <span class="small muted" role="status">
+        {busy ? (
+          <>
+            {doing}: <Elapsed />
+          </>
+        ) : (
+          idle
+        )}
+      </span>
+      <button type="button" {...(first === "cancel" && { "data-first": true })} onClick={() => busy || props.onClose()}>
+        Cancel
+      </button>
+      <button
+        type="submit"
+        class={danger ? "primary danger" : "primary"}
+        {...(first === "verb" && { "data-first": true })}
+        aria-disabled={locked}
+      >
+        {verb}
+      </button>
+    </>
+  );
+}
+
 /** A label, an input, its hint and its problem, tied together for readers. */
 export function Field(props: {
   label: ComponentChildren;
@@ -248,6 +289,39 @@ export function Note({
       <Icon name={kind === "ok" ? "check" : "warn"} />
       <div>{children}</div>
     </div>
+  );
+}
+
+/** What somebody else saved meanwhile, beside what the form holds. */
+export function Conflict<N extends string>(props: {
+  fields: readonly (readonly [name: N, label: string, ...unknown[]])[];
+  theirs: Readonly<Record<N, string>>;
+  mine: Readonly<Record<N, string>>;
+  onTake: () => void;
+  onKeep: () => void;
+}) {
+  const { fields, theirs, mine } = props;
+  return (
+    <Note kind="warn" live>
+      <strong>Somebody changed it meanwhile.</strong>
+      <ul>
+        {fields
+          .filter(([name]) => theirs[name] !== mine[name])
+          .map(([name, label]) => (
+            <li key={name}>
+              {label}: theirs “{visible(theirs[name])}”, yours “{visible(mine[name])}”
+            </li>
+          ))}
+      </ul>
+      <div class="filters">
+        <button type="button" onClick={props.onTake}>
+          Take theirs
+        </button>
+        <button type="button" onClick={props.onKeep}>
+          Keep mine
+        </button>
+      </div>
+    </Note>
   );
 }
 

@@ -1,10 +1,11 @@
 import { useState } from "preact/hooks";
 import { type Token, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { useLoad } from "./load.ts";
-import { Dialog, EffectText, Elapsed, Field, Foreign, Note, nameOf, Problem, When } from "./parts.tsx";
-import { changes, go, note, route } from "./state.ts";
+import { Dialog, Field, Foot, Foreign, nameOf, Problem, When } from "./parts.tsx";
+import { pending, tell } from "./rows.tsx";
+import { changes, go, route } from "./state.ts";
 import { holdsToken } from "./text.ts";
-import { type Failure, failureOf, surely, tokens } from "./wire.ts";
+import { type Failure, failureOf, problemOf, surely, tokens } from "./wire.ts";
 
 /** Asks, revokes, and leaves the effect as a note on the token's page. */
 export function Revoke({ token, family = false, onClose }: { token: Token; family?: boolean; onClose: () => void }) {
@@ -25,30 +26,17 @@ export function Revoke({ token, family = false, onClose }: { token: Token; famil
     if (busy || holdsToken(reason)) return;
     setBusy(true);
     setFailure(undefined);
+    const verb = whole ? "Revoked, with all its rotations" : "Revoked";
     try {
       const target = { case: "id" as const, value: token.id };
       const { effect } = await surely(() => tokens.revokeToken({ target, family: whole, reason }));
-      note(
-        token.id,
-        <Note kind="ok" live>
-          {effect && <EffectText of={effect} verb={whole ? "Revoked, with all its rotations" : "Revoked"} />}
-        </Note>,
-      );
+      tell(token.id, effect, verb);
       leave();
     } catch (error) {
       const failed = failureOf(error);
-      if (failed.reason !== "EFFECT_PENDING") {
-        setFailure(failed);
-        setBusy(false);
-        return;
-      }
-      note(
-        token.id,
-        <Note kind="warn" live>
-          <strong>Revoked.</strong> Durable; in force by {failed.effectiveBy}.
-        </Note>,
-      );
-      leave();
+      if (pending(token.id, failed, verb)) return leave();
+      setFailure(failed);
+      setBusy(false);
     }
   };
   const leave = () => {
@@ -62,23 +50,7 @@ export function Revoke({ token, family = false, onClose }: { token: Token; famil
       text="It is refused everywhere, at once and for good."
       onClose={() => busy || onClose()}
       onSubmit={submit}
-      foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Waiting until it is in force everywhere: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" data-first onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary danger" aria-disabled={busy}>
-            Revoke
-          </button>
-        </>
-      }
+      foot={<Foot busy={busy} verb="Revoke" danger first="cancel" onClose={onClose} />}
     >
       <dl class="facts card">
         <div>
@@ -120,7 +92,7 @@ export function Revoke({ token, family = false, onClose }: { token: Token; famil
       <Field
         label="Reason (optional)"
         hint="The audit log keeps it."
-        problem={holdsToken(reason) ? "This looks like a token" : failure?.fields.get("reason")}
+        problem={holdsToken(reason) ? "This looks like a token" : problemOf(failure, "reason")}
       >
         {(attributes) => (
           <input

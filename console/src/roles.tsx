@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
 import type { Role } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { useLoad } from "./load.ts";
-import { Dialog, Elapsed, Field, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
-import { one, Rows, tell } from "./places.tsx";
-import { changes, href, may, note, notes, tenant } from "./state.ts";
+import { Conflict, Dialog, Field, Foot, Foreign, Icon, Note, Problem, Scopes, When } from "./parts.tsx";
+import { one, pending, Rows, tell } from "./rows.tsx";
+import { changes, href, may, notes } from "./state.ts";
 import { holdsToken, visible, words } from "./text.ts";
-import { type Failure, failureOf, roles, surely } from "./wire.ts";
+import { type Failure, failureOf, problemOf, roles, surely } from "./wire.ts";
 
 const PAGE = "/roles";
 const WRITE = "sallyport.roles.write";
@@ -16,7 +16,7 @@ export function Roles() {
     undefined,
   );
   const pageToken = pages.at(-1)!;
-  const list = useLoad(`roles|${tenant.value}|${pageToken}`, async (signal) => {
+  const list = useLoad(`roles|${pageToken}`, async (signal) => {
     const { roles: rows, nextPageToken: next } = await roles.listRoles({ tenant: one(), pageToken }, { signal });
     return { rows, next };
   });
@@ -103,18 +103,6 @@ function Holders({ of }: { of: Role }) {
   );
 }
 
-/** True if the change is durable, and only its proof did not come in time. Then a note says until when to wait. */
-function isPending({ reason, effectiveBy }: Failure, verb: string): boolean {
-  if (reason !== "EFFECT_PENDING") return false;
-  note(
-    PAGE,
-    <Note kind="warn" live>
-      <strong>{verb}.</strong> Durable; in force by {effectiveBy}.
-    </Note>,
-  );
-  return true;
-}
-
 const FIELDS = [
   ["name", "Name", "A small letter, then small letters, digits and hyphens. It cannot change"],
   ["description", "Description (optional)", "For people"],
@@ -141,8 +129,7 @@ function RoleForm({ role, onClose }: { role?: Role; onClose: () => void }) {
   const paths = shown.map(([name]) => name).filter((name) => form[name] !== before[name]);
   const secret = (name: Name) => (holdsToken(form[name]) ? "This looks like a token" : undefined);
   const locked = busy || theirs !== undefined || shown.some(([name]) => secret(name));
-  const problem = (name: Name) =>
-    secret(name) ?? [...(failure?.fields ?? [])].find(([field]) => field.replace(/\[\d+\]$/, "").endsWith(name))?.[1];
+  const problem = (name: Name) => secret(name) ?? problemOf(failure, name);
   const leave = () => {
     changes.value++;
     onClose();
@@ -172,7 +159,7 @@ function RoleForm({ role, onClose }: { role?: Role; onClose: () => void }) {
       leave();
     } catch (error) {
       const failed = failureOf(error);
-      if (isPending(failed, `Changed ${base?.name}`)) return leave();
+      if (base !== undefined && pending(PAGE, failed, `Changed ${base.name}`)) return leave();
       const now =
         failed.reason === "ETAG_MISMATCH"
           ? await roles.getRole({ tenant: where, name: base!.name }).catch(() => undefined)
@@ -188,63 +175,35 @@ function RoleForm({ role, onClose }: { role?: Role; onClose: () => void }) {
       text={
         role === undefined
           ? `In ${where || "your tenant"}.`
-          : `${role.administrative ? "Administrative. " : ""}Every token that holds it has the new scopes, and only those, at once.`
+          : `${role.administrative ? "Administrative. " : ""}At once, each token that holds it gains the scopes that you add, and loses those that you remove unless it has them otherwise.`
       }
       onClose={() => busy || onClose()}
       onSubmit={submit}
       foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                {role === undefined ? "Working: " : "Waiting until it is in force everywhere: "}
-                <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary" aria-disabled={locked}>
-            {role === undefined ? "Create" : "Save"}
-          </button>
-        </>
+        <Foot
+          busy={busy}
+          {...(role === undefined && { doing: "Working" })}
+          verb={role === undefined ? "Create" : "Save"}
+          locked={locked}
+          onClose={onClose}
+        />
       }
     >
       {theirs !== undefined && (
-        <Note kind="warn" live>
-          <strong>Somebody changed it meanwhile.</strong>
-          <ul>
-            {shown
-              .filter(([name]) => formOf(theirs)[name] !== form[name])
-              .map(([name, label]) => (
-                <li key={name}>
-                  {label}: theirs “{visible(formOf(theirs)[name])}”, yours “{visible(form[name])}”
-                </li>
-              ))}
-          </ul>
-          <div class="filters">
-            <button
-              type="button"
-              onClick={() => {
-                setBase(theirs);
-                setForm(formOf(theirs));
-                setTheirs(undefined);
-              }}
-            >
-              Take theirs
-            </button>
-            <button
-              type="button"
-              onClick={() => {
-                setBase(theirs);
-                setTheirs(undefined);
-              }}
-            >
-              Keep mine
-            </button>
-          </div>
-        </Note>
+        <Conflict
+          fields={shown}
+          theirs={formOf(theirs)}
+          mine={form}
+          onTake={() => {
+            setBase(theirs);
+            setForm(formOf(theirs));
+            setTheirs(undefined);
+          }}
+          onKeep={() => {
+            setBase(theirs);
+            setTheirs(undefined);
+          }}
+        />
       )}
       {shown.map(([name, label, hint], i) => (
         <Field key={name} label={label} hint={hint} problem={problem(name)}>
@@ -297,7 +256,7 @@ function Delete({ role, onClose }: { role: Role; onClose: () => void }) {
       leave();
     } catch (error) {
       const failed = failureOf(error);
-      if (isPending(failed, `Deleted ${name}`)) return leave();
+      if (pending(PAGE, failed, `Deleted ${name}`)) return leave();
       setBusy(false);
       if (failed.reason === "ROLE_IN_USE") setHeld(true);
       else setFailure(failed);
@@ -309,23 +268,7 @@ function Delete({ role, onClose }: { role: Role; onClose: () => void }) {
       text="For good. A role of the same name that is created later is another one."
       onClose={() => busy || onClose()}
       onSubmit={submit}
-      foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Waiting until it is in force everywhere: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" data-first onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary danger" aria-disabled={locked}>
-            Delete
-          </button>
-        </>
-      }
+      foot={<Foot busy={busy} verb="Delete" danger locked={locked} first="cancel" onClose={onClose} />}
     >
       <dl class="facts card">
         <div>

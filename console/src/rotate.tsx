@@ -1,6 +1,6 @@
 import { useRef, useState } from "preact/hooks";
 import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
-import { Dialog, EffectText, Elapsed, Note, nameOf, Problem, Segments } from "./parts.tsx";
+import { Dialog, EffectText, Foot, Note, nameOf, Problem, Segments } from "./parts.tsx";
 import { reveal } from "./reveal.tsx";
 import { changes, go, making, me, note, now, succeed } from "./state.ts";
 import { DAY, spanText, stampOf, timeText } from "./text.ts";
@@ -51,23 +51,7 @@ export function Rotate({ token, onClose }: { token: Token; onClose: () => void }
       text="A new string with the same rights. The old string works on for the overlap, then never again."
       onClose={() => busy || onClose()}
       onSubmit={submit}
-      foot={
-        <>
-          <span class="small muted" role="status">
-            {busy && (
-              <>
-                Rotating: <Elapsed />
-              </>
-            )}
-          </span>
-          <button type="button" onClick={() => busy || onClose()}>
-            Cancel
-          </button>
-          <button type="submit" class="primary" data-first aria-disabled={busy}>
-            Rotate
-          </button>
-        </>
-      }
+      foot={<Foot busy={busy} doing="Rotating" verb="Rotate" first="verb" onClose={onClose} />}
     >
       <Segments
         legend="Overlap"

@@ -138,6 +138,11 @@ export function failureOf(thrown: unknown): Failure {
   };
 }
 
+/** What the server says about a field, by its name in the protocol: `scopes` has what is said of `role.scopes[0]`. */
+export function problemOf(failure: Failure | undefined, name: string): string | undefined {
+  return [...(failure?.fields ?? [])].find(([field]) => /(\w+)(\[\w+\])?$/.exec(field)?.[1] === name)?.[1];
+}
+
 /** Repeats a call that is safe to repeat after 0.5, 1 and 2 s while it is not known whether it happened. */
 export async function surely<T>(call: () => Promise<T>): Promise<T> {
   const { signal } = session;

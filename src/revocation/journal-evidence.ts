@@ -21,7 +21,7 @@ export async function compareWithJournal(
 ): Promise<string | undefined> {
   const epochs = await store.epochs(state.compared);
   if (epochs === undefined) return "it does not know the last epoch of this database";
-  // Only an epoch that was compared raises `journaledN`. What later ones have appended must not hide what is missing below.
+  // Only an epoch that was compared raises `journaledN`. Changes that later ones append must not hide what is missing below.
   if (Math.max(0, await store.newest(state.compared)) < state.journaledN)
     return "it lacks the newest changes that this database has put there";
   let gap = false;

@@ -88,6 +88,31 @@ describe.skipIf(CHROMIUM === undefined)("the console in a browser", () => {
     await closed(view);
   });
 
+  test("finds the field of a problem in a list, and tells a name from a display name", async () => {
+    const { id } = await console.sallyport.createToken({ principal: "user:listed", displayName: "listed" });
+    const view = await console.signedIn({ at: `#/tokens/${id}` });
+    const { page } = view;
+    const dialog = page.getByRole("dialog");
+    const long = `a:${"x".repeat(200)}`;
+    const values = async () =>
+      Promise.all((await dialog.locator("[aria-invalid=true]").all()).map((field) => field.inputValue()));
+    await page.getByRole("button", { name: "Edit", exact: true }).click();
+    await dialog.getByLabel("Scopes", { exact: true }).fill(`a:read ${long}`);
+    await dialog.getByRole("button", { name: "Save" }).click();
+    await page.getByRole("alert").getByText("INVALID_FIELD").waitFor();
+    expect(await values()).toEqual([`a:read ${long}`]);
+    await dialog.getByRole("button", { name: "Cancel" }).click();
+
+    await page.evaluate("location.hash = '#/principals'");
+    await page.getByRole("button", { name: "New principal" }).click();
+    await dialog.getByLabel("Principal", { exact: true }).fill("bot:listed");
+    await dialog.getByLabel("Name (optional)").fill(long);
+    await dialog.getByRole("button", { name: "Create" }).click();
+    await page.getByRole("alert").getByText("INVALID_FIELD").waitFor();
+    expect(await values()).toEqual([long]);
+    await closed(view);
+  });
+
   test("repeats a lost answer with the same request id, and makes one token", async () => {
     const view = await console.signedIn();
     const { page } = view;

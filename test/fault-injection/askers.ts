@@ -9,8 +9,8 @@ import { ALLOW, type HttpReply, INSUFFICIENT_SCOPE, INVALID_TOKEN, UNDETERMINED 
 /** A way to learn if a token is valid. All of them make the same promise. */
 export interface Asker {
   readonly name: string;
-  /** True if it judges only the token, not its scopes. */
-  readonly scopeless?: boolean;
+  /** True if it judges only the token, not its scopes and tenants. */
+  readonly tokenAlone?: boolean;
   /** The verdict by its number. Rejects if there is none: no answer, or one about something else. */
   ask(at: Instance, subject: Subject): Promise<number>;
 }
@@ -18,6 +18,9 @@ export interface Asker {
 export const SCOPE = "history:read";
 /** The policy that requires it. */
 export const SCOPED = "scoped";
+/** The policy that requires a tenant, and the header that names it. */
+export const TENANTED = "tenanted";
+export const TENANT_HEADER = "x-history-tenant";
 
 const ANSWER_MS = 20_000;
 const CLIENT = "192.0.2.7";
@@ -30,8 +33,8 @@ export const ASKERS: readonly Asker[] = [
   { name: "BatchValidateTokens", ask: async (at, { asked }) => (await at.data.batch([asked], ANSWER_MS))[0]! },
   {
     name: "Connect JSON",
-    async ask(at, { tokenString, scope }) {
-      const body = JSON.stringify({ tokenString, requiredScopes: scope === undefined ? [] : [scope] });
+    async ask(at, { tokenString, scope, tenant }) {
+      const body = JSON.stringify({ tokenString, tenant, requiredScopes: scope === undefined ? [] : [scope] });
       const reply = await at.http.ask("POST", VALIDATE, { "content-type": "application/json" }, body, ANSWER_MS);
       if (reply.status !== 200) throw new Error(`Connect answered ${reply.status}`);
       return verdictNamed((JSON.parse(reply.body.toString()) as { verdict: string }).verdict);
@@ -50,11 +53,11 @@ export const ASKERS: readonly Asker[] = [
   },
   {
     name: "HTTP check, envoy",
-    async ask(at, { tokenString, scope }) {
+    async ask(at, subject) {
       const headers = {
         ":method": "GET",
-        ":path": `/v1/check/envoy/${policyFor(scope)}/any/path`,
-        authorization: `Bearer ${tokenString}`,
+        ":path": `/v1/check/envoy/${policyFor(subject)}/any/path`,
+        ...credentialOf(subject),
         "x-envoy-external-address": CLIENT,
       };
       return verdictOfCheck(await at.data.exchange(headers, Buffer.alloc(0), ANSWER_MS));
@@ -68,9 +71,10 @@ export const ASKERS: readonly Asker[] = [
   httpCheck("original", { "x-original-method": "GET", "x-original-uri": "/any/path", "x-real-ip": CLIENT }),
   {
     name: "introspection",
-    async ask(at, { tokenString, scope }) {
+    async ask(at, { tokenString, scope, tenant }) {
       const type = { "content-type": "application/x-www-form-urlencoded" };
-      const reply = await at.http.ask("POST", "/v1/introspect", type, `token=${tokenString}`, ANSWER_MS);
+      const body = `token=${tokenString}${tenant === undefined ? "" : `&tenant=${tenant}`}`;
+      const reply = await at.http.ask("POST", "/v1/introspect", type, body, ANSWER_MS);
       if (reply.status === 503) return UNDETERMINED;
       if (reply.status !== 200) throw new Error(`introspection answered ${reply.status}`);
       const answer = JSON.parse(reply.body.toString()) as { active: boolean; scope?: string };
@@ -80,7 +84,7 @@ export const ASKERS: readonly Asker[] = [
   },
   {
     name: "caller on the admin listener",
-    scopeless: true,
+    tokenAlone: true,
     async ask(at, { id, tokenString }) {
       const headers = { authorization: `Bearer ${tokenString}` };
       try {
@@ -100,7 +104,7 @@ export const ASKERS: readonly Asker[] = [
 
 /** Asks, and hands the answer to the checker. Never rejects. */
 export async function askBy(asker: Asker, history: History, at: Instance, subject: Subject): Promise<void> {
-  if (at.ended || (asker.scopeless && subject.scope !== undefined)) return;
+  if (at.ended || (asker.tokenAlone && (subject.scope ?? subject.tenant) !== undefined)) return;
   const start = performance.now();
   const verdict = await asker.ask(at, subject).catch(() => undefined);
   if (verdict === undefined) history.unanswered();
@@ -118,16 +122,24 @@ export function someAskers(count: number): Asker[] {
 function httpCheck(family: string, said: Record<string, string>): Asker {
   return {
     name: `HTTP check, ${family}`,
-    async ask(at, { tokenString, scope }) {
-      const headers = { ...said, authorization: `Bearer ${tokenString}` };
+    async ask(at, subject) {
+      const headers = { ...said, ...credentialOf(subject) };
       return verdictOfCheck(
-        await at.http.ask("GET", `/v1/check/${family}/${policyFor(scope)}`, headers, "", ANSWER_MS),
+        await at.http.ask("GET", `/v1/check/${family}/${policyFor(subject)}`, headers, "", ANSWER_MS),
       );
     },
   };
 }
 
-const policyFor = (scope: string | undefined) => (scope === undefined ? "default" : SCOPED);
+function policyFor({ scope, tenant }: Subject): string {
+  if (tenant !== undefined) return TENANTED;
+  return scope === undefined ? "default" : SCOPED;
+}
+
+const credentialOf = ({ tokenString, tenant }: Subject) => ({
+  authorization: `Bearer ${tokenString}`,
+  ...(tenant !== undefined && { [TENANT_HEADER]: tenant }),
+});
 
 /** Proxies that cannot receive every status get the true one in a header. */
 function verdictOfCheck({ status, headers }: HttpReply): number {
@@ -155,14 +167,15 @@ const checks = new WeakMap<Subject, Buffer>();
 function checkOf(subject: Subject): Buffer {
   let bytes = checks.get(subject);
   if (bytes === undefined) {
-    const { tokenString, scope } = subject;
+    const { tokenString, scope, tenant } = subject;
+    const policy = scope === undefined ? "default" : SCOPED;
     const message = create(CheckRequestSchema, {
       attributes: {
         source: { address: { address: { case: "socketAddress", value: { address: CLIENT } } } },
         request: {
           http: { method: "GET", path: "/any/path", host: "any", headers: { authorization: `Bearer ${tokenString}` } },
         },
-        contextExtensions: { policy: policyFor(scope) },
+        contextExtensions: { policy, ...(tenant !== undefined && { tenant }) },
       },
     });
     checks.set(subject, (bytes = Buffer.from(toBinary(CheckRequestSchema, message))));

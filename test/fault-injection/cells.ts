@@ -26,10 +26,13 @@ export type Kind =
   | "no-wait"
   | "role"
   | "role-deleted"
+  | "detach"
+  | "attached-suspend"
+  | "attached-cut"
   | Toggle;
 
 /** Taken and given back, before the token is revoked for good. */
-export type Toggle = "enable" | "widen" | "resume" | "restore" | "role-again";
+export type Toggle = "enable" | "widen" | "resume" | "restore" | "role-again" | "attach-again";
 
 /** Tokens that one change of authority ends together. */
 export interface Cell {
@@ -38,6 +41,8 @@ export interface Cell {
   readonly principal: string;
   /** The name of the role from which alone they have what is asked for. */
   readonly role?: string;
+  /** The further tenant to which they are attached, and in which alone they are asked about. */
+  readonly attached?: string;
   readonly subjects: readonly Subject[];
   /** The id of the token that the change names; for `parent` that is another token. */
   readonly target: string;
@@ -47,7 +52,7 @@ export interface Cell {
 
 /** The share of each kind, in cells of a hundred. The most frequent ones are what people do most. */
 const SHARES: Readonly<Record<Kind, number>> = {
-  revoke: 23,
+  revoke: 14,
   twice: 10,
   bulk: 5,
   filter: 3,
@@ -67,8 +72,22 @@ const SHARES: Readonly<Record<Kind, number>> = {
   role: 3,
   "role-deleted": 2,
   "role-again": 3,
+  detach: 3,
+  "attached-suspend": 2,
+  "attached-cut": 1,
+  "attach-again": 3,
 };
-const SIZE: Readonly<Partial<Record<Kind, number>>> = { bulk: 4, filter: 3, disable: 2, suspend: 2, cut: 2, role: 2 };
+const SIZE: Readonly<Partial<Record<Kind, number>>> = {
+  bulk: 4,
+  filter: 3,
+  disable: 2,
+  suspend: 2,
+  cut: 2,
+  role: 2,
+  "attached-cut": 2,
+};
+
+const ATTACHED: ReadonlySet<Kind> = new Set(["detach", "attached-suspend", "attached-cut", "attach-again"]);
 
 /** The names of principals and tenants, which are never used twice. */
 let made = 0;
@@ -85,6 +104,7 @@ interface NewRow {
   readonly signing_key: string;
   /** The name and the id of its role. */
   readonly role?: { readonly name: string; readonly id: string };
+  readonly attached?: string;
   /** Milliseconds since 1970; a day from now if there is none. */
   readonly expires?: number;
 }
@@ -152,19 +172,33 @@ export class Mint {
     const scopes = kind === "narrow" || kind === "widen" ? SCOPE : "";
     if (kind === "role" || kind === "role-deleted" || kind === "role-again") {
       const role = { name: `h-${serial}`, id: newRoleId() };
-      const subjects = Array.from({ length: SIZE[kind] ?? 1 }, () => this.#subject(rows, owner, "", null, role));
+      const subjects = Array.from({ length: SIZE[kind] ?? 1 }, () => this.#subject(rows, owner, { role }));
       return { kind, ...owner, role: role.name, subjects, target: subjects[0]!.id };
+    }
+    if (ATTACHED.has(kind)) {
+      const attached = `h-${serial}`;
+      const subjects = Array.from({ length: SIZE[kind] ?? 1 }, () => this.#subject(rows, owner, { attached }));
+      return { kind, ...owner, attached, subjects, target: subjects[0]!.id };
     }
     if (kind === "parent") {
       const parent = this.#subject(rows, owner);
-      const child = this.#subject(rows, owner, "", parent.id);
+      const child = this.#subject(rows, owner, { parent: parent.id });
       return { kind, ...owner, subjects: [parent, child], target: parent.id };
     }
-    const subjects = Array.from({ length: SIZE[kind] ?? 1 }, () => this.#subject(rows, owner, scopes));
+    const subjects = Array.from({ length: SIZE[kind] ?? 1 }, () => this.#subject(rows, owner, { scopes }));
     return { kind, ...owner, subjects, target: subjects[0]!.id };
   }
 
-  #subject(rows: NewRow[], owner: Owner, scopes = "", parent: string | null = null, role?: NewRow["role"]): Subject {
+  #subject(
+    rows: NewRow[],
+    owner: Owner,
+    {
+      scopes = "",
+      parent = null,
+      role,
+      attached,
+    }: Partial<Pick<NewRow, "scopes" | "parent" | "role" | "attached">> = {},
+  ): Subject {
     const id = newTokenId();
     const signedBy = rows.length % 2 === 0 ? undefined : this.#keyring.signing!.current("EdDSA")!;
     const { tokenString, digest, hint } = signedBy
@@ -179,8 +213,10 @@ export class Mint {
       scopes,
       parent,
       ...(role && { role }),
+      ...(attached && { attached }),
     });
-    return new Subject(id, tokenString.reveal(), scopes === "" && role === undefined ? undefined : SCOPE);
+    const scope = scopes === "" && role === undefined ? undefined : SCOPE;
+    return new Subject(id, tokenString.reveal(), { scope, tenant: attached });
   }
 
   /** Every second token has JWT form. */
@@ -199,7 +235,7 @@ export class Mint {
     );
     await this.#sql.query(
       `insert into sallyport.tenants (id) select distinct t from unnest($1::text[]) t on conflict do nothing`,
-      [column("tenant")],
+      [rows.flatMap(({ tenant, attached }) => (attached === undefined ? [tenant] : [tenant, attached]))],
     );
     await this.#sql.query(
       "insert into sallyport.principals (tenant, name) select distinct t, p from unnest($1::text[], $2::text[]) w (t, p)",
@@ -217,21 +253,23 @@ export class Mint {
     await this.#sql.query(
       `insert into sallyport.tokens
          (id, digest, kid, hint, tenant, profile, principal, scopes, roles, parent_id, created_by, family, expire_time,
-          format, signing_key)
+          format, signing_key, tenants, tenants_n)
        select id, decode(digest, 'hex'), $1, hint, tenant, 'pat', principal,
          case when scopes = '' then '{}' else array[scopes] end,
          case when role is null then '{}' else array[role] end, parent, 'history', id,
          coalesce(to_timestamp(expires / 1000), clock_timestamp() + interval '1 day'),
-         (case when signing_key = '' then 'opaque' else 'jwt' end)::sallyport.token_format, signing_key
+         (case when signing_key = '' then 'opaque' else 'jwt' end)::sallyport.token_format, signing_key,
+         case when attached is null then '{}' else array[attached] end, case when attached is null then '{}' else '{0}'::bigint[] end
        from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::float8[],
-           $10::text[], $11::text[])
-         w (id, digest, hint, tenant, principal, scopes, parent, expires, role, signing_key)
+           $10::text[], $11::text[], $12::text[])
+         w (id, digest, hint, tenant, principal, scopes, parent, expires, role, signing_key, attached)
        order by parent is not null`,
       [
         this.#kid,
         ...(["id", "digest", "hint", "tenant", "principal", "scopes", "parent", "expires"] as const).map(column),
         rows.map(({ role }) => role?.id ?? null),
         column("signing_key"),
+        rows.map(({ attached }) => attached ?? null),
       ],
     );
     await this.#sql.query("commit");

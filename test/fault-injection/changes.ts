@@ -108,7 +108,11 @@ const tenantIs = (state: TenantState): Change => {
     (await at.tenants.updateTenant({ tenant: { id, state }, updateMask: { paths: ["state"] } }, options)).effect;
 };
 
-const token = (change: { scopes?: string[]; disabled?: boolean }): Change => {
+const attachedIs = (state: TenantState): Change => {
+  return (cell, ...rest) => tenantIs(state)({ ...cell, tenant: cell.attached! }, ...rest);
+};
+
+const token = (change: { scopes?: string[]; disabled?: boolean; tenants?: string[] }): Change => {
   const updateMask = { paths: Object.keys(change) };
   return async ({ target: id }, at, options) =>
     (await at.tokens.updateToken({ token: { id, ...change }, updateMask }, options)).effect;
@@ -135,6 +139,12 @@ const CHANGES: Readonly<Partial<Record<Kind, Change>>> = {
   "role-again": roleHas([]),
   "role-deleted": async ({ role: name }, at, options) =>
     (await at.roles.deleteRole({ name, force: true }, options)).effect,
+  detach: async ({ attached: tenant = "", target: id }, at, options) =>
+    (await at.tokens.detachTenant({ tenant, id }, options)).effect,
+  "attached-suspend": attachedIs(TenantState.SUSPENDED),
+  "attached-cut": async ({ attached: tenant = "" }, at, options) =>
+    (await at.tokens.revokeTokens({ tenant }, options)).effect,
+  "attach-again": token({ tenants: [] }),
   cut: async ({ principal }, at, options) => (await at.tokens.revokeTokens({ principal }, options)).effect,
   bulk: async ({ subjects }, at, options) =>
     (await at.tokens.revokeTokens({ ids: subjects.map(({ id }) => id) }, options)).effect,
@@ -161,6 +171,7 @@ const RAISES: Readonly<Record<Toggle, Change>> = {
   widen: token({ scopes: [SCOPE] }),
   resume: tenantIs(TenantState.ACTIVE),
   "role-again": roleHas([SCOPE]),
+  "attach-again": (cell, ...rest) => token({ tenants: [cell.attached!] })(cell, ...rest),
   restore: disabled(PrincipalState.ACTIVE),
 };
 

@@ -1,5 +1,7 @@
 import { appendFileSync } from "node:fs";
-import { ALLOW, INSUFFICIENT_SCOPE, INVALID_TOKEN, question, UNDETERMINED } from "./wire.ts";
+import { ALLOW, INSUFFICIENT_SCOPE, INVALID_TOKEN, question, UNDETERMINED, WRONG_TENANT } from "./wire.ts";
+
+const REFUSALS: ReadonlySet<number> = new Set([INVALID_TOKEN, INSUFFICIENT_SCOPE, WRONG_TENANT]);
 
 /** The outcome of a change of authority for its caller: done and in force, certainly not done, or unknown. */
 export type Outcome = "OK" | "NOT_DONE" | "UNKNOWN";
@@ -37,6 +39,8 @@ export class Subject {
   readonly tokenString: string;
   /** The scope that requests require, if the method can require one; undefined for no scope. */
   readonly scope: string | undefined;
+  /** The tenant that requests require, if the method can require one; undefined for none. */
+  readonly tenant: string | undefined;
   readonly asked: Buffer;
   readonly attempts: Attempt[] = [];
   /** No answer to a call that started after this may be ALLOW. */
@@ -53,11 +57,16 @@ export class Subject {
   /** The outcome of a raise is unknown. From there on only final changes count. */
   open = false;
 
-  constructor(id: string, tokenString: string, scope?: string) {
+  constructor(
+    id: string,
+    tokenString: string,
+    { scope, tenant }: { scope?: string | undefined; tenant?: string | undefined } = {},
+  ) {
     this.id = id;
     this.tokenString = tokenString;
     this.scope = scope;
-    this.asked = question(tokenString, scope);
+    this.tenant = tenant;
+    this.asked = question(tokenString, scope, tenant);
   }
 
   /** True if an attempt may be the cause of a refusal of a call with this start and end. */
@@ -159,7 +168,7 @@ export class History {
     const { tally } = this;
     if (verdict === UNDETERMINED) tally.undetermined++;
     else if (verdict === ALLOW) this.#allowed(subject, process, start, asker);
-    else if (verdict === INVALID_TOKEN || verdict === INSUFFICIENT_SCOPE) {
+    else if (REFUSALS.has(verdict)) {
       tally.refusals++;
       this.#of(asker).refusals++;
       if (end >= this.#empty.from && start <= this.#empty.to) return;

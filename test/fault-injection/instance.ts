@@ -11,7 +11,7 @@ import { TenantAdmin } from "../../src/gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../../src/gen/sallyport/v1/token_admin_pb.ts";
 import { type Addresses, addressesIn, FREE_PORTS, folder, type KeyringFile, writeConfig } from "../support/program.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
-import { SCOPE, SCOPED } from "./askers.ts";
+import { SCOPE, SCOPED, TENANT_HEADER, TENANTED } from "./askers.ts";
 import { PgLink } from "./pg-link.ts";
 import { DataClient, HttpClient } from "./wire.ts";
 
@@ -52,7 +52,8 @@ export class Instance {
   readonly redis: TcpProxy | undefined;
   /** The URL of its metrics. */
   readonly ops: string;
-  readonly #listener: string;
+  /** The URL of its data listener. */
+  readonly listener: string;
   readonly tokens: Client<typeof TokenAdmin>;
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly tenants: Client<typeof TenantAdmin>;
@@ -84,7 +85,7 @@ export class Instance {
     this.#output = output;
     void exited.then(() => (this.ended = true));
     this.ops = listeners.ops;
-    this.#listener = listeners.data;
+    this.listener = listeners.data;
     this.#data = Array.from({ length: CONNECTIONS }, () => this.connect());
     this.http = new HttpClient(listeners.data);
     this.adminHttp = new HttpClient(listeners.admin);
@@ -110,7 +111,10 @@ export class Instance {
       keyring: options.keyring,
       signing: options.signing,
       profiles: { org: { format: "jwt" } },
-      policies: { [SCOPED]: { required_scopes: [SCOPE] } },
+      policies: {
+        [SCOPED]: { required_scopes: [SCOPE] },
+        [TENANTED]: { tenant_from: `header:${TENANT_HEADER}` },
+      },
       limits: { mint_per_address_per_hour: 0, mint_per_principal_per_day: 0 },
       log: { level: "warn" },
       ...(pooled !== undefined && { database: { direct_url: url(pg) } }),
@@ -152,7 +156,7 @@ export class Instance {
 
   /** Another client of the data listener. The caller closes it. */
   connect(): DataClient {
-    return new DataClient(this.#listener);
+    return new DataClient(this.listener);
   }
 
   signal(name: NodeJS.Signals): void {

@@ -2,6 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { type Asker, askBy, someAskers } from "./askers.ts";
 import type { Cell } from "./cells.ts";
 import { type Changer, end, isToggle, raise } from "./changes.ts";
+import type { ClientProgram } from "./client-program.ts";
 import type { Attempt, History, Subject } from "./history.ts";
 import type { Instance } from "./instance.ts";
 import { mintByApi } from "./mint-by-api.ts";
@@ -10,6 +11,7 @@ import { mintByApi } from "./mint-by-api.ts";
 export interface Target extends Changer {
   readonly history: History;
   readonly instances: readonly Instance[];
+  readonly clients: readonly ClientProgram[];
   /** The instances that make changes now; the others may be cut off on purpose. None: no change is made. */
   changers(): readonly Instance[];
   /** The next live cell; undefined when the stock is used up. */
@@ -33,6 +35,8 @@ const ASKERS_PER_CELL = 2;
 /** The longest time of an answer that a change waits for. */
 const FIRST_ANSWERS_MS = 40;
 const MINT_REST_MS = 60;
+/** Requests to one service that checks tokens by a client library. */
+const REQUESTS_AT_ONCE = 12;
 
 /** Asks one process about a token, and hands the answer to the checker. Never rejects. */
 export async function ask(
@@ -56,6 +60,16 @@ export async function ask(
     history.answered(subjects[i]!, `${at.name}#${at.pid}`, start, ended, verdict, asker);
   }
   return verdicts;
+}
+
+/** Sends a request with the token to a service that checks it, without a tenant. Never rejects. */
+async function askClient(history: History, client: ClientProgram, subject: Subject): Promise<void> {
+  if (subject.tenant !== undefined) return;
+  const { process } = client;
+  const start = performance.now();
+  const verdict = await client.verdict(subject);
+  if (verdict === undefined) history.unanswered();
+  else history.answered(subject, process, start, performance.now(), verdict, client.name);
 }
 
 /**
@@ -83,6 +97,8 @@ export class Load {
     load.#refill();
     await Promise.all(target.instances.map((instance) => load.#warm(instance)));
     load.#workers.push(load.#watch());
+    for (const client of target.clients)
+      for (let i = 0; i < REQUESTS_AT_ONCE; i++) load.#workers.push(load.#request(client));
     for (let i = 0; i < options.revokers; i++) load.#workers.push(load.#revoke());
     load.#workers.push(load.#mint());
     return load;
@@ -118,6 +134,10 @@ export class Load {
       await ask(this.#target.history, at, this.#sample());
       await delay(this.#options.batchRestMs);
     }
+  }
+
+  async #request(client: ClientProgram): Promise<void> {
+    while (this.#running) for (const subject of this.#sample()) await askClient(this.#target.history, client, subject);
   }
 
   #sample(): Subject[] {
@@ -203,6 +223,7 @@ export class Load {
     if (make === end)
       this.times.push({ ms: attempt.returned! - attempt.invoked, mode: attempt.detail!, kind: cell.kind });
     for (const instance of this.#target.instances) if (!instance.ended) this.#chase(instance, cell, askers);
+    for (const client of this.#target.clients) this.#soon(this.#chaseClient(client, cell));
     return attempt;
   }
 
@@ -216,6 +237,13 @@ export class Load {
         .then(() => delay(40))
         .then(() => all(cell.subjects)),
     );
+  }
+
+  async #chaseClient(client: ClientProgram, { subjects }: Cell): Promise<void> {
+    const { history } = this.#target;
+    await Promise.all(subjects.map((subject) => askClient(history, client, subject)));
+    await delay(40);
+    await Promise.all(subjects.map((subject) => askClient(history, client, subject)));
   }
 
   /** About the last of a cell's tokens: of a parent and its child, the child. */

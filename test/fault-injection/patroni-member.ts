@@ -156,6 +156,8 @@ function configOf({ name, etcd, api, sql, sockets }: Place, dataDir: string): ob
       },
       parameters: { unix_socket_directories: sockets },
       pg_hba: trusted,
+      // A new copy of a member otherwise waits for a checkpoint that takes minutes after much load.
+      basebackup: [{ checkpoint: "fast" }],
     },
     watchdog: { mode: "off" },
   };

@@ -1,6 +1,7 @@
 import { redisProgram } from "../support/redis.ts";
 import { ASKERS } from "./askers.ts";
 import { strayChanges } from "./audit.ts";
+import { CLIENT_COMMANDS } from "./client-program.ts";
 import { FAULTS } from "./faults.ts";
 import { header, print, printRow } from "./report.ts";
 import { type Fault, type Row, round } from "./round.ts";
@@ -61,7 +62,8 @@ export async function prove(options: ProveOptions): Promise<Score> {
   }
   sumUp(score);
   if (only === undefined) score.judge("load", score.allows < LEAST_ALLOWS ? [`only ${score.allows} ALLOWs`] : []);
-  for (const { name } of ASKERS) {
+  const clients = Object.keys(CLIENT_COMMANDS).filter((name) => score.byAsker.has(name));
+  for (const name of [...ASKERS.map(({ name }) => name), ...clients]) {
     const { allows, refusals } = score.byAsker.get(name) ?? { allows: 0, refusals: 0 };
     print(`${name.padEnd(30)} ${String(allows).padStart(9)} ALLOWs ${String(refusals).padStart(8)} refusals`);
     if (only !== undefined) continue;
@@ -148,6 +150,7 @@ async function onTopology(
   const world = await World.start({ instances: 2, cells: 700, ...topology.world });
   try {
     await world.calm(SETTLE_MS);
+    await topology.join?.(world);
     world.history.turn();
     for (const fault of faults.filter(({ name }) => wanted(name))) await one(world, fault, seconds, score);
   } finally {

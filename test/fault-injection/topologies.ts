@@ -2,18 +2,22 @@ import { existsSync } from "node:fs";
 import { fetchProgram } from "../../scripts/fetch.ts";
 import { hasPostgres } from "../support/postgres.ts";
 import { redisProgram } from "../support/redis.ts";
+import { CLIENT_FAULT_NAMES, clients } from "./client-faults.ts";
+import { lacksClients } from "./client-program.ts";
 import { pooled } from "./pooler-faults.ts";
 import { cluster, sentinel } from "./redis-topologies.ts";
 import { DUMP_FAULTS, dumps } from "./restore-faults.ts";
 import type { Fault } from "./round.ts";
 import { synchronous } from "./standby-faults.ts";
 import { stock } from "./stock-server.ts";
-import type { WorldOptions } from "./world.ts";
+import type { World, WorldOptions } from "./world.ts";
 
 /** A deployment of another kind, with its own faults. */
 export interface Topology {
   readonly world: Partial<WorldOptions>;
   readonly faults: readonly Fault[];
+  /** What joins the instances before the first fault. */
+  join?(world: World): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -46,6 +50,7 @@ export const TOPOLOGIES: readonly Plan[] = [
     lacks: lacksPooler,
     start: pooled,
   },
+  { faults: CLIENT_FAULT_NAMES, lacks: lacksClients, start: clients },
   {
     faults: ["sync-standby", "sync-frozen", "sync-failover", "sync-local"],
     lacks: async () => undefined,

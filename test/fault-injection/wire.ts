@@ -6,6 +6,7 @@ import { type ClientHttp2Session, connect, type OutgoingHttpHeaders } from "node
 export const ALLOW = 1;
 export const INVALID_TOKEN = 2;
 export const INSUFFICIENT_SCOPE = 3;
+export const WRONG_TENANT = 8;
 export const UNDETERMINED = 7;
 
 export interface HttpReply {
@@ -17,9 +18,10 @@ export interface HttpReply {
 const SERVICE = "/sallyport.v1.TokenValidator";
 
 /** One request inside a batch: the bytes of a ValidateTokenRequest, without tag and length. */
-export function question(tokenString: string, requiredScope?: string): Buffer {
+export function question(tokenString: string, requiredScope?: string, requiredTenant?: string): Buffer {
   const scope = requiredScope === undefined ? [] : [field(2, Buffer.from(requiredScope))];
-  return Buffer.concat([field(1, Buffer.from(tokenString)), ...scope]);
+  const tenant = requiredTenant === undefined ? [] : [field(5, Buffer.from(requiredTenant))];
+  return Buffer.concat([field(1, Buffer.from(tokenString)), ...scope, ...tenant]);
 }
 
 /**

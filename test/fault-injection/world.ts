@@ -13,6 +13,7 @@ import { freshKeyring } from "../support/program.ts";
 import { type RedisServer, startRedis } from "../support/redis.ts";
 import { type Cell, type Kind, Mint } from "./cells.ts";
 import { end } from "./changes.ts";
+import type { ClientProgram } from "./client-program.ts";
 import { History } from "./history.ts";
 import { Instance, type InstanceOptions } from "./instance.ts";
 import { ask, type Target } from "./load.ts";
@@ -62,6 +63,8 @@ export class World implements Target {
   /** The pooler, and its own link to the database. */
   pooler: { readonly program: Pooler; readonly upstream: PgLink } | undefined;
   instances: Instance[] = [];
+  /** Services that check tokens by a client library. */
+  clients: readonly ClientProgram[] = [];
   /** Names of instances that must make no changes now. */
   readonly spared = new Set<string>();
   /** Failed probes of the running fault: the fault did not work, or something else happened. */
@@ -294,6 +297,7 @@ export class World implements Target {
   }
 
   async stop(signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<string[]> {
+    await Promise.all(this.clients.map((client) => client.stop()));
     const ends = await Promise.all(this.instances.map((instance) => instance.stop(signal)));
     this.instances = [];
     const sql = await this.#sql;

@@ -20,12 +20,13 @@ import sallyport.aio
 
 SERVICE = "test.v1.Echo"
 REQUIREMENTS = {
+    f"{SERVICE}/Read": sallyport.Requirement(scopes=("history:read",)),
     f"{SERVICE}/Write": sallyport.Requirement(scopes=("orders.write",)),
     f"{SERVICE}/Audience": sallyport.Requirement(audience="orders"),
     f"{SERVICE}/Tenant": sallyport.Requirement(tenant="another"),
     f"{SERVICE}/Seen": sallyport.PUBLIC,
 }
-UNARY = ("Say", "Write", "Audience", "Tenant")
+UNARY = ("Say", "Read", "Write", "Audience", "Tenant")
 
 seen: Counter[str] = Counter()
 hooks = sallyport.Hooks(
