@@ -195,10 +195,13 @@ export const FORGET_CANARY: Statement = {
   text: `select sallyport.canary_prune(${CANARY_BATCH}) as done`,
 };
 
-/** For how many whole months after this one the audit has partitions. */
+/**
+ * For how many whole months after this one the audit has partitions. Lazy: it holds locks, and must not wait for a standby
+ * with them. What a failover loses is made again.
+ */
 export const AUDIT_MONTHS: Statement = {
   name: "sallyport-audit-months",
-  text: "select sallyport.audit_months() as done",
+  text: `select sallyport.audit_months() as done, ${LAZY}`,
 };
 
 function forgetting(table: string, condition: string): string {

@@ -1,3 +1,6 @@
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { promisify } from "node:util";
 import pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { migrate, migrationFiles } from "../../src/postgres/migrate.ts";
@@ -264,6 +267,33 @@ describe.each([15, 18] as const)("the audit in months, PostgreSQL %i", (major) =
       await one("(select count(*)::int from sallyport.audit where request_id = 'canary' or action = 'other')"),
     ).toBe(3);
   });
+
+  test.skipIf(major !== 15)(
+    "a dump brings back partitions, indexes, triggers and rights, and the months go on",
+    async () => {
+      const restored = await database("template0");
+      const shape = `select c.relname, c.relreplident, pg_get_expr(c.relpartbound, 0) as bound, (select array_agg(a::text order by a::text) from aclexplode(c.relacl) a where a.grantee <> c.relowner) as rights,
+        (select count(*)::int from pg_index x where x.indrelid = c.oid and x.indisvalid) as indexes,
+        (select count(*)::int from pg_inherits i join pg_index x on x.indexrelid = i.inhrelid where x.indrelid = c.oid) as attached,
+        (select array_agg(t.tgname || t.tgenabled::text order by t.tgname) from pg_trigger t where t.tgrelid = c.oid) as triggers
+      from pg_class c where c.relname ~ '^audit(_|$)' and c.relkind in ('r', 'p') order by 1`;
+      await row("now() + interval '20 years'");
+      const before = (await sql.query(shape)).rows;
+      const rows = await one("(select jsonb_agg(a order by seq) from sallyport.audit a)");
+      const programs = "/usr/lib/postgresql/15/bin";
+      const { stdout } = await promisify(execFile)(`${programs}/pg_dump`, [url], { maxBuffer: 1 << 26 });
+      const restoring = execFile(`${programs}/psql`, ["--quiet", "--set", "ON_ERROR_STOP=1", restored]);
+      restoring.stdin!.end(stdout);
+      await once(restoring, "close");
+      expect(restoring.exitCode).toBe(0);
+      sql = await byHand(restored);
+      expect((await sql.query(shape)).rows).toEqual(before);
+      expect(await one("(select jsonb_agg(a order by seq) from sallyport.audit a)")).toEqual(rows);
+      await without(12);
+      expect(await months()).toBe(12);
+      await auditRow(sql);
+    },
+  );
 
   test("an upgrade keeps every row and right, and counts on", async () => {
     url = await database("template0");
