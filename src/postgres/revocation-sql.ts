@@ -197,7 +197,7 @@ export const FORGET_CANARY: Statement = {
 
 /**
  * For how many whole months after this one the audit has partitions. Lazy: it holds locks, and must not wait for a standby
- * with them. What a failover loses is made again.
+ * with them. The next run makes again what a failover loses.
  */
 export const AUDIT_MONTHS: Statement = {
   name: "sallyport-audit-months",
