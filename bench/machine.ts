@@ -7,7 +7,7 @@ const TICK_US = 1_000_000 / Number(execFileSync("getconf", ["CLK_TCK"], { encodi
 
 /** The core of the servers, and the core of everything else: load generator, database, this program. */
 export const SERVER_CORE = 1;
-const OTHER_CORE = 0;
+export const OTHER_CORE = 0;
 
 /** CPU time that a process has used, user and system, all threads, in microseconds: utime + stime of /proc/PID/stat. */
 export function cpuMicros(pid: number): number {

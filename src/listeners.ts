@@ -1,4 +1,5 @@
 import type { DescService } from "@bufbuild/protobuf";
+import type { ConsoleAuth } from "./admin-api/console-auth.ts";
 import { ADMIN_SERVICES, type Managers, openAdminListener } from "./admin-api/open.ts";
 import { trustsPeers } from "./config/checks.ts";
 import type { Config } from "./config/schema.ts";
@@ -33,16 +34,30 @@ export interface ListenerDeps {
   readonly feed: Feed;
   readonly policies: Policies;
   readonly managers: Managers;
+  /** Undefined: the console has no single sign-on. */
+  readonly consoleAuth: ConsoleAuth | undefined;
   /** Undefined: no traces. */
   readonly tracing: Tracing | undefined;
   readonly jwks: () => JwksPage;
+  /** The page of all metrics. */
+  readonly metrics: () => Promise<string>;
+  /** In a primary: starts the workers, which serve the data listener. */
+  readonly openWorkers: (() => Promise<DataListener>) | undefined;
+  /** In a worker: called just before the primary is asked for the data listener's socket. */
+  readonly binding: (() => void) | undefined;
+}
+
+/** The data listener, in this process or in workers. A worker takes at least `leastDelayMs` before it stops accepting. */
+export interface DataListener extends Omit<Listener, "stats" | "drain"> {
+  drain(graceMs: number, leastDelayMs: number): Promise<void>;
 }
 
 export interface Listeners {
-  readonly data: Listener;
+  readonly data: DataListener;
   /** Absent in mode validate. */
   readonly admin: Listener | undefined;
-  readonly ops: Listener;
+  /** Absent in a worker. */
+  readonly ops: Listener | undefined;
   serving(yes: boolean): void;
   /**
    * Reloads the certificates. Returns false if a file is bad; the old state stays then, and the problem is reported.
@@ -51,9 +66,10 @@ export interface Listeners {
   /**
    * Stops serving in steps. Health reports NOT_SERVING. If somebody watches health, calls are still served for a while,
    * so that watchers can turn away. Then every listener stops accepting and finishes the calls in progress. Takes at
-   * most `graceMs`, plus a second for the ops listener. With less than 3 s there is no such while. Never rejects.
+   * most `graceMs`, plus a second for the ops listener. With less than 3 s there is no such while. It lasts at least
+   * `leastDelayMs`. Never rejects.
    */
-  drain(graceMs: number): Promise<void>;
+  drain(graceMs: number, leastDelayMs: number): Promise<void>;
 }
 
 /**
@@ -85,7 +101,8 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
     clock: deps.clock,
     onShed: (klass) => deps.telemetry.shed(klass),
     utilization: loopUtilization(),
-    memory: memoryInUse,
+    // Each of them knows only its own.
+    memory: () => memoryInUse(config.workers > 1 ? config.workers + 1 : 1),
   });
   const drain = { admin: new AbortController(), ops: new AbortController() };
   let draining = false;
@@ -93,20 +110,24 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
     notePoll(); // `/readyz`
     return deps.reasons();
   };
-  const opened: Listener[] = [];
+  const opened: Pick<Listener, "close" | "reloadTls">[] = [];
   try {
     const settings = config.listeners;
     const { clock, telemetry, validate, validateKnown, policies, callers, denials, managers, jwks } = deps;
     const { validateWithEntry, feed, tracing } = deps;
-    const ops = await openOpsListener({
-      bind: settings.ops.bind,
-      unixMode: settings.ops.unix_mode,
-      telemetry,
-      reasons,
-      health: health.ops,
-      drain: drain.ops.signal,
-    });
-    opened.push(ops);
+    const ops =
+      deps.binding === undefined
+        ? await openOpsListener({
+            bind: settings.ops.bind,
+            unixMode: settings.ops.unix_mode,
+            telemetry,
+            metrics: deps.metrics,
+            reasons,
+            health: health.ops,
+            drain: drain.ops.signal,
+          })
+        : undefined;
+    if (ops !== undefined) opened.push(ops);
     const admin =
       config.mode === "full"
         ? await openAdminListener({
@@ -121,6 +142,7 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
                   version: managers.info.version,
                   tokenSignIn: config.console.token_sign_in,
                   idleTimeoutMs: config.console.idle_timeout,
+                  auth: deps.consoleAuth,
                 }
               : undefined,
             ownHosts: hostsOf(config.console.public_url),
@@ -128,17 +150,20 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
           })
         : undefined;
     if (admin !== undefined) opened.push(admin);
-    const data = await openDataListener({
-      bind: settings.data.bind,
-      unixMode: settings.data.unix_mode,
-      tls: tlsOf(settings.data.tls),
-      http2: settings.data.http2,
-      maxConnections: settings.data.max_connections,
-      trust: trustsPeers(settings.data) ? "trusted" : "untrusted",
-      callers: deps.dataCallers,
-      ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies, jwks, tracing },
-      health: health.data,
-    });
+    const openData = () =>
+      openDataListener({
+        bind: settings.data.bind,
+        unixMode: settings.data.unix_mode,
+        binding: deps.binding,
+        tls: tlsOf(settings.data.tls),
+        http2: settings.data.http2,
+        maxConnections: settings.data.max_connections,
+        trust: trustsPeers(settings.data) ? "trusted" : "untrusted",
+        callers: deps.dataCallers,
+        ...{ clock, telemetry, admission, validate, validateKnown, validateWithEntry, feed, policies, jwks, tracing },
+        health: health.data,
+      });
+    const data: DataListener = await (deps.openWorkers ?? openData)();
     opened.push(data);
     return {
       data,
@@ -148,18 +173,21 @@ export async function openListeners(config: Config, deps: ListenerDeps): Promise
         for (const each of Object.values(health)) each.set(yes && !draining);
       },
       reload: () => opened.map((listener) => listener.reloadTls()).every(Boolean),
-      async drain(graceMs) {
+      async drain(graceMs, leastDelayMs) {
         draining = true;
         const pollers = deps.clock.mono() - polled < POLLED_LATELY_MS;
         const watchers = Object.values(health).some(({ watched }) => watched);
         for (const each of Object.values(health)) each.set(false);
         const wanted = pollers ? POLLER_DELAY_MS : watchers ? WATCHER_DELAY_MS : 0;
-        const delay = Math.max(0, Math.min(wanted, graceMs - TO_FINISH_MS));
-        await new Promise((resolve) => setTimeout(resolve, delay));
+        const delay = Math.max(0, Math.min(Math.max(wanted, leastDelayMs), graceMs - TO_FINISH_MS));
+        const later = new Promise((resolve) => setTimeout(resolve, delay));
+        // Workers say at once that they stop, and wait by themselves.
+        const workers = deps.openWorkers && data.drain(graceMs, delay);
+        await later;
         drain.admin.abort();
-        await Promise.all([data.drain(graceMs - delay), admin?.drain(graceMs - delay)]);
+        await Promise.all([workers ?? data.drain(graceMs - delay, 0), admin?.drain(graceMs - delay)]);
         drain.ops.abort(); // probes see NOT_SERVING to the end
-        await ops.drain(OPS_GRACE_MS);
+        await ops?.drain(OPS_GRACE_MS);
         admission.close();
       },
     };

@@ -1,3 +1,4 @@
+import cluster from "node:cluster";
 import { parseArgs } from "node:util";
 import { build } from "./build.ts";
 import type { Config } from "./config/schema.ts";
@@ -12,6 +13,9 @@ import { StartError } from "./domain/start-error.ts";
 
 /** Exit codes, from sysexits.h where it has one. */
 const EXIT = { ok: 0, no: 1, usage: 2, unavailable: 69, bug: 70, config: 78 } as const;
+
+/** The last argument of a process that the server itself started. */
+const WORKER = "--worker";
 
 const HELP = {
   serve: "sallyport serve [--data DIR] [--config FILE]\n\nRuns the server: the data, admin and ops listeners.",
@@ -58,6 +62,10 @@ async function main(argv: readonly string[]): Promise<number> {
   const [word, ...rest] = argv;
   switch (word) {
     case "serve":
+      if (cluster.isWorker && rest.at(-1) === WORKER) {
+        return (await import("./serve-worker.ts")).serveWorker(process.env);
+      }
+      return run(word, rest);
     case "migrate":
     case "bootstrap":
     case "reconcile":

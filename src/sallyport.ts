@@ -1,8 +1,8 @@
-import { randomUUID } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
 import { build } from "./build.ts";
 import { feedLimits, trustsPeers } from "./config/checks.ts";
-import { issuersOf } from "./config/issuers.ts";
+import { callbackOf, issuersOf, signInsOf } from "./config/issuers.ts";
 import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
 import { DataCallers } from "./data-plane/data-caller.ts";
@@ -27,10 +27,12 @@ import { Repeats } from "./management/repeats.ts";
 import { ReuseDetection } from "./management/reuse-detection.ts";
 import { RoleManager } from "./management/role-manager.ts";
 import { TokenManager } from "./management/token-manager.ts";
+import { PostgresAccessLog } from "./postgres/access-log.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
 import { PostgresCallerStates } from "./postgres/caller-states.ts";
+import { PostgresConsoleSessions } from "./postgres/console-sessions.ts";
 import { PostgresJournal } from "./postgres/journal.ts";
 import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
@@ -54,15 +56,21 @@ import { ReapedValidators } from "./revocation/reaped-validators.ts";
 import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
 import { jwksPage } from "./rpc/jwks.ts";
+import { ConsoleSessions } from "./sessions/console-sessions.ts";
 import { documentFetcher } from "./sessions/fetch-document.ts";
 import { Sessions } from "./sessions/sessions.ts";
+import { SignIn } from "./sessions/sign-in.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Tracing } from "./telemetry/tracing.ts";
 import { tracedAuthority, tracedCache, tracedEvents, tracedIssuer, tracedReader } from "./traced.ts";
+import { AccessAudit } from "./validation/access-audit.ts";
 import { LastUse } from "./validation/last-use.ts";
 import { Lookup } from "./validation/lookup.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./validation/validate.ts";
+import type { Workers } from "./workers/primary.ts";
+import { shareOf } from "./workers/share.ts";
+import type { Primary } from "./workers/worker.ts";
 
 /** A running Sallyport. */
 export interface Sallyport {
@@ -75,10 +83,20 @@ export interface Sallyport {
    */
   reload(config: Config): boolean;
   /** Reports NOT_SERVING, finishes the calls in progress, returns the lease and closes. Never rejects. */
-  stop(graceMs: number): Promise<void>;
+  stop(graceMs: number, leastDelayMs?: number): Promise<void>;
+}
+
+/** The other processes of the program, if `workers` asks for some: in the primary its workers, in a worker the primary. */
+export interface Processes {
+  readonly workers?: Workers | undefined;
+  readonly primary?: { readonly link: Primary; readonly rowKey: Uint8Array };
 }
 
 const USAGE_EVERY_MS = 10_000;
+/** A registration of a worker that has ended may still commit for this long. */
+const LATE_ROW_MS = 2_500;
+const NO_WORKER = ["no worker process can answer"];
+const UPKEEP_EVERY_MS = 3_600_000;
 
 export const systemClock: Clock = {
   mono: () => performance.now(),
@@ -100,6 +118,7 @@ export async function createSallyport(
   config: Config,
   telemetry: Telemetry,
   tracing: Tracing | undefined,
+  { workers, primary }: Processes = {},
 ): Promise<Sallyport> {
   const clock = systemClock;
   const timers = systemTimers;
@@ -131,10 +150,12 @@ export async function createSallyport(
   const audit = new PostgresAuditLog(db, lists);
   const reader = new PostgresTokenReader({ url, shared, connections: full ? 2 : 1, clock, onTrouble });
   reader.warmUp();
+  const rowKey = primary?.rowKey ?? randomBytes(32);
   const log = new PostgresRevocationLog({
     url: config.database.direct_url ?? url,
     connections: full ? 2 : 1,
     about: { mode: config.mode, version: build().version },
+    rowKey,
     onTrouble,
   });
 
@@ -162,7 +183,10 @@ export async function createSallyport(
   );
   const names = new FeedNames();
   const feed = new Feed(
-    { freshness, names, follower: () => follower, clock, timers, later: setImmediate, instanceId: randomUUID() },
+    {
+      ...{ freshness, names, follower: () => follower, clock, timers, later: setImmediate, instanceId: randomUUID() },
+      mayLease: () => primary === undefined || primary.link.knowsFeed(),
+    },
     { leaseMs: config.revocation.lease, ...feedLimits(config) },
   );
   const { url: journalUrl, mode: journalMode } = config.journal;
@@ -175,7 +199,12 @@ export async function createSallyport(
       : undefined;
   const follower: Follower = new Follower(
     {
-      ...{ log, freshness, lookup, reader, clock, timers, events: telemetry, newId: randomUUID, random: Math.random },
+      ...{ log, freshness, lookup, reader, clock, timers, events: telemetry, random: Math.random },
+      newId: () => {
+        const id = randomUUID();
+        primary?.link.row(id);
+        return id;
+      },
       feed,
       ...(journal !== undefined && { journal }),
     },
@@ -215,10 +244,17 @@ export async function createSallyport(
     { store: new PostgresUsageStore(db), clock, timers, events: telemetry, now },
     USAGE_EVERY_MS,
   );
+  const accessLog = new PostgresAccessLog(db, lists);
+  const access = new AccessAudit({
+    ...{ store: accessLog, profiles, clock, timers, events: telemetry, now },
+    random: Math.random,
+    later: setImmediate,
+  });
   const reuse = new ReuseDetection({ store, audit, authority, profiles, timers, events: telemetry });
   const reused = (events: Pick<Events, "tokenReused">) => (id: string) => {
     events.tokenReused(id);
-    reuse.seen(id);
+    if (primary === undefined) reuse.seen(id);
+    else primary.link.reused(id);
   };
   const validation = (listener: string): ValidateDeps => {
     const events = tracedEvents(telemetry.forListener(listener), tracing);
@@ -227,8 +263,9 @@ export async function createSallyport(
       lookup,
       freshness,
       clock,
-      events: full ? { ...events, tokenReused: reused(events) } : events,
+      events: full || primary !== undefined ? { ...events, tokenReused: reused(events) } : events,
       used: (id, context, at) => usage.used(id, context, at),
+      recorded: listener === "canary" ? undefined : access.recorder(listener),
     };
   };
   const repeats = new Repeats({ clock, timers, audit, events: telemetry });
@@ -254,6 +291,16 @@ export async function createSallyport(
   const states = new PostgresCallerStates(db, followed);
   const from = { issuers, states, clock, fetchDocument: documentFetcher(), events: telemetry };
   const sessions = issuers.length > 0 ? new Sessions(from) : undefined;
+  const consoleAuth =
+    sessions === undefined || config.console.oidc.length === 0
+      ? undefined
+      : new ConsoleSessions({
+          signIns: signInsOf(config).map((about) => new SignIn(about, callbackOf(config), clock)),
+          store: new PostgresConsoleSessions(db),
+          ...{ sessions, keyring, clock, events: telemetry },
+          maxAgeMs: config.console.session.max_age,
+          idleMs: config.console.session.idle,
+        });
   const callers = new Callers({
     validate: validateWith(admin),
     rotated: {
@@ -282,6 +329,9 @@ export async function createSallyport(
 
   const peerTls = peerTlsOf(config);
   const validateForCanary = validateWith(validation("canary"));
+  const askSelf = async (tokenString: string) =>
+    (await validateForCanary(tokenString, NO_REQUIREMENT, NOWHERE, clock.mono() + 2_000)).verdict;
+  if (primary !== undefined) primary.link.onValidate = askSelf;
   const canary = new Canary(
     {
       authority,
@@ -291,11 +341,11 @@ export async function createSallyport(
       timers,
       events: telemetry,
       askers: [
-        {
-          name: "self",
-          ask: async (text) =>
-            (await validateForCanary(text.reveal(), NO_REQUIREMENT, NOWHERE, clock.mono() + 2_000)).verdict,
-        },
+        { name: "self", ask: (text) => askSelf(text.reveal()) },
+        ...Array.from({ length: workers?.count ?? 0 }, (_, place) => ({
+          name: `worker ${place + 1}`,
+          ask: (text: Secret) => workers!.ask(place, text.reveal()),
+        })),
         ...config.canary.peers.map((peer) => ({ name: peer, ask: (text: Secret) => askPeer(peer, text, peerTls) })),
       ],
     },
@@ -304,13 +354,23 @@ export async function createSallyport(
 
   const policies = new Policies(config.policies);
   const readiness = new Readiness({ freshness, reader, clock });
-  const reasons = () => readiness.reasons();
+  const reasons = () => {
+    const own = readiness.reasons();
+    return own.length === 0 && workers?.ready === 0 ? NO_WORKER : own;
+  };
+  const workerEnded = (rows: readonly string[], fed: boolean) => {
+    const failed = (error: unknown) => telemetry.trouble("deregistration_failed", error);
+    // Client caches may hold leases under a row: then it stays, and the housekeeping deletes it when they are over.
+    if (fed) return void log.reap(rows).catch(failed);
+    for (const row of rows) log.deregister(row).catch(failed);
+  };
 
   const close = async () => {
     await housekeeping.stop();
     await follower.stop().catch((error) => telemetry.trouble("deregistration_failed", error));
     await journal?.stop();
     await usage.stop();
+    await access.stop();
     await reuse.stop();
     await repeats.stop();
     redis?.close();
@@ -326,6 +386,7 @@ export async function createSallyport(
       reasons,
       callers,
       dataCallers,
+      consoleAuth,
       denials: new DenialAudit({ audit, clock, events: telemetry }),
       validate: validateWith(validation("data")),
       validateKnown: validateKnownWith(validation("data")),
@@ -337,6 +398,21 @@ export async function createSallyport(
       policies,
       tracing,
       jwks: () => jwksPage(keyring),
+      metrics: () => (workers === undefined ? telemetry.registry.metrics() : workers.metrics()),
+      openWorkers:
+        workers &&
+        (() =>
+          workers.open(
+            { config: shareOf(config), rowKey },
+            {
+              ended(rows, fed) {
+                workerEnded(rows, fed);
+                setTimeout(() => workerEnded(rows, fed), LATE_ROW_MS).unref();
+              },
+              reused: (token) => reuse.seen(token),
+            },
+          )),
+      binding: primary && (() => primary.link.binding()),
       managers: {
         tokens,
         bulk: new BulkRevoke({
@@ -351,6 +427,7 @@ export async function createSallyport(
         principals: new PrincipalManager({ store, authority }),
         roles: new RoleManager({ store, authority, profiles }),
         audit,
+        accessLog,
         info: {
           version: build().version,
           profiles,
@@ -373,17 +450,30 @@ export async function createSallyport(
   housekeeping.start();
   if (config.canary.every !== undefined) canary.start();
   usage.start();
+  access.start();
   const gauges = setInterval(() => {
     telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
     telemetry.cacheEntries("l1", lookup.entries);
     if (journal !== undefined) telemetry.journalLag(journal.lag);
     telemetry.feedClients(feed.leased(clock.mono()));
     for (const { issuer, seconds } of sessions?.ages() ?? []) telemetry.keysAge(issuer, seconds);
-    listeners.serving(reasons().length === 0);
+    tellReady();
   }, 250).unref();
-  listeners.serving(reasons().length === 0);
+  const tellReady = () => {
+    const ready = reasons().length === 0;
+    listeners.serving(ready);
+    primary?.link.ready(ready);
+  };
+  tellReady();
   const warn = () => void warnOfFirstAdmin(store, clock, telemetry);
   if (full) warn();
+  const upkeep = () => {
+    accessLog
+      .upkeep(config.access_audit.retention)
+      .catch((error) => telemetry.trouble("access_audit_upkeep_failed", error));
+  };
+  if (full) upkeep();
+  const hourly = full ? setInterval(upkeep, UPKEEP_EVERY_MS).unref() : undefined;
   const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;
 
   return {
@@ -401,13 +491,15 @@ export async function createSallyport(
         if (full) storeKeyChecks(db, keyring).catch((error) => telemetry.trouble("pepper_record_failed", error));
       }
       policies.replace(fresh.policies);
+      workers?.reload(fresh);
       return listeners.reload();
     },
-    async stop(graceMs) {
+    async stop(graceMs, leastDelayMs = 0) {
       clearInterval(gauges);
       clearInterval(daily);
+      clearInterval(hourly);
       canary.stop();
-      await listeners.drain(graceMs);
+      await listeners.drain(graceMs, leastDelayMs);
       await close();
     },
   };

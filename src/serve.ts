@@ -9,25 +9,27 @@ import { bootstrap } from "./postgres/first-admin.ts";
 import { NO_JOURNAL, needsJournal, openJournal } from "./postgres/journal-schema.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { assertBothReachable, assertRights } from "./postgres/preflight.ts";
-import { createSallyport, type Sallyport, systemClock } from "./sallyport.ts";
+import { createSallyport, type Sallyport, systemClock, systemTimers } from "./sallyport.ts";
 import { type Started, startText } from "./start-text.ts";
 import { NOTES } from "./telemetry/events.ts";
 import { createTelemetry, prettyOutput, type Telemetry } from "./telemetry/telemetry.ts";
 import type { Tracing } from "./telemetry/tracing.ts";
 import { assertUsable } from "./usable.ts";
+import { Workers } from "./workers/primary.ts";
 
 /**
  * Time for calls in progress and, after an orchestrator's SIGTERM, for its probes. A person who presses Ctrl-C waits
  * less.
  */
-const GRACE_MS = { SIGTERM: 8_000, SIGINT: 3_000, database: 3_000 };
+export const GRACE_MS = { SIGTERM: 8_000, SIGINT: 3_000, database: 3_000, workers: 3_000 };
 const WATCH_MS = 2_000;
+const NEVER = new Promise<never>(() => {});
 /** One Ctrl-C arrives twice: npm forwards the SIGINT that the terminal already sent to the whole process group. */
 const SAME_SIGNAL_MS = 1_000;
 
 /**
  * Runs the server until a signal. Under systemd (`env`) it reports readiness and stop. Returns the exit code: 0 after a
- * drain, 69 if the embedded database ended.
+ * drain, 69 if the embedded database ended, 70 if workers end again and again.
  */
 export async function serve(given: Config, load: () => Config, env: NodeJS.ProcessEnv): Promise<number> {
   assertUsable(given);
@@ -57,7 +59,11 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
       telemetry.note("configuration_warning", { warning: NO_JOURNAL });
     }
     if (embedded !== undefined) await firstAdmin(config, telemetry);
-    const sallyport = await createSallyport(config, telemetry, tracing);
+    const workers =
+      config.workers > 1
+        ? new Workers({ clock: systemClock, timers: systemTimers, telemetry }, config.workers)
+        : undefined;
+    const sallyport = await createSallyport(config, telemetry, tracing, { workers });
     signals.onReload = () => reload(sallyport, load, telemetry);
     // Polled, because a mounted secret changes when a link moves, which a file watch misses.
     for (const file of config.files) watchFile(file, { interval: WATCH_MS, persistent: false }, signals.onReload);
@@ -69,12 +75,13 @@ export async function serve(given: Config, load: () => Config, env: NodeJS.Proce
     notify("READY=1");
     const why = await Promise.race([
       signals.stop,
-      embedded?.database.exited.then(() => "database" as const) ?? new Promise<never>(() => {}),
+      embedded?.database.exited.then(() => "database" as const) ?? NEVER,
+      workers?.failed.then(() => "workers" as const) ?? NEVER,
     ]);
     telemetry.note("stopping", { because: why });
     notify("STOPPING=1");
     await sallyport.stop(GRACE_MS[why]);
-    return why === "database" ? 69 : 0;
+    return why === "database" ? 69 : why === "workers" ? 70 : 0;
   } finally {
     await embedded?.database.stop();
     signals.onReload = () => {};
@@ -90,7 +97,11 @@ const PACKAGES =
   "@opentelemetry/api@1.10.0 @opentelemetry/sdk-trace@3.1.0 @opentelemetry/resources@3.1.0 @opentelemetry/exporter-trace-otlp-http@0.301.0";
 
 /** Traces, if the environment has an endpoint for them. The packages are optional: nothing else imports them. */
-async function tracingOf(env: NodeJS.ProcessEnv, version: string, telemetry: Telemetry): Promise<Tracing | undefined> {
+export async function tracingOf(
+  env: NodeJS.ProcessEnv,
+  version: string,
+  telemetry: Telemetry,
+): Promise<Tracing | undefined> {
   const names = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
   const name = names.find((one) => (env[one] ?? "").trim() !== "");
   if (name === undefined || env["OTEL_SDK_DISABLED"]?.toLowerCase() === "true") return undefined;
@@ -153,7 +164,8 @@ function announce(sallyport: Sallyport, config: Config, isEmbedded: boolean, ver
     seconds: Math.round(systemClock.mono()) / 1000,
     data: url(data, config.listeners.data.tls),
     admin: admin && url(admin, config.listeners.admin.tls),
-    ops: url(ops),
+    ops: url(ops!),
+    workers: config.workers,
     console:
       config.console.enabled && admin !== undefined && admin.port !== 0
         ? consoleUrl(config, url(admin, config.listeners.admin.tls))
@@ -164,8 +176,15 @@ function announce(sallyport: Sallyport, config: Config, isEmbedded: boolean, ver
   else {
     // A line of the log at every level: the only way to learn a port that the system chose.
     const time = new Date(systemClock.wall()).toISOString();
-    const { seconds, admin: adminUrl, data: dataUrl, ops: opsUrl } = started;
-    const facts = { seconds, data: dataUrl, admin: adminUrl, ops: opsUrl, msg: NOTES.ready };
+    const { seconds, admin: adminUrl, data: dataUrl, ops: opsUrl, workers } = started;
+    const facts = {
+      seconds,
+      data: dataUrl,
+      admin: adminUrl,
+      ops: opsUrl,
+      ...(workers > 1 && { workers }),
+      msg: NOTES.ready,
+    };
     process.stdout.write(`${JSON.stringify({ level: "info", time, event: "ready", ...facts })}\n`);
   }
 }
@@ -176,7 +195,7 @@ function consoleUrl({ console }: Config, admin: string): string {
 }
 
 /** A broken configuration keeps the old state and is reported. */
-function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry): void {
+export function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry): void {
   try {
     const fresh = load();
     assertUsable(fresh);
@@ -192,7 +211,7 @@ function reload(sallyport: Sallyport, load: () => Config, telemetry: Telemetry):
  * that ends refuses everything, and an attacker who can end it once could do so again. Caches stay safe, because a poll
  * gives a lease only as the last step after it is applied as a whole.
  */
-function surviveFaults(telemetry: Telemetry): void {
+export function surviveFaults(telemetry: Telemetry): void {
   const survive = (name: "uncaught_exception" | "unhandled_rejection") => (error: unknown) => {
     telemetry.alarm(name, {});
     telemetry.trouble(name, error);
@@ -206,7 +225,7 @@ function surviveFaults(telemetry: Telemetry): void {
  * handlers stay to the end, because a late duplicate of the first signal would otherwise kill the process while it
  * stops.
  */
-class Signals {
+export class Signals {
   readonly stop: Promise<"SIGTERM" | "SIGINT">;
   onReload: () => void = () => {};
 

@@ -5,6 +5,7 @@ export interface Started {
   readonly data: string;
   readonly admin: string | undefined;
   readonly ops: string;
+  readonly workers: number;
   /** The page of the console; undefined if it is off, or the admin listener is a unix socket. */
   readonly console: string | undefined;
   /** The data folder of the embedded PostgreSQL, if it stores the tokens, and the file of the first admin token. */
@@ -15,14 +16,23 @@ export interface Started {
 const CLI_DEFAULTS = { data: "http://127.0.0.1:7400", admin: "http://127.0.0.1:7401", token: "data/admin-token" };
 
 /** For a person at a terminal: the addresses, and commands to paste into another shell in the same folder. */
-export function startText({ version, seconds, data, admin, ops, console: consoleUrl, embedded }: Started): string {
+export function startText({
+  version,
+  seconds,
+  data,
+  admin,
+  ops,
+  workers,
+  console: consoleUrl,
+  embedded,
+}: Started): string {
   const signIn =
     embedded === undefined ? "" : `   sign in with the token in ${embedded.adminTokenFile.replace(/^\.\//, "")}`;
   const lines = [
     "",
     `Sallyport ${version} is ready (${seconds.toFixed(1)} s)`,
     ...(consoleUrl === undefined ? [] : [`  Console  ${consoleUrl}${signIn}`]),
-    `  ${admin === undefined ? "" : `Admin    ${admin}   `}Data ${data}   Ops ${ops}`,
+    `  ${admin === undefined ? "" : `Admin    ${admin}   `}Data ${data}${workers > 1 ? ` (${workers} workers)` : ""}   Ops ${ops}`,
   ];
   if (embedded !== undefined) {
     lines.push(`  Storage  embedded PostgreSQL in ${embedded.dataDir} (for trying, not for production)`);

@@ -6,6 +6,7 @@ import { tlsProblems } from "./listen/tls.ts";
 import { urlProblem } from "./postgres/connect-errors.ts";
 import { parseRedisUrl } from "./redis/redis-url.ts";
 import { systemClock } from "./sallyport.ts";
+import { clientSecretProblem } from "./sessions/client-secret.ts";
 import { caProblem } from "./sessions/fetch-document.ts";
 
 /**
@@ -33,6 +34,10 @@ export function assertUsable(config: Config): void {
     ...config.callers.oidc.flatMap(({ ca_file: file }, i) => {
       const problem = file === undefined ? undefined : caProblem(file);
       return problem === undefined ? [] : [`callers.oidc.${i}.ca_file: ${file}: ${problem}`];
+    }),
+    ...config.console.oidc.flatMap(({ client_secret_file: file }, i) => {
+      const problem = clientSecretProblem(file);
+      return problem === undefined ? [] : [`console.oidc.${i}.client_secret_file: ${file}: ${problem}`];
     }),
   ];
   if (problems.length > 0) throw new StartError("config_invalid", problems);

@@ -9,6 +9,7 @@ const started = {
   data: DATA_ADDRESS,
   admin: ADMIN_ADDRESS,
   ops: "http://127.0.0.1:7402",
+  workers: 1,
   console: "http://127.0.0.1:7401/console/",
   embedded,
 };

@@ -1,4 +1,4 @@
-import { render } from "preact";
+import { Fragment, render } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { Audit } from "./audit.tsx";
 import { Note } from "./parts.tsx";
@@ -6,8 +6,8 @@ import { PrincipalPage, Principals, Tenants } from "./places.tsx";
 import { Reveal } from "./reveal.tsx";
 import { Roles } from "./roles.tsx";
 import { home, Shell } from "./shell.tsx";
-import { SignIn } from "./signin.tsx";
-import { href, may, me, notes, route, settings, tenant } from "./state.ts";
+import { Lapsed, PROBLEMS, SignedIn, SignIn } from "./signin.tsx";
+import { ended, href, lapsed, may, me, notes, person, resume, route, settings, tenant } from "./state.ts";
 import { Status } from "./status.tsx";
 import { TokenPage } from "./token.tsx";
 import { Tokens } from "./tokens.tsx";
@@ -101,14 +101,16 @@ function App() {
   useEffect(() => {
     if (signedIn && path === "/") location.replace(href(home()));
   }, [signedIn, path]);
+  if (path === "/signed-in") return <SignedIn />;
   if (!signedIn) return <SignIn />;
   return (
-    <>
+    <Fragment key={person.value}>
       <Shell>
         <Page />
       </Shell>
       <Reveal />
-    </>
+      {lapsed.value && <Lapsed />}
+    </Fragment>
   );
 }
 
@@ -116,8 +118,13 @@ async function start(): Promise<void> {
   try {
     settings.value = await (await fetch("config.json", { cache: "no-store", credentials: "omit" })).json();
   } catch {
-    settings.value = { version: "", tokenSignIn: true, idleTimeout: 900 };
+    settings.value = { version: "", tokenSignIn: true, idleTimeout: 900, issuers: [] };
   }
+  const { path, query } = route.value;
+  if (path === "/sign-in") {
+    ended.value = PROBLEMS[query.get("problem") ?? ""] ?? "";
+    location.replace("#/");
+  } else if (path !== "/signed-in") await resume();
   render(<App />, document.getElementById("app")!);
 }
 

@@ -5,7 +5,7 @@ import type { Token } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { useLoad } from "./load.ts";
 import { Foreign, Gate, Icon, Note, State } from "./parts.tsx";
 import { prefer, THEMES, theme } from "./preferences.ts";
-import { go, href, isSecret, may, me, route, settings, signOut, tenant } from "./state.ts";
+import { go, href, isSecret, leave, may, me, route, settings, signIn, tenant } from "./state.ts";
 import { findToken, millis, utc, waitText } from "./text.ts";
 import { failureOf, info, tenants, tokens } from "./wire.ts";
 
@@ -93,13 +93,19 @@ export function Shell({ children }: { children: ComponentChildren }) {
         </nav>
         <div>
           <header class="top">
-            {operator ? <TenantPicker /> : <span class="tenant">{tenant.value}</span>}
+            {operator ? (
+              <TenantPicker />
+            ) : caller!.tenants.length > 1 ? (
+              <OwnTenants of={caller!.tenants} />
+            ) : (
+              <span class="tenant">{tenant.value}</span>
+            )}
             <Find />
             <div class="who">
               <span class="small muted">
                 <Foreign text={caller!.principal || caller!.provenance} />
               </span>
-              <button class="plain" type="button" onClick={() => signOut("You are signed out.")}>
+              <button class="plain" type="button" onClick={() => void leave()}>
                 <Icon name="out" />
                 <span>Sign out</span>
               </button>
@@ -182,6 +188,26 @@ function TenantPicker() {
           </option>
         ))}
         <option value="-">All tenants</option>
+      </select>
+    </label>
+  );
+}
+
+/** A session acts in one of its tenants at a time, with the rights that it has there. */
+function OwnTenants({ of }: { of: readonly string[] }) {
+  const change = (event: Event) => {
+    const chosen = (event.currentTarget as HTMLSelectElement).value;
+    signIn({ tenant: chosen }).catch(() => undefined);
+  };
+  return (
+    <label class="tenant">
+      <span class="hidden">Tenant</span>
+      <select value={tenant.value} onChange={change}>
+        {[...of].sort().map((id) => (
+          <option key={id} value={id}>
+            {id}
+          </option>
+        ))}
       </select>
     </label>
   );

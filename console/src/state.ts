@@ -1,13 +1,25 @@
 import { computed, signal } from "@preact/signals";
 import type { GetServerInfoResponse } from "../gen/sallyport/v1/server_info_pb.ts";
 import { looksSecret, millis } from "./text.ts";
-import { failureOf, forgetCredential, info, keepCredential, surely, whenRefused } from "./wire.ts";
+import {
+  type Credential,
+  endSession,
+  failureOf,
+  forgetCredential,
+  info,
+  isSession,
+  keepCredential,
+  surely,
+  whenRefused,
+} from "./wire.ts";
 
 export interface Settings {
   readonly version: string;
   readonly tokenSignIn: boolean;
   /** Seconds. */
   readonly idleTimeout: number;
+  /** Where single sign-on is offered. */
+  readonly issuers: readonly { readonly name: string; readonly label: string }[];
 }
 
 /** What `config.json` says; undefined until it is read. */
@@ -16,6 +28,12 @@ export const settings = signal<Settings | undefined>(undefined);
 export const me = signal<GetServerInfoResponse | undefined>(undefined);
 /** Why the last session ended, for the sign-in page. */
 export const ended = signal("");
+/** The tenants of a session that has several, while nobody has chosen one. */
+export const choices = signal<readonly string[]>([]);
+/** True while a form waits for its person to sign in again. */
+export const lapsed = signal(false);
+/** Another one with each person who signs in, so that no form passes from one to the next. */
+export const person = signal(0);
 /** The tenant that the pages show; `-` for all of them. */
 export const tenant = signal("");
 /** Grows with each change that this page made, so that lists are read again. */
@@ -42,30 +60,56 @@ export const now = () => Date.now() + skew;
 
 let used = Date.now();
 
-export async function signIn(token: string): Promise<void> {
-  keepCredential(token);
+export async function signIn(credential: Credential): Promise<void> {
+  keepCredential(credential);
   try {
     const answer = await info.getServerInfo({});
     if (answer.serverTime !== undefined) skew = millis(answer.serverTime) - Date.now();
     used = Date.now();
+    const before = me.value?.caller;
     const caller = answer.caller!;
-    if (tenant.value === "" || me.value === undefined) tenant.value = caller.tenant || "default";
+    const same = before?.principal === caller.principal && before.provenance === caller.provenance;
+    if (!same || before.tenant !== caller.tenant) {
+      person.value++;
+      tenant.value = caller.tenant || "default";
+      if (!same) notes.value = new Map();
+    }
     me.value = answer;
     ended.value = "";
+    choices.value = [];
+    lapsed.value = false;
+    refused = false;
   } catch (error) {
-    forgetCredential();
+    const { tenants } = failureOf(error);
+    if (tenants.length > 0) choices.value = tenants;
+    if (!lapsed.value) forgetCredential();
     throw error;
   }
+}
+
+/** Goes on with the session that the browser's cookie names, if there is one. */
+export async function resume(): Promise<void> {
+  if (settings.value?.issuers.length) await signIn({ tenant: me.value?.caller?.tenant ?? "" }).catch(() => undefined);
 }
 
 export function signOut(why = ""): void {
   forgetCredential();
   me.value = undefined;
   tenant.value = "";
+  choices.value = [];
+  lapsed.value = false;
   notes.value = new Map();
   ended.value = unseen.size === 0 ? why : `${why} A token may exist that nobody has seen. Look for it and revoke it.`;
   unseen.clear();
   refused = false;
+}
+
+/** What the button does: it ends the session of a single sign-on, too. */
+export async function leave(): Promise<void> {
+  const over = !isSession() || (await endSession());
+  signOut(
+    over ? "You are signed out." : "The server did not confirm that your session has ended. Sign in and out again.",
+  );
 }
 
 /** What may have made a token whose string did not come, by request id. */
@@ -80,7 +124,9 @@ export function hold(): () => void {
   return () => {
     if (over) return;
     over = true;
-    if (--holds === 0 && refused) refuse();
+    holds--;
+    // Later, when the dialog that held it has gone.
+    setTimeout(() => holds === 0 && refused && refuse());
   };
 }
 
@@ -105,7 +151,7 @@ export async function making<T>(requestId: string, call: () => Promise<T>, take:
 
 /** The caller's own token was rotated: from here on the page sends its successor. */
 export function succeed(id: string, tokenString: string): void {
-  keepCredential(tokenString);
+  keepCredential({ token: tokenString });
   refused = false;
   const { caller } = me.value!;
   me.value = { ...me.value!, caller: { ...caller!, tokenId: id } };
@@ -119,6 +165,9 @@ export function succeed(id: string, tokenString: string): void {
 
 function refuse(): void {
   if (holds > 0) refused = true;
+  // A form that is open stays, for the same person.
+  else if (me.value !== undefined && document.querySelector("dialog[open]") !== null) lapsed.value = true;
+  else if (isSession()) signOut(me.value === undefined ? "" : "Your session has ended. Sign in again.");
   else signOut("Your token no longer works. Sign in again.");
 }
 whenRefused(refuse);
@@ -138,6 +187,7 @@ setInterval(checkIdle, 5_000);
 document.addEventListener("visibilitychange", checkIdle);
 // Also when the page is kept for the Back button.
 addEventListener("pagehide", () => signOut());
+addEventListener("pageshow", (event) => event.persisted && void resume());
 
 /** The route: `#/tokens?state=ACTIVE`. */
 export const route = signal(parse());

@@ -8,16 +8,22 @@ import { ServerInfo } from "../gen/sallyport/v1/server_info_pb.ts";
 import { TenantAdmin } from "../gen/sallyport/v1/tenant_admin_pb.ts";
 import { TokenAdmin } from "../gen/sallyport/v1/token_admin_pb.ts";
 
+/** A token string, or the session that the browser's cookie names, with the tenant that its calls are for. */
+export type Credential = { readonly token: string } | { readonly tenant: string };
+
 /** The credential, in the memory of this page and nowhere else. */
-let credential: string | undefined;
+let credential: Credential | undefined;
 /** Ends with the session: what was asked in it is neither answered nor repeated in the next one. */
 let session = new AbortController();
 let onRefused = (): void => {};
 
 /** Of a new session, or the next one of this session. */
-export function keepCredential(token: string): void {
-  credential = token;
+export function keepCredential(next: Credential): void {
+  credential = next;
 }
+
+/** True while single sign-on is the credential. */
+export const isSession = () => credential !== undefined && "tenant" in credential;
 
 export function forgetCredential(): void {
   credential = undefined;
@@ -30,6 +36,18 @@ export function whenRefused(listener: () => void): void {
   onRefused = listener;
 }
 
+/** Beside this header, and only there, the cookie of a session counts. */
+const OF_CONSOLE = "x-sallyport-console";
+
+/** Ends the session at the server. False if it is not known to have ended. */
+export async function endSession(): Promise<boolean> {
+  const request = { method: "POST", headers: { [OF_CONSOLE]: "1" } } as const;
+  return fetch("auth/logout", { ...request, credentials: "same-origin", cache: "no-store", redirect: "error" }).then(
+    ({ ok }) => ok,
+    () => false,
+  );
+}
+
 const bearing: Interceptor = (next) => async (req) => {
   const sent = credential;
   const { signal } = session;
@@ -38,7 +56,11 @@ const bearing: Interceptor = (next) => async (req) => {
   const stop = () => either.abort(req.signal.reason);
   for (const one of [req.signal, signal]) one.addEventListener("abort", stop);
   if (req.signal.aborted) stop();
-  if (sent !== undefined) req.header.set("authorization", `Bearer ${sent}`);
+  if (sent !== undefined && "token" in sent) req.header.set("authorization", `Bearer ${sent.token}`);
+  if (sent !== undefined && "tenant" in sent) {
+    req.header.set(OF_CONSOLE, "1");
+    if (sent.tenant !== "") req.header.set("x-sallyport-tenant", sent.tenant);
+  }
   try {
     const answer = await next({ ...req, signal: either.signal });
     signal.throwIfAborted();
@@ -59,7 +81,10 @@ const transport = createConnectTransport({
   useHttpGet: false,
   defaultTimeoutMs: 15_000,
   interceptors: [bearing],
-  fetch: (input, init) => fetch(input, { ...init, credentials: "omit", cache: "no-store", redirect: "error" }),
+  fetch: (input, init) => {
+    const credentials = new Headers(init?.headers).has(OF_CONSOLE) ? "same-origin" : "omit";
+    return fetch(input, { ...init, credentials, cache: "no-store", redirect: "error" });
+  },
 });
 
 export const tokens = createClient(TokenAdmin, transport);
@@ -80,6 +105,8 @@ export interface Failure {
   readonly unsure: boolean;
   /** When it is in force, of a change that is durable. */
   readonly effectiveBy: string | undefined;
+  /** Of a call that must name one of several tenants. */
+  readonly tenants: readonly string[];
 }
 
 const TITLES: Readonly<Partial<Record<Code, string>>> = {
@@ -135,6 +162,7 @@ export function failureOf(thrown: unknown): Failure {
     fields: new Map(fields),
     unsure,
     effectiveBy: details?.metadata["effective_by"],
+    tenants: details?.metadata["tenants"]?.split(" ") ?? [],
   };
 }
 

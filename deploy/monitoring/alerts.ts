@@ -234,6 +234,15 @@ export const ALERTS: readonly Alert[] = [
     fires: alarmSeries("unhandled_rejection"),
   },
   {
+    name: "WorkersFailing",
+    severity: "page",
+    expr: alarm("workers_failing"),
+    for: "0s",
+    summary: "Worker processes of an instance ended again and again, so the instance ended.",
+    action: "Read the log before the alarm. Workers that the kernel kills need more memory, a smaller `cache.l1.bytes` or fewer `workers`.",
+    fires: alarmSeries("workers_failing"),
+  },
+  {
     name: "TokenReuse",
     severity: "ticket",
     expr: "sum by (job) (increase(sallyport_token_reuses_total[10m])) > 0",

@@ -93,7 +93,7 @@ export const DASHBOARDS: readonly Dashboard[] = [
       },
       {
         title: "CPU",
-        description: "Cores in use. One process uses at most about one.",
+        description: "Cores in use. One process uses at most about one; an instance with `workers` is several.",
         unit: "percentunit",
         lines: rates("process_cpu_seconds_total", "instance"),
       },

@@ -5,6 +5,8 @@ import { gzipSync } from "node:zlib";
 import { answerError } from "../listen/guard.ts";
 import type { HttpHandler, HttpRequest } from "../listen/peers.ts";
 import { wireError } from "../rpc/transport-errors.ts";
+import type { ConsoleAuth } from "./console-auth.ts";
+import { HEADERS } from "./console-headers.ts";
 
 /** The settings of the console that its page reads. No credential is among them. */
 export interface ConsoleOptions {
@@ -12,6 +14,8 @@ export interface ConsoleOptions {
   readonly tokenSignIn: boolean;
   /** Milliseconds without a use until the page forgets its token. */
   readonly idleTimeoutMs: number;
+  /** Undefined: only a token signs in. */
+  readonly auth: ConsoleAuth | undefined;
 }
 
 interface File {
@@ -23,17 +27,6 @@ interface File {
 }
 
 const FOLDER = new URL("../console/dist/", import.meta.url);
-
-/** A page that runs only its own files, talks only to its own server, and that no other page can frame. */
-const HEADERS = {
-  "content-security-policy":
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; " +
-    "base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
-  "x-content-type-options": "nosniff",
-  "referrer-policy": "no-referrer",
-  "cross-origin-opener-policy": "same-origin",
-  "cross-origin-resource-policy": "same-origin",
-};
 
 /** `/console/` and its files. Every other request goes to `otherwise`. */
 export function consolePaths(options: ConsoleOptions, otherwise: HttpHandler): HttpHandler {
@@ -86,8 +79,9 @@ function redirect(req: HttpRequest, path: string): 303 | 308 | undefined {
   return path === "/" && String(req.headers.accept ?? "").includes("text/html") ? 303 : undefined;
 }
 
-function configOf({ version, tokenSignIn, idleTimeoutMs }: ConsoleOptions): Buffer {
-  return Buffer.from(JSON.stringify({ version, tokenSignIn, idleTimeout: idleTimeoutMs / 1000, issuers: [] }));
+function configOf({ version, tokenSignIn, idleTimeoutMs, auth }: ConsoleOptions): Buffer {
+  const issuers = auth?.issuers ?? [];
+  return Buffer.from(JSON.stringify({ version, tokenSignIn, idleTimeout: idleTimeoutMs / 1000, issuers }));
 }
 
 function fileOf(name: string, type: string, cache: File["cache"]): File {

@@ -15,7 +15,7 @@ import type { HttpHandler } from "../listen/peers.ts";
 import { plainPaths } from "../listen/plain-paths.ts";
 import type { TlsFiles } from "../listen/tls.ts";
 import type { BulkRevoke } from "../management/bulk-revoke.ts";
-import type { AuditLog } from "../management/ports.ts";
+import type { AccessLog, AuditLog } from "../management/ports.ts";
 import type { PrincipalManager } from "../management/principal-manager.ts";
 import type { RoleManager } from "../management/role-manager.ts";
 import type { ServerInfo } from "../management/server-info.ts";
@@ -35,6 +35,7 @@ import type { Telemetry } from "../telemetry/telemetry.ts";
 import type { Tracing } from "../telemetry/tracing.ts";
 import { auditLog } from "./audit-log.ts";
 import { type ConsoleOptions, consolePaths } from "./console.ts";
+import { sessionCookies, signInPaths } from "./console-auth.ts";
 import { openApiPage } from "./openapi.ts";
 import type { PageTokens } from "./page-token.ts";
 import { principalAdmin } from "./principal-admin.ts";
@@ -60,6 +61,7 @@ export interface Managers {
   readonly principals: PrincipalManager;
   readonly roles: RoleManager;
   readonly audit: AuditLog;
+  readonly accessLog: AccessLog;
   readonly info: ServerInfo;
   readonly pages: PageTokens;
 }
@@ -115,8 +117,10 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     streamsPerConnection: limits.streamsPerConnection,
     drain: options.drain,
   });
+  const auth = options.console?.auth;
   const withConsole = (otherwise: HttpHandler) =>
-    options.console === undefined ? otherwise : consolePaths(options.console, otherwise);
+    options.console === undefined ? otherwise : consolePaths(options.console, signInPaths(auth, otherwise));
+  const withCookies = sessionCookies(auth, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc));
   return openListener({
     name: "admin",
     bind: options.bind,
@@ -126,7 +130,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
     budget,
     handler: plainPaths(
       { "/openapi.json": openApiPage, [JWKS_PATH]: options.jwks },
-      withConsole(sameOriginOnly(options.ownHosts, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc))),
+      withConsole(sameOriginOnly(options.ownHosts, withCookies)),
     ),
     onTrouble: (name, error) => telemetry.trouble(name, error, { listener: "admin" }),
     onHandshakeFailed: (address, why) => telemetry.handshakeFailed("admin", address, why),

@@ -5,6 +5,8 @@ import { issuerProblems } from "./issuers.ts";
 import { profilesOf } from "./profiles.ts";
 import type { Config, schema } from "./schema.ts";
 
+const DAY = 86_400_000;
+
 export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string[] {
   const problems: string[] = [];
   const { lease, poll } = config.revocation;
@@ -39,9 +41,13 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (config.canary.every !== undefined && (config.mode !== "full" || config.canary.every < 1000)) {
     problems.push("canary.every: must be at least 1s, in mode full");
   }
+  if (config.access_audit.retention < DAY || config.access_audit.retention > 3650 * DAY) {
+    problems.push("access_audit.retention: must be 1d to 3650d");
+  }
   if (config.console.idle_timeout < 60_000 || config.console.idle_timeout > 86_400_000) {
     problems.push("console.idle_timeout: must be 1m to 24h");
   }
+  problems.push(...signInProblems(config));
   if (
     config.console.public_url?.startsWith("http:") &&
     !/^http:\/\/(127\.|localhost\b|\[::1\])/.test(config.console.public_url)
@@ -52,6 +58,9 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   }
   if (config.mode === "validate" && config.database.url === undefined) {
     problems.push("database.url: is required in mode validate");
+  }
+  if (config.workers > 1 && config.mode === "validate") {
+    problems.push("workers: needs mode full, whose process watches the workers; in mode validate start more instances");
   }
   const data = config.listeners.data;
   if (data.trust_peers === true && (data.tls?.allowed_sans.length ?? 0) > 0) {
@@ -86,6 +95,29 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
     }
   }
   problems.push(...issuerProblems(config), ...samePlaces(config));
+  return problems;
+}
+
+/** The problems of the console's single sign-on. */
+function signInProblems({ console: { oidc, public_url, session }, callers }: z.output<typeof schema>): string[] {
+  const problems: string[] = [];
+  if (oidc.length > 0 && public_url === undefined) {
+    problems.push("console.public_url: is required with console.oidc: the issuer sends the browser back to it");
+  }
+  for (const [i, { caller, scopes }] of oidc.entries()) {
+    const at = `console.oidc.${i}`;
+    if (!callers.oidc.some(({ name }) => name === caller)) problems.push(`${at}.caller: is no name in callers.oidc`);
+    if (oidc.slice(0, i).some((other) => other.caller === caller)) {
+      problems.push(`${at}.caller: is that of another entry; each issuer has one`);
+    }
+    if (!scopes.includes("openid")) problems.push(`${at}.scopes: must have openid`);
+  }
+  if (session.max_age < 60_000 || session.max_age > 7 * 86_400_000) {
+    problems.push("console.session.max_age: must be 1m to 7d");
+  }
+  if (session.idle < 60_000 || session.idle > session.max_age) {
+    problems.push("console.session.idle: must be 1m to console.session.max_age");
+  }
   return problems;
 }
 

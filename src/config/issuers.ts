@@ -36,6 +36,30 @@ export function issuersOf({ callers }: Pick<Parsed, "callers">): readonly Sessio
   }));
 }
 
+/** The issuers at which people sign in to the console. */
+export function signInsOf({ console: { oidc }, callers }: Pick<Parsed, "console" | "callers">) {
+  return oidc.flatMap((set) => {
+    const of = callers.oidc.find(({ name }) => name === set.caller);
+    if (of === undefined) return [];
+    return [
+      {
+        name: of.name,
+        label: set.label ?? of.name,
+        issuer: of.issuer,
+        caFile: of.ca_file,
+        clientId: set.client_id,
+        clientSecretFile: set.client_secret_file,
+        scopes: set.scopes,
+      },
+    ];
+  });
+}
+
+/** Where an issuer sends the browser back to. */
+export function callbackOf({ console: { public_url } }: Pick<Parsed, "console">): string {
+  return `${public_url}/console/auth/callback`;
+}
+
 /** Problems of the issuers, each with its key. */
 export function issuerProblems({ callers: { oidc } }: Pick<Parsed, "callers">): string[] {
   const problems: string[] = [];

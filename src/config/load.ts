@@ -37,6 +37,9 @@ export function loadConfig(file: string | undefined, env: Readonly<Record<string
     secrets.push([`listeners.${name}.tls.key_file`, tls.key_file]);
   }
   if (config.canary.key_file !== undefined) secrets.push(["canary.key_file", config.canary.key_file]);
+  for (const [i, { client_secret_file: file }] of config.console.oidc.entries()) {
+    secrets.push([`console.oidc.${i}.client_secret_file`, file]);
+  }
   return deepFreeze({ ...config, files, warnings: openToOthers(secrets) });
 }
 

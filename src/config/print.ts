@@ -36,6 +36,7 @@ const DURATIONS = new Set([
   "poll",
   "every",
   "idle_timeout",
+  "idle",
   "max_ttl",
   "default_ttl",
   "max_age",

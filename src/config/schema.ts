@@ -133,6 +133,11 @@ const profile = z.strictObject({
   on_reuse: z.enum(["audit", "revoke-family"]),
   format: z.enum(["opaque", "jwt"]),
   alg: z.enum(SIGNING_ALGORITHMS),
+  access_audit: z.enum(["off", "sampled", "full"]),
+  access_audit_sample: z
+    .number()
+    .gt(0, "must be more than 0: off records nothing")
+    .max(1, "must be at most 1, which is every use"),
 });
 
 const signing = z.strictObject({
@@ -148,6 +153,7 @@ const signing = z.strictObject({
 
 export const schema = z.strictObject({
   mode: z.enum(["full", "validate"]).default("full"),
+  workers: z.number().int().min(1).max(64).default(1),
   listeners: z
     .strictObject({
       data: z
@@ -294,6 +300,7 @@ export const schema = z.strictObject({
       ipv6_prefix_length: z.number().int().min(1).max(128).default(64),
     })
     .prefault({}),
+  access_audit: z.strictObject({ retention: duration.prefault("30d") }).prefault({}),
   canary: z
     .strictObject({
       every: duration.optional(),
@@ -319,6 +326,22 @@ export const schema = z.strictObject({
         .optional(),
       idle_timeout: duration.prefault("15m"),
       token_sign_in: z.boolean().default(true),
+      oidc: z
+        .array(
+          z.strictObject({
+            caller: z.string().min(1),
+            client_id: z.string().regex(/^[\x21-\x7e]{1,256}$/, "must be 1 to 256 visible characters"),
+            client_secret_file: z.string().min(1),
+            label: z.string().min(1).max(64).optional(),
+            scopes: z
+              .array(z.string().regex(/^[\x21\x23-\x5b\x5d-\x7e]{1,128}$/, "must be 1 to 128 visible characters"))
+              .max(20)
+              .default(["openid"]),
+          }),
+        )
+        .max(8)
+        .default([]),
+      session: z.strictObject({ max_age: duration.prefault("12h"), idle: duration.prefault("1h") }).prefault({}),
     })
     .prefault({}),
   log: z

@@ -33,6 +33,8 @@ export const DATA_SERVICES: readonly DescService[] = [TokenValidator, Authorizat
 export interface DataListenerOptions {
   readonly bind: string;
   readonly unixMode: number | undefined;
+  /** In a worker: called just before the primary is asked for the socket. */
+  readonly binding: (() => void) | undefined;
   readonly tls: TlsFiles | undefined;
   readonly http2: "builtin" | "node";
   readonly maxConnections: number;
@@ -105,6 +107,7 @@ export async function openDataListener(options: DataListenerOptions): Promise<Li
     name: "data",
     bind,
     unixMode: options.unixMode,
+    binding: options.binding,
     tls,
     limits,
     budget,

@@ -51,17 +51,19 @@ function limitsFile(): string {
   }
 }
 
-export function checkMemory({ cache }: Config): Finding {
+export function checkMemory({ cache, workers }: Config): Finding {
   const most = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
   const heap = getHeapStatistics().heap_size_limit;
   const mib = (bytes: number) => `${Math.round(bytes / MIB)} MiB`;
-  const needed = cache.l1.bytes + OWN_MEMORY;
-  const lower = "lower cache.l1.bytes";
+  // Of a program with workers, each process has its own part of the cache.
+  const processes = workers > 1 ? workers + 1 : 1;
+  const needed = cache.l1.bytes + processes * OWN_MEMORY;
+  const lower = workers > 1 ? "lower cache.l1.bytes or workers" : "lower cache.l1.bytes";
   if (needed > most) {
     const text = `a full cache and the program need ${mib(needed)}, and there are ${mib(most)}`;
     return finding("memory", "fail", `${text}: ${lower}, or give this machine or container more`);
   }
-  if (cache.l1.bytes + OWN_MEMORY / 2 > heap) {
+  if (cache.l1.bytes / workers + OWN_MEMORY / 2 > heap) {
     const text = `a full cache needs ${mib(cache.l1.bytes)}, and Node's heap ends at ${mib(heap)}`;
     return finding("memory", "warn", `${text}: ${lower}, or raise --max-old-space-size`);
   }

@@ -5,7 +5,7 @@ import { type SigningKey, type SigningKeys, signingKid } from "./signing-keys.ts
 import { StartError } from "./start-error.ts";
 
 /** The purpose of a sub-key, as its label. A key never serves two purposes. */
-type Purpose = "digest" | "tag" | "cache-key" | "cache-seal" | "mint" | "page" | "check";
+type Purpose = "digest" | "tag" | "cache-key" | "cache-seal" | "mint" | "page" | "console" | "console-seal" | "check";
 
 /** The sub-keys of one pepper. */
 export interface Keys {
@@ -22,6 +22,10 @@ export interface Keys {
   readonly mint: Mac;
   /** Authenticates page tokens. */
   readonly page: Mac;
+  /** Authenticates the cookies of the console, and makes the names of its sessions in the database. */
+  readonly console: Mac;
+  /** 32 bytes: seals the tokens of such sessions. */
+  readonly consoleSeal: Uint8Array;
   /** Stored in the database, so that a wrong pepper is detected at start. It reveals nothing about the pepper. */
   readonly checkValue: Buffer;
 }
@@ -144,6 +148,8 @@ function deriveKeys(kid: string, pepper: Uint8Array): Keys {
     cacheSeal: sub("cache-seal"),
     mint: new Mac(sub("mint")),
     page: new Mac(sub("page")),
+    console: new Mac(sub("console")),
+    consoleSeal: sub("console-seal"),
     checkValue: new Mac(sub("check")).fields("key-check", kid).subarray(0, 16),
   };
 }

@@ -1,5 +1,5 @@
 import { isOperator } from "./caller.ts";
-import { AppError, invalidField } from "./errors.ts";
+import { AppError } from "./errors.ts";
 import { principalType } from "./principal.ts";
 
 /*
@@ -257,8 +257,13 @@ export function tenantOfCall(rights: ReadonlyMap<string, TenantRights>, header: 
     return header;
   }
   if (rights.size > 1) {
-    const description = `must name the tenant of the call: the session has ${[...rights.keys()].sort().join(", ")}`;
-    throw invalidField(TENANT_HEADER, description);
+    const tenants = [...rights.keys()].sort();
+    const description = `must name the tenant of the call: the session has ${tenants.join(", ")}`;
+    throw new AppError("INVALID_FIELD", `${TENANT_HEADER} ${description}`, {
+      violations: [{ field: TENANT_HEADER, description }],
+      // For programs. Errors travel in headers, so not more.
+      metadata: { tenants: tenants.slice(0, 40).join(" ") },
+    });
   }
   return [...rights.keys()][0]!;
 }

@@ -18,6 +18,7 @@ const EXIT_CODES = {
   embedded_in_use: 69,
   /** This machine cannot run the embedded PostgreSQL: platform, libraries, permissions. */
   embedded_unsupported: 78,
+  workers_failing: 70,
   address_in_use: 69,
   address_invalid: 78,
   /** The system does not let this user listen there. */

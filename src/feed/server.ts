@@ -42,6 +42,8 @@ export interface FeedDeps {
   readonly follower: () => { readonly me: string | undefined; acknowledge(): void };
   readonly clock: Pick<Clock, "mono">;
   readonly timers: Timers;
+  /** False while nobody else knows that this process gives leases, if somebody must. */
+  readonly mayLease: () => boolean;
   /** Names this run of the process. */
   readonly instanceId: string;
   /** Runs in the next turn of the event loop. */
@@ -228,8 +230,8 @@ export class Feed implements FedCaches {
 
   /** The rest of the lease that the last good poll gives, counted from its send. */
   #lease(now: number): number | undefined {
-    const { freshness, follower } = this.#deps;
-    if (this.#stopped || follower().me === undefined || !freshness.holdsLease(now)) return undefined;
+    const { freshness, follower, mayLease } = this.#deps;
+    if (!mayLease() || this.#stopped || follower().me === undefined || !freshness.holdsLease(now)) return undefined;
     const age = now - (freshness.leaseUntil - this.#options.leaseMs);
     const left = this.#options.feedLeaseMs - age;
     return left > 0 ? left : undefined;

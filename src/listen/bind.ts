@@ -28,6 +28,17 @@ export function parseBind(bind: string): Bind {
 }
 
 /**
+ * Listens at what another process binds: Node's cluster asks the primary for it, which has made sure that it is free.
+ * Rejects with StartError.
+ */
+export async function listenShared(server: Server, bind: Bind): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (error: NodeJS.ErrnoException) => reject(bindError(bind, error)));
+    server.listen({ ...bind, backlog: 511 }, resolve);
+  });
+}
+
+/**
  * Listens, or rejects with StartError. A socket file is created with its mode, so that others can connect at no moment.
  * An existing one is removed only after a connect to it was refused.
  */

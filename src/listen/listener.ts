@@ -3,7 +3,7 @@ import { createServer as createTlsServer, type TLSSocket, type Server as TlsServ
 import { ByteBudget } from "../http2/server/limits.ts";
 import { peerOf } from "../http2/server/peer.ts";
 import type { Peer } from "../rpc/peer.ts";
-import { listen, parseBind } from "./bind.ts";
+import { listen, listenShared, parseBind } from "./bind.ts";
 import { onFirstBytes } from "./first-bytes.ts";
 import { guarded } from "./guard.ts";
 import { h1Branch } from "./h1-branch.ts";
@@ -26,6 +26,8 @@ export interface ListenerOptions {
   readonly bind: string;
   /** The mode of the socket file; 0600 by default. */
   readonly unixMode?: number;
+  /** Called just before the primary of this worker is asked for the socket, which it makes. */
+  readonly binding?: (() => void) | undefined;
   readonly tls?: TlsFiles;
   readonly limits: ListenerLimits;
   /** Bytes that peers make the listener hold, shared with the readers of bodies; by default `limits.bufferedBytes`. */
@@ -207,7 +209,11 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
       serve(socket, peer, socket.alpnProtocol ?? false);
     });
   }
-  await listen(server, bind, options.unixMode ?? 0o600);
+  if (options.binding === undefined) await listen(server, bind, options.unixMode ?? 0o600);
+  else {
+    options.binding();
+    await listenShared(server, bind);
+  }
   server.on("error", (error) => options.onTrouble("accept_failed", error));
   const sweep = setInterval(() => responses.sweep(SWEEP_MS, limits.stalledMs), SWEEP_MS).unref();
 

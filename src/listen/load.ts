@@ -1,11 +1,14 @@
 import { totalmem } from "node:os";
 import { getHeapStatistics } from "node:v8";
 
-/** The share of memory in use, 0 to 1: of the container or machine, or of the heap's own limit. */
-export function memoryInUse(): number {
+/**
+ * The share of memory in use, 0 to 1: of the container or machine, which `processes` like this one share, or of the heap's
+ * own limit.
+ */
+export function memoryInUse(processes: number): number {
   const limit = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem());
   const { used_heap_size, heap_size_limit } = getHeapStatistics();
-  return Math.max(process.memoryUsage.rss() / limit, used_heap_size / heap_size_limit);
+  return Math.max((processes * process.memoryUsage.rss()) / limit, used_heap_size / heap_size_limit);
 }
 
 /** Measures how busy the event loop was since the last call, 0 to 1. */

@@ -1,4 +1,6 @@
+import type { AccessEvent } from "../domain/access-event.ts";
 import type { AuditAct, AuditActor, AuditEvent } from "../domain/audit-event.ts";
+import type { Verdict } from "../domain/decide.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Role } from "../domain/role.ts";
 import type { Token, TokenState } from "../domain/token.ts";
@@ -164,6 +166,19 @@ export interface CallerStates {
   }>;
 }
 
+/** The sessions of the console. Times are milliseconds; the database's clock decides. */
+export interface ConsoleSessionStore {
+  /** Adds a session, and deletes some of those that have ended. */
+  add(session: { id: Buffer; issuer: string; sealed: Buffer; maxAgeMs: number; idleMs: number }): Promise<void>;
+  /** A session that has not ended; notes the use. Rejects with STORE_UNAVAILABLE. */
+  use(id: Buffer, idleMs: number): Promise<{ readonly issuer: string; readonly sealed: Buffer } | undefined>;
+  /** True for one caller in `forMs`, until `renewed`. */
+  claimRenewal(id: Buffer, forMs: number): Promise<boolean>;
+  /** Stores renewed tokens; without any, another caller may try. */
+  renewed(id: Buffer, sealed: Buffer | undefined): Promise<void>;
+  remove(id: Buffer): Promise<void>;
+}
+
 export interface AuditFilter {
   readonly tenant: string;
   readonly actor?: string;
@@ -179,4 +194,18 @@ export interface AuditLog {
   append(actor: AuditActor, act: AuditAct): Promise<void>;
   /** At most `limit` events after `start`, whose key is the sequence. */
   list(filter: AuditFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AuditEvent>>;
+}
+
+export interface AccessFilter {
+  readonly tenant: string;
+  readonly principal?: string;
+  readonly tokenId?: string;
+  readonly verdict?: Verdict;
+  readonly after?: number;
+  readonly before?: number;
+}
+
+export interface AccessLog {
+  /** At most `limit` rows after `start`, whose key is the sequence. */
+  list(filter: AccessFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AccessEvent>>;
 }

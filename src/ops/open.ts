@@ -9,6 +9,8 @@ export interface OpsListenerOptions {
   readonly bind: string;
   readonly unixMode: number | undefined;
   readonly telemetry: Telemetry;
+  /** The page of all metrics. */
+  readonly metrics: () => Promise<string>;
   readonly reasons: () => readonly string[];
   readonly health: Health;
   /** Aborted when health watches must end. */
@@ -17,10 +19,9 @@ export interface OpsListenerOptions {
 
 /** Opens the ops listener: always cleartext. */
 export function openOpsListener(options: OpsListenerOptions): Promise<Listener> {
-  const { bind, unixMode, telemetry, reasons, health, drain } = options;
+  const { bind, unixMode, telemetry, metrics, reasons, health, drain } = options;
   const limits = listenerLimits("ops");
   const budget = new ByteBudget(limits.bufferedBytes);
-  const { registry } = telemetry;
   return openListener({
     name: "ops",
     bind,
@@ -31,7 +32,7 @@ export function openOpsListener(options: OpsListenerOptions): Promise<Listener> 
       limits,
       budget,
       health,
-      metrics: async () => ({ type: registry.contentType, body: await registry.metrics() }),
+      metrics: async () => ({ type: telemetry.registry.contentType, body: await metrics() }),
       reasons,
       drain,
     }),

@@ -22,6 +22,8 @@ export interface RevocationLogOptions {
   readonly connections: 1 | 2;
   /** The facts of this process that ListInstances shows. */
   readonly about?: { readonly mode: string; readonly version: string };
+  /** Makes the secrets of the rows; by default, this process alone has them. */
+  readonly rowKey?: Uint8Array | undefined;
   /** A connection failed; called with an error that holds no secret. */
   readonly onTrouble: (name: Trouble, error: unknown) => void;
 }
@@ -66,11 +68,12 @@ export class PostgresRevocationLog implements RevocationLog {
   readonly #polls: DirectConnection;
   readonly #waits: DirectConnection;
   readonly #listeners: (() => void)[] = [];
-  /** Makes the secret of a row from its id. The secret proves that the row belongs to this process. */
-  readonly #mac = new Mac(randomBytes(32));
+  /** Makes the secret of a row from its id. The secret proves that the row belongs to this process, or to its workers. */
+  readonly #mac: Mac;
 
   constructor(options: RevocationLogOptions) {
     this.#options = options;
+    this.#mac = new Mac(options.rowKey ?? randomBytes(32));
     const wake = () => this.#wake();
     this.#polls = this.#connection("sallyport-poll", { channel: "sallyport_rev", onNotification: wake });
     this.#waits = options.connections === 1 ? this.#polls : this.#connection("sallyport-wait", {});

@@ -1,6 +1,6 @@
 import { type LookupAddress, lookup } from "node:dns";
 import { readFileSync } from "node:fs";
-import { type ClientRequest, request as cleartext } from "node:http";
+import { type ClientRequest, request as cleartext, type IncomingHttpHeaders } from "node:http";
 import { request as secure } from "node:https";
 import { isIP, type LookupFunction } from "node:net";
 import { createSecureContext } from "node:tls";
@@ -27,7 +27,33 @@ export type FetchDocument = (url: string, options: FetchOptions) => Promise<unkn
  * and reads at most 1 MiB.
  */
 export function documentFetcher(resolve: typeof lookup = lookup): FetchDocument {
-  return async (url, { caFile, signal }) => {
+  const ask = asking(resolve);
+  return async (url, options) => {
+    const { status, body } = await ask(url, options);
+    if (status !== 200) throw failed(`http_${status}`);
+    try {
+      return JSON.parse(body.toString("utf8")) as unknown;
+    } catch {
+      throw failed("not_json"); // without the parser's message, which quotes the text
+    }
+  };
+}
+
+export interface Asked extends FetchOptions {
+  readonly method?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: string;
+}
+
+interface Answered {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: Buffer;
+}
+
+/** One request to an issuer, with the bounds of `documentFetcher`. */
+export function asking(resolve: typeof lookup = lookup): (url: string, asked: Asked) => Promise<Answered> {
+  return async (url, { caFile, signal, method = "GET", headers = {}, body = "" }) => {
     const { protocol, hostname, username, password } = new URL(url);
     const safe = protocol === "https:";
     if ((!safe && protocol !== "http:") || username !== "" || password !== "") throw failed("url_refused");
@@ -35,23 +61,17 @@ export function documentFetcher(resolve: typeof lookup = lookup): FetchDocument 
     const host = hostname.replace(/^\[|\]$/g, "");
     // Node does not look up a host that is an address.
     if (isIP(host) !== 0 && !allowed(host)) throw failed("address_refused");
-    const common = { agent: false, signal, headers: { accept: "application/json" } } as const;
+    const common = { agent: false, signal, method, headers: { accept: "application/json", ...headers } } as const;
     const options = { ...common, lookup: lookingUp(resolve, allowed) };
     const ca = safe && caFile !== undefined ? { ca: readFileSync(caFile) } : {};
-    const text = await textOf(safe ? secure(url, { ...options, ...ca }) : cleartext(url, options));
-    try {
-      return JSON.parse(text) as unknown;
-    } catch {
-      throw failed("not_json"); // without the parser's message, which quotes the text
-    }
+    return answerOf(safe ? secure(url, { ...options, ...ca }) : cleartext(url, options), body);
   };
 }
 
-function textOf(request: ClientRequest): Promise<string> {
+function answerOf(request: ClientRequest, sent: string): Promise<Answered> {
   return new Promise((done, reject) => {
     request.on("error", reject);
     request.on("response", (response) => {
-      if (response.statusCode !== 200) return request.destroy(failed(`http_${response.statusCode}`));
       const chunks: Buffer[] = [];
       let size = 0;
       response.on("error", reject);
@@ -60,9 +80,10 @@ function textOf(request: ClientRequest): Promise<string> {
         if (size > LONGEST) request.destroy(failed("too_long"));
         else chunks.push(chunk);
       });
-      response.on("end", () => done(Buffer.concat(chunks).toString("utf8")));
+      const { statusCode: status = 0, headers } = response;
+      response.on("end", () => done({ status, headers, body: Buffer.concat(chunks) }));
     });
-    request.end();
+    request.end(sent);
   });
 }
 

@@ -28,11 +28,14 @@ export const ALARMS = {
     "another primary has taken over, and this instance is still connected to the old one; it refuses everything",
   uncaught_exception: "an exception reached the top of the program, which continues",
   unhandled_rejection: "nothing handled a rejected promise; the program continues",
+  workers_failing: "worker processes ended again and again; the program ends",
 } as const;
 
 /** Failures of dependencies of this instance. */
 export const TROUBLES = {
   accept_failed: "a listener could not accept a connection",
+  access_audit_failed: "uses of tokens could not be recorded",
+  access_audit_upkeep_failed: "the days of the record of uses could not be made or dropped",
   ack_failed: "the position could not be acknowledged",
   ack_wait_failed: "waiting for acknowledgements failed",
   background_wait_failed: "a change with no_wait could not be confirmed in the background",
@@ -60,10 +63,12 @@ export const TROUBLES = {
   registry_read_failed: "the registry of validators could not be read",
   repeat_audit_failed: "the row that counts repeated calls could not be written",
   reuse_audit_failed: "the reuse of a rotated token could not be audited",
+  sign_in_failed: "a sign-in to the console, or the renewal of its session, failed at the issuer",
   token_read_failed: "a token could not be read because of a bug in this program",
   uncaught_exception: "an exception reached the top of the program",
   unhandled_rejection: "nothing handled a rejected promise",
   wake_ups_unavailable: "Redis delivers no wake-ups; this instance learns of changes by polls",
+  worker_exited: "a worker process ended; another takes its place",
 } as const;
 
 /** Events that are worth one log line. */
@@ -136,6 +141,8 @@ export interface Events {
   feedClients(clients: number): void;
   /** Client caches held an acknowledgement back for this long. */
   feedHeld(seconds: number): void;
+  /** So many uses are missing from the record. `full`: the memory for them was full. `database`: it took them not. */
+  accessDropped(reason: "full" | "database", uses: number): void;
   shed(klass: string): void;
   /** One run of the canary: the instances that refused a revoked token, that accepted it, and that did not answer. */
   canary(flight: { readonly refused: number; readonly accepted: number; readonly notReached: number }): void;

@@ -36,6 +36,8 @@ export interface Telemetry extends Events {
   keysAge(issuer: string, seconds: number): void;
   /** A TLS handshake with a listener that failed. */
   handshakeFailed(listener: string, address: string, why: string): void;
+  /** So many worker processes can answer. */
+  workers(ready: number): void;
   /** So many spans did not reach the collector. */
   spansDropped(spans: number): void;
   /** A counter of answered calls of one method, cheap enough for the hot path. These calls are not logged. */
@@ -61,12 +63,12 @@ export function prettyOutput(env: NodeJS.ProcessEnv): Output {
   return { write: (line) => void stdout.write(pretty(line, colour)), flush: () => stdout.flushSync() };
 }
 
-/** Logs and metrics. The content of a line is named here, field by field; no object is serialised as a whole. */
-export function createTelemetry(level: string, destination?: Output): Telemetry {
+/** Logs and metrics; the lines of a worker carry its number and process id. The content of a line is named here, field by field; no object is serialised as a whole. */
+export function createTelemetry(level: string, destination?: Output, worker?: number): Telemetry {
   const log = pino(
     {
       level,
-      base: undefined,
+      base: worker === undefined ? undefined : { worker, pid: process.pid },
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
       serializers: { err: safeError },
@@ -84,6 +86,7 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
   for (const what of Object.keys(TROUBLES)) m.troubles.inc({ what }, 0);
   for (const mode of ["ACKED", "LEASE_EXPIRED", "ACCEPTED"]) m.revocations.inc({ mode }, 0);
   for (const outcome of ["refused", "accepted", "not_reached"]) m.canaryAsked.inc({ outcome }, 0);
+  for (const reason of ["full", "database"]) m.accessDropped.inc({ reason }, 0);
   for (const what of ["applied", "held", "noted", "late"]) m.lostChanges.inc({ what }, 0);
   const validations = new ValidationMetrics(registry);
   const lastLine = new Map<string, number>();
@@ -130,6 +133,7 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
       cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
       feedClients: (clients) => m.feedClients.set(clients),
       feedHeld: (seconds) => m.feedHeld.observe(seconds),
+      accessDropped: (reason, uses) => m.accessDropped.inc({ reason }, uses),
       shed: (klass) => m.shed.inc({ class: klass }),
       canary({ refused, accepted, notReached }) {
         m.canaryAsked.inc({ outcome: "refused" }, refused);
@@ -164,6 +168,7 @@ export function createTelemetry(level: string, destination?: Output): Telemetry 
       m.build.set({ version, commit }, 1);
       m.lease.set(leaseSeconds);
     },
+    workers: (ready) => m.workers.set(ready),
     spansDropped: (spans) => m.spansDropped.inc(spans),
     sessionRefused: (reason) => m.sessionRefusals.inc({ reason }),
     keysAge: (issuer, seconds) => m.keysAge.set({ issuer }, seconds),
@@ -229,6 +234,8 @@ class Sample {
   }
 }
 
+type Merge = "sum" | "min" | "max";
+
 function metrics(registry: Registry) {
   const hotCalls: { method: string; count: number }[] = [];
   const registers = [registry];
@@ -237,12 +244,13 @@ function metrics(registry: Registry) {
     new Counter({ name: `sallyport_${name}`, help, labelNames, registers });
   const histogram = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
     new Histogram({ name: `sallyport_${name}`, help, labelNames, buckets: seconds, registers });
-  const gauge = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
-    new Gauge({ name: `sallyport_${name}`, help, labelNames, registers });
+  /** `merge`: how the values of several processes become one. */
+  const gauge = <L extends string>(name: string, help: string, labelNames: L[] = [], merge: Merge = "max") =>
+    new Gauge({ name: `sallyport_${name}`, help, labelNames, registers, aggregator: merge });
   return {
     refusals: counter("refusals_total", "INVALID_TOKEN answers, by true reason", ["reason"]),
-    cacheEntries: gauge("cache_entries", "Entries in a cache", ["tier"]),
-    feedClients: gauge("feed_clients", "Client caches that may hold a lease from this instance"),
+    cacheEntries: gauge("cache_entries", "Entries in a cache", ["tier"], "sum"),
+    feedClients: gauge("feed_clients", "Client caches that may hold a lease from this instance", [], "sum"),
     feedHeld: histogram("feed_held_seconds", "How long client caches held an acknowledgement back"),
     revocations: counter("revocations_total", "Changes of authority that returned OK, by mode", ["mode"]),
     revocationWait: histogram(
@@ -255,7 +263,9 @@ function metrics(registry: Registry) {
       "certificate_expire_time_seconds",
       "End of the listener's certificate, in seconds since 1970",
       ["listener"],
+      "min",
     ),
+    workers: gauge("workers", "Worker processes that can answer; 0 if the program has none"),
     leaseAge: gauge("lease_age_seconds", "Time since the last good poll was sent"),
     validators: gauge("validators", "Registered instances", ["state"]),
     reaped: counter("validators_reaped_total", "Instances that this one marked as reaped because they were silent"),
@@ -279,6 +289,7 @@ function metrics(registry: Registry) {
     handshakeFailures: counter("tls_handshake_failures_total", "Failed TLS handshakes", ["listener"]),
     sessionRefusals: counter("session_refusals_total", "Sessions refused, by true reason", ["reason"]),
     keysAge: gauge("jwks_age_seconds", "Time since the issuer's keys were fetched", ["issuer"]),
+    accessDropped: counter("access_audit_dropped_total", "Uses of tokens that were not recorded", ["reason"]),
     shed: counter("shed_total", "Calls refused because of load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
     reuses: counter("token_reuses_total", "Uses of a token string after its rotation ended it"),

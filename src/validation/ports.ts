@@ -1,3 +1,4 @@
+import type { AccessUse } from "../domain/access-event.ts";
 import type { Evidence } from "../domain/evidence.ts";
 import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 
@@ -49,4 +50,9 @@ export interface CacheEntry {
 export interface LastUseStore {
   /** Stores the latest use of each token. Older values do not overwrite newer ones. */
   flush(uses: readonly { readonly tokenId: string; readonly time: number; readonly address: string }[]): Promise<void>;
+}
+
+export interface AccessLogStore {
+  /** Adds rows. MUST settle within seconds, whatever holds the table. */
+  append(rows: readonly AccessUse[]): Promise<void>;
 }

@@ -83,6 +83,7 @@ export const WRONG: readonly Wrong[] = [
   config("redis", { redis: "redis://r" }, "must be a map"),
   config("revocation", { revocation: "1s" }, "must be a map"),
   config("callers", { callers: [] }, "must be a map"),
+  wrong("config.workers", { shape: "node", config: { workers: 2 } }, "config.workers: shape node"),
   config("revocation.lease", { revocation: { lease: "980ms" } }, "980ms is too short for a poll each 400ms"),
   config("revocation.lease", { revocation: { lease: 1500 } }, "must be a duration"),
   config("revocation.lease", { revocation: { poll: "900ms" } }, "1500ms is too short for a poll each 900ms"),

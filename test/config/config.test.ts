@@ -140,6 +140,12 @@ describe("a value out of its bounds", () => {
     ["cache: { l1: { entries: 1.5 } }", "cache.l1.entries"],
     ["log: { level: loud }", "log.level"],
     ["mode: half", "mode"],
+    ["workers: 0", "workers"],
+    ["workers: 65", "workers"],
+    [
+      "{ workers: 2, mode: validate, database: { url: postgres://h/d }, keyring: { current: a, keys: { a: b } } }",
+      "workers",
+    ],
     ["listeners: { data: { bind: 7400 } }", "listeners.data.bind"],
     ["listeners: { data: { bind: example.com:80 } }", "listeners.data.bind"],
     ['listeners: { data: { unix_mode: "999" } }', "listeners.data.unix_mode"],

@@ -13,10 +13,11 @@ function fixture({ maxClients = 100 } = {}) {
   const time = new HandTime();
   const freshness = new Freshness(1_500);
   const later: (() => void)[] = [];
+  const may = { lease: true };
   const follower = { me: "row" as string | undefined, asked: 0, acknowledge: () => void follower.asked++ };
   const feed = new Feed(
     {
-      ...{ freshness, names, clock: time.clock, timers: time.timers, instanceId: "i" },
+      ...{ freshness, names, clock: time.clock, timers: time.timers, instanceId: "i", mayLease: () => may.lease },
       follower: () => follower,
       later: (run) => void later.push(run),
     },
@@ -53,7 +54,7 @@ function fixture({ maxClients = 100 } = {}) {
     return got;
   };
   granted(4);
-  return { time, freshness, later, follower, feed, granted, poll };
+  return { time, may, freshness, later, follower, feed, granted, poll };
 }
 
 describe("feed", () => {
@@ -100,6 +101,20 @@ describe("feed", () => {
     await turn();
     expect(waiting.answer).toMatchObject({ leaseMs: undefined });
     expect(f.feed.leased(f.time.clock.mono())).toBe(0);
+  });
+
+  it("gives no lease before the primary knows that this worker feeds caches", async () => {
+    const f = fixture();
+    f.may.lease = false;
+    const one = f.poll("a", -1);
+    await turn();
+    expect(one.answer).toMatchObject({ leaseMs: undefined, changes: { position: 4 } });
+    expect(f.feed.leased(f.time.clock.mono())).toBe(0);
+    f.may.lease = true;
+    const next = f.poll("a", 4);
+    f.granted(4);
+    await turn();
+    expect(next.answer?.leaseMs).toBe(1_300);
   });
 
   it("holds back what a cache with a lease has not reported, and asks for an acknowledgement at each report", async () => {

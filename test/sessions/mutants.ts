@@ -274,7 +274,7 @@ export const MUTANTS: readonly Mutant[] = [
   mutant(
     "any status",
     "without keys, an issuer that answers with a redirect to itself is unavailable, and is asked once",
-    [FETCH, "if (response.statusCode !== 200)", "if (response.statusCode === 500)"],
+    [FETCH, "if (status !== 200)", "if (status === 500)"],
   ),
   mutant(
     "link-local addresses",

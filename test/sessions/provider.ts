@@ -9,7 +9,7 @@ import { AUDIENCE } from "./issuer.ts";
 const RESOURCE = "https://sallyport.example";
 const OTHER = "https://other.example";
 const CALLBACK = "https://app.example/callback";
-const CLIENT = { client_id: "app", client_secret: "secret-of-the-app" };
+export const CLIENT = { client_id: "app", client_secret: "secret-of-the-app" };
 
 /** What a user gets by logging in. */
 export interface Login {
@@ -26,32 +26,41 @@ export class RealProvider {
   /** The groups of each user, as the provider puts them into access tokens. */
   readonly groups = new Map<string, readonly string[]>();
   readonly #server: Server;
-  #user = "";
+  readonly #callbacks: readonly string[];
+  /** Who logs in, whatever browser comes. */
+  user = "";
+  /** Seconds. */
+  accessTokenLasts = 300;
+  /** The requests to its token endpoint. */
+  exchanges = 0;
 
-  private constructor(server: Server) {
+  private constructor(server: Server, host: string, callbacks: readonly string[]) {
     this.#server = server;
-    this.url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    this.#callbacks = callbacks;
+    this.url = `http://${host}:${(server.address() as AddressInfo).port}`;
   }
 
-  static async open(): Promise<RealProvider> {
+  /** `host`: a name of this machine. `callbacks`: further addresses of the client. */
+  static async open({ host = "127.0.0.1", callbacks = [] as string[] } = {}): Promise<RealProvider> {
     const server = createServer();
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
-    const real = new RealProvider(server);
+    const real = new RealProvider(server, host, [CALLBACK, ...callbacks]);
     const { privateKey } = await generateKeyPair("RS256", { extractable: true });
     const key = { ...(await exportJWK(privateKey)), kid: "provider-1", use: "sig", alg: "RS256" };
     const provider = new Provider(real.url, real.#configuration(key));
     const callback = provider.callback();
     server.on("request", (req, res) => {
+      if (req.url === "/token") real.exchanges++;
       if (!req.url!.startsWith("/interaction/")) return callback(req, res);
-      void provider.interactionFinished(req, res, { login: { accountId: real.#user } });
+      void provider.interactionFinished(req, res, { login: { accountId: real.user } });
     });
     return real;
   }
 
   /** Logs a user in, for this resource or another one. */
   async login(user: string, resource: "sallyport" | "other" = "sallyport"): Promise<Login> {
-    this.#user = user;
+    this.user = user;
     const verifier = randomBytes(32).toString("base64url");
     const audience = resource === "sallyport" ? RESOURCE : OTHER;
     const query = new URLSearchParams({
@@ -59,7 +68,7 @@ export class RealProvider {
       code_challenge: createHash("sha256").update(verifier).digest("base64url"),
       ...{ code_challenge_method: "S256", resource: audience, prompt: "login" },
     });
-    const code = await this.#code(`${this.url}/auth?${query}`);
+    const code = (await this.follow(`${this.url}/auth?${query}`)).searchParams.get("code") ?? "";
     const answer = await fetch(`${this.url}/token`, {
       method: "POST",
       headers: {
@@ -81,7 +90,7 @@ export class RealProvider {
   }
 
   /** Follows the provider's redirects, with its cookies, up to the client's address. */
-  async #code(start: string): Promise<string> {
+  async follow(start: string): Promise<URL> {
     const cookies = new Map<string, string>();
     for (let at = start, hops = 0; hops < 10; hops++) {
       const cookie = [...cookies].map((pair) => pair.join("=")).join("; ");
@@ -93,7 +102,7 @@ export class RealProvider {
       const location = response.headers.get("location");
       if (location === null) throw new Error(`the provider answered ${response.status}: ${await response.text()}`);
       const next = new URL(location, at);
-      if (next.origin === new URL(CALLBACK).origin) return next.searchParams.get("code") ?? "";
+      if (next.origin !== this.url) return next;
       at = next.href;
     }
     throw new Error("the provider redirects without end");
@@ -103,7 +112,10 @@ export class RealProvider {
     const groupsOf = (user: string | undefined) => this.groups.get(user ?? "") ?? [];
     return {
       clients: [
-        { ...CLIENT, redirect_uris: [CALLBACK], grant_types: ["authorization_code"], response_types: ["code"] },
+        {
+          ...{ ...CLIENT, redirect_uris: this.#callbacks, response_types: ["code"] },
+          grant_types: ["authorization_code", "refresh_token"],
+        },
       ],
       jwks: { keys: [key] },
       cookies: { keys: ["only-of-this-test"] },
@@ -115,15 +127,25 @@ export class RealProvider {
         resourceIndicators: {
           enabled: true,
           defaultResource: () => RESOURCE,
+          useGrantedResource: () => true,
           getResourceServerInfo: (_: unknown, resource: string) => ({
             scope: "tokens",
             audience: resource === RESOURCE ? AUDIENCE : "other",
             accessTokenFormat: "jwt",
-            accessTokenTTL: 300,
+            accessTokenTTL: this.accessTokenLasts,
           }),
         },
       },
-      ttl: { AccessToken: 300, AuthorizationCode: 60, IdToken: 300, Interaction: 60, Session: 300, Grant: 300 },
+      issueRefreshToken: (_: unknown, client: { clientId: string }) => client.clientId === CLIENT.client_id,
+      ttl: {
+        AccessToken: () => this.accessTokenLasts,
+        AuthorizationCode: 60,
+        IdToken: 300,
+        Interaction: 60,
+        Session: 300,
+        Grant: 300,
+        RefreshToken: 300,
+      },
       // Consent without a page.
       loadExistingGrant: async (ctx: {
         oidc: {

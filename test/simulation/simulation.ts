@@ -138,7 +138,7 @@ export class Simulation {
     const feed = !settings.feed
       ? undefined
       : new product.Feed(
-          { freshness, names, follower: () => follower, clock, timers, later, instanceId: name },
+          { freshness, names, follower: () => follower, clock, timers, later, mayLease: () => true, instanceId: name },
           { leaseMs: LEASE_MS, feedLeaseMs: 1300, maxClients: 10 },
         );
     const follower: InstanceType<Product["Follower"]> = new product.Follower(
@@ -325,6 +325,7 @@ export class Simulation {
       feedClients: none,
       feedHeld: none,
       canary: none,
+      accessDropped: none,
       shed: () => this.#count("shed"),
       trouble: (what, error) => {
         if (this.faultsMade) return this.#count(what);

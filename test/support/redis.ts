@@ -249,7 +249,7 @@ async function until(holds: () => Promise<boolean>): Promise<void> {
   throw new Error("Redis did not reach the expected state within 10 s");
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const address = server.address();

@@ -59,6 +59,9 @@ Every template that runs Sallyport includes it.
 {{- fail (printf "config.%s: %s" $path $reason) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (hasKey $v.config "workers") (ne $v.shape "central") -}}
+{{- fail (printf "config.workers: shape %s runs in mode validate, which has no workers; only central has them" $v.shape) -}}
+{{- end -}}
 {{- $revocation := default dict $v.config.revocation -}}
 {{- $lease := include "sallyport.milliseconds" (dict "key" "config.revocation.lease" "text" (default "1500ms" $revocation.lease)) | int64 -}}
 {{- $poll := include "sallyport.milliseconds" (dict "key" "config.revocation.poll" "text" (default "400ms" $revocation.poll)) | int64 -}}
