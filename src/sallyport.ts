@@ -67,6 +67,7 @@ import { tracedAuthority, tracedCache, tracedEvents, tracedIssuer, tracedReader 
 import { AccessAudit } from "./validation/access-audit.ts";
 import { LastUse } from "./validation/last-use.ts";
 import { Lookup } from "./validation/lookup.ts";
+import { Signatures } from "./validation/signatures.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./validation/validate.ts";
 import type { Workers } from "./workers/primary.ts";
 import { shareOf } from "./workers/share.ts";
@@ -286,7 +287,8 @@ export async function createSallyport(
     mintSigner: (alg) => mintSigner(keyring, store, alg),
   });
   const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
-  const admin = validation("admin");
+  const signatures = new Signatures({ clock, timers }, "callers");
+  const admin = { ...validation("admin"), signatures };
   const issuers = issuersOf(config);
   const states = new PostgresCallerStates(db, followed);
   const from = { issuers, states, clock, fetchDocument: documentFetcher(), events: telemetry };
@@ -308,7 +310,7 @@ export async function createSallyport(
       find: async (bearer) => {
         const parsed = parseTokenString(bearer, keyring);
         // The call is not admitted yet, so a string that anybody can make must cost no read.
-        const ours = parsed !== undefined && (await lookup.ours(bearer, parsed, clock.mono() + 2_000));
+        const ours = parsed !== undefined && (await signatures.ours(bearer, parsed, clock.mono() + 2_000));
         if (ours === undefined) {
           throw new AppError("STORE_UNAVAILABLE", "the caller's token cannot be validated now", { retryAfterMs: 1000 });
         }

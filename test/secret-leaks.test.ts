@@ -254,6 +254,9 @@ class Scenario {
       {},
       { authorization: `Bearer ${secret}, Bearer ${secret}`, "user-agent": secret, cookie: `t=${secret}` },
     );
+    await this.post("data", "/v1/check/envoy/own", {}, { authorization: "", "private-token": secret });
+    await this.post("data", "/v1/check/envoy/own", {}, { authorization: "", "private-token": `${secret},${secret}` });
+    await this.post("data", "/v1/check/envoy/own", {}, { "private-token": secret });
     await this.post("data", `/${secret}?token=${secret}`, {});
     await this.post("data", "/sallyport.v1.TokenValidator/ValidateToken", `\n${secret}`, {
       "content-type": "application/proto",
@@ -324,6 +327,7 @@ describe("an instance with its own embedded database", () => {
       log: { level: "trace" },
       break_glass: { secret: breakGlass },
       profiles: { jot: { format: "jwt" } },
+      policies: { own: { carriers: ["bearer", "header:private-token"] } },
       callers: { oidc: [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], tenant: "default", groups }] },
     });
     const collector = await Collector.open();

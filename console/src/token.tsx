@@ -126,7 +126,7 @@ function Facts({ token }: { token: Token }) {
         <span class="muted">in {token.tenant}</span>
       </>,
     ],
-    ["Type", token.profile],
+    ["Type", token.format === "jwt" ? `${token.profile}, a JWT` : token.profile],
     ["Scopes", <All key="s" of={token.scopes} />],
     ...(token.roles.length === 0
       ? []
@@ -186,6 +186,7 @@ function Facts({ token }: { token: Token }) {
         <When at={token.lastUseTime} /> {token.lastUseAddress && <span class="muted">from {token.lastUseAddress}</span>}
       </>,
     ],
+    ["Uses", String(token.useCount)],
     ...(token.revokeTime === undefined
       ? []
       : [

@@ -57,7 +57,7 @@ export const CLEARABLE = Object.keys(pathsOf(fieldsOf({})));
 /** Tokens for people, one a line: the hint, the state, the remaining lifetime. */
 export function tokenTable(tokens: readonly Token[], now: number): string {
   return table(
-    ["ID", "HINT", "PRINCIPAL", "NAME", "STATE", "EXPIRES", "LAST USED"],
+    ["ID", "HINT", "PRINCIPAL", "NAME", "STATE", "EXPIRES", "LAST USED", "USES"],
     tokens.map((token) => [
       token.id,
       token.hint,
@@ -66,6 +66,7 @@ export function tokenTable(tokens: readonly Token[], now: number): string {
       nameOf(TokenState, token.state),
       token.expireTime === undefined ? "never" : fromNow(token.expireTime, now),
       token.lastUseTime === undefined ? "never" : fromNow(token.lastUseTime, now),
+      String(token.useCount),
     ]),
   );
 }
@@ -96,6 +97,7 @@ export function tokenRecord(token: Token | undefined, now: number): string {
     ["tenant", token.tenant],
     ["further tenants", token.tenants.join(" ")],
     ["profile", token.profile],
+    ["format", token.format],
     ["principal", token.principal],
     ["name", token.displayName],
     ["description", token.description],
@@ -110,6 +112,7 @@ export function tokenRecord(token: Token | undefined, now: number): string {
     ["not before", timeAndDistance(token.notBeforeTime, now)],
     ["expires", timeAndDistance(token.expireTime, now) || "never"],
     ["last used", [timeAndDistance(token.lastUseTime, now), token.lastUseAddress].filter(Boolean).join(" from ")],
+    ["uses", token.useCount === 0n ? "" : String(token.useCount)],
     ["disabled", token.disabled ? "yes" : ""],
     ["revoked", timeAndDistance(token.revokeTime, now)],
     ["revoked by", token.revokedBy],

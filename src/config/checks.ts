@@ -89,7 +89,13 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   if (config.callers.mtls.length > 0 && config.listeners.admin.tls?.client_ca_file === undefined) {
     problems.push("callers.mtls: needs listeners.admin.tls.client_ca_file");
   }
-  for (const [name, { tenant, tenant_from }] of Object.entries(config.policies)) {
+  for (const [name, { tenant, tenant_from, carriers, headers }] of Object.entries(config.policies)) {
+    for (const [i, carrier] of carriers.entries()) {
+      const header = carrier.replace(/^header:/, "");
+      const key = `policies.${name}.carriers.${i}`;
+      if (carrier === tenant_from) problems.push(`${key}: is the header of tenant_from`);
+      if (Object.values(headers).includes(header)) problems.push(`${key}: is an identity header by headers`);
+    }
     if (tenant !== "" && tenant_from !== "") {
       problems.push(`policies.${name}.tenant_from: cannot stand beside tenant: a request would choose another one`);
     }

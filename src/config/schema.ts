@@ -41,6 +41,17 @@ const issuerUrl = z
 /** The grammar of a tenant's id and of a role's name. */
 const SLUG = /^[a-z][a-z0-9-]{0,62}$/;
 const NO_SLUG = "must be a lower-case letter, then up to 62 of a-z 0-9 -";
+/** A header that a policy names. Those that route or frame a request, or carry another credential or identity, are none. */
+const NAMED_HEADER =
+  /^header:(?!(?:host|te|trailer|upgrade|connection|keep-alive|proxy-connection|transfer-encoding|content-length|authorization|proxy-authorization|cookie|x-api-key)$|x-auth-)[a-z0-9][a-z0-9-]{0,63}$/;
+/** Headers that the client's proxy or browser sets, so they hold no credential. */
+const READ_ELSEWHERE =
+  /^header:(?:(?:origin|expect|accept|content-type|user-agent|referer|forwarded|via|date|set-cookie|proxy-authenticate|www-authenticate|x-real-ip|x-request-id)$|access-control-|sec-|x-(?:forwarded|original|envoy)-)/;
+
+function isCarrier(text: string): boolean {
+  return ["bearer", "x-api-key", "basic"].includes(text) || (NAMED_HEADER.test(text) && !READ_ELSEWHERE.test(text));
+}
+
 const slug = z.string().regex(SLUG, NO_SLUG);
 const tenantId = slug;
 
@@ -229,14 +240,20 @@ export const schema = z.strictObject({
           .default(""),
         tenant_from: z
           .string()
-          .regex(
-            /^(header:(?!(?:host|te|trailer|upgrade|connection|keep-alive|proxy-connection|transfer-encoding|content-length|authorization|proxy-authorization|cookie|x-api-key)$|x-auth-)[a-z0-9][a-z0-9-]{0,63})?$/,
+          .refine(
+            (from) => from === "" || NAMED_HEADER.test(from),
             "must be header: and a lower-case header name that carries no credential and begins with no x-auth-",
           )
           .default(""),
         carriers: z
-          .array(z.enum(["bearer", "x-api-key", "basic"]))
+          .array(
+            z.custom<"bearer" | "x-api-key" | "basic" | `header:${string}`>(
+              (one) => typeof one === "string" && isCarrier(one),
+              "must be bearer, basic, x-api-key, or header: and a lower-case header name that nothing else reads or sets",
+            ),
+          )
           .min(1)
+          .max(8)
           .default(["bearer"]),
         realm: z
           .string()

@@ -1,4 +1,4 @@
-import type { Carrier } from "./policy.ts";
+import { type Carrier, keyHeaders } from "./policy.ts";
 
 /** The credential of a request. `malformed`: the request is refused with 400, whatever the credential holds. */
 export type Credential =
@@ -12,7 +12,8 @@ const LONGEST = 8_192;
 const MAX_VALUES = 16;
 
 /**
- * Returns the one credential of a request, from the raw values of all carriers of the policy. More than one credential
+ * Returns the one credential of a request, from the raw values of all carriers of the policy: `authorization` and the
+ * values of the headers that hold nothing but a token string. More than one credential
  * is malformed, also if they are equal or share one value (Envoy joins repeated headers with a comma). A carrier beyond
  * 8 KiB is malformed, too. A header that the policy does not name as a carrier belongs to the upstream and is no
  * credential (RFC 6750 §3.1).
@@ -20,18 +21,23 @@ const MAX_VALUES = 16;
 export function credentialOf(
   carriers: readonly Carrier[],
   authorization: readonly string[],
-  apiKey: readonly string[],
+  keyValues: readonly string[],
 ): Credential {
-  if (authorization.length + apiKey.length > MAX_VALUES) return malformed("more than one credential");
+  if (authorization.length + keyValues.length > MAX_VALUES) return malformed("more than one credential");
   const values = authorization.filter((value) => value !== "");
   const bears = values.some((value) => mayBear(carriers, value));
-  const keys = carriers.includes("x-api-key") ? apiKey.filter((value) => value !== "") : [];
+  const keys = keyHeaders(carriers).length > 0 ? keyValues.filter((value) => value !== "") : [];
   if (!bears && keys.length === 0) return NONE;
   if ((bears ? values.length : 0) + keys.length > 1) return malformed("more than one credential");
   const [value = ""] = bears ? values : keys;
   if (value.length > LONGEST) return malformed("a credential of more than 8 KiB");
   if (value.includes(",")) return malformed("more than one credential");
   return bears ? fromAuthorization(carriers, value) : one(value.trim());
+}
+
+/** The one credential of a request, whose header values `values` gives by name. */
+export function credentialIn(carriers: readonly Carrier[], values: (name: string) => readonly string[]): Credential {
+  return credentialOf(carriers, values("authorization"), keyHeaders(carriers).flatMap(values));
 }
 
 /** True if an `authorization` value concerns us: it holds one of the policy's schemes, or it is malformed. */

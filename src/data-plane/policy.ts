@@ -1,8 +1,22 @@
 import type { Requirement } from "../domain/decide.ts";
 import { isTenantId } from "../domain/principal.ts";
 
-/** The header that may hold a credential. A query never holds one. */
-export type Carrier = "bearer" | "x-api-key" | "basic";
+/**
+ * The header that may hold a credential: `authorization` with a scheme, or a header whose whole value is the token
+ * string. A query never holds one.
+ */
+export type Carrier = "bearer" | "x-api-key" | "basic" | `header:${string}`;
+
+/** The name of the header that a carrier stands for. */
+export function headerOf(carrier: Carrier): string {
+  if (carrier === "bearer" || carrier === "basic") return "authorization";
+  return carrier === "x-api-key" ? carrier : carrier.slice("header:".length);
+}
+
+/** The headers of these carriers, each once, whose whole value is a credential. */
+export function keyHeaders(carriers: readonly Carrier[]): string[] {
+  return [...new Set(carriers.map(headerOf))].filter((name) => name !== "authorization");
+}
 
 /**
  * The trusted source of the client's address. `peer`: the other end of the proxy's connection, as the proxy reports it.
@@ -31,6 +45,8 @@ export interface Policy {
   /** The header by which a request names the tenant that its token must be live in; undefined for none. */
   readonly tenantFrom: string | undefined;
   readonly carriers: readonly Carrier[];
+  /** Headers that only some policies read: of `tenantFrom`, and of further carriers. */
+  readonly furtherHeaders: readonly string[];
   readonly realm: string;
   /**
    * `error` reports our own outage to Envoy as an error. Envoy lets such requests pass if `failure_mode_allow` is set.
@@ -170,11 +186,14 @@ export function forTenant(
 }
 
 function policyOf(name: string, of: PolicySettings): Policy {
+  const tenantFrom = of.tenant_from === "" ? undefined : of.tenant_from.slice("header:".length);
+  const further = keyHeaders(of.carriers).filter((header) => header !== "x-api-key");
   return {
     name,
     requirement: { scopes: of.required_scopes, audience: of.audience, tenant: of.tenant },
-    tenantFrom: of.tenant_from === "" ? undefined : of.tenant_from.slice("header:".length),
+    tenantFrom,
     carriers: of.carriers,
+    furtherHeaders: tenantFrom === undefined ? further : [...further, tenantFrom],
     realm: of.realm,
     outage: of.outage,
     headers: of.headers,

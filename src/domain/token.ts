@@ -16,6 +16,9 @@
 /** The effective state of a token at one moment. */
 export type TokenState = "ACTIVE" | "NOT_YET_VALID" | "EXPIRED" | "DISABLED" | "REVOKED";
 
+/** The form of a token string. */
+export type TokenFormat = "opaque" | "jwt";
+
 /** The stored record of a token. Times are milliseconds since 1970 of the database's clock. */
 export interface Token {
   readonly id: string;
@@ -34,6 +37,7 @@ export interface Token {
   readonly annotations: Readonly<Record<string, string>>;
   readonly hint: string;
   readonly kid: string;
+  readonly format: TokenFormat;
   /** The state at the time of the read. */
   readonly state: TokenState;
   readonly disabled: boolean;
@@ -57,6 +61,8 @@ export interface Token {
   readonly parentScopes?: readonly string[];
   readonly lastUseTime?: number;
   readonly lastUseAddress: string;
+  /** Its allowed uses, as far as they are stored. */
+  readonly useCount: number;
   readonly etag: string;
 }
 

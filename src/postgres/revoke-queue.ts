@@ -217,10 +217,10 @@ found as (
     where id = any($1::text[]) and not exists (select from mine where mine.id = t.id)
 )
 select ${PROOF}, ${TOKEN_COLUMNS}, v.busy, v.already from ${HEAD} left join (
-  select found.busy, found.already, found.parent_scopes, ${storedColumns("found")}, u.last_use_time, u.last_use_address,
+  select found.busy, found.already, found.parent_scopes, ${storedColumns("found")}, u.last_use_time, u.last_use_address, u.use_count,
     'REVOKED' as state, '{}'::text[] as live_tenants, ${roleColumns("found")}
   from found left join lateral (
-    select last_use_time, last_use_address from sallyport.token_usage where token_id = found.id offset 0
+    select last_use_time, last_use_address, use_count from sallyport.token_usage where token_id = found.id offset 0
   ) u on true
 ) v on true`;
   return { name, text };

@@ -41,6 +41,7 @@ const bytes = (name: string): Column => ({ name, parameter: (value: string) => B
 const STORED = {
   id: plain("id"),
   kid: plain("kid"),
+  format: plain("format"),
   hint: plain("hint"),
   tenant: plain("tenant"),
   profile: plain("profile"),
@@ -71,6 +72,7 @@ const STORED = {
 const VIEWED = {
   lastUseTime: optional("last_use_time"),
   lastUseAddress: orEmpty("last_use_address"),
+  useCount: { name: "use_count", value: (column: number | null) => column ?? 0 },
   state: plain("state"),
   roles: plain("role_names"),
   roleScopes: plain("role_scopes"),
@@ -90,7 +92,6 @@ const FAMILY = {
 const HIDDEN = {
   digest: bytes("digest"),
   issuedPosition: plain("issued_n"),
-  format: plain("format"),
   signingKey: plain("signing_key"),
 };
 

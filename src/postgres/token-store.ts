@@ -4,7 +4,7 @@ import type { Token } from "../domain/token.ts";
 import type { PageStart, Part, Patience, RevokeSelection, TokenFilter, TokenStore } from "../management/ports.ts";
 import { firstAdminEnds } from "./first-admin.ts";
 import type { ListReads } from "./list-reads.ts";
-import { driven, newestFirst, type Where } from "./newest-first.ts";
+import { driven, MOST_SCANNED, newestFirst, type Where } from "./newest-first.ts";
 import type { Postgres } from "./pool.ts";
 import {
   PRINCIPAL_COLUMNS,
@@ -36,12 +36,19 @@ const SCANNED =
  * The rows of a list whose filter names few of them and has no index in the order of the list; undefined for any other.
  * They are read first, each by its index, and then sorted.
  */
-function fewTokens({ ids, tenant, attached, hint }: TokenFilter): ((where: Where) => string) | undefined {
+function fewTokens(
+  { ids, tenant, attached, hint }: TokenFilter,
+  fewAttached: boolean,
+): ((where: Where) => string) | undefined {
   const few = (condition: string) => `(select ${SCANNED} from sallyport.tokens where ${condition} offset 0) few`;
   if (ids !== undefined) return (where) => few(`id = any(${where.value(ids)}::text[])`);
+  if (fewAttached) return (where) => few(ATTACHED.replace("?", where.value(tenant)));
   if ((tenant !== undefined && !attached) || hint === undefined) return undefined;
   return (where) => few(`tenant = any(array(select id from sallyport.tenants)) and hint = ${where.value(hint)}`);
 }
+
+/** By an index that does not have the order of a list. */
+const ATTACHED = "tenants <> '{}' and tenants @> array[?]";
 
 /** Each tenant's role of the name, by its index. A token holds only roles of its own tenant. */
 const ROLE_HELD = `roles <> '{}' and roles && array(select r.id from sallyport.roles r
@@ -92,7 +99,7 @@ export class PostgresTokenStore implements TokenStore {
     const { rows, rest } = await newestFirst<TokenRow>(
       this.#lists,
       {
-        table: fewTokens(filter) ?? "sallyport.tokens",
+        table: fewTokens(filter, await this.#fewAttached(filter, patience)) ?? "sallyport.tokens",
         time: "create_time",
         key: "id",
         keyType: "text",
@@ -108,7 +115,7 @@ export class PostgresTokenStore implements TokenStore {
           ["created_by = ?", filter.createdBy],
           ["starts_with(display_name, ?)", filter.displayNamePrefix],
           [ROLE_HELD, filter.role],
-          ["tenants <> '{}' and tenants @> array[?]", filter.attached && filter.tenant],
+          [ATTACHED, filter.attached ? filter.tenant : undefined],
           ["expire_time < to_timestamp(?::float8 / 1000)", filter.expiresBefore],
           ["(expire_time is null) = ?", filter.noExpiry],
         ],
@@ -129,6 +136,15 @@ export class PostgresTokenStore implements TokenStore {
       patience,
     );
     return { rows: rows.map(tokenOf), rest };
+  }
+
+  /** True if the tokens that are attached to the tenant are few enough to be read for each page. */
+  async #fewAttached({ ids, tenant, attached, hint }: TokenFilter, patience: Patience | undefined): Promise<boolean> {
+    if (!attached || tenant === undefined || ids !== undefined || hint !== undefined) return false;
+    const text = `select count(*) as count from (
+      select from sallyport.tokens where ${ATTACHED.replace("?", "$1")} limit ${MOST_SCANNED + 1}) a`;
+    const [row] = await this.#lists.read<{ count: number }>(text, [tenant], patience);
+    return row !== undefined && row.count <= MOST_SCANNED;
   }
 
   async select(

@@ -103,6 +103,8 @@ export function tokenMessage(of: Token): MessageInitShape<typeof token.TokenSche
     parent: of.parent,
     lastUseTime: timestamp(of.lastUseTime),
     lastUseAddress: of.lastUseAddress,
+    useCount: BigInt(of.useCount),
+    format: of.format,
     etag: of.etag,
   };
 }

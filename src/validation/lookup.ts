@@ -79,13 +79,14 @@ export class Lookup {
 
   /**
    * Synchronous for an L1 hit, and for a malformed or forged string whose signature need not wait. `deadline` is a
-   * monotonic time. After it, and when the store fails, the result is `undetermined`.
+   * monotonic time. After it, and when the store fails, the result is `undetermined`. `signatures`: a budget of its own.
    */
   find<A>(
     text: string,
     parsed: ParsedTokenString,
     deadline: number,
     answer: (found: LookupResult) => A,
+    signatures: Signatures = this.#signatures,
   ): A | Promise<A> {
     const { freshness, clock } = this.#deps;
     if (freshness.halted) return answer(UNDETERMINED);
@@ -98,7 +99,7 @@ export class Lookup {
       if (ours === undefined) return answer(UNDETERMINED);
       return ours ? this.#miss(parsed.digest, deadline, answer) : answer(FORGED);
     };
-    const ours = this.ours(text, parsed, deadline);
+    const ours = signatures.ours(text, parsed, deadline);
     return ours instanceof Promise ? ours.then(then) : then(ours);
   }
 
@@ -108,11 +109,6 @@ export class Lookup {
     if (freshness.halted) return undefined;
     const entry = this.#l1.get(digest, now);
     return entry !== undefined && freshness.usable(entry, now) ? entry.snapshot : undefined;
-  }
-
-  /** True if a string with the right shape was made with our keys; undefined if too many signatures are checked now. */
-  ours(text: string, parsed: ParsedTokenString, deadline: number): boolean | undefined | Promise<boolean | undefined> {
-    return this.#signatures.ours(text, parsed, deadline);
   }
 
   /** Clears L1, because another epoch began. */

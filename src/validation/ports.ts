@@ -47,9 +47,20 @@ export interface CacheEntry {
 
 // ---------------------------------------------------------------------------------------------------- last use, events
 
+export interface StoredUse {
+  readonly tokenId: string;
+  readonly time: number;
+  readonly address: string;
+  /** The uses since the last ones that were stored. */
+  readonly count: number;
+}
+
 export interface LastUseStore {
-  /** Stores the latest use of each token. Older values do not overwrite newer ones. */
-  flush(uses: readonly { readonly tokenId: string; readonly time: number; readonly address: string }[]): Promise<void>;
+  /**
+   * Stores the latest use of each token, and adds the counts. Older times do not overwrite newer ones. Either all are
+   * stored or none; after OUTCOME_UNKNOWN nobody knows which.
+   */
+  flush(uses: readonly StoredUse[]): Promise<void>;
 }
 
 export interface AccessLogStore {

@@ -6,6 +6,8 @@ import { withDeadline } from "../domain/with-deadline.ts";
 /** A check takes 0.1 to 0.3 ms of the one thread. So few are made at once, and others get their turn in between. */
 const SLOT_MS = 10;
 const MOST_IN_SLOT = 20;
+/** Of those, the ones of the admin listener's callers: their strings must not use up the turns of the services. */
+const OF_CALLERS = 4;
 /** The strings that wait for a later slot, at most about 0.1 s. */
 const MOST_WAITING = 200;
 /** The strings whose signature was found right. About 100 bytes each. */
@@ -25,11 +27,14 @@ export class Signatures {
   /** The public key by digest, the least recently used first. */
   readonly #right = new Map<string, SigningKey["public"]>();
   readonly #waiting = new Map<string, Waiting>();
+  readonly #mostInSlot: number;
   #slot = Number.NEGATIVE_INFINITY;
   #left = 0;
 
-  constructor(deps: { readonly clock: Clock; readonly timers: Timers }) {
+  /** Together they make MOST_IN_SLOT checks in a slot. `callers`: for those who call Sallyport itself. */
+  constructor(deps: { readonly clock: Clock; readonly timers: Timers }, of: "services" | "callers" = "services") {
     this.#deps = deps;
+    this.#mostInSlot = of === "callers" ? OF_CALLERS : MOST_IN_SLOT - OF_CALLERS;
   }
 
   /**
@@ -76,7 +81,7 @@ export class Signatures {
     const now = this.#deps.clock.mono();
     if (now - this.#slot >= SLOT_MS) {
       this.#slot = now;
-      this.#left = MOST_IN_SLOT;
+      this.#left = this.#mostInSlot;
     }
     if (this.#left === 0) return false;
     this.#left--;

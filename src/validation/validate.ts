@@ -15,6 +15,7 @@ import { digestAt, digestOf } from "../domain/token-string.ts";
 import type { Events, Tier } from "../telemetry/events.ts";
 import type { Lookup, LookupResult } from "./lookup.ts";
 import type { CacheEntry } from "./ports.ts";
+import type { Signatures } from "./signatures.ts";
 
 /** A decision, and the tier that it rests on; `none` if nothing was looked up. */
 export interface ValidationResult extends Decision {
@@ -62,6 +63,8 @@ export interface ValidateDeps {
   readonly freshness: Freshness;
   readonly clock: Clock;
   readonly events: Events;
+  /** Checks the signatures for this listener, if it has a budget of its own. */
+  readonly signatures?: Signatures;
   /** Called for each allowed use with its monotonic time, for the record of last use. */
   readonly used?: (tokenId: string, context: RequestContext, now: number) => void;
   /** Called for each use of a known token, live or dead, for the record of uses. Absent if no profile has one. */
@@ -75,7 +78,7 @@ export interface ValidateDeps {
  * The caller of this function shows only what its client may see.
  */
 export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
-  const { keyring, lookup, clock, entryOf } = deps;
+  const { keyring, lookup, clock, entryOf, signatures } = deps;
   return (tokenString, requirement, context, deadline) => {
     const start = clock.mono();
     const none = (answer: ValidationResult) => counted(deps, answer, undefined, start, clock.mono());
@@ -94,7 +97,7 @@ export function validateWith(deps: Omit<ValidateDeps, "freshness">): Validate {
     const answer = entryOf === undefined ? answered : withEntry;
     const parsed = digestOf(tokenString, keyring);
     if (parsed === undefined) return answer({ kind: "malformed" });
-    return lookup.find(tokenString, parsed, deadline, answer);
+    return lookup.find(tokenString, parsed, deadline, answer, signatures);
   };
 }
 

@@ -28,9 +28,9 @@ describe("tokens list", () => {
     expect(Number(sent?.lastUsedBefore?.seconds) * 1000).toBeGreaterThan(before - 1000);
     expect(Number(sent?.lastUsedBefore?.seconds) * 1000).toBeLessThanOrEqual(Date.now() - 36 * 3_600_000);
     expect(out.split("\n").map((line) => line.split(/ {2,}/))).toEqual([
-      ["ID", "HINT", "PRINCIPAL", "NAME", "STATE", "EXPIRES", "LAST USED"],
-      ["tok_1", "sp_pat_1x7Kd02Qa", "user:ann", "laptop", "ACTIVE", "in 90d", "never"],
-      ["tok_2", "sp_pat_1x7Kd02Qa", "user:ann", "-", "ACTIVE", "never", "never"],
+      ["ID", "HINT", "PRINCIPAL", "NAME", "STATE", "EXPIRES", "LAST USED", "USES"],
+      ["tok_1", "sp_pat_1x7Kd02Qa", "user:ann", "laptop", "ACTIVE", "in 90d", "never", "0"],
+      ["tok_2", "sp_pat_1x7Kd02Qa", "user:ann", "-", "ACTIVE", "never", "never", "0"],
       [""],
     ]);
     expect(err).toBe("");

@@ -11,6 +11,7 @@ const NAMES = [
   "authorization",
   "Authorization",
   "x-api-key",
+  "private-token",
   "content-type",
   "cookie",
   "x-forwarded-for",

@@ -53,6 +53,14 @@ describe("one credential is counted over all carriers of the policy", () => {
   });
 
   test.each([
+    ["a key", [], ["abc"], one("abc")],
+    ["two keys", [], ["a", "b"], malformed],
+    ["a key and a bearer", ["Bearer abc"], ["abc"], malformed],
+  ])("bearer and a header of the policy's own: %s", (_, authorization, key, expected) => {
+    expect(credentialOf(["bearer", "header:private-token"], authorization, key)).toEqual(expected);
+  });
+
+  test.each([
     ["the password is the token", [`Basic ${Buffer.from("git:abc").toString("base64")}`], one("abc")],
     ["a password may hold colons", [`Basic ${Buffer.from("git:a:b").toString("base64")}`], one("a:b")],
     ["no colon", [`Basic ${Buffer.from("git").toString("base64")}`], malformed],

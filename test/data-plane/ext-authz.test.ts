@@ -31,6 +31,7 @@ const policies = new Policies({
   renamed: { ...settings, headers: { "x-auth-principal": "x-user", "x-auth-tenant": false } },
   open: { ...settings, outage: "error" },
   cors: { ...settings, allow_cors_preflight: true },
+  git: { ...settings, carriers: ["bearer", "header:private-token", "header:job-token"] },
   named: { ...settings, tenant_from: "header:x-organization" },
   namedcors: { ...settings, tenant_from: "header:x-organization", allow_cors_preflight: true },
 });
@@ -301,6 +302,93 @@ describe("never errors: every failure is a denial", () => {
   });
 });
 
+describe("a header of the policy's own is a carrier", () => {
+  /** Answers any bearer, as if it were cached: it must not be asked where another header can hold a second credential. */
+  const known: ValidateKnown = () => ({ verdict: "ALLOW", tier: "l1", snapshot });
+  let asked: string | undefined;
+  const validate: Validate = (text) => {
+    asked = text;
+    return { verdict: "ALLOW", tier: "l1", snapshot };
+  };
+  const both = async (headers: [string, string][], policy = "git") => {
+    asked = undefined;
+    const list = headers.map(([key, value]) => ({ key, value }));
+    const http = { method: "GET", headerMap: { headers: list } };
+    const attributes = { request: { http }, contextExtensions: { policy } };
+    const bytes = toBinary(CheckRequestSchema, create(CheckRequestSchema, { attributes }));
+    const grpc = fromBinary(
+      CheckResponseSchema,
+      (await new ExtAuthz(validate, policies, known).check(bytes, true, 0)).bytes,
+    );
+    const lower = headers.map(([name, value]): [string, string] => [name.toLowerCase(), value]);
+    const question = { path: `/v1/check/envoy/${policy}`, method: "GET", headers: lower };
+    return { grpc, http: await new HttpCheck(validate, policies).check(question, true, 0) };
+  };
+
+  test.each(["private-token", "Job-Token", "PRIVATE-TOKEN"])(
+    "%s: the whole value is the token string",
+    async (name) => {
+      const { grpc, http } = await both([[name, SECRET]]);
+      expect([grpc.status?.code, http.status, asked]).toEqual([0, 200, SECRET]);
+      const removed = ["authorization", "private-token", "job-token"];
+      expect(grpc.httpResponse.case === "okResponse" && grpc.httpResponse.value.headersToRemove).toEqual([
+        "x-auth-tenants",
+        ...removed,
+      ]);
+      expect(Object.fromEntries(http.headers)["x-envoy-auth-headers-to-remove"]).toBe(removed.join(","));
+    },
+  );
+
+  test.each<[string, [string, string][]]>([
+    [
+      "it twice",
+      [
+        ["private-token", SECRET],
+        ["private-token", SECRET],
+      ],
+    ],
+    [
+      "it beside a bearer",
+      [
+        ["authorization", `Bearer ${SECRET}`],
+        ["private-token", SECRET],
+      ],
+    ],
+    [
+      "it beside the other one",
+      [
+        ["private-token", SECRET],
+        ["job-token", SECRET],
+      ],
+    ],
+    ["two values in it", [["private-token", `${SECRET},${SECRET}`]]],
+    ["more than 8 KiB in it", [["private-token", "a".repeat(8_193)]]],
+  ])("%s is malformed", async (_, headers) => {
+    const { grpc, http } = await both(headers);
+    expect([grpc.status?.code, http.status, asked]).toEqual([3, 400, undefined]);
+  });
+
+  test("to any other policy it is a header of the upstream", async () => {
+    const alone = await both([["private-token", SECRET]], "api");
+    expect([alone.grpc.status?.code, alone.http.status, asked]).toEqual([16, 401, undefined]);
+    const beside = await both(
+      [
+        ["authorization", `Bearer ${SECRET}`],
+        ["private-token", SECRET],
+      ],
+      "api",
+    );
+    expect([beside.grpc.status?.code, beside.http.status]).toEqual([0, 200]);
+  });
+
+  test("without another carrier the challenge has no parameters", async () => {
+    const only = new Policies({ only: { ...settings, carriers: ["header:private-token"] } });
+    const question = { path: "/v1/check/envoy/only", method: "GET", headers: [] };
+    const response = await new HttpCheck(validate, only).check(question, true, 0);
+    expect(Object.fromEntries(response.headers)["www-authenticate"]).toBe('ApiKey realm="api"');
+  });
+});
+
 describe("HTTP check", () => {
   const ask = (path: string, headers: [string, string][], validate: Validate = saying({ snapshot })) =>
     new HttpCheck(validate, policies).check({ path, method: "GET", headers }, true, 0);
@@ -376,7 +464,10 @@ describe("the fast path for a cached token", () => {
       ...[`Basic ${Buffer.from(`x:${SECRET}`).toString("base64")}`, `bearer\r${SECRET}`, SECRET],
     ];
     const one = fc.record({
-      key: fc.constantFrom("authorization", "Authorization", "x-api-key", "content-type", "origin", "cookie"),
+      key: fc.constantFrom(
+        ...["authorization", "Authorization", "x-api-key", "content-type", "origin", "cookie"],
+        ...["private-token", "Private-Token", "job-token"],
+      ),
       value: fc.oneof(
         { weight: 3, arbitrary: fc.constant(`Bearer ${SECRET}`) },
         fc.constantFrom(...credentials),
@@ -391,7 +482,7 @@ describe("the fast path for a cached token", () => {
       address: fc.constantFrom("203.0.113.9", "192.0.2.66", ""),
       extensions: fc.record(
         {
-          policy: fc.constantFrom("api", "renamed", "cors", "default", "unknown"),
+          policy: fc.constantFrom("api", "git", "renamed", "cors", "default", "unknown"),
           required_scopes: fc.constantFrom("more", "", "é"),
         },
         { requiredKeys: [] },

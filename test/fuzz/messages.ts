@@ -58,7 +58,16 @@ export function checkRequest(pick: Pick): Buffer {
   const entry = (field: number, key: Buffer, value: Buffer): Buffer =>
     delimited(pick, field, Buffer.concat([delimited(pick, 1, key), delimited(pick, 2, value)]));
   // Of a map one key once: of more, the decoder knows but the last, and Envoy sends no such thing.
-  const unused = ["authorization", "Authorization", "x-api-key", ":path", "origin", "x-forwarded-for", "cookie"];
+  const unused = [
+    "authorization",
+    "Authorization",
+    "x-api-key",
+    "private-token",
+    ":path",
+    "origin",
+    "x-forwarded-for",
+    "cookie",
+  ];
   const fresh = (): Buffer => Buffer.from(unused.splice(pick(unused.length), 1)[0]!);
   const name = (): Buffer =>
     Buffer.from(one(pick, ["authorization", "Authorization", "x-api-key", "origin", "cookie"]));

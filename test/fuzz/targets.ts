@@ -188,7 +188,7 @@ function configTree(pick: Pick): Record<string, unknown> {
     keyring: { current: "1", keys: { "1": SECRET } },
     break_glass: { secret: SECRET },
     profiles: { pat: { max_ttl: "1d" } },
-    policies: { web: { required_scopes: ["a"], carriers: ["bearer"] } },
+    policies: { web: { required_scopes: ["a"], carriers: ["bearer", "header:x-token"] } },
     revocation: { lease: "1500ms", poll: "400ms" },
     callers: { mtls: [{ san: "spiffe://x", tenant: "default", permissions: ["sallyport.admin"] }] },
   };

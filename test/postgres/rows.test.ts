@@ -71,6 +71,7 @@ test("every field that a token is given comes back from its row", async () => {
   const { token, asked, lifetime } = await created();
   const { digest, ...shown } = asked;
   expect(token).toMatchObject({ ...shown, notBeforeTime: lifetime.notBeforeTime, etag: "1", state: "NOT_YET_VALID" });
+  expect(token).toMatchObject({ format: "opaque", useCount: 0 });
   expect(token.expireTime).toBe(token.createTime + HOUR.ttl);
   const sql = await byHand(url);
   const { rows } = await sql.query("select digest, family from sallyport.tokens where id = $1", [token.id]);
@@ -150,6 +151,7 @@ test("the view has every column of a token's row, by name", async () => {
     "role_names",
     "role_scopes",
     "state",
+    "use_count",
   ];
   expect(await columns("sallyport.token_view")).toEqual([...(await columns("sallyport.tokens")), ...added].sort());
 });

@@ -65,12 +65,14 @@ function validation() {
   const deps = { keyring, lookup, freshness, clock, events };
   const validate = validateWith(deps);
   const known = validateKnownWith(deps);
+  const callers = validateWith({ ...deps, signatures: new Signatures(time, "callers") });
   const ask = (text: string, ms = 1000) => validate(text, NO_REQUIREMENT, NOWHERE, clock.mono() + ms);
+  const askAsCaller = (text: string) => callers(text, NO_REQUIREMENT, NOWHERE, clock.mono() + 1000);
   const askKnown = (text: string) => {
     const bytes = Buffer.from(`--${text}--`, "latin1");
     return known(bytes, 2, bytes.length - 2, NO_REQUIREMENT, NOWHERE);
   };
-  return { time, ask, askKnown, reads: () => reads, forget: () => lookup.forget() };
+  return { time, ask, askAsCaller, askKnown, reads: () => reads, forget: () => lookup.forget() };
 }
 
 describe("a token string in JWT form", () => {
@@ -142,14 +144,14 @@ describe("a token string in JWT form", () => {
     expect(reads()).toBe(0);
   });
 
-  test("20 signatures are checked at once, 200 strings wait for a later turn, and beyond it is not known", async () => {
+  test("16 signatures are checked at once, 200 strings wait for a later turn, and beyond it is not known", async () => {
     const { ask, askKnown, time, reads } = validation();
     const known = jwt("EdDSA");
     await ask(known);
     await time.advance(10);
     const [header, claims, signature] = jwt("EdDSA").split(".") as [string, string, string];
     const stranger = (i: number) => `${header}.${claims}.${String(i).padStart(6, "0")}${signature.slice(6)}`;
-    for (let i = 0; i < 20; i++) expect(ask(stranger(i))).toMatchObject({ verdict: "INVALID_TOKEN" });
+    for (let i = 0; i < 16; i++) expect(ask(stranger(i))).toMatchObject({ verdict: "INVALID_TOKEN" });
     const cold = jwt("ES256");
     const waiting = [ask(cold), ask(cold)];
     let answered = 0;
@@ -164,20 +166,34 @@ describe("a token string in JWT form", () => {
     await time.advance(10);
     expect(await Promise.all(waiting)).toMatchObject([{ verdict: "ALLOW" }, { verdict: "ALLOW" }]);
     // Calls for one string share its check.
-    expect([reads(), answered]).toEqual([3, 19]);
-    await time.advance(100);
+    expect([reads(), answered]).toEqual([3, 15]);
+    await time.advance(120);
     expect(answered).toBe(199);
     expect(ask(stranger(2_002))).toMatchObject({ verdict: "INVALID_TOKEN" });
   });
 
+  test("callers of Sallyport have a budget of their own: neither side uses up that of the other", async () => {
+    const { ask, askAsCaller, time } = validation();
+    const [header, claims, signature] = jwt("EdDSA").split(".") as [string, string, string];
+    const stranger = (i: number) => `${header}.${claims}.${String(i).padStart(6, "0")}${signature.slice(6)}`;
+    for (let i = 0; i < 4; i++) expect(askAsCaller(stranger(i))).toMatchObject({ verdict: "INVALID_TOKEN" });
+    for (let i = 4; i < 204; i++) void askAsCaller(stranger(i));
+    expect(askAsCaller(stranger(204))).toMatchObject({ verdict: "UNDETERMINED" });
+    for (let i = 0; i < 16; i++) expect(ask(stranger(i))).toMatchObject({ verdict: "INVALID_TOKEN" });
+    for (let i = 16; i < 216; i++) void ask(stranger(i));
+    expect(ask(stranger(216))).toMatchObject({ verdict: "UNDETERMINED" });
+    await time.advance(600);
+    expect(askAsCaller(stranger(300))).toMatchObject({ verdict: "INVALID_TOKEN" });
+  });
+
   test("a string that waits is not known at its deadline", async () => {
     const { ask, time, reads } = validation();
-    for (let i = 0; i < 20; i++) await ask(jwt("EdDSA"));
+    for (let i = 0; i < 16; i++) await ask(jwt("EdDSA"));
     const late = ask(jwt("EdDSA"), 5);
     await time.advance(5);
     expect(await late).toMatchObject({ verdict: "UNDETERMINED" });
     await time.advance(20);
-    expect(reads()).toBe(20);
+    expect(reads()).toBe(16);
   });
 
   test("a string whose signature was right once needs no further check, and the look-up still decides", async () => {

@@ -3,7 +3,7 @@ import type { TokenSnapshot } from "../../domain/token-snapshot.ts";
 import { addressOfHop } from "../../rpc/client-address.ts";
 import type { Validate, ValidationResult } from "../../validation/validate.ts";
 import type { Credential } from "../credentials.ts";
-import { type AddressSource, ALL_TENANTS, IDENTITY, type Policy } from "../policy.ts";
+import { type AddressSource, ALL_TENANTS, headerOf, IDENTITY, type Policy } from "../policy.ts";
 
 /** The facts about a request that proxies send, common to Check and the HTTP check. */
 export interface AuthorizationQuery {
@@ -124,8 +124,7 @@ function tenantFor({ requirement }: Policy, snapshot: TokenSnapshot): string {
 /** The carriers of the policy. The upstream must not see them. */
 export function credentialHeaders(policy: Policy): string[] {
   if (policy.keepCredential) return [];
-  const names = new Set(policy.carriers.map((carrier) => (carrier === "x-api-key" ? carrier : "authorization")));
-  return [...names];
+  return [...new Set(policy.carriers.map(headerOf))];
 }
 
 /** The facts of a token for the proxy's log and filters. Never the token string. */
@@ -189,8 +188,8 @@ function denial(
 }
 
 /**
- * One challenge for each scheme that the policy accepts. `x-api-key` has no standard scheme. If it is the only carrier,
- * it gets its own challenge, because a 401 must have one (RFC 9110 §15.5.2).
+ * One challenge for each scheme that the policy accepts. `x-api-key` and other headers have no standard scheme. A policy
+ * with no other carrier gets its own challenge, because a 401 must have one (RFC 9110 §15.5.2).
  */
 function challenges(policy: Policy, error = ""): string[] {
   const list = bearerChallenge(policy, error);

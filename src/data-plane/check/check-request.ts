@@ -28,8 +28,8 @@ export function factsOf(view: CheckRequestScanner): CheckFacts | undefined {
 
 const NAMES: ReadonlySet<string> = new Set(WANTED);
 
-/** Decodes with the generated decoder. `further`: a header that the policy uses besides. */
-export function decodeCheck(message: Uint8Array, further?: string): CheckFacts {
+/** Decodes with the generated decoder. `further`: headers that the policy uses besides. */
+export function decodeCheck(message: Uint8Array, further: readonly string[] = []): CheckFacts {
   const { attributes } = fromBinary(CheckRequestSchema, message);
   const http = attributes?.request?.http;
   const headers = new Map<string, string[]>();
@@ -37,7 +37,7 @@ export function decodeCheck(message: Uint8Array, further?: string): CheckFacts {
   const add = (name: string, value: string) => {
     const key = name.toLowerCase();
     // Excludes names whose characters are equal only after Unicode lower-casing.
-    if ((!NAMES.has(key) && key !== further) || Buffer.byteLength(name) !== key.length) return;
+    if ((!NAMES.has(key) && !further.includes(key)) || Buffer.byteLength(name) !== key.length) return;
     const known = headers.get(key);
     if (known === undefined) headers.set(key, [value]);
     else known.push(value);

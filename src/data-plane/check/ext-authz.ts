@@ -6,7 +6,7 @@ import {
 } from "../../gen/envoy/config/core/v3/base_pb.ts";
 import { CheckResponseSchema } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
 import type { Validate, ValidateKnown } from "../../validation/validate.ts";
-import { credentialOf } from "../credentials.ts";
+import { credentialIn } from "../credentials.ts";
 import { forTenant, merged, type Policies, type Policy } from "../policy.ts";
 import { Encoded } from "../validate-token.ts";
 import {
@@ -68,7 +68,7 @@ export class ExtAuthz {
       if (found === undefined) return this.#deny(DENIED.policy, plainText);
       policy = found;
       // The scanner keeps only the headers that any policy can use.
-      const asked = found.tenantFrom === undefined ? check : decodeCheck(message, found.tenantFrom);
+      const asked = found.furtherHeaders.length === 0 ? check : decodeCheck(message, found.furtherHeaders);
       const question = questionOf(asked, found);
       const named = forTenant(found, (name) => asked.headers.get(name) ?? NO_VALUES, question.preflight);
       if (named === undefined) return this.#deny(DENIED.tenant, plainText);
@@ -88,7 +88,8 @@ export class ExtAuthz {
     const policy = this.#policies.forRoute(view.rawExtensions, () => view.extensions);
     if (policy === undefined || policy.clientAddress !== "peer" || !policy.carriers.includes("bearer"))
       return undefined;
-    if (policy.tenantFrom !== undefined) return undefined;
+    // One of them may be a second credential.
+    if (policy.furtherHeaders.length > 0) return undefined;
     const { peer } = view;
     const token = view.bearer();
     if (token === undefined || peer === undefined) return undefined;
@@ -147,7 +148,7 @@ function questionOf(check: CheckFacts, policy: Policy): AuthorizationQuery {
   const values = (name: string) => check.headers.get(name) ?? NO_VALUES;
   return {
     policy,
-    credential: credentialOf(policy.carriers, values("authorization"), values("x-api-key")),
+    credential: credentialIn(policy.carriers, values),
     clientAddress: addressBy(policy.clientAddress, check.peer, values),
     target: check.target,
     preflight:

@@ -2,7 +2,7 @@ import type { RequestTarget } from "../../domain/decide.ts";
 import { addressOfHop } from "../../rpc/client-address.ts";
 import type { HttpAnswer } from "../../rpc/http-answer.ts";
 import type { Validate } from "../../validation/validate.ts";
-import { credentialOf } from "../credentials.ts";
+import { credentialIn } from "../credentials.ts";
 import { forTenant, type Policies, type Policy } from "../policy.ts";
 import {
   type AuthorizationOutcome,
@@ -94,7 +94,7 @@ function queryOf(
   const { method } = target;
   return {
     policy,
-    credential: credentialOf(policy.carriers, values("authorization"), values("x-api-key")),
+    credential: credentialIn(policy.carriers, values),
     clientAddress: addressBy(policy.clientAddress, peerOf(family, values), values),
     target,
     preflight:
