@@ -298,7 +298,7 @@ describe.each([15, 18] as const)("the audit in months, PostgreSQL %i", (major) =
   test("an upgrade keeps every row and right, and counts on", async () => {
     url = await database("template0");
     sql = await byHand(url);
-    const MINE = 22;
+    const MINE = migrationFiles().find(({ name }) => name.endsWith("_audit_keys.sql"))!.version;
     await sql.query(
       "create schema sallyport; create table sallyport.migrations (version int primary key, name text not null, checksum text not null, applied_at timestamptz not null default now())",
     );

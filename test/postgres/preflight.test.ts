@@ -193,7 +193,8 @@ describe("rights", () => {
     test("a user with its own rights that is no member of the role", async () => {
       await sql(
         `create role "by-hand" login; grant usage on schema sallyport to "by-hand";
-         grant select on all tables in schema sallyport to "by-hand"; grant insert, update on sallyport.token_usage to "by-hand"`,
+         grant select on all tables in schema sallyport to "by-hand"; grant insert, update on sallyport.token_usage to "by-hand";
+         grant insert on sallyport.access_log to "by-hand"`,
       );
       const message = await told("by-hand", "validate");
       expect(message).toContain('GRANT sallyport_reader TO "by-hand";');
