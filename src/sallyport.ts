@@ -27,6 +27,7 @@ import { Repeats } from "./management/repeats.ts";
 import { ReuseDetection } from "./management/reuse-detection.ts";
 import { RoleManager } from "./management/role-manager.ts";
 import { TokenManager } from "./management/token-manager.ts";
+import { PostgresAccessLog } from "./postgres/access-log.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
@@ -63,6 +64,7 @@ import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Tracing } from "./telemetry/tracing.ts";
 import { tracedAuthority, tracedCache, tracedEvents, tracedIssuer, tracedReader } from "./traced.ts";
+import { AccessAudit } from "./validation/access-audit.ts";
 import { LastUse } from "./validation/last-use.ts";
 import { Lookup } from "./validation/lookup.ts";
 import { Signatures } from "./validation/signatures.ts";
@@ -95,6 +97,7 @@ const USAGE_EVERY_MS = 10_000;
 /** A registration of a worker that has ended may still commit for this long. */
 const LATE_ROW_MS = 2_500;
 const NO_WORKER = ["no worker process can answer"];
+const UPKEEP_EVERY_MS = 3_600_000;
 
 export const systemClock: Clock = {
   mono: () => performance.now(),
@@ -242,6 +245,12 @@ export async function createSallyport(
     { store: new PostgresUsageStore(db), clock, timers, events: telemetry, now },
     USAGE_EVERY_MS,
   );
+  const accessLog = new PostgresAccessLog(db, lists);
+  const access = new AccessAudit({
+    ...{ store: accessLog, profiles, clock, timers, events: telemetry, now },
+    random: Math.random,
+    later: setImmediate,
+  });
   const reuse = new ReuseDetection({ store, audit, authority, profiles, timers, events: telemetry });
   const reused = (events: Pick<Events, "tokenReused">) => (id: string) => {
     events.tokenReused(id);
@@ -257,6 +266,7 @@ export async function createSallyport(
       clock,
       events: full || primary !== undefined ? { ...events, tokenReused: reused(events) } : events,
       used: (id, context, at) => usage.used(id, context, at),
+      recorded: listener === "canary" ? undefined : access.recorder(listener),
     };
   };
   const repeats = new Repeats({ clock, timers, audit, events: telemetry });
@@ -362,6 +372,7 @@ export async function createSallyport(
     await follower.stop().catch((error) => telemetry.trouble("deregistration_failed", error));
     await journal?.stop();
     await usage.stop();
+    await access.stop();
     await reuse.stop();
     await repeats.stop();
     redis?.close();
@@ -418,6 +429,7 @@ export async function createSallyport(
         principals: new PrincipalManager({ store, authority }),
         roles: new RoleManager({ store, authority, profiles }),
         audit,
+        accessLog,
         info: {
           version: build().version,
           profiles,
@@ -440,6 +452,7 @@ export async function createSallyport(
   housekeeping.start();
   if (config.canary.every !== undefined) canary.start();
   usage.start();
+  access.start();
   const gauges = setInterval(() => {
     telemetry.lease(Math.max(0, (clock.mono() - (freshness.leaseUntil - config.revocation.lease)) / 1000));
     telemetry.cacheEntries("l1", lookup.entries);
@@ -456,6 +469,13 @@ export async function createSallyport(
   tellReady();
   const warn = () => void warnOfFirstAdmin(store, clock, telemetry);
   if (full) warn();
+  const upkeep = () => {
+    accessLog
+      .upkeep(config.access_audit.retention)
+      .catch((error) => telemetry.trouble("access_audit_upkeep_failed", error));
+  };
+  if (full) upkeep();
+  const hourly = full ? setInterval(upkeep, UPKEEP_EVERY_MS).unref() : undefined;
   const daily = full ? setInterval(warn, 86_400_000).unref() : undefined;
 
   return {
@@ -479,6 +499,7 @@ export async function createSallyport(
     async stop(graceMs, leastDelayMs = 0) {
       clearInterval(gauges);
       clearInterval(daily);
+      clearInterval(hourly);
       canary.stop();
       await listeners.drain(graceMs, leastDelayMs);
       await close();

@@ -124,7 +124,9 @@ export function hold(): () => void {
   return () => {
     if (over) return;
     over = true;
-    if (--holds === 0 && refused) refuse();
+    holds--;
+    // Later, when the dialog that held it has gone.
+    setTimeout(() => holds === 0 && refused && refuse());
   };
 }
 

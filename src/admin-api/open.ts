@@ -15,7 +15,7 @@ import type { HttpHandler } from "../listen/peers.ts";
 import { plainPaths } from "../listen/plain-paths.ts";
 import type { TlsFiles } from "../listen/tls.ts";
 import type { BulkRevoke } from "../management/bulk-revoke.ts";
-import type { AuditLog } from "../management/ports.ts";
+import type { AccessLog, AuditLog } from "../management/ports.ts";
 import type { PrincipalManager } from "../management/principal-manager.ts";
 import type { RoleManager } from "../management/role-manager.ts";
 import type { ServerInfo } from "../management/server-info.ts";
@@ -61,6 +61,7 @@ export interface Managers {
   readonly principals: PrincipalManager;
   readonly roles: RoleManager;
   readonly audit: AuditLog;
+  readonly accessLog: AccessLog;
   readonly info: ServerInfo;
   readonly pages: PageTokens;
 }

@@ -1,6 +1,7 @@
 // cli/: the client. It uses only the listeners, and knows nothing of the program but its generated API.
 import { Command, CommanderError, Option } from "commander";
 import { visible } from "../domain/visible.ts";
+import { addAccess } from "./access.ts";
 import { addAudit } from "./audit.ts";
 import { addCompletion } from "./completion.ts";
 import { ADMIN_ADDRESS, EMBEDDED_TOKEN_FILE } from "./connect.ts";
@@ -107,7 +108,7 @@ function programOf(run: Run, io: Io): Command {
       });
   }
   program.commandsGroup("Client:");
-  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addServer, addValidate])
+  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addAccess, addServer, addValidate])
     add(program, run);
   addCompletion(program, io);
   return program;

@@ -5,6 +5,8 @@ import { issuerProblems } from "./issuers.ts";
 import { profilesOf } from "./profiles.ts";
 import type { Config, schema } from "./schema.ts";
 
+const DAY = 86_400_000;
+
 export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean): string[] {
   const problems: string[] = [];
   const { lease, poll } = config.revocation;
@@ -38,6 +40,9 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
   }
   if (config.canary.every !== undefined && (config.mode !== "full" || config.canary.every < 1000)) {
     problems.push("canary.every: must be at least 1s, in mode full");
+  }
+  if (config.access_audit.retention < DAY || config.access_audit.retention > 3650 * DAY) {
+    problems.push("access_audit.retention: must be 1d to 3650d");
   }
   if (config.console.idle_timeout < 60_000 || config.console.idle_timeout > 86_400_000) {
     problems.push("console.idle_timeout: must be 1m to 24h");

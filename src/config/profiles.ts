@@ -21,6 +21,8 @@ export function profilesOf(config: Pick<Config, "profiles">): ReadonlyMap<string
       ...(set.on_reuse !== undefined && { onReuse: set.on_reuse }),
       ...(set.format !== undefined && { format: set.format }),
       ...(set.alg !== undefined && { alg: set.alg }),
+      ...(set.access_audit !== undefined && { accessAudit: set.access_audit }),
+      ...(set.access_audit_sample !== undefined && { accessAuditSample: set.access_audit_sample }),
     });
   }
   return profiles;

@@ -144,6 +144,11 @@ const profile = z.strictObject({
   on_reuse: z.enum(["audit", "revoke-family"]),
   format: z.enum(["opaque", "jwt"]),
   alg: z.enum(SIGNING_ALGORITHMS),
+  access_audit: z.enum(["off", "sampled", "full"]),
+  access_audit_sample: z
+    .number()
+    .gt(0, "must be more than 0: off records nothing")
+    .max(1, "must be at most 1, which is every use"),
 });
 
 const signing = z.strictObject({
@@ -312,6 +317,7 @@ export const schema = z.strictObject({
       ipv6_prefix_length: z.number().int().min(1).max(128).default(64),
     })
     .prefault({}),
+  access_audit: z.strictObject({ retention: duration.prefault("30d") }).prefault({}),
   canary: z
     .strictObject({
       every: duration.optional(),

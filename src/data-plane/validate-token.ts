@@ -14,6 +14,7 @@ import { validateMessage } from "../rpc/convert.ts";
 import { undecodable } from "../rpc/transport-errors.ts";
 import type { Validate, ValidateKnown, ValidationResult } from "../validation/validate.ts";
 import { ascii } from "./bytes.ts";
+import { ContextBytes, keptTarget } from "./request-target.ts";
 
 /*
  * TokenValidator on bytes, without the gRPC library. A hand-written scanner reads the binary request, and the answer to
@@ -160,8 +161,9 @@ function encode(answer: ValidationResult, reasons: boolean): Encoded {
 }
 
 function questionOf(request: ValidateTokenRequest): ValidateTokenQuery {
-  const { tokenString, requiredScopes: scopes, audience, tenant, wantEntry } = request;
-  return { tokenString, scopes, audience, tenant, clientAddress: request.context?.clientAddress ?? "", wantEntry };
+  const { tokenString, requiredScopes: scopes, audience, tenant, wantEntry, context } = request;
+  const clientAddress = context?.clientAddress ?? "";
+  return { tokenString, scopes, audience, tenant, clientAddress, target: context && keptTarget(context), wantEntry };
 }
 
 function decode(message: Uint8Array): ValidateTokenQuery {
@@ -255,6 +257,8 @@ export function walk(message: Uint8Array): Places | undefined {
   let audience = "";
   let tenant = "";
   let clientAddress = "";
+  let contexts = 0;
+  let target: ContextBytes | undefined;
   const end = bytes.length;
   let at = 0;
   while (at < end) {
@@ -274,11 +278,20 @@ export function walk(message: Uint8Array): Places | undefined {
       tokenFrom = at;
       tokenTo = stop;
     } else if (tag === 0x22) {
+      // A second context, which merges with the first.
+      if (target !== undefined) return undefined;
       // The usual context has nothing but a client address.
-      if (length < 2 || bytes[at] !== 0x0a || bytes[at + 1]! !== length - 2 || length > 129) return undefined;
-      const address = ascii(bytes, at + 2, stop);
-      if (address === undefined) return undefined;
-      clientAddress = address;
+      if (length >= 2 && length <= 129 && bytes[at] === 0x0a && bytes[at + 1]! === length - 2) {
+        const address = ascii(bytes, at + 2, stop);
+        if (address === undefined) return undefined;
+        clientAddress = address;
+      } else {
+        const context = new ContextBytes(bytes, at, stop);
+        if (contexts > 0 || !context.plain) return undefined;
+        clientAddress = context.clientAddress;
+        target = context;
+      }
+      contexts++;
     } else {
       if (tag === 0x12 && ++scopeCount > MAX_SCOPES) throw tooManyScopes("");
       const text = ascii(bytes, at, stop);
@@ -289,13 +302,13 @@ export function walk(message: Uint8Array): Places | undefined {
     }
     at = stop;
   }
-  return { from: tokenFrom, to: tokenTo, scopes: scopes ?? NO_SCOPES, audience, tenant, clientAddress };
+  return { from: tokenFrom, to: tokenTo, scopes: scopes ?? NO_SCOPES, audience, tenant, clientAddress, target };
 }
 
 /** Undefined if the token string is not ASCII. The full decoder then handles the request. */
 export function questionAt(message: Uint8Array, places: Places): ValidateTokenQuery | undefined {
   const tokenString = ascii(message as Buffer, places.from, places.to);
   if (tokenString === undefined) return undefined;
-  const { scopes, audience, tenant, clientAddress } = places;
-  return { tokenString, scopes, audience, tenant, clientAddress };
+  const { scopes, audience, tenant, clientAddress, target } = places;
+  return { tokenString, scopes, audience, tenant, clientAddress, target: target && keptTarget(target) };
 }

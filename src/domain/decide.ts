@@ -40,6 +40,17 @@ export interface Requirement {
 export interface RequestContext {
   /** An IP address without a port; the empty string if it is unknown. */
   readonly clientAddress: string;
+  /** For the record of uses, never judged. It can read from a buffer that is reused, so it is valid only until the answer. */
+  readonly target?: RequestTarget | undefined;
+}
+
+/** The target of the request, as its proxy or its caller reports it. An unknown part is the empty string. */
+export interface RequestTarget {
+  readonly method: string;
+  readonly host: string;
+  /** With its query, where the proxy sends one. */
+  readonly path: string;
+  readonly workload: string;
 }
 
 /**

@@ -8,6 +8,9 @@ import type { SigningAlgorithm } from "./signing-keys.ts";
  */
 export type Minter = "session" | "admin" | "creator" | "token";
 
+/** Which uses of its tokens are recorded: none, a random part, all. */
+export type AccessAuditMode = "off" | "sampled" | "full";
+
 export type TokenFormat = "opaque" | "jwt";
 
 /** A kind of token with its prefix and rules. Times are milliseconds. */
@@ -37,6 +40,9 @@ export interface Profile {
   readonly format: TokenFormat;
   /** Signs its token strings in JWT form. */
   readonly alg: SigningAlgorithm;
+  readonly accessAudit: AccessAuditMode;
+  /** The recorded part of the uses, where they are sampled. */
+  readonly accessAuditSample: number;
 }
 
 const DAY = 86_400_000;
@@ -52,6 +58,8 @@ const base = {
   onReuse: "audit",
   format: "opaque",
   alg: "EdDSA",
+  accessAudit: "off",
+  accessAuditSample: 0.01,
 } as const;
 
 /** The profiles that exist without configuration. */

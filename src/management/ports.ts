@@ -1,4 +1,6 @@
+import type { AccessEvent } from "../domain/access-event.ts";
 import type { AuditAct, AuditActor, AuditEvent } from "../domain/audit-event.ts";
+import type { Verdict } from "../domain/decide.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Role } from "../domain/role.ts";
 import type { Token, TokenState } from "../domain/token.ts";
@@ -192,4 +194,18 @@ export interface AuditLog {
   append(actor: AuditActor, act: AuditAct): Promise<void>;
   /** At most `limit` events after `start`, whose key is the sequence. */
   list(filter: AuditFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AuditEvent>>;
+}
+
+export interface AccessFilter {
+  readonly tenant: string;
+  readonly principal?: string;
+  readonly tokenId?: string;
+  readonly verdict?: Verdict;
+  readonly after?: number;
+  readonly before?: number;
+}
+
+export interface AccessLog {
+  /** At most `limit` rows after `start`, whose key is the sequence. */
+  list(filter: AccessFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AccessEvent>>;
 }

@@ -31,6 +31,8 @@ const KEEPING = [
   "validators_reap(uuid[])",
 ];
 const CHANGING = [
+  "access_log_ahead()",
+  "access_log_prune(interval)",
   "journal_waive(bool, bool)",
   "lock_id(bytea)",
   "lock_shared(bytea[])",

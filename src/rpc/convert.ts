@@ -1,5 +1,6 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { type Duration, type Timestamp, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import type { AccessEvent } from "../domain/access-event.ts";
 import type { AuditEvent, AuditOutcome } from "../domain/audit-event.ts";
 import { type Decision, liveTenants, type TimeBounds, type Verdict } from "../domain/decide.ts";
 import { invalidField } from "../domain/errors.ts";
@@ -178,6 +179,11 @@ export function auditMessage(of: AuditEvent): MessageInitShape<typeof audit.Audi
   };
 }
 
+export function accessMessage(of: AccessEvent): MessageInitShape<typeof audit.AccessEventSchema> {
+  const { time, verdict, address: clientAddress, scopes, sequence: _, ...others } = of;
+  return { ...others, time: timestampFromMs(time), verdict: VERDICTS[verdict], scopes: [...scopes], clientAddress };
+}
+
 export function effectMessage(of: Effect): MessageInitShape<typeof effect.EffectSchema> {
   return {
     mode: MODES[of.mode],
@@ -252,6 +258,11 @@ export function principalState(state: principal.PrincipalState): PrincipalState 
 
 export function tenantState(state: tenant.TenantState): TenantState | undefined {
   return keyOf(TENANT_STATES, state);
+}
+
+/** The verdict to filter by; undefined for none. */
+export function verdictFilter(verdict: validator.Verdict): Verdict | undefined {
+  return keyOf(VERDICTS, verdict);
 }
 
 /** Milliseconds since 1970, rounded down; undefined stays undefined. INVALID_FIELD outside the years 1 to 9999. */

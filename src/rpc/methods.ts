@@ -127,6 +127,7 @@ const METHODS: ReadonlyMap<DescMethod, Method> = new Map([
   }),
   ...service("admin", AuditLog, {
     listAuditEvents: row("sallyport.audit.read", "nobody", "admin", ADMIN, "read"),
+    listAccessEvents: row("sallyport.audit.read", "nobody", "admin", ADMIN, "read"),
   }),
   ...service("admin", ServerInfo, {
     getServerInfo: row("any caller", "anyone", "admin", limits(4, 2_000, true), "read"),

@@ -33,6 +33,8 @@ export const ALARMS = {
 /** Failures of dependencies of this instance. */
 export const TROUBLES = {
   accept_failed: "a listener could not accept a connection",
+  access_audit_failed: "uses of tokens could not be recorded",
+  access_audit_upkeep_failed: "the days of the record of uses could not be made or dropped",
   ack_failed: "the position could not be acknowledged",
   ack_wait_failed: "waiting for acknowledgements failed",
   background_wait_failed: "a change with no_wait could not be confirmed in the background",
@@ -138,6 +140,8 @@ export interface Events {
   feedClients(clients: number): void;
   /** Client caches held an acknowledgement back for this long. */
   feedHeld(seconds: number): void;
+  /** So many uses are missing from the record. `full`: the memory for them was full. `database`: it took them not. */
+  accessDropped(reason: "full" | "database", uses: number): void;
   shed(klass: string): void;
   /** One run of the canary: the instances that refused a revoked token, that accepted it, and that did not answer. */
   canary(flight: { readonly refused: number; readonly accepted: number; readonly notReached: number }): void;

@@ -86,6 +86,7 @@ export function createTelemetry(level: string, destination?: Output, worker?: nu
   for (const what of Object.keys(TROUBLES)) m.troubles.inc({ what }, 0);
   for (const mode of ["ACKED", "LEASE_EXPIRED", "ACCEPTED"]) m.revocations.inc({ mode }, 0);
   for (const outcome of ["refused", "accepted", "not_reached"]) m.canaryAsked.inc({ outcome }, 0);
+  for (const reason of ["full", "database"]) m.accessDropped.inc({ reason }, 0);
   for (const what of ["applied", "held", "noted", "late"]) m.lostChanges.inc({ what }, 0);
   const validations = new ValidationMetrics(registry);
   const lastLine = new Map<string, number>();
@@ -132,6 +133,7 @@ export function createTelemetry(level: string, destination?: Output, worker?: nu
       cacheEntries: (tier, entries) => m.cacheEntries.set({ tier }, entries),
       feedClients: (clients) => m.feedClients.set(clients),
       feedHeld: (seconds) => m.feedHeld.observe(seconds),
+      accessDropped: (reason, uses) => m.accessDropped.inc({ reason }, uses),
       shed: (klass) => m.shed.inc({ class: klass }),
       canary({ refused, accepted, notReached }) {
         m.canaryAsked.inc({ outcome: "refused" }, refused);
@@ -287,6 +289,7 @@ function metrics(registry: Registry) {
     handshakeFailures: counter("tls_handshake_failures_total", "Failed TLS handshakes", ["listener"]),
     sessionRefusals: counter("session_refusals_total", "Sessions refused, by true reason", ["reason"]),
     keysAge: gauge("jwks_age_seconds", "Time since the issuer's keys were fetched", ["issuer"]),
+    accessDropped: counter("access_audit_dropped_total", "Uses of tokens that were not recorded", ["reason"]),
     shed: counter("shed_total", "Calls refused because of load", ["class"]),
     auditEvents: counter("audit_events_total", "Audit rows written", ["action"]),
     reuses: counter("token_reuses_total", "Uses of a token string after its rotation ended it"),

@@ -1,3 +1,4 @@
+import type { AccessUse } from "../domain/access-event.ts";
 import type { Evidence } from "../domain/evidence.ts";
 import type { TokenSnapshot } from "../domain/token-snapshot.ts";
 
@@ -60,4 +61,9 @@ export interface LastUseStore {
    * stored or none; after OUTCOME_UNKNOWN nobody knows which.
    */
   flush(uses: readonly StoredUse[]): Promise<void>;
+}
+
+export interface AccessLogStore {
+  /** Adds rows. MUST settle within seconds, whatever holds the table. */
+  append(rows: readonly AccessUse[]): Promise<void>;
 }

@@ -2,6 +2,7 @@ import type { Clock } from "../domain/clock.ts";
 import {
   type Decision,
   decide,
+  type RefusalReason,
   type RequestContext,
   type Requirement,
   type TimeBounds,
@@ -46,6 +47,16 @@ export type ValidateKnown = (
   context: RequestContext,
 ) => ValidationResult | undefined;
 
+/** `now` is a monotonic time. MUST NOT keep `context` or `requirement`, which may hold on to a buffer. */
+export type Recorded = (
+  snapshot: TokenSnapshot,
+  verdict: Verdict,
+  reason: RefusalReason | undefined,
+  requirement: Requirement,
+  context: RequestContext,
+  now: number,
+) => void;
+
 export interface ValidateDeps {
   readonly keyring: Keyring;
   readonly lookup: Lookup;
@@ -56,6 +67,8 @@ export interface ValidateDeps {
   readonly signatures?: Signatures;
   /** Called for each allowed use with its monotonic time, for the record of last use. */
   readonly used?: (tokenId: string, context: RequestContext, now: number) => void;
+  /** Called for each use of a known token, live or dead, for the record of uses. Absent if no profile has one. */
+  readonly recorded?: Recorded | undefined;
   /** Makes the entries of answers for client caches, in the tick of the answer. */
   readonly entryOf?: (found: LookupResult, verdict: Verdict) => CacheEntry | undefined;
 }
@@ -101,7 +114,7 @@ export function validateKnownWith(deps: ValidateDeps): ValidateKnown {
   };
 }
 
-type UsageEvents = Pick<ValidateDeps, "events" | "used">;
+type UsageEvents = Pick<ValidateDeps, "events" | "used" | "recorded">;
 
 function judged(
   deps: UsageEvents,
@@ -114,6 +127,7 @@ function judged(
   now: number,
 ): ValidationResult {
   const { verdict, reason, missingScopes, snapshot: shown } = decide(snapshot, requirement, context, time);
+  deps.recorded?.(snapshot, verdict, reason, requirement, context, now);
   if (verdict === "ALLOW") deps.used?.(snapshot.id, context, now);
   else if (snapshot.rotated && reason !== undefined && time.upper >= (snapshot.expire ?? Infinity)) {
     deps.events.tokenReused(snapshot.id);

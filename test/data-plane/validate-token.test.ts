@@ -1,6 +1,7 @@
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { fc, test as prop } from "@fast-check/vitest";
 import { describe, expect, test } from "vitest";
+import { keptTarget } from "../../src/data-plane/request-target.ts";
 import { questionAt, ValidateTokenCodec, type ValidateTokenQuery, walk } from "../../src/data-plane/validate-token.ts";
 import type { RefusalReason } from "../../src/domain/decide.ts";
 import { Freshness } from "../../src/domain/freshness.ts";
@@ -36,6 +37,7 @@ const REASONS: readonly RefusalReason[] = [
   "revoked",
   "principal_gone",
 ];
+const NO_TARGET = { method: "", host: "", path: "", workload: "" };
 const options = { deadline: Number.POSITIVE_INFINITY, reasons: false };
 const later = <T>(value: T): Promise<T> => Promise.resolve(value);
 
@@ -43,7 +45,15 @@ const later = <T>(value: T): Promise<T> => Promise.resolve(value);
 function byLibrary(bytes: Uint8Array): ValidateTokenQuery | undefined {
   try {
     const { tokenString, requiredScopes, audience, tenant, context } = fromBinary(ValidateTokenRequestSchema, bytes);
-    return { tokenString, scopes: requiredScopes, audience, tenant, clientAddress: context?.clientAddress ?? "" };
+    const clientAddress = context?.clientAddress ?? "";
+    return {
+      tokenString,
+      scopes: requiredScopes,
+      audience,
+      tenant,
+      clientAddress,
+      target: keptTarget(context ?? NO_TARGET),
+    };
   } catch {
     return undefined;
   }
@@ -52,8 +62,8 @@ function byLibrary(bytes: Uint8Array): ValidateTokenQuery | undefined {
 /** The service's reading of the same bytes, by the scanner or the full decoder. */
 async function byWire(bytes: Uint8Array): Promise<ValidateTokenQuery | undefined> {
   let asked: ValidateTokenQuery | undefined;
-  const validate: Validate = (tokenString, { scopes, audience, tenant }, { clientAddress }) => {
-    asked = { tokenString, scopes, audience, tenant, clientAddress };
+  const validate: Validate = (tokenString, { scopes, audience, tenant }, { clientAddress, target }) => {
+    asked = { tokenString, scopes, audience, tenant, clientAddress, target: target ?? NO_TARGET };
     return { verdict: "INVALID_TOKEN", tier: "none" };
   };
   try {
@@ -78,7 +88,9 @@ async function byWire(bytes: Uint8Array): Promise<ValidateTokenQuery | undefined
 function read(bytes: Uint8Array): ValidateTokenQuery | undefined {
   const copy = Buffer.from(bytes);
   const places = walk(copy);
-  return places && questionAt(copy, places);
+  const question = places && questionAt(copy, places);
+  copy.fill(0x7a);
+  return question && { ...question, target: question.target ?? NO_TARGET };
 }
 
 /** Also checks the scanner alone: it may leave bytes to the decoder, but never read them differently. */
@@ -170,7 +182,21 @@ describe("the scanner for ValidateToken", () => {
       audience: asked.audience,
       tenant: "acme",
       clientAddress: "2001:db8::1",
+      target: NO_TARGET,
     });
+  });
+
+  test("reads a context with a target without the decoder, and makes its texts only where they are read", () => {
+    const context = { clientAddress: "10.0.0.1", method: "GET", host: "a.example", path: "/p", workload: "w" };
+    const message = toBinary(
+      ValidateTokenRequestSchema,
+      create(ValidateTokenRequestSchema, { tokenString: "x", context }),
+    );
+    const { clientAddress, ...target } = context;
+    const places = walk(message)!;
+    expect(places.clientAddress).toBe(clientAddress);
+    expect(keptTarget(places.target!)).toEqual(target);
+    expect(Object.keys(places.target!)).toEqual([]);
   });
 
   test("keeps nothing of the buffer that it read", () => {

@@ -44,6 +44,8 @@ function tokenString(pick: Pick): void {
   assert.ok(!hasRightTag(bad, read.keys), "a forged string has a right tag");
 }
 
+const NO_TARGET = { method: "", host: "", path: "", workload: "" };
+
 /** The question read by hand is what the library reads; what the library refuses is not taken. */
 function validateQuestion(pick: Pick): void {
   const fields = Buffer.concat(questionFields(pick));
@@ -59,7 +61,10 @@ function validateQuestion(pick: Pick): void {
     tenant,
     context,
   } = fromBinary(ValidateTokenRequestSchema, bytes);
-  assert.deepEqual(walked, { tokenString, scopes, audience, tenant, clientAddress: context?.clientAddress ?? "" });
+  const { clientAddress = "", method = "", host = "", path = "", workload = "" } = context ?? {};
+  const target = { method, host, path, workload };
+  const read = { ...walked, target: walked.target ?? NO_TARGET };
+  assert.deepEqual(read, { tokenString, scopes, audience, tenant, clientAddress, target });
 }
 
 /** The same for what Envoy asks. Damage may be passed over where nobody looks; it may not end in anything but an Error. */

@@ -143,6 +143,8 @@ test("the cookie counts only in a call of our own page, and never beside another
   expect(await status({ ...OF_CONSOLE, "sec-fetch-site": "none", cookie })).toBe(401);
   expect(await status({ ...OF_CONSOLE, "sec-fetch-site": "same-site", cookie })).toBe(403);
   expect(await status({ ...OF_CONSOLE, authorization: "Bearer wrong", cookie })).toBe(401);
+  const token = await call({ ...OF_CONSOLE, authorization: `Bearer ${sallyport.adminToken}`, cookie });
+  expect(JSON.parse(token.body).caller.provenance).toMatch(/^token:/);
   expect(await status({ ...OF_CONSOLE, cookie: `${cookie}; ${cookie}` })).toBe(401);
   expect(await status({ ...OF_CONSOLE, cookie: cookie.replace(/.$/, (last) => (last === "A" ? "B" : "A")) })).toBe(401);
   expect(await status({ ...OF_CONSOLE, cookie: `${SESSION}=1${"A".repeat(65)}` })).toBe(401);

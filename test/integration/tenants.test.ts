@@ -135,6 +135,7 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
     }),
   "RoleAdmin/DeleteRole": (by, of) => by.roles.deleteRole({ tenant: of.tenant, name: of.role, noWait: true }),
   "AuditLog/ListAuditEvents": (by, of) => by.audit.listAuditEvents({ tenant: of.tenant }),
+  "AuditLog/ListAccessEvents": (by, of) => by.audit.listAccessEvents({ tenant: of.tenant }),
   "ServerInfo/GetServerInfo": (by) => by.info.getServerInfo({}),
   "ServerInfo/ListInstances": (by) => by.info.listInstances({}),
 };

@@ -85,7 +85,7 @@ describe("the table of permissions", () => {
       "DetachTenant:tenant",
     ]);
     expect(opened("sallyport.principals.write")).toEqual(principals);
-    expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant"]);
+    expect(opened("sallyport.audit.read")).toEqual(["ListAuditEvents:tenant", "ListAccessEvents:tenant"]);
     expect(opened("sallyport.validate")).toEqual([
       "ValidateToken:tenant",
       "BatchValidateTokens:tenant",
@@ -94,7 +94,7 @@ describe("the table of permissions", () => {
     expect(opened("sallyport.reasons")).toEqual([]);
     expect(opened("repo:*")).toEqual([]);
     expect(opened("sallyport.admin").some((method) => /(Create|Get|List|Update)Tenant/.test(method))).toBe(false);
-    expect(opened("sallyport.admin")).toHaveLength(22);
+    expect(opened("sallyport.admin")).toHaveLength(23);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
     expect(opened("sallyport.operator")).toHaveLength(28);
   });

@@ -325,6 +325,7 @@ export class Simulation {
       feedClients: none,
       feedHeld: none,
       canary: none,
+      accessDropped: none,
       shed: () => this.#count("shed"),
       trouble: (what, error) => {
         if (this.faultsMade) return this.#count(what);

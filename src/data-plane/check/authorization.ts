@@ -1,4 +1,4 @@
-import { liveTenants, type Verdict } from "../../domain/decide.ts";
+import { liveTenants, type RequestTarget, type Verdict } from "../../domain/decide.ts";
 import type { TokenSnapshot } from "../../domain/token-snapshot.ts";
 import { addressOfHop } from "../../rpc/client-address.ts";
 import type { Validate, ValidationResult } from "../../validation/validate.ts";
@@ -11,6 +11,7 @@ export interface AuthorizationQuery {
   readonly credential: Credential;
   /** The empty string if unknown. A token that is bound to networks is then refused. */
   readonly clientAddress: string;
+  readonly target?: RequestTarget | undefined;
   /** A CORS preflight: OPTIONS with Origin and Access-Control-Request-Method. */
   readonly preflight: boolean;
 }
@@ -53,7 +54,7 @@ export function ask(
   if (credential.kind === "none") {
     return denial("INVALID_TOKEN", 16, 401, "a credential is required", challenges(policy));
   }
-  const context = { clientAddress: question.clientAddress };
+  const context = { clientAddress: question.clientAddress, target: question.target };
   const answer = validate(credential.tokenString, policy.requirement, context, deadline);
   return answer instanceof Promise ? answer.then((later) => outcomeOf(later, policy)) : outcomeOf(answer, policy);
 }

@@ -1,4 +1,6 @@
+import type { RequestTarget } from "../../domain/decide.ts";
 import { ascii, latin1 } from "../bytes.ts";
+import { textAt } from "../request-target.ts";
 
 /** The headers that an answer can depend on. Their names differ in length. */
 export const WANTED = [
@@ -22,6 +24,9 @@ const NAMES = WANTED.map((name, i) => {
 /** The scheme in lower case. A space stays the same in lower case. */
 const BEARER = Buffer.from("bearer ");
 const GRPC = Buffer.from("application/grpc");
+
+/** More of a target than is recorded. Bytes. */
+const MOST_TEXT = 8_192;
 
 /** Thrown for bytes in a form that Envoy does not send. The generated decoder then reads them. */
 class UnexpectedForm extends Error {}
@@ -47,6 +52,12 @@ export class CheckRequestScanner {
   #methodTo = 0;
   #peerFrom = 0;
   #peerTo = 0;
+  #pathFrom = 0;
+  #pathTo = 0;
+  #hostFrom = 0;
+  #hostTo = 0;
+  #workloadFrom = 0;
+  #workloadTo = 0;
   /** The entries in their order: the start of each, with its tag and length, and its end. */
   #extensions: number[] = [];
   /** The number of the header and the position of its value: three numbers each. */
@@ -65,6 +76,7 @@ export class CheckRequestScanner {
   read(message: Uint8Array): boolean {
     this.bytes = Buffer.isBuffer(message) ? message : Buffer.from(message.buffer, message.byteOffset, message.length);
     this.#at = this.#methodFrom = this.#methodTo = this.#peerFrom = this.#peerTo = 0;
+    this.#pathFrom = this.#pathTo = this.#hostFrom = this.#hostTo = this.#workloadFrom = this.#workloadTo = 0;
     this.http = this.#hasMap = false;
     this.#extensions.length = this.#plain.length = this.#mapped.length = this.#raw.length = 0;
     try {
@@ -88,9 +100,25 @@ export class CheckRequestScanner {
     return this.#methodTo - this.#methodFrom === 7 && this.bytes[this.#methodFrom] === 0x4f;
   }
 
+  /** Reads the bytes of the present message. */
+  readonly target: RequestTarget = targetOf(this);
+
   /** The other end of the proxy's connection, as the proxy reports it; undefined if it is not ASCII. */
   get peer(): string | undefined {
     return ascii(this.bytes, this.#peerFrom, this.#peerTo);
+  }
+
+  get path(): string {
+    return textAt(this.bytes, this.#pathFrom, this.#pathTo, MOST_TEXT);
+  }
+
+  get host(): string {
+    return textAt(this.bytes, this.#hostFrom, this.#hostTo, MOST_TEXT);
+  }
+
+  /** The identity of the other end, by its certificate. */
+  get workload(): string {
+    return textAt(this.bytes, this.#workloadFrom, this.#workloadTo, MOST_TEXT);
   }
 
   /** The context extensions as raw bytes, with tags and lengths, so that no two lists of entries look alike. */
@@ -182,7 +210,10 @@ export class CheckRequestScanner {
       const tag = this.#tag();
       const stop = this.#stop(end);
       if (tag === 0x0a) this.#address(stop);
-      else if (tag === 0x12 || tag === 0x1a || tag === 0x22 || tag === 0x2a) this.#at = stop;
+      else if (tag === 0x22) {
+        this.#workloadFrom = this.#at;
+        this.#workloadTo = this.#at = stop;
+      } else if (tag === 0x12 || tag === 0x1a || tag === 0x2a) this.#at = stop;
       else throw new UnexpectedForm();
     }
   }
@@ -233,6 +264,12 @@ export class CheckRequestScanner {
       } else if (tag === 0x12) {
         this.#methodFrom = this.#at;
         this.#methodTo = this.#at = stop;
+      } else if (tag === 0x22) {
+        this.#pathFrom = this.#at;
+        this.#pathTo = this.#at = stop;
+      } else if (tag === 0x2a) {
+        this.#hostFrom = this.#at;
+        this.#hostTo = this.#at = stop;
       } else if (tag === 0x6a) this.#headerMap(stop);
       else this.#at = stop;
     }
@@ -330,4 +367,21 @@ export class CheckRequestScanner {
       if (this.bytes[this.#at++]! < 128) return;
     }
   }
+}
+
+function targetOf(view: CheckRequestScanner): RequestTarget {
+  return {
+    get method() {
+      return view.method ?? "";
+    },
+    get host() {
+      return view.host;
+    },
+    get path() {
+      return view.path;
+    },
+    get workload() {
+      return view.workload;
+    },
+  };
 }

@@ -1,5 +1,7 @@
 import { fromBinary } from "@bufbuild/protobuf";
+import type { RequestTarget } from "../../domain/decide.ts";
 import { CheckRequestSchema } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
+import { keptTarget } from "../request-target.ts";
 import { type CheckRequestScanner, WANTED } from "./check-request-scanner.ts";
 
 /** The fields of a CheckRequest that we need. */
@@ -12,6 +14,8 @@ export interface CheckFacts {
   readonly extensions: ReadonlyMap<string, string>;
   /** Raw values by lower-case name, only of the headers that we use. */
   readonly headers: ReadonlyMap<string, readonly string[]>;
+  /** Only for the record of uses. */
+  readonly target: RequestTarget;
 }
 
 /** Undefined if a value is not ASCII. The decoder then reads it as UTF-8. */
@@ -19,7 +23,7 @@ export function factsOf(view: CheckRequestScanner): CheckFacts | undefined {
   const { http, method, peer, extensions } = view;
   const headers = view.headers();
   if (peer === undefined || method === undefined || extensions === undefined || headers === undefined) return undefined;
-  return { http, method, peer, extensions, headers };
+  return { http, method, peer, extensions, headers, target: keptTarget(view.target) };
 }
 
 const NAMES: ReadonlySet<string> = new Set(WANTED);
@@ -49,5 +53,11 @@ export function decodeCheck(message: Uint8Array, further: readonly string[] = []
     peer: address?.case === "socketAddress" ? address.value.address : "",
     extensions: new Map(Object.entries(attributes?.contextExtensions ?? {})),
     headers,
+    target: {
+      method: http?.method ?? "",
+      host: http?.host ?? "",
+      path: http?.path ?? "",
+      workload: attributes?.source?.principal ?? "",
+    },
   };
 }

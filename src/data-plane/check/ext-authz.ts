@@ -93,7 +93,10 @@ export class ExtAuthz {
     const { peer } = view;
     const token = view.bearer();
     if (token === undefined || peer === undefined) return undefined;
-    const answer = this.#known(view.bytes, token.from, token.to, policy.requirement, { clientAddress: peer });
+    const answer = this.#known(view.bytes, token.from, token.to, policy.requirement, {
+      clientAddress: peer,
+      target: view.target,
+    });
     if (answer === undefined) return undefined;
     const outcome = outcomeOf(answer, policy);
     return this.#encoded(outcome, policy, outcome.kind === "denied" && view.isGrpc);
@@ -147,6 +150,7 @@ function questionOf(check: CheckFacts, policy: Policy): AuthorizationQuery {
     policy,
     credential: credentialIn(policy.carriers, values),
     clientAddress: addressBy(policy.clientAddress, check.peer, values),
+    target: check.target,
     preflight:
       check.method === "OPTIONS" && values("origin").length > 0 && values("access-control-request-method").length > 0,
   };

@@ -1,3 +1,4 @@
+import type { RequestTarget } from "../../domain/decide.ts";
 import { addressOfHop } from "../../rpc/client-address.ts";
 import type { HttpAnswer } from "../../rpc/http-answer.ts";
 import type { Validate } from "../../validation/validate.ts";
@@ -89,18 +90,56 @@ function queryOf(
   policy: Policy,
   values: (name: string) => readonly string[],
 ): AuthorizationQuery {
-  const method = {
-    envoy: question.method,
-    forwarded: values("x-forwarded-method")[0],
-    original: values("x-original-method")[0],
-  }[family];
+  const target = targetOf(family, question, values);
+  const { method } = target;
   return {
     policy,
     credential: credentialIn(policy.carriers, values),
     clientAddress: addressBy(policy.clientAddress, peerOf(family, values), values),
+    target,
     preflight:
       method === "OPTIONS" && values("origin").length > 0 && values("access-control-request-method").length > 0,
   };
+}
+
+/** The original request, as the proxies of a family describe it. Read only where somebody records it. */
+function targetOf(
+  family: Family,
+  { method, path }: HttpQuestion,
+  values: (name: string) => readonly string[],
+): RequestTarget {
+  const first = (...names: readonly string[]) => names.map((name) => values(name)[0]).find((one) => one) ?? "";
+  const readers = {
+    envoy: { method: () => method, host: () => first(":authority", "host"), path: () => behindPolicy(path) },
+    forwarded: {
+      method: () => first("x-forwarded-method"),
+      host: () => first("x-forwarded-host"),
+      path: () => first("x-forwarded-uri"),
+    },
+    original: {
+      method: () => first("x-original-method"),
+      host: () => first("x-original-host"),
+      path: () => first("x-original-uri", "x-original-url").replace(/^[a-z]+:\/\/[^/?#]*/i, ""),
+    },
+  }[family];
+  return {
+    get method() {
+      return readers.method();
+    },
+    get host() {
+      return readers.host();
+    },
+    get path() {
+      return readers.path();
+    },
+    workload: "",
+  };
+}
+
+/** Envoy appends the path of the original request. */
+function behindPolicy(path: string): string {
+  const [, , ...rest] = path.slice(PREFIX.length).split("?", 1)[0]!.split("/");
+  return `/${rest.join("/")}`;
 }
 
 /** The other end of the proxy's connection, as the proxy reports it. Our own peer is the proxy. */

@@ -7,13 +7,15 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf
 import { file_buf_validate_validate } from "@bufbuild/protovalidate/gen/buf/validate/validate_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Verdict } from "./token_validator_pb.ts";
+import { file_sallyport_v1_token_validator } from "./token_validator_pb.ts";
 import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file sallyport/v1/audit_log.proto.
  */
 export const file_sallyport_v1_audit_log: GenFile = /*@__PURE__*/
-  fileDesc("ChxzYWxseXBvcnQvdjEvYXVkaXRfbG9nLnByb3RvEgxzYWxseXBvcnQudjEi2QIKCkF1ZGl0RXZlbnQSEAoIc2VxdWVuY2UYASABKAMSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGdGVuYW50GAMgASgJEg0KBWFjdG9yGAQgASgJEhUKDWFjdG9yX2FkZHJlc3MYBSABKAkSDgoGYWN0aW9uGAYgASgJEg4KBnRhcmdldBgHIAEoCRINCgVvd25lchgIIAEoCRIrCgdvdXRjb21lGAkgASgOMhouc2FsbHlwb3J0LnYxLkF1ZGl0T3V0Y29tZRI4CghtZXRhZGF0YRgKIAMoCzImLnNhbGx5cG9ydC52MS5BdWRpdEV2ZW50Lk1ldGFkYXRhRW50cnkSEgoKcmVxdWVzdF9pZBgLIAEoCRovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiqgIKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/EhcKBWFjdG9yGAIgASgJQgi6SAVyAxiQAxIXCgZhY3Rpb24YAyABKAlCB7pIBHICGEASGAoGdGFyZ2V0GAQgASgJQgi6SAVyAxjIARIXCgVvd25lchgFIAEoCUIIukgFcgMYoAESKQoFYWZ0ZXIYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBmJlZm9yZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHQoJcGFnZV9zaXplGAggASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YCSABKAlCCLpIBXIDGIAEIlwKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEigKBmV2ZW50cxgBIAMoCzIYLnNhbGx5cG9ydC52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSpdCgxBdWRpdE91dGNvbWUSHQoZQVVESVRfT1VUQ09NRV9VTlNQRUNJRklFRBAAEhQKEEFVRElUX09VVENPTUVfT0sQARIYChRBVURJVF9PVVRDT01FX0RFTklFRBACMm8KCEF1ZGl0TG9nEmMKD0xpc3RBdWRpdEV2ZW50cxIkLnNhbGx5cG9ydC52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GiUuc2FsbHlwb3J0LnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIgOQAgFCbQoMc2FsbHlwb3J0LnYxQg1BdWRpdExvZ1Byb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_timestamp]);
+  fileDesc("ChxzYWxseXBvcnQvdjEvYXVkaXRfbG9nLnByb3RvEgxzYWxseXBvcnQudjEi2QIKCkF1ZGl0RXZlbnQSEAoIc2VxdWVuY2UYASABKAMSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGdGVuYW50GAMgASgJEg0KBWFjdG9yGAQgASgJEhUKDWFjdG9yX2FkZHJlc3MYBSABKAkSDgoGYWN0aW9uGAYgASgJEg4KBnRhcmdldBgHIAEoCRINCgVvd25lchgIIAEoCRIrCgdvdXRjb21lGAkgASgOMhouc2FsbHlwb3J0LnYxLkF1ZGl0T3V0Y29tZRI4CghtZXRhZGF0YRgKIAMoCzImLnNhbGx5cG9ydC52MS5BdWRpdEV2ZW50Lk1ldGFkYXRhRW50cnkSEgoKcmVxdWVzdF9pZBgLIAEoCRovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiqgIKFkxpc3RBdWRpdEV2ZW50c1JlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/EhcKBWFjdG9yGAIgASgJQgi6SAVyAxiQAxIXCgZhY3Rpb24YAyABKAlCB7pIBHICGEASGAoGdGFyZ2V0GAQgASgJQgi6SAVyAxjIARIXCgVvd25lchgFIAEoCUIIukgFcgMYoAESKQoFYWZ0ZXIYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBmJlZm9yZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHQoJcGFnZV9zaXplGAggASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YCSABKAlCCLpIBXIDGIAEIlwKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEigKBmV2ZW50cxgBIAMoCzIYLnNhbGx5cG9ydC52MS5BdWRpdEV2ZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLbAgoLQWNjZXNzRXZlbnQSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGdGVuYW50GAIgASgJEhEKCXByaW5jaXBhbBgDIAEoCRIQCgh0b2tlbl9pZBgEIAEoCRIMCgRoaW50GAUgASgJEg8KB3Byb2ZpbGUYBiABKAkSJgoHdmVyZGljdBgHIAEoDjIVLnNhbGx5cG9ydC52MS5WZXJkaWN0Eg4KBnJlYXNvbhgIIAEoCRIOCgZzY29wZXMYCSADKAkSEAoIYXVkaWVuY2UYCiABKAkSDgoGbWV0aG9kGAsgASgJEgwKBGhvc3QYDCABKAkSDAoEcGF0aBgNIAEoCRIQCgh3b3JrbG9hZBgOIAEoCRIWCg5jbGllbnRfYWRkcmVzcxgPIAEoCRIQCghsaXN0ZW5lchgQIAEoCRIMCgR1c2VzGBEgASgFIqYCChdMaXN0QWNjZXNzRXZlbnRzUmVxdWVzdBIXCgZ0ZW5hbnQYASABKAlCB7pIBHICGD8SGwoJcHJpbmNpcGFsGAIgASgJQgi6SAVyAxigARIZCgh0b2tlbl9pZBgDIAEoCUIHukgEcgIYQBImCgd2ZXJkaWN0GAQgASgOMhUuc2FsbHlwb3J0LnYxLlZlcmRpY3QSKQoFYWZ0ZXIYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBmJlZm9yZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHQoJcGFnZV9zaXplGAcgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YCCABKAlCCLpIBXIDGIAEIl4KGExpc3RBY2Nlc3NFdmVudHNSZXNwb25zZRIpCgZldmVudHMYASADKAsyGS5zYWxseXBvcnQudjEuQWNjZXNzRXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKl0KDEF1ZGl0T3V0Y29tZRIdChlBVURJVF9PVVRDT01FX1VOU1BFQ0lGSUVEEAASFAoQQVVESVRfT1VUQ09NRV9PSxABEhgKFEFVRElUX09VVENPTUVfREVOSUVEEAIy1wEKCEF1ZGl0TG9nEmMKD0xpc3RBdWRpdEV2ZW50cxIkLnNhbGx5cG9ydC52MS5MaXN0QXVkaXRFdmVudHNSZXF1ZXN0GiUuc2FsbHlwb3J0LnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIgOQAgESZgoQTGlzdEFjY2Vzc0V2ZW50cxIlLnNhbGx5cG9ydC52MS5MaXN0QWNjZXNzRXZlbnRzUmVxdWVzdBomLnNhbGx5cG9ydC52MS5MaXN0QWNjZXNzRXZlbnRzUmVzcG9uc2UiA5ACAUJtCgxzYWxseXBvcnQudjFCDUF1ZGl0TG9nUHJvdG9QAVoYc2FsbHlwb3J0L3YxO3NhbGx5cG9ydHYxogIDU1BYqgIMU2FsbHlwb3J0LlYxygIMU2FsbHlwb3J0XFYx6gINU2FsbHlwb3J0OjpWMWIGcHJvdG8z", [file_buf_validate_validate, file_google_protobuf_timestamp, file_sallyport_v1_token_validator]);
 
 /**
  * One event of the audit log.
@@ -213,6 +215,238 @@ export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> 
   messageDesc(file_sallyport_v1_audit_log, 2);
 
 /**
+ * Uses of one token that were alike within a second.
+ *
+ * @generated from message sallyport.v1.AccessEvent
+ */
+export type AccessEvent = Message<"sallyport.v1.AccessEvent"> & {
+  /**
+   * The time of the latest of them.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 1;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * The organization that owns the token.
+   *
+   * @generated from field: string tenant = 2;
+   */
+  tenant: string;
+
+  /**
+   * The principal that the token speaks for.
+   *
+   * @generated from field: string principal = 3;
+   */
+  principal: string;
+
+  /**
+   * The token.
+   *
+   * @generated from field: string token_id = 4;
+   */
+  tokenId: string;
+
+  /**
+   * The visible start of the token string.
+   *
+   * @generated from field: string hint = 5;
+   */
+  hint: string;
+
+  /**
+   * The kind of token.
+   *
+   * @generated from field: string profile = 6;
+   */
+  profile: string;
+
+  /**
+   * The answer.
+   *
+   * @generated from field: sallyport.v1.Verdict verdict = 7;
+   */
+  verdict: Verdict;
+
+  /**
+   * The true reason, if the token was not live.
+   *
+   * @generated from field: string reason = 8;
+   */
+  reason: string;
+
+  /**
+   * The scopes that were required.
+   *
+   * @generated from field: repeated string scopes = 9;
+   */
+  scopes: string[];
+
+  /**
+   * The audience that was required.
+   *
+   * @generated from field: string audience = 10;
+   */
+  audience: string;
+
+  /**
+   * The request's method, as its proxy or its caller reports it, like host, path and workload.
+   *
+   * @generated from field: string method = 11;
+   */
+  method: string;
+
+  /**
+   * The request's host.
+   *
+   * @generated from field: string host = 12;
+   */
+  host: string;
+
+  /**
+   * The request's path without its query; `[token]` stands for what looks like a token string.
+   *
+   * @generated from field: string path = 13;
+   */
+  path: string;
+
+  /**
+   * The workload that called.
+   *
+   * @generated from field: string workload = 14;
+   */
+  workload: string;
+
+  /**
+   * The client's IP address.
+   *
+   * @generated from field: string client_address = 15;
+   */
+  clientAddress: string;
+
+  /**
+   * The listener that was asked.
+   *
+   * @generated from field: string listener = 16;
+   */
+  listener: string;
+
+  /**
+   * The number of uses.
+   *
+   * @generated from field: int32 uses = 17;
+   */
+  uses: number;
+};
+
+/**
+ * Describes the message sallyport.v1.AccessEvent.
+ * Use `create(AccessEventSchema)` to create a new message.
+ */
+export const AccessEventSchema: GenMessage<AccessEvent> = /*@__PURE__*/
+  messageDesc(file_sallyport_v1_audit_log, 3);
+
+/**
+ * Filters are combined by AND. An empty filter matches everything.
+ *
+ * @generated from message sallyport.v1.ListAccessEventsRequest
+ */
+export type ListAccessEventsRequest = Message<"sallyport.v1.ListAccessEventsRequest"> & {
+  /**
+   * The organization; empty: the caller's own.
+   *
+   * @generated from field: string tenant = 1;
+   */
+  tenant: string;
+
+  /**
+   * Only of this principal.
+   *
+   * @generated from field: string principal = 2;
+   */
+  principal: string;
+
+  /**
+   * Only of this token.
+   *
+   * @generated from field: string token_id = 3;
+   */
+  tokenId: string;
+
+  /**
+   * Only with this answer.
+   *
+   * @generated from field: sallyport.v1.Verdict verdict = 4;
+   */
+  verdict: Verdict;
+
+  /**
+   * Only at or after this time.
+   *
+   * @generated from field: google.protobuf.Timestamp after = 5;
+   */
+  after?: Timestamp | undefined;
+
+  /**
+   * Only before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp before = 6;
+   */
+  before?: Timestamp | undefined;
+
+  /**
+   * Events in a page, at most 500; 0 means 50.
+   *
+   * @generated from field: int32 page_size = 7;
+   */
+  pageSize: number;
+
+  /**
+   * The `next_page_token` of the previous page; valid only with the same filters.
+   *
+   * @generated from field: string page_token = 8;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message sallyport.v1.ListAccessEventsRequest.
+ * Use `create(ListAccessEventsRequestSchema)` to create a new message.
+ */
+export const ListAccessEventsRequestSchema: GenMessage<ListAccessEventsRequest> = /*@__PURE__*/
+  messageDesc(file_sallyport_v1_audit_log, 4);
+
+/**
+ * A page of uses.
+ *
+ * @generated from message sallyport.v1.ListAccessEventsResponse
+ */
+export type ListAccessEventsResponse = Message<"sallyport.v1.ListAccessEventsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated sallyport.v1.AccessEvent events = 1;
+   */
+  events: AccessEvent[];
+
+  /**
+   * The token of the next page; empty after the last page. Any page may have fewer items than requested, or none,
+   * because a page ends at 2 MiB and after a bounded search.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message sallyport.v1.ListAccessEventsResponse.
+ * Use `create(ListAccessEventsResponseSchema)` to create a new message.
+ */
+export const ListAccessEventsResponseSchema: GenMessage<ListAccessEventsResponse> = /*@__PURE__*/
+  messageDesc(file_sallyport_v1_audit_log, 5);
+
+/**
  * The outcome of an event.
  *
  * @generated from enum sallyport.v1.AuditOutcome
@@ -268,6 +502,16 @@ export const AuditLog: GenService<{
     methodKind: "unary";
     input: typeof ListAuditEventsRequestSchema;
     output: typeof ListAuditEventsResponseSchema;
+  },
+  /**
+   * Lists uses of tokens, newest first: of the profiles that record them. A use that a client cache answers is not in it.
+   *
+   * @generated from rpc sallyport.v1.AuditLog.ListAccessEvents
+   */
+  listAccessEvents: {
+    methodKind: "unary";
+    input: typeof ListAccessEventsRequestSchema;
+    output: typeof ListAccessEventsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_sallyport_v1_audit_log, 0);
