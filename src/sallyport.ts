@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
 import { build } from "./build.ts";
 import { feedLimits, trustsPeers } from "./config/checks.ts";
-import { callbackOf, issuersOf, signInsOf } from "./config/issuers.ts";
+import { callbackOf, issuersOf, signInsOf, workloadIssuersOf } from "./config/issuers.ts";
 import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
 import { DataCallers } from "./data-plane/data-caller.ts";
@@ -10,6 +10,7 @@ import { Policies } from "./data-plane/policy.ts";
 import type { Clock, Timers } from "./domain/clock.ts";
 import { NO_REQUIREMENT } from "./domain/decide.ts";
 import { AppError } from "./domain/errors.ts";
+import type { ExchangeOutcome } from "./domain/exchange.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { Secret } from "./domain/secret.ts";
@@ -20,6 +21,8 @@ import { FeedNames } from "./feed/names.ts";
 import { Feed } from "./feed/server.ts";
 import { type Listeners, openListeners } from "./listeners.ts";
 import { BulkRevoke } from "./management/bulk-revoke.ts";
+import { ExchangeManager } from "./management/exchange-manager.ts";
+import { FederationManager } from "./management/federation-manager.ts";
 import { warnOfFirstAdmin } from "./management/first-admin-expiry.ts";
 import { mintKid, mintSigner } from "./management/mint-kid.ts";
 import { PrincipalManager } from "./management/principal-manager.ts";
@@ -40,6 +43,7 @@ import { Postgres } from "./postgres/pool.ts";
 import type { Followed } from "./postgres/proven-reads.ts";
 import { PostgresRegistry } from "./postgres/registry.ts";
 import { PostgresRevocationLog } from "./postgres/revocation-log.ts";
+import { PostgresTrustRules } from "./postgres/rule-store.ts";
 import { isShared } from "./postgres/session-settings.ts";
 import { PostgresTokenReader } from "./postgres/token-reader.ts";
 import { PostgresTokenStore } from "./postgres/token-store.ts";
@@ -60,6 +64,7 @@ import { ConsoleSessions } from "./sessions/console-sessions.ts";
 import { documentFetcher } from "./sessions/fetch-document.ts";
 import { Sessions } from "./sessions/sessions.ts";
 import { SignIn } from "./sessions/sign-in.ts";
+import { IssuedSubjectTokens } from "./sessions/subject-tokens.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Tracing } from "./telemetry/tracing.ts";
@@ -293,6 +298,10 @@ export async function createSallyport(
   const states = new PostgresCallerStates(db, followed);
   const from = { issuers, states, clock, fetchDocument: documentFetcher(), events: telemetry };
   const sessions = issuers.length > 0 ? new Sessions(from) : undefined;
+  const rules = new PostgresTrustRules(db, lists, followed);
+  const subjects = new IssuedSubjectTokens(workloadIssuersOf(config), from);
+  const registeredTypes = config.principals.registered;
+  const exchanged = (outcome: ExchangeOutcome) => telemetry.exchanged(outcome);
   const consoleAuth =
     sessions === undefined || config.console.oidc.length === 0
       ? undefined
@@ -428,6 +437,8 @@ export async function createSallyport(
         }),
         principals: new PrincipalManager({ store, authority }),
         roles: new RoleManager({ store, authority, profiles }),
+        federation: new FederationManager({ rules, store, authority, profiles, registeredTypes, subjects }),
+        exchanges: new ExchangeManager({ rules, tokens, subjects, profiles, registeredTypes, clock, exchanged }),
         audit,
         accessLog,
         info: {
@@ -458,7 +469,9 @@ export async function createSallyport(
     telemetry.cacheEntries("l1", lookup.entries);
     if (journal !== undefined) telemetry.journalLag(journal.lag);
     telemetry.feedClients(feed.leased(clock.mono()));
-    for (const { issuer, seconds } of sessions?.ages() ?? []) telemetry.keysAge(issuer, seconds);
+    for (const { issuer, seconds } of [...(sessions?.ages() ?? []), ...subjects.ages()]) {
+      telemetry.keysAge(issuer, seconds);
+    }
     tellReady();
   }, 250).unref();
   const tellReady = () => {

@@ -1,3 +1,4 @@
+import { issuerCaFiles } from "./config/issuers.ts";
 import type { Config } from "./config/schema.ts";
 import { Keyring } from "./domain/keyring.ts";
 import { SigningKeys } from "./domain/signing-keys.ts";
@@ -31,9 +32,9 @@ export function assertUsable(config: Config): void {
         ({ key, file, problem }) => `listeners.${name}.tls.${key}: ${file}: ${problem}`,
       );
     }),
-    ...config.callers.oidc.flatMap(({ ca_file: file }, i) => {
-      const problem = file === undefined ? undefined : caProblem(file);
-      return problem === undefined ? [] : [`callers.oidc.${i}.ca_file: ${file}: ${problem}`];
+    ...issuerCaFiles(config).flatMap(([key, file]) => {
+      const problem = caProblem(file);
+      return problem === undefined ? [] : [`${key}: ${file}: ${problem}`];
     }),
     ...config.console.oidc.flatMap(({ client_secret_file: file }, i) => {
       const problem = clientSecretProblem(file);

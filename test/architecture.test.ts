@@ -166,6 +166,7 @@ const SCANS: readonly Scan[] = [
     what: "reveals a secret",
     pattern: /\.reveal\(/,
     except: [
+      "admin-api/exchange-endpoint.ts",
       "admin-api/token-admin.ts",
       "rpc/caller.ts",
       "sessions/sign-in.ts",

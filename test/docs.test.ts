@@ -190,7 +190,7 @@ test("docs/troubleshooting.md explains every check of doctor, in the order of it
 
 test("docs/cli.md has every command of the help, and every command there is in the help", async () => {
   const top = await commandsIn(["--help"]);
-  const nouns = ["tokens", "principals", "tenants", "roles", "audit", "access"];
+  const nouns = ["tokens", "principals", "tenants", "roles", "rules", "audit", "access"];
   const verbs = await Promise.all(
     nouns.map(async (noun) => (await commandsIn([noun, "--help"])).map((verb) => `${noun} ${verb}`)),
   );

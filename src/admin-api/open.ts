@@ -1,6 +1,7 @@
 import type { DescService } from "@bufbuild/protobuf";
 import type { Clock } from "../domain/clock.ts";
 import { AuditLog as AuditLogDesc } from "../gen/sallyport/v1/audit_log_pb.ts";
+import { FederationAdmin } from "../gen/sallyport/v1/federation_admin_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
 import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { ServerInfo as ServerInfoDesc } from "../gen/sallyport/v1/server_info_pb.ts";
@@ -15,6 +16,8 @@ import type { HttpHandler } from "../listen/peers.ts";
 import { plainPaths } from "../listen/plain-paths.ts";
 import type { TlsFiles } from "../listen/tls.ts";
 import type { BulkRevoke } from "../management/bulk-revoke.ts";
+import type { ExchangeManager } from "../management/exchange-manager.ts";
+import type { FederationManager } from "../management/federation-manager.ts";
 import type { AccessLog, AuditLog } from "../management/ports.ts";
 import type { PrincipalManager } from "../management/principal-manager.ts";
 import type { RoleManager } from "../management/role-manager.ts";
@@ -36,6 +39,8 @@ import type { Tracing } from "../telemetry/tracing.ts";
 import { auditLog } from "./audit-log.ts";
 import { type ConsoleOptions, consolePaths } from "./console.ts";
 import { sessionCookies, signInPaths } from "./console-auth.ts";
+import { exchangePath } from "./exchange-endpoint.ts";
+import { federationAdmin } from "./federation-admin.ts";
 import { openApiPage } from "./openapi.ts";
 import type { PageTokens } from "./page-token.ts";
 import { principalAdmin } from "./principal-admin.ts";
@@ -50,6 +55,7 @@ export const ADMIN_SERVICES: readonly DescService[] = [
   PrincipalAdmin,
   TenantAdmin,
   RoleAdmin,
+  FederationAdmin,
   AuditLogDesc,
   ServerInfoDesc,
 ];
@@ -60,6 +66,8 @@ export interface Managers {
   readonly bulk: BulkRevoke;
   readonly principals: PrincipalManager;
   readonly roles: RoleManager;
+  readonly federation: FederationManager;
+  readonly exchanges: ExchangeManager;
   readonly audit: AuditLog;
   readonly accessLog: AccessLog;
   readonly info: ServerInfo;
@@ -103,6 +111,7 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
       router.service(PrincipalAdmin, principalAdmin(managers));
       router.service(TenantAdmin, tenantAdmin(managers));
       router.service(RoleAdmin, roleAdmin(managers));
+      router.service(FederationAdmin, federationAdmin(managers));
       router.service(AuditLogDesc, auditLog(managers));
       router.service(ServerInfoDesc, serverInfo(managers.info));
       addHealth(router, options.health, "all");
@@ -120,7 +129,9 @@ export function openAdminListener(options: AdminListenerOptions): Promise<Listen
   const auth = options.console?.auth;
   const withConsole = (otherwise: HttpHandler) =>
     options.console === undefined ? otherwise : consolePaths(options.console, signInPaths(auth, otherwise));
-  const withCookies = sessionCookies(auth, revocationPath({ clock, pipeline, tokens: managers.tokens }, rpc));
+  const { tokens, exchanges } = managers;
+  const withOauth = revocationPath({ clock, pipeline, tokens }, exchangePath({ clock, pipeline, exchanges }, rpc));
+  const withCookies = sessionCookies(auth, withOauth);
   return openListener({
     name: "admin",
     bind: options.bind,

@@ -1,18 +1,15 @@
-import type { ServerResponse } from "node:http";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
 import { type HttpHandler, type HttpRequest, peerOf } from "../listen/peers.ts";
-import { lastOfConnection } from "../listen/responses.ts";
 import type { TokenManager } from "../management/token-manager.ts";
 import type { Call } from "../rpc/call.ts";
 import type { HttpAnswer } from "../rpc/http-answer.ts";
 import { REVOKE_ENDPOINT } from "../rpc/methods.ts";
-import { bearerOfClient, clientSecretOf, NO_STORE, oauthFailure, parametersOf, WRONG_METHOD } from "../rpc/oauth.ts";
+import { bearerOfClient, clientSecretOf, NO_STORE, oauthFailure, parametersOf } from "../rpc/oauth.ts";
 import type { Pipeline } from "../rpc/pipeline.ts";
+import { bodyOf, headerOf, oauthPath } from "./oauth-path.ts";
 
-const { path, limits } = REVOKE_ENDPOINT;
-/** A client that sends more loses the connection. */
-const LONGEST_READ = 1024 * 1024;
+const { limits } = REVOKE_ENDPOINT;
 
 export interface RevocationPathDeps {
   readonly clock: Clock;
@@ -22,13 +19,7 @@ export interface RevocationPathDeps {
 
 /** `POST /v1/revoke` of the admin listener (RFC 7009). Every other request goes to `otherwise`. */
 export function revocationPath(deps: RevocationPathDeps, otherwise: HttpHandler): HttpHandler {
-  return async (req, res) => {
-    if (req.url!.split("?", 1)[0] !== path) return otherwise(req, res);
-    const { status, headers, body } =
-      req.method === "POST" ? await revocation(deps, req).catch(oauthFailure) : WRONG_METHOD;
-    if (req.destroyed && !req.complete) lastOfConnection(res); // the rest of its body would be in the way
-    (res as ServerResponse).writeHead(status, Object.fromEntries(headers)).end(body);
-  };
+  return oauthPath(REVOKE_ENDPOINT, (req) => revocation(deps, req).catch(oauthFailure), otherwise);
 }
 
 /**
@@ -36,7 +27,7 @@ export function revocationPath(deps: RevocationPathDeps, otherwise: HttpHandler)
  * and changes nothing.
  */
 async function revocation({ clock, pipeline, tokens }: RevocationPathDeps, req: HttpRequest): Promise<HttpAnswer> {
-  const contentType = header(req, "content-type") ?? undefined;
+  const contentType = headerOf(req, "content-type") ?? undefined;
   let body: Uint8Array | undefined;
   let token = "";
   const started = clock.mono();
@@ -46,16 +37,16 @@ async function revocation({ clock, pipeline, tokens }: RevocationPathDeps, req: 
     deadline: started + limits.deadlineMs,
     peer: peerOf(req),
     requestId: "",
-    header: (name) => header(req, name),
+    header: (name) => headerOf(req, name),
     async credential() {
-      const authorization = header(req, "authorization");
+      const authorization = headerOf(req, "authorization");
       if (authorization !== null) return bearerOfClient(authorization);
       if (call.peer.sans.length > 0) return null;
-      body = await bodyOf(req); // nowhere else can it be
+      body = await bodyOf(req, limits); // nowhere else can it be
       return clientSecretOf(contentType, body);
     },
     async validate() {
-      body ??= await bodyOf(req);
+      body ??= await bodyOf(req, limits);
       token = parametersOf(contentType, body)?.get("token") ?? refuse();
     },
   };
@@ -73,28 +64,4 @@ async function revocation({ clock, pipeline, tokens }: RevocationPathDeps, req: 
 
 function refuse(): never {
   throw new AppError("INVALID_FIELD", "one parameter token is needed, as form or JSON");
-}
-
-/** Every occurrence, joined: two credentials are not a valid one. */
-function header(req: HttpRequest, name: string): string | null {
-  const values: string[] = [];
-  for (let i = 0; i < req.rawHeaders.length; i += 2) {
-    if (req.rawHeaders[i]!.toLowerCase() === name) values.push(req.rawHeaders[i + 1]!);
-  }
-  return values.length === 0 ? null : values.join(", ");
-}
-
-/**
- * A body that is too large is read to its end, because the connection could not continue otherwise, and counts as none:
- * invalid_request.
- */
-async function bodyOf(req: HttpRequest): Promise<Uint8Array> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of req as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > LONGEST_READ) break;
-    if (size <= limits.readMaxBytes) chunks.push(chunk);
-  }
-  return size > limits.readMaxBytes ? new Uint8Array(0) : Buffer.concat(chunks);
 }

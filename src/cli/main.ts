@@ -10,6 +10,7 @@ import { duration } from "./flags.ts";
 import { withoutSecrets } from "./output.ts";
 import { addPrincipals } from "./principals.ts";
 import { addRoles } from "./roles.ts";
+import { addRules } from "./rules.ts";
 import { addServer } from "./server.ts";
 import { type Body, type Globals, type Io, type Run, Session } from "./session.ts";
 import { addTenants } from "./tenants.ts";
@@ -108,8 +109,18 @@ function programOf(run: Run, io: Io): Command {
       });
   }
   program.commandsGroup("Client:");
-  for (const add of [addTokens, addPrincipals, addTenants, addRoles, addAudit, addAccess, addServer, addValidate])
-    add(program, run);
+  const client = [
+    addTokens,
+    addPrincipals,
+    addTenants,
+    addRoles,
+    addRules,
+    addAudit,
+    addAccess,
+    addServer,
+    addValidate,
+  ];
+  for (const add of client) add(program, run);
   addCompletion(program, io);
   return program;
 }

@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import { SigningKeys } from "../domain/signing-keys.ts";
 import { StartError } from "../domain/start-error.ts";
-import { issuerProblems } from "./issuers.ts";
+import { issuerProblems, workloadIssuerProblems } from "./issuers.ts";
 import { profilesOf } from "./profiles.ts";
 import type { Config, schema } from "./schema.ts";
 
@@ -100,7 +100,7 @@ export function crossChecks(config: z.output<typeof schema>, blankUrl: boolean):
       problems.push(`policies.${name}.tenant_from: cannot stand beside tenant: a request would choose another one`);
     }
   }
-  problems.push(...issuerProblems(config), ...samePlaces(config));
+  problems.push(...issuerProblems(config), ...workloadIssuerProblems(config), ...samePlaces(config));
   return problems;
 }
 

@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import type { WorkloadIssuer } from "../domain/exchange.ts";
 import type { SessionIssuer } from "../domain/session.ts";
 import type { schema } from "./schema.ts";
 
@@ -36,6 +37,45 @@ export function issuersOf({ callers }: Pick<Parsed, "callers">): readonly Sessio
   }));
 }
 
+/** The issuers of the JWTs of workloads. */
+export function workloadIssuersOf({ federation }: Pick<Parsed, "federation">): readonly WorkloadIssuer[] {
+  return federation.issuers.map((set) => ({
+    name: set.name,
+    issuer: set.issuer,
+    jwksUri: set.jwks_uri,
+    caFile: set.ca_file,
+    algorithms: set.algorithms,
+    types: set.types,
+    clockSkew: set.clock_skew,
+  }));
+}
+
+/** The CA files of all issuers, each with its key. */
+export function issuerCaFiles({ callers, federation }: Pick<Parsed, "callers" | "federation">) {
+  const named = (list: string, sets: readonly { readonly ca_file?: string | undefined }[]) =>
+    sets.flatMap(({ ca_file: file }, i) => (file === undefined ? [] : [[`${list}.${i}.ca_file`, file] as const]));
+  return [...named("callers.oidc", callers.oidc), ...named("federation.issuers", federation.issuers)];
+}
+
+/** Problems of the issuers of workloads, each with its key. */
+export function workloadIssuerProblems({ federation: { issuers }, callers, signing }: Parsed): string[] {
+  return issuers.flatMap((set, i) => {
+    const at = `federation.issuers.${i}`;
+    const before = issuers.slice(0, i);
+    const problems = (["name", "issuer"] as const)
+      .filter((key) => before.some((other) => other[key] === set[key]))
+      .map((key) => `${at}.${key}: is that of another issuer; each issuer needs its own`);
+    if (callers.oidc.some(({ name }) => name === set.name)) {
+      problems.push(`${at}.name: is that of an issuer of callers.oidc; the metrics name issuers by it`);
+    }
+    if (signing?.issuer === set.issuer) {
+      problems.push(`${at}.issuer: is signing.issuer; a token of ours is exchanged for no other`);
+    }
+    if (set.clock_skew > 300_000) problems.push(`${at}.clock_skew: must be 0s to 5m`);
+    return problems;
+  });
+}
+
 /** The issuers at which people sign in to the console. */
 export function signInsOf({ console: { oidc }, callers }: Pick<Parsed, "console" | "callers">) {
   return oidc.flatMap((set) => {
@@ -60,7 +100,7 @@ export function callbackOf({ console: { public_url } }: Pick<Parsed, "console">)
   return `${public_url}/console/auth/callback`;
 }
 
-/** Problems of the issuers, each with its key. */
+/** Problems of the issuers of sessions, each with its key. */
 export function issuerProblems({ callers: { oidc } }: Pick<Parsed, "callers">): string[] {
   const problems: string[] = [];
   for (const [i, set] of oidc.entries()) {

@@ -85,12 +85,17 @@ const scope = z
 
 const claim = z.string().min(1).max(256);
 
-const oidc = z.strictObject({
+const types = z
+  .array(z.string().regex(/^[\x21-\x7e]{1,64}$/, "must be 1 to 64 visible characters"))
+  .min(1, "must have at least one entry")
+  .max(8);
+
+/** An issuer of JWTs, whoever shows them. */
+const issuer = {
   name: z.string().regex(/^[a-z][a-z0-9-]{0,31}$/, "must be a lower-case letter, then up to 31 of a-z 0-9 -"),
   issuer: issuerUrl,
   jwks_uri: issuerUrl.optional(),
   ca_file: z.string().min(1).optional(),
-  audiences: z.array(z.string().min(1).max(256)).min(1, "must have at least one entry").max(20),
   algorithms: z
     .array(
       z.enum(
@@ -100,14 +105,17 @@ const oidc = z.strictObject({
     )
     .min(1, "must have at least one entry")
     .default(["RS256"]),
-  types: z
-    .array(z.string().regex(/^[\x21-\x7e]{1,64}$/, "must be 1 to 64 visible characters"))
-    .min(1, "must have at least one entry")
-    .max(8)
-    .default(["at+jwt"]),
+  clock_skew: duration.prefault("30s"),
+};
+
+const workloadIssuer = z.strictObject({ ...issuer, types: types.default(["JWT"]) });
+
+const oidc = z.strictObject({
+  ...issuer,
+  audiences: z.array(z.string().min(1).max(256)).min(1, "must have at least one entry").max(20),
+  types: types.default(["at+jwt"]),
   require: z.record(claim, z.string()).default({}),
   max_age: duration.prefault("1h"),
-  clock_skew: duration.prefault("30s"),
   tenant: tenantId.optional(),
   tenant_claim: claim.optional(),
   tenants: z.record(z.string().min(1), tenantId).default({}),
@@ -224,6 +232,7 @@ export const schema = z.strictObject({
       oidc: z.array(oidc).max(32).default([]),
     })
     .prefault({}),
+  federation: z.strictObject({ issuers: z.array(workloadIssuer).max(32).default([]) }).prefault({}),
   profiles: z.record(z.string().regex(/^[a-z][a-z0-9-]{0,31}$/), profile.partial()).default({}),
   principals: z
     .strictObject({ registered: z.array(z.enum(["user", "bot", "service", "org"])).default(["bot", "service"]) })

@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { issuerCaFiles } from "../config/issuers.ts";
 import type { Config } from "../config/schema.ts";
 import type { Clock } from "../domain/clock.ts";
 import { CHECKS, type Finding, finding } from "../domain/finding.ts";
@@ -99,10 +100,7 @@ function nameOf(error: unknown): string {
 
 /** The configuration has been read, so what is left are the files that a start reads later. */
 function checkFiles(config: Config): Finding[] {
-  const cas = [
-    ...config.callers.oidc.map(({ ca_file: file }, i) => [`callers.oidc.${i}.ca_file`, file] as const),
-    ["canary.ca_file", config.canary.ca_file] as const,
-  ];
+  const cas = [...issuerCaFiles(config), ["canary.ca_file", config.canary.ca_file] as const];
   const bad = cas.flatMap(([key, file]) => {
     const problem = file === undefined ? undefined : caProblem(file);
     return problem === undefined ? [] : [finding("files", "fail", `${key}: ${file}: ${problem}`)];
@@ -116,7 +114,7 @@ function checkFiles(config: Config): Finding[] {
 }
 
 async function checkDatabase(config: Config, clock: Clock): Promise<readonly Finding[]> {
-  const { database, callers, mode } = config;
+  const { database, callers, federation, mode } = config;
   const bad = (["url", "direct_url"] as const).flatMap((key) => {
     const problem = urlProblem(database[key]);
     return problem === undefined ? [] : [finding("database.reach", "fail", `database.${key}: ${problem}`)];
@@ -135,7 +133,7 @@ async function checkDatabase(config: Config, clock: Clock): Promise<readonly Fin
   }
   const made = keyringFrom(found.keyring);
   if (found.url === undefined || bad.some(({ level }) => level === "fail")) return [...bad, ...made.findings];
-  const skews = callers.oidc.map(({ clock_skew: skew }) => skew);
+  const skews = [...callers.oidc, ...federation.issuers].map(({ clock_skew: skew }) => skew);
   const results = await diagnoseDatabase({
     url: found.url,
     directUrl: database.direct_url,

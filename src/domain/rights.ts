@@ -150,6 +150,10 @@ export function judgeRotation(
     if (profile.selfRotate === false) {
       throw new AppError("CALLER_FORBIDDEN", `tokens of profile ${profile.name} do not rotate themselves`);
     }
+    // It would outlive the time for which its rule gives.
+    if (target.createdBy.startsWith("rule:")) {
+      throw new AppError("CALLER_FORBIDDEN", "a token of a trust rule does not rotate itself: exchange another JWT");
+    }
     // A token with a ceiling cannot extend its life by rotation.
     const renewed = profile.selfRotate === "renew" && ceiling === undefined;
     const longest = renewed ? renewal(profile, target, now) : target.expireTime;

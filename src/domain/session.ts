@@ -73,12 +73,11 @@ export interface Session {
 
 export type Claims = Readonly<Record<string, unknown>>;
 
-/** The true reason of a refusal. Log and metric have it; the caller gets one face. */
-export type SessionRefusal =
+/** The faults of a JWT of an issuer. */
+export type JwtFault =
   | "too_long"
   | "malformed"
   | "issuer_unknown"
-  | "issuer_unavailable"
   | "critical_header"
   | "algorithm"
   | "type"
@@ -91,7 +90,12 @@ export type SessionRefusal =
   | "too_old"
   | "issued_at"
   | "claim_missing"
-  | "claim_required"
+  | "claim_required";
+
+/** The true reason of a refusal. Log and metric have it; the caller gets one face. */
+export type SessionRefusal =
+  | JwtFault
+  | "issuer_unavailable"
   | "email_unverified"
   | "principal_invalid"
   | "groups_malformed"

@@ -1,9 +1,15 @@
 import type { AccessEvent } from "../domain/access-event.ts";
 import type { AuditAct, AuditActor, AuditEvent } from "../domain/audit-event.ts";
 import type { Verdict } from "../domain/decide.ts";
+import type { AppError } from "../domain/errors.ts";
+import type { Granted, Once, WorkloadIssuer } from "../domain/exchange.ts";
 import type { Principal, PrincipalState, Tenant, TenantState } from "../domain/principal.ts";
 import type { Role } from "../domain/role.ts";
+import type { Claims } from "../domain/session.ts";
 import type { Token, TokenState } from "../domain/token.ts";
+import type { TrustRule } from "../domain/trust-rule.ts";
+import type { CallerGuard, NewToken } from "../revocation/authority-store.ts";
+import type { Committed } from "../revocation/ports.ts";
 
 /** The start of a page: after this row, newest first. */
 export interface PageStart {
@@ -208,4 +214,82 @@ export interface AccessFilter {
 export interface AccessLog {
   /** At most `limit` rows after `start`, whose key is the sequence. */
   list(filter: AccessFilter, limit: number, start?: PageStart, patience?: Patience): Promise<Part<AccessEvent>>;
+}
+
+// ---------------------------------------------------------------------------------------------------- federation
+
+/** The fields of a trust rule that an update may set. */
+export type TrustRuleChange = Partial<
+  Pick<
+    TrustRule,
+    "audience" | "match" | "scopes" | "maxTtl" | "maxTokenAge" | "singleUse" | "disabled" | "maxMintsPerHour"
+  >
+>;
+
+/** A JWT that a rule may exchange. Its claims are unverified until `verify` resolves. */
+export interface SubjectToken {
+  readonly jwt: string;
+  readonly claims: Claims;
+  readonly typ: unknown;
+  /** The text that its signature covers. */
+  readonly signed: string;
+}
+
+export interface SubjectTokens {
+  issuer(name: string): WorkloadIssuer | undefined;
+  /** The parts of a JWT. Rejects what has not its form. */
+  read(jwt: string): SubjectToken;
+  /** Verifies type and signature, by the keys of the rule's issuer. Rejects with ExchangeRefused or ISSUER_UNAVAILABLE. */
+  verify(token: SubjectToken, rule: TrustRule): Promise<void>;
+}
+
+/** An exchange that has passed every check outside the transaction. */
+export interface VerifiedExchange {
+  /** The rule as it was read. These fields never change. */
+  readonly rule: Pick<TrustRule, "id" | "tenant" | "principal" | "profile" | "name">;
+  readonly fresh: Pick<NewToken, "id" | "digest" | "hint" | "kid" | "sign">;
+  /** True if the principal's row must exist; otherwise it is created. */
+  readonly mustExist: boolean;
+  /** Judges the claims by the rule's row under its lock. Throws ExchangeRefused. */
+  readonly judge: (rule: TrustRule) => Granted;
+  readonly once: Once;
+  /** The subject of the JWT, for the audit row. */
+  readonly subject: string;
+  readonly address: string;
+  readonly requestId: string;
+}
+
+/**
+ * Trust rules. Every change is one transaction with its audit row, and resolves after the acknowledgement of its commit,
+ * as those of `AuthorityStore` do. Every read but the list is proven.
+ */
+export interface TrustRuleStore {
+  byId(id: string): Promise<TrustRule | undefined>;
+  byName(tenant: string, name: string): Promise<TrustRule | undefined>;
+  list(tenant: string, limit: number, start?: PageStart, patience?: Patience): Promise<Part<TrustRule>>;
+  /** `made`: what an earlier run of this very call made. `mustExist`: as for a mint. */
+  create(
+    rule: Omit<TrustRule, "state" | "createTime" | "etag">,
+    mustExist: boolean,
+    guard: CallerGuard,
+    actor: AuditActor,
+    made?: TrustRule,
+  ): Promise<Committed<TrustRule | AppError>>;
+  /** `check` judges the rule as it will be, under its lock. A change that only disables is not judged. */
+  update(
+    tenant: string,
+    name: string,
+    change: TrustRuleChange,
+    etag: string,
+    check: (rule: TrustRule) => void,
+    guard: CallerGuard,
+    actor: AuditActor,
+  ): Promise<Committed<TrustRule>>;
+  /** For a rule that is already deleted, it still commits. */
+  delete(tenant: string, name: string, actor: AuditActor): Promise<Committed<TrustRule>>;
+  /**
+   * Mints a token by the rule. It commits before the end of the rule, or sees it. Rejects with ExchangeRefused if the rule
+   * does not take the JWT now, and if the JWT was exchanged before.
+   */
+  exchange(asked: VerifiedExchange): Promise<Token>;
 }

@@ -387,14 +387,20 @@ export class TokenManager {
     body: Uint8Array,
   ): Promise<Minting> {
     const requested = requestIdOf(requestId);
-    const keys = this.#o.keyring.get(await this.#o.mintKid()) ?? this.#o.keyring.current;
     const caller = repeaterOf(access.caller);
     const hash = createHash("sha256").update(body).digest();
-    const idempotency =
-      requested === undefined ? undefined : { caller, requestId: requested, method, body: hash, salt: randomBytes(32) };
+    return this.newString(
+      profile,
+      requested === undefined ? undefined : { caller, requestId: requested, method, body: hash, salt: randomBytes(32) },
+    );
+  }
+
+  /** A new string of a profile, for a token that the caller of this method makes. */
+  async newString(profile: Profile, idempotency?: Idempotency): Promise<Minting> {
+    const keys = this.#o.keyring.get(await this.#o.mintKid()) ?? this.#o.keyring.current;
     const id = newTokenId();
     if (profile.format === "jwt") return this.#signing(id, keys, await this.#o.mintSigner(profile.alg), idempotency);
-    const secret = idempotency && keys.mint.fields(idempotency.salt, idempotency.requestId, caller);
+    const secret = idempotency && keys.mint.fields(idempotency.salt, idempotency.requestId, idempotency.caller);
     const { tokenString, digest, hint } = mintTokenString(profile.prefix, keys, secret);
     return { fresh: { id, digest, hint, kid: keys.kid }, idempotency, tokenString: () => tokenString };
   }

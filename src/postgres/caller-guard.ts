@@ -20,22 +20,23 @@ import { HELD_COLUMNS, heldOf, parentOf, readHeld, type TokenRow } from "./rows.
 
 const READ_PROVEN = { name: "sallyport-proven", text: `select ${EVIDENCE}, ${PROVEN} from ${HEAD}` };
 
-/** The object of a change: a principal, a role (by id), or a whole tenant. */
+/** The object of a change: a principal, a role or a trust rule (by id), or a whole tenant. */
 export interface Target {
   readonly tenant: string;
   readonly principal?: string;
   readonly role?: string;
+  readonly rule?: string;
 }
 
 /**
  * Locks the target for a change. Every change takes the advisory lock before the row lock. A guard trigger takes the
  * same advisory lock after the row lock.
  */
-async function lockTarget(tx: Tx, { tenant, principal, role }: Target): Promise<void> {
+async function lockTarget(tx: Tx, { tenant, principal, role, rule }: Target): Promise<void> {
   await tx.query(
-    `select pg_advisory_xact_lock(sallyport.lock_id(
-       coalesce(sallyport.principal_key($1, $2), sallyport.role_key($3), sallyport.tenant_key($1))))`,
-    [tenant, principal ?? null, role ?? null],
+    `select pg_advisory_xact_lock(sallyport.lock_id(coalesce(
+       sallyport.principal_key($1, $2), sallyport.role_key($3), sallyport.rule_key($4), sallyport.tenant_key($1))))`,
+    [tenant, principal ?? null, role ?? null, rule ?? null],
   );
 }
 
@@ -51,7 +52,7 @@ export async function lockForLowering(tx: Tx, target: Target, actor: AuditActor)
  * refused with CALLER_UNAUTHENTICATED (docs/protocol.md §3.4).
  */
 export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard): Promise<Asker> {
-  const { tenant, principal, role } = target;
+  const { tenant, principal, role, rule } = target;
   const locked = await tx.query<{ role: string | null }>(
     `select role, case when ours then pg_advisory_xact_lock(sallyport.lock_id(k))
        else pg_advisory_xact_lock_shared(sallyport.lock_id(k)) end
@@ -59,7 +60,8 @@ export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard)
        select k, max(role) as role, bool_or(ours) as ours from (
          select sallyport.principal_key($1, $2) as k, null as role, true as ours
          union all select sallyport.role_key($4), $4, true
-         union all select sallyport.tenant_key($1), null, $2::text is null and $4::text is null
+         union all select sallyport.rule_key($9), null, true
+         union all select sallyport.tenant_key($1), null, $2::text is null and $4::text is null and $9::text is null
          union all select sallyport.principal_key(tenant, principal), null, false from sallyport.tokens where id = $3
          union all select sallyport.tenant_key(tenant), null, false from sallyport.tokens where id = $3
          union all select sallyport.principal_key(t, $6), null, false from unnest($5::text[]) t
@@ -72,6 +74,7 @@ export async function lockForRaising(tx: Tx, target: Target, guard: CallerGuard)
       ...[tenant, principal ?? null, guard.callerTokenId ?? "", role ?? null],
       ...[placesOf(guard.callerPrincipal).map((one) => one.tenant), guard.callerPrincipal?.name ?? null],
       ...namedBy(guard.callerPrincipal),
+      rule ?? null,
     ],
   );
   await lockTokens(tx, [guard.callerTokenId]);

@@ -42,6 +42,7 @@ const CHANGING = [
   "readers_from(int)",
   "rev_now()",
   "role_key(text)",
+  "rule_key(text)",
   "tenant_key(text)",
 ];
 

@@ -164,6 +164,12 @@ export async function countRotation(tx: Tx, rights: Rights, old: Whose, overlapM
   await count(tx, counted, old, overlapMs > 0 ? rights.profile.maxLivePerPrincipal : 0, now);
 }
 
+/** Counts an exchange by a trust rule. The limits of mints do not apply: continuous integration would soon reach them. */
+export async function countExchange(tx: Tx, rule: string, most: number, of: Whose, now: number): Promise<void> {
+  const what = "exchanges per trust rule and hour";
+  await count(tx, [{ key: `t ${rule}`, window: HOUR, most, what }], of, 0, now);
+}
+
 function keyOf(kind: string, { tenant, principal }: Whose): string {
   return `${kind} ${tenant} ${principal}`;
 }

@@ -212,6 +212,7 @@ export class PostgresRevocationLog implements RevocationLog {
       }
       await one(connection, sql.FORGET_REQUESTS, []);
       await one(connection, sql.FORGET_COUNTS, []);
+      await one(connection, sql.FORGET_EXCHANGES, []);
       // Another process may lead from here: this deletion waits for synchronous standbys, and one may be frozen.
       await one(connection, sql.RESIGN, []);
       for (let deleted = sql.CANARY_BATCH; deleted >= sql.CANARY_BATCH && !over; ) {

@@ -186,6 +186,11 @@ export const FORGET_COUNTS: Statement = {
   text: forgetting("mint_counts", "window_start < clock_timestamp() - interval '2 days'"),
 };
 
+export const FORGET_EXCHANGES: Statement = {
+  name: "sallyport-forget-exchanges",
+  text: forgetting("exchange_replays", "expire_time < clock_timestamp()"),
+};
+
 /** The most tokens and audit rows of the canary that one statement deletes. Each token is a row in the log. */
 export const CANARY_BATCH = 200;
 

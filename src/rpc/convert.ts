@@ -9,8 +9,10 @@ import { effectiveScopes } from "../domain/rights.ts";
 import type { Role } from "../domain/role.ts";
 import type { Token, TokenState } from "../domain/token.ts";
 import type { TokenSnapshot } from "../domain/token-snapshot.ts";
+import type { ClaimMatch, RuleKind, TrustRule } from "../domain/trust-rule.ts";
 import * as audit from "../gen/sallyport/v1/audit_log_pb.ts";
 import * as effect from "../gen/sallyport/v1/effect_pb.ts";
+import * as federation from "../gen/sallyport/v1/federation_admin_pb.ts";
 import * as principal from "../gen/sallyport/v1/principal_admin_pb.ts";
 import type * as role from "../gen/sallyport/v1/role_admin_pb.ts";
 import * as server from "../gen/sallyport/v1/server_info_pb.ts";
@@ -66,6 +68,13 @@ const MODES = {
   LEASE_EXPIRED: effect.EffectMode.LEASE_EXPIRED,
   ACCEPTED: effect.EffectMode.ACCEPTED,
 } as const satisfies Record<Effect["mode"], effect.EffectMode>;
+
+const RULE_KINDS = {
+  GITHUB: federation.TrustRuleKind.GITHUB,
+  GITLAB: federation.TrustRuleKind.GITLAB,
+  KUBERNETES: federation.TrustRuleKind.KUBERNETES,
+  SPIFFE: federation.TrustRuleKind.SPIFFE,
+} as const satisfies Record<RuleKind, federation.TrustRuleKind>;
 
 const REDIS_STATES = {
   OFF: server.RedisState.OFF,
@@ -150,6 +159,40 @@ export function roleMessage(of: Role): MessageInitShape<typeof role.RoleSchema> 
     createTime: timestampFromMs(of.createTime),
     etag: of.etag,
   };
+}
+
+export function ruleMessage(of: TrustRule): MessageInitShape<typeof federation.TrustRuleSchema> {
+  return {
+    id: of.id,
+    tenant: of.tenant,
+    name: of.name,
+    issuer: of.issuer,
+    kind: RULE_KINDS[of.kind],
+    audience: of.audience,
+    match: of.match.map(({ claim, equals, prefix = "" }) => ({
+      claim,
+      value:
+        equals === undefined ? { case: "prefix" as const, value: prefix } : { case: "equals" as const, value: equals },
+    })),
+    principal: of.principal,
+    profile: of.profile,
+    scopes: [...of.scopes],
+    maxTtl: durationMessage(of.maxTtl),
+    maxTokenAge: durationMessage(of.maxTokenAge),
+    singleUse: of.singleUse,
+    disabled: of.disabled,
+    maxMintsPerHour: of.maxMintsPerHour,
+    createTime: timestampFromMs(of.createTime),
+    etag: of.etag,
+  };
+}
+
+export function ruleKind(kind: federation.TrustRuleKind): RuleKind | undefined {
+  return keyOf(RULE_KINDS, kind);
+}
+
+export function claimMatches(match: readonly federation.ClaimMatch[]): ClaimMatch[] {
+  return match.map(({ claim, value }) => (value.case === undefined ? { claim } : { claim, [value.case]: value.value }));
 }
 
 export function tenantMessage(of: Tenant): MessageInitShape<typeof tenant.TenantSchema> {

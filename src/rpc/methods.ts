@@ -5,6 +5,7 @@ import { Health } from "../gen/grpc/health/v1/health_pb.ts";
 import { ServerReflection } from "../gen/grpc/reflection/v1/reflection_pb.ts";
 import { ServerReflection as ServerReflectionAlpha } from "../gen/grpc/reflection/v1alpha/reflection_pb.ts";
 import { AuditLog } from "../gen/sallyport/v1/audit_log_pb.ts";
+import { FederationAdmin } from "../gen/sallyport/v1/federation_admin_pb.ts";
 import { PrincipalAdmin } from "../gen/sallyport/v1/principal_admin_pb.ts";
 import { RoleAdmin } from "../gen/sallyport/v1/role_admin_pb.ts";
 import { ServerInfo } from "../gen/sallyport/v1/server_info_pb.ts";
@@ -125,6 +126,13 @@ const METHODS: ReadonlyMap<DescMethod, Method> = new Map([
     updateRole: row("sallyport.roles.write", "nobody", "revoke", ADMIN, "same", "role.update"),
     deleteRole: row("sallyport.roles.write", "nobody", "revoke", ADMIN, "same", "role.delete"),
   }),
+  ...service("admin", FederationAdmin, {
+    createTrustRule: row("sallyport.federation.write", "nobody", "admin", ADMIN, "exists", "rule.create"),
+    getTrustRule: row("sallyport.federation.write", "nobody", "admin", ADMIN, "read"),
+    listTrustRules: row("sallyport.federation.write", "nobody", "admin", ADMIN, "read"),
+    updateTrustRule: row("sallyport.federation.write", "nobody", "revoke", BULK, "same", "rule.update", "token.revoke"),
+    deleteTrustRule: row("sallyport.federation.write", "nobody", "revoke", BULK, "same", "rule.delete", "token.revoke"),
+  }),
   ...service("admin", AuditLog, {
     listAuditEvents: row("sallyport.audit.read", "nobody", "admin", ADMIN, "read"),
     listAccessEvents: row("sallyport.audit.read", "nobody", "admin", ADMIN, "read"),
@@ -169,6 +177,14 @@ const REVOKE = methodOf(TokenAdmin.method.revokeToken);
 /** RFC 7009: RevokeToken by another way. It has the same rights, and the same name in log and audit. */
 export const REVOKE_ENDPOINT = endpoint("admin", "/v1/revoke", REVOKE.name, { ...REVOKE, limits: limits(64, 10_000) });
 
+/** RFC 8693: a workload's JWT for a token. The JWT is the credential, and no other is read. */
+export const EXCHANGE_ENDPOINT = endpoint(
+  "admin",
+  "/v1/token",
+  "token-exchange",
+  row("open", "anyone", "admin", limits(64, 10_000), "exists", "token.create"),
+);
+
 /** RFC 7662. */
 export const INTROSPECT_ENDPOINT = endpoint(
   "data",
@@ -192,6 +208,7 @@ export const JWKS_PATH = "/.well-known/jwks.json";
 export const ALL_METHODS: readonly Method[] = [
   ...METHODS.values(),
   REVOKE_ENDPOINT,
+  EXCHANGE_ENDPOINT,
   INTROSPECT_ENDPOINT,
   CHECK_ENDPOINT,
 ];

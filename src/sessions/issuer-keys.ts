@@ -1,7 +1,7 @@
 import { createLocalJWKSet, type JSONWebKeySet } from "jose";
 import type { Clock } from "../domain/clock.ts";
 import { AppError } from "../domain/errors.ts";
-import type { SessionIssuer } from "../domain/session.ts";
+import type { WorkloadIssuer } from "../domain/exchange.ts";
 import type { Events } from "../telemetry/events.ts";
 import { type FetchDocument, failed } from "./fetch-document.ts";
 
@@ -20,21 +20,26 @@ export interface IssuerKeysDeps {
   readonly clock: Clock;
   readonly fetchDocument: FetchDocument;
   readonly events: Pick<Events, "trouble">;
+  /** Also takes keys whose use is `jwt-svid`, which SPIFFE gives them. */
+  readonly svids?: boolean;
 }
+
+/** Where an issuer's keys come from. */
+type KeySource = Pick<WorkloadIssuer, "name" | "issuer" | "jwksUri" | "caFile">;
 
 /**
  * The public keys of one issuer. It fetches them by itself, because jose's remote set fails with its issuer. One fetch
  * at a time, and one in 30 s: a stranger who invents key ids cannot make this program attack the issuer.
  */
 export class IssuerKeys {
-  readonly #issuer: SessionIssuer;
+  readonly #issuer: KeySource;
   readonly #deps: IssuerKeysDeps;
   #keys: KeySet | undefined;
   #fetched = 0;
   #started = Number.NEGATIVE_INFINITY;
   #fetching: Promise<void> | undefined;
 
-  constructor(issuer: SessionIssuer, deps: IssuerKeysDeps) {
+  constructor(issuer: KeySource, deps: IssuerKeysDeps) {
     this.#issuer = issuer;
     this.#deps = deps;
   }
@@ -54,7 +59,7 @@ export class IssuerKeys {
     if (this.#keys === undefined || age >= FRESH_MS) await this.#fetch();
     if (this.#keys !== undefined) return this.#keys;
     const retryAfterMs = Math.max(1_000, this.#started + PAUSE_MS - this.#deps.clock.mono());
-    throw new AppError("ISSUER_UNAVAILABLE", "the keys of the session's issuer cannot be fetched now", {
+    throw new AppError("ISSUER_UNAVAILABLE", "the keys of the issuer cannot be fetched now", {
       retryAfterMs,
     });
   }
@@ -88,7 +93,8 @@ export class IssuerKeys {
     const uri = this.#issuer.jwksUri ?? (await this.#discovered(options));
     const keys = await this.#deps.fetchDocument(uri, options);
     try {
-      return createLocalJWKSet(keys as JSONWebKeySet);
+      const set = keys as JSONWebKeySet;
+      return createLocalJWKSet(this.#deps.svids === true ? withoutUse(set) : set);
     } catch {
       throw failed("not_jwks"); // without jose's message
     }
@@ -104,4 +110,9 @@ export class IssuerKeys {
     if (!found.jwks_uri.startsWith("https://") && !issuer.startsWith("http://")) throw failed("url_refused");
     return found.jwks_uri;
   }
+}
+
+/** jose takes only keys whose use is `sig`, or that have none. */
+function withoutUse({ keys }: JSONWebKeySet): JSONWebKeySet {
+  return { keys: keys.map(({ use, ...key }) => (use === "jwt-svid" || use === undefined ? key : { ...key, use })) };
 }

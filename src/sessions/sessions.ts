@@ -6,6 +6,7 @@ import {
   checkRequired,
   endingTenants,
   identityOf,
+  type JwtFault,
   rightsOf,
   type Session,
   type SessionIssuer,
@@ -18,9 +19,9 @@ import type { FetchDocument } from "./fetch-document.ts";
 import { IssuerKeys } from "./issuer-keys.ts";
 
 /** The longest JWT, in bytes. */
-const LONGEST = 8 * 1024;
+export const LONGEST = 8 * 1024;
 /** The compact form of a signed JWT: header, claims, signature. Our own tokens in this form never get here. */
-const JWT = /^[\w-]+\.[\w-]*\.[\w-]*$/;
+export const JWT = /^[\w-]+\.[\w-]*\.[\w-]*$/;
 
 export interface SessionsDeps {
   readonly issuers: readonly SessionIssuer[];
@@ -111,7 +112,9 @@ export class Sessions {
 
   async #verified(jwt: string): Promise<{ issuer: SessionIssuer; claims: Claims }> {
     if (jwt.length > LONGEST) throw new SessionRefused("too_long");
-    const { header, claimed } = unverified(jwt);
+    const parts = unverified(jwt);
+    if (parts === undefined) throw new SessionRefused("malformed");
+    const { header, claimed } = parts;
     const trusted = typeof claimed.iss === "string" ? this.#issuers.get(claimed.iss) : undefined;
     if (trusted === undefined) throw new SessionRefused("issuer_unknown");
     // No extension is known here, so none is understood.
@@ -150,20 +153,25 @@ export class Sessions {
 
 /** A published key that cannot verify anything, such as a short one, must not look like a fault of this program. */
 function refuseUnusable(error: unknown): never {
-  throw error instanceof TypeError || error instanceof DOMException ? new SessionRefused("key_unusable") : error;
+  throw isUnusable(error) ? new SessionRefused("key_unusable") : error;
 }
 
-/** The JWT unverified, to choose the issuer and the reason of a refusal. Nothing else may depend on it. */
-function unverified(jwt: string) {
+/** True for the errors by which a published key turns out to be unusable. */
+export function isUnusable(error: unknown): boolean {
+  return error instanceof TypeError || error instanceof DOMException;
+}
+
+/** The JWT unverified; undefined if it is none. Nothing may depend on it but refusals and the choice of the issuer. */
+export function unverified(jwt: string) {
   try {
     return { header: decodeProtectedHeader(jwt), claimed: decodeJwt(jwt) };
   } catch {
-    throw new SessionRefused("malformed");
+    return undefined;
   }
 }
 
 /** The key with the id in the header. An unknown id is worth one look at newer keys. */
-function keyOf(keys: IssuerKeys): JWTVerifyGetKey {
+export function keyOf(keys: IssuerKeys): JWTVerifyGetKey {
   return async (header, token) => {
     const current = await keys.current();
     try {
@@ -177,7 +185,7 @@ function keyOf(keys: IssuerKeys): JWTVerifyGetKey {
   };
 }
 
-function reasonOf(error: errors.JOSEError): ConstructorParameters<typeof SessionRefused>[0] {
+export function reasonOf(error: errors.JOSEError): JwtFault {
   if (error instanceof errors.JWTExpired) return error.claim === "exp" ? "expired" : "too_old";
   if (error instanceof errors.JWTClaimValidationFailed) {
     if (error.reason === "missing") return "claim_missing";

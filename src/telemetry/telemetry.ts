@@ -2,6 +2,7 @@ import { pino } from "pino";
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { RefusalReason, Verdict } from "../domain/decide.ts";
 import { AppError, type Reason } from "../domain/errors.ts";
+import { EXCHANGE_OUTCOMES, type ExchangeOutcome } from "../domain/exchange.ts";
 import type { SessionRefusal } from "../domain/session.ts";
 import { StartError } from "../domain/start-error.ts";
 import {
@@ -32,6 +33,8 @@ export interface Telemetry extends Events {
   certificate(listener: string, endsAt: number): void;
   /** A session JWT was refused, for its true reason. */
   sessionRefused(reason: SessionRefusal): void;
+  /** An exchange of a workload's JWT, by its true outcome. */
+  exchanged(outcome: ExchangeOutcome): void;
   /** The time since the last good fetch of an issuer's keys. */
   keysAge(issuer: string, seconds: number): void;
   /** A TLS handshake with a listener that failed. */
@@ -86,6 +89,7 @@ export function createTelemetry(level: string, destination?: Output, worker?: nu
   for (const what of Object.keys(TROUBLES)) m.troubles.inc({ what }, 0);
   for (const mode of ["ACKED", "LEASE_EXPIRED", "ACCEPTED"]) m.revocations.inc({ mode }, 0);
   for (const outcome of ["refused", "accepted", "not_reached"]) m.canaryAsked.inc({ outcome }, 0);
+  for (const outcome of EXCHANGE_OUTCOMES) m.exchanges.inc({ outcome }, 0);
   for (const reason of ["full", "database"]) m.accessDropped.inc({ reason }, 0);
   for (const what of ["applied", "held", "noted", "late"]) m.lostChanges.inc({ what }, 0);
   const validations = new ValidationMetrics(registry);
@@ -170,6 +174,7 @@ export function createTelemetry(level: string, destination?: Output, worker?: nu
     },
     workers: (ready) => m.workers.set(ready),
     spansDropped: (spans) => m.spansDropped.inc(spans),
+    exchanged: (outcome) => m.exchanges.inc({ outcome }),
     sessionRefused: (reason) => m.sessionRefusals.inc({ reason }),
     keysAge: (issuer, seconds) => m.keysAge.set({ issuer }, seconds),
     certificate: (listener, endsAt) => m.certificateEnds.set({ listener }, endsAt),
@@ -197,6 +202,7 @@ const SAMPLED: readonly Reason[] = [
   "CALLER_UNAUTHENTICATED",
   "CALLER_FORBIDDEN",
   "ISSUER_UNAVAILABLE",
+  "INVALID_GRANT",
   "UNDECODABLE",
   "OVERLOADED",
 ];
@@ -288,6 +294,9 @@ function metrics(registry: Registry) {
     rpcSeconds: histogram("rpc_seconds", "Duration of calls on the admin listener", ["method"]),
     handshakeFailures: counter("tls_handshake_failures_total", "Failed TLS handshakes", ["listener"]),
     sessionRefusals: counter("session_refusals_total", "Sessions refused, by true reason", ["reason"]),
+    exchanges: counter("exchanges_total", "JWTs of workloads that were exchanged or refused, by true outcome", [
+      "outcome",
+    ]),
     keysAge: gauge("jwks_age_seconds", "Time since the issuer's keys were fetched", ["issuer"]),
     accessDropped: counter("access_audit_dropped_total", "Uses of tokens that were not recorded", ["reason"]),
     shed: counter("shed_total", "Calls refused because of load", ["class"]),

@@ -2,7 +2,7 @@ import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { isLocal } from "../../src/config/checks.ts";
-import { issuersOf } from "../../src/config/issuers.ts";
+import { issuersOf, workloadIssuersOf } from "../../src/config/issuers.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { redacted } from "../../src/config/print.ts";
 import { StartError } from "../../src/domain/start-error.ts";
@@ -516,6 +516,59 @@ describe("issuers of sessions", () => {
   });
 });
 
+describe("issuers of workloads", () => {
+  const one = { name: "github", issuer: "https://token.example" };
+  const of = (...issuers: object[]) => problems(JSON.stringify({ federation: { issuers } }));
+
+  test("have few settings, with defaults", () => {
+    const config = yaml(JSON.stringify({ federation: { issuers: [one] } }));
+    expect(workloadIssuersOf(config)).toEqual([
+      {
+        ...one,
+        ...{ jwksUri: undefined, caFile: undefined, algorithms: ["RS256"], types: ["JWT"], clockSkew: 30_000 },
+      },
+    ]);
+    expect(of(one, { name: "gitlab", issuer: "https://gitlab.example", algorithms: ["ES256"] })).toEqual([]);
+  });
+
+  test.each([
+    ["name", { name: "No" }],
+    ["issuer", { issuer: "http://token.example" }],
+    ["jwks_uri", { jwks_uri: "file:///keys" }],
+    ["algorithms.0", { algorithms: ["HS256"] }],
+    ["algorithms", { algorithms: [] }],
+    ["types", { types: [] }],
+    ["clock_skew", { clock_skew: "6m" }],
+  ])("%s has a bound: %j", (key, set) => {
+    const found = of({ ...one, ...set });
+    expect(
+      found.some((problem) => problem.startsWith(`federation.issuers.0.${key}: `)),
+      found.join(),
+    ).toBe(true);
+  });
+
+  test("know no setting of sessions", () => expect(of({ ...one, groups: [] })).toHaveLength(1));
+
+  test.each(["name", "issuer"] as const)("two with one %s are refused", (key) => {
+    const other = { name: "other", issuer: "https://other.example" };
+    expect(of(one, { ...other, [key]: one[key] })).toEqual([
+      `federation.issuers.1.${key}: is that of another issuer; each issuer needs its own`,
+    ]);
+  });
+
+  test("have no name of an issuer of sessions", () => {
+    const oidc = {
+      ...one,
+      issuer: "https://login.example",
+      audiences: ["a"],
+      tenant: "acme",
+      groups: [{ group: "*" }],
+    };
+    const both = { callers: { oidc: [oidc] }, federation: { issuers: [one] } };
+    expect(problems(JSON.stringify(both))).toEqual([expect.stringContaining("federation.issuers.0.name: ")]);
+  });
+});
+
 test("the canary reaches its peers over http, https and unix sockets, and its certificate has a key", () => {
   const peers = (...list: string[]) => problems(JSON.stringify({ canary: { every: "1s", peers: list } }));
   expect(peers("http://h:1", "https://h:1", "unix:/run/s")).toEqual([]);
@@ -672,6 +725,13 @@ describe("signing", () => {
         },
       }),
       ["signing.issuer: is callers.oidc.0.issuer; tokens and sessions need their own"],
+    ],
+    [
+      "an issuer of workloads",
+      full({ ...settings, issuer: "https://token.example" }, jwt, {
+        federation: { issuers: [{ name: "github", issuer: "https://token.example" }] },
+      }),
+      ["federation.issuers.0.issuer: is signing.issuer; a token of ours is exchanged for no other"],
     ],
     ["no issuer", full({ keys: {} }), ["signing.issuer: Invalid input: expected string, received undefined"]],
     [

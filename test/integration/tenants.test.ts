@@ -1,6 +1,7 @@
 import { ConnectError } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
+import { TrustRuleKind } from "../../src/gen/sallyport/v1/federation_admin_pb.ts";
 import { ALL_METHODS } from "../../src/rpc/methods.ts";
 import { AUDIENCE, TestIssuer } from "../sessions/issuer.ts";
 import { type AdminClients, TestSallyport } from "../support/sallyport.ts";
@@ -28,14 +29,21 @@ let issuer: TestIssuer;
 const GROUPS = {
   staff: [],
   admins: ["sallyport.admin"],
-  all: ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.roles.write", "sallyport.audit.read"],
+  all: [
+    "sallyport.tokens.*",
+    "sallyport.principals.write",
+    "sallyport.roles.write",
+    "sallyport.federation.write",
+    "sallyport.audit.read",
+  ],
 };
 
 beforeAll(async () => {
   issuer = await TestIssuer.open();
   const groups = Object.entries(GROUPS).map(([group, permissions]) => ({ group, permissions }));
   const oidc = [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], tenant: "acme", groups }];
-  sallyport = await TestSallyport.start({ config: { callers: { oidc } } });
+  const federation = { issuers: [{ name: "platform", issuer: issuer.url }] };
+  sallyport = await TestSallyport.start({ config: { callers: { oidc }, federation } });
   for (const id of ["acme", "globex", "initech"]) await sallyport.admin.tenants.createTenant({ tenant: { id } });
   for (const [name, tenant] of [
     ["bot:mine", "acme"],
@@ -69,9 +77,17 @@ async function fresh(tenant: string, principal: string, profile = "bot"): Promis
   // Role names of one tenant alone: the same name elsewhere would be another object.
   const role = `${tenant}-${++counter}`;
   await sallyport.admin.roles.createRole({ role: { tenant, name: role } });
+  await sallyport.admin.federation.createTrustRule({ rule: trustRule(tenant, role) });
   const token = await sallyport.createToken({ tenant, profile, principal, displayName: "x" });
   return { tenant, principal, role, profile, token };
 }
+
+/** A trust rule for a principal that needs no row. */
+const trustRule = (tenant: string, name: string) => ({
+  ...{ tenant, name, issuer: "platform", audience: "x", principal: "org:shop", profile: "org" },
+  kind: TrustRuleKind.KUBERNETES,
+  match: [{ claim: "sub", value: { case: "equals" as const, value: "system:serviceaccount:shop:deployer" } }],
+});
 
 const guest = async (tenant: string) => (await sallyport.createToken({ tenant: "initech", tenants: [tenant] })).id;
 
@@ -134,6 +150,18 @@ const CALLS: Readonly<Record<string, (by: AdminClients, of: Objects, made: numbe
       noWait: true,
     }),
   "RoleAdmin/DeleteRole": (by, of) => by.roles.deleteRole({ tenant: of.tenant, name: of.role, noWait: true }),
+  "FederationAdmin/CreateTrustRule": (by, of, made) =>
+    by.federation.createTrustRule({ rule: trustRule(of.tenant, `new-${made}`) }),
+  "FederationAdmin/GetTrustRule": (by, of) => by.federation.getTrustRule({ tenant: of.tenant, name: of.role }),
+  "FederationAdmin/ListTrustRules": (by, of) => by.federation.listTrustRules({ tenant: of.tenant }),
+  "FederationAdmin/UpdateTrustRule": (by, of) =>
+    by.federation.updateTrustRule({
+      rule: { tenant: of.tenant, name: of.role, audience: "y" },
+      updateMask: { paths: ["audience"] },
+      noWait: true,
+    }),
+  "FederationAdmin/DeleteTrustRule": (by, of) =>
+    by.federation.deleteTrustRule({ tenant: of.tenant, name: of.role, noWait: true }),
   "AuditLog/ListAuditEvents": (by, of) => by.audit.listAuditEvents({ tenant: of.tenant }),
   "AuditLog/ListAccessEvents": (by, of) => by.audit.listAccessEvents({ tenant: of.tenant }),
   "ServerInfo/GetServerInfo": (by) => by.info.getServerInfo({}),
@@ -164,6 +192,7 @@ const globex = () =>
       where tenant = 'globex' or 'globex' = any(tenants)) as tokens,
     (select jsonb_agg(p order by p.name) from sallyport.principals p where tenant = 'globex') as principals,
     (select jsonb_agg(r order by r.id) from sallyport.roles r where tenant = 'globex') as roles,
+    (select jsonb_agg(r order by r.id) from sallyport.trust_rules r where tenant = 'globex') as rules,
     (select jsonb_agg(o) from sallyport.tenants o where id = 'globex') as tenants`);
 
 /** Names no object: every caller may ask. */
@@ -173,7 +202,13 @@ const REACHES = [
   ["an administrator of the tenant", ["sallyport.admin"]],
   [
     "one with every single permission of the tenant",
-    ["sallyport.tokens.*", "sallyport.principals.write", "sallyport.roles.write", "sallyport.audit.read"],
+    [
+      "sallyport.tokens.*",
+      "sallyport.principals.write",
+      "sallyport.roles.write",
+      "sallyport.federation.write",
+      "sallyport.audit.read",
+    ],
   ],
   ["a token without any permission", []],
 ] as const;

@@ -153,6 +153,7 @@ describe("grpcurl", () => {
       "grpc.reflection.v1.ServerReflection",
       "grpc.reflection.v1alpha.ServerReflection",
       "sallyport.v1.AuditLog",
+      "sallyport.v1.FederationAdmin",
       "sallyport.v1.PrincipalAdmin",
       "sallyport.v1.RoleAdmin",
       "sallyport.v1.ServerInfo",

@@ -20,6 +20,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
   access_log: [ALL, "SI", "I"],
   audit: [ALL, "SI", ""],
   console_sessions: [ALL, "SIUD", ""],
+  exchange_replays: [ALL, "SID", ""],
   first_admin: [ALL, "SIU", "S"],
   key_checks: [ALL, "SIU", "S"],
   lost_changes: [ALL, "S", "S"],
@@ -35,6 +36,7 @@ const TABLES: Readonly<Record<string, Rights>> = {
   token_usage: [ALL, "SIU", "SIU"],
   token_view: [ALL, "S", "S"],
   tokens: [ALL, "SIU", "S"],
+  trust_rules: [ALL, "SIU", ""],
   validators: [ALL, "S* but secret_hash", "S* but secret_hash"],
 };
 
@@ -53,6 +55,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "guard_role()": ["X", "", ""],
   "guard_tenant()": ["X", "", ""],
   "guard_token()": ["X", "", ""],
+  "guard_trust_rule()": ["X", "", ""],
   "keep_audit()": ["X", "", ""],
   "note_everything()": ["X", "", ""],
   "note_principal()": ["X", "", ""],
@@ -71,6 +74,7 @@ const FUNCTIONS: Readonly<Record<string, Rights>> = {
   "rev_epoch()": ["X", "", ""],
   "rev_now()": ["X", "X", "X"],
   "role_key(text)": ["X", "X", "X"],
+  "rule_key(text)": ["X", "X", "X"],
   "revoke(text,text)": ["X", "X", "X"],
   "tenant_key(text)": ["X", "X", "X"],
   // With the rights of the owner.

@@ -80,6 +80,11 @@ describe("the table of permissions", () => {
       "ListRoles:tenant",
     ]);
     expect(opened("sallyport.roles.write")).toEqual(["CreateRole:tenant", "UpdateRole:tenant", "DeleteRole:tenant"]);
+    expect(opened("sallyport.federation.write")).toEqual(
+      ["CreateTrustRule", "GetTrustRule", "ListTrustRules", "UpdateTrustRule", "DeleteTrustRule"].map(
+        (name) => `${name}:tenant`,
+      ),
+    );
     expect(opened("sallyport.tokens.revoke")).toEqual([
       ...["RevokeToken:tenant", "RevokeTokens:tenant"],
       "DetachTenant:tenant",
@@ -94,9 +99,9 @@ describe("the table of permissions", () => {
     expect(opened("sallyport.reasons")).toEqual([]);
     expect(opened("repo:*")).toEqual([]);
     expect(opened("sallyport.admin").some((method) => /(Create|Get|List|Update)Tenant/.test(method))).toBe(false);
-    expect(opened("sallyport.admin")).toHaveLength(23);
+    expect(opened("sallyport.admin")).toHaveLength(28);
     expect(opened("sallyport.operator").every((method) => method.endsWith(":everywhere"))).toBe(true);
-    expect(opened("sallyport.operator")).toHaveLength(28);
+    expect(opened("sallyport.operator")).toHaveLength(34);
   });
 });
 

@@ -14,6 +14,7 @@ import {
   RetryInfoSchema,
 } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { AuditLog } from "../../src/gen/sallyport/v1/audit_log_pb.ts";
+import { FederationAdmin } from "../../src/gen/sallyport/v1/federation_admin_pb.ts";
 import { PrincipalAdmin } from "../../src/gen/sallyport/v1/principal_admin_pb.ts";
 import { RoleAdmin } from "../../src/gen/sallyport/v1/role_admin_pb.ts";
 import { ServerInfo } from "../../src/gen/sallyport/v1/server_info_pb.ts";
@@ -62,6 +63,7 @@ export interface AdminClients {
   readonly principals: Client<typeof PrincipalAdmin>;
   readonly tenants: Client<typeof TenantAdmin>;
   readonly roles: Client<typeof RoleAdmin>;
+  readonly federation: Client<typeof FederationAdmin>;
   readonly audit: Client<typeof AuditLog>;
   readonly info: Client<typeof ServerInfo>;
 }
@@ -159,6 +161,7 @@ export class TestSallyport implements AsyncDisposable {
       principals: createClient(PrincipalAdmin, transport),
       tenants: createClient(TenantAdmin, transport),
       roles: createClient(RoleAdmin, transport),
+      federation: createClient(FederationAdmin, transport),
       audit: createClient(AuditLog, transport),
       info: createClient(ServerInfo, transport),
     };

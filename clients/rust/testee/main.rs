@@ -13,28 +13,46 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
-use tonic::server::{ClientStreamingService, Grpc, NamedService, StreamingService, UnaryService};
+use tonic::server::{
+    ClientStreamingService, Grpc, NamedService, ServerStreamingService, StreamingService, UnaryService,
+};
 use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-type Seen = Arc<Mutex<BTreeMap<String, u64>>>;
+type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
 type Later<T> = Pin<Box<dyn Future<Output = Result<T, Status>> + Send>>;
 type Texts = Pin<Box<dyn Stream<Item = Result<String, Status>> + Send>>;
 
-fn count(seen: &Seen, what: String) {
+fn count(seen: &Counts, what: String) {
     *seen.lock().expect("never panics").entry(what).or_default() += 1;
 }
 
-fn said<T>(text: &str, request: &Request<T>) -> String {
-    let principal = identity_of(request).map_or("", |identity| &identity.principal);
-    let credential = request.metadata().get("authorization").is_some();
-    format!("{text} for {principal}, credential {credential}")
+/// The caller, as a handler sees it.
+struct Caller {
+    principal: String,
+    credentials: String,
+}
+
+impl Caller {
+    fn of<T>(request: &Request<T>) -> Self {
+        let principal = identity_of(request).map_or("", |identity| &identity.principal);
+        let credentials: Vec<_> = request.metadata().get_all("authorization").iter().collect();
+        Self { principal: principal.into(), credentials: format!("{credentials:?}") }
+    }
+
+    fn said(&self, text: &str) -> String {
+        format!("[{text:?}, {:?}, {}]", self.principal, self.credentials)
+    }
+}
+
+fn streamed(texts: impl Stream<Item = Result<String, Status>> + Send + 'static) -> Later<Response<Texts>> {
+    Box::pin(async { Ok(Response::new(Box::pin(texts) as Texts)) })
 }
 
 #[derive(Clone)]
-struct Echo(Seen);
+struct Echo(Counts);
 
 impl NamedService for Echo {
     const NAME: &'static str = "test.v1.Echo";
@@ -45,38 +63,8 @@ impl UnaryService<String> for Echo {
     type Future = Later<Response<String>>;
 
     fn call(&mut self, request: Request<String>) -> Self::Future {
-        let answer = if request.get_ref() == "seen" {
-            format!("{:?}", self.0.lock().expect("never panics"))
-        } else {
-            said(request.get_ref(), &request)
-        };
+        let answer = Caller::of(&request).said(request.get_ref());
         Box::pin(async { Ok(Response::new(answer)) })
-    }
-}
-
-impl StreamingService<String> for Echo {
-    type Response = String;
-    type ResponseStream = Texts;
-    type Future = Later<Response<Texts>>;
-
-    fn call(&mut self, request: Request<Streaming<String>>) -> Self::Future {
-        let suffix = said("", &request);
-        let texts = request.into_inner().map(move |text| text.map(|text| text + &suffix));
-        Box::pin(async { Ok(Response::new(Box::pin(texts) as Texts)) })
-    }
-}
-
-/// Sends without end.
-struct Count;
-
-impl StreamingService<String> for Count {
-    type Response = String;
-    type ResponseStream = Texts;
-    type Future = Later<Response<Texts>>;
-
-    fn call(&mut self, _: Request<Streaming<String>>) -> Self::Future {
-        let texts = tokio_stream::iter(0u64..).map(|number| Ok(format!("{number} {}", "x".repeat(10_000))));
-        Box::pin(async { Ok(Response::new(Box::pin(texts) as Texts)) })
     }
 }
 
@@ -90,9 +78,68 @@ impl ClientStreamingService<String> for Echo {
             while let Some(text) = request.get_mut().message().await? {
                 all.push(text);
             }
-            Ok(Response::new(said(&all.join(" "), &request)))
+            Ok(Response::new(Caller::of(&request).said(&all.join(" "))))
         })
     }
+}
+
+/// How often each tier, verdict and state was reported by the hooks.
+struct Seen(Counts);
+
+impl UnaryService<String> for Seen {
+    type Response = String;
+    type Future = Later<Response<String>>;
+
+    fn call(&mut self, _: Request<String>) -> Self::Future {
+        let answer = format!("{:?}", self.0.lock().expect("never panics"));
+        Box::pin(async { Ok(Response::new(answer)) })
+    }
+}
+
+/// Echoes each message. A stubborn one goes on after the end of its messages by an error.
+struct Talk {
+    stubborn: bool,
+}
+
+impl StreamingService<String> for Talk {
+    type Response = String;
+    type ResponseStream = Texts;
+    type Future = Later<Response<Texts>>;
+
+    fn call(&mut self, request: Request<Streaming<String>>) -> Self::Future {
+        let (caller, stubborn) = (Caller::of(&request), self.stubborn);
+        streamed(request.into_inner().map(move |text| match text {
+            Err(_) if stubborn => Ok(caller.said("after the end")),
+            text => text.map(|text| caller.said(&text)),
+        }))
+    }
+}
+
+/// Answers once, and goes on with these.
+struct Once(Texts);
+
+impl ServerStreamingService<String> for Once {
+    type Response = String;
+    type ResponseStream = Texts;
+    type Future = Later<Response<Texts>>;
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        let first = Caller::of(&request).said(request.get_ref());
+        let rest = std::mem::replace(&mut self.0, Box::pin(tokio_stream::empty()));
+        streamed(tokio_stream::once(Ok(first)).chain(rest))
+    }
+}
+
+fn without_end() -> Once {
+    Once(Box::pin(tokio_stream::iter(0u64..).map(|number| Ok(format!("{number} {}", "x".repeat(10_000))))))
+}
+
+fn stuck() -> Once {
+    Once(Box::pin(tokio_stream::pending()))
+}
+
+fn gone() -> Once {
+    Once(Box::pin(tokio_stream::once(Err(Status::not_found("gone")))))
 }
 
 impl Service<http::Request<Body>> for Echo {
@@ -109,8 +156,12 @@ impl Service<http::Request<Body>> for Echo {
         Box::pin(async move {
             let mut grpc = Grpc::new(ProstCodec::<String, String>::default());
             Ok(match request.uri().path().rsplit('/').next() {
-                Some("Talk") => grpc.streaming(echo, request).await,
-                Some("Count") => grpc.streaming(Count, request).await,
+                Some("Seen") => grpc.unary(Seen(echo.0), request).await,
+                Some("Talk") => grpc.streaming(Talk { stubborn: false }, request).await,
+                Some("Stubborn") => grpc.streaming(Talk { stubborn: true }, request).await,
+                Some("Count") => grpc.server_streaming(without_end(), request).await,
+                Some("Stuck") => grpc.server_streaming(stuck(), request).await,
+                Some("Gone") => grpc.server_streaming(gone(), request).await,
                 Some("Total") => grpc.client_streaming(echo, request).await,
                 _ => grpc.unary(echo, request).await,
             })
@@ -120,7 +171,7 @@ impl Service<http::Request<Body>> for Echo {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let seen = Seen::default();
+    let seen = Counts::default();
     let (checked, lease, feed, ended) = (seen.clone(), seen.clone(), seen.clone(), seen.clone());
     let hooks = Hooks {
         checked: Some(Box::new(move |verdict: Verdict, tier, _| count(&checked, format!("{tier} {}", verdict.name())))),
@@ -132,6 +183,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let options = Options { feed: std::env::var("CACHE")? == "feed", hooks, ..Options::default() };
     let checker = Checker::new(endpoint, options)?;
     let requirements = Requirements::new([
+        ("test.v1.Echo/Read", Requirement::scopes(["history:read"])),
         ("test.v1.Echo/Write", Requirement::scopes(["orders.write"])),
         ("test.v1.Echo/Audience", Requirement { audience: "orders".into(), ..Requirement::default() }),
         ("test.v1.Echo/Tenant", Requirement { tenant: "another".into(), ..Requirement::default() }),

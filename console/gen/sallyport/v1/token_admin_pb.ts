@@ -121,7 +121,7 @@ export type Token = Message<"sallyport.v1.Token"> & {
   createTime?: Timestamp | undefined;
 
   /**
-   * The issuer: `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>` or `token:<hint>`; output only.
+   * The issuer: `break-glass`, `bootstrap`, `session:<sub>`, `mtls:<SAN>`, `token:<hint>` or `rule:<id>`; output only.
    *
    * @generated from field: string created_by = 15;
    */
