@@ -205,6 +205,17 @@ export const ALERTS: readonly Alert[] = [
     fires: alarmSeries("reload_rejected"),
   },
   {
+    name: "AuditPartitionsLow",
+    severity: "ticket",
+    // Partitions are made once a month; a dump that runs for an hour delays them, and needs nobody.
+    expr: 'increase(sallyport_alarms_total{what=~"audit_partitions_low"}[10m]) > 5',
+    for: "0s",
+    summary: "The audit has partitions for fewer than three months ahead. Changes go on.",
+    action:
+      "A transaction that has read the whole audit, such as a dump, delays them: look for it in `pg_stat_activity` and end it. Then run `select sallyport.audit_months()` as the owner of the schema: it returns the months ahead, or the error. See docs/backup-and-failover.md, The audit in months.",
+    fires: alarmSeries("audit_partitions_low"),
+  },
+  {
     name: "CacheSealInvalid",
     severity: "ticket",
     expr: alarm("cache_seal_invalid"),

@@ -18,6 +18,7 @@ const FOLLOWING = [
   "validator_replace(uuid, bytea, uuid, bytea, text, int, int, text[])",
 ];
 const KEEPING = [
+  "audit_months()",
   "canary_prune(int)",
   "journal_attach()",
   "journal_compared(text)",

@@ -194,9 +194,10 @@ export class PostgresRevocationLog implements RevocationLog {
   }
 
   /**
-   * Also prunes the temporary rows of minting and of the canary, because this task runs once a minute in one process.
+   * Also prunes the temporary rows of minting and of the canary, and makes the audit's months ahead, because this task
+   * runs once a minute in one process.
    */
-  async prune(): Promise<void> {
+  async prune(): Promise<{ readonly auditMonths: number } | undefined> {
     // On a connection of its own: the leader's lock ends with it, and deleting delays no other statement.
     const connection = this.#connection("sallyport-prune", {});
     let over = false;
@@ -204,7 +205,7 @@ export class PostgresRevocationLog implements RevocationLog {
     const last = setTimeout(() => connection.drop(), PRUNE_MS + 100);
     try {
       const { got } = await one<{ got: boolean }>(connection, sql.LEAD, []);
-      if (!got) return;
+      if (!got) return undefined;
       // Committed when it returns, so the floor covers every row that is deleted later.
       await one(connection, sql.RAISE_FLOOR, []);
       for (let deleted = sql.BATCH; deleted === sql.BATCH && !over; ) {
@@ -215,9 +216,11 @@ export class PostgresRevocationLog implements RevocationLog {
       await one(connection, sql.FORGET_EXCHANGES, []);
       // Another process may lead from here: this deletion waits for synchronous standbys, and one may be frozen.
       await one(connection, sql.RESIGN, []);
+      const { done: auditMonths } = await one<{ done: number }>(connection, sql.AUDIT_MONTHS, []);
       for (let deleted = sql.CANARY_BATCH; deleted >= sql.CANARY_BATCH && !over; ) {
         deleted = (await one<{ done: number }>(connection, sql.FORGET_CANARY, [])).done;
       }
+      return { auditMonths };
     } finally {
       clearTimeout(timer);
       clearTimeout(last);

@@ -200,6 +200,15 @@ export const FORGET_CANARY: Statement = {
   text: `select sallyport.canary_prune(${CANARY_BATCH}) as done`,
 };
 
+/**
+ * For how many whole months after this one the audit has partitions. Lazy: it holds locks, and must not wait for a standby
+ * with them. The next run makes again what a failover loses.
+ */
+export const AUDIT_MONTHS: Statement = {
+  name: "sallyport-audit-months",
+  text: `select sallyport.audit_months() as done, ${LAZY}`,
+};
+
 function forgetting(table: string, condition: string): string {
   return `
 with done as (

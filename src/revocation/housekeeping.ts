@@ -25,6 +25,8 @@ const TICK_MS = 1000;
 const HEARTBEAT_MS = 10_000;
 const SILENT_MS = 30_000;
 const PRUNE_MS = 60_000;
+/** Fewer months of the audit ahead need a person. */
+const FEW_MONTHS = 3;
 
 /**
  * Keeps the registry and the log small and correct, about once a second in every process (`docs/protocol.md` §4.6).
@@ -78,7 +80,9 @@ export class Housekeeping {
     await this.#registry(me, epoch);
     if (now - this.#pruned >= PRUNE_MS) {
       this.#pruned = now;
-      await log.prune();
+      const pruned = await log.prune();
+      if (pruned !== undefined && pruned.auditMonths < FEW_MONTHS)
+        this.#deps.events.alarm("audit_partitions_low", { months: pruned.auditMonths });
     }
   }
 

@@ -148,8 +148,11 @@ export interface RevocationLog {
    * draws.
    */
   draw(epoch: string): Promise<void>;
-  /** Raises the floor over rows older than ten minutes, commits, then deletes them. One process at a time does this. */
-  prune(): Promise<void>;
+  /**
+   * Raises the floor over rows older than ten minutes, commits, then deletes them. One process at a time does this; the
+   * others get undefined. `auditMonths`: for how many months ahead the audit has partitions.
+   */
+  prune(): Promise<{ readonly auditMonths: number } | undefined>;
   /** The server of the last answer must not be asked again: destroys the connection and opens another. */
   reconnect(): void;
   /** Called on NOTIFY. A lost wake-up costs latency, never safety. */

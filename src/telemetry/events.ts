@@ -9,6 +9,7 @@ export type Tier = "l1" | "l2" | "store" | "none";
 /** Events that a person must look at. */
 export const ALARMS = {
   ack_wait_failed: "waiting for acknowledgements failed; changes wait by time until it works again",
+  audit_partitions_low: "the audit has partitions for fewer than three months ahead, and no more could be made",
   break_glass_used: "a caller used the break-glass secret",
   cache_seal_invalid: "entries in Redis have a seal that no pepper of this instance made",
   follower_failed: "following the revocation log failed; this instance has no lease until it works again",

@@ -203,7 +203,7 @@ describe("rights", () => {
 
     test("the user of the direct URL, which calls the functions of the log", async () => {
       expect(await told("writer", "full", "reader")).toMatch(
-        /^database\.direct_url: this user may not execute canary_prune, .*GRANT sallyport_writer TO reader;$/,
+        /^database\.direct_url: this user may not execute audit_months, canary_prune, .*GRANT sallyport_writer TO reader;$/,
       );
       expect(await assertRights(urlOf({ user: "writer" }), "full", false, urlOf({}))).toBe(true);
     });

@@ -382,6 +382,8 @@ describe("with no more than its role's rights", () => {
       "select sallyport.rev_raise_floor()",
       "select sallyport.rev_prune(1)",
       "select sallyport.canary_prune(1)",
+      "select sallyport.audit_months()",
+      "select sallyport.audit_keep('1 year')",
     ];
     for (const text of tries) await expect(hand.query(text), text).rejects.toMatchObject({ code: "42501" });
     // The hash is not the secret, and no secret is not one either.
@@ -418,8 +420,10 @@ describe("with no more than its role's rights", () => {
     expect(await log.register(entry(epoch, { old: me }))).toBe(true);
   });
 
-  test("a writer keeps the registry and prunes", async () => {
+  test("a writer keeps the registry, prunes, and makes the audit's months", async () => {
     await fresh();
+    const last = (await sql.query("select name from sallyport.audit_parts() order by until desc limit 1")).rows[0].name;
+    await sql.query(`drop table sallyport.${last}`);
     const log = open(await loginOf("sallyport_writer"));
     const { me, epoch } = await joined(log);
     await sql.query("insert into sallyport.rev_log (n, key, at) values (0, 'x', now() - interval '11 min')");
@@ -430,7 +434,8 @@ describe("with no more than its role's rights", () => {
     await reapedLongAgo();
     await log.deleteReaped([me], epoch);
     await log.markSettled(epoch, await namesOf(log));
-    await log.prune();
+    expect(await log.prune()).toEqual({ auditMonths: 12 });
+    expect((await sql.query("select to_regclass($1) as made", [`sallyport.${last}`])).rows[0].made).not.toBeNull();
     expect((await sql.query("select from sallyport.rev_log")).rowCount).toBe(0);
     expect((await log.validators()).rows).toEqual([]);
   });
@@ -835,6 +840,9 @@ describe("a server that fails", () => {
     sql = await byHand(server.url);
     const log = open(server.url);
     const { epoch } = await log.readEpoch();
+    // There is a month to be made, under locks that others would wait for.
+    const last = (await sql.query("select name from sallyport.audit_parts() order by until desc limit 1")).rows[0].name;
+    await sql.query(`drop table sallyport.${last}`);
     await frozenStandby();
     const own = entry(epoch);
     expect(await log.register(own)).toBe(true);
@@ -845,7 +853,7 @@ describe("a server that fails", () => {
     await log.reap([again.me]);
     await log.deleteReaped([again.me], epoch);
     await log.deregister(again.me);
-    await log.prune();
+    expect(await log.prune()).toEqual({ auditMonths: 12 });
     expect(await waitForStandby()).toBe(0);
     expect(log.troubles).toEqual([]);
   });

@@ -7,17 +7,20 @@ import { HandTime, recordedEvents } from "../support/hand-time.ts";
 
 function fixture(mode: "full" | "validate" = "full") {
   const time = new HandTime();
-  const { events } = recordedEvents();
+  const { events, happened } = recordedEvents();
   const calls: string[] = [];
   const server = { epoch: "e1", settled: "e1" as string | undefined, rows: [] as ValidatorRow[], inRecovery: false };
-  const note = (text: string) => async () => void calls.push(text);
+  const audit = { months: 12 as number | undefined };
   const log: Partial<RevocationLog> = {
     ack: async (me, epoch, applied) => void calls.push(`ack ${me} ${epoch} ${applied}`),
     validators: async () => ({ ...server, position: 5, dbTime: 1e12 }),
     reap: async (ids) => void calls.push(`reap ${ids}`),
     deleteReaped: async (ids, epoch) => void calls.push(`bury ${ids} ${epoch}`),
     markSettled: async (epoch, names) => void calls.push(`settle ${epoch} ${names}`),
-    prune: note("prune"),
+    prune: async () => {
+      calls.push("prune");
+      return audit.months === undefined ? undefined : { auditMonths: audit.months };
+    },
     reconnect: () => void calls.push("reconnect"),
   };
   const named = { names: "n1", since: time.clock.mono() };
@@ -49,7 +52,7 @@ function fixture(mode: "full" | "validate" = "full") {
     { mode, leaseMs: 1500 },
   );
   housekeeping.start();
-  return { time, calls, server, follower, housekeeping };
+  return { time, calls, happened, audit, server, follower, housekeeping };
 }
 
 const row = (id: string, over: Partial<ValidatorRow> = {}): ValidatorRow => ({
@@ -122,6 +125,18 @@ describe("housekeeping", () => {
     const { time, calls } = fixture();
     await time.advance(125_000);
     expect(calls.filter((call) => call === "prune")).toHaveLength(2);
+  });
+
+  it("tells of fewer than three months of the audit ahead, once for each run that could not make more", async () => {
+    const { time, happened, audit } = fixture();
+    const told = async (months: number | undefined) => {
+      audit.months = months;
+      const before = happened.length;
+      await time.advance(61_000);
+      return happened.slice(before).filter((one) => one.startsWith("alarm"));
+    };
+    for (const enough of [12, 3, undefined]) expect(await told(enough), `${enough}`).toEqual([]);
+    for (const few of [2, 0]) expect(await told(few), `${few}`).toEqual(["alarm:audit_partitions_low"]);
   });
 
   it("keeps only its own row alive in a validating process", async () => {

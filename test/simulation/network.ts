@@ -110,7 +110,11 @@ export class Network {
           return proven;
         }),
       draw: (epoch) => call("other", () => this.#db.draw(epoch)),
-      prune: () => call("other", () => this.#db.prune()),
+      prune: () =>
+        call("other", () => {
+          this.#db.prune();
+          return { auditMonths: 12 };
+        }),
       reconnect: () => {},
       onWakeUp: (listener) => void this.#listeners.set(machine, listener),
       close: () => Promise.resolve(),

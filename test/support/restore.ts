@@ -60,6 +60,15 @@ const outside = (place: Place, ...statements: string[]) =>
     for (const statement of statements) await sql.query(statement);
   });
 
+/** The tables that have triggers of their own: those above, and the partitions. */
+const triggered = (place: Place) =>
+  on(place, place.database, async (sql) => {
+    const { rows } = await sql.query<{ name: string }>(
+      "select inhrelid::regclass::text as name from pg_inherits where inhparent = 'sallyport.audit'::regclass order by 1",
+    );
+    return [...TABLES.map((table) => `sallyport.${table}`), ...rows.map(({ name }) => name)];
+  });
+
 /** Runs a client program on the database. */
 function run(place: Place, program: string, ...words: string[]) {
   if (place.binDir === undefined) throw new Error(`${program} of this version is not here`);
@@ -87,8 +96,6 @@ function dumped(name: string, format: "custom" | "plain", restore: (place: Place
 /** Tables that were saved beside the schema, restored by one transaction. */
 function copied(name: string, emptied: "truncate" | "delete", triggers: "on" | "off"): Way {
   const names = TABLES.map((table) => `sallyport.${table}`);
-  // The other tables cannot be emptied otherwise.
-  const silent = triggers === "on" ? names.filter((table) => !/rev_head|rev_state/.test(table)) : names;
   const each = (tables: readonly string[], what: string) => tables.map((table) => `alter table ${table} ${what}`);
   return {
     name,
@@ -113,6 +120,10 @@ function copied(name: string, emptied: "truncate" | "delete", triggers: "on" | "
         });
       return async () => {
         const lists = await Promise.all(TABLES.map(columns));
+        // The other tables cannot be emptied otherwise.
+        const silent = (await triggered(place)).filter(
+          (table) => triggers === "off" || !/rev_head|rev_state/.test(table),
+        );
         await inside(
           place,
           "begin",
@@ -177,14 +188,15 @@ export const WAYS: readonly Way[] = [
     dumped(`pg_restore --data-only, after ${empty.toUpperCase()}`, "custom", async (place, file) => {
       const names = [...TABLES, "migrations"].map((table) => `sallyport.${table}`);
       const again = async () => {
+        const silent = [...(await triggered(place)), "sallyport.migrations"];
         await inside(
           place,
           "begin",
-          ...names.map((table) => `alter table ${table} disable trigger all`),
+          ...silent.map((table) => `alter table ${table} disable trigger all`),
           ...(empty === "truncate"
             ? [`truncate ${names.join(", ")}`]
             : names.toReversed().map((table) => `delete from ${table}`)),
-          ...names.map((table) => `alter table ${table} enable trigger all`),
+          ...silent.map((table) => `alter table ${table} enable trigger all`),
           "commit",
         );
         await run(place, "pg_restore", "--data-only", "--disable-triggers", file);
