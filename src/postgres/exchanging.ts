@@ -1,7 +1,7 @@
 import { AppError } from "../domain/errors.ts";
 import { ExchangeRefused, type Once } from "../domain/exchange.ts";
 import { expiry } from "../domain/lifetime.ts";
-import type { Token } from "../domain/token.ts";
+import { NOTHING_GIVEN, type Token } from "../domain/token.ts";
 import { ruleProvenance } from "../domain/trust-rule.ts";
 import type { VerifiedExchange } from "../management/ports.ts";
 import { givenTo } from "./audit-facts.ts";
@@ -44,9 +44,9 @@ export async function exchange(tx: Tx, asked: VerifiedExchange): Promise<Token> 
   await countExchange(tx, id, rule.maxMintsPerHour, of, now);
   const expire = expiry(lifetime, now);
   const given = {
+    ...NOTHING_GIVEN,
     ...fresh,
-    ...{ tenant, principal, profile, scopes, displayName: rule.name, description: "", annotations: {} },
-    ...{ roles: [], tenants: [], audiences: [], allowedCidrs: [], createdBy: ruleProvenance(id) },
+    ...{ tenant, principal, profile, scopes, displayName: rule.name, createdBy: ruleProvenance(id) },
   };
   const row = {
     ...given,

@@ -10,7 +10,7 @@ const PATCH = join(ROOT, "test/support/example-field.patch");
 const BY_HAND = [
   "proto/sallyport/v1/token_admin.proto",
   "src/domain/token.ts",
-  "src/postgres/migrations/0030_ticket.sql",
+  "src/postgres/migrations/0027_ticket.sql",
   "src/postgres/rows.ts",
   "src/management/token-manager.ts",
   "src/rpc/convert.ts",
