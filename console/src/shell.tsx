@@ -68,7 +68,7 @@ export function Shell({ children }: { children: ComponentChildren }) {
           <div class="links">
             <Links title="You" links={caller!.principal === "" ? [] : [["/mine", "key", "My tokens"]]} />
             <Links
-              title="Organization"
+              title="Tenant"
               links={[
                 ...(may("sallyport.tokens.read") ? [["/tokens", "keys", "All tokens"] as const] : []),
                 ...(may("sallyport.principals.write") ? [["/principals", "people", "Principals"] as const] : []),

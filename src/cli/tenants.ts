@@ -22,9 +22,9 @@ interface ListOptions extends PageOptions {
   readonly state?: TenantState;
 }
 
-/** `sallyport tenants …`: the organizations, for operators. */
+/** `sallyport tenants …`: for operators. */
 export const addTenants: AddCommands = (program, run) => {
-  const tenants = program.command("tenants").description("create, get, list, update: organizations, for operators");
+  const tenants = program.command("tenants").description("create, get, list, update: tenants, for operators");
   const fields = (name: string) =>
     tenants
       .command(name)

@@ -43,7 +43,7 @@ const (
 	Verdict_VERDICT_RATE_LIMITED Verdict = 6
 	// Our own outage: the token cannot be judged. Refuse the request.
 	Verdict_VERDICT_UNDETERMINED Verdict = 7
-	// A live token that is not live in this organization.
+	// A live token that is not live in this tenant.
 	Verdict_VERDICT_WRONG_TENANT Verdict = 8
 )
 
@@ -193,8 +193,8 @@ type ValidateTokenRequest struct {
 	Audience string `protobuf:"bytes,3,opt,name=audience,proto3" json:"audience,omitempty"`
 	// The origin of the request.
 	Context *RequestContext `protobuf:"bytes,4,opt,name=context,proto3" json:"context,omitempty"`
-	// The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-	// no such check. An answer about an organization has no entry.
+	// The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+	// no such check. An answer about a tenant has no entry.
 	Tenant string `protobuf:"bytes,5,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Asks for an entry, for a cache that follows WatchChanges.
 	WantEntry     bool `protobuf:"varint,6,opt,name=want_entry,json=wantEntry,proto3" json:"want_entry,omitempty"`
@@ -279,7 +279,7 @@ type ValidatedToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `tok_` and 22 base62 characters.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// The organization that owns the token.
+	// The tenant that owns the token.
 	Tenant string `protobuf:"bytes,2,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// The kind of token.
 	Profile string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
@@ -295,7 +295,7 @@ type ValidatedToken struct {
 	Annotations map[string]string `protobuf:"bytes,8,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The visible start of the token string.
 	Hint string `protobuf:"bytes,9,opt,name=hint,proto3" json:"hint,omitempty"`
-	// The further organizations in which the token is live, beside `tenant`.
+	// The further tenants in which the token is live, beside `tenant`.
 	Tenants       []string `protobuf:"bytes,10,rep,name=tenants,proto3" json:"tenants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -35,8 +35,8 @@ pub struct ValidateTokenRequest {
     /// The origin of the request.
     #[prost(message, optional, tag="4")]
     pub context: ::core::option::Option<RequestContext>,
-    /// The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-    /// no such check. An answer about an organization has no entry.
+    /// The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+    /// no such check. An answer about a tenant has no entry.
     #[prost(string, tag="5")]
     pub tenant: ::prost::alloc::string::String,
     /// Asks for an entry, for a cache that follows WatchChanges.
@@ -49,7 +49,7 @@ pub struct ValidatedToken {
     /// `tok_` and 22 base62 characters.
     #[prost(string, tag="1")]
     pub id: ::prost::alloc::string::String,
-    /// The organization that owns the token.
+    /// The tenant that owns the token.
     #[prost(string, tag="2")]
     pub tenant: ::prost::alloc::string::String,
     /// The kind of token.
@@ -73,7 +73,7 @@ pub struct ValidatedToken {
     /// The visible start of the token string.
     #[prost(string, tag="9")]
     pub hint: ::prost::alloc::string::String,
-    /// The further organizations in which the token is live, beside `tenant`.
+    /// The further tenants in which the token is live, beside `tenant`.
     #[prost(string, repeated, tag="10")]
     pub tenants: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -203,7 +203,7 @@ pub enum Verdict {
     RateLimited = 6,
     /// Our own outage: the token cannot be judged. Refuse the request.
     Undetermined = 7,
-    /// A live token that is not live in this organization.
+    /// A live token that is not live in this tenant.
     WrongTenant = 8,
 }
 impl Verdict {

@@ -35,7 +35,7 @@ export type AuditEvent = Message<"sallyport.v1.AuditEvent"> & {
   time?: Timestamp | undefined;
 
   /**
-   * The organization of the target.
+   * The tenant of the target.
    *
    * @generated from field: string tenant = 3;
    */
@@ -112,7 +112,7 @@ export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
  */
 export type ListAuditEventsRequest = Message<"sallyport.v1.ListAuditEventsRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */

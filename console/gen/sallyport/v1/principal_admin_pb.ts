@@ -17,13 +17,13 @@ export const file_sallyport_v1_principal_admin: GenFile = /*@__PURE__*/
   fileDesc("CiJzYWxseXBvcnQvdjEvcHJpbmNpcGFsX2FkbWluLnByb3RvEgxzYWxseXBvcnQudjEivAIKCVByaW5jaXBhbBIOCgZ0ZW5hbnQYASABKAkSDAoEbmFtZRgCIAEoCRIUCgxkaXNwbGF5X25hbWUYAyABKAkSDQoFZW1haWwYBCABKAkSDQoFb3duZXIYBSABKAkSKwoFc3RhdGUYBiABKA4yHC5zYWxseXBvcnQudjEuUHJpbmNpcGFsU3RhdGUSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEj0KC2Fubm90YXRpb25zGAggAygLMiguc2FsbHlwb3J0LnYxLlByaW5jaXBhbC5Bbm5vdGF0aW9uc0VudHJ5EgwKBGV0YWcYCSABKAkaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkQKFkNyZWF0ZVByaW5jaXBhbFJlcXVlc3QSKgoJcHJpbmNpcGFsGAEgASgLMhcuc2FsbHlwb3J0LnYxLlByaW5jaXBhbCJFChdDcmVhdGVQcmluY2lwYWxSZXNwb25zZRIqCglwcmluY2lwYWwYASABKAsyFy5zYWxseXBvcnQudjEuUHJpbmNpcGFsIjMKE0dldFByaW5jaXBhbFJlcXVlc3QSDgoGdGVuYW50GAEgASgJEgwKBG5hbWUYAiABKAkiQgoUR2V0UHJpbmNpcGFsUmVzcG9uc2USKgoJcHJpbmNpcGFsGAEgASgLMhcuc2FsbHlwb3J0LnYxLlByaW5jaXBhbCKeAQoVTGlzdFByaW5jaXBhbHNSZXF1ZXN0Eg4KBnRlbmFudBgBIAEoCRIMCgR0eXBlGAIgASgJEisKBXN0YXRlGAMgASgOMhwuc2FsbHlwb3J0LnYxLlByaW5jaXBhbFN0YXRlEhEKCXBhZ2Vfc2l6ZRgEIAEoBRISCgpwYWdlX3Rva2VuGAUgASgJEhMKC25hbWVfcHJlZml4GAYgASgJIl4KFkxpc3RQcmluY2lwYWxzUmVzcG9uc2USKwoKcHJpbmNpcGFscxgBIAMoCzIXLnNhbGx5cG9ydC52MS5QcmluY2lwYWwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIoYBChZVcGRhdGVQcmluY2lwYWxSZXF1ZXN0EioKCXByaW5jaXBhbBgBIAEoCzIXLnNhbGx5cG9ydC52MS5QcmluY2lwYWwSLwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrEg8KB25vX3dhaXQYAyABKAgiawoXVXBkYXRlUHJpbmNpcGFsUmVzcG9uc2USKgoJcHJpbmNpcGFsGAEgASgLMhcuc2FsbHlwb3J0LnYxLlByaW5jaXBhbBIkCgZlZmZlY3QYAiABKAsyFC5zYWxseXBvcnQudjEuRWZmZWN0IkcKFkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QSDgoGdGVuYW50GAEgASgJEgwKBG5hbWUYAiABKAkSDwoHbm9fd2FpdBgDIAEoCCJrChdEZWxldGVQcmluY2lwYWxSZXNwb25zZRIqCglwcmluY2lwYWwYASABKAsyFy5zYWxseXBvcnQudjEuUHJpbmNpcGFsEiQKBmVmZmVjdBgCIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QqiAEKDlByaW5jaXBhbFN0YXRlEh8KG1BSSU5DSVBBTF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFlBSSU5DSVBBTF9TVEFURV9BQ1RJVkUQARIcChhQUklOQ0lQQUxfU1RBVEVfRElTQUJMRUQQAhIbChdQUklOQ0lQQUxfU1RBVEVfREVMRVRFRBADMu4DCg5QcmluY2lwYWxBZG1pbhJeCg9DcmVhdGVQcmluY2lwYWwSJC5zYWxseXBvcnQudjEuQ3JlYXRlUHJpbmNpcGFsUmVxdWVzdBolLnNhbGx5cG9ydC52MS5DcmVhdGVQcmluY2lwYWxSZXNwb25zZRJaCgxHZXRQcmluY2lwYWwSIS5zYWxseXBvcnQudjEuR2V0UHJpbmNpcGFsUmVxdWVzdBoiLnNhbGx5cG9ydC52MS5HZXRQcmluY2lwYWxSZXNwb25zZSIDkAIBEmAKDkxpc3RQcmluY2lwYWxzEiMuc2FsbHlwb3J0LnYxLkxpc3RQcmluY2lwYWxzUmVxdWVzdBokLnNhbGx5cG9ydC52MS5MaXN0UHJpbmNpcGFsc1Jlc3BvbnNlIgOQAgESXgoPVXBkYXRlUHJpbmNpcGFsEiQuc2FsbHlwb3J0LnYxLlVwZGF0ZVByaW5jaXBhbFJlcXVlc3QaJS5zYWxseXBvcnQudjEuVXBkYXRlUHJpbmNpcGFsUmVzcG9uc2USXgoPRGVsZXRlUHJpbmNpcGFsEiQuc2FsbHlwb3J0LnYxLkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QaJS5zYWxseXBvcnQudjEuRGVsZXRlUHJpbmNpcGFsUmVzcG9uc2VCcwoMc2FsbHlwb3J0LnYxQhNQcmluY2lwYWxBZG1pblByb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
- * The identity that a token speaks for: a person, a bot, a service or the whole organization.
+ * The identity that a token speaks for: a person, a bot, a service or the whole tenant.
  *
  * @generated from message sallyport.v1.Principal
  */
 export type Principal = Message<"sallyport.v1.Principal"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -142,7 +142,7 @@ export const CreatePrincipalResponseSchema: GenMessage<CreatePrincipalResponse> 
  */
 export type GetPrincipalRequest = Message<"sallyport.v1.GetPrincipalRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -191,7 +191,7 @@ export const GetPrincipalResponseSchema: GenMessage<GetPrincipalResponse> = /*@_
  */
 export type ListPrincipalsRequest = Message<"sallyport.v1.ListPrincipalsRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -339,7 +339,7 @@ export const UpdatePrincipalResponseSchema: GenMessage<UpdatePrincipalResponse> 
  */
 export type DeletePrincipalRequest = Message<"sallyport.v1.DeletePrincipalRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */

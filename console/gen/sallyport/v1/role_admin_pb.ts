@@ -17,7 +17,7 @@ export const file_sallyport_v1_role_admin: GenFile = /*@__PURE__*/
   fileDesc("Ch1zYWxseXBvcnQvdjEvcm9sZV9hZG1pbi5wcm90bxIMc2FsbHlwb3J0LnYxIqwBCgRSb2xlEgoKAmlkGAEgASgJEg4KBnRlbmFudBgCIAEoCRIMCgRuYW1lGAMgASgJEhMKC2Rlc2NyaXB0aW9uGAQgASgJEg4KBnNjb3BlcxgFIAMoCRIWCg5hZG1pbmlzdHJhdGl2ZRgGIAEoCBIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEZXRhZxgIIAEoCSI1ChFDcmVhdGVSb2xlUmVxdWVzdBIgCgRyb2xlGAEgASgLMhIuc2FsbHlwb3J0LnYxLlJvbGUiNgoSQ3JlYXRlUm9sZVJlc3BvbnNlEiAKBHJvbGUYASABKAsyEi5zYWxseXBvcnQudjEuUm9sZSIuCg5HZXRSb2xlUmVxdWVzdBIOCgZ0ZW5hbnQYASABKAkSDAoEbmFtZRgCIAEoCSIzCg9HZXRSb2xlUmVzcG9uc2USIAoEcm9sZRgBIAEoCzISLnNhbGx5cG9ydC52MS5Sb2xlIkkKEExpc3RSb2xlc1JlcXVlc3QSDgoGdGVuYW50GAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIk8KEUxpc3RSb2xlc1Jlc3BvbnNlEiEKBXJvbGVzGAEgAygLMhIuc2FsbHlwb3J0LnYxLlJvbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIncKEVVwZGF0ZVJvbGVSZXF1ZXN0EiAKBHJvbGUYASABKAsyEi5zYWxseXBvcnQudjEuUm9sZRIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2sSDwoHbm9fd2FpdBgDIAEoCCJcChJVcGRhdGVSb2xlUmVzcG9uc2USIAoEcm9sZRgBIAEoCzISLnNhbGx5cG9ydC52MS5Sb2xlEiQKBmVmZmVjdBgCIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QiUQoRRGVsZXRlUm9sZVJlcXVlc3QSDgoGdGVuYW50GAEgASgJEgwKBG5hbWUYAiABKAkSDQoFZm9yY2UYAyABKAgSDwoHbm9fd2FpdBgEIAEoCCJcChJEZWxldGVSb2xlUmVzcG9uc2USIAoEcm9sZRgBIAEoCzISLnNhbGx5cG9ydC52MS5Sb2xlEiQKBmVmZmVjdBgCIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QyngMKCVJvbGVBZG1pbhJPCgpDcmVhdGVSb2xlEh8uc2FsbHlwb3J0LnYxLkNyZWF0ZVJvbGVSZXF1ZXN0GiAuc2FsbHlwb3J0LnYxLkNyZWF0ZVJvbGVSZXNwb25zZRJLCgdHZXRSb2xlEhwuc2FsbHlwb3J0LnYxLkdldFJvbGVSZXF1ZXN0Gh0uc2FsbHlwb3J0LnYxLkdldFJvbGVSZXNwb25zZSIDkAIBElEKCUxpc3RSb2xlcxIeLnNhbGx5cG9ydC52MS5MaXN0Um9sZXNSZXF1ZXN0Gh8uc2FsbHlwb3J0LnYxLkxpc3RSb2xlc1Jlc3BvbnNlIgOQAgESTwoKVXBkYXRlUm9sZRIfLnNhbGx5cG9ydC52MS5VcGRhdGVSb2xlUmVxdWVzdBogLnNhbGx5cG9ydC52MS5VcGRhdGVSb2xlUmVzcG9uc2USTwoKRGVsZXRlUm9sZRIfLnNhbGx5cG9ydC52MS5EZWxldGVSb2xlUmVxdWVzdBogLnNhbGx5cG9ydC52MS5EZWxldGVSb2xlUmVzcG9uc2VCbgoMc2FsbHlwb3J0LnYxQg5Sb2xlQWRtaW5Qcm90b1ABWhhzYWxseXBvcnQvdjE7c2FsbHlwb3J0djGiAgNTUFiqAgxTYWxseXBvcnQuVjHKAgxTYWxseXBvcnRcVjHqAg1TYWxseXBvcnQ6OlYxYgZwcm90bzM", [file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
- * A named list of scopes, inside an organization.
+ * A named list of scopes, inside a tenant.
  *
  * @generated from message sallyport.v1.Role
  */
@@ -30,7 +30,7 @@ export type Role = Message<"sallyport.v1.Role"> & {
   id: string;
 
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 2;
    */
@@ -136,7 +136,7 @@ export const CreateRoleResponseSchema: GenMessage<CreateRoleResponse> = /*@__PUR
  */
 export type GetRoleRequest = Message<"sallyport.v1.GetRoleRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -179,13 +179,13 @@ export const GetRoleResponseSchema: GenMessage<GetRoleResponse> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_role_admin, 4);
 
 /**
- * The roles of an organization.
+ * The roles of a tenant.
  *
  * @generated from message sallyport.v1.ListRolesRequest
  */
 export type ListRolesRequest = Message<"sallyport.v1.ListRolesRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -312,7 +312,7 @@ export const UpdateRoleResponseSchema: GenMessage<UpdateRoleResponse> = /*@__PUR
  */
 export type DeleteRoleRequest = Message<"sallyport.v1.DeleteRoleRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -402,7 +402,7 @@ export const RoleAdmin: GenService<{
     output: typeof GetRoleResponseSchema;
   },
   /**
-   * Lists the roles of an organization, newest first.
+   * Lists the roles of a tenant, newest first.
    *
    * @generated from rpc sallyport.v1.RoleAdmin.ListRoles
    */

@@ -94,14 +94,14 @@ export type CallerInfo = Message<"sallyport.v1.CallerInfo"> & {
   kind: string;
 
   /**
-   * Its organization; empty for a caller without one.
+   * Its tenant; empty for a caller without one.
    *
    * @generated from field: string tenant = 3;
    */
   tenant: string;
 
   /**
-   * The organizations that it may name in a request; `-` stands for all of them.
+   * The tenants that it may name in a request; `-` stands for all of them.
    *
    * @generated from field: repeated string tenants = 4;
    */
@@ -115,8 +115,8 @@ export type CallerInfo = Message<"sallyport.v1.CallerInfo"> & {
   principal: string;
 
   /**
-   * The permissions that it holds in its organization, and those that they include. `sallyport.operator` holds in every
-   * organization.
+   * The permissions that it holds in its tenant, and those that they include. `sallyport.operator` holds in every
+   * tenant.
    *
    * @generated from field: repeated string permissions = 6;
    */

@@ -17,7 +17,7 @@ export const file_sallyport_v1_tenant_admin: GenFile = /*@__PURE__*/
   fileDesc("Ch9zYWxseXBvcnQvdjEvdGVuYW50X2FkbWluLnByb3RvEgxzYWxseXBvcnQudjEigwIKBlRlbmFudBIKCgJpZBgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSKAoFc3RhdGUYAyABKA4yGS5zYWxseXBvcnQudjEuVGVuYW50U3RhdGUSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjoKC2Fubm90YXRpb25zGAUgAygLMiUuc2FsbHlwb3J0LnYxLlRlbmFudC5Bbm5vdGF0aW9uc0VudHJ5EgwKBGV0YWcYBiABKAkaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIjsKE0NyZWF0ZVRlbmFudFJlcXVlc3QSJAoGdGVuYW50GAEgASgLMhQuc2FsbHlwb3J0LnYxLlRlbmFudCI8ChRDcmVhdGVUZW5hbnRSZXNwb25zZRIkCgZ0ZW5hbnQYASABKAsyFC5zYWxseXBvcnQudjEuVGVuYW50Ih4KEEdldFRlbmFudFJlcXVlc3QSCgoCaWQYASABKAkiOQoRR2V0VGVuYW50UmVzcG9uc2USJAoGdGVuYW50GAEgASgLMhQuc2FsbHlwb3J0LnYxLlRlbmFudCJlChJMaXN0VGVuYW50c1JlcXVlc3QSKAoFc3RhdGUYASABKA4yGS5zYWxseXBvcnQudjEuVGVuYW50U3RhdGUSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiVQoTTGlzdFRlbmFudHNSZXNwb25zZRIlCgd0ZW5hbnRzGAEgAygLMhQuc2FsbHlwb3J0LnYxLlRlbmFudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkifQoTVXBkYXRlVGVuYW50UmVxdWVzdBIkCgZ0ZW5hbnQYASABKAsyFC5zYWxseXBvcnQudjEuVGVuYW50Ei8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzaxIPCgdub193YWl0GAMgASgIImIKFFVwZGF0ZVRlbmFudFJlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQSJAoGZWZmZWN0GAIgASgLMhQuc2FsbHlwb3J0LnYxLkVmZmVjdCpgCgtUZW5hbnRTdGF0ZRIcChhURU5BTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIXChNURU5BTlRfU1RBVEVfQUNUSVZFEAESGgoWVEVOQU5UX1NUQVRFX1NVU1BFTkRFRBACMucCCgtUZW5hbnRBZG1pbhJVCgxDcmVhdGVUZW5hbnQSIS5zYWxseXBvcnQudjEuQ3JlYXRlVGVuYW50UmVxdWVzdBoiLnNhbGx5cG9ydC52MS5DcmVhdGVUZW5hbnRSZXNwb25zZRJRCglHZXRUZW5hbnQSHi5zYWxseXBvcnQudjEuR2V0VGVuYW50UmVxdWVzdBofLnNhbGx5cG9ydC52MS5HZXRUZW5hbnRSZXNwb25zZSIDkAIBElcKC0xpc3RUZW5hbnRzEiAuc2FsbHlwb3J0LnYxLkxpc3RUZW5hbnRzUmVxdWVzdBohLnNhbGx5cG9ydC52MS5MaXN0VGVuYW50c1Jlc3BvbnNlIgOQAgESVQoMVXBkYXRlVGVuYW50EiEuc2FsbHlwb3J0LnYxLlVwZGF0ZVRlbmFudFJlcXVlc3QaIi5zYWxseXBvcnQudjEuVXBkYXRlVGVuYW50UmVzcG9uc2VCcAoMc2FsbHlwb3J0LnYxQhBUZW5hbnRBZG1pblByb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
- * The organization that owns principals and tokens. Nothing is shared between organizations.
+ * An organization. It owns principals and tokens; of other tenants it sees only the tokens that are attached to it.
  *
  * @generated from message sallyport.v1.Tenant
  */
@@ -73,7 +73,7 @@ export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_tenant_admin, 0);
 
 /**
- * A request for a new organization.
+ * A request for a new tenant.
  *
  * @generated from message sallyport.v1.CreateTenantRequest
  */
@@ -94,7 +94,7 @@ export const CreateTenantRequestSchema: GenMessage<CreateTenantRequest> = /*@__P
   messageDesc(file_sallyport_v1_tenant_admin, 1);
 
 /**
- * The new organization.
+ * The new tenant.
  *
  * @generated from message sallyport.v1.CreateTenantResponse
  */
@@ -115,7 +115,7 @@ export const CreateTenantResponseSchema: GenMessage<CreateTenantResponse> = /*@_
   messageDesc(file_sallyport_v1_tenant_admin, 2);
 
 /**
- * Names an organization.
+ * Names a tenant.
  *
  * @generated from message sallyport.v1.GetTenantRequest
  */
@@ -136,7 +136,7 @@ export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*
   messageDesc(file_sallyport_v1_tenant_admin, 3);
 
 /**
- * One organization.
+ * One tenant.
  *
  * @generated from message sallyport.v1.GetTenantResponse
  */
@@ -192,7 +192,7 @@ export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PUR
   messageDesc(file_sallyport_v1_tenant_admin, 5);
 
 /**
- * A page of organizations.
+ * A page of tenants.
  *
  * @generated from message sallyport.v1.ListTenantsResponse
  */
@@ -221,7 +221,7 @@ export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__P
   messageDesc(file_sallyport_v1_tenant_admin, 6);
 
 /**
- * A request for a change of an organization.
+ * A request for a change of a tenant.
  *
  * @generated from message sallyport.v1.UpdateTenantRequest
  */
@@ -256,7 +256,7 @@ export const UpdateTenantRequestSchema: GenMessage<UpdateTenantRequest> = /*@__P
   messageDesc(file_sallyport_v1_tenant_admin, 7);
 
 /**
- * The changed organization.
+ * The changed tenant.
  *
  * @generated from message sallyport.v1.UpdateTenantResponse
  */
@@ -284,7 +284,7 @@ export const UpdateTenantResponseSchema: GenMessage<UpdateTenantResponse> = /*@_
   messageDesc(file_sallyport_v1_tenant_admin, 8);
 
 /**
- * The state of an organization.
+ * The state of a tenant.
  *
  * @generated from enum sallyport.v1.TenantState
  */
@@ -312,7 +312,7 @@ export const TenantState = {
 } as const;
 
 /**
- * The state of an organization.
+ * The state of a tenant.
  *
  * @generated from enum sallyport.v1.TenantState
  */
@@ -325,13 +325,13 @@ export const TenantStateSchema: GenEnum<TenantState> = /*@__PURE__*/
   enumDesc(file_sallyport_v1_tenant_admin, 0);
 
 /**
- * Creates and changes organizations. For operators only.
+ * Creates and changes tenants. For operators only.
  *
  * @generated from service sallyport.v1.TenantAdmin
  */
 export const TenantAdmin: GenService<{
   /**
-   * Creates an organization.
+   * Creates a tenant.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.CreateTenant
    */
@@ -341,7 +341,7 @@ export const TenantAdmin: GenService<{
     output: typeof CreateTenantResponseSchema;
   },
   /**
-   * Reads one organization.
+   * Reads one tenant.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.GetTenant
    */
@@ -351,7 +351,7 @@ export const TenantAdmin: GenService<{
     output: typeof GetTenantResponseSchema;
   },
   /**
-   * Lists organizations, newest first.
+   * Lists tenants, newest first.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.ListTenants
    */
@@ -361,7 +361,7 @@ export const TenantAdmin: GenService<{
     output: typeof ListTenantsResponseSchema;
   },
   /**
-   * Changes only the fields in `update_mask`. Tokens of a suspended organization are refused.
+   * Changes only the fields in `update_mask`. Tokens of a suspended tenant are refused.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.UpdateTenant
    */

@@ -30,7 +30,7 @@ export type Token = Message<"sallyport.v1.Token"> & {
   id: string;
 
   /**
-   * The organization that owns the token.
+   * The tenant that owns the token.
    *
    * @generated from field: string tenant = 2;
    */
@@ -198,7 +198,7 @@ export type Token = Message<"sallyport.v1.Token"> & {
   parent: string;
 
   /**
-   * Names of the roles that the token holds, of its own organization; at most 16.
+   * Names of the roles that the token holds, of its own tenant; at most 16.
    *
    * @generated from field: repeated string roles = 27;
    */
@@ -213,7 +213,7 @@ export type Token = Message<"sallyport.v1.Token"> & {
   effectiveScopes: string[];
 
   /**
-   * Further organizations in which the token counts, beside its own; at most 16. Such a token holds no roles. An organization
+   * Further tenants in which the token counts, beside its own; at most 16. Such a token holds no roles. A tenant
    * whose tokens were cut since stays in the list, and the token is not live there: take it out, then attach it again.
    *
    * @generated from field: repeated string tenants = 29;
@@ -257,7 +257,7 @@ export const TokenSchema: GenMessage<Token> = /*@__PURE__*/
  */
 export type CreateTokenRequest = Message<"sallyport.v1.CreateTokenRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -358,14 +358,14 @@ export type CreateTokenRequest = Message<"sallyport.v1.CreateTokenRequest"> & {
   notBeforeTime?: Timestamp | undefined;
 
   /**
-   * Names of roles of the organization; at most 16. The token has their scopes, as they are at each use.
+   * Names of roles of the tenant; at most 16. The token has their scopes, as they are at each use.
    *
    * @generated from field: repeated string roles = 15;
    */
   roles: string[];
 
   /**
-   * Further organizations in which the token counts, beside its own; at most 16. The caller must have them all. Such a token
+   * Further tenants in which the token counts, beside its own; at most 16. The caller must have them all. Such a token
    * holds no roles.
    *
    * @generated from field: repeated string tenants = 16;
@@ -471,7 +471,7 @@ export const GetTokenResponseSchema: GenMessage<GetTokenResponse> = /*@__PURE__*
  */
 export type ListTokensRequest = Message<"sallyport.v1.ListTokensRequest"> & {
   /**
-   * The organization; empty: the caller's own; `-`: all organizations, for operators.
+   * The tenant; empty: the caller's own; `-`: all tenants, for operators.
    *
    * @generated from field: string tenant = 1;
    */
@@ -604,7 +604,7 @@ export type ListTokensRequest = Message<"sallyport.v1.ListTokensRequest"> & {
   role: string;
 
   /**
-   * Instead of the organization's own tokens, those of others that are attached to it. They show only id, hint, tenant,
+   * Instead of the tenant's own tokens, those of others that are attached to it. They show only id, hint, tenant,
    * principal and times. Of the other filters only `principal`, `hint`, `ids` and times can be given.
    *
    * @generated from field: bool attached = 20;
@@ -798,14 +798,14 @@ export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__P
   messageDesc(file_sallyport_v1_token_admin, 10);
 
 /**
- * At least one selector is required; `tenant` alone selects all tokens of the organization. Selectors are combined by
+ * At least one selector is required; `tenant` alone selects all tokens of the tenant. Selectors are combined by
  * AND; `hints`, `token_strings` and `ids` together are one selector.
  *
  * @generated from message sallyport.v1.RevokeTokensRequest
  */
 export type RevokeTokensRequest = Message<"sallyport.v1.RevokeTokensRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -883,7 +883,7 @@ export type RevokeTokensRequest = Message<"sallyport.v1.RevokeTokensRequest"> & 
 
   /**
    * Also the tokens that a selected token created, directly or through other tokens, and all that replaced one of them
-   * by rotation, in the same organization. This includes tokens that were created by tokens that have ended since.
+   * by rotation, in the same tenant. This includes tokens that were created by tokens that have ended since.
    *
    * @generated from field: bool descendants = 12;
    */
@@ -963,13 +963,13 @@ export const RevokeTokensResponseSchema: GenMessage<RevokeTokensResponse> = /*@_
   messageDesc(file_sallyport_v1_token_admin, 12);
 
 /**
- * A request to take a token of another organization out of this one.
+ * A request to take a token of another tenant out of this one.
  *
  * @generated from message sallyport.v1.DetachTenantRequest
  */
 export type DetachTenantRequest = Message<"sallyport.v1.DetachTenantRequest"> & {
   /**
-   * The organization that the token is taken out of; empty: the caller's own.
+   * The tenant that the token is taken out of; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -1271,8 +1271,8 @@ export const TokenAdmin: GenService<{
     output: typeof RevokeTokensResponseSchema;
   },
   /**
-   * Takes a token of another organization out of this one. When it returns OK (and `no_wait` was not set), no instance accepts
-   * the token here again. Its own organization and others are not touched. Idempotent.
+   * Takes a token of another tenant out of this one. When it returns OK (and `no_wait` was not set), no instance accepts
+   * the token here again. Its own tenant and others are not touched. Idempotent.
    *
    * @generated from rpc sallyport.v1.TokenAdmin.DetachTenant
    */

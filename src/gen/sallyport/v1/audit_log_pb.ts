@@ -38,7 +38,7 @@ export type AuditEvent = Message<"sallyport.v1.AuditEvent"> & {
   time?: Timestamp | undefined;
 
   /**
-   * The organization of the target.
+   * The tenant of the target.
    *
    * @generated from field: string tenant = 3;
    */
@@ -115,7 +115,7 @@ export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
  */
 export type ListAuditEventsRequest = Message<"sallyport.v1.ListAuditEventsRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -228,7 +228,7 @@ export type AccessEvent = Message<"sallyport.v1.AccessEvent"> & {
   time?: Timestamp | undefined;
 
   /**
-   * The organization that owns the token.
+   * The tenant that owns the token.
    *
    * @generated from field: string tenant = 2;
    */
@@ -354,7 +354,7 @@ export const AccessEventSchema: GenMessage<AccessEvent> = /*@__PURE__*/
  */
 export type ListAccessEventsRequest = Message<"sallyport.v1.ListAccessEventsRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */

@@ -75,7 +75,7 @@ export type TrustRule = Message<"sallyport.v1.TrustRule"> & {
   id: string;
 
   /**
-   * The organization of the tokens; empty: the caller's own. It cannot change.
+   * The tenant of the tokens; empty: the caller's own. It cannot change.
    *
    * @generated from field: string tenant = 2;
    */
@@ -243,7 +243,7 @@ export const CreateTrustRuleResponseSchema: GenMessage<CreateTrustRuleResponse> 
  */
 export type GetTrustRuleRequest = Message<"sallyport.v1.GetTrustRuleRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -286,13 +286,13 @@ export const GetTrustRuleResponseSchema: GenMessage<GetTrustRuleResponse> = /*@_
   messageDesc(file_sallyport_v1_federation_admin, 5);
 
 /**
- * The rules of an organization.
+ * The rules of a tenant.
  *
  * @generated from message sallyport.v1.ListTrustRulesRequest
  */
 export type ListTrustRulesRequest = Message<"sallyport.v1.ListTrustRulesRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -426,7 +426,7 @@ export const UpdateTrustRuleResponseSchema: GenMessage<UpdateTrustRuleResponse> 
  */
 export type DeleteTrustRuleRequest = Message<"sallyport.v1.DeleteTrustRuleRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -572,7 +572,7 @@ export const FederationAdmin: GenService<{
     output: typeof GetTrustRuleResponseSchema;
   },
   /**
-   * Lists the rules of an organization, newest first.
+   * Lists the rules of a tenant, newest first.
    *
    * @generated from rpc sallyport.v1.FederationAdmin.ListTrustRules
    */

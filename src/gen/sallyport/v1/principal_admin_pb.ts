@@ -18,13 +18,13 @@ export const file_sallyport_v1_principal_admin: GenFile = /*@__PURE__*/
   fileDesc("CiJzYWxseXBvcnQvdjEvcHJpbmNpcGFsX2FkbWluLnByb3RvEgxzYWxseXBvcnQudjEimQMKCVByaW5jaXBhbBIXCgZ0ZW5hbnQYASABKAlCB7pIBHICGD8SFgoEbmFtZRgCIAEoCUIIukgFcgMYoAESHgoMZGlzcGxheV9uYW1lGAMgASgJQgi6SAVyAxiQAxIXCgVlbWFpbBgEIAEoCUIIukgFcgMY/gESFwoFb3duZXIYBSABKAlCCLpIBXIDGKABEjUKBXN0YXRlGAYgASgOMhwuc2FsbHlwb3J0LnYxLlByaW5jaXBhbFN0YXRlQgi6SAWCAQIQARIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASVgoLYW5ub3RhdGlvbnMYCCADKAsyKC5zYWxseXBvcnQudjEuUHJpbmNpcGFsLkFubm90YXRpb25zRW50cnlCF7pIFJoBERAgIgZyBCABKD8qBXIDKIACEhUKBGV0YWcYCSABKAlCB7pIBHICGEAaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkwKFkNyZWF0ZVByaW5jaXBhbFJlcXVlc3QSMgoJcHJpbmNpcGFsGAEgASgLMhcuc2FsbHlwb3J0LnYxLlByaW5jaXBhbEIGukgDyAEBIkUKF0NyZWF0ZVByaW5jaXBhbFJlc3BvbnNlEioKCXByaW5jaXBhbBgBIAEoCzIXLnNhbGx5cG9ydC52MS5QcmluY2lwYWwiSAoTR2V0UHJpbmNpcGFsUmVxdWVzdBIXCgZ0ZW5hbnQYASABKAlCB7pIBHICGD8SGAoEbmFtZRgCIAEoCUIKukgHcgUQARigASJCChRHZXRQcmluY2lwYWxSZXNwb25zZRIqCglwcmluY2lwYWwYASABKAsyFy5zYWxseXBvcnQudjEuUHJpbmNpcGFsItoBChVMaXN0UHJpbmNpcGFsc1JlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/EhUKBHR5cGUYAiABKAlCB7pIBHICGBASNQoFc3RhdGUYAyABKA4yHC5zYWxseXBvcnQudjEuUHJpbmNpcGFsU3RhdGVCCLpIBYIBAhABEh0KCXBhZ2Vfc2l6ZRgEIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAUgASgJQgi6SAVyAxiABBIdCgtuYW1lX3ByZWZpeBgGIAEoCUIIukgFcgMYoAEiXgoWTGlzdFByaW5jaXBhbHNSZXNwb25zZRIrCgpwcmluY2lwYWxzGAEgAygLMhcuc2FsbHlwb3J0LnYxLlByaW5jaXBhbBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkilgEKFlVwZGF0ZVByaW5jaXBhbFJlcXVlc3QSMgoJcHJpbmNpcGFsGAEgASgLMhcuc2FsbHlwb3J0LnYxLlByaW5jaXBhbEIGukgDyAEBEjcKC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFza0IGukgDyAEBEg8KB25vX3dhaXQYAyABKAgiawoXVXBkYXRlUHJpbmNpcGFsUmVzcG9uc2USKgoJcHJpbmNpcGFsGAEgASgLMhcuc2FsbHlwb3J0LnYxLlByaW5jaXBhbBIkCgZlZmZlY3QYAiABKAsyFC5zYWxseXBvcnQudjEuRWZmZWN0IlwKFkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/EhgKBG5hbWUYAiABKAlCCrpIB3IFEAEYoAESDwoHbm9fd2FpdBgDIAEoCCJrChdEZWxldGVQcmluY2lwYWxSZXNwb25zZRIqCglwcmluY2lwYWwYASABKAsyFy5zYWxseXBvcnQudjEuUHJpbmNpcGFsEiQKBmVmZmVjdBgCIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QqiAEKDlByaW5jaXBhbFN0YXRlEh8KG1BSSU5DSVBBTF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFlBSSU5DSVBBTF9TVEFURV9BQ1RJVkUQARIcChhQUklOQ0lQQUxfU1RBVEVfRElTQUJMRUQQAhIbChdQUklOQ0lQQUxfU1RBVEVfREVMRVRFRBADMu4DCg5QcmluY2lwYWxBZG1pbhJeCg9DcmVhdGVQcmluY2lwYWwSJC5zYWxseXBvcnQudjEuQ3JlYXRlUHJpbmNpcGFsUmVxdWVzdBolLnNhbGx5cG9ydC52MS5DcmVhdGVQcmluY2lwYWxSZXNwb25zZRJaCgxHZXRQcmluY2lwYWwSIS5zYWxseXBvcnQudjEuR2V0UHJpbmNpcGFsUmVxdWVzdBoiLnNhbGx5cG9ydC52MS5HZXRQcmluY2lwYWxSZXNwb25zZSIDkAIBEmAKDkxpc3RQcmluY2lwYWxzEiMuc2FsbHlwb3J0LnYxLkxpc3RQcmluY2lwYWxzUmVxdWVzdBokLnNhbGx5cG9ydC52MS5MaXN0UHJpbmNpcGFsc1Jlc3BvbnNlIgOQAgESXgoPVXBkYXRlUHJpbmNpcGFsEiQuc2FsbHlwb3J0LnYxLlVwZGF0ZVByaW5jaXBhbFJlcXVlc3QaJS5zYWxseXBvcnQudjEuVXBkYXRlUHJpbmNpcGFsUmVzcG9uc2USXgoPRGVsZXRlUHJpbmNpcGFsEiQuc2FsbHlwb3J0LnYxLkRlbGV0ZVByaW5jaXBhbFJlcXVlc3QaJS5zYWxseXBvcnQudjEuRGVsZXRlUHJpbmNpcGFsUmVzcG9uc2VCcwoMc2FsbHlwb3J0LnYxQhNQcmluY2lwYWxBZG1pblByb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
- * The identity that a token speaks for: a person, a bot, a service or the whole organization.
+ * The identity that a token speaks for: a person, a bot, a service or the whole tenant.
  *
  * @generated from message sallyport.v1.Principal
  */
 export type Principal = Message<"sallyport.v1.Principal"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -143,7 +143,7 @@ export const CreatePrincipalResponseSchema: GenMessage<CreatePrincipalResponse> 
  */
 export type GetPrincipalRequest = Message<"sallyport.v1.GetPrincipalRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -192,7 +192,7 @@ export const GetPrincipalResponseSchema: GenMessage<GetPrincipalResponse> = /*@_
  */
 export type ListPrincipalsRequest = Message<"sallyport.v1.ListPrincipalsRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -340,7 +340,7 @@ export const UpdatePrincipalResponseSchema: GenMessage<UpdatePrincipalResponse> 
  */
 export type DeletePrincipalRequest = Message<"sallyport.v1.DeletePrincipalRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */

@@ -18,7 +18,7 @@ export const file_sallyport_v1_role_admin: GenFile = /*@__PURE__*/
   fileDesc("Ch1zYWxseXBvcnQvdjEvcm9sZV9hZG1pbi5wcm90bxIMc2FsbHlwb3J0LnYxIu0BCgRSb2xlEhMKAmlkGAEgASgJQge6SARyAhhAEhcKBnRlbmFudBgCIAEoCUIHukgEcgIYPxIVCgRuYW1lGAMgASgJQge6SARyAhg/Eh0KC2Rlc2NyaXB0aW9uGAQgASgJQgi6SAVyAxj0AxIhCgZzY29wZXMYBSADKAlCEbpIDpIBCxBkIgdyBRABGIABEhYKDmFkbWluaXN0cmF0aXZlGAYgASgIEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCgRldGFnGAggASgJQge6SARyAhhAIj0KEUNyZWF0ZVJvbGVSZXF1ZXN0EigKBHJvbGUYASABKAsyEi5zYWxseXBvcnQudjEuUm9sZUIGukgDyAEBIjYKEkNyZWF0ZVJvbGVSZXNwb25zZRIgCgRyb2xlGAEgASgLMhIuc2FsbHlwb3J0LnYxLlJvbGUiQgoOR2V0Um9sZVJlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/EhcKBG5hbWUYAiABKAlCCbpIBnIEEAEYPyIzCg9HZXRSb2xlUmVzcG9uc2USIAoEcm9sZRgBIAEoCzISLnNhbGx5cG9ydC52MS5Sb2xlImgKEExpc3RSb2xlc1JlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/Eh0KCXBhZ2Vfc2l6ZRgCIAEoBUIKukgHGgUY9AMoABIcCgpwYWdlX3Rva2VuGAMgASgJQgi6SAVyAxiABCJPChFMaXN0Um9sZXNSZXNwb25zZRIhCgVyb2xlcxgBIAMoCzISLnNhbGx5cG9ydC52MS5Sb2xlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSKHAQoRVXBkYXRlUm9sZVJlcXVlc3QSKAoEcm9sZRgBIAEoCzISLnNhbGx5cG9ydC52MS5Sb2xlQga6SAPIAQESNwoLdXBkYXRlX21hc2sYAiABKAsyGi5nb29nbGUucHJvdG9idWYuRmllbGRNYXNrQga6SAPIAQESDwoHbm9fd2FpdBgDIAEoCCJcChJVcGRhdGVSb2xlUmVzcG9uc2USIAoEcm9sZRgBIAEoCzISLnNhbGx5cG9ydC52MS5Sb2xlEiQKBmVmZmVjdBgCIAEoCzIULnNhbGx5cG9ydC52MS5FZmZlY3QiZQoRRGVsZXRlUm9sZVJlcXVlc3QSFwoGdGVuYW50GAEgASgJQge6SARyAhg/EhcKBG5hbWUYAiABKAlCCbpIBnIEEAEYPxINCgVmb3JjZRgDIAEoCBIPCgdub193YWl0GAQgASgIIlwKEkRlbGV0ZVJvbGVSZXNwb25zZRIgCgRyb2xlGAEgASgLMhIuc2FsbHlwb3J0LnYxLlJvbGUSJAoGZWZmZWN0GAIgASgLMhQuc2FsbHlwb3J0LnYxLkVmZmVjdDKeAwoJUm9sZUFkbWluEk8KCkNyZWF0ZVJvbGUSHy5zYWxseXBvcnQudjEuQ3JlYXRlUm9sZVJlcXVlc3QaIC5zYWxseXBvcnQudjEuQ3JlYXRlUm9sZVJlc3BvbnNlEksKB0dldFJvbGUSHC5zYWxseXBvcnQudjEuR2V0Um9sZVJlcXVlc3QaHS5zYWxseXBvcnQudjEuR2V0Um9sZVJlc3BvbnNlIgOQAgESUQoJTGlzdFJvbGVzEh4uc2FsbHlwb3J0LnYxLkxpc3RSb2xlc1JlcXVlc3QaHy5zYWxseXBvcnQudjEuTGlzdFJvbGVzUmVzcG9uc2UiA5ACARJPCgpVcGRhdGVSb2xlEh8uc2FsbHlwb3J0LnYxLlVwZGF0ZVJvbGVSZXF1ZXN0GiAuc2FsbHlwb3J0LnYxLlVwZGF0ZVJvbGVSZXNwb25zZRJPCgpEZWxldGVSb2xlEh8uc2FsbHlwb3J0LnYxLkRlbGV0ZVJvbGVSZXF1ZXN0GiAuc2FsbHlwb3J0LnYxLkRlbGV0ZVJvbGVSZXNwb25zZUJuCgxzYWxseXBvcnQudjFCDlJvbGVBZG1pblByb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
- * A named list of scopes, inside an organization.
+ * A named list of scopes, inside a tenant.
  *
  * @generated from message sallyport.v1.Role
  */
@@ -31,7 +31,7 @@ export type Role = Message<"sallyport.v1.Role"> & {
   id: string;
 
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 2;
    */
@@ -137,7 +137,7 @@ export const CreateRoleResponseSchema: GenMessage<CreateRoleResponse> = /*@__PUR
  */
 export type GetRoleRequest = Message<"sallyport.v1.GetRoleRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -180,13 +180,13 @@ export const GetRoleResponseSchema: GenMessage<GetRoleResponse> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_role_admin, 4);
 
 /**
- * The roles of an organization.
+ * The roles of a tenant.
  *
  * @generated from message sallyport.v1.ListRolesRequest
  */
 export type ListRolesRequest = Message<"sallyport.v1.ListRolesRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -313,7 +313,7 @@ export const UpdateRoleResponseSchema: GenMessage<UpdateRoleResponse> = /*@__PUR
  */
 export type DeleteRoleRequest = Message<"sallyport.v1.DeleteRoleRequest"> & {
   /**
-   * The organization; empty: the caller's own.
+   * The tenant; empty: the caller's own.
    *
    * @generated from field: string tenant = 1;
    */
@@ -403,7 +403,7 @@ export const RoleAdmin: GenService<{
     output: typeof GetRoleResponseSchema;
   },
   /**
-   * Lists the roles of an organization, newest first.
+   * Lists the roles of a tenant, newest first.
    *
    * @generated from rpc sallyport.v1.RoleAdmin.ListRoles
    */

@@ -18,7 +18,7 @@ export const file_sallyport_v1_tenant_admin: GenFile = /*@__PURE__*/
   fileDesc("Ch9zYWxseXBvcnQvdjEvdGVuYW50X2FkbWluLnByb3RvEgxzYWxseXBvcnQudjEiwgIKBlRlbmFudBITCgJpZBgBIAEoCUIHukgEcgIYPxIeCgxkaXNwbGF5X25hbWUYAiABKAlCCLpIBXIDGJADEjIKBXN0YXRlGAMgASgOMhkuc2FsbHlwb3J0LnYxLlRlbmFudFN0YXRlQgi6SAWCAQIQARIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASUwoLYW5ub3RhdGlvbnMYBSADKAsyJS5zYWxseXBvcnQudjEuVGVuYW50LkFubm90YXRpb25zRW50cnlCF7pIFJoBERAgIgZyBCABKD8qBXIDKIACEhUKBGV0YWcYBiABKAlCB7pIBHICGEAaMgoQQW5ub3RhdGlvbnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkMKE0NyZWF0ZVRlbmFudFJlcXVlc3QSLAoGdGVuYW50GAEgASgLMhQuc2FsbHlwb3J0LnYxLlRlbmFudEIGukgDyAEBIjwKFENyZWF0ZVRlbmFudFJlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQiKQoQR2V0VGVuYW50UmVxdWVzdBIVCgJpZBgBIAEoCUIJukgGcgQQARg/IjkKEUdldFRlbmFudFJlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQihQEKEkxpc3RUZW5hbnRzUmVxdWVzdBIyCgVzdGF0ZRgBIAEoDjIZLnNhbGx5cG9ydC52MS5UZW5hbnRTdGF0ZUIIukgFggECEAESHQoJcGFnZV9zaXplGAIgASgFQgq6SAcaBRj0AygAEhwKCnBhZ2VfdG9rZW4YAyABKAlCCLpIBXIDGIAEIlUKE0xpc3RUZW5hbnRzUmVzcG9uc2USJQoHdGVuYW50cxgBIAMoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIo0BChNVcGRhdGVUZW5hbnRSZXF1ZXN0EiwKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnRCBrpIA8gBARI3Cgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2tCBrpIA8gBARIPCgdub193YWl0GAMgASgIImIKFFVwZGF0ZVRlbmFudFJlc3BvbnNlEiQKBnRlbmFudBgBIAEoCzIULnNhbGx5cG9ydC52MS5UZW5hbnQSJAoGZWZmZWN0GAIgASgLMhQuc2FsbHlwb3J0LnYxLkVmZmVjdCpgCgtUZW5hbnRTdGF0ZRIcChhURU5BTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIXChNURU5BTlRfU1RBVEVfQUNUSVZFEAESGgoWVEVOQU5UX1NUQVRFX1NVU1BFTkRFRBACMucCCgtUZW5hbnRBZG1pbhJVCgxDcmVhdGVUZW5hbnQSIS5zYWxseXBvcnQudjEuQ3JlYXRlVGVuYW50UmVxdWVzdBoiLnNhbGx5cG9ydC52MS5DcmVhdGVUZW5hbnRSZXNwb25zZRJRCglHZXRUZW5hbnQSHi5zYWxseXBvcnQudjEuR2V0VGVuYW50UmVxdWVzdBofLnNhbGx5cG9ydC52MS5HZXRUZW5hbnRSZXNwb25zZSIDkAIBElcKC0xpc3RUZW5hbnRzEiAuc2FsbHlwb3J0LnYxLkxpc3RUZW5hbnRzUmVxdWVzdBohLnNhbGx5cG9ydC52MS5MaXN0VGVuYW50c1Jlc3BvbnNlIgOQAgESVQoMVXBkYXRlVGVuYW50EiEuc2FsbHlwb3J0LnYxLlVwZGF0ZVRlbmFudFJlcXVlc3QaIi5zYWxseXBvcnQudjEuVXBkYXRlVGVuYW50UmVzcG9uc2VCcAoMc2FsbHlwb3J0LnYxQhBUZW5hbnRBZG1pblByb3RvUAFaGHNhbGx5cG9ydC92MTtzYWxseXBvcnR2MaICA1NQWKoCDFNhbGx5cG9ydC5WMcoCDFNhbGx5cG9ydFxWMeoCDVNhbGx5cG9ydDo6VjFiBnByb3RvMw", [file_buf_validate_validate, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_sallyport_v1_effect]);
 
 /**
- * The organization that owns principals and tokens. Nothing is shared between organizations.
+ * An organization. It owns principals and tokens; of other tenants it sees only the tokens that are attached to it.
  *
  * @generated from message sallyport.v1.Tenant
  */
@@ -74,7 +74,7 @@ export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
   messageDesc(file_sallyport_v1_tenant_admin, 0);
 
 /**
- * A request for a new organization.
+ * A request for a new tenant.
  *
  * @generated from message sallyport.v1.CreateTenantRequest
  */
@@ -95,7 +95,7 @@ export const CreateTenantRequestSchema: GenMessage<CreateTenantRequest> = /*@__P
   messageDesc(file_sallyport_v1_tenant_admin, 1);
 
 /**
- * The new organization.
+ * The new tenant.
  *
  * @generated from message sallyport.v1.CreateTenantResponse
  */
@@ -116,7 +116,7 @@ export const CreateTenantResponseSchema: GenMessage<CreateTenantResponse> = /*@_
   messageDesc(file_sallyport_v1_tenant_admin, 2);
 
 /**
- * Names an organization.
+ * Names a tenant.
  *
  * @generated from message sallyport.v1.GetTenantRequest
  */
@@ -137,7 +137,7 @@ export const GetTenantRequestSchema: GenMessage<GetTenantRequest> = /*@__PURE__*
   messageDesc(file_sallyport_v1_tenant_admin, 3);
 
 /**
- * One organization.
+ * One tenant.
  *
  * @generated from message sallyport.v1.GetTenantResponse
  */
@@ -193,7 +193,7 @@ export const ListTenantsRequestSchema: GenMessage<ListTenantsRequest> = /*@__PUR
   messageDesc(file_sallyport_v1_tenant_admin, 5);
 
 /**
- * A page of organizations.
+ * A page of tenants.
  *
  * @generated from message sallyport.v1.ListTenantsResponse
  */
@@ -222,7 +222,7 @@ export const ListTenantsResponseSchema: GenMessage<ListTenantsResponse> = /*@__P
   messageDesc(file_sallyport_v1_tenant_admin, 6);
 
 /**
- * A request for a change of an organization.
+ * A request for a change of a tenant.
  *
  * @generated from message sallyport.v1.UpdateTenantRequest
  */
@@ -257,7 +257,7 @@ export const UpdateTenantRequestSchema: GenMessage<UpdateTenantRequest> = /*@__P
   messageDesc(file_sallyport_v1_tenant_admin, 7);
 
 /**
- * The changed organization.
+ * The changed tenant.
  *
  * @generated from message sallyport.v1.UpdateTenantResponse
  */
@@ -285,7 +285,7 @@ export const UpdateTenantResponseSchema: GenMessage<UpdateTenantResponse> = /*@_
   messageDesc(file_sallyport_v1_tenant_admin, 8);
 
 /**
- * The state of an organization.
+ * The state of a tenant.
  *
  * @generated from enum sallyport.v1.TenantState
  */
@@ -313,7 +313,7 @@ export const TenantState = {
 } as const;
 
 /**
- * The state of an organization.
+ * The state of a tenant.
  *
  * @generated from enum sallyport.v1.TenantState
  */
@@ -326,13 +326,13 @@ export const TenantStateSchema: GenEnum<TenantState> = /*@__PURE__*/
   enumDesc(file_sallyport_v1_tenant_admin, 0);
 
 /**
- * Creates and changes organizations. For operators only.
+ * Creates and changes tenants. For operators only.
  *
  * @generated from service sallyport.v1.TenantAdmin
  */
 export const TenantAdmin: GenService<{
   /**
-   * Creates an organization.
+   * Creates a tenant.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.CreateTenant
    */
@@ -342,7 +342,7 @@ export const TenantAdmin: GenService<{
     output: typeof CreateTenantResponseSchema;
   },
   /**
-   * Reads one organization.
+   * Reads one tenant.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.GetTenant
    */
@@ -352,7 +352,7 @@ export const TenantAdmin: GenService<{
     output: typeof GetTenantResponseSchema;
   },
   /**
-   * Lists organizations, newest first.
+   * Lists tenants, newest first.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.ListTenants
    */
@@ -362,7 +362,7 @@ export const TenantAdmin: GenService<{
     output: typeof ListTenantsResponseSchema;
   },
   /**
-   * Changes only the fields in `update_mask`. Tokens of a suspended organization are refused.
+   * Changes only the fields in `update_mask`. Tokens of a suspended tenant are refused.
    *
    * @generated from rpc sallyport.v1.TenantAdmin.UpdateTenant
    */

@@ -98,8 +98,8 @@ export type ValidateTokenRequest = Message<"sallyport.v1.ValidateTokenRequest"> 
   context?: RequestContext | undefined;
 
   /**
-   * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-   * no such check. An answer about an organization has no entry.
+   * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+   * no such check. An answer about a tenant has no entry.
    *
    * @generated from field: string tenant = 5;
    */
@@ -134,7 +134,7 @@ export type ValidatedToken = Message<"sallyport.v1.ValidatedToken"> & {
   id: string;
 
   /**
-   * The organization that owns the token.
+   * The tenant that owns the token.
    *
    * @generated from field: string tenant = 2;
    */
@@ -190,7 +190,7 @@ export type ValidatedToken = Message<"sallyport.v1.ValidatedToken"> & {
   hint: string;
 
   /**
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    *
    * @generated from field: repeated string tenants = 10;
    */
@@ -536,7 +536,7 @@ export const Verdict = {
   UNDETERMINED: 7,
 
   /**
-   * A live token that is not live in this organization.
+   * A live token that is not live in this tenant.
    *
    * @generated from enum value: VERDICT_WRONG_TENANT = 8;
    */

@@ -248,8 +248,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object tenant_ = "";
   /**
    * <pre>
-   * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-   * no such check. An answer about an organization has no entry.
+   * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+   * no such check. An answer about a tenant has no entry.
    * </pre>
    *
    * <code>string tenant = 5 [json_name = "tenant"];</code>
@@ -270,8 +270,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-   * no such check. An answer about an organization has no entry.
+   * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+   * no such check. An answer about a tenant has no entry.
    * </pre>
    *
    * <code>string tenant = 5 [json_name = "tenant"];</code>
@@ -1251,8 +1251,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object tenant_ = "";
     /**
      * <pre>
-     * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-     * no such check. An answer about an organization has no entry.
+     * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+     * no such check. An answer about a tenant has no entry.
      * </pre>
      *
      * <code>string tenant = 5 [json_name = "tenant"];</code>
@@ -1272,8 +1272,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-     * no such check. An answer about an organization has no entry.
+     * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+     * no such check. An answer about a tenant has no entry.
      * </pre>
      *
      * <code>string tenant = 5 [json_name = "tenant"];</code>
@@ -1294,8 +1294,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-     * no such check. An answer about an organization has no entry.
+     * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+     * no such check. An answer about a tenant has no entry.
      * </pre>
      *
      * <code>string tenant = 5 [json_name = "tenant"];</code>
@@ -1312,8 +1312,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-     * no such check. An answer about an organization has no entry.
+     * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+     * no such check. An answer about a tenant has no entry.
      * </pre>
      *
      * <code>string tenant = 5 [json_name = "tenant"];</code>
@@ -1327,8 +1327,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-     * no such check. An answer about an organization has no entry.
+     * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+     * no such check. An answer about a tenant has no entry.
      * </pre>
      *
      * <code>string tenant = 5 [json_name = "tenant"];</code>

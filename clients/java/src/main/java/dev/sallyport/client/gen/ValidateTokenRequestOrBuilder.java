@@ -120,8 +120,8 @@ public interface ValidateTokenRequestOrBuilder extends
 
   /**
    * <pre>
-   * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-   * no such check. An answer about an organization has no entry.
+   * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+   * no such check. An answer about a tenant has no entry.
    * </pre>
    *
    * <code>string tenant = 5 [json_name = "tenant"];</code>
@@ -130,8 +130,8 @@ public interface ValidateTokenRequestOrBuilder extends
   java.lang.String getTenant();
   /**
    * <pre>
-   * The organization in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
-   * no such check. An answer about an organization has no entry.
+   * The tenant in which the token must be live: its own, or one that it is attached to; at most 63 characters. Empty:
+   * no such check. An answer about a tenant has no entry.
    * </pre>
    *
    * <code>string tenant = 5 [json_name = "tenant"];</code>

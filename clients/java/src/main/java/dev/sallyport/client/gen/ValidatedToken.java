@@ -128,7 +128,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object tenant_ = "";
   /**
    * <pre>
-   * The organization that owns the token.
+   * The tenant that owns the token.
    * </pre>
    *
    * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -149,7 +149,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * The organization that owns the token.
+   * The tenant that owns the token.
    * </pre>
    *
    * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -556,7 +556,7 @@ java.lang.String defaultValue) {
       com.google.protobuf.LazyStringArrayList.emptyList();
   /**
    * <pre>
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    * </pre>
    *
    * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -568,7 +568,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    * </pre>
    *
    * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -579,7 +579,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    * </pre>
    *
    * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -591,7 +591,7 @@ java.lang.String defaultValue) {
   }
   /**
    * <pre>
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    * </pre>
    *
    * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -1314,7 +1314,7 @@ java.lang.String defaultValue) {
     private java.lang.Object tenant_ = "";
     /**
      * <pre>
-     * The organization that owns the token.
+     * The tenant that owns the token.
      * </pre>
      *
      * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -1334,7 +1334,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The organization that owns the token.
+     * The tenant that owns the token.
      * </pre>
      *
      * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -1355,7 +1355,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The organization that owns the token.
+     * The tenant that owns the token.
      * </pre>
      *
      * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -1372,7 +1372,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The organization that owns the token.
+     * The tenant that owns the token.
      * </pre>
      *
      * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -1386,7 +1386,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The organization that owns the token.
+     * The tenant that owns the token.
      * </pre>
      *
      * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -2293,7 +2293,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -2306,7 +2306,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -2317,7 +2317,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -2329,7 +2329,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -2342,7 +2342,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -2361,7 +2361,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -2379,7 +2379,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -2397,7 +2397,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -2412,7 +2412,7 @@ java.lang.String defaultValue) {
     }
     /**
      * <pre>
-     * The further organizations in which the token is live, beside `tenant`.
+     * The further tenants in which the token is live, beside `tenant`.
      * </pre>
      *
      * <code>repeated string tenants = 10 [json_name = "tenants"];</code>

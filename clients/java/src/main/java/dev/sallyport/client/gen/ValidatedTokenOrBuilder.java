@@ -32,7 +32,7 @@ public interface ValidatedTokenOrBuilder extends
 
   /**
    * <pre>
-   * The organization that owns the token.
+   * The tenant that owns the token.
    * </pre>
    *
    * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -41,7 +41,7 @@ public interface ValidatedTokenOrBuilder extends
   java.lang.String getTenant();
   /**
    * <pre>
-   * The organization that owns the token.
+   * The tenant that owns the token.
    * </pre>
    *
    * <code>string tenant = 2 [json_name = "tenant"];</code>
@@ -275,7 +275,7 @@ java.lang.String defaultValue);
 
   /**
    * <pre>
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    * </pre>
    *
    * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -285,7 +285,7 @@ java.lang.String defaultValue);
       getTenantsList();
   /**
    * <pre>
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    * </pre>
    *
    * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -294,7 +294,7 @@ java.lang.String defaultValue);
   int getTenantsCount();
   /**
    * <pre>
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    * </pre>
    *
    * <code>repeated string tenants = 10 [json_name = "tenants"];</code>
@@ -304,7 +304,7 @@ java.lang.String defaultValue);
   java.lang.String getTenants(int index);
   /**
    * <pre>
-   * The further organizations in which the token is live, beside `tenant`.
+   * The further tenants in which the token is live, beside `tenant`.
    * </pre>
    *
    * <code>repeated string tenants = 10 [json_name = "tenants"];</code>

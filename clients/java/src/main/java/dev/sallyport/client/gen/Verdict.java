@@ -81,7 +81,7 @@ public enum Verdict
   VERDICT_UNDETERMINED(7),
   /**
    * <pre>
-   * A live token that is not live in this organization.
+   * A live token that is not live in this tenant.
    * </pre>
    *
    * <code>VERDICT_WRONG_TENANT = 8;</code>
@@ -165,7 +165,7 @@ public enum Verdict
   public static final int VERDICT_UNDETERMINED_VALUE = 7;
   /**
    * <pre>
-   * A live token that is not live in this organization.
+   * A live token that is not live in this tenant.
    * </pre>
    *
    * <code>VERDICT_WRONG_TENANT = 8;</code>
