@@ -7,6 +7,7 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { StringValueSchema } from "@bufbuild/protobuf/wkt";
 import { Client, credentials, Metadata } from "@grpc/grpc-js";
 import { fetchProgram } from "../../scripts/fetch.ts";
+import { buildJavaClient, javaClassPath } from "../../scripts/java-client.ts";
 import { Verdict } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { ROOT } from "../support/program.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
@@ -35,6 +36,16 @@ export const CLIENT_COMMANDS: Readonly<Record<string, Command>> = {
     const cwd = join(CLIENTS, "python");
     const env = { PYTHONPATH: `${cwd}:${await fetchProgram("grpcio-tools")}`, PYTHONDONTWRITEBYTECODE: "1" };
     return { words: ["python3", "-m", "testee", "aio"], cwd, env };
+  },
+  "Java client": async () => {
+    await buildJavaClient(await fetchProgram("java-client"), "process-test-classes");
+    return { words: ["java", "-XX:+UseSerialGC", "-cp", await javaClassPath(), "dev.sallyport.client.Testee"] };
+  },
+  "Rust client": async () => {
+    const target = join(ROOT, ".cache/rust/target");
+    const options = { cwd: join(CLIENTS, "rust"), env: { ...process.env, CARGO_TARGET_DIR: target } };
+    await promisify(execFile)("cargo", ["build", "--example", "testee", "--locked"], options);
+    return { words: [join(target, "debug/examples/testee")] };
   },
 };
 
@@ -132,14 +143,17 @@ export class ClientProgram {
   }
 }
 
-/** The reason why not every client library can be tried here; undefined if all can. */
-export async function lacksClients(): Promise<string | undefined> {
-  try {
-    for (const command of Object.values(CLIENT_COMMANDS)) await command();
-    return undefined;
-  } catch (error) {
-    return (error as Error).message.split("\n", 1)[0]!;
+/** The client libraries that can be built here, and the reasons why the others cannot. */
+export async function builtClients(): Promise<{ names: string[]; lacking: [name: string, reason: string][] }> {
+  const names: string[] = [];
+  const lacking: [string, string][] = [];
+  for (const [name, command] of Object.entries(CLIENT_COMMANDS)) {
+    await command().then(
+      () => names.push(name),
+      (error: Error) => lacking.push([name, error.message.split("\n", 1)[0]!]),
+    );
   }
+  return { names, lacking };
 }
 
 const portOf = ({ listener }: Instance) => Number(new URL(listener).port);

@@ -146,7 +146,8 @@ async function onTopology(
   seconds: number,
   score: Score,
 ): Promise<void> {
-  const { faults } = topology;
+  const { faults, lacking = [] } = topology;
+  for (const [name, reason] of lacking) score.skip(name, reason);
   const world = await World.start({ instances: 2, cells: 700, ...topology.world });
   try {
     await world.calm(SETTLE_MS);

@@ -3,7 +3,6 @@ import { fetchProgram } from "../../scripts/fetch.ts";
 import { hasPostgres } from "../support/postgres.ts";
 import { redisProgram } from "../support/redis.ts";
 import { CLIENT_FAULT_NAMES, clients } from "./client-faults.ts";
-import { lacksClients } from "./client-program.ts";
 import { pooled } from "./pooler-faults.ts";
 import { cluster, sentinel } from "./redis-topologies.ts";
 import { DUMP_FAULTS, dumps } from "./restore-faults.ts";
@@ -16,6 +15,8 @@ import type { World, WorldOptions } from "./world.ts";
 export interface Topology {
   readonly world: Partial<WorldOptions>;
   readonly faults: readonly Fault[];
+  /** Parts of it that cannot run here, each with its reason. */
+  readonly lacking?: readonly (readonly [name: string, reason: string])[];
   /** What joins the instances before the first fault. */
   join?(world: World): Promise<void>;
   stop(): Promise<void>;
@@ -50,7 +51,7 @@ export const TOPOLOGIES: readonly Plan[] = [
     lacks: lacksPooler,
     start: pooled,
   },
-  { faults: CLIENT_FAULT_NAMES, lacks: lacksClients, start: clients },
+  { faults: CLIENT_FAULT_NAMES, lacks: async () => undefined, start: clients },
   {
     faults: ["sync-standby", "sync-frozen", "sync-failover", "sync-local"],
     lacks: async () => undefined,
