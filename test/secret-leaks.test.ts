@@ -184,6 +184,7 @@ class Scenario {
       "PrincipalAdmin/ListPrincipals",
       "TenantAdmin/ListTenants",
       "AuditLog/ListAuditEvents",
+      "AuditLog/ListAccessEvents",
       "ServerInfo/GetServerInfo",
       "ServerInfo/ListInstances",
     ]) {
@@ -326,7 +327,7 @@ describe("an instance with its own embedded database", () => {
       listeners: FREE_PORTS,
       log: { level: "trace" },
       break_glass: { secret: breakGlass },
-      profiles: { jot: { format: "jwt" } },
+      profiles: { jot: { format: "jwt", access_audit: "full" }, pat: { access_audit: "full" } },
       policies: { own: { carriers: ["bearer", "header:private-token"] } },
       callers: { oidc: [{ name: "corp", issuer: issuer.url, audiences: [AUDIENCE], tenant: "default", groups }] },
     });
@@ -353,6 +354,8 @@ describe("an instance with its own embedded database", () => {
 
     const metrics = Buffer.from(await (await fetch(`${real.listeners.ops}/metrics`)).text());
     const dump = await tables((await runningEmbedded(data))!);
+    // The record of uses, where the secrets of the contexts would be.
+    expect(dump.includes("/[token]")).toBe(true);
     const answers = Buffer.concat(real.answers);
     expect(answers.length).toBeGreaterThan(20_000);
     const running = filesOf(data, ["admin-token", "keyring.json", "signing.json"]);

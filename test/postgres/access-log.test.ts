@@ -189,6 +189,9 @@ test("upkeep waits for no more than a moment while rows are being added, and two
   );
   // New days come beside the open row; an old one cannot go, and gives up.
   await expect(log.upkeep(DAY)).rejects.toThrow();
+  // By itself, long before the statement must end.
+  await sql.query("set statement_timeout = '20s'");
+  await expect(sql.query("select sallyport.access_log_prune('1 day')")).rejects.toMatchObject({ code: "55P03" });
   expect(await partitions()).toContain(await day(14));
   expect(await partitions()).toContain(name);
   expect((await sql.query(LOCK_WAITS)).rows).toEqual([]);
