@@ -1,4 +1,4 @@
-import { execFile, execFileSync } from "node:child_process";
+import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -9,19 +9,17 @@ import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
 import { Testee } from "../support/testee.ts";
 import { testeeSuite } from "../support/testee-suite.ts";
 
-/* The Rust client in its echo service, with the real program. Its unit tests run first. Skipped without cargo. */
+/* The Rust client in its echo service, with the real program. Its unit tests run first. Skipped without cargo and its crates. */
 const CLIENT = join(import.meta.dirname, "../../clients/rust");
 const TARGET = join(import.meta.dirname, "../../.cache/rust/target");
 const BUILD_MS = 400_000;
 const env = { ...process.env, CARGO_TARGET_DIR: TARGET };
-const hasCargo = (() => {
-  try {
-    return execFileSync("cargo", ["--version"]).length > 0;
-  } catch {
-    return false;
-  }
-})();
 const cargo = (...args: string[]) => promisify(execFile)("cargo", [...args, "--locked"], { cwd: CLIENT, env });
+/** The reason of the skip, for the names of the skipped tests. */
+const without = await cargo("fetch").then(
+  () => "",
+  ({ message }: Error) => ` (no cargo with its crates: ${message.trim().split("\n").at(-1)})`,
+);
 
 test("the Rust client's generated code has every field of the proto", async () => {
   const code = await readFile(join(CLIENT, "src/gen/sallyport.v1.rs"), "utf8");
@@ -35,7 +33,7 @@ test("the Rust client's generated code has every field of the proto", async () =
   for (const { name } of enums.flatMap(({ values }) => values)) expect(code).toContain(`"${name}"`);
 });
 
-describe.skipIf(!hasCargo)(`the Rust client${hasCargo ? "" : " (there is no cargo)"}`, () => {
+describe.skipIf(without !== "")(`the Rust client${without}`, () => {
   let sallyport: TestSallyport;
   let path: TcpProxy;
   beforeAll(async () => {
