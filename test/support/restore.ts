@@ -38,6 +38,10 @@ const TABLES = [
   "validators",
   "lost_changes",
   "roles",
+  "trust_rules",
+  "exchange_replays",
+  "console_sessions",
+  "access_log",
 ];
 
 async function on<T>(place: Place, database: string, work: (sql: pg.Client) => Promise<T>): Promise<T> {
