@@ -208,5 +208,7 @@ test("check-config refuses settings of the console that cannot work, each by its
     public_url: "http://127.0.0.1:7401",
     idle_timeout: "15m",
     token_sign_in: true,
+    oidc: [],
+    session: { max_age: "12h", idle: "1h" },
   });
 });

@@ -209,6 +209,7 @@ describe("octets of the wire", () => {
         ["authorization", ["Bearer \xe9"]],
         ["origin", ["https://a.example"]],
       ]),
+      target: { method: "OPTIONS", host: "a.example", path: "/a?b=c", workload: "spiffe://td/web" },
     });
     // The decoder knows every field of it, and loses none.
     expect(toBinary(CheckRequestSchema, fromBinary(CheckRequestSchema, octets))).toEqual(octets);
