@@ -3,6 +3,8 @@ import { delimiter, join } from "node:path";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { TestSallyport } from "../support/sallyport.ts";
 
+const SIGN_IN_MS = 10_000;
+
 /** Chromium: `CHROMIUM`, or a program of that name in PATH. Undefined if there is none. */
 export const CHROMIUM = process.env["CHROMIUM"] ?? inPath(["chromium", "chromium-browser", "google-chrome"]);
 
@@ -74,10 +76,16 @@ export class Console implements AsyncDisposable {
     return { page, context, faults };
   }
 
+  /** Tries again, as a person would: a server that has just started on a busy machine may refuse its first call. */
   async signIn(page: Page, token = this.sallyport.adminToken): Promise<void> {
-    await page.getByLabel("Token").fill(token);
-    await page.getByRole("button", { name: "Sign in with a token" }).click();
-    await page.getByRole("button", { name: "Sign out" }).waitFor();
+    for (let left = 2; ; left--) {
+      await page.getByLabel("Token").fill(token);
+      await page.getByRole("button", { name: "Sign in with a token" }).click();
+      const signedIn = page.getByRole("button", { name: "Sign out" }).waitFor({ timeout: SIGN_IN_MS });
+      const failure = await signedIn.catch((error: Error) => error);
+      if (!(failure instanceof Error)) return;
+      if (left === 0) throw failure;
+    }
   }
 
   /** Opens and signs in. */
