@@ -220,6 +220,11 @@ const KEPT = "The text was not sent and is gone from the field.";
 function Find() {
   const field = useRef<HTMLInputElement>(null);
   const [found, setFound] = useState<Found>(undefined);
+  /** The answer about an earlier text must not take the place of what is said about a later one. */
+  const turn = useRef(0);
+  const say = (next: Found, of = ++turn.current) => {
+    if (of === turn.current) setFound(next);
+  };
   useEffect(() => {
     const focus = (event: KeyboardEvent) => {
       if (event.key.toLowerCase() !== "k" || !(event.ctrlKey || event.metaKey)) return;
@@ -231,22 +236,23 @@ function Find() {
   }, []);
   const one = async (request: { hint?: string; ids?: string[] }, sent = "") => {
     const where = may("sallyport.operator") ? "-" : "";
-    setFound({ said: "Looking…", sent });
+    say({ said: "Looking…", sent });
+    const mine = turn.current;
     try {
       const [token] = (await tokens.listTokens({ tenant: where, ...request })).tokens;
-      if (token === undefined) return setFound({ said: "Unknown here.", sent });
-      setFound({ said: "Known here.", sent, token });
+      if (token === undefined) return say({ said: "Unknown here.", sent }, mine);
+      say({ said: "Known here.", sent, token }, mine);
     } catch (error) {
-      setFound({ said: `${failureOf(error).title}.`, sent });
+      say({ said: `${failureOf(error).title}.`, sent }, mine);
     }
   };
   const lookAt = (text: string): boolean => {
     const find = findToken(text);
     if (find.kind === "no token" && !isSecret(text)) return false;
     field.current!.value = "";
-    if (find.kind === "no token") setFound({ said: "This looks like a secret, or a part of one.", sent: KEPT });
-    else if (find.kind === "foreign") setFound({ said: "Not a Sallyport token.", sent: KEPT });
-    else if (find.kind === "damaged") setFound({ said: "Wrong checksum: a part is missing or mistyped.", sent: KEPT });
+    if (find.kind === "no token") say({ said: "This looks like a secret, or a part of one.", sent: KEPT });
+    else if (find.kind === "foreign") say({ said: "Not a Sallyport token.", sent: KEPT });
+    else if (find.kind === "damaged") say({ said: "Wrong checksum: a part is missing or mistyped.", sent: KEPT });
     else if (find.kind === "hint")
       void one({ hint: find.hint }, "Only its hint was sent; the text is gone from the field.");
     else void one({ ids: [find.id] }, "Only its id was sent; the text is gone from the field.");
@@ -256,7 +262,7 @@ function Find() {
     event.preventDefault();
     const text = field.current!.value.trim();
     if (text === "" || lookAt(text)) return;
-    setFound(undefined);
+    say(undefined);
     if (/^tok_[0-9A-Za-z]{22}$/.test(text)) return go(`/tokens/${text}`);
     if (/^[a-z][a-z0-9_]{1,15}_[0-9A-Za-z]{9}$/.test(text)) return void one({ hint: text });
     const path = may("sallyport.tokens.read") ? "/tokens" : "/mine";
@@ -285,20 +291,20 @@ function Find() {
             {found.token !== undefined && (
               <p>
                 <State of={found.token} />{" "}
-                <a href={href(`/tokens/${found.token.id}`)} onClick={() => setFound(undefined)}>
+                <a href={href(`/tokens/${found.token.id}`)} onClick={() => say(undefined)}>
                   <code>{found.token.hint}</code>
                 </a>{" "}
                 of <Foreign text={found.token.principal} />{" "}
                 <a
                   class="button danger"
                   href={href(`/tokens/${found.token.id}`, { revoke: "1" })}
-                  onClick={() => setFound(undefined)}
+                  onClick={() => say(undefined)}
                 >
                   Revoke…
                 </a>
               </p>
             )}
-            <button type="button" class="plain" onClick={() => setFound(undefined)}>
+            <button type="button" class="plain" onClick={() => say(undefined)}>
               Dismiss
             </button>
           </>

@@ -140,6 +140,29 @@ describe.skipIf(CHROMIUM === undefined)("a new token string", () => {
     await view.context.close();
   });
 
+  test("the late answer about one text does not take the place of the words about the next", async () => {
+    const found = await console.sallyport.createToken();
+    const view = await console.signedIn();
+    const { page } = view;
+    const search = page.getByRole("searchbox");
+    const said = page.getByRole("search").getByRole("status");
+    const late = Promise.withResolvers<void>();
+    await page.route("**/sallyport.v1.TokenAdmin/ListTokens", async (route) => {
+      await late.promise;
+      await route.continue();
+    });
+    await search.fill(found.tokenString);
+    await said.getByText("Looking…").waitFor();
+    await search.fill(`ghp_${"aB3dE5".repeat(6)}`);
+    await said.getByText("The text was not sent").waitFor();
+    const answered = page.waitForResponse(/ListTokens/);
+    late.resolve();
+    await (await answered).finished();
+    await page.evaluate(() => new Promise((done) => setTimeout(done, 50)));
+    expect(await said.textContent()).toContain("The text was not sent");
+    await view.context.close();
+  });
+
   test("in a reason is not sent", async () => {
     const found = await console.sallyport.createToken();
     const view = await console.signedIn({ at: `#/tokens/${found.id}` });
