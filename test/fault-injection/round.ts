@@ -3,7 +3,8 @@ import { auditProblems } from "./audit.ts";
 import { bounded } from "./bounded.ts";
 import type { Cell } from "./cells.ts";
 import { BY_HAND_MS } from "./changes.ts";
-import type { Tally } from "./history.ts";
+import type { Subject, Tally } from "./history.ts";
+import type { Instance } from "./instance.ts";
 import { ask, Load, type LoadOptions } from "./load.ts";
 import { UNDETERMINED } from "./wire.ts";
 import type { World } from "./world.ts";
@@ -84,12 +85,21 @@ async function sweep(world: World, cells: readonly Cell[]): Promise<string[]> {
   const problems: string[] = [];
   for (let at = 0; at < subjects.length; at += 100) {
     const some = subjects.slice(at, at + 100);
-    const all = await Promise.all(world.instances.map((instance) => ask(world.history, instance, some)));
+    const all = await Promise.all(world.instances.map((instance) => answers(world, instance, some)));
     for (const [i, subject] of some.entries()) {
-      const answers = new Set(all.map((verdicts) => verdicts[i]));
-      if (answers.size === 1 && !answers.has(UNDETERMINED) && !answers.has(undefined)) continue;
-      problems.push(`${subject.id}: after the fault the instances say ${[...answers].join(" and ")}`);
+      const said = new Set(all.map((verdicts) => verdicts[i]));
+      if (said.size === 1 && !said.has(UNDETERMINED) && !said.has(undefined)) continue;
+      problems.push(`${subject.id}: after the fault the instances say ${[...said].join(" and ")}`);
     }
   }
   return problems;
+}
+
+/** An instance with much to catch up may shed a call. */
+async function answers(world: World, at: Instance, subjects: readonly Subject[]): Promise<number[]> {
+  for (let left = 4; ; left--) {
+    const verdicts = await ask(world.history, at, subjects);
+    if (verdicts.length > 0 || left === 0) return verdicts;
+    await delay(200);
+  }
 }
