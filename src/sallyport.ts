@@ -1,21 +1,18 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import { PageTokens } from "./admin-api/page-token.ts";
 import { build } from "./build.ts";
-import { feedLimits, trustsPeers } from "./config/checks.ts";
-import { callbackOf, issuersOf, signInsOf, workloadIssuersOf } from "./config/issuers.ts";
+import { callersOf } from "./callers.ts";
+import { feedLimits } from "./config/checks.ts";
 import { profilesOf } from "./config/profiles.ts";
 import type { Config } from "./config/schema.ts";
-import { DataCallers } from "./data-plane/data-caller.ts";
 import { Policies } from "./data-plane/policy.ts";
 import type { Clock, Timers } from "./domain/clock.ts";
 import { NO_REQUIREMENT } from "./domain/decide.ts";
-import { AppError } from "./domain/errors.ts";
 import type { ExchangeOutcome } from "./domain/exchange.ts";
 import { Freshness } from "./domain/freshness.ts";
 import { Keyring } from "./domain/keyring.ts";
-import { Secret } from "./domain/secret.ts";
+import type { Secret } from "./domain/secret.ts";
 import { SigningKeys } from "./domain/signing-keys.ts";
-import { hasJwtHeader, parseTokenString } from "./domain/token-string.ts";
 import { entryOf } from "./feed/entries.ts";
 import { FeedNames } from "./feed/names.ts";
 import { Feed } from "./feed/server.ts";
@@ -34,8 +31,6 @@ import { PostgresAccessLog } from "./postgres/access-log.ts";
 import { PostgresAuditLog } from "./postgres/audit-log.ts";
 import { PostgresAuthorityStore } from "./postgres/authority-store.ts";
 import { checkDatabase, storeKeyChecks } from "./postgres/boot.ts";
-import { PostgresCallerStates } from "./postgres/caller-states.ts";
-import { PostgresConsoleSessions } from "./postgres/console-sessions.ts";
 import { PostgresJournal } from "./postgres/journal.ts";
 import { ListReads } from "./postgres/list-reads.ts";
 import { READER_VERSION } from "./postgres/migrate.ts";
@@ -57,14 +52,8 @@ import { Housekeeping } from "./revocation/housekeeping.ts";
 import { Journal } from "./revocation/journal.ts";
 import { Readiness } from "./revocation/readiness.ts";
 import { ReapedValidators } from "./revocation/reaped-validators.ts";
-import { Callers } from "./rpc/caller.ts";
 import { DenialAudit } from "./rpc/denial-audit.ts";
 import { jwksPage } from "./rpc/jwks.ts";
-import { ConsoleSessions } from "./sessions/console-sessions.ts";
-import { documentFetcher } from "./sessions/fetch-document.ts";
-import { Sessions } from "./sessions/sessions.ts";
-import { SignIn } from "./sessions/sign-in.ts";
-import { IssuedSubjectTokens } from "./sessions/subject-tokens.ts";
 import type { Events, Trouble } from "./telemetry/events.ts";
 import type { Telemetry } from "./telemetry/telemetry.ts";
 import type { Tracing } from "./telemetry/tracing.ts";
@@ -72,7 +61,6 @@ import { tracedAuthority, tracedCache, tracedEvents, tracedIssuer, tracedReader 
 import { AccessAudit } from "./validation/access-audit.ts";
 import { LastUse } from "./validation/last-use.ts";
 import { Lookup } from "./validation/lookup.ts";
-import { Signatures } from "./validation/signatures.ts";
 import { type ValidateDeps, validateKnownWith, validateWith } from "./validation/validate.ts";
 import type { Workers } from "./workers/primary.ts";
 import { shareOf } from "./workers/share.ts";
@@ -274,6 +262,7 @@ export async function createSallyport(
       recorded: listener === "canary" ? undefined : access.recorder(listener),
     };
   };
+  const registeredTypes = config.principals.registered;
   const repeats = new Repeats({ clock, timers, audit, events: telemetry });
   const tokens = new TokenManager({
     store,
@@ -282,7 +271,7 @@ export async function createSallyport(
     repeats,
     keyring,
     profiles,
-    registeredTypes: config.principals.registered,
+    registeredTypes,
     mintPerAddressPerHour: config.limits.mint_per_address_per_hour,
     mintPerPrincipalPerDay: config.limits.mint_per_principal_per_day,
     rotatePerPrincipalPerDay: config.limits.rotate_per_principal_per_day,
@@ -291,52 +280,12 @@ export async function createSallyport(
     mintKid: () => mintKid(keyring, store),
     mintSigner: (alg) => mintSigner(keyring, store, alg),
   });
-  const breakGlass = config.break_glass.secret === undefined ? undefined : new Secret(config.break_glass.secret);
-  const signatures = new Signatures({ clock, timers }, "callers");
-  const admin = { ...validation("admin"), signatures };
-  const issuers = issuersOf(config);
-  const states = new PostgresCallerStates(db, followed);
-  const from = { issuers, states, clock, fetchDocument: documentFetcher(), events: telemetry };
-  const sessions = issuers.length > 0 ? new Sessions(from) : undefined;
-  const rules = new PostgresTrustRules(db, lists, followed);
-  const subjects = new IssuedSubjectTokens(workloadIssuersOf(config), from);
-  const registeredTypes = config.principals.registered;
-  const exchanged = (outcome: ExchangeOutcome) => telemetry.exchanged(outcome);
-  const consoleAuth =
-    sessions === undefined || config.console.oidc.length === 0
-      ? undefined
-      : new ConsoleSessions({
-          signIns: signInsOf(config).map((about) => new SignIn(about, callbackOf(config), clock)),
-          store: new PostgresConsoleSessions(db),
-          ...{ sessions, keyring, clock, events: telemetry },
-          maxAgeMs: config.console.session.max_age,
-          idleMs: config.console.session.idle,
-        });
-  const callers = new Callers({
-    validate: validateWith(admin),
-    rotated: {
-      validate: validateWith({ ...admin, events: { ...admin.events, tokenReused: () => {} } }),
-      find: async (bearer) => {
-        const parsed = parseTokenString(bearer, keyring);
-        // The call is not admitted yet, so a string that anybody can make must cost no read.
-        const ours = parsed !== undefined && (await signatures.ours(bearer, parsed, clock.mono() + 2_000));
-        if (ours === undefined) {
-          throw new AppError("STORE_UNAVAILABLE", "the caller's token cannot be validated now", { retryAfterMs: 1000 });
-        }
-        if (!ours) return undefined;
-        const token = await store.getByDigest(parsed.digest);
-        return token && { token, parent: token.parent === "" ? undefined : await store.get(token.parent) };
-      },
-    },
-    audit,
-    clock,
-    breakGlass,
-    sessions,
-    isJwtToken: (bearer) => hasJwtHeader(bearer, keyring),
-    events: telemetry,
-    mtls: config.callers.mtls,
+  const { callers, dataCallers, sessions, consoleAuth, subjects } = callersOf(config, {
+    ...{ db, store, audit, followed, keyring, clock, timers, telemetry },
+    validation: validation("admin"),
   });
-  const dataCallers = new DataCallers(callers, trustsPeers(config.listeners.data));
+  const rules = new PostgresTrustRules(db, lists, followed);
+  const exchanged = (outcome: ExchangeOutcome) => telemetry.exchanged(outcome);
 
   const peerTls = peerTlsOf(config);
   const validateForCanary = validateWith(validation("canary"));
@@ -430,7 +379,7 @@ export async function createSallyport(
           store,
           authority,
           keyring,
-          registeredTypes: config.principals.registered,
+          registeredTypes,
           repeats,
           clock,
           timers,

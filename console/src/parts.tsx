@@ -275,6 +275,25 @@ export function Segments<T extends string>(props: {
   );
 }
 
+/** To the page before or after, in a list whose pages are known by their tokens. `next`: empty on the last page. */
+export function PageTurns(of: { pages: readonly string[]; next: string; turn: (pages: readonly string[]) => void }) {
+  const { pages, next, turn } = of;
+  return (
+    <span class="actions">
+      <button
+        type="button"
+        aria-disabled={pages.length === 1}
+        onClick={() => pages.length > 1 && turn(pages.slice(0, -1))}
+      >
+        Previous
+      </button>
+      <button type="button" aria-disabled={next === ""} onClick={() => next !== "" && turn([...pages, next])}>
+        Next
+      </button>
+    </span>
+  );
+}
+
 export function Note({
   kind,
   children,

@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import type { Effect } from "../gen/sallyport/v1/effect_pb.ts";
 import type { Loaded } from "./load.ts";
-import { Dialog, EffectText, Empty, Field, Foot, Note, Problem, Reading } from "./parts.tsx";
+import { Dialog, EffectText, Empty, Field, Foot, Note, PageTurns, Problem, Reading } from "./parts.tsx";
 import { changes, note, tenant } from "./state.ts";
 import { holdsToken } from "./text.ts";
 import { type Failure, failureOf, problemOf } from "./wire.ts";
@@ -55,22 +55,7 @@ export function Rows<T>(props: {
             </div>
             <div class="foot">
               <span>50 per page, newest first.</span>
-              <span class="actions">
-                <button
-                  type="button"
-                  aria-disabled={pages.length === 1}
-                  onClick={() => pages.length > 1 && setPages(pages.slice(0, -1))}
-                >
-                  Previous
-                </button>
-                <button
-                  type="button"
-                  aria-disabled={next === ""}
-                  onClick={() => next !== "" && setPages([...pages, next])}
-                >
-                  Next
-                </button>
-              </span>
+              <PageTurns pages={pages} next={next} turn={setPages} />
             </div>
           </div>
         )

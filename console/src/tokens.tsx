@@ -3,7 +3,7 @@ import { type Token, TokenState } from "../gen/sallyport/v1/token_admin_pb.ts";
 import { Bulk } from "./bulk.tsx";
 import { Create } from "./create.tsx";
 import { useLoad } from "./load.ts";
-import { Empty, Foreign, Icon, nameOf, Reading, Scopes, State, When } from "./parts.tsx";
+import { Empty, Foreign, Icon, nameOf, PageTurns, Reading, Scopes, State, When } from "./parts.tsx";
 import { Revoke } from "./revoke.tsx";
 import { go, homeTenant, href, isSecret, may, me, notes, now, route, tenant } from "./state.ts";
 import { DAY, dateText, millis, stampOf, zoneText } from "./text.ts";
@@ -270,22 +270,7 @@ export function Tokens({ mine = false }: { mine?: boolean }) {
                   50 per page, newest first. Times in {zoneText()}.
                   {where === "-" && revocable && " Choose one tenant to select several."}
                 </span>
-                <span class="actions">
-                  <button
-                    type="button"
-                    aria-disabled={pages.length === 1}
-                    onClick={() => pages.length > 1 && setPages(pages.slice(0, -1))}
-                  >
-                    Previous
-                  </button>
-                  <button
-                    type="button"
-                    aria-disabled={nextPageToken === ""}
-                    onClick={() => nextPageToken !== "" && setPages([...pages, nextPageToken])}
-                  >
-                    Next
-                  </button>
-                </span>
+                <PageTurns pages={pages} next={nextPageToken} turn={setPages} />
               </div>
             </div>
           )

@@ -1,16 +1,12 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { once } from "node:events";
+import { execFile } from "node:child_process";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { promisify } from "node:util";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { StringValueSchema } from "@bufbuild/protobuf/wkt";
-import { Client, credentials, Metadata } from "@grpc/grpc-js";
 import { fetchProgram } from "../../scripts/fetch.ts";
 import { buildJavaClient, javaClassPath } from "../../scripts/java-client.ts";
 import { Verdict } from "../../src/gen/sallyport/v1/token_validator_pb.ts";
 import { ROOT } from "../support/program.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
+import { Testee } from "../support/testee.ts";
 import type { Subject } from "./history.ts";
 import type { Instance } from "./instance.ts";
 import { ALLOW } from "./wire.ts";
@@ -20,7 +16,6 @@ type Command = () => Promise<{ words: readonly string[]; cwd?: string; env?: Rec
 
 const CLIENTS = join(ROOT, "clients");
 const PATH = `${process.env["PATH"]}:/usr/local/go/bin`;
-const ANSWER_MS = 20_000;
 const STOP_MS = 5_000;
 
 /** A further library is one more row. Each follows the feed. */
@@ -53,36 +48,33 @@ export const CLIENT_COMMANDS: Readonly<Record<string, Command>> = {
 export class ClientProgram {
   readonly name: string;
   readonly link: TcpProxy;
-  readonly #child: ChildProcess;
-  readonly #requests: Client;
+  readonly #testee: Testee;
   /** Which of the instances it follows. */
   turn: number;
   #server = "";
   #moves = 0;
 
-  private constructor(name: string, child: ChildProcess, link: TcpProxy, port: number, turn: number) {
+  private constructor(name: string, testee: Testee, link: TcpProxy, turn: number) {
     this.name = name;
-    this.#child = child;
+    this.#testee = testee;
     this.link = link;
     this.turn = turn;
-    this.#requests = new Client(`127.0.0.1:${port}`, credentials.createInsecure());
   }
 
   static async start(name: string, instances: readonly Instance[], turn: number): Promise<ClientProgram> {
-    const { words, cwd, env } = await CLIENT_COMMANDS[name]!();
+    const { words, cwd = ROOT, env } = await CLIENT_COMMANDS[name]!();
     const link = await startTcpProxy({ port: portOf(instances[turn % instances.length]!) });
-    const child = spawn(words[0]!, words.slice(1), {
+    const [program = "", ...args] = words;
+    const testee = await Testee.start(program, args, {
       cwd,
       env: { ...process.env, ...env, SALLYPORT: `127.0.0.1:${link.port}`, CACHE: "feed" },
-      stdio: ["pipe", "pipe", "inherit"],
     });
-    const [line] = (await once(createInterface({ input: child.stdout! }), "line")) as [string];
-    return new ClientProgram(name, child, link, JSON.parse(line).port, turn);
+    return new ClientProgram(name, testee, link, turn);
   }
 
   /** Its name for the checker. What it learned from another server is another history. */
   get process(): string {
-    return `${this.name}#${this.#child.pid}.${this.#moves}`;
+    return `${this.name}#${this.#testee.pid}.${this.#moves}`;
   }
 
   /** Its new connections lead to the instance whose turn it is. */
@@ -96,50 +88,27 @@ export class ClientProgram {
 
   /** The verdict of a request with this token by its number; undefined if there was no answer. */
   async verdict({ tokenString, scope }: Subject): Promise<number | undefined> {
-    const { code, verdict } = await this.#call(scope === undefined ? "Say" : "Read", tokenString);
-    if (code === 0) return ALLOW;
-    return Verdict[verdict as keyof typeof Verdict] as number | undefined;
+    const answer = await this.#testee.call(scope === undefined ? "Say" : "Read", tokenString);
+    if (answer.startsWith("[")) return ALLOW;
+    return Verdict[answer.split(" ")[1] as keyof typeof Verdict] as number | undefined;
   }
 
   /** How often each tier gave each verdict. */
-  async seen(): Promise<Readonly<Record<string, number>>> {
-    return JSON.parse((await this.#call("Seen")).text);
+  seen(): Promise<Readonly<Record<string, number>>> {
+    return this.#testee.counts();
   }
 
   signal(name: NodeJS.Signals): void {
-    this.#child.kill(name);
+    this.#testee.signal(name);
   }
 
   async stop(): Promise<void> {
-    this.#requests.close();
     this.signal("SIGCONT");
-    this.#child.stdin!.end();
     const late = setTimeout(() => this.signal("SIGKILL"), STOP_MS);
-    if (this.#child.exitCode === null && this.#child.signalCode === null) await once(this.#child, "exit");
+    // One that had to be killed says nothing.
+    await this.#testee.stop().catch(() => {});
     clearTimeout(late);
     await this.link.stop();
-  }
-
-  #call(method: string, bearer?: string): Promise<{ code: number; text: string; verdict: string }> {
-    const metadata = new Metadata();
-    if (bearer !== undefined) metadata.set("authorization", `Bearer ${bearer}`);
-    const options = { deadline: Date.now() + ANSWER_MS };
-    return new Promise((resolve) =>
-      this.#requests.makeUnaryRequest(
-        `/test.v1.Echo/${method}`,
-        encode,
-        decode,
-        "hi",
-        metadata,
-        options,
-        (error, text) =>
-          resolve({
-            code: error?.code ?? 0,
-            text: text ?? "",
-            verdict: String(error?.metadata?.get("sallyport-verdict")[0] ?? ""),
-          }),
-      ),
-    );
   }
 }
 
@@ -157,5 +126,3 @@ export async function builtClients(): Promise<{ names: string[]; lacking: [name:
 }
 
 const portOf = ({ listener }: Instance) => Number(new URL(listener).port);
-const encode = (value: string) => Buffer.from(toBinary(StringValueSchema, create(StringValueSchema, { value })));
-const decode = (bytes: Buffer) => fromBinary(StringValueSchema, bytes).value;

@@ -202,7 +202,7 @@ test("upkeep waits for no more than a moment while rows are being added, and two
 });
 
 test.skipIf(!hasPostgres(15))(
-  "PostgreSQL 15 has it, too, and pg_restore --clean takes a dump back over the schema that it was made from",
+  "PostgreSQL 15, if it is installed, has it, too, and pg_restore --clean takes a dump back over the schema that it was made from",
   async () => {
     const server = await startServer({ major: 15, fsync: false });
     const old = new Postgres({ url: server.url, maxConnections: 1, applicationName: "test", onTrouble });

@@ -7,8 +7,13 @@ import { migrate, migrationFiles } from "../../src/postgres/migrate.ts";
 import { hasPostgres, startServer, type ThrowawayServer } from "../support/postgres.ts";
 import { auditRow, byHand, makeTokens, migrateAt, tokenId } from "./migrated.ts";
 
-describe.each([15, 18] as const)("the audit in months, PostgreSQL %i", (major) => {
-  if (!hasPostgres(major)) return test.skip("is not here", () => {});
+const VERSIONS = ([15, 18] as const).map((major) => ({
+  major,
+  lack: hasPostgres(major) ? "" : " (it is not installed)",
+}));
+
+describe.each(VERSIONS)("the audit in months, PostgreSQL $major$lack", ({ major, lack }) => {
+  if (lack !== "") return test.skip("needs that version", () => {});
   let server: ThrowawayServer;
   let admin: pg.Client;
   let sql: pg.Client;

@@ -28,6 +28,14 @@ export class Testee {
     return new Testee(child, lines, JSON.parse(value!).port);
   }
 
+  get pid(): number {
+    return this.#process.pid!;
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#process.kill(name);
+  }
+
   /** What a call was answered, or its refusal. */
   call(method: string, bearer?: string, text = "hi"): Promise<string> {
     return new Promise((resolve) =>
@@ -56,8 +64,12 @@ export class Testee {
   }
 
   /** How often each tier, verdict and state was reported by the hooks. */
+  async counts(): Promise<Readonly<Record<string, number>>> {
+    return JSON.parse(await this.call("Seen"));
+  }
+
   async seen(what: string): Promise<number> {
-    return JSON.parse(await this.call("Seen"))[what] ?? 0;
+    return (await this.counts())[what] ?? 0;
   }
 
   /** Ends it in good order. Returns what it prints then: how often it `left` the feed. */
@@ -65,13 +77,14 @@ export class Testee {
     this.#client.close();
     this.#process.stdin!.end();
     const { value } = await this.#lines.next();
-    await once(this.#process, "exit");
+    const { exitCode, signalCode } = this.#process;
+    if (exitCode === null && signalCode === null) await once(this.#process, "exit");
     return JSON.parse(value!);
   }
 
   kill(): void {
     this.#client.close();
-    this.#process.kill("SIGKILL");
+    this.signal("SIGKILL");
   }
 }
 

@@ -1,5 +1,5 @@
 // An echo service for the tests of the client. SALLYPORT is the address of the data listener; CACHE is off or feed. It
-// prints its port, and ends with its input.
+// prints its port, ends with its input, and then prints how often it left the feed.
 package main
 
 import (
@@ -32,6 +32,12 @@ func (c *counts) add(what ...string) {
 	for _, one := range what {
 		c.seen[one]++
 	}
+}
+
+func (c *counts) of(what string) int {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	return c.seen[what]
 }
 
 func (c *counts) text() string {
@@ -90,6 +96,7 @@ func main() {
 	}()
 	fatal(server.Serve(listener))
 	fatal(checker.Close())
+	fmt.Printf("{\"left\":%d}\n", seen.of("left"))
 }
 
 func method(name string, answer func(context.Context, string) string) grpc.MethodDesc {

@@ -6,7 +6,7 @@ import { Checker } from "../src/index.ts";
 
 /*
  * An echo service for the tests of the client. SALLYPORT is the address of the data listener; CACHE is off or feed. It
- * prints its port, and ends with its input.
+ * prints its port, ends with its input, and then prints how often it left the feed.
  */
 const { SALLYPORT = "127.0.0.1:7400", CACHE } = process.env;
 const seen: Record<string, number> = {};
@@ -50,6 +50,7 @@ server.bindAsync("127.0.0.1:0", ServerCredentials.createInsecure(), (error, port
 process.stdin.resume().once("end", async () => {
   server.forceShutdown();
   await checker.close();
+  process.stdout.write(`${JSON.stringify({ left: seen["left"] ?? 0 })}\n`);
 });
 
 function encode(value: string): Buffer {
