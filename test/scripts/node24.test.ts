@@ -68,3 +68,12 @@ test("the bundled Node is found without a link to it, and a new Node of the mach
     join(place.path, "node_modules/.bin"),
   ]);
 });
+
+test("compiled files are kept beside the packages, or where the environment says", () => {
+  give("zod");
+  const cache = 'eval "$(node scripts/node24.mjs)" && printenv NODE_COMPILE_CACHE';
+  expect(shell(cache, { old: false }).stdout).toBe(`${join(place.path, "node_modules/.cache/node")}\n`);
+  expect(shell(`NODE_COMPILE_CACHE=/elsewhere; export NODE_COMPILE_CACHE; ${cache}`, { old: false }).stdout).toBe(
+    "/elsewhere\n",
+  );
+});

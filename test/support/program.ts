@@ -39,9 +39,9 @@ export class Program {
 
   /** Starts `sallyport <argv>` with only the given environment. */
   constructor(argv: readonly string[], env: Readonly<Record<string, string>> = {}, cwd?: string) {
-    const { PATH = "", HOME = "", TMPDIR } = process.env;
+    const { PATH = "", HOME = "", TMPDIR, NODE_COMPILE_CACHE } = process.env;
     this.child = spawn(process.execPath, [...FLAGS, MAIN, ...argv], {
-      env: { PATH, HOME, ...(TMPDIR && { TMPDIR }), ...env },
+      env: { PATH, HOME, ...(TMPDIR && { TMPDIR }), ...(NODE_COMPILE_CACHE && { NODE_COMPILE_CACHE }), ...env },
       cwd,
       stdio: ["pipe", "pipe", "pipe"],
     });
