@@ -8,7 +8,6 @@ import { freshKeyring, Keyring } from "../src/domain/keyring.ts";
 import type { TokenSnapshot } from "../src/domain/token-snapshot.ts";
 import { mintTokenString } from "../src/domain/token-string.ts";
 import { Verdict } from "../src/gen/sallyport/v1/token_validator_pb.ts";
-import { grpcMessage, type Reply } from "../src/http2/unary/reply.ts";
 import { systemClock, systemTimers } from "../src/sallyport.ts";
 import { createTelemetry } from "../src/telemetry/telemetry.ts";
 import { LastUse } from "../src/validation/last-use.ts";
@@ -157,9 +156,9 @@ function snapshotOf(digest: string): TokenSnapshot {
 }
 
 /** The prepared reply that the transport gets for an answer without I/O. */
-function hit(encoded: ReturnType<ValidateTokenCodec["binary"]>): Reply {
+function hit(encoded: ReturnType<ValidateTokenCodec["binary"]>): unknown {
   if (encoded instanceof Promise) throw new Error("an L1 hit waited for something");
-  return (encoded.prepared ??= grpcMessage(encoded.bytes)) as Reply;
+  return encoded.reply({ protocol: "grpc" });
 }
 
 function costOf(call: (i: number) => unknown): number {

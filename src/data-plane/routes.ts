@@ -16,7 +16,6 @@ import type { Peer } from "../rpc/peer.ts";
 import { type TransportFailure, wireError } from "../rpc/transport-errors.ts";
 import { type CheckRoutesDeps, checkRoutes } from "./check/routes.ts";
 import type { DataCallers } from "./data-caller.ts";
-import { preparedReply } from "./prepared-reply.ts";
 import type { ValidateTokenCodec } from "./validate-token.ts";
 import type { WatchChangesCodec } from "./watch-changes.ts";
 
@@ -122,9 +121,9 @@ function validateHandler(deps: DataRoutesDeps): Handler {
     try {
       const encoded = wire.binary(message, { deadline: call.deadline, reasons: false });
       if (encoded instanceof Promise)
-        return withAdmission(deps, call, 1, answered, () => encoded.then((later) => preparedReply(later, call)));
+        return withAdmission(deps, call, 1, answered, () => encoded.then((later) => later.reply(call)));
       answered();
-      return preparedReply(encoded, call);
+      return encoded.reply(call);
     } catch (error) {
       return failure(deps, call, error);
     }
@@ -141,7 +140,7 @@ function validateSlowly(
     const { reasons } = await deps.callers.admit(deps.peerOf(call), credentialOf(call));
     const options = { deadline: call.deadline, reasons };
     if (call.protocol === "connect-json") return answer(call, await deps.wire.json(message, options));
-    return preparedReply(await deps.wire.binary(message, options), call);
+    return (await deps.wire.binary(message, options)).reply(call);
   });
 }
 

@@ -14,22 +14,13 @@ import { validateMessage } from "../rpc/convert.ts";
 import { undecodable } from "../rpc/transport-errors.ts";
 import type { Validate, ValidateKnown, ValidationResult } from "../validation/validate.ts";
 import { ascii } from "./bytes.ts";
+import { Encoded } from "./encoded.ts";
 import { ContextBytes, keptTarget } from "./request-target.ts";
 
 /*
  * TokenValidator on bytes, without the gRPC library. A hand-written scanner reads the binary request, and the answer to
  * a plain ALLOW or INVALID_TOKEN is encoded once and reused.
  */
-
-/** An encoded answer that never changes. `prepared` belongs to the transport: it keeps the ready reply there. */
-export class Encoded {
-  readonly bytes: Uint8Array;
-  prepared: unknown;
-
-  constructor(bytes: Uint8Array) {
-    this.bytes = bytes;
-  }
-}
 
 /** The part of a request that validation needs, besides the token string. */
 interface ValidationContext extends Requirement, RequestContext {}

@@ -86,24 +86,25 @@ export class LastUse {
 
   async #store(): Promise<void> {
     const { store, now, clock, events } = this.#deps;
-    const taken = [...this.#uses];
+    const taken = this.#uses;
     this.#uses = new Map();
-    let stored = 0;
+    let some: [string, Use][] = [];
     try {
       // Of the oldest entry too: the two clocks differ by what they differ by now.
       const offset = now() - clock.mono();
-      while (stored < taken.length) {
-        const some = taken.slice(stored, stored + AT_ONCE);
+      while (taken.size > 0) {
+        some = [];
+        for (const entry of taken) if (some.push(entry) === AT_ONCE) break;
+        for (const [tokenId] of some) taken.delete(tokenId);
         await store.flush(
           some.map(([tokenId, { at, address, count }]) => ({ tokenId, time: at + offset, address, count })),
         );
-        stored += AT_ONCE;
       }
       this.#failed = false;
     } catch (error) {
       this.#failed = true;
-      if (error instanceof AppError && error.reason === "OUTCOME_UNKNOWN") stored += AT_ONCE;
-      this.#keep(taken.slice(stored));
+      if (!(error instanceof AppError && error.reason === "OUTCOME_UNKNOWN")) this.#keep(some);
+      this.#keep(taken);
       events.trouble("last_use_write_failed", error);
     }
     if (this.#dropped) events.trouble("last_use_write_failed", new Error(`more than ${MOST} tokens wait to be stored`));
@@ -111,7 +112,7 @@ export class LastUse {
   }
 
   /** Puts entries back that were not stored, beside what was used since. */
-  #keep(entries: readonly (readonly [string, Use])[]): void {
+  #keep(entries: Iterable<readonly [string, Use]>): void {
     for (const [tokenId, use] of entries) {
       const since = this.#uses.get(tokenId);
       if (since !== undefined) {

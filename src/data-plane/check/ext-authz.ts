@@ -7,8 +7,8 @@ import {
 import { CheckResponseSchema } from "../../gen/envoy/service/auth/v3/external_auth_pb.ts";
 import type { Validate, ValidateKnown } from "../../validation/validate.ts";
 import { credentialIn } from "../credentials.ts";
+import { Encoded } from "../encoded.ts";
 import { forTenant, merged, type Policies, type Policy } from "../policy.ts";
-import { Encoded } from "../validate-token.ts";
 import {
   type AuthorizationOutcome,
   type AuthorizationQuery,

@@ -14,7 +14,6 @@ import { reasonOf } from "../../rpc/transport-errors.ts";
 import type { Validate } from "../../validation/validate.ts";
 import type { DataCallers } from "../data-caller.ts";
 import { introspect } from "../introspection.ts";
-import { preparedReply } from "../prepared-reply.ts";
 import type { ExtAuthz } from "./ext-authz.ts";
 import type { HttpCheck } from "./http-check.ts";
 
@@ -80,19 +79,19 @@ function checkHandler(deps: CheckRoutesDeps): Handler {
     if (call.protocol === "connect-json") return http(415, []);
     const encoded = authz.check(message, callers.trusts(deps.peerOf(call)), call.deadline - WAY_BACK_MS);
     answered();
-    if (!(encoded instanceof Promise)) return preparedReply(encoded, call);
+    if (!(encoded instanceof Promise)) return encoded.reply(call);
     return withAdmission(
       deps,
       call,
-      () => preparedReply(authz.refuse("undetermined"), call),
-      async () => preparedReply(await encoded, call),
+      () => authz.refuse("undetermined").reply(call),
+      async () => (await encoded).reply(call),
     );
   };
 }
 
 /** Envoy allows a request on an RPC error if it fails open. So every failure becomes a denial inside an OK answer. */
 function checkFailed(deps: CheckRoutesDeps): UnaryRoute["failed"] {
-  return (call, kind) => preparedReply(deps.authz.refuse(whyOf(kind)), call);
+  return (call, kind) => deps.authz.refuse(whyOf(kind)).reply(call);
 }
 
 function whyOf(kind: Failure): "undetermined" | "undecodable" {

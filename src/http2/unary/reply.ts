@@ -22,8 +22,6 @@ export class Reply {
   readonly status: number;
   /** Without pseudo-headers, names in lower case. */
   readonly headers: readonly HeaderPair[];
-  /** The DATA octets: for gRPC with its five-octet prefix. */
-  readonly body: Uint8Array;
   /** Undefined where the answer ends without trailers. */
   readonly trailers: readonly HeaderPair[] | undefined;
   readonly frames: Buffer;
@@ -69,7 +67,13 @@ export class Reply {
     this.dataAt = hasData ? dataAt : 0;
     this.trailersAt = tail === undefined ? 0 : trailersAt;
     this.dataLength = body.length;
-    this.body = hasData ? frames.subarray(dataAt + FRAME_HEADER, trailersAt) : NO_BYTES;
+  }
+
+  /** The DATA octets: for gRPC with its five-octet prefix. */
+  get body(): Uint8Array {
+    if (this.dataLength === 0) return NO_BYTES;
+    const from = this.dataAt + FRAME_HEADER;
+    return this.frames.subarray(from, from + this.dataLength);
   }
 }
 
