@@ -1,19 +1,21 @@
 // The decision alone, in one process without sockets: its cost, and the heap per cached token. As a program (`node
 // --expose-gc bench/decision.ts`) it prints its figures as JSON.
 import { execFileSync } from "node:child_process";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { ValidateTokenCodec } from "../src/data-plane/validate-token.ts";
 import { NO_REQUIREMENT } from "../src/domain/decide.ts";
 import { Freshness } from "../src/domain/freshness.ts";
 import { freshKeyring, Keyring } from "../src/domain/keyring.ts";
 import type { TokenSnapshot } from "../src/domain/token-snapshot.ts";
 import { mintTokenString } from "../src/domain/token-string.ts";
-import { Verdict } from "../src/gen/sallyport/v1/token_validator_pb.ts";
+import { ValidateTokenRequestSchema, Verdict } from "../src/gen/sallyport/v1/token_validator_pb.ts";
 import { systemClock, systemTimers } from "../src/sallyport.ts";
 import { createTelemetry } from "../src/telemetry/telemetry.ts";
+import { AccessAudit } from "../src/validation/access-audit.ts";
 import { LastUse } from "../src/validation/last-use.ts";
 import { Lookup } from "../src/validation/lookup.ts";
 import type { TokenReader } from "../src/validation/ports.ts";
-import { type Validate, validateKnownWith, validateWith } from "../src/validation/validate.ts";
+import { type Recorded, type Validate, validateKnownWith, validateWith } from "../src/validation/validate.ts";
 import { median } from "./measure.ts";
 import { digits } from "./report.ts";
 import { validateGrpc } from "./request.ts";
@@ -29,6 +31,8 @@ export interface DecisionFigures {
   readonly hot: number;
   readonly spread: number;
   readonly forged: number;
+  /** What the record of a use with address, method, host and path adds to a decision. */
+  readonly recorded: number;
   /** Bytes per cached token: as read, and with its prepared reply. */
   readonly cachedBytes: number;
   readonly answeredBytes: number;
@@ -53,6 +57,7 @@ export function decisionTable(figures: DecisionFigures): string {
     line("L1 hit, the same token", figures.hot, "µs CPU", 4),
     line("L1 hit, all tokens in turn", figures.spread, "µs CPU"),
     line("forged string", figures.forged, "µs CPU"),
+    line("`access_audit: full`, with method, host and path", figures.recorded, "µs CPU more", 0.5),
     line("a cached token", figures.cachedBytes, "bytes", 600),
     line("a cached token with its prepared reply", figures.answeredBytes, "bytes"),
   ].join("\n");
@@ -79,6 +84,7 @@ async function figures(): Promise<DecisionFigures> {
     hot: costOf(() => hit(ask(questions[0]!))),
     spread: costOf((i) => hit(ask(questions[i % TOKENS]!))),
     forged: await costOfLater(() => ask(stranger)),
+    recorded: await costOfRecord(keyring),
     cachedBytes: (asRead - empty) / TOKENS,
     answeredBytes: (answered - empty) / TOKENS,
   };
@@ -93,8 +99,48 @@ function question(tokenString: string): Uint8Array {
   return validateGrpc(tokenString, Verdict.ALLOW).body.subarray(5);
 }
 
+/** The two are measured in turn, so that both meet the same machine. */
+async function costOfRecord(keyring: Keyring): Promise<number> {
+  const { tokenString } = mintTokenString("sp_pat", keyring.current);
+  const context = {
+    clientAddress: "203.0.113.7",
+    method: "GET",
+    host: "api.example.com",
+    path: "/v1/orders/4711?page=2",
+  };
+  const request = { tokenString: tokenString.reveal(), requiredScopes: ["items.read"], context };
+  const message = Buffer.from(toBinary(ValidateTokenRequestSchema, create(ValidateTokenRequestSchema, request)));
+  const deadline = performance.now() + 600_000;
+  const askers = await Promise.all(
+    [undefined, recorder()].map(async (recorded) => {
+      const { wire } = decider(keyring, recorded);
+      await wire.binary(message, { deadline, reasons: false });
+      return () => hit(wire.binary(message, { deadline, reasons: false }));
+    }),
+  );
+  const costs = Array.from({ length: ROUNDS }, () => askers.map((ask) => costOf(ask, 1)) as [number, number]).slice(1);
+  return median(costs.map(([without, recorded]) => recorded - without));
+}
+
+/** Records as the program does, and forgets before the uses are as many as fit. */
+function recorder(): Recorded {
+  const profiles = new Map([["pat", { accessAudit: "full", accessAuditSample: 1 }]] as const);
+  const events = { accessDropped: () => {}, trouble: () => {} };
+  const deps = { clock: systemClock, timers: systemTimers, events, random: Math.random, later: setImmediate };
+  const fresh = () =>
+    new AccessAudit({ ...deps, profiles, store: { append: async () => {} }, now: Date.now }).recorder("data")!;
+  let [record, uses] = [fresh(), 0];
+  return (...use) => {
+    if (uses++ % 16_000 === 0) record = fresh();
+    record(...use);
+  };
+}
+
 /** The program's own parts over a store that answers at once. */
-function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; validate: Validate } {
+function decider(
+  keyring: Keyring,
+  recorded?: Recorded,
+): { wire: ValidateTokenCodec; lookup: Lookup; validate: Validate } {
   const clock = systemClock;
   const timers = systemTimers;
   const telemetry = createTelemetry("fatal");
@@ -132,7 +178,7 @@ function decider(keyring: Keyring): { wire: ValidateTokenCodec; lookup: Lookup; 
   const store = { flush: async () => {} };
   const usage = new LastUse({ store, clock, timers, events: telemetry, now: Date.now }, 60_000);
   const used = usage.used.bind(usage);
-  const deps = { keyring, lookup, freshness, clock, events: telemetry.forListener("data"), used };
+  const deps = { keyring, lookup, freshness, clock, events: telemetry.forListener("data"), used, recorded };
   const validate = validateWith(deps);
   return { wire: new ValidateTokenCodec(validate, validateKnownWith(deps)), lookup, validate };
 }
@@ -161,9 +207,9 @@ function hit(encoded: ReturnType<ValidateTokenCodec["binary"]>): unknown {
   return encoded.reply({ protocol: "grpc" });
 }
 
-function costOf(call: (i: number) => unknown): number {
+function costOf(call: (i: number) => unknown, rounds = ROUNDS): number {
   return median(
-    Array.from({ length: ROUNDS + 1 }, () => {
+    Array.from({ length: rounds + 1 }, () => {
       const start = process.cpuUsage();
       for (let i = 0; i < CALLS; i++) call(i);
       const { user, system } = process.cpuUsage(start);

@@ -1,5 +1,5 @@
 import type { RequestTarget } from "../domain/decide.ts";
-import { ascii } from "./bytes.ts";
+import { ascii, latin1 } from "./bytes.ts";
 
 /** As the generated decoder reads text; what is no UTF-8 is replaced, because nothing is decided by it. */
 const utf8 = new TextDecoder();
@@ -15,6 +15,9 @@ export function keptTarget(of: RequestTarget): RequestTarget {
   const { method, host, path, workload } = of;
   return { method, host, path, workload };
 }
+
+/** The longest context that is kept as one copy. Bytes. */
+const MOST_COPIED = 2_048;
 
 const ADDRESS = 0x0a;
 const METHOD = 0x12;
@@ -51,6 +54,11 @@ export class ContextBytes implements RequestTarget {
     return true;
   }
 
+  copy(): RequestTarget | undefined {
+    if (this.#to - this.#from > MOST_COPIED) return undefined;
+    return new KeptContext(latin1(this.#bytes, this.#from, this.#to));
+  }
+
   get clientAddress(): string {
     return this.#field(ADDRESS);
   }
@@ -82,6 +90,36 @@ export class ContextBytes implements RequestTarget {
       at = stop;
     }
     return text;
+  }
+}
+
+/** The bytes of a RequestContext as one string, which costs less to make than a text for each field. */
+class KeptContext implements RequestTarget {
+  readonly #latin1: string;
+  #context: ContextBytes | undefined;
+
+  constructor(latin1: string) {
+    this.#latin1 = latin1;
+  }
+
+  get #read(): ContextBytes {
+    return (this.#context ??= new ContextBytes(Buffer.from(this.#latin1, "latin1"), 0, this.#latin1.length));
+  }
+
+  get method(): string {
+    return this.#read.method;
+  }
+
+  get host(): string {
+    return this.#read.host;
+  }
+
+  get path(): string {
+    return this.#read.path;
+  }
+
+  get workload(): string {
+    return this.#read.workload;
   }
 }
 

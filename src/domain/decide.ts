@@ -51,6 +51,8 @@ export interface RequestTarget {
   /** With its query, where the proxy sends one. */
   readonly path: string;
   readonly workload: string;
+  /** The same in a form that may be kept. Absent where it may be kept as it is; undefined if it is too long for one copy. */
+  copy?(): RequestTarget | undefined;
 }
 
 /**

@@ -29,7 +29,7 @@ const ROWS_AT_ONCE = 1_000;
 const LONGEST = 2_048;
 const NOTHING: RequestTarget = { method: "", host: "", path: "", workload: "" };
 
-interface Use extends RequestTarget {
+interface Use {
   readonly at: number;
   readonly snapshot: TokenSnapshot;
   readonly verdict: Verdict;
@@ -37,6 +37,7 @@ interface Use extends RequestTarget {
   readonly scopes: readonly string[];
   readonly audience: string;
   readonly address: string;
+  readonly target: RequestTarget;
   readonly listener: string;
 }
 
@@ -68,7 +69,6 @@ export class AccessAudit {
       const part = this.#parts.get(snapshot.profile);
       if (part === undefined || (part < 1 && this.#deps.random() >= part)) return;
       if (this.#uses.length >= MOST) return this.#deps.events.accessDropped("full", 1);
-      const { method, host, path, workload } = target;
       this.#uses.push({
         at,
         snapshot,
@@ -76,11 +76,8 @@ export class AccessAudit {
         reason,
         scopes,
         audience,
-        method: bounded(method),
-        host: bounded(host),
-        path: bounded(path),
-        workload: bounded(workload),
         address: clientAddress.length <= 64 ? clientAddress : "",
+        target: target === NOTHING ? NOTHING : (target.copy?.() ?? bounded(target)),
         listener,
       });
     };
@@ -128,8 +125,12 @@ export class AccessAudit {
   }
 }
 
+function bounded({ method, host, path, workload }: RequestTarget): RequestTarget {
+  return { method: cut(method), host: cut(host), path: cut(path), workload: cut(workload) };
+}
+
 /** Copied, because a part of a long string keeps the whole of it in memory. One character more shows that it was cut. */
-function bounded(text: string): string {
+function cut(text: string): string {
   return text.length <= LONGEST ? text : Buffer.from(text.slice(0, LONGEST + 1)).toString();
 }
 
@@ -139,10 +140,11 @@ async function merged(uses: readonly Use[], offset: number, later: AccessAuditDe
   for (const [i, use] of uses.entries()) {
     if (i % 500 === 499) await new Promise<void>(later);
     const { snapshot, verdict, reason = "", listener } = use;
-    const path = use.path.split(/[?#]/, 1)[0]!;
+    const { method, host, path: target, workload } = use.target;
+    const path = target.split(/[?#]/, 1)[0]!;
     const address = isAddress(use.address) ? use.address : "";
-    const of = [snapshot.id, verdict, reason, use.scopes.join(" "), use.audience, use.method, use.host, path];
-    const key = [...of, use.workload, address, listener].join("\0");
+    const of = [snapshot.id, verdict, reason, use.scopes.join(" "), use.audience, method, host, path];
+    const key = [...of, workload, address, listener].join("\0");
     const known = rows.get(key);
     if (known !== undefined) {
       known.uses++;
@@ -160,10 +162,10 @@ async function merged(uses: readonly Use[], offset: number, later: AccessAuditDe
       reason,
       scopes: use.scopes.map((scope) => recordedText(scope, 128)),
       audience: recordedText(use.audience, 256),
-      method: recordedText(use.method, 32),
-      host: recordedText(use.host, 256),
+      method: recordedText(method, 32),
+      host: recordedText(host, 256),
       path: recordedPath(path, path.length > LONGEST),
-      workload: recordedText(use.workload, 256),
+      workload: recordedText(workload, 256),
       address,
       listener,
       uses: 1,

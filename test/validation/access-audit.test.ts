@@ -117,3 +117,15 @@ test("a long text is cut in memory, and a token string at the cut leaves nothing
   expect(rows[1]!.host.length).toBeLessThanOrEqual(256);
   expect([rows[1]!.method, rows[1]!.workload]).toEqual(["[token]", "[token]"]);
 });
+
+test("a target that has a copy is kept by it, and one without is kept by its texts", async () => {
+  const rows: AccessUse[] = [];
+  const { access, use } = audit(async (some) => void rows.push(...some));
+  const borrowed = { ...target("/before"), copy: () => target("/kept") };
+  const long = { ...target("/long"), copy: () => undefined };
+  use("bot", 1, { target: borrowed });
+  use("bot", 2, { target: long });
+  borrowed.path = long.path = "/after";
+  await access.flush();
+  expect(rows.map(({ path }) => path)).toEqual(["/kept", "/long"]);
+});
