@@ -31,7 +31,7 @@ export interface DecisionFigures {
   readonly hot: number;
   readonly spread: number;
   readonly forged: number;
-  /** What the record of a use with address, method, host and path adds to a decision. */
+  /** The further cost of a decision whose use is recorded with address, method, host and path. */
   readonly recorded: number;
   /** Bytes per cached token: as read, and with its prepared reply. */
   readonly cachedBytes: number;
