@@ -91,7 +91,8 @@ const trustRule = (tenant: string, name: string) => ({
 
 const guest = async (tenant: string) => (await sallyport.createToken({ tenant: "initech", tenants: [tenant] })).id;
 
-const session = async (group: keyof typeof GROUPS) => sallyport.as(await issuer.jwt({ claims: { groups: [group] } }));
+const jwt = (group: keyof typeof GROUPS) => issuer.jwt({ claims: { groups: [group] } });
+const session = async (group: keyof typeof GROUPS) => sallyport.as(await jwt(group));
 
 const id = (value: string) => ({ case: "id" as const, value });
 /** The way in which each RPC names its object; `made` makes each call a different one. */
@@ -198,6 +199,23 @@ const globex = () =>
 /** Names no object: every caller may ask. */
 const WHO_AM_I = "ServerInfo/GetServerInfo";
 
+const CARRIERS = ["connect", "connect-json", "grpc", "grpc-web"] as const;
+
+/** One caller over each protocol. */
+const carried = (bearer: string) => CARRIERS.map((carrier) => sallyport.as(bearer, carrier));
+
+/** The answer is the same over every protocol, and that for an object which does not exist. */
+async function crossesNothing(call: string, caller: readonly AdminClients[]): Promise<void> {
+  const before = await globex();
+  const answers = await Promise.all(
+    caller.map(async (by) => [await answer(call, by, objects["other tenant"]), await answer(call, by, objects.none)]),
+  );
+  const [none] = answers[0]!.slice(1);
+  if (call !== "TenantAdmin/CreateTenant" && call !== WHO_AM_I) expect(none).not.toBe("OK");
+  expect(new Set(answers.flat())).toEqual(new Set([none]));
+  expect(await globex()).toEqual(before);
+}
+
 const REACHES = [
   ["an administrator of the tenant", ["sallyport.admin"]],
   [
@@ -214,23 +232,16 @@ const REACHES = [
 ] as const;
 
 describe.each(REACHES)("%s", (_, scopes) => {
-  let by: AdminClients;
+  let caller: AdminClients[];
   beforeAll(async () => {
     // Not `bot:mine`: a caller without permission cannot end tokens of an administrator among its principal's.
     const request = { tenant: "acme", principal: "bot:reach", displayName: "", scopes: [...scopes] };
-    by = sallyport.as((await sallyport.createToken({ profile: "adm", ...request })).tokenString);
+    caller = carried((await sallyport.createToken({ profile: "adm", ...request })).tokenString);
   });
 
   test.each(Object.keys(CALLS))(
     "%s of another tenant answers exactly like one that does not exist, and changes nothing there",
-    async (call) => {
-      const before = await globex();
-      const far = await answer(call, by, objects["other tenant"]);
-      const none = await answer(call, by, objects.none);
-      if (call !== "TenantAdmin/CreateTenant" && call !== WHO_AM_I) expect(far).not.toBe("OK");
-      expect(far).toBe(none);
-      expect(await globex()).toEqual(before);
-    },
+    (call) => crossesNothing(call, caller),
   );
 });
 
@@ -267,16 +278,14 @@ test("a token without permission reaches exactly its own objects: the matrix", a
 });
 
 describe.each(["admins", "all", "staff"] as const)("a session in the group %s", (group) => {
+  let caller: AdminClients[];
+  beforeAll(async () => {
+    caller = carried(await jwt(group));
+  });
+
   test.each(Object.keys(CALLS))(
     "%s of another tenant answers exactly like one that does not exist, and changes nothing there",
-    async (call) => {
-      const by = await session(group);
-      const before = await globex();
-      const far = await answer(call, by, objects["other tenant"]);
-      if (call !== "TenantAdmin/CreateTenant" && call !== WHO_AM_I) expect(far).not.toBe("OK");
-      expect(far).toBe(await answer(call, by, objects.none));
-      expect(await globex()).toEqual(before);
-    },
+    (call) => crossesNothing(call, caller),
   );
 });
 
