@@ -1,7 +1,7 @@
 // Prints shell code that puts Node 24 and the tools of node_modules first in PATH or, if something is missing, reports
 // it on stderr and prints `exit 78`. Every script of package.json begins with it, because not every npm links the
 // bundled Node into node_modules/.bin. Runs on any Node. The shell then replaces itself, so that signals and exit codes
-// are the program's. Node keeps the compiled files beside the packages: a second start takes half the time, and needs no
+// are the program's. Node keeps the compiled files beside the packages: the next start takes less CPU, and needs no
 // TypeScript compiler in memory. Where that folder cannot be written, Node goes without.
 import { execFileSync } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";

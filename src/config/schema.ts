@@ -303,7 +303,7 @@ export const schema = z.strictObject({
     .strictObject({
       l1: z
         .strictObject({
-          entries: z.number().int().min(0).max(10_000_000).default(65_536),
+          entries: z.number().int().min(0).max(10_000_000).default(50_000),
           bytes: size.default(64 * 1024 ** 2),
         })
         .prefault({}),

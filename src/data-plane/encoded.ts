@@ -26,6 +26,7 @@ export class Encoded {
     return this.#grpc;
   }
 
+  /** The message alone. */
   get bytes(): Uint8Array {
     return this.#message ?? this.#grpc!.body.subarray(GRPC_PREFIX);
   }

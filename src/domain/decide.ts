@@ -51,7 +51,7 @@ export interface RequestTarget {
   /** With its query, where the proxy sends one. */
   readonly path: string;
   readonly workload: string;
-  /** The same in a form that may be kept. Absent where it may be kept as it is; undefined if it is too long for one copy. */
+  /** A copy that costs less than the texts, where there is one. A keeper of a target keeps the copy, or else the texts. */
   copy?(): RequestTarget | undefined;
 }
 

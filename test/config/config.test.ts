@@ -41,7 +41,7 @@ describe("a configuration without any setting", () => {
       },
       embedded: { data_dir: "./data" },
       principals: { registered: ["bot", "service"] },
-      cache: { l1: { entries: 65_536, bytes: 64 * 1024 ** 2 }, ttl: 300_000, negative_ttl: 5000 },
+      cache: { l1: { entries: 50_000, bytes: 64 * 1024 ** 2 }, ttl: 300_000, negative_ttl: 5000 },
       revocation: { lease: 1500, poll: 400 },
       limits: {
         mint_per_address_per_hour: 10,

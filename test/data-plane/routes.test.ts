@@ -300,9 +300,8 @@ describe.each(ways)("%s", (way, connect, forms) => {
     });
   });
 
-  test.skipIf(way === "node:http")(
-    "a call without exactly one message is UNIMPLEMENTED, and so is a compressed flag",
-    async () => {
+  if (way !== "node:http") {
+    test("a call without exactly one message is UNIMPLEMENTED, and so is a compressed flag", async () => {
       for (const body of [
         Buffer.alloc(0),
         Buffer.concat([framed(Buffer.alloc(0)), framed(Buffer.alloc(0))]),
@@ -311,19 +310,19 @@ describe.each(ways)("%s", (way, connect, forms) => {
         const answer = await asker.ask(VALIDATE, { "content-type": TYPES.grpc, te: "trailers" }, body);
         expect(errorOf("grpc", answer)).toMatchObject({ code: "unimplemented", domain: "sallyport" });
       }
-    },
-  );
-
-  test.skipIf(way !== "node:http")("a token never stands in a URL: GET is refused, and so is its message", async () => {
-    for (const query of ["", "?encoding=json&message=%7B%7D&connect=v1"]) {
-      const refused = await fetch(`${own.listeners.data}${VALIDATE}${query}`);
-      expect([404, 405]).toContain(refused.status);
-      expect(await refused.json()).toMatchObject({
-        code: "unimplemented",
-        details: [{ debug: { reason: "UNIMPLEMENTED" } }],
-      });
-    }
-  });
+    });
+  } else {
+    test("a token never stands in a URL: GET is refused, and so is its message", async () => {
+      for (const query of ["", "?encoding=json&message=%7B%7D&connect=v1"]) {
+        const refused = await fetch(`${own.listeners.data}${VALIDATE}${query}`);
+        expect([404, 405]).toContain(refused.status);
+        expect(await refused.json()).toMatchObject({
+          code: "unimplemented",
+          details: [{ debug: { reason: "UNIMPLEMENTED" } }],
+        });
+      }
+    });
+  }
 });
 
 describe("a listener that does not trust its peers", () => {

@@ -176,7 +176,7 @@ describe("startEmbedded", () => {
     ]);
   });
 
-  test.skipIf(!linux)("kill -9 of the owner ends PostgreSQL, and the next start works", async () => {
+  test.skipIf(!linux)("kill -9 of the owner ends PostgreSQL, and the next start works (on Linux)", async () => {
     const { owner, url } = await startElsewhere();
     await ask(url, "create table kept as select 7 as n");
     await end(owner);
@@ -185,7 +185,7 @@ describe("startEmbedded", () => {
   });
 
   test.skipIf(!linux)(
-    "a start right after kill -9 of the owner does not trip over the server that is ending",
+    "a start right after kill -9 of the owner does not trip over the server that is ending (on Linux)",
     async () => {
       const { owner } = await startElsewhere();
       await end(owner);
@@ -193,7 +193,7 @@ describe("startEmbedded", () => {
     },
   );
 
-  test.skipIf(!linux)("an exit without stop leaves no PostgreSQL either", async () => {
+  test.skipIf(!linux)("an exit without stop leaves no PostgreSQL either (on Linux)", async () => {
     const { owner } = await startElsewhere();
     owner.kill("SIGTERM");
     await once(owner, "exit");
@@ -277,24 +277,27 @@ describe("startEmbedded", () => {
 });
 
 describe("users", () => {
-  test.skipIf(!isRoot || !linux)("a user other than root needs only a folder of their own", async () => {
-    await chmod(parent, 0o755);
-    await mkdir(dataDir);
-    await chown(dataDir, 65534, 65534);
-    const nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-    const { owner, url } = await startElsewhere(nobody);
-    expect(await ask(url, "select 1")).toEqual([1]);
-    expect((await stat(join(dataDir, "pg"))).uid).toBe(65534);
-    await end(owner);
-    await gone();
-    // Root then runs the server on that cluster as its owner, and takes nothing away from them.
-    await (await start()).stop();
-    expect((await stat(dataDir)).uid).toBe(65534);
-    await startElsewhere(nobody);
-  });
+  test.skipIf(!isRoot || !linux)(
+    "a user other than root needs only a folder of their own (tried by root, on Linux)",
+    async () => {
+      await chmod(parent, 0o755);
+      await mkdir(dataDir);
+      await chown(dataDir, 65534, 65534);
+      const nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+      const { owner, url } = await startElsewhere(nobody);
+      expect(await ask(url, "select 1")).toEqual([1]);
+      expect((await stat(join(dataDir, "pg"))).uid).toBe(65534);
+      await end(owner);
+      await gone();
+      // Root then runs the server on that cluster as its owner, and takes nothing away from them.
+      await (await start()).stop();
+      expect((await stat(dataDir)).uid).toBe(65534);
+      await startElsewhere(nobody);
+    },
+  );
 
   test.skipIf(!canHide)(
-    "root without user namespaces lends the cluster to another user, and takes it back",
+    "root without user namespaces, on Linux, lends the cluster to another user, and takes it back",
     async () => {
       await chmod(parent, 0o755);
       await (await start()).stop();
@@ -313,7 +316,7 @@ describe("users", () => {
   );
 
   test.skipIf(!canHide)(
-    "root without user namespaces, below a folder that only root can enter, gets the reason",
+    "root without user namespaces, on Linux, below a folder that only root can enter, gets the reason",
     async () => {
       const program = `
       const { startEmbedded } = await import(${JSON.stringify(MODULE)});
@@ -329,7 +332,7 @@ describe("users", () => {
   );
 
   test.skipIf(!isRoot || !linux)(
-    "binaries that a user cannot reach are named in the reason, and a copy works",
+    "binaries that a user cannot reach are named in the reason, and a copy works (tried by root, on Linux)",
     async () => {
       const { installation, dropping, socketDir } = await hiddenBinaries();
       const blocked = await firstWorking(dropping, join(installation, "bin/postgres"), dataDir, socketDir);
@@ -371,19 +374,22 @@ describe("binaries", () => {
 });
 
 describe("a kernel that does not end children", () => {
-  test.skipIf(!existsSync("/bin/sh"))("a shell on a pipe ends PostgreSQL when its owner is killed", async () => {
-    await (await start()).stop();
-    const program = `
+  test.skipIf(!existsSync("/bin/sh"))(
+    "a shell on a pipe ends PostgreSQL when its owner is killed (where there is /bin/sh)",
+    async () => {
+      await (await start()).stop();
+      const program = `
       const { launch } = await import(${JSON.stringify(new URL("./server.ts", MODULE).href)});
       const server = await launch({ ...JSON.parse(process.argv[1]), log: () => {} });
       process.stdout.write(server.pid + "\\n");
     `;
-    const owner = spawn(process.execPath, ["--input-type=module", "-e", program, JSON.stringify(await unowned())]);
-    running.push(owner);
-    await once(createInterface({ input: owner.stdout }), "line");
-    await end(owner);
-    await gone();
-  });
+      const owner = spawn(process.execPath, ["--input-type=module", "-e", program, JSON.stringify(await unowned())]);
+      running.push(owner);
+      await once(createInterface({ input: owner.stdout }), "line");
+      await end(owner);
+      await gone();
+    },
+  );
 });
 
 async function unowned() {

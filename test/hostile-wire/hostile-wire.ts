@@ -45,10 +45,10 @@ export interface Case {
 const families: Readonly<Record<string, readonly Case[]>> = { authority, http1, http2, floods, rpc, slow };
 
 /**
- * The corpus of hostile bytes against one listener. After every case an ordinary request is answered, the process is the
+ * The corpus of hostile bytes against one listener; under TLS, with the attacks on TLS. After every case an ordinary request is answered, the process is the
  * same, and its memory never passed the cap.
  */
-export function hostileWire(name: string, open: () => Promise<Target>): void {
+export function hostileWire(name: string, transport: "cleartext" | "tls", open: () => Promise<Target>): void {
   describe(`hostile bytes at the ${name}`, () => {
     let target: Target;
     let highest = 0;
@@ -65,18 +65,10 @@ export function hostileWire(name: string, open: () => Promise<Target>): void {
       highest = Math.max(highest, peak);
       if (peak > before) expect(peak).toBeLessThan(target.rssCapBytes); // blames the first that passes it
     });
-    for (const [family, cases] of Object.entries(families))
+    for (const [family, cases] of Object.entries({ ...families, ...(transport === "tls" && { tls }) }))
       describe(family, () => {
         for (const one of cases) test(one.title, () => one.run(target), 60_000);
       });
-    describe("tls", () => {
-      for (const one of tls)
-        test(
-          one.title,
-          ({ skip }) => (target.ca === undefined ? skip("a cleartext listener") : one.run(target)),
-          60_000,
-        );
-    });
   });
 }
 

@@ -49,7 +49,7 @@ async function start(listener: "data" | "admin" | "ops", transport: "cleartext" 
   return target;
 }
 
-hostileWire("data listener", () => start("data", "cleartext"));
-hostileWire("admin listener", () => start("admin", "cleartext"));
-hostileWire("ops listener", () => start("ops", "cleartext"));
-hostileWire("admin listener under TLS", () => start("admin", "tls"));
+hostileWire("data listener", "cleartext", () => start("data", "cleartext"));
+hostileWire("admin listener", "cleartext", () => start("admin", "cleartext"));
+hostileWire("ops listener", "cleartext", () => start("ops", "cleartext"));
+hostileWire("admin listener under TLS", "tls", () => start("admin", "tls"));

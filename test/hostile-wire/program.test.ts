@@ -80,10 +80,10 @@ async function start(
   return target;
 }
 
-hostileWire("data listener of the program", () => start("data", "cleartext", "builtin"));
-hostileWire("data listener of the program under TLS", () => start("data", "tls", "builtin"));
-hostileWire("data listener of the program on node:http2", () => start("data", "cleartext", "node"));
-hostileWire("data listener of the program on node:http2 under TLS", () => start("data", "tls", "node"));
-hostileWire("admin listener of the program", () => start("admin", "cleartext"));
-hostileWire("admin listener of the program under TLS", () => start("admin", "tls"));
-hostileWire("ops listener of the program", () => start("ops", "cleartext"));
+hostileWire("data listener of the program", "cleartext", () => start("data", "cleartext", "builtin"));
+hostileWire("data listener of the program under TLS", "tls", () => start("data", "tls", "builtin"));
+hostileWire("data listener of the program on node:http2", "cleartext", () => start("data", "cleartext", "node"));
+hostileWire("data listener of the program on node:http2 under TLS", "tls", () => start("data", "tls", "node"));
+hostileWire("admin listener of the program", "cleartext", () => start("admin", "cleartext"));
+hostileWire("admin listener of the program under TLS", "tls", () => start("admin", "tls"));
+hostileWire("ops listener of the program", "cleartext", () => start("ops", "cleartext"));

@@ -144,33 +144,36 @@ async function story(
   await patiently(async () => ((await revoke(z.id)).effect?.mode === EffectMode.ACKED ? true : undefined));
 }
 
-describe.skipIf(!redisIsHere)("a token that was restored and then revoked is refused everywhere at once", () => {
-  describe.for(["running", "stopped"] as const)("with instances that %s", (when) => {
-    let parts: Awaited<ReturnType<typeof deployment>>;
-    let instances: TestSallyport[];
-    beforeAll(async () => {
-      parts = await deployment();
-      instances = await Promise.all(when === "running" ? [parts.start(), parts.start()] : [parts.start()]);
-    });
-    afterAll(() => Promise.all((instances ?? []).map((one) => one.stop().catch(() => {}))));
+describe.skipIf(!redisIsHere)(
+  "a token that was restored and then revoked is refused everywhere at once (with redis-server)",
+  () => {
+    describe.for(["running", "stopped"] as const)("with instances that %s", (when) => {
+      let parts: Awaited<ReturnType<typeof deployment>>;
+      let instances: TestSallyport[];
+      beforeAll(async () => {
+        parts = await deployment();
+        instances = await Promise.all(when === "running" ? [parts.start(), parts.start()] : [parts.start()]);
+      });
+      afterAll(() => Promise.all((instances ?? []).map((one) => one.stop().catch(() => {}))));
 
-    test.for(WAYS.map((way) => [way.name, way] as const))("%s", { timeout: 90_000 }, async ([, way], { skip }) => {
-      skip(way.programs && !hasPostgres(15), "no client programs of this version");
-      const { place, adminToken, start } = parts;
-      await story(
-        way,
-        place,
-        adminToken,
-        () => instances,
-        async (restore) => {
-          if (when === "running") return restore();
-          // The new instance has no row of its own, and takes those that it finds in Redis.
-          await instances[0]!.halt();
-          await restore();
-          instances = [await start()];
-        },
-        when === "running",
-      );
+      test.for(WAYS.map((way) => [way.name, way] as const))("%s", { timeout: 90_000 }, async ([, way], { skip }) => {
+        skip(way.programs && !hasPostgres(15), "no client programs of this version");
+        const { place, adminToken, start } = parts;
+        await story(
+          way,
+          place,
+          adminToken,
+          () => instances,
+          async (restore) => {
+            if (when === "running") return restore();
+            // The new instance has no row of its own, and takes those that it finds in Redis.
+            await instances[0]!.halt();
+            await restore();
+            instances = [await start()];
+          },
+          when === "running",
+        );
+      });
     });
-  });
-});
+  },
+);

@@ -142,7 +142,7 @@ describe("a connection", () => {
     .flat()
     .find((one) => one?.family === "IPv4" && !one.internal)?.address;
   test.skipIf(outside === undefined)(
-    "beyond the number of its address is closed at once; loopback has no such number",
+    `beyond the number of its address is closed at once; loopback has no such number${outside === undefined ? " (no other address)" : ""}`,
     async () => {
       await withListener({ bind: "0.0.0.0:0", limits: within({ maxSocketsPerAddress: 1 }) }, async (listener) => {
         const remote = { address: outside!, port: listener.port };

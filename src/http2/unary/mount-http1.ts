@@ -62,7 +62,7 @@ function send(request: IncomingMessage, response: ServerResponse, reply: Reply, 
   const fields = reply.headers.flat();
   // Node stops its parser while an answer drains, and takes the next request, come too early, for a bad one: its client
   // would be cut off without an answer.
-  const large = reply.body.length >= request.socket.writableHighWaterMark;
+  const large = reply.dataLength >= request.socket.writableHighWaterMark;
   // The next request must not be taken for a body that was announced.
   const owed = read === "by-head" && hasBody(request);
   if (large || owed) fields.push("connection", "close");
@@ -71,7 +71,7 @@ function send(request: IncomingMessage, response: ServerResponse, reply: Reply, 
     response.end(reply.body);
     return;
   }
-  if (reply.body.length > 0) response.write(reply.body);
+  if (reply.dataLength > 0) response.write(reply.body);
   else response.flushHeaders();
   const end = () => {
     clearTimeout(timer);
